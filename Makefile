@@ -1,0 +1,49 @@
+# Every chore of the project. `make run` and `make test` need Python 3.11+, pip, make and git.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock migration up clean
+
+help: ## List the chores
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
+	@$(BIN)/hourpass serve
+
+test: .venv/dev browser ## Run every test, on SQLite and PostgreSQL
+	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: .venv/dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/dev ## Mend what can be mended by machine
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: .venv/dev ## Pin the newest allowed version of every dependency, with its hashes
+	@.ci/lock
+
+migration: .venv/dev ## Write a migration from the tables' changes: make migration NAME="what it does"
+	@$(BIN)/alembic revision --autogenerate -m "$(NAME)"
+
+clean: ## Remove what was installed or made here, but no data
+	@rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || .ci/install-chromium
+
+.venv/bin/python:
+	@$(PYTHON) -m venv .venv
+
+.venv/service: requirements.txt pyproject.toml | .venv/bin/python
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: requirements-dev.txt .venv/service
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Trade a password for a token; ask whether one still holds."""

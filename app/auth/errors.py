@@ -1,0 +1,36 @@
+"""Refused logins: as the contract has them for JSON, as RFC 6749, 5.2 has them for forms."""
+
+from app.errors import Refusal, UnauthorizedError
+
+
+class InvalidCredentialsError(UnauthorizedError):
+    """One answer for an unknown user, a wrong password and a disabled user."""
+
+    error = "invalid_grant"
+    message = "Invalid credentials"
+
+
+class OAuthError(Refusal):
+    """400 and no challenge: strict OAuth clients take a 401 for a failed client authentication."""
+
+    status = 400
+
+    def body(self) -> dict[str, object]:
+        return {**super().body(), "error_description": self.message}
+
+
+class InvalidGrantError(OAuthError):
+    error = "invalid_grant"
+    message = "Invalid credentials"
+
+
+class UnsupportedGrantTypeError(OAuthError):
+    error = "unsupported_grant_type"
+    message = "The grant_type must be password"
+
+
+class InvalidFormError(OAuthError):
+    """A parameter is missing, sent twice, or out of bounds."""
+
+    error = "invalid_request"
+    message = "Send username and password, each once"

@@ -1,0 +1,115 @@
+"""The kinds of refusal: a status, a stable code for programs, a message for people. No FastAPI.
+
+Verbs raise these, routes do not catch them, and one handler renders them (error_responses.py).
+A code is the RFC's own wherever an RFC has one (RFC 6749, 5.2; RFC 6750, 3.1).
+"""
+
+from typing import ClassVar, cast
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a malfunction
+    """Any answer other than the one asked for.
+
+    Keyword arguments become further members of the JSON body, so nothing secret may be passed.
+    """
+
+    status: ClassVar[int]
+    error: ClassVar[str]
+    message: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, **members: object) -> None:
+        super().__init__(self.message)
+        self.members = members
+
+    def body(self) -> dict[str, object]:
+        return {"message": self.message, "error": self.error, **self.members}
+
+
+class InvalidRequestError(Refusal):
+    """A member is missing, of the wrong kind, or out of bounds. `fields` says which and why."""
+
+    status = 422
+    error = "invalid_request"
+    message = "The request is not valid"
+
+    @classmethod
+    def about(cls, field: str, message: str) -> "InvalidRequestError":
+        return cls(fields=[{"field": field, "message": message}])
+
+    def __str__(self) -> str:
+        fields = cast("list[dict[str, str]]", self.members.get("fields", []))
+        problems = [f"{problem['field']}: {problem['message']}" for problem in fields]
+        return "; ".join(problems) or self.message
+
+
+class UnauthorizedError(Refusal):
+    """Nobody we know is calling. Every 401 carries a challenge (RFC 9110, 15.5.2)."""
+
+    status = 401
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass"'}
+
+
+class ForbiddenError(Refusal):
+    status = 403
+
+
+class NotFoundError(Refusal):
+    status = 404
+    error = "not_found"
+    message = "Not found"
+
+
+class ConflictError(Refusal):
+    status = 409
+
+
+class UnavailableError(Refusal):
+    """Nothing is wrong with the request; the same one may succeed in a moment."""
+
+    status = 503
+    error = "temporarily_unavailable"
+    message = "The service is busy, try again shortly"
+    headers: ClassVar = {"Retry-After": "1"}
+
+
+class InternalError(Refusal):
+    status = 500
+    error = "server_error"
+    message = "Internal server error"
+
+
+class MalformedRequestError(Refusal):
+    """The bytes received are not HTTP."""
+
+    status = 400
+    error = "invalid_request"
+    message = "Malformed HTTP request"
+
+
+class ContentTooLargeError(Refusal):
+    status = 413
+    error = "content_too_large"
+    message = "The request body is too large"
+
+
+class UriTooLongError(Refusal):
+    status = 414
+    error = "uri_too_long"
+    message = "The request path is too long"
+
+
+class UnsupportedMediaTypeError(Refusal):
+    status = 415
+    error = "unsupported_media_type"
+    message = "Send application/json or application/x-www-form-urlencoded"
+
+
+class HeadersTooLargeError(Refusal):
+    status = 431
+    error = "headers_too_large"
+    message = "The request headers are too large"
+
+
+class StartupError(Exception):
+    """The service must not start as it is set up; the text, meant for its operator, says why."""

@@ -1,0 +1,102 @@
+"""How log lines look: readable on a terminal, JSON elsewhere, and never a secret in either.
+
+A line carries what its caller put into `extra`, and the id of the request it belongs to. Exceptions
+are written as their type and where they were raised; their text may quote a password or an
+SQL parameter, so it is left out (contract, part 2).
+"""
+
+import json
+import logging
+import re
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+
+from app.settings import Settings
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+# What the standard library puts on every record; all else came from the caller's `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
+
+# Nothing of ours logs a token. This catches what a library, or a path it prints, might let slip.
+_TOKEN = re.compile(r"\beyJ[\w-]+(\.[\w-]*)*|(?<=/token_status/)[^{\s\"']+")
+
+ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 - the library's name
+        """Say the types and the places, never the text: `TypeError at service.py:31 in issue`."""
+        parts = []
+        error = ei[1]
+        while error is not None:
+            frames = traceback.extract_tb(error.__traceback__)
+            places = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+            parts.append("\n".join([type(error).__qualname__, *places]))
+            hidden = None if error.__suppress_context__ else error.__context__
+            error = error.__cause__ or hidden
+        return "\ncaused by ".join(parts)
+
+    def facts(self, record: logging.LogRecord) -> dict[str, object]:
+        facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if "request_id" not in facts and (current := request_id.get()):
+            facts["request_id"] = current
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return facts
+
+
+class JsonFormatter(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self.facts(record),
+        }
+        return _TOKEN.sub("[redacted]", json.dumps(line, default=str))
+
+
+class TextFormatter(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = self.facts(record)
+        exception = facts.pop("exception", None)
+        time = self.formatTime(record, "%H:%M:%S")
+        line = " ".join(
+            [time, f"{record.levelname:<7}", record.getMessage()]
+            + [f"{name}={value}" for name, value in facts.items() if value is not None]
+        )
+        # A line break inside a value must not forge a second line.
+        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        return _TOKEN.sub("[redacted]", f"{line}\n{exception}" if exception else line)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
+    """Ours to recognise, so that configuring twice does not write each line twice."""
+
+
+def configure(settings: Settings) -> None:
+    """Send everything, uvicorn's lines included, through one handler on standard error."""
+    handler = _Handler(sys.stderr)
+    as_text = settings.log_format == "text" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)]
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    # uvicorn's access log prints paths, and /token_status/{token} has a token in its path.
+    # exchange.py writes one line per request instead.
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False

@@ -1,0 +1,124 @@
+"""The whole service on one screen: its routers, and what lives as long as the process."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from fastapi import FastAPI
+from sqlalchemy import make_url
+
+from app import __version__, docs, error_responses, health, logs, schema
+from app.auth.router import router as auth_router
+from app.database import Database, utc_now
+from app.error_responses import documented
+from app.errors import (
+    ContentTooLargeError,
+    HeadersTooLargeError,
+    InternalError,
+    InvalidRequestError,
+    StartupError,
+    UnavailableError,
+    UriTooLongError,
+)
+from app.exchange import Exchange
+from app.passwords import Passwords
+from app.settings import ENV_FILE, Settings
+from app.tokens import keys
+from app.tokens.service import Tokens
+from app.users.errors import UserExistsError
+from app.users.router import router as users_router
+from app.users.schemas import NewAccount
+from app.users.service import Users
+
+_log = logging.getLogger("hourpass")
+
+
+def create_app(
+    settings: Settings | None = None, clock: Callable[[], datetime] = utc_now
+) -> FastAPI:
+    """The service for these settings. Touches neither database nor logs until it is started."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.configure(settings)
+        _log.info(
+            "Starting",
+            extra=_whereabouts(settings),
+        )
+        if not settings.strict_passwords:
+            _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
+        app.state.clock = clock
+        app.state.passwords = passwords = Passwords(settings)
+        app.state.database = database = Database(settings)
+        try:
+            if settings.environment == "development":
+                await schema.create_if_empty(database.engine, settings)
+            await schema.check(database.engine)
+            async with database.session() as session:
+                keyring = await keys.load(session, settings, clock())
+                await _create_first_admin(Users(session, passwords), settings, clock())
+            app.state.tokens = Tokens(settings, keyring)
+            yield
+        except StartupError as error:
+            _log.critical(str(error))
+            raise
+        except Exception:
+            _log.exception("Cannot start")
+            raise
+        finally:
+            passwords.close()
+            await database.close()
+
+    app = FastAPI(
+        title="Hourpass",
+        summary="User accounts and 60-minute tokens for machine-learning APIs.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # docs.py serves it without a CDN
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=documented(
+            ContentTooLargeError,
+            UriTooLongError,
+            InvalidRequestError,
+            HeadersTooLargeError,
+            InternalError,
+            UnavailableError,
+        ),
+    )
+    error_responses.install(app)
+    docs.install(app)
+    for router in (auth_router, users_router, health.router):
+        app.include_router(router)
+    app.add_middleware(Exchange)
+    return app
+
+
+def _whereabouts(settings: Settings) -> dict[str, object]:
+    """Which files and servers this process uses, without the passwords in their URLs."""
+    return {
+        "version": __version__,
+        "database": make_url(settings.database_url).render_as_string(hide_password=True),
+        "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
+    }
+
+
+async def _create_first_admin(users: Users, settings: Settings, now: datetime) -> None:
+    if settings.first_admin_username is None:
+        return
+    account = NewAccount.model_validate(
+        {"username": settings.first_admin_username, "password": settings.first_admin_password}
+    )
+    try:
+        await users.register(account, now, is_admin=True)
+        _log.info("Created the first administrator")
+    except UserExistsError:
+        # From an earlier start, from another worker, or somebody else's: never changed here.
+        user = await users.find(account.username)
+        if user and not user.is_admin:
+            _log.warning("FIRST_ADMIN_USERNAME is the name of a user who is no administrator")
+
+
+app = create_app()

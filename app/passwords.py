@@ -1,0 +1,145 @@
+"""Hashing and checking passwords off the event loop, and which new passwords are refused.
+
+Knows no user. Argon2id at OWASP's parameters; hashes brought from elsewhere still verify, and
+`needs_rehash` says which to replace at the next login.
+"""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Semaphore, get_native_id
+from typing import Annotated, ParamSpec, TypeVar
+
+from fastapi import Depends, Request
+from passlib.context import CryptContext
+from passlib.exc import UnknownHashError
+
+from app.errors import InvalidRequestError, UnavailableError
+from app.settings import Settings
+
+MAX_LENGTH = 128
+STRICT_MIN_LENGTH = 8
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+# Only ever compared with, so that an unknown user costs what a known one does.
+_NOBODYS_PASSWORD = "nobody has this password"  # noqa: S105
+
+
+class HashingOverloadedError(UnavailableError):
+    """More passwords wait to be hashed than HASHING_QUEUE allows."""
+
+    message = "Too many logins at once, try again shortly"
+
+
+class Passwords:
+    """One per process. Threads of their own, so that a burst of logins leaves the default pool,
+    and at a lower priority, so that it leaves the event loop, to those who only validate."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._context = CryptContext(
+            schemes=[
+                "argon2",
+                "bcrypt",
+                "pbkdf2_sha256",
+                "pbkdf2_sha512",
+                "django_pbkdf2_sha256",
+                "django_argon2",
+            ],
+            deprecated="auto",
+            argon2__memory_cost=settings.argon2_memory_kib,
+            argon2__time_cost=settings.argon2_passes,
+            argon2__parallelism=1,
+        )
+        threads = settings.hashing_threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_step_back)
+        self._room = Semaphore(threads + settings.hashing_queue)
+        self._strict = settings.strict_passwords
+        self._nobodys_hash: str = self._context.hash(_NOBODYS_PASSWORD)
+
+    def refuse_weak(self, password: str, *personal: str | None) -> None:
+        """Raise InvalidRequestError naming the rule that a new password breaks.
+
+        `personal` are words that an attacker tries first, such as the user's name
+        (SP 800-63B-4, 3.1.1.2).
+        """
+        if not self._strict:
+            return
+        password = _normalise(password)
+        if len(password) < STRICT_MIN_LENGTH:
+            rule = f"Must have at least {STRICT_MIN_LENGTH} characters"
+        elif password.casefold() in _common_passwords():
+            rule = "Must not be one of the commonly used passwords"
+        elif password.casefold() in {_normalise(word).casefold() for word in personal if word}:
+            rule = "Must not be the username or the e-mail address"
+        else:
+            return
+        raise InvalidRequestError.about("password", rule)
+
+    async def hash(self, password: str) -> str:
+        """Raises HashingOverloadedError."""
+        return await self._run(self._context.hash, _normalise(password))
+
+    async def matches(self, password: str, password_hash: str | None) -> bool:
+        """Whether the hash is the password's. Without a hash the answer is no, at the same cost.
+
+        Raises HashingOverloadedError.
+        """
+        return await self._run(self._matches, _normalise(password), password_hash)
+
+    def needs_rehash(self, password_hash: str) -> bool:
+        """Whether the hash was made by other means, or other parameters, than hash() now uses."""
+        return bool(self._context.needs_update(password_hash))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _matches(self, password: str, password_hash: str | None) -> bool:
+        if password_hash is not None:
+            try:
+                return bool(self._context.verify(password, password_hash))
+            except UnknownHashError:
+                pass  # an account imported without a usable password
+            except ValueError:
+                return False  # bcrypt takes 72 bytes and no NUL; it never truncates here
+        self._context.verify(password, self._nobodys_hash)
+        return False
+
+    async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        if not self._room.acquire(blocking=False):
+            raise HashingOverloadedError
+        future = self._pool.submit(work, *args, **kwargs)
+        # The place is free again when the thread is, not when the caller stops waiting.
+        future.add_done_callback(lambda _: self._room.release())
+        return await asyncio.wrap_future(future)
+
+
+def _step_back() -> None:
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+
+
+def _normalise(password: str) -> str:
+    """NFKC, so that one password typed on two keyboards is one password (SP 800-63B-4, 3.1.1.2)."""
+    return unicodedata.normalize("NFKC", password)
+
+
+@cache
+def _common_passwords() -> frozenset[str]:
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # large, and only the strict policy asks
+
+    return frozenset(
+        word for word in FREQUENCY_LISTS["passwords"] if len(word) >= STRICT_MIN_LENGTH
+    )
+
+
+async def _passwords(request: Request) -> Passwords:
+    passwords: Passwords = request.app.state.passwords
+    return passwords
+
+
+PasswordsDep = Annotated[Passwords, Depends(_passwords)]

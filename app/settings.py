@@ -1,0 +1,109 @@
+"""All that an operator can set: one field, one line of why. Knows nothing of what it configures.
+
+Values come from the environment, then from the project's `.env` (or the file that ENV_FILE names),
+then from here.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV_FILE = Path(os.environ.get("ENV_FILE", ROOT / ".env"))
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+
+def _with_async_driver(url: str) -> str:
+    """Name the async driver, so that the URL a hosting provider hands out works as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _DRIVERS:
+        raise ValueError("must begin with sqlite:/// or postgresql://")
+    if _DRIVERS[scheme].startswith("sqlite"):
+        path = rest.removeprefix("/")
+        if not path or path.startswith((":memory:", "file:")):
+            raise ValueError("must name a database file, such as sqlite:///hourpass.db")
+        # A relative file lies beside the code, not wherever the service happened to be started.
+        rest = f"/{ROOT / path}"
+    return f"{_DRIVERS[scheme]}://{rest}"
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
+
+
+class Settings(BaseSettings):
+    """The service's settings. Each can be given in upper case in the environment or in `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",  # .env also serves docker compose, which has variables of its own
+        frozen=True,
+        hide_input_in_errors=True,  # a refused secret must not be printed
+        validate_default=True,
+    )
+
+    # fmt: off
+    environment: Literal["development", "production"] = Field("development", description="production refuses to start on what is only fit for development")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(1, ge=1, le=256, description="processes that serve; about one per core")
+    database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
+    database_pool_size: int = Field(10, ge=1, le=500, description="database connections that each worker opens at most")
+    secret_key: SecretStr | None = Field(None, min_length=32, description="encrypts the signing keys in the database; 32 characters or more, required in production")
+    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
+    audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
+    token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
+    signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key made on first start; HS256 uses HS256_SECRET")
+    hs256_secret: SecretStr | None = Field(None, min_length=32, max_length=1024, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
+    first_admin_username: str | None = Field(None, description="an administrator to create at start if the name is free")
+    first_admin_password: SecretStr | None = Field(None, description="that administrator's password; remove it once the account exists")
+    password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (8 characters, none of the common ones) or basic; empty: strict in production, else basic")
+    argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory of one password hash in KiB (OWASP: 19456)")
+    argon2_passes: int = Field(2, ge=1, le=100, description="passes of one password hash (OWASP: 2)")
+    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
+    hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")
+    # fmt: on
+
+    @property
+    def strict_passwords(self) -> bool:
+        if self.password_policy is None:
+            return self.environment == "production"
+        return self.password_policy == "strict"
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.signing_algorithm == "HS256" and self.hs256_secret is None:
+            raise ValueError("SIGNING_ALGORITHM=HS256 needs HS256_SECRET")
+        if (self.first_admin_username is None) != (self.first_admin_password is None):
+            raise ValueError("set FIRST_ADMIN_USERNAME and FIRST_ADMIN_PASSWORD together")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_for_production(self) -> Self:
+        if self.environment != "production":
+            return self
+        faults = []
+        if self.secret_key is None:
+            faults.append("set SECRET_KEY to 32 random characters or more")
+        if urlsplit(self.issuer).scheme != "https":  # RFC 8414, 2
+            faults.append("set ISSUER to the https URL of this service")
+        if not self.strict_passwords:
+            faults.append("set PASSWORD_POLICY to strict, or leave it empty")
+        if self.argon2_memory_kib < 19456 or self.argon2_passes < 2:
+            faults.append("set ARGON2_MEMORY_KIB and ARGON2_PASSES to OWASP's 19456 and 2 or more")
+        if faults:
+            raise ValueError("not fit for production: " + "; ".join(faults))
+        return self

@@ -1,0 +1,57 @@
+"""What a route may ask for about the bearer token of its request."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import OAuth2PasswordBearer
+from starlette.requests import HTTPConnection
+
+from app.tokens.errors import InvalidTokenError, MissingTokenError
+from app.tokens.service import Claims, Tokens
+
+
+class _BearerToken(OAuth2PasswordBearer):
+    """The token in the Authorization header: `Bearer <jwt>`, any case, or the bare JWT."""
+
+    async def __call__(self, request: HTTPConnection) -> str:
+        values = request.headers.getlist("Authorization")
+        if not values:
+            raise MissingTokenError
+        words = values[0].split(" ")
+        if len(values) > 1 or len(words) > 2:
+            raise InvalidTokenError
+        if len(words) == 2 and words[0].lower() != "bearer":
+            raise MissingTokenError  # Basic and the like: not our kind of credential
+        return words[-1]
+
+
+_bearer_token = _BearerToken(
+    tokenUrl="token",
+    scheme_name="Password",
+    description="Log in here with username and password; leave the client fields empty.",
+)
+
+
+async def _now(request: Request) -> datetime:
+    clock: Callable[[], datetime] = request.app.state.clock
+    return clock()
+
+
+async def _tokens(request: Request) -> Tokens:
+    tokens: Tokens = request.app.state.tokens
+    return tokens
+
+
+NowDep = Annotated[datetime, Depends(_now)]
+TokensDep = Annotated[Tokens, Depends(_tokens)]
+
+
+async def _bearer_claims(
+    token: Annotated[str, Depends(_bearer_token)], tokens: TokensDep, now: NowDep
+) -> Claims:
+    return tokens.read(token, now)
+
+
+BearerClaims = Annotated[Claims, Depends(_bearer_claims)]

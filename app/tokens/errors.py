@@ -1,0 +1,28 @@
+"""The refusals of RFC 6750, 3.1."""
+
+from typing import ClassVar
+
+from app.errors import ForbiddenError, UnauthorizedError
+
+
+class MissingTokenError(UnauthorizedError):
+    """No token was sent, so the challenge names no error (RFC 6750, 3.1)."""
+
+    error = "missing_token"
+    message = "A bearer token is required"
+
+
+class InvalidTokenError(UnauthorizedError):
+    """One answer for forged, expired and revoked alike: which it was is nobody's business."""
+
+    error = "invalid_token"
+    message = "Invalid token"
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass", error="invalid_token"'}
+
+
+class InsufficientScopeError(ForbiddenError):
+    error = "insufficient_scope"
+    message = "Administrator rights are required"
+    headers: ClassVar = {
+        "WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope", scope="admin"'
+    }

@@ -1,0 +1,27 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Identity, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+
+
+class User(Base):
+    __tablename__ = "users"
+    # A new user must not inherit the tokens of a removed one, so no id is given out twice.
+    # SQLite needs to be told; PostgreSQL's identity never goes back.
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own name
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True
+    )
+    username: Mapped[str] = mapped_column(String(64))
+    # NFKC and case folded; its uniqueness is what decides between simultaneous registrations.
+    username_folded: Mapped[str] = mapped_column(String(64), unique=True)
+    email: Mapped[str | None] = mapped_column(String(254))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    is_enabled: Mapped[bool] = mapped_column(default=True)
+    is_admin: Mapped[bool]
+    # Written into every token. Adding one ends all tokens that carry the old number.
+    token_epoch: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]

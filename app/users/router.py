@@ -1,0 +1,75 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Path, status
+
+from app.error_responses import documented
+from app.passwords import HashingOverloadedError
+from app.tokens.dependencies import NowDep
+from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
+from app.users.dependencies import CurrentAdmin, CurrentUser, UsersDep
+from app.users.errors import UserExistsError, UserNotFoundError
+from app.users.schemas import NewUser, PermissionUpdated, Profile, UserCreated, UserRemoved
+
+router = APIRouter()
+
+UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
+
+
+@router.post(
+    "/register-user",
+    operation_id="registerUser",
+    summary="Register a user",
+    tags=["Users"],
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(UserExistsError, HashingOverloadedError),
+)
+async def register_user(new_user: NewUser, users: UsersDep, now: NowDep) -> UserCreated:
+    """Create an account. It is enabled at once, so its owner can ask for a token."""
+    return UserCreated(user_id=await users.register(new_user, now))
+
+
+@router.get(
+    "/me",
+    operation_id="readOwnProfile",
+    summary="Who am I?",
+    tags=["Users"],
+    responses=documented(MissingTokenError, InvalidTokenError),
+)
+async def read_own_profile(user: CurrentUser, users: UsersDep) -> Profile:
+    """The account that the bearer token stands for."""
+    return Profile.model_validate(await users.get(user.id))
+
+
+@router.put(
+    "/toggle-user-permission/{user_id}/{permission}",
+    operation_id="toggleUserPermission",
+    summary="Enable or disable a user",
+    tags=["Administration"],
+    responses=documented(
+        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
+    ),
+)
+async def toggle_user_permission(
+    _: CurrentAdmin,
+    user_id: UserId,
+    permission: Annotated[int, Path(ge=0, le=1, description="1 enables, 0 disables.")],
+    users: UsersDep,
+) -> PermissionUpdated:
+    """Disabling ends the user's tokens at once. Enabling does not bring them back."""
+    await users.set_enabled(user_id, enabled=permission == 1)
+    return PermissionUpdated(user_id=user_id)
+
+
+@router.delete(
+    "/remove-user/{user_id}",
+    operation_id="removeUser",
+    summary="Remove a user",
+    tags=["Administration"],
+    responses=documented(
+        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
+    ),
+)
+async def remove_user(_: CurrentAdmin, user_id: UserId, users: UsersDep) -> UserRemoved:
+    """The account and its tokens end at once. Its id is never given out again."""
+    await users.remove(user_id)
+    return UserRemoved()

@@ -1,0 +1,114 @@
+"""Users as they travel over HTTP; the rules for a name, an address and a password."""
+
+import re
+import unicodedata
+from datetime import datetime
+from typing import Annotated
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from app.passwords import MAX_LENGTH
+
+# Characters that show nothing would let one name pass for another. Categories C* (control, format,
+# unassigned…) and line separators are refused as well; these are the rest of Unicode's
+# default-ignorable code points.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def fold(username: str) -> str:
+    """The form in which names are compared: NFKC, case folded."""
+    folded = unicodedata.normalize("NFKC", username).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def _check_username(username: str) -> str:
+    if username != username.strip():
+        raise PydanticCustomError("username", "Must not begin or end with a space")
+    if _INVISIBLE.search(username) or any(
+        unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp")
+        for character in username
+    ):
+        raise PydanticCustomError("username", "Must not contain control or invisible characters")
+    if len(fold(username)) > 64:
+        raise PydanticCustomError("username", "Must have at most 64 characters once normalised")
+    return username
+
+
+def _check_email(email: str) -> str:
+    # The library's own message quotes the address, so it is not passed on.
+    try:
+        return validate_email(email, check_deliverability=False).normalized
+    except EmailNotValidError:
+        raise PydanticCustomError("email", "Must be an e-mail address") from None
+
+
+def _check_password(password: SecretStr) -> SecretStr:
+    # bcrypt and C libraries end a text at NUL: what follows it would not count.
+    if "\0" in password.get_secret_value():
+        raise PydanticCustomError("password", "Must not contain a NUL character")
+    return password
+
+
+Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_username)]
+Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
+Password = Annotated[
+    SecretStr, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_check_password)
+]
+
+
+class NewAccount(BaseModel):
+    """What every account needs. Those made from the command line may lack an address."""
+
+    username: Username = Field(
+        description="Stored as typed; compared without regard to case or Unicode form."
+    )
+    password: Password = Field(description="Up to 128 characters of any script.")
+    email: Email | None = None
+
+
+class NewUser(NewAccount):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "username": "eligijus",
+                    "password": "correct horse battery staple",
+                    "email": "eligijus@testmail.com",
+                }
+            ]
+        }
+    )
+
+    email: Email = Field(json_schema_extra={"format": "email"})
+
+
+class UserCreated(BaseModel):
+    message: str = Field("User created successfully", examples=["User created successfully"])
+    user_id: int = Field(examples=[10])
+
+
+class PermissionUpdated(BaseModel):
+    message: str = Field(
+        "User permission updated successfully", examples=["User permission updated successfully"]
+    )
+    user_id: int = Field(examples=[10])
+
+
+class UserRemoved(BaseModel):
+    message: str = Field("User deleted successfully", examples=["User deleted successfully"])
+
+
+class Profile(BaseModel):
+    """The caller's own account."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(examples=[10])
+    username: str = Field(examples=["eligijus"])
+    email: str | None = Field(examples=["eligijus@testmail.com"])
+    is_admin: bool = Field(examples=[False])
+    created_at: datetime

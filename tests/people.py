@@ -1,0 +1,59 @@
+"""King Arthur's court, and what its members do over HTTP."""
+
+from typing import Any
+
+from httpx import AsyncClient
+
+ARTHUR = {
+    "username": "arthur",  # the administrator
+    "password": "once and future king",
+    "email": "arthur@camelot.example",
+}
+LANCELOT = {
+    "username": "lancelot",
+    "password": "knight of the cart",
+    "email": "lancelot@camelot.example",
+}
+GALAHAD = {
+    "username": "galahad",
+    "password": "the siege perilous",
+    "email": "galahad@camelot.example",
+}
+
+Person = dict[str, str]
+
+
+async def register(client: AsyncClient, person: Person) -> int:
+    response = await client.post("/register-user", json=person)
+    assert response.status_code == 201, response.text
+    user_id: int = response.json()["user_id"]
+    return user_id
+
+
+async def log_in(client: AsyncClient, person: Person) -> str:
+    response = await client.post("/token", json=person)
+    assert response.status_code == 200, response.text
+    token: str = response.json()["token"]
+    return token
+
+
+async def token_holds(client: AsyncClient, token: str) -> bool:
+    response = await client.get(f"/token_status/{token}")
+    assert response.status_code in (200, 401), response.text
+    return response.status_code == 200
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def assert_problem(response: Any, status: int, error: str) -> dict[str, Any]:
+    """The one shape of every refusal; returns its body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body: dict[str, Any] = response.json()
+    assert body["error"] == error
+    assert isinstance(body["message"], str)
+    assert body["message"]
+    assert set(body) <= {"message", "error", "error_description", "fields", "user_id"}
+    return body
