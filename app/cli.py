@@ -1,22 +1,31 @@
 """The `hourpass` command: serve, and the chores that need no running service."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
 
 import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import __version__, schema
-from app.database import Database, utc_now
+from app.database import Database, begin_write, utc_now
 from app.errors import Refusal, StartupError
 from app.passwords import Passwords
+from app.revocations.service import Revocations
 from app.settings import Settings
+from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
 from app.users.schemas import NewAccount
 from app.users.service import Users
+
+Result = TypeVar("Result")
+
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")  # RFC 6749, 3.3
 
 
 class _Hourpass(click.Group):
@@ -89,10 +98,10 @@ def create_admin(username: str, email: str | None) -> None:
         {"username": username, "password": _read_password(), "email": email}
     )
 
-    async def create(users: Users) -> int:
-        return await users.register(account, utc_now(), is_admin=True)
+    async def create(parts: Parts) -> int:
+        return await parts.users.register(account, utc_now(), is_admin=True)
 
-    click.echo(f"Created administrator {username} with id {_with_users(create)}.")
+    click.echo(f"Created administrator {username} with id {_run(create)}.")
 
 
 @main.command()
@@ -104,14 +113,83 @@ def set_password(username: str) -> None:
     """
     account = NewAccount.model_validate({"username": username, "password": _read_password()})
 
-    async def change(users: Users) -> None:
-        user = await users.find(account.username)
+    async def change(parts: Parts) -> None:
+        user = await parts.users.find(account.username)
         if user is None:
             raise UserNotFoundError
-        await users.change_password(user.id, account.password.get_secret_value())
+        await parts.users.change_password(user.id, account.password.get_secret_value(), utc_now())
 
-    _with_users(change)
+    _run(change)
     click.echo(f"Changed the password of {username}.")
+
+
+@main.command()
+@click.argument("username")
+@click.argument("scopes", nargs=-1)
+def grant(username: str, scopes: tuple[str, ...]) -> None:
+    """Set what a user's tokens may be used for, which ends those it has.
+
+    SCOPES replace those of before; none at all takes every one away. `admin` makes an
+    administrator, `introspect` lets a service ask about others' tokens; further ones are for the
+    APIs that the tokens are shown to.
+    """
+    for scope in scopes:
+        if not SCOPE.fullmatch(scope):
+            raise click.BadParameter(f"{scope!r} is no scope", param_hint="SCOPES")
+
+    async def change(parts: Parts) -> None:
+        user = await parts.users.find(username)
+        if user is None:
+            raise UserNotFoundError
+        await parts.users.grant(user.id, set(scopes), utc_now())
+
+    _run(change)
+    click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
+
+
+@main.group()
+def keys() -> None:
+    """List, rotate and revoke the signing keys."""
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show every key that verifies, the current one marked."""
+
+    async def read(parts: Parts) -> Keyring:
+        return await parts.keys.load(utc_now())
+
+    keyring = _run(read)
+    current = keyring.current(utc_now())
+    for key in keyring.keys:
+        mark = "*" if key is current else " "
+        click.echo(f"{mark} {key.kid}  {key.algorithm}  signs from {key.activates_at:%F %T} UTC")
+
+
+@keys.command()
+def rotate() -> None:
+    """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
+
+    async def make(parts: Parts) -> str:
+        return await parts.keys.rotate(utc_now())
+
+    click.echo(f"The next key is {_run(make)}.")
+
+
+@keys.command()
+@click.argument("kid")
+def revoke(kid: str) -> None:
+    """Take away a stolen key, which ends every token that it signed."""
+
+    async def take_away(parts: Parts) -> None:
+        now = utc_now()
+        await begin_write(parts.session)
+        await parts.keys.replace(kid, now)
+        await parts.revocations.publish(f"kid:{kid}", now)
+        await parts.session.commit()
+
+    _run(take_away)
+    click.echo(f"Revoked {kid}.")
 
 
 @main.command()
@@ -132,17 +210,27 @@ def _read_password() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _with_users(work: Callable[[Users], Awaitable[Any]]) -> Any:
+class Parts(NamedTuple):
+    session: AsyncSession
+    users: Users
+    keys: KeyStore
+    revocations: Revocations
+
+
+def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
     """Run one of the service's own verbs against the configured database."""
 
-    async def run() -> Any:
+    async def run() -> Result:
         settings = Settings()
         passwords = Passwords(settings)
         database = Database(settings)
         try:
             await schema.check(database.engine)
             async with database.session() as session:
-                return await work(Users(session, passwords))
+                lifetime = timedelta(minutes=settings.token_minutes)
+                revocations = Revocations(session, lifetime)
+                users = Users(session, passwords, revocations)
+                return await work(Parts(session, users, KeyStore(session, settings), revocations))
         finally:
             passwords.close()
             await database.close()

@@ -95,6 +95,7 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line per plugin
     # uvicorn's access log prints paths, and /token_status/{token} has a token in its path.
     # exchange.py writes one line per request instead.
     access = logging.getLogger("uvicorn.access")

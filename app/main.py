@@ -1,5 +1,6 @@
 """The whole service on one screen: its routers, and what lives as long as the process."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,9 +23,15 @@ from app.errors import (
     UriTooLongError,
 )
 from app.exchange import Exchange
+from app.housekeeping.service import Housekeeping
 from app.passwords import Passwords
+from app.revocations.router import router as revocations_router
+from app.revocations.service import Revocations, Watch
+from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
-from app.tokens import keys
+from app.tokens.keys import KeyStore
+from app.tokens.live import LiveKeys
+from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
 from app.users.errors import UserExistsError
 from app.users.router import router as users_router
@@ -49,6 +56,7 @@ def create_app(
         )
         if not settings.strict_passwords:
             _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
+        app.state.settings = settings
         app.state.clock = clock
         app.state.passwords = passwords = Passwords(settings)
         app.state.database = database = Database(settings)
@@ -57,10 +65,23 @@ def create_app(
                 await schema.create_if_empty(database.engine, settings)
             await schema.check(database.engine)
             async with database.session() as session:
-                keyring = await keys.load(session, settings, clock())
-                await _create_first_admin(Users(session, passwords), settings, clock())
-            app.state.tokens = Tokens(settings, keyring)
+                keyring = await KeyStore(session, settings).load(clock())
+                app.state.tokens = tokens = Tokens(settings, keyring)
+                revocations = Revocations(session, tokens.lifetime)
+                users = Users(session, passwords, revocations)
+                await _create_first_admin(users, settings, clock())
+            app.state.keys = live_keys = LiveKeys(tokens, database, settings, clock)
+            app.state.watch = watch = Watch(database)
+            housekeeping = Housekeeping(database, settings, clock)
+            chores = [
+                asyncio.create_task(live_keys.keep_fresh()),
+                asyncio.create_task(housekeeping.keep_house()),
+            ]
             yield
+            watch.close()
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
         except StartupError as error:
             _log.critical(str(error))
             raise
@@ -90,7 +111,14 @@ def create_app(
     )
     error_responses.install(app)
     docs.install(app)
-    for router in (auth_router, users_router, health.router):
+    for router in (
+        auth_router,
+        users_router,
+        sessions_router,
+        tokens_router,
+        revocations_router,
+        health.router,
+    ):
         app.include_router(router)
     app.add_middleware(Exchange)
     return app

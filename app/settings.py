@@ -61,11 +61,15 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections that each worker opens at most")
     secret_key: SecretStr | None = Field(None, min_length=32, description="encrypts the signing keys in the database; 32 characters or more, required in production")
-    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
+    issuer: str = Field("", max_length=200, description="iss of every token: the https URL under which clients reach the service; empty: http://localhost:PORT")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key made on first start; HS256 uses HS256_SECRET")
     hs256_secret: SecretStr | None = Field(None, min_length=32, max_length=1024, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
+    key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is made; 0: only by `hourpass keys rotate`")
+    key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds that a new key is published before it signs; longer than verifiers cache the JWKS (300)")
+    session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) ends")
+    session_max_days: int = Field(90, ge=1, le=3650, description="days after which a session ends in any case")
     first_admin_username: str | None = Field(None, description="an administrator to create at start if the name is free")
     first_admin_password: SecretStr | None = Field(None, description="that administrator's password; remove it once the account exists")
     password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (8 characters, none of the common ones) or basic; empty: strict in production, else basic")
@@ -82,6 +86,13 @@ class Settings(BaseSettings):
         if self.password_policy is None:
             return self.environment == "production"
         return self.password_policy == "strict"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_issuer(cls, values: dict[str, object]) -> dict[str, object]:
+        if values.get("issuer"):
+            return values
+        return {**values, "issuer": f"http://localhost:{values.get('port', 8000)}"}
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:

@@ -1,9 +1,12 @@
 """Imports every models.py, so that Alembic sees all tables."""
 
 from app.database import Base
+from app.housekeeping import models as housekeeping
+from app.revocations import models as revocations
+from app.sessions import models as sessions
 from app.tokens import models as tokens
 from app.users import models as users
 
-__all__ = ["metadata", "tokens", "users"]
+__all__ = ["housekeeping", "metadata", "revocations", "sessions", "tokens", "users"]
 
 metadata = Base.metadata

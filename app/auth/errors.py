@@ -24,13 +24,20 @@ class InvalidGrantError(OAuthError):
     message = "Invalid credentials"
 
 
+class InvalidRefreshTokenError(OAuthError):
+    """Unknown, expired, ended, or used before: in the last case its session has ended as well."""
+
+    error = "invalid_grant"
+    message = "Invalid refresh token"
+
+
 class UnsupportedGrantTypeError(OAuthError):
     error = "unsupported_grant_type"
-    message = "The grant_type must be password"
+    message = "The grant_type must be password or refresh_token"
 
 
 class InvalidFormError(OAuthError):
     """A parameter is missing, sent twice, or out of bounds."""
 
     error = "invalid_request"
-    message = "Send username and password, each once"
+    message = "A parameter is missing, repeated or out of bounds"

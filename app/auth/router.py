@@ -2,31 +2,50 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from app.auth.dependencies import TOKEN_REQUEST_BODY, CredentialsDep, LoginDep
+from app.auth.dependencies import (
+    GRANT_BODY,
+    TOKEN_BODY,
+    GrantRequestDep,
+    IssuedTokensDep,
+    LoginDep,
+    TokenFormDep,
+)
 from app.auth.errors import (
     InvalidCredentialsError,
     InvalidFormError,
     InvalidGrantError,
+    InvalidRefreshTokenError,
     UnsupportedGrantTypeError,
 )
-from app.auth.schemas import IssuedToken, TokenStatus
+from app.auth.schemas import (
+    Introspection,
+    IssuedToken,
+    ServerMetadata,
+    TokenRevoked,
+    TokenStatus,
+)
+from app.auth.service import INTROSPECTION_SCOPES, OFFLINE_ACCESS
+from app.caller import CallerDep
 from app.error_responses import documented
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.passwords import HashingOverloadedError
 from app.tokens.dependencies import NowDep, TokensDep
-from app.tokens.errors import InvalidTokenError
-from app.users.dependencies import UsersDep
+from app.tokens.errors import InvalidTokenError, MissingTokenError
+from app.users.dependencies import CurrentUser, VerificationDep
 
-router = APIRouter(tags=["Tokens"])
+router = APIRouter()
 
 
 @router.post(
     "/token",
     operation_id="issueToken",
     summary="Trade a password for a token",
-    openapi_extra=TOKEN_REQUEST_BODY,
+    tags=["Tokens"],
+    response_model_exclude_none=True,
+    openapi_extra=GRANT_BODY,
     responses=documented(
         InvalidGrantError,
+        InvalidRefreshTokenError,
         UnsupportedGrantTypeError,
         InvalidFormError,
         InvalidCredentialsError,
@@ -36,31 +55,95 @@ router = APIRouter(tags=["Tokens"])
     ),
 )
 async def issue_token(
-    request: Request, credentials: CredentialsDep, login: LoginDep, now: NowDep
+    request: Request, grant: GrantRequestDep, login: LoginDep, caller: CallerDep, now: NowDep
 ) -> IssuedToken:
     """Send the credentials as JSON, or as an OAuth2 password form (RFC 6749, 4.3).
 
-    A refused form answers 400 as the RFC has it, refused JSON 401.
+    A refused form answers 400 as the RFC has it, refused JSON 401. With `scope` offline_access
+    the answer has a `refresh_token`, to be traded here for the next token (RFC 6749, 6).
     """
-    user, issued = await login.trade(credentials, now)
-    request.state.user_id = user.id
-    return issued
+    issued = await login.trade(grant, caller, now)
+    request.state.user_id = issued.user_id
+    return issued.token
 
 
 @router.get(
     "/token_status/{token}",
     operation_id="readTokenStatus",
     summary="Does this token hold?",
+    tags=["Tokens"],
     responses=documented(InvalidTokenError),
 )
 async def read_token_status(
     token: Annotated[str, Path(examples=["eyJhbGciOiJFUzI1NiIs…"])],
     request: Request,
-    tokens: TokensDep,
-    users: UsersDep,
+    verification: VerificationDep,
     now: NowDep,
 ) -> TokenStatus:
-    """Valid: signed here, not expired, and its user exists, is enabled and has not ended it."""
-    holder = await users.holder(tokens.read(token, now))
-    request.state.user_id = holder.id
+    """Valid: signed here, not expired, not revoked, and its user exists and is enabled."""
+    verified = await verification.verify(token, now)
+    request.state.user_id = verified.holder.id
     return TokenStatus()
+
+
+@router.post(
+    "/revoke",
+    operation_id="revokeToken",
+    summary="End one token",
+    tags=["Tokens"],
+    openapi_extra=TOKEN_BODY,
+    responses=documented(InvalidFormError, UnsupportedMediaTypeError),
+)
+async def revoke_token(form: TokenFormDep, tokens: IssuedTokensDep, now: NowDep) -> TokenRevoked:
+    """RFC 7009: an access token ends alone, a refresh token with its whole session.
+
+    Whoever has a token may end it. The answer is the same if it was not valid before.
+    """
+    await tokens.revoke(form.token.get_secret_value(), now)
+    return TokenRevoked()
+
+
+@router.post(
+    "/introspect",
+    operation_id="introspectToken",
+    summary="What does this token say?",
+    tags=["Tokens"],
+    response_model_exclude_none=True,
+    openapi_extra=TOKEN_BODY,
+    responses=documented(
+        InvalidFormError, UnsupportedMediaTypeError, MissingTokenError, InvalidTokenError
+    ),
+)
+async def introspect_token(
+    asker: CurrentUser, form: TokenFormDep, tokens: IssuedTokensDep, now: NowDep
+) -> Introspection:
+    """RFC 7662, for administrators, for accounts with scope `introspect`, and for its own holder.
+
+    To anybody else, as to everybody once it has ended, a token is `{"active": false}`.
+    """
+    return await tokens.introspect(form.token.get_secret_value(), asker, now)
+
+
+@router.get(
+    "/.well-known/oauth-authorization-server",
+    operation_id="readServerMetadata",
+    summary="What this authorization server offers",
+    tags=["Verification"],
+    response_model_exclude_none=True,
+)
+async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
+    """RFC 8414. `issuer` is the setting ISSUER, and the addresses begin with it."""
+    issuer = tokens.issuer.rstrip("/")
+    return ServerMetadata(
+        issuer=tokens.issuer,
+        token_endpoint=f"{issuer}/token",
+        jwks_uri=f"{issuer}/.well-known/jwks.json" if tokens.keyring.public_jwks() else None,
+        revocation_endpoint=f"{issuer}/revoke",
+        introspection_endpoint=f"{issuer}/introspect",
+        service_documentation=f"{issuer}/docs",
+        scopes_supported=sorted({OFFLINE_ACCESS, *INTROSPECTION_SCOPES}),
+        response_types_supported=[],
+        grant_types_supported=["password", "refresh_token"],
+        token_endpoint_auth_methods_supported=["none"],
+        revocation_endpoint_auth_methods_supported=["none"],
+    )

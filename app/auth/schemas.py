@@ -1,12 +1,16 @@
-from typing import Annotated, Literal
+"""Grants, tokens and what is said about them, as they travel over HTTP."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.users.schemas import Password
 
+BEARER: Literal["bearer"] = "bearer"
 
-class Credentials(BaseModel):
-    """What is traded for a token. Further members are ignored."""
+
+class PasswordGrant(BaseModel):
+    """RFC 6749, 4.3.2. `grant_type` may be left out, since many clients do."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -14,15 +18,35 @@ class Credentials(BaseModel):
         }
     )
 
+    grant_type: Literal["password"] = "password"
     # Looser than a new user's name: a name that cannot exist is simply nobody's.
     username: Annotated[str, Field(max_length=64)]
     password: Password
+    scope: str = Field(
+        "",
+        max_length=1000,
+        description="offline_access asks for a refresh token; others narrow what the token is for.",
+    )
 
 
-class PasswordGrant(Credentials):
-    """RFC 6749, 4.3.2. A missing `grant_type` is forgiven, since many clients omit it."""
+class RefreshGrant(BaseModel):
+    """RFC 6749, 6. Of no use a second time: go on with the refresh token of the answer."""
 
-    grant_type: Literal["password"] = "password"
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"grant_type": "refresh_token", "refresh_token": "hpr_7d1e…"}]
+        }
+    )
+
+    grant_type: Literal["refresh_token"]
+    refresh_token: SecretStr = Field(max_length=200)
+
+
+class GrantRequest(NamedTuple):
+    """`by_form` decides how a refusal looks."""
+
+    grant: PasswordGrant | RefreshGrant
+    by_form: bool
 
 
 class IssuedToken(BaseModel):
@@ -30,9 +54,60 @@ class IssuedToken(BaseModel):
 
     token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
     access_token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
-    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the name of a type, no token
+    token_type: Literal["bearer"] = BEARER
     expires_in: int = Field(description="Seconds.", examples=[3600])
+    refresh_token: str | None = Field(
+        None, description="Only if offline_access was asked for.", examples=["hpr_7d1e…"]
+    )
+    scope: str | None = Field(None, description="If there is any.", examples=["admin"])
 
 
 class TokenStatus(BaseModel):
     message: str = Field("Token is valid", examples=["Token is valid"])
+
+
+class TokenForm(BaseModel):
+    """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is not needed: a look tells the kinds apart."""
+
+    token: SecretStr = Field(min_length=1)
+    token_type_hint: str | None = None
+
+
+class TokenRevoked(BaseModel):
+    message: str = Field("The token is not valid", examples=["The token is not valid"])
+
+
+class Introspection(BaseModel):
+    """RFC 7662, 2.2. Of an inactive token nothing more is said than that."""
+
+    active: bool
+    scope: str | None = Field(None, examples=["admin"])
+    client_id: str | None = Field(None, examples=["hourpass"])
+    username: str | None = Field(None, examples=["eligijus"])
+    token_type: Literal["bearer"] | None = None
+    exp: int | None = Field(None, examples=[1795461965])
+    iat: int | None = Field(None, examples=[1795458365])
+    auth_time: int | None = Field(None, examples=[1795458365])
+    sub: str | None = Field(None, examples=["10"])
+    aud: str | None = Field(None, examples=["ml-api"])
+    iss: str | None = Field(None, examples=["https://auth.example.com"])
+    jti: str | None = Field(None, examples=["WCy_rFKJALVgQjyXDV5HeQ"])
+    sid: str | None = Field(None, examples=["1c7a40a3e5b64dd2"])
+
+
+class ServerMetadata(BaseModel):
+    """RFC 8414, 2."""
+
+    issuer: str
+    token_endpoint: str
+    jwks_uri: str | None = Field(None, description="Absent with HS256, which has no public key.")
+    revocation_endpoint: str
+    introspection_endpoint: str
+    service_documentation: str
+    scopes_supported: list[str]
+    response_types_supported: list[str] = Field(
+        description="Empty: there is no authorization endpoint, only the token endpoint."
+    )
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
+    revocation_endpoint_auth_methods_supported: list[str]

@@ -1,36 +1,157 @@
-"""Logging in. Knows users and tokens; neither knows it."""
+"""Logging in, and what can be done with what a login gave. Knows users, sessions and tokens; none
+of them knows it."""
 
 from datetime import datetime
+from typing import NamedTuple
 
-from app.auth.errors import InvalidCredentialsError, InvalidGrantError
-from app.auth.schemas import Credentials, IssuedToken, PasswordGrant
+from app.auth.errors import (
+    InvalidCredentialsError,
+    InvalidGrantError,
+    InvalidRefreshTokenError,
+)
+from app.auth.schemas import (
+    BEARER,
+    GrantRequest,
+    Introspection,
+    IssuedToken,
+    PasswordGrant,
+    RefreshGrant,
+)
+from app.caller import Caller
 from app.passwords import Passwords
-from app.tokens.service import Tokens
+from app.revocations.service import Revocations
+from app.sessions.service import Renewal, Sessions
+from app.tokens.errors import InvalidTokenError
+from app.tokens.service import CLIENT_ID, Grant, Tokens
 from app.users.models import User
-from app.users.service import Users
+from app.users.service import Identity, Users
+from app.users.verification import Verification
+
+OFFLINE_ACCESS = "offline_access"
+INTROSPECTION_SCOPES = {"admin", "introspect"}
+
+
+class Issued(NamedTuple):
+    user_id: int
+    token: IssuedToken
 
 
 class Login:
-    def __init__(self, users: Users, passwords: Passwords, tokens: Tokens) -> None:
+    def __init__(
+        self, users: Users, sessions: Sessions, passwords: Passwords, tokens: Tokens
+    ) -> None:
         self._users = users
+        self._sessions = sessions
         self._passwords = passwords
         self._tokens = tokens
 
-    async def trade(self, credentials: Credentials, now: datetime) -> tuple[User, IssuedToken]:
-        """A token for an existing, enabled user's password.
+    async def trade(self, request: GrantRequest, caller: Caller, now: datetime) -> Issued:
+        """A token for a password or for a refresh token.
 
-        Raises InvalidCredentialsError, or InvalidGrantError if they came by form; both mean an
-        unknown user, a wrong password or a disabled user. Raises HashingOverloadedError.
+        Raises InvalidCredentialsError or, if they came by form, InvalidGrantError for an unknown
+        user, a wrong password and a disabled user alike; InvalidRefreshTokenError;
+        HashingOverloadedError.
         """
-        password = credentials.password.get_secret_value()
-        user = await self._users.find(credentials.username)
+        if isinstance(request.grant, RefreshGrant):
+            if issued := await self._renew(request.grant, now):
+                return issued
+            raise InvalidRefreshTokenError
+        if issued := await self._log_in(request.grant, caller, now):
+            return issued
+        raise InvalidGrantError if request.by_form else InvalidCredentialsError
+
+    async def _log_in(self, grant: PasswordGrant, caller: Caller, now: datetime) -> Issued | None:
+        password = grant.password.get_secret_value()
+        user = await self._users.find(grant.username)
         # Checked for nobody and for the disabled as well: the time taken tells nothing.
         matches = await self._passwords.matches(password, user.password_hash if user else None)
         if not (user and matches and user.is_enabled):
-            by_form = isinstance(credentials, PasswordGrant)
-            raise InvalidGrantError if by_form else InvalidCredentialsError
+            return None
         if self._passwords.needs_rehash(user.password_hash):
             await self._users.upgrade_hash(user, password)
-        token = self._tokens.issue(str(user.id), user.token_epoch, now)
-        lifetime = int(self._tokens.lifetime.total_seconds())
-        return user, IssuedToken(token=token, access_token=token, expires_in=lifetime)
+        requested = set(grant.scope.split())
+        scopes = user.granted()
+        if named := requested - {OFFLINE_ACCESS}:
+            scopes &= named
+        if OFFLINE_ACCESS not in requested:
+            return self._issue(user, " ".join(sorted(scopes)), now)
+        scope = " ".join(sorted(scopes | {OFFLINE_ACCESS}))
+        return self._issue(user, scope, now, await self._sessions.open(user, scope, caller, now))
+
+    async def _renew(self, grant: RefreshGrant, now: datetime) -> Issued | None:
+        renewal = await self._sessions.renew(grant.refresh_token.get_secret_value(), now)
+        if renewal is None:
+            return None
+        return self._issue(renewal.user, renewal.session.scope, now, renewal)
+
+    def _issue(
+        self, user: User, scope: str, now: datetime, renewal: Renewal | None = None
+    ) -> Issued:
+        grant = Grant(
+            subject=str(user.id),
+            epoch=user.token_epoch,
+            scope=scope,
+            authenticated_at=renewal.session.created_at if renewal else now,
+            session=renewal.session.id if renewal else None,
+        )
+        token = self._tokens.issue(grant, now)
+        issued = IssuedToken(
+            token=token,
+            access_token=token,
+            expires_in=int(self._tokens.lifetime.total_seconds()),
+            refresh_token=renewal.refresh_token if renewal else None,
+            scope=scope or None,
+        )
+        return Issued(user.id, issued)
+
+
+class IssuedTokens:
+    """What holders, and services that hold nothing, do with a token afterwards."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        verification: Verification,
+        sessions: Sessions,
+        revocations: Revocations,
+    ) -> None:
+        self._tokens = tokens
+        self._verification = verification
+        self._sessions = sessions
+        self._revocations = revocations
+
+    async def revoke(self, token: str, now: datetime) -> None:
+        """End an access token, or a refresh token with its whole session (RFC 7009, 2.1).
+
+        To have it in hand is the right to end it. One that is not valid is ended already.
+        """
+        try:
+            verified = await self._verification.verify(token, now)
+        except InvalidTokenError:
+            await self._sessions.end_by(token, now)
+        else:
+            await self._revocations.revoke(f"jti:{verified.claims.jti}", now)
+
+    async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
+        """What an access token says, to those who may know; to all others it is inactive."""
+        try:
+            claims, holder = await self._verification.verify(token, now)
+        except InvalidTokenError:
+            return Introspection(active=False)
+        if holder.id != asker.id and asker.scopes.isdisjoint(INTROSPECTION_SCOPES):
+            return Introspection(active=False)
+        return Introspection(
+            active=True,
+            scope=" ".join(sorted(claims.scopes)) or None,
+            client_id=CLIENT_ID,
+            username=holder.username,
+            token_type=BEARER,
+            exp=claims.expires_at,
+            iat=claims.issued_at,
+            auth_time=claims.authenticated_at,
+            sub=claims.subject,
+            aud=self._tokens.audience,
+            iss=self._tokens.issuer,
+            jti=claims.jti,
+            sid=claims.session,
+        )

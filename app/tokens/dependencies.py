@@ -9,7 +9,8 @@ from fastapi.security import OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.tokens.service import Claims, Tokens
+from app.tokens.live import LiveKeys
+from app.tokens.service import Tokens
 
 
 class _BearerToken(OAuth2PasswordBearer):
@@ -27,7 +28,7 @@ class _BearerToken(OAuth2PasswordBearer):
         return words[-1]
 
 
-_bearer_token = _BearerToken(
+_BEARER = _BearerToken(
     tokenUrl="token",
     scheme_name="Password",
     description="Log in here with username and password; leave the client fields empty.",
@@ -48,10 +49,10 @@ NowDep = Annotated[datetime, Depends(_now)]
 TokensDep = Annotated[Tokens, Depends(_tokens)]
 
 
-async def _bearer_claims(
-    token: Annotated[str, Depends(_bearer_token)], tokens: TokensDep, now: NowDep
-) -> Claims:
-    return tokens.read(token, now)
+async def _keys(request: Request) -> LiveKeys:
+    keys: LiveKeys = request.app.state.keys
+    return keys
 
 
-BearerClaims = Annotated[Claims, Depends(_bearer_claims)]
+LiveKeysDep = Annotated[LiveKeys, Depends(_keys)]
+BearerToken = Annotated[str, Depends(_BEARER)]

@@ -1,14 +1,17 @@
 """Signing keys: made on first start, kept in the database, encrypted when SECRET_KEY is set.
 
-Key objects are built once, here: parsing PEM costs a hundred times what a verification does.
+A key is published before it signs, and goes on verifying until its last token has expired. Key
+objects are built once: parsing PEM costs a hundred times what a verification does.
 """
 
 import base64
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jose import jwk, jws
 from jose.backends.base import Key
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,11 +29,18 @@ from app.errors import StartupError
 from app.settings import Settings
 from app.tokens.models import StoredKey
 
+# Hosts' clocks differ a little, and a worker hears of new keys a moment late (live.py).
+_CLOCK_SKEW = timedelta(minutes=1)
+
 _log = logging.getLogger("hourpass.keys")
 
 
 class KeyUnusableError(StartupError):
     """A stored key cannot be decrypted; the text says which setting to mend."""
+
+
+class KeyNotFoundError(StartupError):
+    """No key has that kid, or the keys are not the service's to change."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class SigningKey:
     algorithm: str
     private: Key
     public: Key
+    activates_at: datetime
 
     def sign(self, claims: dict[str, object]) -> str:
         headers = {"kid": self.kid, "typ": "at+jwt"}  # RFC 9068, 2.1
@@ -50,86 +61,182 @@ class SigningKey:
     def header_segment(self) -> str:
         return self.sign({}).partition(".")[0]
 
+    def public_jwk(self) -> dict[str, str]:
+        """RFC 7517, 4."""
+        return {**self.public.to_dict(), "kid": self.kid, "use": "sig"}
 
-@dataclass(frozen=True)
+
 class Keyring:
-    """`current` signs new tokens. Any key verifies, and is found by the first segment of a token,
-    which must be to the letter what the service itself would write: no other header is parsed."""
+    """Every key that verifies. One is found by the first segment of a token, which must be to the
+    letter what the service itself would write: no other header is ever parsed."""
 
-    current: SigningKey
-    by_header: dict[str, SigningKey]
+    def __init__(self, keys: Sequence[SigningKey]) -> None:
+        self.keys = tuple(keys)  # oldest first
+        self.by_header = {key.header_segment(): key for key in keys}
 
-    @classmethod
-    def of(cls, keys: list[SigningKey]) -> "Keyring":
-        """The last key becomes the current one."""
-        return cls(keys[-1], {key.header_segment(): key for key in keys})
+    def current(self, now: datetime) -> SigningKey:
+        """The newest key that signs already."""
+        return next((key for key in reversed(self.keys) if key.activates_at <= now), self.keys[0])
+
+    def public_jwks(self) -> list[dict[str, str]]:
+        """RFC 7517, 5. A shared secret has no public half, so there is nothing to show for it."""
+        return [key.public_jwk() for key in self.keys if key.algorithm != "HS256"]
 
 
-async def load(session: AsyncSession, settings: Settings, now: datetime) -> Keyring:
-    """Read the keys, having made one first if there is none for the configured algorithm.
+class KeyStore:
+    """The keys in the database, as one session sees them."""
 
-    Raises KeyUnusableError.
-    """
-    if settings.signing_algorithm == "HS256":
-        assert settings.hs256_secret is not None  # Settings refuses to be built without
-        return Keyring.of([_shared_secret(settings.hs256_secret.get_secret_value())])
-    vault = _Vault(settings)
-    algorithm = settings.signing_algorithm
-    stored = await _stored(session)
-    while not any(key.algorithm == algorithm for key in stored):
+    def __init__(self, session: AsyncSession, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._vault = _Vault(settings)
+
+    async def load(self, now: datetime) -> Keyring:
+        """The keys of now, having made one if there is none for the configured algorithm.
+
+        Raises KeyUnusableError.
+        """
+        if self._settings.hs256_secret is not None and self._settings.signing_algorithm == "HS256":
+            return Keyring([_shared_secret(self._settings.hs256_secret.get_secret_value())])
+        stored = await self._stored()
+        while not stored or stored[-1].algorithm != self._settings.signing_algorithm:
+            await self._make(stored, created_at=now, activates_at=now)
+            stored = await self._stored()
+        await self._encrypt_plain(stored)
+        return await self.read(now)
+
+    async def read(self, now: datetime, known: Keyring | None = None) -> Keyring:
+        """The keys of now, as they are; those already `known` are not built again.
+
+        Raises KeyUnusableError.
+        """
+        if known and self._settings.signing_algorithm == "HS256":
+            return known
+        stored = await self._stored()
+        spent = {key.kid for key in self._spent(stored, now)}
+        built = {key.kid: key for key in known.keys} if known else {}
+        current = [key for key in stored if key.kid not in spent]
+        if known and [key.kid for key in current] == list(built):
+            return known
+        return Keyring([built.get(key.kid) or self._build(key) for key in current])
+
+    async def rotate(self, now: datetime) -> str:
+        """Make the next key. It is published now and signs once every cache can know it.
+
+        Returns its kid. While a new key still waits for its turn, that one stays the next.
+        Raises KeyNotFoundError with HS256, whose secret is the operator's to change.
+        """
+        if self._settings.signing_algorithm == "HS256":
+            raise KeyNotFoundError("With HS256 the key is HS256_SECRET. Change that instead.")
+        stored = await self._stored()
+        if not stored or stored[-1].activates_at <= now:
+            lead = timedelta(seconds=self._settings.key_announce_seconds)
+            await self._make(stored, created_at=now, activates_at=now + lead)
+            stored = await self._stored()
+        return stored[-1].kid
+
+    async def rotate_if_due(self, now: datetime) -> None:
+        if self._settings.signing_algorithm == "HS256" or not self._settings.key_rotation_days:
+            return
+        age = timedelta(days=self._settings.key_rotation_days)
+        newest = (await self._stored())[-1]
+        if newest.created_at + age <= now:
+            await self.rotate(now)
+
+    async def replace(self, kid: str, now: datetime) -> None:
+        """Take away a key, and see to it that another one signs. Part of its caller's transaction.
+
+        Raises KeyNotFoundError.
+        """
+        removed = await self._session.scalar(
+            delete(StoredKey).where(StoredKey.kid == kid).returning(StoredKey.generation)
+        )
+        if removed is None:
+            raise KeyNotFoundError(f"There is no key {kid}.")
+        newest = await self._session.scalar(
+            select(StoredKey).order_by(StoredKey.generation.desc()).limit(1)
+        )
+        if newest is None or newest.generation < removed:
+            # The removed key signed, or was about to; what verifies is refused until then.
+            algorithm = self._settings.signing_algorithm
+            self._session.add(self._generate(removed + 1, algorithm, now, now))
+
+    async def purge(self, now: datetime) -> None:
+        """Delete keys whose last token has expired."""
+        for key in self._spent(await self._stored(), now):
+            await begin_write(self._session)
+            await self._session.execute(delete(StoredKey).where(StoredKey.kid == key.kid))
+            await self._session.commit()
+            _log.info("Removed a spent signing key", extra={"kid": key.kid})
+
+    def _spent(self, stored: Sequence[StoredKey], now: datetime) -> list[StoredKey]:
+        """Keys whose successor has signed for longer than a token lives."""
+        lifetime = timedelta(minutes=self._settings.token_minutes)
+        return [
+            key
+            for key, successor in pairwise(stored)
+            if successor.activates_at + lifetime + _CLOCK_SKEW <= now
+        ]
+
+    async def _stored(self) -> Sequence[StoredKey]:
+        keys = (await self._session.scalars(select(StoredKey).order_by(StoredKey.generation))).all()
+        await self._session.commit()
+        return keys
+
+    async def _make(
+        self, stored: Sequence[StoredKey], created_at: datetime, activates_at: datetime
+    ) -> None:
         generation = stored[-1].generation + 1 if stored else 1
-        session.add(_generate(generation, algorithm, vault, now))
+        algorithm = self._settings.signing_algorithm
+        self._session.add(self._generate(generation, algorithm, created_at, activates_at))
         try:
-            await session.commit()
+            await self._session.commit()
             _log.info("Made a signing key", extra={"algorithm": algorithm})
         except IntegrityError:  # another worker was first; its key is the one
-            await session.rollback()
-        stored = await _stored(session)
-    for key in stored:
-        if vault.should_encrypt(key.private_key):
-            await begin_write(session)
-            await session.execute(
-                update(StoredKey)
-                .where(StoredKey.generation == key.generation)
-                .values(private_key=vault.lock(key.private_key))
-            )
-            await session.commit()
-    stored.sort(key=lambda key: (key.algorithm == algorithm, key.generation))
-    return Keyring.of([_build(key, vault) for key in stored])
+            await self._session.rollback()
 
+    def _generate(
+        self, generation: int, algorithm: str, created_at: datetime, activates_at: datetime
+    ) -> StoredKey:
+        private = (
+            ec.generate_private_key(ec.SECP256R1())
+            if algorithm == "ES256"
+            else rsa.generate_private_key(public_exponent=65537, key_size=3072)
+        )
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        return StoredKey(
+            generation=generation,
+            kid=secrets.token_hex(8),
+            algorithm=algorithm,
+            private_key=self._vault.lock(pem),
+            created_at=created_at,
+            activates_at=activates_at,
+        )
 
-async def _stored(session: AsyncSession) -> list[StoredKey]:
-    keys = list(await session.scalars(select(StoredKey).order_by(StoredKey.generation)))
-    await session.commit()
-    return keys
+    async def _encrypt_plain(self, stored: Sequence[StoredKey]) -> None:
+        """What was made before SECRET_KEY was set."""
+        for key in stored:
+            if self._vault.should_lock(key.private_key):
+                await begin_write(self._session)
+                await self._session.execute(
+                    update(StoredKey)
+                    .where(StoredKey.kid == key.kid)
+                    .values(private_key=self._vault.lock(key.private_key))
+                )
+                await self._session.commit()
 
-
-def _generate(generation: int, algorithm: str, vault: "_Vault", now: datetime) -> StoredKey:
-    private = (
-        ec.generate_private_key(ec.SECP256R1())
-        if algorithm == "ES256"
-        else rsa.generate_private_key(public_exponent=65537, key_size=3072)
-    )
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return StoredKey(
-        generation=generation,
-        kid=secrets.token_urlsafe(12),
-        algorithm=algorithm,
-        private_key=vault.lock(pem),
-        created_at=now,
-    )
-
-
-def _build(stored: StoredKey, vault: "_Vault") -> SigningKey:
-    private = jwk.construct(vault.unlock(stored.private_key), stored.algorithm)
-    return SigningKey(stored.kid, stored.algorithm, private, private.public_key())
+    def _build(self, stored: StoredKey) -> SigningKey:
+        private = jwk.construct(self._vault.unlock(stored.private_key), stored.algorithm)
+        return SigningKey(
+            stored.kid, stored.algorithm, private, private.public_key(), stored.activates_at
+        )
 
 
 def _shared_secret(secret: str) -> SigningKey:
     key = jwk.construct(secret, "HS256")
-    # The kid is published in every token, so it is derived by a slow-to-guess, one-way step.
+    # Every token shows its kid, so it is a digest that nobody can turn back.
     kid = hashlib.sha256(b"hourpass kid" + secret.encode()).hexdigest()[:16]
-    return SigningKey(kid, "HS256", key, key)
+    return SigningKey(kid, "HS256", key, key, datetime.min.replace(tzinfo=UTC))
 
 
 class _Vault:
@@ -157,7 +264,7 @@ class _Vault:
                 "The signing keys were encrypted under another SECRET_KEY. Set that one."
             ) from None
 
-    def should_encrypt(self, stored: str) -> bool:
+    def should_lock(self, stored: str) -> bool:
         return self._fernet is not None and _is_plain(stored)
 
 

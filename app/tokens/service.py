@@ -19,7 +19,30 @@ from app.tokens.keys import Keyring, SigningKey
 
 MAX_TOKEN_BYTES = 4_096
 
+# RFC 9068 wants every token to name its client. Only one kind gets tokens here: the users
+# themselves, through whatever sends their password.
+CLIENT_ID = "hourpass"
+
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class UnknownKeyError(InvalidTokenError):
+    """To its caller no different from any other invalid token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token is to stand for.
+
+    `epoch` is whatever the subject's keeper compares to end all of its tokens at once; `session`
+    names the session that keeps renewing the token, if one does.
+    """
+
+    subject: str
+    epoch: int
+    scope: str
+    authenticated_at: datetime
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,59 +51,86 @@ class Claims:
 
     subject: str
     epoch: int
+    scopes: frozenset[str]
     jti: str
+    kid: str
+    session: str | None
+    authenticated_at: int
     issued_at: int
     expires_at: int
+
+    def revocable(self) -> list[str]:
+        """The values under which this token can have been revoked, beside its subject's epoch."""
+        values = [f"jti:{self.jti}", f"kid:{self.kid}"]
+        return [*values, f"sid:{self.session}"] if self.session else values
 
 
 class Tokens:
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self.lifetime = timedelta(minutes=settings.token_minutes)
-        self._issuer = settings.issuer
-        self._audience = settings.audience
-        self._keyring = keyring
+        self.keyring = keyring
+        self.issuer = settings.issuer
+        self.audience = settings.audience
 
-    def issue(self, subject: str, epoch: int, now: datetime) -> str:
-        """A signed token for the subject, good for `lifetime` from `now`.
-
-        `epoch` is whatever the subject's keeper compares to end all of its tokens at once.
-        """
+    def issue(self, grant: Grant, now: datetime) -> str:
+        """A signed token, good for `lifetime` from `now`."""
         issued_at = int(now.timestamp())
-        return self._keyring.current.sign(
-            {
-                "iss": self._issuer,
-                "aud": self._audience,
-                "sub": subject,
-                "jti": secrets.token_urlsafe(16),
-                "iat": issued_at,
-                "exp": issued_at + int(self.lifetime.total_seconds()),
-                "epoch": epoch,
-            }
-        )
+        claims: dict[str, object] = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": grant.subject,
+            "client_id": CLIENT_ID,
+            "jti": secrets.token_urlsafe(16),
+            "iat": issued_at,
+            "exp": issued_at + int(self.lifetime.total_seconds()),
+            "auth_time": int(grant.authenticated_at.timestamp()),
+            "scope": grant.scope,
+            "epoch": grant.epoch,
+        }
+        if grant.session:
+            claims["sid"] = grant.session
+        return self.keyring.current(now).sign(claims)
 
     def read(self, token: str, now: datetime) -> Claims:
-        """What the token says. Raises InvalidTokenError unless every part of it is in order."""
+        """What the token says. Raises InvalidTokenError unless every part of it is in order, and
+        UnknownKeyError, which is one, if all that is wrong so far is that no key is known for it.
+        """
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidTokenError
         header, _, rest = token.partition(".")
-        key = self._keyring.by_header.get(header)
         payload, _, signature = rest.partition(".")
-        if key is None or not _verifies(key, f"{header}.{payload}", signature):
+        key = self.keyring.by_header.get(header)
+        if key is None:
+            raise UnknownKeyError
+        if not _verifies(key, f"{header}.{payload}", signature):
             raise InvalidTokenError
         claims = _parse(payload)
         if (
-            claims.get("iss") != self._issuer
-            or claims.get("aud") != self._audience
+            claims.get("iss") != self.issuer
+            or claims.get("aud") != self.audience
             or not isinstance(subject := claims.get("sub"), str)
             or not isinstance(jti := claims.get("jti"), str)
+            or not isinstance(scope := claims.get("scope"), str)
+            or not isinstance(session := claims.get("sid"), str | None)
             or type(epoch := claims.get("epoch")) is not int
             or not 0 <= epoch < 2**31
+            or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
             or not now.timestamp() < expires_at
         ):
             raise InvalidTokenError
-        return Claims(subject, epoch, jti, issued_at, expires_at)
+        return Claims(
+            subject=subject,
+            epoch=epoch,
+            scopes=frozenset(scope.split()),
+            jti=jti,
+            kid=key.kid,
+            session=session,
+            authenticated_at=authenticated_at,
+            issued_at=issued_at,
+            expires_at=expires_at,
+        )
 
 
 def _verifies(key: SigningKey, signed: str, signature: str) -> bool:

@@ -2,33 +2,55 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from app.database import SessionDep
 from app.passwords import PasswordsDep
-from app.tokens.dependencies import BearerClaims
+from app.revocations.dependencies import RevocationsDep
+from app.tokens.dependencies import BearerToken, LiveKeysDep, NowDep
 from app.tokens.errors import InsufficientScopeError
 from app.users.service import Identity, Users
+from app.users.verification import Verification, Verified
+
+UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
 
 
-async def _users(session: SessionDep, passwords: PasswordsDep) -> Users:
-    return Users(session, passwords)
+async def _users(
+    session: SessionDep, passwords: PasswordsDep, revocations: RevocationsDep
+) -> Users:
+    return Users(session, passwords, revocations)
 
 
 UsersDep = Annotated[Users, Depends(_users)]
 
 
-async def _current_user(request: Request, claims: BearerClaims, users: UsersDep) -> Identity:
-    identity = await users.holder(claims)
-    request.state.user_id = identity.id  # for the log line
-    return identity
+async def _verification(keys: LiveKeysDep, users: UsersDep) -> Verification:
+    return Verification(keys, users)
+
+
+VerificationDep = Annotated[Verification, Depends(_verification)]
+
+
+async def _bearer(
+    request: Request, token: BearerToken, verification: VerificationDep, now: NowDep
+) -> Verified:
+    verified = await verification.verify(token, now)
+    request.state.user_id = verified.holder.id  # for the log line
+    return verified
+
+
+VerifiedBearer = Annotated[Verified, Depends(_bearer)]
+
+
+async def _current_user(bearer: VerifiedBearer) -> Identity:
+    return bearer.holder
 
 
 CurrentUser = Annotated[Identity, Depends(_current_user)]
 
 
 async def _current_admin(user: CurrentUser) -> Identity:
-    if not user.is_admin:
+    if "admin" not in user.scopes:
         raise InsufficientScopeError
     return user
 

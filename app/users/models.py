@@ -22,6 +22,12 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(255))
     is_enabled: Mapped[bool] = mapped_column(default=True)
     is_admin: Mapped[bool]
+    # What else its tokens may be used for, as RFC 6749, 3.3 writes it: words between spaces.
+    scopes: Mapped[str] = mapped_column(String(500), default="", server_default="")
     # Written into every token. Adding one ends all tokens that carry the old number.
     token_epoch: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
+
+    def granted(self) -> set[str]:
+        """Every scope that this user's tokens can have."""
+        return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}

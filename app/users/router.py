@@ -6,13 +6,18 @@ from app.error_responses import documented
 from app.passwords import HashingOverloadedError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UsersDep
+from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
 from app.users.errors import UserExistsError, UserNotFoundError
-from app.users.schemas import NewUser, PermissionUpdated, Profile, UserCreated, UserRemoved
+from app.users.schemas import (
+    NewUser,
+    PermissionUpdated,
+    Profile,
+    TokensRevoked,
+    UserCreated,
+    UserRemoved,
+)
 
 router = APIRouter()
-
-UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
 
 
 @router.post(
@@ -40,6 +45,36 @@ async def read_own_profile(user: CurrentUser, users: UsersDep) -> Profile:
     return Profile.model_validate(await users.get(user.id))
 
 
+@router.post(
+    "/me/logout-everywhere",
+    operation_id="logOutEverywhere",
+    summary="End all of my tokens and sessions",
+    tags=["Users"],
+    responses=documented(MissingTokenError, InvalidTokenError),
+)
+async def log_out_everywhere(user: CurrentUser, users: UsersDep, now: NowDep) -> TokensRevoked:
+    """The token that this call is made with included."""
+    await users.end_tokens(user.id, now)
+    return TokensRevoked(user_id=user.id)
+
+
+@router.post(
+    "/users/{user_id}/revoke-tokens",
+    operation_id="revokeTokensOfUser",
+    summary="End all of a user's tokens and sessions",
+    tags=["Administration"],
+    responses=documented(
+        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
+    ),
+)
+async def revoke_tokens_of_user(
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+) -> TokensRevoked:
+    """The user stays enabled and can log in again."""
+    await users.end_tokens(user_id, now)
+    return TokensRevoked(user_id=user_id)
+
+
 @router.put(
     "/toggle-user-permission/{user_id}/{permission}",
     operation_id="toggleUserPermission",
@@ -54,9 +89,10 @@ async def toggle_user_permission(
     user_id: UserId,
     permission: Annotated[int, Path(ge=0, le=1, description="1 enables, 0 disables.")],
     users: UsersDep,
+    now: NowDep,
 ) -> PermissionUpdated:
     """Disabling ends the user's tokens at once. Enabling does not bring them back."""
-    await users.set_enabled(user_id, enabled=permission == 1)
+    await users.set_enabled(user_id, now, enabled=permission == 1)
     return PermissionUpdated(user_id=user_id)
 
 
@@ -69,7 +105,9 @@ async def toggle_user_permission(
         MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
     ),
 )
-async def remove_user(_: CurrentAdmin, user_id: UserId, users: UsersDep) -> UserRemoved:
+async def remove_user(
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+) -> UserRemoved:
     """The account and its tokens end at once. Its id is never given out again."""
-    await users.remove(user_id)
+    await users.remove(user_id, now)
     return UserRemoved()

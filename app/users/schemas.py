@@ -98,6 +98,11 @@ class PermissionUpdated(BaseModel):
     user_id: int = Field(examples=[10])
 
 
+class TokensRevoked(BaseModel):
+    message: str = Field("All tokens revoked", examples=["All tokens revoked"])
+    user_id: int = Field(examples=[10])
+
+
 class UserRemoved(BaseModel):
     message: str = Field("User deleted successfully", examples=["User deleted successfully"])
 

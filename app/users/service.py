@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import begin_write
 from app.passwords import Passwords
+from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import UserExistsError, UserNotFoundError
@@ -21,17 +22,20 @@ _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a valid token stands for."""
+    """Whom a valid token stands for, and what it may be used for."""
 
     id: int
     username: str
-    is_admin: bool
+    scopes: frozenset[str]
 
 
 class Users:
-    def __init__(self, session: AsyncSession, passwords: Passwords) -> None:
+    def __init__(
+        self, session: AsyncSession, passwords: Passwords, revocations: Revocations
+    ) -> None:
         self._session = session
         self._passwords = passwords
+        self._revocations = revocations
 
     async def register(self, account: NewAccount, now: datetime, *, is_admin: bool = False) -> int:
         """Create an enabled user and return its id.
@@ -77,43 +81,57 @@ class Users:
     async def holder(self, claims: Claims) -> Identity:
         """Whom the token stands for, if it still stands for anyone: asked on every request.
 
-        Raises InvalidTokenError when the user is gone, disabled, or has ended its tokens.
+        Raises InvalidTokenError when the user is gone or disabled, or the token has been ended.
         """
         if not _USER_ID.fullmatch(claims.subject):
             raise InvalidTokenError
         holders = await self._session.execute(
-            select(User.id, User.username, User.is_admin).where(
+            select(User.id, User.username).where(
                 User.id == int(claims.subject),
                 User.token_epoch == claims.epoch,
                 User.is_enabled,
+                not_revoked(claims.revocable()),
             )
         )
-        if holder := holders.one_or_none():
-            return Identity(*holder)
-        raise InvalidTokenError
+        holder = holders.one_or_none()
+        if holder is None:
+            raise InvalidTokenError
+        return Identity(holder.id, holder.username, claims.scopes)
 
-    async def set_enabled(self, user_id: int, *, enabled: bool) -> None:
+    async def set_enabled(self, user_id: int, now: datetime, *, enabled: bool) -> None:
         """Let a user in, or cut it off at once. Its tokens do not come back with it.
 
         Raises UserNotFoundError.
         """
-        await self._update(
-            user_id,
-            is_enabled=enabled,
-            token_epoch=User.token_epoch if enabled else User.token_epoch + 1,
-        )
+        if enabled:
+            await self._write(_change(user_id, is_enabled=True))
+            await self._session.commit()
+        else:
+            await self._move_on(user_id, now, is_enabled=False)
 
-    async def change_password(self, user_id: int, password: str) -> None:
+    async def end_tokens(self, user_id: int, now: datetime) -> None:
+        """End every token and session of the user. Raises UserNotFoundError."""
+        await self._move_on(user_id, now)
+
+    async def change_password(self, user_id: int, password: str, now: datetime) -> None:
         """Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError."""
         user = await self.get(user_id)
         await self._session.commit()
         self._passwords.refuse_weak(password, user.username, user.email)
-        password_hash = await self._passwords.hash(password)
-        await self._update(user_id, password_hash=password_hash, token_epoch=User.token_epoch + 1)
+        await self._move_on(user_id, now, password_hash=await self._passwords.hash(password))
+
+    async def grant(self, user_id: int, scopes: set[str], now: datetime) -> None:
+        """Set what the user's tokens may be used for; `admin` makes an administrator.
+
+        Raises UserNotFoundError.
+        """
+        others = " ".join(sorted(scopes - {"admin"}))
+        await self._move_on(user_id, now, is_admin="admin" in scopes, scopes=others)
 
     async def upgrade_hash(self, user: User, password: str) -> None:
         """Replace a hash made with older means. The password stays, and so do the tokens."""
         password_hash = await self._passwords.hash(password)
+        await begin_write(self._session)
         await self._session.execute(
             update(User)
             # Not if the password was changed meanwhile.
@@ -122,19 +140,25 @@ class Users:
         )
         await self._session.commit()
 
-    async def remove(self, user_id: int) -> None:
+    async def remove(self, user_id: int, now: datetime) -> None:
         """Raises UserNotFoundError."""
-        await self._write(delete(User).where(User.id == user_id))
-
-    async def _update(self, user_id: int, **values: object) -> None:
-        await self._write(update(User).where(User.id == user_id).values(values))
-
-    async def _write(self, statement: Update | Delete) -> None:
-        await begin_write(self._session)
-        written = await self._session.scalar(statement.returning(User.id))
-        if written is None:
-            raise UserNotFoundError
+        epoch = await self._write(delete(User).where(User.id == user_id))
+        await self._revocations.publish(f"sub:{user_id}:{epoch}", now)
         await self._session.commit()
+
+    async def _move_on(self, user_id: int, now: datetime, **changes: object) -> None:
+        """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
+        epoch = await self._write(_change(user_id, token_epoch=User.token_epoch + 1, **changes))
+        await self._revocations.publish(f"sub:{user_id}:{epoch - 1}", now)
+        await self._session.commit()
+
+    async def _write(self, statement: Update | Delete) -> int:
+        """The epoch of the one user written to. Raises UserNotFoundError if there was none."""
+        await begin_write(self._session)
+        epoch: int | None = await self._session.scalar(statement.returning(User.token_epoch))
+        if epoch is None:
+            raise UserNotFoundError
+        return epoch
 
     async def _find_id(self, username: str) -> int | None:
         found = await self._session.scalar(
@@ -142,3 +166,7 @@ class Users:
         )
         await self._session.commit()
         return found
+
+
+def _change(user_id: int, **values: object) -> Update:
+    return update(User).where(User.id == user_id).values(values)

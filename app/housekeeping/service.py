@@ -1,0 +1,89 @@
+"""One round after another, in every worker; only the one that holds the lease does anything."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.database import Database, begin_write
+from app.housekeeping.models import Lease
+from app.revocations.models import Revocation
+from app.sessions.models import Session
+from app.settings import Settings
+from app.tokens.keys import KeyStore
+from app.users.models import User
+
+ROUND_SECONDS = 60
+LEASE = timedelta(minutes=5)
+BATCH = 500
+
+_log = logging.getLogger("hourpass.housekeeping")
+
+
+class Housekeeping:
+    def __init__(
+        self, database: Database, settings: Settings, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._name = secrets.token_hex(8)
+
+    async def keep_house(self) -> None:
+        """Run until cancelled. A failed round is logged; the next one makes up for it."""
+        while True:
+            try:
+                await self.round()
+            except Exception:  # noqa: BLE001 - one bad round must not be the last
+                _log.exception("Housekeeping failed")
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def round(self) -> bool:
+        """Do what is due, if it is this worker's turn. Returns whether it was."""
+        async with self._database.session() as session:
+            if not await self._take_lease(session):
+                return False
+            now = self._clock()
+            has_expired = Revocation.expires_at <= now
+            await _purge(session, Revocation.position, has_expired)
+            is_over = or_(Session.expires_at <= now, ~_is_of_current_epoch)
+            await _purge(session, Session.id, is_over)
+            keys = KeyStore(session, self._settings)
+            await keys.rotate_if_due(now)
+            await keys.purge(now)
+            return True
+
+    async def _take_lease(self, session: AsyncSession) -> bool:
+        now = self._clock()
+        await begin_write(session)
+        taken = await session.scalar(
+            update(Lease)
+            .where(or_(Lease.holder == self._name, Lease.expires_at <= now))
+            .values(holder=self._name, expires_at=now + LEASE)
+            .returning(Lease.name)
+        )
+        await session.commit()
+        return taken is not None
+
+
+_is_of_current_epoch = exists().where(User.id == Session.user_id, User.token_epoch == Session.epoch)
+
+
+async def _purge(
+    session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
+) -> None:
+    """Delete in batches, so that nobody waits long for the write lock."""
+    batch = select(key).where(condition).limit(BATCH)
+    while True:
+        await begin_write(session)
+        purged = await session.scalars(delete(key.class_).where(key.in_(batch)).returning(key))
+        count = len(purged.all())
+        await session.commit()
+        if count < BATCH:
+            return

@@ -1,0 +1,22 @@
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SessionInfo(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(examples=["1c7a40a3e5b64dd2"])
+    created_at: datetime
+    last_used_at: datetime = Field(validation_alias="rotated_at")
+    expires_at: datetime = Field(description="Unless it is used before.")
+    address: str = Field(description="Where it was opened from.", examples=["203.0.113.9"])
+    user_agent: str = Field(description="With what.", examples=["python-httpx/0.28.1"])
+
+
+class SessionList(BaseModel):
+    sessions: list[SessionInfo]
+
+
+class SessionEnded(BaseModel):
+    message: str = Field("Session ended", examples=["Session ended"])

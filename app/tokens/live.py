@@ -1,0 +1,64 @@
+"""Keeps a worker's keys those of the database, while other workers and hosts change them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from app.database import Database
+from app.errors import StartupError, UnavailableError
+from app.settings import Settings
+from app.tokens.keys import KeyStore
+from app.tokens.service import Claims, Tokens, UnknownKeyError
+
+REFRESH_SECONDS = 1.0
+# A flood of tokens under made-up keys asks the database no more often than this.
+MISS_PAUSE = timedelta(seconds=0.1)
+
+_log = logging.getLogger("hourpass.keys")
+
+
+class LiveKeys:
+    def __init__(
+        self,
+        tokens: Tokens,
+        database: Database,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._tokens = tokens
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._refreshing = asyncio.Lock()
+        self._refreshed_at = clock()
+
+    async def read(self, token: str, now: datetime) -> Claims:
+        """Tokens.read, after a second look for a key that was made in the last moment.
+
+        Raises InvalidTokenError.
+        """
+        try:
+            return self._tokens.read(token, now)
+        except UnknownKeyError:
+            async with self._refreshing:
+                if self._clock() - self._refreshed_at >= MISS_PAUSE:
+                    await self._refresh()
+            return self._tokens.read(token, now)
+
+    async def keep_fresh(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            async with self._refreshing:
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        now = self._clock()
+        self._refreshed_at = now
+        try:
+            async with self._database.session() as session:
+                store = KeyStore(session, self._settings)
+                self._tokens.keyring = await store.read(now, self._tokens.keyring)
+        except (StartupError, UnavailableError):
+            _log.warning("Cannot read the signing keys; going on with those known")
