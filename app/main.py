@@ -23,13 +23,15 @@ from app.errors import (
     UriTooLongError,
 )
 from app.exchange import Exchange
+from app.fast_lane import FastLane
 from app.housekeeping.service import Housekeeping
 from app.passwords import Passwords
+from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
-from app.tokens.keys import KeyStore
+from app.tokens.keys import CLOCK_SKEW, KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
@@ -37,6 +39,7 @@ from app.users.errors import UserExistsError
 from app.users.router import router as users_router
 from app.users.schemas import NewAccount
 from app.users.service import Users
+from app.users.verification import Memory
 
 _log = logging.getLogger("hourpass")
 
@@ -71,7 +74,10 @@ def create_app(
                 users = Users(session, passwords, revocations)
                 await _create_first_admin(users, settings, clock())
             app.state.keys = live_keys = LiveKeys(tokens, database, settings, clock)
-            app.state.watch = watch = Watch(database)
+            app.state.news = news = news_from(database.engine, tokens.lifetime + CLOCK_SKEW)
+            app.state.watch = watch = Watch(news)
+            app.state.memory = Memory(tokens, news)
+            await news.open()
             housekeeping = Housekeeping(database, settings, clock)
             chores = [
                 asyncio.create_task(live_keys.keep_fresh()),
@@ -79,6 +85,7 @@ def create_app(
             ]
             yield
             watch.close()
+            await news.close()
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
@@ -120,6 +127,7 @@ def create_app(
         health.router,
     ):
         app.include_router(router)
+    app.add_middleware(FastLane)
     app.add_middleware(Exchange)
     return app
 

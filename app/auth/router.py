@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Request, Response
 
 from app.auth.dependencies import (
     GRANT_BODY,
@@ -18,11 +18,13 @@ from app.auth.errors import (
     UnsupportedGrantTypeError,
 )
 from app.auth.schemas import (
+    IDENTITY_HEADERS,
     Introspection,
     IssuedToken,
     ServerMetadata,
     TokenRevoked,
     TokenStatus,
+    identity_headers,
 )
 from app.auth.service import INTROSPECTION_SCOPES, OFFLINE_ACCESS
 from app.caller import CallerDep
@@ -83,6 +85,27 @@ async def read_token_status(
     """Valid: signed here, not expired, not revoked, and its user exists and is enabled."""
     verified = await verification.verify(token, now)
     request.state.user_id = verified.holder.id
+    return TokenStatus()
+
+
+@router.get(
+    "/verify",
+    operation_id="verifyToken",
+    summary="Does the bearer token hold, and whose is it?",
+    tags=["Tokens"],
+    responses={
+        200: {
+            "headers": {
+                name: {"description": what, "schema": {"type": "string"}}
+                for name, what in IDENTITY_HEADERS.items()
+            }
+        },
+        **documented(MissingTokenError, InvalidTokenError),
+    },
+)
+async def verify_token(user: CurrentUser, response: Response) -> TokenStatus:
+    """For proxies and APIs that ask about each request: send on its Authorization header."""
+    response.raw_headers.extend(identity_headers(user))
     return TokenStatus()
 
 

@@ -1,10 +1,12 @@
 """Grants, tokens and what is said about them, as they travel over HTTP."""
 
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.users.schemas import Password
+from app.users.service import Identity
 
 BEARER: Literal["bearer"] = "bearer"
 
@@ -64,6 +66,22 @@ class IssuedToken(BaseModel):
 
 class TokenStatus(BaseModel):
     message: str = Field("Token is valid", examples=["Token is valid"])
+
+
+IDENTITY_HEADERS = {
+    "X-Auth-User-Id": "The user's id.",
+    "X-Auth-Username": "The user's name as UTF-8, percent-encoded (RFC 3986, 2.1).",
+    "X-Auth-Scopes": "The token's scopes, between spaces.",
+}
+
+
+def identity_headers(holder: Identity) -> list[tuple[bytes, bytes]]:
+    """IDENTITY_HEADERS as ASGI has them."""
+    values = str(holder.id), quote(holder.username), " ".join(sorted(holder.scopes))
+    return [
+        (name.lower().encode(), value.encode())
+        for name, value in zip(IDENTITY_HEADERS, values, strict=True)
+    ]
 
 
 class TokenForm(BaseModel):

@@ -89,6 +89,7 @@ class Login:
     ) -> Issued:
         grant = Grant(
             subject=str(user.id),
+            username=user.username,
             epoch=user.token_epoch,
             scope=scope,
             authenticated_at=renewal.session.created_at if renewal else now,
@@ -135,7 +136,7 @@ class IssuedTokens:
     async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
         """What an access token says, to those who may know; to all others it is inactive."""
         try:
-            claims, holder = await self._verification.verify(token, now)
+            claims, holder, _ = await self._verification.verify(token, now)
         except InvalidTokenError:
             return Introspection(active=False)
         if holder.id != asker.id and asker.scopes.isdisjoint(INTROSPECTION_SCOPES):

@@ -1,26 +1,23 @@
 """Publishing revocations, asking for them, and reading them in their order."""
 
 import asyncio
-import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import ColumnElement, event, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Database, begin_write
-from app.errors import UnavailableError
+from app.database import begin_write
 from app.revocations.errors import CursorUnknownError, TooManyListenersError
 from app.revocations.models import Feed, Revocation
+from app.revocations.news import News
 
 PAGE_SIZE = 1_000
 MAX_LISTENERS = 1_000
-TICK_SECONDS = 0.05
+TICK_SECONDS = 0.025
 
 _CURSOR = re.compile(r"([0-9a-f]{16})\.([0-9]{1,18})")
-
-_log = logging.getLogger("hourpass.revocations")
 
 
 def not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
@@ -29,11 +26,15 @@ def not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
 
 
 class Revocations:
-    """`lifetime` is how long a token can live, and so how long its revocation has to be known."""
+    """`lifetime` is how long a token can live, and so how long its revocation has to be known.
+    `news` is this process's own memory of revocations, if it has one."""
 
-    def __init__(self, session: AsyncSession, lifetime: timedelta) -> None:
+    def __init__(
+        self, session: AsyncSession, lifetime: timedelta, news: News | None = None
+    ) -> None:
         self._session = session
         self._lifetime = lifetime
+        self._news = news
 
     async def publish(self, value: str, now: datetime) -> None:
         """Part of its caller's transaction, which commits the deed and the news of it together."""
@@ -43,6 +44,12 @@ class Revocations:
         self._session.add(
             Revocation(position=position, value=value, expires_at=now + self._lifetime)
         )
+        if self._news:
+            # Before the answer to this request can be followed by another one.
+            news = self._news
+            event.listen(
+                self._session.sync_session, "after_commit", lambda _: news.distrust(), once=True
+            )
 
     async def revoke(self, value: str, now: datetime) -> None:
         """Publish it as a deed of its own."""
@@ -84,13 +91,12 @@ def _position(cursor: str, feed: Feed) -> int:
 
 
 class Watch:
-    """Wakes whoever waits for news. One small query per tick serves all of a worker's listeners,
-    and none is asked while nobody listens."""
+    """Wakes whoever waits for news. One look per tick serves all of a worker's listeners, and there
+    is none while nobody listens."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, news: News) -> None:
+        self._news = news
         self._listeners = 0
-        self._position = 0
         self._moved = asyncio.Condition()
         self._ticker: asyncio.Task[None] | None = None
 
@@ -107,7 +113,7 @@ class Watch:
             self._ticker = asyncio.create_task(self._tick())
         try:
             async with asyncio.timeout(seconds), self._moved:
-                await self._moved.wait_for(lambda: self._position > position)
+                await self._moved.wait_for(lambda: self._news.position > position)
         except TimeoutError:
             pass
         finally:
@@ -119,11 +125,7 @@ class Watch:
 
     async def _tick(self) -> None:
         while self._listeners:
-            try:
-                async with self._database.session() as session:
-                    self._position = (await session.scalars(select(Feed.position))).one()
-            except UnavailableError:
-                _log.warning("Cannot look for revocations; listeners wait on")
+            self._news.is_current()  # looks, where looking is what it takes
             async with self._moved:
                 self._moved.notify_all()
             await asyncio.sleep(TICK_SECONDS)

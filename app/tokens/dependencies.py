@@ -7,25 +7,31 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
 from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
 
 
+def bearer_token(scope: Scope) -> str:
+    """The token of an ASGI request. Raises MissingTokenError and InvalidTokenError."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not values:
+        raise MissingTokenError
+    words: list[str] = values[0].decode("latin-1").split(" ")
+    if len(values) > 1 or len(words) > 2:
+        raise InvalidTokenError
+    if len(words) == 2 and words[0].lower() != "bearer":
+        raise MissingTokenError  # Basic and the like: not our kind of credential
+    return words[-1]
+
+
 class _BearerToken(OAuth2PasswordBearer):
     """The token in the Authorization header: `Bearer <jwt>`, any case, or the bare JWT."""
 
     async def __call__(self, request: HTTPConnection) -> str:
-        values = request.headers.getlist("Authorization")
-        if not values:
-            raise MissingTokenError
-        words = values[0].split(" ")
-        if len(values) > 1 or len(words) > 2:
-            raise InvalidTokenError
-        if len(words) == 2 and words[0].lower() != "bearer":
-            raise MissingTokenError  # Basic and the like: not our kind of credential
-        return words[-1]
+        return bearer_token(request.scope)
 
 
 _BEARER = _BearerToken(

@@ -30,7 +30,7 @@ from app.settings import Settings
 from app.tokens.models import StoredKey
 
 # Hosts' clocks differ a little, and a worker hears of new keys a moment late (live.py).
-_CLOCK_SKEW = timedelta(minutes=1)
+CLOCK_SKEW = timedelta(minutes=1)
 
 _log = logging.getLogger("hourpass.keys")
 
@@ -175,7 +175,7 @@ class KeyStore:
         return [
             key
             for key, successor in pairwise(stored)
-            if successor.activates_at + lifetime + _CLOCK_SKEW <= now
+            if successor.activates_at + lifetime + CLOCK_SKEW <= now
         ]
 
     async def _stored(self) -> Sequence[StoredKey]:

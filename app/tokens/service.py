@@ -15,7 +15,7 @@ from typing import Any
 
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
-from app.tokens.keys import Keyring, SigningKey
+from app.tokens.keys import CLOCK_SKEW, Keyring, SigningKey
 
 MAX_TOKEN_BYTES = 4_096
 
@@ -39,6 +39,7 @@ class Grant:
     """
 
     subject: str
+    username: str
     epoch: int
     scope: str
     authenticated_at: datetime
@@ -50,6 +51,7 @@ class Claims:
     """What a token says, once its signature and its times have been checked (RFC 9068, 2.2)."""
 
     subject: str
+    username: str
     epoch: int
     scopes: frozenset[str]
     jti: str
@@ -60,14 +62,15 @@ class Claims:
     expires_at: int
 
     def revocable(self) -> list[str]:
-        """The values under which this token can have been revoked, beside its subject's epoch."""
-        values = [f"jti:{self.jti}", f"kid:{self.kid}"]
+        """The values under which this token can have been revoked."""
+        values = [f"sub:{self.subject}:{self.epoch}", f"jti:{self.jti}", f"kid:{self.kid}"]
         return [*values, f"sid:{self.session}"] if self.session else values
 
 
 class Tokens:
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self.lifetime = timedelta(minutes=settings.token_minutes)
+        self._longest = (self.lifetime + CLOCK_SKEW).total_seconds()
         self.keyring = keyring
         self.issuer = settings.issuer
         self.audience = settings.audience
@@ -79,6 +82,7 @@ class Tokens:
             "iss": self.issuer,
             "aud": self.audience,
             "sub": grant.subject,
+            "preferred_username": grant.username,
             "client_id": CLIENT_ID,
             "jti": secrets.token_urlsafe(16),
             "iat": issued_at,
@@ -109,6 +113,7 @@ class Tokens:
             claims.get("iss") != self.issuer
             or claims.get("aud") != self.audience
             or not isinstance(subject := claims.get("sub"), str)
+            or not isinstance(username := claims.get("preferred_username"), str)
             or not isinstance(jti := claims.get("jti"), str)
             or not isinstance(scope := claims.get("scope"), str)
             or not isinstance(session := claims.get("sid"), str | None)
@@ -117,11 +122,13 @@ class Tokens:
             or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or not now.timestamp() < expires_at
+            # Not longer than any of ours, or its revocation could be forgotten before it.
+            or not 0 < expires_at - now.timestamp() <= self._longest
         ):
             raise InvalidTokenError
         return Claims(
             subject=subject,
+            username=username,
             epoch=epoch,
             scopes=frozenset(scope.split()),
             jti=jti,

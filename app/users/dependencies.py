@@ -24,8 +24,8 @@ async def _users(
 UsersDep = Annotated[Users, Depends(_users)]
 
 
-async def _verification(keys: LiveKeysDep, users: UsersDep) -> Verification:
-    return Verification(keys, users)
+async def _verification(request: Request, keys: LiveKeysDep, users: UsersDep) -> Verification:
+    return Verification(request.app.state.memory, keys, users)
 
 
 VerificationDep = Annotated[Verification, Depends(_verification)]

@@ -28,6 +28,13 @@ class Identity:
     username: str
     scopes: frozenset[str]
 
+    @classmethod
+    def of(cls, claims: Claims) -> "Identity":
+        """Raises InvalidTokenError if the token's subject is no user."""
+        if not _USER_ID.fullmatch(claims.subject):
+            raise InvalidTokenError
+        return cls(int(claims.subject), claims.username, claims.scopes)
+
 
 class Users:
     def __init__(
@@ -78,25 +85,21 @@ class Users:
             return user
         raise UserNotFoundError
 
-    async def holder(self, claims: Claims) -> Identity:
-        """Whom the token stands for, if it still stands for anyone: asked on every request.
+    async def confirm(self, claims: Claims) -> None:
+        """Ask the database whether the token still stands for its user.
 
         Raises InvalidTokenError when the user is gone or disabled, or the token has been ended.
         """
-        if not _USER_ID.fullmatch(claims.subject):
-            raise InvalidTokenError
-        holders = await self._session.execute(
-            select(User.id, User.username).where(
-                User.id == int(claims.subject),
+        confirmed = await self._session.scalar(
+            select(User.id).where(
+                User.id == Identity.of(claims).id,
                 User.token_epoch == claims.epoch,
                 User.is_enabled,
                 not_revoked(claims.revocable()),
             )
         )
-        holder = holders.one_or_none()
-        if holder is None:
+        if confirmed is None:
             raise InvalidTokenError
-        return Identity(holder.id, holder.username, claims.scopes)
 
     async def set_enabled(self, user_id: int, now: datetime, *, enabled: bool) -> None:
         """Let a user in, or cut it off at once. Its tokens do not come back with it.

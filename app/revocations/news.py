@@ -1,0 +1,169 @@
+"""The live revocations in a worker's memory, and whether they are all there are.
+
+Every deed that ends a token before its time publishes a revocation in the same transaction. So a
+signed, unexpired token holds unless one of its values is in this memory, provided that the memory
+is current. Who asks must ask that first, and go to the database if the answer is no: an old answer
+is never believed.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import timedelta
+from time import monotonic
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+# How long a poll's answer is believed, counted from when the question was put, and how long until
+# the next one. A revocation is heard of on every PostgreSQL worker within BELIEVED_SECONDS.
+BELIEVED_SECONDS = 0.1
+POLL_SECONDS = 0.025
+_PATIENCE_SECONDS = 1.0
+
+_HEAD = "SELECT name, position FROM revocation_feed"
+_SINCE = "SELECT value FROM revocations WHERE position > :position ORDER BY position"
+
+_log = logging.getLogger("hourpass.revocations")
+
+
+class News(ABC):
+    """What is revoked. Bounded, since entries leave once no token that they end can be alive."""
+
+    def __init__(self, lifetime: timedelta) -> None:
+        self._lifetime = lifetime.total_seconds()
+        self._revoked: dict[str, float] = {}  # value: when to forget it; the oldest first
+        self._name = ""
+        self.position = 0
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Whether every revocation of this moment is known. Cheap enough for every request."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Begin to listen."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End what open() began."""
+
+    @abstractmethod
+    def distrust(self) -> None:
+        """Something has just been revoked by this very process: what is known so far is old."""
+
+    def is_revoked(self, values: Iterable[str]) -> bool:
+        return not self._revoked.keys().isdisjoint(values)
+
+    def _is_at(self, name: str, position: int) -> bool:
+        return position == self.position and name == self._name
+
+    def _start_in(self, name: str) -> dict[str, int]:
+        """From where to read on: from the beginning if the feed is another one."""
+        return {"position": self.position if name == self._name else 0}
+
+    def _learn(self, name: str, position: int, values: Iterable[str]) -> None:
+        now = monotonic()
+        if name != self._name:
+            self._revoked.clear()
+        for value in values:
+            self._revoked.pop(value, None)
+            self._revoked[value] = now + self._lifetime
+        while self._revoked and next(iter(self._revoked.values())) <= now:
+            del self._revoked[next(iter(self._revoked))]
+        self._name, self.position = name, position
+
+
+class SqliteNews(News):
+    """Asks the file itself each time: five microseconds, in place, and never an old answer."""
+
+    def __init__(self, path: str, lifetime: timedelta) -> None:
+        super().__init__(lifetime)
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
+        self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        self._connection.execute("PRAGMA query_only=ON")
+
+    async def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def is_current(self) -> bool:
+        if self._connection is None:
+            return False
+        try:
+            name, position = self._connection.execute(_HEAD).fetchone()
+            if not self._is_at(name, position):
+                rows = self._connection.execute(_SINCE, self._start_in(name)).fetchall()
+                self._learn(name, position, [value for (value,) in rows])
+        except sqlite3.Error:
+            return False
+        return True
+
+    def distrust(self) -> None:
+        """The next look will see it."""
+
+
+class PollingNews(News):
+    """Asks a server forty times a second, and believes an answer for a tenth of one.
+
+    A notification could get lost with its connection, or hang in it unnoticed; an answer that is
+    too old cannot.
+    """
+
+    def __init__(self, engine: AsyncEngine, lifetime: timedelta) -> None:
+        super().__init__(lifetime)
+        self._engine = engine
+        self._believed_until = 0.0
+        self._distrusted_at = 0.0
+        self._poller: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._poller = asyncio.create_task(self._keep_polling())
+
+    async def close(self) -> None:
+        if self._poller:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+
+    def is_current(self) -> bool:
+        return monotonic() < self._believed_until
+
+    def distrust(self) -> None:
+        self._distrusted_at = monotonic()
+        self._believed_until = 0.0
+
+    async def _keep_polling(self) -> None:
+        """On one connection, for as long as it lasts. While there is none, is_current() says no."""
+        while True:
+            try:
+                async with self._engine.connect() as connection:
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    while True:
+                        async with asyncio.timeout(_PATIENCE_SECONDS):
+                            await self._poll(connection)
+                        await asyncio.sleep(POLL_SECONDS)
+            except Exception as error:  # noqa: BLE001 - each driver has its own
+                _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
+            await asyncio.sleep(_PATIENCE_SECONDS)
+
+    async def _poll(self, connection: AsyncConnection) -> None:
+        asked_at = monotonic()
+        name, position = (await connection.execute(text(_HEAD))).one()
+        if not self._is_at(name, position):
+            values = await connection.scalars(text(_SINCE), self._start_in(name))
+            self._learn(name, position, values)
+        if asked_at > self._distrusted_at:
+            self._believed_until = asked_at + BELIEVED_SECONDS
+
+
+def news_from(engine: AsyncEngine, lifetime: timedelta) -> News:
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        return SqliteNews(engine.url.database, lifetime)
+    return PollingNews(engine, lifetime)
