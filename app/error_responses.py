@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from app.errors import InvalidRequestError, NotFoundError, Refusal
+from app.errors import InternalError, InvalidRequestError, NotFoundError, Refusal
 
 
 class FieldProblem(BaseModel):
@@ -42,6 +42,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)
 
 
 def documented(*refusals: type[Refusal]) -> dict[int | str, dict[str, Any]]:
@@ -81,6 +82,11 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
         for problem in error.errors()
     ]
     return render(InvalidRequestError(fields=fields))
+
+
+async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    """exchange.py writes it to the log, without its text."""
+    return render(InternalError())
 
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """The whole service on one screen: its routers, and what lives as long as the process."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -78,6 +79,8 @@ def create_app(
             app.state.watch = watch = Watch(news)
             app.state.memory = Memory(tokens, news)
             await news.open()
+            # What lives as long as the process need not be looked through for garbage again.
+            gc.freeze()
             housekeeping = Housekeeping(database, settings, clock)
             chores = [
                 asyncio.create_task(live_keys.keep_fresh()),
@@ -96,6 +99,7 @@ def create_app(
             _log.exception("Cannot start")
             raise
         finally:
+            logs.request_log.flush()
             passwords.close()
             await database.close()
 
@@ -107,6 +111,7 @@ def create_app(
         docs_url=None,  # docs.py serves it without a CDN
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         responses=documented(
             ContentTooLargeError,
             UriTooLongError,
@@ -127,8 +132,8 @@ def create_app(
         health.router,
     ):
         app.include_router(router)
-    app.add_middleware(FastLane)
-    app.add_middleware(Exchange)
+    # Around the framework's own layers, whose cost is not small beside that of a validation.
+    app.middleware_stack = Exchange(FastLane(app.build_middleware_stack()))
     return app
 
 

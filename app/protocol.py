@@ -1,8 +1,12 @@
-"""Bounds that only the HTTP parser can keep: a path or headers without end never reach the app.
+"""What only uvicorn's own protocol can do, so that `hourpass serve` alone has it.
 
-`hourpass serve` uses it. Under a plain `uvicorn app.main:app` the same bounds hold in exchange.py,
-but only once all of the headers have been read.
+Bounds that the HTTP parser keeps: a path or headers without end never reach the app. (Under a
+plain `uvicorn app.main:app` the same bounds hold in exchange.py, once all headers have been read.)
+And one call to the kernel per response instead of two.
 """
+
+import asyncio
+from typing import cast
 
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -12,9 +16,44 @@ from app.errors import HeadersTooLargeError, MalformedRequestError, Refusal, Uri
 from app.exchange import MAX_HEADER_BYTES, MAX_TARGET_BYTES
 
 
+class _Corked:
+    """A transport that sends the head of a response together with its body."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)  # in case that nothing follows at once
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     _refusal: type[Refusal] = MalformedRequestError
     _header_bytes = 0
+
+    def connection_made(  # type: ignore[override] # as uvicorn has it
+        self, transport: asyncio.Transport
+    ) -> None:
+        super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", _Corked(transport, self.loop))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

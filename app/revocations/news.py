@@ -12,6 +12,8 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import timedelta
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from time import monotonic
 
 from sqlalchemy import text
@@ -22,6 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 BELIEVED_SECONDS = 0.1
 POLL_SECONDS = 0.025
 _PATIENCE_SECONDS = 1.0
+
+_WAL_INDEX_HEADER_BYTES = 96  # in two copies, of which the first is written last
 
 _HEAD = "SELECT name, position FROM revocation_feed"
 _SINCE = "SELECT value FROM revocations WHERE position > :position ORDER BY position"
@@ -77,26 +81,33 @@ class News(ABC):
 
 
 class SqliteNews(News):
-    """Asks the file itself each time: five microseconds, in place, and never an old answer."""
+    """Sees in the file's shared memory that nothing was committed, and otherwise asks, in place.
+
+    Every commit changes the header of the WAL index (sqlite.org/walformat.html, 2.1), which all
+    processes map. To compare it costs a hundredth of what the cheapest query does.
+    """
 
     def __init__(self, path: str, lifetime: timedelta) -> None:
         super().__init__(lifetime)
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._seen = b""
 
     async def open(self) -> None:
         # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
         self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
         self._connection.execute("PRAGMA query_only=ON")
+        self._connection.execute(_HEAD)  # opens the WAL index; it stays for as long as we do
+        with Path(f"{self._path}-shm").open("rb") as index:  # noqa: ASYNC230 - once, at start
+            self._header = mmap(index.fileno(), _WAL_INDEX_HEADER_BYTES, access=ACCESS_READ)
 
     async def close(self) -> None:
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        self._header.close()
+        self._connection.close()
 
     def is_current(self) -> bool:
-        if self._connection is None:
-            return False
+        header = self._header[:]
+        if header == self._seen:
+            return True
         try:
             name, position = self._connection.execute(_HEAD).fetchone()
             if not self._is_at(name, position):
@@ -104,6 +115,7 @@ class SqliteNews(News):
                 self._learn(name, position, [value for (value,) in rows])
         except sqlite3.Error:
             return False
+        self._seen = header
         return True
 
     def distrust(self) -> None:
