@@ -93,9 +93,11 @@ class LoggedRequest(NamedTuple):
     user_id: int | None
 
     def as_text(self) -> str:
+        time = datetime.now().astimezone().strftime("%H:%M:%S")
         return (
-            f"{datetime.now().astimezone():%H:%M:%S} INFO    {self.method} {self.route or '(no route)'} "
-            f"{self.status} ms={self.milliseconds:.2f} user_id={self.user_id} request_id={self.id}"
+            f"{time} INFO    {self.method} {self.route or '(no route)'} {self.status} "
+            f"ms={self.milliseconds:.2f} user_id={self.user_id} "
+            f"request_id={self.id}"
         )
 
     def as_json(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from fastapi import FastAPI
@@ -54,54 +54,19 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings)
-        _log.info(
-            "Starting",
-            extra=_whereabouts(settings),
-        )
+        _log.info("Starting", extra=_whereabouts(settings))
         if not settings.strict_passwords:
             _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
-        app.state.settings = settings
-        app.state.clock = clock
-        app.state.passwords = passwords = Passwords(settings)
-        app.state.database = database = Database(settings)
-        try:
-            if settings.environment == "development":
-                await schema.create_if_empty(database.engine, settings)
-            await schema.check(database.engine)
-            async with database.session() as session:
-                keyring = await KeyStore(session, settings).load(clock())
-                app.state.tokens = tokens = Tokens(settings, keyring)
-                revocations = Revocations(session, tokens.lifetime)
-                users = Users(session, passwords, revocations)
-                await _create_first_admin(users, settings, clock())
-            app.state.keys = live_keys = LiveKeys(tokens, database, settings, clock)
-            app.state.news = news = news_from(database.engine, tokens.lifetime + CLOCK_SKEW)
-            app.state.watch = watch = Watch(news)
-            app.state.memory = Memory(tokens, news)
-            await news.open()
-            # What lives as long as the process need not be looked through for garbage again.
-            gc.freeze()
-            housekeeping = Housekeeping(database, settings, clock)
-            chores = [
-                asyncio.create_task(live_keys.keep_fresh()),
-                asyncio.create_task(housekeeping.keep_house()),
-            ]
+        async with AsyncExitStack() as stack:
+            try:
+                await _start(app, settings, clock, stack)
+            except StartupError as error:
+                _log.critical(str(error))
+                raise
+            except Exception:
+                _log.exception("Cannot start")
+                raise
             yield
-            watch.close()
-            await news.close()
-            for chore in chores:
-                chore.cancel()
-            await asyncio.gather(*chores, return_exceptions=True)
-        except StartupError as error:
-            _log.critical(str(error))
-            raise
-        except Exception:
-            _log.exception("Cannot start")
-            raise
-        finally:
-            logs.request_log.flush()
-            passwords.close()
-            await database.close()
 
     app = FastAPI(
         title="Hourpass",
@@ -135,6 +100,45 @@ def create_app(
     # Around the framework's own layers, whose cost is not small beside that of a validation.
     app.middleware_stack = Exchange(FastLane(app.build_middleware_stack()))
     return app
+
+
+async def _start(
+    app: FastAPI, settings: Settings, clock: Callable[[], datetime], stack: AsyncExitStack
+) -> None:
+    """Make what lives as long as the process; the stack ends it in the opposite order."""
+    state = app.state
+    state.settings = settings
+    state.clock = clock
+    stack.callback(logs.request_log.flush)
+    state.passwords = passwords = Passwords(settings)
+    stack.callback(passwords.close)
+    state.database = database = Database(settings)
+    stack.push_async_callback(database.close)
+
+    if settings.environment == "development":
+        await schema.create_if_empty(database.engine, settings)
+    await schema.check(database.engine)
+    async with database.session() as session:
+        keyring = await KeyStore(session, settings).load(clock())
+        state.tokens = tokens = Tokens(settings, keyring)
+        users = Users(session, passwords, Revocations(session, tokens.lifetime))
+        await _create_first_admin(users, settings, clock())
+
+    state.keys = keys = LiveKeys(tokens, database, settings, clock)
+    state.news = news = news_from(database.engine, tokens.lifetime + CLOCK_SKEW)
+    state.memory = Memory(tokens, news)
+    state.watch = watch = Watch(news)
+    stack.callback(watch.close)
+    housekeeping = Housekeeping(database, settings, clock)
+    for chore in (news.listen(), keys.keep_fresh(), housekeeping.keep_house()):
+        stack.push_async_callback(_cancel, asyncio.create_task(chore))
+    # What lives as long as the process need not be looked through for garbage again and again.
+    gc.freeze()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _whereabouts(settings: Settings) -> dict[str, object]:

@@ -11,9 +11,8 @@ import logging
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import timedelta
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from time import monotonic
 
 from sqlalchemy import text
@@ -24,8 +23,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 BELIEVED_SECONDS = 0.1
 POLL_SECONDS = 0.025
 _PATIENCE_SECONDS = 1.0
-
-_WAL_INDEX_HEADER_BYTES = 96  # in two copies, of which the first is written last
 
 _HEAD = "SELECT name, position FROM revocation_feed"
 _SINCE = "SELECT value FROM revocations WHERE position > :position ORDER BY position"
@@ -47,12 +44,8 @@ class News(ABC):
         """Whether every revocation of this moment is known. Cheap enough for every request."""
 
     @abstractmethod
-    async def open(self) -> None:
-        """Begin to listen."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """End what open() began."""
+    async def listen(self) -> None:
+        """Run until cancelled. Only meanwhile can is_current() say yes."""
 
     @abstractmethod
     def distrust(self) -> None:
@@ -81,33 +74,41 @@ class News(ABC):
 
 
 class SqliteNews(News):
-    """Sees in the file's shared memory that nothing was committed, and otherwise asks, in place.
+    """Asks the file itself, once in each turn of the event loop that has a request.
 
-    Every commit changes the header of the WAL index (sqlite.org/walformat.html, 2.1), which all
-    processes map. To compare it costs a hundredth of what the cheapest query does.
+    All requests of a turn had arrived before it began, so that none of them can have been sent
+    after the answer to a revocation that the question missed.
     """
 
     def __init__(self, path: str, lifetime: timedelta) -> None:
         super().__init__(lifetime)
         self._path = path
-        self._seen = b""
+        self._connection: sqlite3.Connection | None = None
+        self._answer: bool | None = None
 
-    async def open(self) -> None:
+    async def listen(self) -> None:
         # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
-        self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
-        self._connection.execute("PRAGMA query_only=ON")
-        self._connection.execute(_HEAD)  # opens the WAL index; it stays for as long as we do
-        with Path(f"{self._path}-shm").open("rb") as index:  # noqa: ASYNC230 - once, at start
-            self._header = mmap(index.fileno(), _WAL_INDEX_HEADER_BYTES, access=ACCESS_READ)
-
-    async def close(self) -> None:
-        self._header.close()
-        self._connection.close()
+        with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            self._connection = connection
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._connection = None
 
     def is_current(self) -> bool:
-        header = self._header[:]
-        if header == self._seen:
-            return True
+        if self._answer is None:
+            # First in line for the next turn, before any of its requests.
+            asyncio.get_running_loop().call_soon(self.distrust)
+            self._answer = self._ask()
+        return self._answer
+
+    def distrust(self) -> None:
+        self._answer = None
+
+    def _ask(self) -> bool:
+        if self._connection is None:
+            return False
         try:
             name, position = self._connection.execute(_HEAD).fetchone()
             if not self._is_at(name, position):
@@ -115,11 +116,7 @@ class SqliteNews(News):
                 self._learn(name, position, [value for (value,) in rows])
         except sqlite3.Error:
             return False
-        self._seen = header
         return True
-
-    def distrust(self) -> None:
-        """The next look will see it."""
 
 
 class PollingNews(News):
@@ -134,15 +131,6 @@ class PollingNews(News):
         self._engine = engine
         self._believed_until = 0.0
         self._distrusted_at = 0.0
-        self._poller: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        self._poller = asyncio.create_task(self._keep_polling())
-
-    async def close(self) -> None:
-        if self._poller:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
 
     def is_current(self) -> bool:
         return monotonic() < self._believed_until
@@ -151,7 +139,7 @@ class PollingNews(News):
         self._distrusted_at = monotonic()
         self._believed_until = 0.0
 
-    async def _keep_polling(self) -> None:
+    async def listen(self) -> None:
         """On one connection, for as long as it lasts. While there is none, is_current() says no."""
         while True:
             try:
