@@ -1,6 +1,7 @@
 """The `hourpass` command: serve, and the chores that need no running service."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -62,6 +63,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
     from app.protocol import BoundedHttpProtocol
 
+    if port is not None:
+        os.environ.setdefault("PORT", str(port))  # ISSUER's default names it, in every worker
     settings = Settings()
     schema.upgrade(settings)
     uvicorn.run(
