@@ -1,8 +1,14 @@
 """King Arthur's court, and what its members do over HTTP."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
+
+from app.main import create_app
+from app.settings import Settings
 
 ARTHUR = {
     "username": "arthur",  # the administrator
@@ -21,6 +27,18 @@ GALAHAD = {
 }
 
 Person = dict[str, str]
+
+
+@asynccontextmanager
+async def at_court(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[AsyncClient]:
+    """A client of a service started for these settings, for tests that start it more than once."""
+    app = create_app(settings, clock)
+    transport = ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://hourpass.example") as client,
+    ):
+        yield client
 
 
 async def register(client: AsyncClient, person: Person) -> int:

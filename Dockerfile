@@ -1,0 +1,30 @@
+# Two stages, so that the image carries neither pip's leftovers nor a rebuild of every dependency
+# when only the service's own code has changed.
+FROM python:3.13-slim AS dependencies
+COPY requirements.txt .
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
+
+FROM python:3.13-slim
+# A fixed number, so that whoever mounts a directory at /data knows whom to give it to.
+RUN groupadd --gid 10001 hourpass \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent hourpass \
+    && install -d -o 10001 -g 10001 /data
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DATABASE_URL=sqlite:////data/hourpass.db
+WORKDIR /srv/hourpass
+COPY --from=dependencies /opt/venv /opt/venv
+COPY pyproject.toml README.md LICENSE alembic.ini ./
+COPY alembic alembic
+COPY app app
+RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
+
+USER 10001:10001
+VOLUME /data
+EXPOSE 8000
+# http.client rather than urllib.request, which would ask the proxy that some hosts configure.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
+# Options outrank HOST and PORT, which on the outside say where the container is published.
+CMD ["hourpass", "serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,90 @@
+"""Rooms stand on floors, and an import goes to a lower floor or stays in its own room.
+
+Imports inside functions and for type checkers count too: each is a thing one has to know.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT
+
+# a, b and c split floor 1, the shared ground; floor 4 is for further kinds of credential.
+FLOORS = {
+    "7": {"main"},
+    "6": {"cli", "tables"},
+    "5": {"auth", "health"},
+    "3": {"users"},
+    "2": {"tokens"},
+    "1c": {"protocol"},
+    "1b": {"exchange", "schema"},
+    "1a": {"database", "docs", "error_responses", "logs", "passwords"},
+    "0": {"errors", "settings"},
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+
+APP = ROOT / "app"
+MODULES = sorted(path.relative_to(APP).as_posix() for path in APP.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted name of everything that a file imports; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    return module.partition("/")[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = (name.split(".") for name in imported(path))
+    # app/__init__.py itself holds nothing but the version.
+    return {name[1] for name in names if name[0] == "app" and name[1:] != ["__version__"]}
+
+
+def test_the_table_lists_every_room_and_no_other() -> None:
+    assert {room_of(module) for module in MODULES} - {"__init__"} == set(FLOOR_OF)
+
+
+def test_no_room_stands_on_two_floors() -> None:
+    assert len(FLOOR_OF) == sum(len(rooms) for rooms in FLOORS.values())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_or_stay_in_the_room(module: str) -> None:
+    room = room_of(module)
+    others = rooms_imported(APP / module) - {room}
+    # app/__init__.py is below every floor.
+    assert {other for other in others if FLOOR_OF[other] >= FLOOR_OF.get(room, "")} == set()
+
+
+def test_the_tables_room_imports_every_models_module() -> None:
+    models = {f"app.{path.parent.name}.models" for path in APP.glob("*/models.py")}
+    assert models <= set(imported(APP / "tables.py"))
+
+
+@pytest.mark.parametrize(
+    ("module", "unknown"),
+    [
+        pytest.param("errors.py", {"fastapi", "starlette"}, id="refusals know no framework"),
+        pytest.param(
+            "tokens/service.py",
+            {"fastapi", "starlette", "sqlalchemy"},
+            id="reading a token needs neither framework nor database",
+        ),
+    ],
+)
+def test_pure_code_stays_pure(module: str, unknown: set[str]) -> None:
+    assert {name.split(".")[0] for name in imported(APP / module)} & unknown == set()
+
+
+def test_what_other_services_install_never_imports_the_app() -> None:
+    for path in (ROOT / "guard").rglob("*.py"):
+        assert "app" not in {name.split(".")[0] for name in imported(path)}, path

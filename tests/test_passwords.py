@@ -1,0 +1,231 @@
+"""Passwords: which are refused, how they are hashed, what becomes of hashes from elsewhere.
+
+When more of them wait than the queue holds, logging in is refused at once and all else goes on.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from passlib.hash import argon2, bcrypt, django_pbkdf2_sha256, pbkdf2_sha256
+from sqlalchemy import select, update
+
+from app.errors import InvalidRequestError
+from app.passwords import Passwords
+from app.settings import Settings
+from app.users.models import User
+from tests.conftest import Clock, make_settings
+from tests.people import (
+    ARTHUR,
+    LANCELOT,
+    assert_problem,
+    at_court,
+    bearer,
+    log_in,
+    register,
+    token_holds,
+)
+
+NO_DATABASE = "sqlite:///never-opened.db"
+PASSWORD = LANCELOT["password"]
+
+# What these tests are about is decided before any database is asked.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def passwords() -> Iterator[Passwords]:
+    passwords = Passwords(make_settings(NO_DATABASE, password_policy="strict"))
+    yield passwords
+    passwords.close()
+
+
+@pytest.mark.parametrize(
+    ("password", "rule"),
+    [
+        pytest.param("grail!7", "at least 8 characters", id="a short one"),
+        pytest.param("ｸﾞﾚｲﾙ!", "at least 8 characters", id="a short one of many bytes"),
+        pytest.param("password1", "commonly used", id="a common one"),
+        pytest.param("PassWord1", "commonly used", id="a common one in mixed case"),
+        pytest.param(
+            "\N{FULLWIDTH LATIN SMALL LETTER P}assword1",
+            "commonly used",
+            id="a common one in full width",
+        ),
+        pytest.param("sir lancelot", "the username", id="the name"),
+        pytest.param("SIR LANCELOT", "the username", id="the name in capitals"),
+        pytest.param("lancelot@camelot.example", "the e-mail address", id="the address"),
+    ],
+)
+async def test_the_strict_policy_names_the_rule_that_is_broken(
+    passwords: Passwords, password: str, rule: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^password: Must .*{rule}") as refusal:
+        passwords.refuse_weak(password, "sir lancelot", "Lancelot@camelot.example")
+    assert password not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "password", [PASSWORD, "7 grails", "sir lancelot du lac", "🏰🐎🛡👑🏆🔥💧🗡"]
+)
+async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, password: str) -> None:
+    passwords.refuse_weak(password, "sir lancelot", LANCELOT["email"], None)
+
+
+@on_sqlite
+async def test_the_policy_in_force_decides_at_registration(database_url: str, clock: Clock) -> None:
+    simple = {**LANCELOT, "password": "123456"}
+    async with at_court(make_settings(database_url, password_policy="strict"), clock) as client:
+        response = await client.post("/register-user", json=simple)
+        assert assert_problem(response, 422, "invalid_request")["fields"] == [
+            {"field": "password", "message": "Must have at least 8 characters"}
+        ]
+        assert_problem(await client.post("/token", json=simple), 401, "invalid_grant")
+    async with at_court(make_settings(database_url, password_policy="basic"), clock) as client:
+        await register(client, simple)
+        await log_in(client, simple)
+
+
+async def test_by_default_a_hash_costs_what_owasp_asks_for() -> None:
+    passwords = Passwords(Settings())
+    password_hash = await passwords.hash(PASSWORD)
+    assert password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await passwords.matches(PASSWORD, password_hash)
+    assert not passwords.needs_rehash(password_hash)
+    passwords.close()
+
+
+@pytest.mark.parametrize(
+    "old_hash",
+    [
+        pytest.param(bcrypt.using(rounds=4).hash(PASSWORD), id="bcrypt"),
+        pytest.param(pbkdf2_sha256.using(rounds=1_000).hash(PASSWORD), id="PBKDF2"),
+        pytest.param(django_pbkdf2_sha256.using(rounds=1_000).hash(PASSWORD), id="Django's PBKDF2"),
+        pytest.param(
+            argon2.using(memory_cost=16, time_cost=1, parallelism=1).hash(PASSWORD),
+            id="Argon2 of other parameters",
+        ),
+    ],
+)
+async def test_a_hash_from_elsewhere_is_upgraded_at_the_next_login(
+    client: AsyncClient, app: FastAPI, old_hash: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    earlier_token = await log_in(client, LANCELOT)
+    await store_hash(app, user_id, old_hash)
+    wrong = await client.post("/token", json={**LANCELOT, "password": PASSWORD.upper()})
+    assert_problem(wrong, 401, "invalid_grant")
+    assert await stored_hash(app, user_id) == old_hash
+
+    token = await log_in(client, LANCELOT)
+    upgraded = await stored_hash(app, user_id)
+    assert upgraded.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+    assert await token_holds(client, token)
+    assert await token_holds(client, earlier_token)
+    await log_in(client, LANCELOT)
+    assert await stored_hash(app, user_id) == upgraded
+
+
+async def store_hash(app: FastAPI, user_id: int, password_hash: str) -> None:
+    async with app.state.database.session() as session:
+        await session.execute(
+            update(User).where(User.id == user_id).values(password_hash=password_hash)
+        )
+        await session.commit()
+
+
+async def stored_hash(app: FastAPI, user_id: int) -> str:
+    async with app.state.database.session() as session:
+        password_hash: str = await session.scalar(
+            select(User.password_hash).where(User.id == user_id)
+        )
+        return password_hash
+
+
+UNUSABLE = [
+    pytest.param("!", id="a mark that there is none"),
+    pytest.param("", id="nothing"),
+    pytest.param(PASSWORD, id="the password itself"),
+    pytest.param("$argon2id$v=19$m=8,t=1,p=1$damaged", id="a damaged one"),
+]
+
+
+@on_sqlite
+@pytest.mark.parametrize("unusable", UNUSABLE)
+async def test_an_unusable_hash_matches_no_password(
+    client: AsyncClient, app: FastAPI, unusable: str
+) -> None:
+    await store_hash(app, await register(client, LANCELOT), unusable)
+    for password in (PASSWORD, "!", "damaged"):
+        response = await client.post("/token", json={**LANCELOT, "password": password})
+        assert_problem(response, 401, "invalid_grant")
+
+
+@pytest.mark.parametrize(
+    "password_hash",
+    [
+        pytest.param(None, id="no hash"),
+        pytest.param(bcrypt.using(rounds=4).hash("x"), id="bcrypt, which takes only 72 bytes"),
+        *UNUSABLE,
+    ],
+)
+async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
+    passwords: Passwords, password_hash: str | None
+) -> None:
+    passwords._context = noting = Noting(passwords._context)
+    assert not await passwords.matches("x" * 100, password_hash)
+    assert noting.checked == ["$argon2id$v=19$m=8,t=1,p=1"]
+
+
+class Noting:
+    """Stands before the hashing library and notes each check that it carries through."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.checked: list[str] = []
+
+    def verify(self, password: str, password_hash: str) -> bool:
+        matches = bool(self.context.verify(password, password_hash))
+        self.checked.append(password_hash.rsplit("$", 2)[0])
+        return matches
+
+
+@on_sqlite
+@pytest.mark.parametrize("queue", [0, 2], ids=["no queue", "a queue of two"])
+async def test_when_the_queue_is_full_logins_wait_outside_and_tokens_still_hold(
+    client: AsyncClient, app: FastAPI, queue: int
+) -> None:
+    token = await log_in(client, ARTHUR)
+    occupied, gate = threading.Event(), threading.Event()
+    app.state.passwords.close()
+    app.state.passwords = crowded = Passwords(
+        make_settings(NO_DATABASE, hashing_threads=1, hashing_queue=queue)
+    )
+
+    def occupy() -> None:
+        occupied.set()
+        gate.wait()
+
+    waiting = [asyncio.create_task(crowded._run(occupy)) for _ in range(1 + queue)]
+    await asyncio.to_thread(occupied.wait)
+    waiting[0].cancel()  # whoever hangs up does not free the thread
+    try:
+        for refused in (
+            await client.post("/token", json=ARTHUR),
+            await client.post("/token", data=ARTHUR),
+            await client.post("/register-user", json=LANCELOT),
+        ):
+            assert_problem(refused, 503, "temporarily_unavailable")
+            assert refused.headers["retry-after"] == "1"
+        assert await token_holds(client, token)
+        assert (await client.get("/me", headers=bearer(token))).status_code == 200
+    finally:
+        gate.set()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await asyncio.to_thread(crowded._pool.submit(bool).result)  # the last one has left
+    await log_in(client, ARTHUR)
+    crowded.close()

@@ -1,0 +1,329 @@
+"""Starting, refusing to start, stopping, and what only a real socket can show."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app import schema
+from app.database import create_engine
+from app.main import create_app
+from app.settings import ROOT, Settings
+from tests.conftest import (
+    CHEAP_HASHING,
+    SERVE_TIMEOUT_SECONDS,
+    _wait_until_ready,
+    environment,
+    free_port,
+    make_settings,
+    serving,
+)
+from tests.people import ARTHUR
+
+HOURPASS = (sys.executable, "-m", "app.cli")
+UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
+PRODUCTION = {
+    "ENVIRONMENT": "production",
+    "SECRET_KEY": "the lady of the lake keeps it dry",
+    "ISSUER": "https://hourpass.example",
+}
+MEGABYTE = 1 << 20
+
+
+@dataclass
+class Service:
+    """A server process, and all that it has written so far."""
+
+    process: "subprocess.Popen[bytes]"
+    base_url: str
+    output: Path
+
+    def wait_until_ready(self) -> None:
+        _wait_until_ready(self.process, self.base_url)
+
+    def interrupt(self) -> int:
+        """Ctrl-C, which a terminal sends to the whole process group; returns the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(SERVE_TIMEOUT_SECONDS)
+
+    def written(self) -> str:
+        return self.output.read_text()
+
+    def logged(self, message: str) -> dict[str, object]:
+        lines = [json.loads(line) for line in self.written().splitlines() if line[:1] == "{"]
+        found: dict[str, object] = next(line for line in lines if line["message"] == message)
+        return found
+
+
+@contextmanager
+def started(
+    directory: Path, *command: str, cwd: Path = ROOT, **variables: str
+) -> Iterator[Service]:
+    port = free_port()
+    output = directory / f"output-{port}"
+    with output.open("wb") as writer:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=cwd,
+            env=environment(**{**CHEAP_HASHING, **variables}),
+            stdout=writer,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Service(process, f"http://127.0.0.1:{port}", output)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(SERVE_TIMEOUT_SECONDS)
+
+
+def ended(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command that is expected to end by itself."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SERVE_TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
+def token_of(base_url: str) -> str:
+    token: str = httpx.post(f"{base_url}/token", json=ARTHUR).json()["token"]
+    return token
+
+
+def test_services_started_at_once_on_an_empty_database_share_one_key(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        services = [
+            stack.enter_context(
+                started(tmp_path, *HOURPASS, "serve", DATABASE_URL=empty_database_url)
+            )
+            for _ in range(3)
+        ]
+        for service in services:
+            service.wait_until_ready()
+        assert httpx.post(f"{services[0].base_url}/register-user", json=ARTHUR).status_code == 201
+        for issuing in services:
+            token = token_of(issuing.base_url)
+            for asked in services:
+                assert httpx.get(f"{asked.base_url}/token_status/{token}").status_code == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_the_service_cleanly(workers: str, tmp_path: Path) -> None:
+    with started(
+        tmp_path,
+        *(*HOURPASS, "serve", "--workers", workers),
+        DATABASE_URL=f"sqlite:///{tmp_path}/hourpass.db",
+    ) as service:
+        service.wait_until_ready()  # the first worker is
+        deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
+        while service.written().count("Application startup complete.") < int(workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert service.interrupt() == 0
+        assert "Traceback" not in service.written()
+
+
+def test_plain_uvicorn_serves_in_development_and_its_log_shows_no_token(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/hourpass.db"
+    missing = str(tmp_path / "missing.env")
+    with started(tmp_path, *UVICORN, DATABASE_URL=url, ENV_FILE=missing) as service:
+        service.wait_until_ready()
+        httpx.post(f"{service.base_url}/register-user", json=ARTHUR)
+        token = token_of(service.base_url)
+        assert httpx.get(f"{service.base_url}/token_status/{token}").status_code == 200
+        assert httpx.get(f"{service.base_url}/token_status/{token}x?{token}").status_code == 401
+        service.interrupt()
+    assert service.logged("Starting")["env_file"] == f"{missing} (none)"
+    written = service.written()
+    assert "/token_status/{token}" in written
+    for part in (*token.split("."), ARTHUR["password"], ARTHUR["email"]):
+        assert part not in written
+
+
+def test_the_database_is_the_same_from_any_working_directory_and_the_log_names_it(
+    tmp_path: Path,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    database = tmp_path / "hourpass.db"
+    env_file = tmp_path / "chosen.env"
+    env_file.write_text(f"DATABASE_URL=sqlite:///{os.path.relpath(database, ROOT)}\n")
+    for command in ((*HOURPASS, "serve"), UVICORN):
+        with started(tmp_path, *command, cwd=elsewhere, ENV_FILE=str(env_file)) as service:
+            service.wait_until_ready()
+            httpx.post(f"{service.base_url}/register-user", json=ARTHUR)
+            line = service.logged("Starting")
+        assert Path(str(line["database"]).removeprefix("sqlite+aiosqlite:///")).samefile(database)
+        assert line["env_file"] == str(env_file)
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_without_any_setting_the_database_lies_beside_the_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings().database_url == f"sqlite+aiosqlite:///{ROOT / 'hourpass.db'}"
+
+
+async def test_a_schema_ahead_is_refused_however_the_service_is_started(database_url: str) -> None:
+    engine = create_engine(make_settings(database_url))
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = 'from tomorrow'"))
+    await engine.dispose()
+    for command in ((*HOURPASS, "serve"), UVICORN):
+        run = ended(*command, DATABASE_URL=database_url)
+        assert run.returncode != 0
+        assert "ahead of this version (at from tomorrow" in run.stdout
+        assert "Traceback" not in run.stdout
+
+
+def test_a_schema_behind_is_refused_and_the_way_out_named(
+    sqlite_template: Path,
+) -> None:
+    newer = "import uvicorn; from app import schema; schema.HEAD = 'newer'; "
+    run = ended(
+        *(sys.executable, "-c", f"{newer} uvicorn.run('app.main:app', port=0)"),
+        DATABASE_URL=f"sqlite:///{sqlite_template}",
+    )
+    assert run.returncode != 0
+    assert f"behind this version (at {schema.HEAD}, needs newer). Run `hourpass mig" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_in_production_uvicorn_alone_does_not_create_the_tables(tmp_path: Path) -> None:
+    run = ended(*UVICORN, DATABASE_URL=f"sqlite:///{tmp_path}/hourpass.db", **PRODUCTION)
+    assert run.returncode != 0
+    assert "no tables yet. Run `hourpass migrate`" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_an_unreachable_database_gets_one_clear_line() -> None:
+    url = f"postgresql://hourpass:sesame@127.0.0.1:{free_port()}/hourpass"
+    run = ended(*HOURPASS, "serve", DATABASE_URL=url)
+    assert run.returncode == 1
+    assert run.stdout == "Error: The database cannot be reached (ConnectionRefusedError).\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_service_that_cannot_read_its_keys_ends_with_a_failure(
+    workers: str, sqlite_template: Path, tmp_path: Path
+) -> None:
+    database = tmp_path / "hourpass.db"
+    shutil.copy(sqlite_template, database)
+    url = f"sqlite:///{database}"
+    app = create_app(make_settings(url, secret_key=PRODUCTION["SECRET_KEY"]))
+    async with app.router.lifespan_context(app):
+        pass  # makes a key, and encrypts it
+    run = ended(*HOURPASS, "serve", "--port", "0", "--workers", workers, DATABASE_URL=url)
+    assert "The signing keys are encrypted. Set SECRET_KEY." in run.stdout
+    assert "Traceback" not in run.stdout
+    assert run.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("command", "secret_key"),
+    [
+        pytest.param((*HOURPASS, "serve"), "", id="hourpass serve, none"),
+        pytest.param(UVICORN, "too short a secret", id="uvicorn, too short"),
+    ],
+)
+def test_production_names_the_missing_secret_key_and_shows_no_secret(
+    command: tuple[str, ...], secret_key: str
+) -> None:
+    secrets = {
+        "SECRET_KEY": secret_key,
+        "HS256_SECRET": "a secret that is long enough for HS256",
+        "FIRST_ADMIN_USERNAME": "arthur",
+        "FIRST_ADMIN_PASSWORD": "once and future king",
+        "DATABASE_URL": "postgresql://hourpass:open-sesame@127.0.0.1/hourpass",
+    }
+    run = ended(*command, **{**PRODUCTION, **secrets})
+    assert run.returncode == 1
+    assert "secret_key" in run.stdout.lower()
+    for secret in (secret_key, secrets["HS256_SECRET"], "once and future king", "open-sesame"):
+        assert not secret or secret not in run.stdout
+    if command[:3] == HOURPASS:
+        assert len(run.stdout.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One service for all that follows; SQLite only, because no request below reaches it."""
+    directory = tmp_path_factory.mktemp("serving")
+    with serving(f"sqlite:///{directory}/hourpass.db") as base_url:
+        yield base_url
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "status", "error"),
+    [
+        pytest.param(b"GET /", b"x", 414, "uri_too_long", id="a path without end"),
+        pytest.param(b"GET /?", b"x", 414, "uri_too_long", id="a query without end"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n", b"X: y\r\n", 431, "headers_too_large", id="headers without end"
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nX: ",
+            b"y",
+            431,
+            "headers_too_large",
+            id="one header value without end",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\n", b"x", 431, "headers_too_large", id="one header name without end"
+        ),
+        pytest.param(b"\x16\x03\x01", b"\x00", 400, "invalid_request", id="no HTTP at all"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost", b"\x00", 400, "invalid_request", id="half of it HTTP"
+        ),
+    ],
+)
+def test_requests_without_end_are_refused_before_their_end(
+    base_url: str, start: bytes, more: bytes, status: int, error: str
+) -> None:
+    address = httpx.URL(base_url)
+    with socket.create_connection((address.host, address.port or 80), timeout=5) as connection:
+        answer = answer_to(connection, start + more * (MEGABYTE // len(more)))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert b"content-type: application/json" in head.lower()
+    assert b"connection: close" in head.lower()
+    problem = json.loads(body)
+    assert problem["error"] == error
+    assert set(problem) == {"message", "error"}
+
+
+def answer_to(connection: socket.socket, request: bytes) -> bytes:
+    """Send as much as the service takes, then read until it closes the connection."""
+    parts = []
+    with suppress(ConnectionError):  # it has answered and closed already
+        connection.sendall(request)
+    with suppress(ConnectionError):  # closing with bytes unread resets it, after the answer
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
