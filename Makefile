@@ -27,7 +27,7 @@ lock: .venv/dev ## Pin the newest allowed version of every dependency, with its 
 	@.ci/lock
 
 migration: .venv/dev ## Write a migration from the tables' changes: make migration NAME="what it does"
-	@$(BIN)/alembic revision --autogenerate -m "$(NAME)"
+	@$(BIN)/alembic revision --autogenerate --rev-id $(shell printf %04d $$(($$(ls alembic/versions/*.py | wc -l) + 1))) -m "$(NAME)"
 
 clean: ## Remove what was installed or made here, but no data
 	@rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -67,6 +67,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         os.environ.setdefault("PORT", str(port))  # ISSUER's default names it, in every worker
     settings = Settings()
     schema.upgrade(settings)
+    _run(lambda parts: parts.keys.load(utc_now()))  # what cannot work is said once, by the parent
     uvicorn.run(
         "app.main:app",
         host=host or settings.host,

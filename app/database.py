@@ -7,6 +7,7 @@ acknowledged write survives a power cut, and a writer waits for its turn instead
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -25,10 +26,11 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from app.errors import UnavailableError
+from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 
 BUSY_TIMEOUT_SECONDS = 30
+CONNECT_TIMEOUT_SECONDS = 5
 
 
 def utc_now() -> datetime:
@@ -77,12 +79,22 @@ def create_engine(settings: Settings) -> AsyncEngine:
     if settings.database_url.startswith("sqlite"):
         options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS}
     else:
+        options["connect_args"] = {"timeout": CONNECT_TIMEOUT_SECONDS}
         options["pool_pre_ping"] = True  # a server or proxy may have closed an idle connection
     engine = create_async_engine(settings.database_url, **options)
     if engine.dialect.name == "sqlite":
+        _keep_private(Path(engine.url.database or ""))
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """The file holds password hashes and keys, so only its owner may read it from the start."""
+    try:
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise StartupError(f"Cannot create the database {path}: {error.strerror}.") from error
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
@@ -153,10 +154,10 @@ def _whereabouts(settings: Settings) -> dict[str, object]:
 async def _create_first_admin(users: Users, settings: Settings, now: datetime) -> None:
     if settings.first_admin_username is None:
         return
-    account = NewAccount.model_validate(
-        {"username": settings.first_admin_username, "password": settings.first_admin_password}
-    )
     try:
+        account = NewAccount.model_validate(
+            {"username": settings.first_admin_username, "password": settings.first_admin_password}
+        )
         await users.register(account, now, is_admin=True)
         _log.info("Created the first administrator")
     except UserExistsError:
@@ -164,6 +165,11 @@ async def _create_first_admin(users: Users, settings: Settings, now: datetime) -
         user = await users.find(account.username)
         if user and not user.is_admin:
             _log.warning("FIRST_ADMIN_USERNAME is the name of a user who is no administrator")
+    except ValidationError as error:
+        rules = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise StartupError(f"FIRST_ADMIN_USERNAME or FIRST_ADMIN_PASSWORD, {rules}.") from None
+    except InvalidRequestError as error:
+        raise StartupError(f"FIRST_ADMIN_PASSWORD is refused, {error}.") from None
 
 
 app = create_app()

@@ -38,6 +38,22 @@ def _with_async_driver(url: str) -> str:
     return f"{_DRIVERS[scheme]}://{rest}"
 
 
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if not 32 <= len(secret.get_secret_value()) <= 1024:
+        raise ValueError("must have between 32 and 1024 characters")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if not 32 <= len(secret.get_secret_value()) <= 1024:
+        raise ValueError("must have between 32 and 1024 characters")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
 
@@ -60,12 +76,12 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes that serve; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections that each worker opens at most")
-    secret_key: SecretStr | None = Field(None, min_length=32, description="encrypts the signing keys in the database; 32 characters or more, required in production")
+    secret_key: Secret | None = Field(None, description="encrypts the signing keys in the database; 32 characters or more, required in production")
     issuer: str = Field("", max_length=200, description="iss of every token: the https URL under which clients reach the service; empty: http://localhost:PORT")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key made on first start; HS256 uses HS256_SECRET")
-    hs256_secret: SecretStr | None = Field(None, min_length=32, max_length=1024, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
+    hs256_secret: Secret | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
     key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is made; 0: only by `hourpass keys rotate`")
     key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds that a new key is published before it signs; longer than verifiers cache the JWKS (300)")
     session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) ends")

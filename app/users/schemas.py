@@ -47,6 +47,12 @@ def _check_email(email: str) -> str:
 
 
 def _check_password(password: SecretStr) -> SecretStr:
+    # Field(min_length=…) on a secret speaks of items.
+    length = len(password.get_secret_value())
+    if length == 0:
+        raise PydanticCustomError("password", "Must not be empty")
+    if length > MAX_LENGTH:
+        raise PydanticCustomError("password", f"Must have at most {MAX_LENGTH} characters")
     # bcrypt and C libraries end a text at NUL: what follows it would not count.
     if "\0" in password.get_secret_value():
         raise PydanticCustomError("password", "Must not contain a NUL character")
@@ -56,7 +62,9 @@ def _check_password(password: SecretStr) -> SecretStr:
 Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_username)]
 Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
 Password = Annotated[
-    SecretStr, Field(min_length=1, max_length=MAX_LENGTH), AfterValidator(_check_password)
+    SecretStr,
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_LENGTH}),
+    AfterValidator(_check_password),
 ]
 
 
