@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from sqlalchemy import DateTime, Dialect, MetaData, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -31,6 +31,9 @@ from app.settings import Settings
 
 BUSY_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
+# SQLSTATE classes by which PostgreSQL turns a client away, whatever it asked for: connection,
+# insufficient resources, not in the required state, operator intervention.
+_OUT_OF_ORDER = ("08", "53", "55", "57")
 
 
 def utc_now() -> datetime:
@@ -136,6 +139,10 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
             raise UnavailableError from error
+        except DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", None))[:2] in _OUT_OF_ORDER:
+                raise UnavailableError from error
+            raise
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -94,5 +94,9 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == NotFoundError.status:
         return render(NotFoundError())
+    if isinstance(error.__cause__, Refusal):
+        return render(error.__cause__)  # raised while FastAPI was reading the body
+    if error.status_code == 400:
+        return render(InvalidRequestError.about("body", "Must be JSON in UTF-8"))
     code = error.detail.lower().replace(" ", "_")
     return JSONResponse({"message": error.detail, "error": code}, error.status_code, error.headers)

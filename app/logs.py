@@ -24,7 +24,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
 
 # Nothing of ours logs a token. This catches what a library, or a path it prints, might let slip.
-_TOKEN = re.compile(r"\beyJ[\w-]+(\.[\w-]*)*|(?<=/token_status/)[^{\s\"']+")
+_TOKEN = re.compile(r"eyJ[\w-]+(\.[\w-]*)*|(?<=/token_status/)[^{\s\"'\\]+")
 
 _FLUSH_SECONDS = 0.05
 
@@ -77,7 +77,7 @@ class TextFormatter(_Formatter):
             + [f"{name}={value}" for name, value in facts.items() if value is not None]
         )
         # A line break inside a value must not forge a second line.
-        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
         return _TOKEN.sub("[redacted]", f"{line}\n{exception}" if exception else line)
 
 
@@ -161,6 +161,8 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    # At debug it prints the parameters of every statement, addresses and hashes among them.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line per plugin
     # uvicorn's access log prints paths, and /token_status/{token} has a token in its path.
     # exchange.py writes one line per request instead.

@@ -166,10 +166,11 @@ async def _create_first_admin(users: Users, settings: Settings, now: datetime) -
         if user and not user.is_admin:
             _log.warning("FIRST_ADMIN_USERNAME is the name of a user who is no administrator")
     except ValidationError as error:
-        rules = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
-        raise StartupError(f"FIRST_ADMIN_USERNAME or FIRST_ADMIN_PASSWORD, {rules}.") from None
-    except InvalidRequestError as error:
-        raise StartupError(f"FIRST_ADMIN_PASSWORD is refused, {error}.") from None
+        problem = error.errors()[0]
+        setting = f"FIRST_ADMIN_{problem['loc'][0]}".upper()
+        raise StartupError(f"{setting}: {problem['msg']}") from None
+    except InvalidRequestError as refusal:
+        raise StartupError(f"FIRST_ADMIN_PASSWORD: {refusal}") from None
 
 
 app = create_app()

@@ -105,7 +105,7 @@ class Passwords:
             except UnknownHashError:
                 pass  # an account imported without a usable password
             except ValueError:
-                return False  # bcrypt takes 72 bytes and no NUL; it never truncates here
+                pass  # bcrypt takes 72 bytes and no NUL; it never truncates here
         self._context.verify(password, self._nobodys_hash)
         return False
 

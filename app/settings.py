@@ -5,6 +5,7 @@ then from here.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -35,16 +36,10 @@ def _with_async_driver(url: str) -> str:
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
         # A relative file lies beside the code, not wherever the service happened to be started.
         rest = f"/{ROOT / path}"
+    else:
+        # libpq's name for it, which hosting providers use; asyncpg's is ssl, with the same values.
+        rest = re.sub(r"([?&])sslmode=", r"\1ssl=", rest)
     return f"{_DRIVERS[scheme]}://{rest}"
-
-
-def _long_enough(secret: SecretStr) -> SecretStr:
-    if not 32 <= len(secret.get_secret_value()) <= 1024:
-        raise ValueError("must have between 32 and 1024 characters")
-    return secret
-
-
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:

@@ -14,8 +14,7 @@ from sqlalchemy import select
 
 from app.database import Database
 from app.settings import ROOT
-from app.tokens import keys
-from app.tokens.keys import Keyring, KeyUnusableError
+from app.tokens.keys import Keyring, KeyStore, KeyUnusableError
 from app.tokens.models import StoredKey
 from tests.conftest import Clock, make_settings
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
@@ -143,13 +142,13 @@ async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, cl
     async def start() -> Keyring:
         database = Database(settings)
         async with database.session() as session:
-            keyring = await keys.load(session, settings, clock())
+            keyring = await KeyStore(session, settings).load(clock())
         await database.close()
         return keyring
 
     keyrings = await asyncio.gather(*(start() for _ in range(8)))
     (key,) = await castle.stored()
-    assert {keyring.current.kid for keyring in keyrings} == {key.kid}
+    assert {keyring.current(clock()).kid for keyring in keyrings} == {key.kid}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

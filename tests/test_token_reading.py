@@ -26,7 +26,7 @@ from jose import jwk
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.tokens.keys import Keyring, SigningKey
-from app.tokens.service import Tokens
+from app.tokens.service import Grant, Tokens
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -35,13 +35,13 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 def make_key(kid: str) -> SigningKey:
     private = jwk.construct(ec.generate_private_key(ec.SECP256R1()), "ES256")
-    return SigningKey(kid, "ES256", private, private.public_key())
+    return SigningKey(kid, "ES256", private, private.public_key(), NOW)
 
 
 KEY = make_key("camelot")
 STRANGER = make_key("camelot")  # of the same name, but another key
-TOKENS = Tokens(Settings.model_construct(), Keyring.of([KEY]))  # whatever the environment says
-TOKEN = TOKENS.issue("1", 0, NOW)
+TOKENS = Tokens(Settings.model_construct(), Keyring([KEY]))  # whatever the environment says
+TOKEN = TOKENS.issue(Grant("1", "lancelot", 0, "", NOW), NOW)
 
 
 def encoded(part: object) -> str:

@@ -6,6 +6,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
 from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
@@ -60,11 +61,16 @@ def _media_type(request: Request) -> str:
 
 
 async def _form(request: Request) -> dict[str, Any]:
-    async with request.form() as form:
-        members = dict(form)
-        if len(members) != len(form.multi_items()):  # RFC 6749, 3.2: none more than once
-            raise InvalidFormError
-        return members
+    """RFC 6749, 3.2: no parameter more than once, and one without a value counts as omitted."""
+    try:
+        async with request.form() as form:
+            sent = [(name, value) for name, value in form.multi_items() if value]
+    except HTTPException:  # more parameters than the framework takes
+        raise InvalidFormError from None
+    members = dict(sent)
+    if len(members) != len(sent):
+        raise InvalidFormError
+    return members
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a route may ask for about the bearer token of its request."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
@@ -19,7 +20,7 @@ def bearer_token(scope: Scope) -> str:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         raise MissingTokenError
-    words: list[str] = values[0].decode("latin-1").split(" ")
+    words = re.split(" +", values[0].decode("latin-1"))  # RFC 6750, 2.1: 1*SP
     if len(values) > 1 or len(words) > 2:
         raise InvalidTokenError
     if len(words) == 2 and words[0].lower() != "bearer":

@@ -99,6 +99,8 @@ class KeyStore:
         if self._settings.hs256_secret is not None and self._settings.signing_algorithm == "HS256":
             return Keyring([_shared_secret(self._settings.hs256_secret.get_secret_value())])
         stored = await self._stored()
+        for key in stored:
+            self._vault.unlock(key.private_key)  # before one is added under a wrong SECRET_KEY
         while not stored or stored[-1].algorithm != self._settings.signing_algorithm:
             await self._make(stored, created_at=now, activates_at=now)
             stored = await self._stored()

@@ -99,7 +99,7 @@ class Tokens:
         """What the token says. Raises InvalidTokenError unless every part of it is in order, and
         UnknownKeyError, which is one, if all that is wrong so far is that no key is known for it.
         """
-        if len(token) > MAX_TOKEN_BYTES:
+        if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise InvalidTokenError
         header, _, rest = token.partition(".")
         payload, _, signature = rest.partition(".")
@@ -124,6 +124,7 @@ class Tokens:
             or type(expires_at := claims.get("exp")) is not int
             # Not longer than any of ours, or its revocation could be forgotten before it.
             or not 0 < expires_at - now.timestamp() <= self._longest
+            or not 0 <= issued_at < expires_at
         ):
             raise InvalidTokenError
         return Claims(

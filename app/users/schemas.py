@@ -56,6 +56,8 @@ def _check_password(password: SecretStr) -> SecretStr:
     # bcrypt and C libraries end a text at NUL: what follows it would not count.
     if "\0" in password.get_secret_value():
         raise PydanticCustomError("password", "Must not contain a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in password.get_secret_value()):
+        raise PydanticCustomError("password", "Must not contain half a surrogate pair")
     return password
 
 

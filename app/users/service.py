@@ -73,6 +73,8 @@ class Users:
 
     async def find(self, username: str) -> User | None:
         """The user of that name. Ends the transaction, so that no connection is held meanwhile."""
+        if "\0" in username:
+            return None  # PostgreSQL refuses even to look for it
         user = await self._session.scalar(
             select(User).where(User.username_folded == fold(username))
         )
