@@ -10,7 +10,6 @@ from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database, begin_write
-from app.errors import UnavailableError
 from app.revocations.errors import CursorUnknownError, TooManyListenersError
 from app.revocations.models import Feed, Revocation
 
@@ -122,8 +121,8 @@ class Watch:
             try:
                 async with self._database.session() as session:
                     self._position = (await session.scalars(select(Feed.position))).one()
-            except UnavailableError:
-                _log.warning("Cannot look for revocations; listeners wait on")
+            except Exception:  # noqa: BLE001 - whatever it was must not end the watch
+                _log.exception("Cannot look for revocations; listeners wait on")
             async with self._moved:
                 self._moved.notify_all()
             await asyncio.sleep(TICK_SECONDS)
