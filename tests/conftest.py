@@ -23,8 +23,11 @@ import pytest
 from fastapi import FastAPI
 
 from app import schema
+from app.database import Database
 from app.main import create_app
+from app.revocations.service import Revocations
 from app.settings import ROOT, Settings
+from app.users.service import Users
 from tests.people import ARTHUR, log_in
 
 SERVE_TIMEOUT_SECONDS = 30
@@ -167,6 +170,22 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as client:
         yield client
+
+
+@pytest.fixture
+async def users(app: FastAPI) -> AsyncIterator[Users]:
+    """The verbs of accounts, for those that only the command line offers."""
+    async with app.state.database.session() as session:
+        revocations = Revocations(session, app.state.tokens.lifetime)
+        yield Users(session, app.state.passwords, revocations)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """The database by itself: no service is running."""
+    database = Database(settings)
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """King Arthur's court, and what its members do over HTTP."""
 
+import base64
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from httpx import ASGITransport, AsyncClient
+from httpx import ASGITransport, AsyncClient, Response
 
 from app.main import create_app
 from app.settings import Settings
@@ -55,6 +57,28 @@ async def log_in(client: AsyncClient, person: Person) -> str:
     return token
 
 
+async def open_session(
+    client: AsyncClient, person: Person, scope: str = "offline_access"
+) -> dict[str, Any]:
+    """Log in to stay: the whole answer, refresh token included."""
+    response = await client.post("/token", json={**person, "scope": scope})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def renew(client: AsyncClient, refresh_token: str) -> Response:
+    grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+    return await client.post("/token", data=grant)
+
+
+async def revoked(client: AsyncClient) -> list[str]:
+    """What the feed lists, on its first page."""
+    response = await client.get("/revocations")
+    assert response.status_code == 200, response.text
+    return [entry["value"] for entry in response.json()["revocations"]]
+
+
 async def token_holds(client: AsyncClient, token: str) -> bool:
     response = await client.get(f"/token_status/{token}")
     assert response.status_code in (200, 401), response.text
@@ -75,3 +99,15 @@ def assert_problem(response: Any, status: int, error: str) -> dict[str, Any]:
     assert body["message"]
     assert set(body) <= {"message", "error", "error_description", "fields", "user_id"}
     return body
+
+
+def said_in(token: str, segment: int = 1) -> dict[str, Any]:
+    """A token's claims, or with segment 0 its header, read without checking anything."""
+    text = token.split(".")[segment]
+    members: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return members
+
+
+def kid_of(token: str) -> str:
+    kid: str = said_in(token, 0)["kid"]
+    return kid

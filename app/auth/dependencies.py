@@ -45,7 +45,7 @@ async def _grant_request(request: Request) -> GrantRequest:
     by_form = _media_type(request) == _FORM
     members = await (_form(request) if by_form else _json(request))
     grant_type = members.get("grant_type", "password")
-    if grant_type not in _GRANTS:
+    if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
     return GrantRequest(_validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
 

@@ -76,7 +76,8 @@ class Login:
         if OFFLINE_ACCESS not in requested:
             return self._issue(user, " ".join(sorted(scopes)), now)
         scope = " ".join(sorted(scopes | {OFFLINE_ACCESS}))
-        return self._issue(user, scope, now, await self._sessions.open(user, scope, caller, now))
+        opened = await self._sessions.open(user, scope, caller, now)
+        return self._issue(user, scope, now, opened) if opened else None
 
     async def _renew(self, grant: RefreshGrant, now: datetime) -> Issued | None:
         renewal = await self._sessions.renew(grant.refresh_token.get_secret_value(), now)

@@ -51,8 +51,11 @@ class Sessions:
         self._idle = timedelta(days=settings.session_idle_days)
         self._longest = timedelta(days=settings.session_max_days)
 
-    async def open(self, user: User, scope: str, caller: Caller, now: datetime) -> Renewal:
-        """Begin a session. A user's oldest ones make room beyond MAX_PER_USER."""
+    async def open(self, user: User, scope: str, caller: Caller, now: datetime) -> Renewal | None:
+        """Begin a session. A user's oldest ones make room beyond MAX_PER_USER.
+
+        None if the user was removed or cut off while the password was being checked.
+        """
         secret = secrets.token_hex(32)
         opened = Session(
             id=secrets.token_hex(8),
@@ -69,6 +72,15 @@ class Sessions:
             user_agent=caller.user_agent,
         )
         await begin_write(self._session)
+        # Locked before sessions and the feed, as everywhere, so that no two wait for each other.
+        unchanged = (
+            select(User.id)
+            .where(User.id == user.id, User.token_epoch == user.token_epoch)
+            .with_for_update(key_share=True)
+        )
+        if await self._session.scalar(unchanged) is None:
+            await self._session.commit()
+            return None
         oldest_first = (
             select(Session.id).where(Session.user_id == user.id).order_by(Session.created_at)
         )

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from app.database import Database
-from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 from app.tokens.keys import KeyStore
 from app.tokens.service import Claims, Tokens, UnknownKeyError
@@ -60,5 +59,5 @@ class LiveKeys:
             async with self._database.session() as session:
                 store = KeyStore(session, self._settings)
                 self._tokens.keyring = await store.read(now, self._tokens.keyring)
-        except (StartupError, UnavailableError):
-            _log.warning("Cannot read the signing keys; going on with those known")
+        except Exception:  # noqa: BLE001 - whatever it was must not end keep_fresh
+            _log.exception("Cannot read the signing keys; going on with those known")

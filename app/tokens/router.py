@@ -32,7 +32,8 @@ async def list_public_keys(
         "Cache-Control": f"public, max-age={MAX_AGE_SECONDS}",
         "ETag": f'"{hashlib.sha256(kids.encode()).hexdigest()[:16]}"',
     }
-    if request.headers.get("If-None-Match") == headers["ETag"]:
+    # Also in a list, or weakened to W/"…" by a proxy that compresses (RFC 9110, 13.1.2).
+    if headers["ETag"] in request.headers.get("If-None-Match", ""):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return PublicKeySet.model_validate({"keys": keys})

@@ -1,0 +1,212 @@
+"""What is of no use any more is purged, in small batches, by exactly one worker at a time."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import event, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.database import Database
+from app.housekeeping import service
+from app.housekeeping.service import BATCH, LEASE, Housekeeping
+from app.revocations.models import Revocation
+from app.sessions.models import Session
+from app.settings import Settings
+from app.tokens.keys import KeyStore
+from app.tokens.models import StoredKey
+from app.users.models import User
+from tests.conftest import Clock
+from tests.people import (
+    GALAHAD,
+    LANCELOT,
+    bearer,
+    open_session,
+    register,
+    renew,
+    token_holds,
+)
+
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def housekeeping(database: Database, settings: Settings, clock: Clock) -> Housekeeping:
+    return Housekeeping(database, settings, clock)
+
+
+async def store(database: Database, *rows: object) -> None:
+    async with database.session() as session:
+        session.add_all(rows)
+        await session.commit()
+
+
+async def stored(database: Database, column: InstrumentedAttribute[Any]) -> Sequence[Any]:
+    async with database.session() as session:
+        return (await session.scalars(select(column).order_by(column))).all()
+
+
+def revocation(position: int, expires_at: datetime) -> Revocation:
+    return Revocation(position=position, value=f"jti:{position}", expires_at=expires_at)
+
+
+def knight(name: str, epoch: int, now: datetime) -> User:
+    return User(
+        username=name,
+        username_folded=name,
+        password_hash="",
+        is_admin=False,
+        token_epoch=epoch,
+        created_at=now,
+    )
+
+
+def session_of(user: User, epoch: int, expires_at: datetime) -> Session:
+    return Session(
+        id=secrets.token_hex(8),
+        user_id=user.id,
+        epoch=epoch,
+        scope="offline_access",
+        handle=secrets.token_hex(16),
+        secret_hash=b"",
+        rotation_key=b"",
+        rotated_at=expires_at,
+        created_at=expires_at,
+        expires_at=expires_at,
+        address="",
+        user_agent="",
+    )
+
+
+async def test_expired_revocations_go_in_batches_and_live_ones_stay(
+    database: Database, clock: Clock, housekeeping: Housekeeping
+) -> None:
+    live = list(range(5_000, 5_010))
+    await store(
+        database,
+        *(revocation(position, clock()) for position in range(2 * BATCH + 1)),
+        *(revocation(position, clock() + SECOND) for position in live),
+    )
+    batches = []
+
+    def count(cursor: Any, statement: str) -> None:
+        if statement.startswith("DELETE FROM revocations"):
+            batches.append(cursor.rowcount)
+
+    event.listen(
+        database.engine.sync_engine,
+        "after_cursor_execute",
+        lambda _connection, cursor, statement, *_: count(cursor, statement),
+    )
+    assert await housekeeping.round()
+    assert await stored(database, Revocation.position) == live
+    assert len(batches) == 3
+
+
+async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
+    database: Database, clock: Clock, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BATCH", 2)
+    lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
+    await store(database, lancelot, galahad)
+    tomorrow = clock() + DAY
+    live = [session_of(lancelot, 1, tomorrow), session_of(galahad, 0, clock() + SECOND)]
+    await store(
+        database,
+        *live,
+        *(session_of(lancelot, 0, tomorrow) for _ in range(3)),
+        *(session_of(galahad, 0, clock()) for _ in range(3)),
+    )
+    assert await housekeeping.round()
+    assert await stored(database, Session.id) == sorted(session.id for session in live)
+
+
+async def test_spent_keys_go_and_those_with_live_tokens_stay(
+    database: Database, settings: Settings, clock: Clock, housekeeping: Housekeeping
+) -> None:
+    async with database.session() as session:
+        keys = KeyStore(session, settings)
+        await keys.load(clock())
+        for _ in range(2):
+            await keys.rotate(clock())
+            clock.advance(timedelta(minutes=45))
+    # The second has signed for 80 minutes, the third for 35.
+    assert await housekeeping.round()
+    assert await stored(database, StoredKey.generation) == [2, 3]
+    clock.advance(timedelta(minutes=26))
+    assert await housekeeping.round()
+    assert await stored(database, StoredKey.generation) == [3]
+
+
+async def test_of_several_workers_exactly_one_keeps_house(
+    settings: Settings, clock: Clock, database: Database
+) -> None:
+    hosts = [Database(settings) for _ in range(3)]
+    workers = [Housekeeping(host, settings, clock) for host in hosts for _ in range(2)]
+    try:
+        for _ in range(2):
+            rounds = await asyncio.gather(*(worker.round() for worker in workers))
+            assert rounds.count(True) == 1
+            keeper = workers[rounds.index(True)]
+            for _ in range(3):
+                clock.advance(LEASE - SECOND)
+                assert await keeper.round(), "whoever has the lease keeps it"
+                rounds = await asyncio.gather(*(worker.round() for worker in workers))
+                assert [*map(workers.__getitem__, _true(rounds))] == [keeper]
+            # It ends; the others wait for the lease to expire, and one of them takes over.
+            workers.remove(keeper)
+            clock.advance(LEASE - SECOND)
+            assert not any(await asyncio.gather(*(worker.round() for worker in workers)))
+            clock.advance(SECOND)
+    finally:
+        await asyncio.gather(*(host.close() for host in hosts))
+
+
+def _true(rounds: list[bool]) -> list[int]:
+    return [index for index, done in enumerate(rounds) if done]
+
+
+async def test_a_failed_round_is_not_the_last(
+    database: Database,
+    clock: Clock,
+    housekeeping: Housekeeping,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "ROUND_SECONDS", 0.01)
+    # Without a first key a round fails on PostgreSQL and SQLite alike.
+    await store(database, revocation(1, clock()))
+    keeping = asyncio.create_task(housekeeping.keep_house())
+    async with asyncio.timeout(10):
+        while await stored(database, Revocation.position):
+            await asyncio.sleep(0.01)
+        await store(database, revocation(2, clock()))
+        while await stored(database, Revocation.position):
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+
+
+async def test_a_round_changes_nothing_that_anybody_could_notice(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    ended, revoked = await open_session(client, LANCELOT), await open_session(client, GALAHAD)
+    await client.post("/me/logout-everywhere", headers=bearer(ended["token"]))
+    await client.post("/revoke", data={"token": revoked["token"]})
+    clock.advance(timedelta(minutes=59))
+    session = await open_session(client, LANCELOT)
+    feed = (await client.get("/revocations")).json()
+    assert await Housekeeping(app.state.database, app.state.settings, clock).round()
+    assert (await client.get("/revocations")).json() == feed
+    for refused in (ended, revoked):
+        assert not await token_holds(client, refused["token"])
+    assert await token_holds(client, session["token"])
+    for refresh_token, status in [(ended, 400), (revoked, 200), (session, 200)]:
+        response = await renew(client, refresh_token["refresh_token"])
+        assert response.status_code == status

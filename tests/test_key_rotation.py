@@ -1,0 +1,352 @@
+"""Keys change without a broken request: published before they sign, verifying until their last
+token has expired; and a stolen one can be taken away at once."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import event, text
+
+from app.cli import main as hourpass
+from app.database import Database, utc_now
+from app.housekeeping.service import LEASE, Housekeeping
+from app.settings import Settings
+from app.tokens import live
+from app.tokens.errors import InvalidTokenError
+from app.tokens.keys import KeyNotFoundError, KeyStore
+from app.tokens.live import LiveKeys
+from app.tokens.service import Tokens
+from tests.conftest import CHEAP_HASHING, Clock, make_settings
+from tests.people import (
+    GALAHAD,
+    LANCELOT,
+    at_court,
+    kid_of,
+    log_in,
+    register,
+    revoked,
+    token_holds,
+)
+
+ANNOUNCED = timedelta(seconds=600)
+LIFETIME = timedelta(minutes=60)
+CLOCK_SKEW = timedelta(minutes=1)
+SECOND = timedelta(seconds=1)
+BY_NOBODY = "eyJhbGciOiJFUzI1NiIsImtpZCI6Im5vYm9keSIsInR5cCI6ImF0K2p3dCJ9.e30.e30"
+
+
+async def rotate(database: Database, settings: Settings, clock: Clock) -> str:
+    async with database.session() as session:
+        return await KeyStore(session, settings).rotate(clock())
+
+
+async def stored(database: Database, settings: Settings, clock: Clock) -> list[str]:
+    async with database.session() as session:
+        return [key.kid for key in (await KeyStore(session, settings).load(clock())).keys]
+
+
+async def look_again(client: AsyncClient, clock: Clock) -> None:
+    """Workers look for new keys every second; a token under an unknown one makes them look now."""
+    clock.advance(SECOND)
+    assert not await token_holds(client, BY_NOBODY)
+
+
+async def published(client: AsyncClient) -> list[str]:
+    return [key["kid"] for key in (await client.get("/.well-known/jwks.json")).json()["keys"]]
+
+
+@pytest.fixture
+def command(database_url: str) -> Callable[..., str]:
+    """`command("rotate")` is `hourpass keys rotate` on this test's database; returns its output."""
+
+    def run(*arguments: str, exit_code: int = 0, **settings: str) -> str:
+        variables = {"DATABASE_URL": database_url, **CHEAP_HASHING, **settings}
+        result = CliRunner().invoke(hourpass, ["keys", *arguments], env=variables)
+        assert result.exit_code == exit_code, result.output
+        return result.output
+
+    return run
+
+
+async def test_a_new_key_is_published_at_once_and_signs_once_every_cache_can_know_it(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    (old,) = await published(client)
+    etag = (await client.get("/.well-known/jwks.json")).headers["etag"]
+    new = await rotate(app.state.database, app.state.settings, clock)
+    await look_again(client, clock)
+    assert await published(client) == [old, new]
+    response = await client.get("/.well-known/jwks.json", headers={"If-None-Match": etag})
+    assert response.status_code == 200
+    clock.advance(ANNOUNCED - 2 * SECOND)
+    last_of_old = await log_in(client, LANCELOT)
+    assert kid_of(last_of_old) == old
+    clock.advance(SECOND)
+    first_of_new = await log_in(client, LANCELOT)
+    assert kid_of(first_of_new) == new
+    assert await token_holds(client, last_of_old)
+    assert await token_holds(client, first_of_new)
+
+
+async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_deleted(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    database, settings = app.state.database, app.state.settings
+    await register(client, LANCELOT)
+    (old,) = await published(client)
+    new = await rotate(database, settings, clock)
+    clock.advance(ANNOUNCED - SECOND)
+    last = await log_in(client, LANCELOT)
+    clock.advance(LIFETIME - 2 * SECOND)
+    await look_again(client, clock)
+    assert kid_of(last) == old
+    assert await token_holds(client, last), "this second is its last"
+    assert await published(client) == [old, new]
+    clock.advance(SECOND + CLOCK_SKEW)
+    await look_again(client, clock)
+    assert await published(client) == [new]
+    clock.advance(LEASE)
+    assert await Housekeeping(database, settings, clock).round()
+    async with database.session() as session:
+        kids = await session.scalars(text("SELECT kid FROM signing_keys"))
+        assert kids.all() == [new]
+
+
+async def test_while_a_key_waits_for_its_turn_no_other_is_made(
+    database: Database, settings: Settings, clock: Clock
+) -> None:
+    first = await stored(database, settings, clock)
+    next_one = await rotate(database, settings, clock)
+    clock.advance(ANNOUNCED - SECOND)
+    assert await rotate(database, settings, clock) == next_one
+    assert await stored(database, settings, clock) == [*first, next_one]
+    clock.advance(SECOND)
+    assert await rotate(database, settings, clock) != next_one
+
+
+async def test_simultaneous_rotations_make_one_key(
+    database: Database, settings: Settings, clock: Clock
+) -> None:
+    first = await stored(database, settings, clock)
+    hosts = [Database(settings) for _ in range(6)]
+    try:
+        kids = await asyncio.gather(*(rotate(host, settings, clock) for host in hosts))
+    finally:
+        await asyncio.gather(*(host.close() for host in hosts))
+    assert len(set(kids)) == 1
+    assert await stored(database, settings, clock) == [*first, kids[0]]
+
+
+async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
+    database: Database, settings: Settings, clock: Clock
+) -> None:
+    never = make_settings(settings.database_url, key_rotation_days=0)
+    first = await stored(database, settings, clock)
+    day = timedelta(days=1)
+    for elapsed, by, count in [
+        (90 * day - LEASE, settings, 1),
+        (LEASE, never, 1),
+        (LEASE, settings, 2),
+        (LEASE, settings, 2),
+        (LIFETIME + ANNOUNCED + CLOCK_SKEW, settings, 1),  # the first one is spent
+        (89 * day, settings, 1),
+        (day, settings, 2),
+    ]:
+        clock.advance(elapsed)
+        assert await Housekeeping(database, by, clock).round()
+        assert len(await stored(database, settings, clock)) == count
+    assert first[0] not in await stored(database, settings, clock)
+
+
+async def test_with_hs256_the_key_is_the_operators_to_change(
+    database: Database, settings: Settings, clock: Clock, command: Callable[..., str]
+) -> None:
+    secret = "only the knights of the round table know it"
+    hs256 = make_settings(settings.database_url, signing_algorithm="HS256", hs256_secret=secret)
+    with pytest.raises(KeyNotFoundError, match="Change that instead"):
+        await rotate(database, hs256, clock)
+    clock.advance(timedelta(days=1000))
+    assert await Housekeeping(database, hs256, clock).round()
+    settings_of_operator = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": secret}
+    for arguments, text_ in [
+        (["rotate"], "Error: With HS256 the key is HS256_SECRET. Change that instead.\n"),
+        (["revoke", "5f0c1d2e3a4b5c6d"], "Error: There is no key 5f0c1d2e3a4b5c6d.\n"),
+    ]:
+        run = partial(command, *arguments, exit_code=1, **settings_of_operator)
+        assert await asyncio.to_thread(run) == text_
+    run = partial(command, "list", **settings_of_operator)
+    listed = await asyncio.to_thread(run)
+    assert "HS256" in listed
+    assert secret not in listed
+
+
+def test_the_command_line_lists_rotates_and_revokes(command: Callable[..., str]) -> None:
+    mark, old, algorithm = command("list").split()[:3]
+    assert (mark, algorithm) == ("*", "ES256")
+    new = command("rotate").removeprefix("The next key is ").rstrip(".\n")
+    assert command("rotate") == f"The next key is {new}.\n"
+    first, second = command("list").splitlines()
+    assert first.startswith(f"* {old} ")
+    assert second.startswith(f"  {new} ")
+    assert command("revoke", old) == f"Revoked {old}.\n"
+    assert command("list").startswith(f"* {new} ")
+    assert command("revoke", old, exit_code=1) == f"Error: There is no key {old}.\n"
+    assert command("revoke", new) == f"Revoked {new}.\n"
+    mark, third, _ = command("list").split(maxsplit=2)
+    assert mark == "*"
+    assert third not in (old, new)
+
+
+async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_another_one_signs(
+    settings: Settings, command: Callable[..., str]
+) -> None:
+    async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
+        await register(here, LANCELOT)
+        stolen = await log_in(here, LANCELOT)
+        assert await token_holds(there, stolen)
+        await asyncio.to_thread(command, "revoke", kid_of(stolen))
+        assert not await token_holds(here, stolen)
+        assert not await token_holds(there, stolen)
+        assert await revoked(there) == [f"kid:{kid_of(stolen)}"]
+        await asyncio.sleep(live.MISS_PAUSE.total_seconds())
+        for one, other in [(here, there), (there, here)]:
+            await token_holds(one, BY_NOBODY)
+            fresh = await log_in(one, LANCELOT)
+            assert kid_of(fresh) != kid_of(stolen)
+            assert await token_holds(one, fresh)
+            assert await token_holds(other, fresh)
+        assert await published(here) == await published(there) == [kid_of(fresh)]
+
+
+async def test_a_token_of_a_key_made_a_moment_ago_elsewhere_gets_a_second_look(
+    settings: Settings, clock: Clock
+) -> None:
+    at_once = make_settings(settings.database_url, key_announce_seconds=0)
+    async with at_court(at_once, clock) as here:
+        await register(here, LANCELOT)
+        async with at_court(at_once, clock) as there:
+            database = Database(at_once)
+            new = await rotate(database, at_once, clock)
+            await database.close()
+            await look_again(here, clock)
+            token = await log_in(here, LANCELOT)
+            assert kid_of(token) == new
+            assert await token_holds(there, token)
+
+
+async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times_a_second(
+    database: Database, settings: Settings, clock: Clock
+) -> None:
+    reads = Counter[str]()
+
+    def count(_: Any, __: Any, statement: str, *___: Any) -> None:
+        reads[statement.partition("FROM ")[2].partition(" ")[0]] += 1
+
+    async with database.session() as session:
+        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
+    keys = LiveKeys(tokens, database, settings, clock)
+
+    async def present(number: int) -> None:
+        with pytest.raises(InvalidTokenError):
+            await keys.read(f"e{number}.e30.e30", clock())
+
+    clock.advance(SECOND)
+    event.listen(database.engine.sync_engine, "before_cursor_execute", count)
+    for _ in range(10):
+        clock.advance(live.MISS_PAUSE)
+        await asyncio.gather(*(present(number) for number in range(50)))
+    assert reads["signing_keys"] == 10
+
+
+async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trouble(
+    database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
+    async with database.session() as session:
+        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
+        looking = asyncio.create_task(LiveKeys(tokens, database, settings, clock).keep_fresh())
+        await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
+        await session.commit()
+        await asyncio.sleep(0.1)
+        await session.execute(text("ALTER TABLE lost RENAME TO signing_keys"))
+        await session.commit()
+    new = await rotate(database, settings, clock)
+    async with asyncio.timeout(5):
+        while new not in [key.kid for key in tokens.keyring.keys]:
+            assert not looking.done()
+            await asyncio.sleep(0.01)
+    looking.cancel()
+
+
+class Load:
+    """Clients that log in and validate on and on, counting the answers they get."""
+
+    def __init__(self, first_token: str) -> None:
+        self.tokens = [first_token]
+        self.answers = Counter[str]()
+        self._over = asyncio.Event()
+        self._signed_by: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def stop(self) -> None:
+        self._over.set()
+
+    async def reached(self, kid: str) -> None:
+        """Return once a token signed with that key has been seen."""
+        await self._signed_by[kid].wait()
+
+    async def log_in(self, client: AsyncClient) -> None:
+        while not self._over.is_set():
+            response = await client.post("/token", json=GALAHAD)
+            self.answers[f"login {response.status_code}"] += 1
+            token = response.json()["token"]
+            self.tokens.append(token)
+            self._signed_by[kid_of(token)].set()
+            await asyncio.sleep(0.05)
+
+    async def validate(self, client: AsyncClient) -> None:
+        while not self._over.is_set():
+            for token in (self.tokens[-1], random.choice(self.tokens)):
+                response = await client.get(f"/token_status/{token}")
+                self.answers[f"validation {response.status_code}"] += 1
+            await asyncio.sleep(0.05)
+
+
+async def test_three_rotations_under_load_on_two_workers_refuse_no_request(
+    serve: Callable[..., AbstractContextManager[str]], command: Callable[..., str]
+) -> None:
+    with serve("--workers", "2", KEY_ANNOUNCE_SECONDS="2") as base_url:
+        # A connection stays with the worker that accepted it, so there are several.
+        clients = [httpx.AsyncClient(base_url=base_url) for _ in range(6)]
+        await register(clients[0], GALAHAD)
+        load = Load(await log_in(clients[0], GALAHAD))
+
+        async def rotate_thrice() -> None:
+            for _ in range(3):
+                answer = await asyncio.to_thread(command, "rotate", KEY_ANNOUNCE_SECONDS="2")
+                await load.reached(answer.removeprefix("The next key is ").rstrip(".\n"))
+            load.stop()
+
+        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+            for client in clients[:2]:
+                group.create_task(load.log_in(client))
+            for client in clients[2:]:
+                group.create_task(load.validate(client))
+            group.create_task(rotate_thrice())
+        kids = list(dict.fromkeys(kid_of(token) for token in load.tokens))
+        assert await published(clients[0]) == kids
+        await asyncio.gather(*(client.aclose() for client in clients))
+
+    assert len(kids) == 4
+    assert set(load.answers) == {"login 200", "validation 200"}, load.answers
+    assert load.answers.total() > 100

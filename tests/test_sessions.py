@@ -1,0 +1,389 @@
+"""A session outlives a token, for those who ask for it: a refresh token is traded for the next
+access token, and whoever copies one ends the session instead of taking it over."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import text
+
+from app.caller import Caller
+from app.revocations.service import Revocations
+from app.sessions import service
+from app.sessions.service import GRACE, Sessions
+from app.users.service import Users
+from tests.conftest import Clock
+from tests.people import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    revoked,
+    said_in,
+    token_holds,
+)
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+
+
+async def renewed(client: AsyncClient, session: dict[str, Any]) -> dict[str, Any]:
+    response = await renew(client, session["refresh_token"])
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def is_over(client: AsyncClient, session: dict[str, Any]) -> bool:
+    """Whether the newest refresh token of a session is refused."""
+    response = await renew(client, session["refresh_token"])
+    if response.status_code == 200:
+        return False
+    problem = assert_problem(response, 400, "invalid_grant")
+    assert problem["message"] == problem["error_description"] == "Invalid refresh token"
+    return True
+
+
+async def sessions_of(client: AsyncClient, token: str, whose: str = "/me") -> list[dict[str, Any]]:
+    response = await client.get(f"{whose}/sessions", headers=bearer(token))
+    assert response.status_code == 200, response.text
+    listed: list[dict[str, Any]] = response.json()["sessions"]
+    return listed
+
+
+async def test_a_session_begins_only_if_it_is_asked_for(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    plain = (await client.post("/token", json=LANCELOT)).json()
+    assert set(plain) == {"token", "access_token", "token_type", "expires_in"}
+    assert "sid" not in said_in(plain["token"])
+    assert await sessions_of(client, plain["token"]) == []
+    answer = await open_session(client, LANCELOT)
+    assert set(answer) == {*plain, "refresh_token", "scope"}
+    assert answer["scope"] == "offline_access"
+    (listed,) = await sessions_of(client, plain["token"])
+    assert listed["id"] == said_in(answer["access_token"])["sid"]
+
+
+@pytest.mark.parametrize("how", ["json", "data"], ids=["JSON", "form"])
+async def test_each_renewal_gives_the_next_pair(client: AsyncClient, how: str) -> None:
+    await register(client, LANCELOT)
+    pair = await open_session(client, LANCELOT)
+    pairs = [pair]
+    for _ in range(3):
+        grant = {"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]}
+        response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type]
+        assert response.status_code == 200, response.text
+        assert response.headers["cache-control"] == "no-store"
+        pair = response.json()
+        assert set(pair) == set(pairs[0])
+        assert pair["token"] == pair["access_token"]
+        pairs.append(pair)
+    for name in ("access_token", "refresh_token"):
+        assert len({pair[name] for pair in pairs}) == 4
+    assert len({said_in(pair["token"])["sid"] for pair in pairs}) == 1
+    for pair in pairs:
+        assert await token_holds(client, pair["access_token"])
+    assert len(await sessions_of(client, pairs[0]["token"])) == 1
+
+
+async def test_after_a_lost_answer_the_same_successor_is_given_again(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    lost = await renewed(client, session)
+    clock.advance(GRACE)
+    again = await renewed(client, session)
+    assert again["refresh_token"] == lost["refresh_token"]
+    assert await token_holds(client, again["access_token"])
+    assert not await is_over(client, again)
+
+
+async def test_of_two_simultaneous_renewals_both_get_the_same_successor(
+    client: AsyncClient,
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    answers = await asyncio.gather(*(renewed(client, session) for _ in range(5)))
+    assert len({answer["refresh_token"] for answer in answers}) == 1
+    for answer in answers:
+        assert await token_holds(client, answer["access_token"])
+    assert not await is_over(client, answers[0])
+
+
+@pytest.mark.parametrize("theft", ["after the grace", "with an older one", "with a made-up one"])
+async def test_the_reuse_of_a_spent_refresh_token_ends_its_whole_session(
+    client: AsyncClient, clock: Clock, theft: str
+) -> None:
+    await register(client, LANCELOT)
+    session, other = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
+    second = await renewed(client, session)
+    stolen = session
+    if theft == "after the grace":
+        clock.advance(GRACE + SECOND)
+    elif theft == "with an older one":
+        second = await renewed(client, second)
+    else:
+        stolen = {"refresh_token": session["refresh_token"][:-64] + "0" * 64}
+    assert await is_over(client, stolen)
+    assert await is_over(client, second)
+    for token in (session["access_token"], second["access_token"]):
+        assert not await token_holds(client, token)
+    assert await token_holds(client, other["access_token"])
+    assert not await is_over(client, other)
+    assert await revoked(client) == [f"sid:{said_in(session['access_token'])['sid']}"]
+
+
+async def test_a_session_ends_after_fourteen_days_without_use(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    used, idle = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
+    clock.advance(14 * DAY - SECOND)
+    used = await renewed(client, used)
+    clock.advance(SECOND)
+    assert await is_over(client, idle)
+    token = (await renewed(client, used))["token"]
+    assert [listed["id"] for listed in await sessions_of(client, token)] == [said_in(token)["sid"]]
+
+
+async def test_a_session_ends_after_ninety_days_however_much_it_is_used(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    for elapsed in [*9 * [9 * DAY], 9 * DAY - SECOND]:
+        clock.advance(elapsed)
+        session = await renewed(client, session)
+    clock.advance(SECOND)
+    assert await is_over(client, session)
+
+
+async def test_a_session_stays_with_the_login_that_opened_it(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    login = int(clock().timestamp())
+    clock.advance(DAY)
+    session = await renewed(client, session)
+    claims = said_in(session["token"])
+    assert (claims["auth_time"], claims["iat"]) == (login, login + 86_400)
+
+
+@on_sqlite
+async def test_its_owner_sees_when_from_where_and_with_what_a_session_was_opened(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    client.headers["User-Agent"] = "Excalibur/1.0 " + "x" * 1_000
+    first = await open_session(client, LANCELOT)
+    opened = clock()
+    clock.advance(DAY)
+    first = await renewed(client, first)
+    client.headers["User-Agent"] = "Aroundight/2.0"
+    second = await open_session(client, LANCELOT)
+    newer, older = await sessions_of(client, second["token"])
+
+    def shown(session: dict[str, Any]) -> list[str]:
+        return [session[f"{name}_at"][:10] for name in ("created", "last_used", "expires")]
+
+    assert set(newer) == {
+        *("id", "created_at", "last_used_at", "expires_at", "address", "user_agent")
+    }
+    assert newer["id"] == said_in(second["token"])["sid"]
+    assert older["id"] == said_in(first["token"])["sid"]
+    assert (newer["address"], newer["user_agent"]) == ("127.0.0.1", "Aroundight/2.0")
+    assert older["user_agent"] == ("Excalibur/1.0 " + "x" * 1_000)[:200]
+    days = [(opened + days * DAY).date().isoformat() for days in (0, 1, 15)]
+    assert shown(older) == days
+    assert shown(newer) == [days[1], days[1], days[2]]
+
+
+async def test_its_owner_ends_one_session_with_its_tokens_and_no_other(
+    client: AsyncClient,
+) -> None:
+    await register(client, LANCELOT)
+    plain = await log_in(client, LANCELOT)
+    lost, kept = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
+    path = f"/me/sessions/{said_in(lost['token'])['sid']}"
+    assert_problem(await client.delete(path), 401, "missing_token")
+    response = await client.delete(path, headers=bearer(plain))
+    assert (response.status_code, response.json()) == (200, {"message": "Session ended"})
+    assert not await token_holds(client, lost["token"])
+    assert await is_over(client, lost)
+    assert await token_holds(client, plain)
+    assert await token_holds(client, kept["token"])
+    assert not await is_over(client, kept)
+    response = await client.delete(path, headers=bearer(plain))
+    assert_problem(response, 404, "session_not_found")
+    assert await revoked(client) == [f"sid:{said_in(lost['token'])['sid']}"]
+
+
+async def test_nobody_but_an_administrator_sees_or_ends_the_sessions_of_others(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    galahad = await register(client, GALAHAD)
+    session = await open_session(client, LANCELOT)
+    id_ = said_in(session["token"])["sid"]
+    galahads = bearer(await log_in(client, GALAHAD))
+    response = await client.delete(f"/me/sessions/{id_}", headers=galahads)
+    assert_problem(response, 404, "session_not_found")
+    for method, path in [("GET", "sessions"), ("DELETE", f"sessions/{id_}")]:
+        response = await client.request(method, f"/users/{user_id}/{path}", headers=galahads)
+        assert_problem(response, 403, "insufficient_scope")
+        response = await client.request(method, f"/users/{user_id}/{path}")
+        assert_problem(response, 401, "missing_token")
+    assert not await is_over(client, session)
+
+    by_arthur = bearer(arthurs_token)
+    (listed,) = await sessions_of(client, arthurs_token, f"/users/{user_id}")
+    assert listed["id"] == id_
+    response = await client.get("/users/4711/sessions", headers=by_arthur)
+    assert_problem(response, 404, "user_not_found")
+    response = await client.delete(f"/users/{galahad}/sessions/{id_}", headers=by_arthur)
+    assert_problem(response, 404, "session_not_found")
+    response = await client.delete(f"/users/{user_id}/sessions/{id_}", headers=by_arthur)
+    assert response.json() == {"message": "Session ended"}
+    assert not await token_holds(client, session["token"])
+    assert await is_over(client, session)
+
+
+async def test_a_users_oldest_session_makes_room_for_one_too_many(
+    client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_PER_USER", 3)
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    others = await open_session(client, GALAHAD)
+    sessions = []
+    for _ in range(5):
+        clock.advance(SECOND)
+        sessions.append(await open_session(client, LANCELOT))
+    ids = [said_in(session["token"])["sid"] for session in sessions]
+    listed = await sessions_of(client, sessions[-1]["token"])
+    assert [session["id"] for session in listed] == ids[:1:-1]
+    for session in sessions:
+        ended = session in sessions[:2]
+        assert await is_over(client, session) == ended
+        assert await token_holds(client, session["token"]) != ended
+    assert not await is_over(client, others)
+    assert await revoked(client) == [f"sid:{id_}" for id_ in ids[:2]]
+
+
+async def test_a_copy_of_the_database_holds_no_refresh_token(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    first = await open_session(client, LANCELOT)
+    second = await renewed(client, first)
+    async with app.state.database.session() as session:
+        (row,) = await session.execute(text("SELECT * FROM sessions"))
+    for token in (first["refresh_token"], second["refresh_token"]):
+        secret = token.rpartition("_")[2]
+        for column in row:
+            assert secret not in str(column)
+            assert bytes.fromhex(secret) != column
+
+
+async def test_offline_access_alone_keeps_every_scope_and_naming_one_narrows(
+    client: AsyncClient, users: Users, clock: Clock
+) -> None:
+    await users.grant(await register(client, LANCELOT), {"predict", "train"}, clock())
+    for asked, given in [
+        ("", "predict train"),
+        ("predict", "predict"),
+        ("offline_access", "offline_access predict train"),
+        ("train offline_access", "offline_access train"),
+        ("predict  train admin", "predict train"),
+        ("admin offline_access", "offline_access"),
+    ]:
+        answer = await open_session(client, LANCELOT, asked)
+        assert answer["scope"] == said_in(answer["token"])["scope"] == given
+        if "offline_access" in asked:
+            assert (await renewed(client, answer))["scope"] == given
+
+
+async def test_an_administrators_token_for_less_does_not_administer(client: AsyncClient) -> None:
+    user_id = await register(client, LANCELOT)
+    narrowed = await open_session(client, ARTHUR, "offline_access predict")
+    whole = await renewed(client, await open_session(client, ARTHUR))
+    narrowed = await renewed(client, narrowed)
+    for method, path in [
+        ("PUT", f"/toggle-user-permission/{user_id}/0"),
+        ("DELETE", f"/remove-user/{user_id}"),
+        ("POST", f"/users/{user_id}/revoke-tokens"),
+        ("GET", f"/users/{user_id}/sessions"),
+    ]:
+        response = await client.request(method, path, headers=bearer(narrowed["token"]))
+        assert_problem(response, 403, "insufficient_scope")
+    response = await client.get(f"/users/{user_id}/sessions", headers=bearer(whole["token"]))
+    assert response.status_code == 200
+
+
+@on_sqlite
+@pytest.mark.parametrize("how", ["json", "data"], ids=["JSON", "form"])
+@pytest.mark.parametrize(
+    ("grant", "error"),
+    [
+        ({"grant_type": "refresh_token", "refresh_token": "garbage"}, "invalid_grant"),
+        ({"grant_type": "refresh_token", "refresh_token": "hpr_0_0"}, "invalid_grant"),
+        (
+            {"grant_type": "refresh_token", "refresh_token": f"hpr_{'0' * 32}_{'0' * 64}"},
+            "invalid_grant",
+        ),
+        ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+    ],
+    ids=["garbage", "too short", "unknown", "another grant"],
+)
+async def test_a_wrong_grant_is_refused(
+    client: AsyncClient, how: str, grant: dict[str, Any], error: str
+) -> None:
+    response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type]
+    problem = assert_problem(response, 400, error)
+    assert problem["error_description"] == problem["message"]
+    assert "www-authenticate" not in response.headers
+
+
+@on_sqlite
+@pytest.mark.parametrize("grant_type", [["password"], {"password": 1}, 1, None])
+async def test_a_grant_type_is_a_text(client: AsyncClient, grant_type: object) -> None:
+    response = await client.post("/token", json={**ARTHUR, "grant_type": grant_type})
+    assert_problem(response, 400, "unsupported_grant_type")
+
+
+@on_sqlite
+async def test_a_refresh_token_must_be_there_and_of_a_sensible_size(client: AsyncClient) -> None:
+    for refresh_token in ({}, {"refresh_token": "a" * 201}):
+        grant = {"grant_type": "refresh_token", **refresh_token}
+        response = await client.post("/token", data=grant)
+        assert_problem(response, 400, "invalid_request")
+        assert_problem(await client.post("/token", json=grant), 422, "invalid_request")
+
+
+async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
+    app: FastAPI, client: AsyncClient, users: Users, clock: Clock
+) -> None:
+    """As the password is checked, which takes a while, so nothing is locked meanwhile."""
+    await register(client, LANCELOT)
+    async with app.state.database.session() as session:
+        revocations = Revocations(session, app.state.tokens.lifetime)
+        passwords, settings = app.state.passwords, app.state.settings
+        sessions = Sessions(session, revocations, settings)
+        for cut_off in (users.end_tokens, users.remove):
+            session.expunge_all()
+            lancelot = await Users(session, passwords, revocations).find("lancelot")
+            assert lancelot
+            await cut_off(lancelot.id, clock())
+            assert await sessions.open(lancelot, "", Caller("", ""), clock()) is None
