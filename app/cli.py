@@ -1,7 +1,6 @@
 """The `hourpass` command: serve, and the chores that need no running service."""
 
 import asyncio
-import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import __version__, schema
@@ -36,11 +36,7 @@ class _Hourpass(click.Group):
         try:
             return super().invoke(ctx)
         except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, problem['loc'])).upper()} {problem['msg']}".strip()
-                for problem in error.errors()
-            ]
-            raise click.ClickException("\n".join(problems)) from None
+            raise click.ClickException("\n".join(map(_explain, error.errors()))) from None
         except Refusal as refusal:
             raise click.ClickException(str(refusal)) from None
         except StartupError as error:
@@ -63,8 +59,6 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
     from app.protocol import BoundedHttpProtocol
 
-    if port is not None:
-        os.environ.setdefault("PORT", str(port))  # ISSUER's default names it, in every worker
     settings = Settings()
     schema.upgrade(settings)
     _run(lambda parts: parts.keys.load(utc_now()))  # what cannot work is said once, by the parent
@@ -201,6 +195,11 @@ def settings() -> None:
     """Print every setting with its default and its reason, as a .env file."""
     for name, field in Settings.model_fields.items():
         click.echo(f"# {field.description}\n{name.upper()}={_default(field)}")
+
+
+def _explain(problem: ErrorDetails) -> str:
+    name = ".".join(map(str, problem["loc"])).upper()
+    return f"{name} {problem['msg'].removeprefix('Value error, ')}".strip()
 
 
 def _default(field: FieldInfo) -> str:

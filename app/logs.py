@@ -95,8 +95,9 @@ class LoggedRequest(NamedTuple):
     def as_text(self) -> str:
         time = datetime.now().astimezone().strftime("%H:%M:%S")
         return (
-            f"{time} INFO    {self.method} {self.route or '(no route)'} {self.status} "
-            f"ms={self.milliseconds:.2f} user_id={self.user_id} "
+            f"{time} INFO    request method={self.method} "
+            f"{f'route={self.route} ' if self.route else ''}status={self.status} "
+            f"ms={self.milliseconds:.2f} {f'user_id={self.user_id} ' if self.user_id else ''}"
             f"request_id={self.id}"
         )
 

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
 from app.auth.router import router as auth_router
-from app.database import Database, utc_now
+from app.database import Database, create_engine, utc_now
 from app.error_responses import documented
 from app.errors import (
     ContentTooLargeError,
@@ -126,7 +126,7 @@ async def _start(
         await _create_first_admin(users, settings, clock())
 
     state.keys = keys = LiveKeys(tokens, database, settings, clock)
-    state.news = news = news_from(database.engine, tokens.lifetime + CLOCK_SKEW)
+    state.news = news = news_from(create_engine(settings), tokens.lifetime + CLOCK_SKEW)
     state.memory = Memory(tokens, news)
     state.watch = watch = Watch(news)
     stack.callback(watch.close)

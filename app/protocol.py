@@ -48,6 +48,8 @@ class _Corked:
 class BoundedHttpProtocol(HttpToolsProtocol):
     _refusal: type[Refusal] = MalformedRequestError
     _header_bytes = 0
+    _head_bytes = 0
+    _in_head = False
 
     def connection_made(  # type: ignore[override] # as uvicorn has it
         self, transport: asyncio.Transport
@@ -55,9 +57,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = cast("asyncio.Transport", _Corked(transport, self.loop))
 
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        continues = self._in_head
+        super().data_received(data)
+        # The parser speaks of a header once it is whole, which it may never be.
+        if continues and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADER_BYTES:
+                self._refusal = HeadersTooLargeError
+                self.send_400_response(HeadersTooLargeError.message)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._header_bytes = 0
+        self._header_bytes = self._head_bytes = 0
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections that each worker opens at most")
     secret_key: Secret | None = Field(None, description="encrypts the signing keys in the database; 32 characters or more, required in production")
-    issuer: str = Field("", max_length=200, description="iss of every token: the https URL under which clients reach the service; empty: http://localhost:PORT")
+    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key made on first start; HS256 uses HS256_SECRET")
@@ -97,13 +97,6 @@ class Settings(BaseSettings):
         if self.password_policy is None:
             return self.environment == "production"
         return self.password_policy == "strict"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _derive_issuer(cls, values: dict[str, object]) -> dict[str, object]:
-        if values.get("issuer"):
-            return values
-        return {**values, "issuer": f"http://localhost:{values.get('port', 8000)}"}
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:

@@ -176,7 +176,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def users(app: FastAPI) -> AsyncIterator[Users]:
     """The verbs of accounts, for those that only the command line offers."""
     async with app.state.database.session() as session:
-        revocations = Revocations(session, app.state.tokens.lifetime)
+        revocations = Revocations(session, app.state.tokens.lifetime, app.state.news)
         yield Users(session, app.state.passwords, revocations)
 
 

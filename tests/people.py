@@ -1,5 +1,6 @@
 """King Arthur's court, and what its members do over HTTP."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
@@ -83,6 +84,18 @@ async def token_holds(client: AsyncClient, token: str) -> bool:
     response = await client.get(f"/token_status/{token}")
     assert response.status_code in (200, 401), response.text
     return response.status_code == 200
+
+
+async def comes_to_an_end(client: AsyncClient, token: str) -> bool:
+    """Whether the token ends soon: what another process did may take a tenth of a second on
+    PostgreSQL to be known everywhere."""
+    try:
+        async with asyncio.timeout(5):
+            while await token_holds(client, token):  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        return False
+    return True
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -92,6 +92,7 @@ async def test_a_token_has_the_claims_of_rfc_9068_to_the_letter(
         "iss": settings.issuer,
         "aud": "ml-api",
         "sub": str(user_id),
+        "preferred_username": "lancelot",
         "client_id": "hourpass",
         "iat": now,
         "exp": now + 3600,

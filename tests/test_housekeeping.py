@@ -144,9 +144,7 @@ async def test_spent_keys_go_and_those_with_live_tokens_stay(
     assert await stored(database, StoredKey.generation) == [3]
 
 
-async def test_of_several_workers_exactly_one_keeps_house(
-    settings: Settings, clock: Clock, database: Database
-) -> None:
+async def test_of_several_workers_exactly_one_keeps_house(settings: Settings, clock: Clock) -> None:
     hosts = [Database(settings) for _ in range(3)]
     workers = [Housekeeping(host, settings, clock) for host in hosts for _ in range(2)]
     try:
@@ -183,10 +181,10 @@ async def test_a_failed_round_is_not_the_last(
     await store(database, revocation(1, clock()))
     keeping = asyncio.create_task(housekeeping.keep_house())
     async with asyncio.timeout(10):
-        while await stored(database, Revocation.position):
+        while await stored(database, Revocation.position):  # noqa: ASYNC110 - nothing tells us
             await asyncio.sleep(0.01)
         await store(database, revocation(2, clock()))
-        while await stored(database, Revocation.position):
+        while await stored(database, Revocation.position):  # noqa: ASYNC110 - nothing tells us
             await asyncio.sleep(0.01)
     keeping.cancel()
 

@@ -84,6 +84,7 @@ async def test_each_request_leaves_one_line_of_json(
 ) -> None:
     logs.configure(settings)  # once more, because capsys listens only from here on
     expected = await visit(client)
+    logs.request_log.flush()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     requests = [line for line in lines if line["logger"] == "hourpass.request"]
     for line in requests:
@@ -110,6 +111,7 @@ async def test_each_request_leaves_one_line_of_text(
 ) -> None:
     logs.configure(settings)  # once more, because capsys listens only from here on
     expected = await visit(client)
+    logs.request_log.flush()
     lines = capsys.readouterr().err.splitlines()
     for response, method, route, user_id in expected:
         request_id = f" request_id={response.headers['x-request-id']}"
@@ -138,6 +140,7 @@ async def test_no_line_of_a_whole_visit_tells_a_secret(
     answers = await visit(client)
     token = answers[1][0].json()["token"]
     assert (await client.get(f"/crash/{token}")).status_code == 500
+    logs.request_log.flush()
     written = capsys.readouterr()
     assert "Unexpected error" in written.err
     _, payload, signature = token.split(".")
@@ -229,6 +232,7 @@ def test_uvicorns_access_log_is_silent_and_its_other_lines_look_like_ours(
     path = f"/token_status/{TOKEN}"
     logging.getLogger("uvicorn.access").info('%s - "%s %s" %d', "192.0.2.1", "GET", path, 200)
     logging.getLogger("uvicorn.error").warning("Cannot serve %s", path)
+    logs.request_log.flush()
     written = capsys.readouterr()
     (line,) = (written.out + written.err).splitlines()
     assert json.loads(line)["message"] == "Cannot serve /token_status/[redacted]"

@@ -45,6 +45,18 @@ def test_the_calls_are_those_of_the_contract() -> None:
         "PUT /toggle-user-permission/{user_id}/{permission}",
         "DELETE /remove-user/{user_id}",
         "GET /me",
+        "POST /me/logout-everywhere",
+        "GET /me/sessions",
+        "DELETE /me/sessions/{session_id}",
+        "POST /users/{user_id}/revoke-tokens",
+        "GET /users/{user_id}/sessions",
+        "DELETE /users/{user_id}/sessions/{session_id}",
+        "GET /verify",
+        "POST /revoke",
+        "POST /introspect",
+        "GET /revocations",
+        "GET /.well-known/jwks.json",
+        "GET /.well-known/oauth-authorization-server",
         "GET /healthz",
         "GET /readyz",
     }
@@ -83,7 +95,7 @@ def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[
 def test_both_ways_to_ask_for_a_token_are_documented_with_an_example(media_type: str) -> None:
     schema = OPERATIONS["POST /token"]["requestBody"]["content"][media_type]["schema"]
     assert {"username", "password"} <= set(schema["properties"])
-    assert ("grant_type" in schema["properties"]) == (media_type != "application/json")
+    assert {"grant_type", "refresh_token", "scope"} <= set(schema["properties"])
     assert schema["examples"]
     for example in schema["examples"]:
         jsonschema.validate(example, schema)

@@ -16,6 +16,7 @@ from tests.people import (
     assert_problem,
     at_court,
     bearer,
+    comes_to_an_end,
     log_in,
     open_session,
     register,
@@ -95,7 +96,7 @@ async def test_everything_of_a_user_ends_when_he(
     assert_problem(await renew(client, session["refresh_token"]), 400, "invalid_grant")
     assert await token_holds(client, arthurs_token)
     (entry,) = (await client.get("/revocations")).json()["revocations"]
-    until = (clock() + timedelta(minutes=60)).isoformat().replace("+00:00", "Z")
+    until = (clock() + timedelta(minutes=61)).isoformat().replace("+00:00", "Z")
     assert entry == {"value": f"sub:{lancelot}:0", "expires_at": until}
 
 
@@ -235,7 +236,7 @@ async def test_logging_out_everywhere_needs_a_token(client: AsyncClient) -> None
     assert_problem(response, 401, "missing_token")
 
 
-async def test_a_revocation_holds_on_every_instance_at_once_and_after_a_restart(
+async def test_a_revocation_holds_on_every_instance_and_after_a_restart(
     app: FastAPI, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -243,8 +244,10 @@ async def test_a_revocation_holds_on_every_instance_at_once_and_after_a_restart(
     administrators = await log_in(client, ARTHUR)
     async with at_court(app.state.settings, app.state.clock) as there:
         await revoke(client, token)
-        assert not await token_holds(there, token)
+        assert not await token_holds(client, token)
+        assert await comes_to_an_end(there, token)
         await there.post("/me/logout-everywhere", headers=bearer(administrators))
-        assert not await token_holds(client, administrators)
+        assert not await token_holds(there, administrators)
+        assert await comes_to_an_end(client, administrators)
     async with at_court(app.state.settings, app.state.clock) as restarted:
         assert not await token_holds(restarted, token)

@@ -13,12 +13,14 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import text
 
-from app.database import Database, begin_write
+from app.database import Database, begin_write, create_engine
 from app.main import create_app
 from app.revocations import service
 from app.revocations.models import Revocation
+from app.revocations.news import news_from
 from app.revocations.service import PAGE_SIZE, Revocations, Watch
 from app.settings import Settings
+from app.tokens.keys import CLOCK_SKEW
 from tests.conftest import Clock, client_of, make_settings
 from tests.people import (
     LANCELOT,
@@ -33,6 +35,7 @@ from tests.people import (
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LIFETIME = timedelta(minutes=60)
+KNOWN_FOR = LIFETIME + CLOCK_SKEW
 SECOND = timedelta(seconds=1)
 
 
@@ -103,13 +106,13 @@ async def test_what_has_expired_is_not_listed_and_the_cursor_goes_on(
 ) -> None:
     cursor = (await page_after(client, None))["cursor"]
     await publish(app.state.database, clock, "jti:old")
-    clock.advance(LIFETIME - SECOND)
+    clock.advance(KNOWN_FOR - SECOND)
     await publish(app.state.database, clock, "jti:new")
     assert await revoked(client) == ["jti:old", "jti:new"]
     clock.advance(SECOND)
     for after in (None, cursor):
         assert values(page := await page_after(client, after)) == ["jti:new"]
-    clock.advance(LIFETIME)
+    clock.advance(KNOWN_FOR)
     assert values(await page_after(client, cursor)) == []
     assert (await page_after(client, None))["cursor"] == page["cursor"]
 
@@ -199,9 +202,11 @@ async def test_one_listener_too_many_is_told_to_come_back(
 
 
 async def test_listeners_wait_on_while_the_database_is_in_trouble(
-    database: Database, clock: Clock
+    database: Database, settings: Settings, clock: Clock
 ) -> None:
-    watch = Watch(database)
+    news = news_from(create_engine(settings), LIFETIME)
+    listening = asyncio.create_task(news.listen())
+    watch = Watch(news)
     await publish(database, clock, "jti:0")
     waiting = asyncio.create_task(watch.wait_beyond("0123456789abcdef.1", 20))
     async with asyncio.timeout(15), database.session() as session:
@@ -212,8 +217,10 @@ async def test_listeners_wait_on_while_the_database_is_in_trouble(
         await session.commit()
         await publish(database, clock, "jti:1")
         await waiting
-    assert watch._position == 2
+    assert news.position == 2
     watch.close()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
 async def test_of_simultaneous_revocations_no_reader_misses_one(
@@ -235,7 +242,7 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
 
     async def follow(count: int) -> list[Revocation]:
         heard: list[Revocation] = []
-        cursor = None
+        cursor: str | None = None
         async with database.session() as session:
             while len(heard) < count:
                 news, cursor, _ = await Revocations(session, LIFETIME).read(cursor, clock())
@@ -246,7 +253,9 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     count = sum(deeds * (1 + writer % 3) for writer in range(writers))
     try:
         async with asyncio.timeout(30):
-            heard, *_ = await asyncio.gather(follow(count), *map(write, range(writers)))
+            following = asyncio.create_task(follow(count))
+            await asyncio.gather(*map(write, range(writers)))
+            heard = await following
     finally:
         await elsewhere.close()
     assert [entry.position for entry in heard] == list(range(1, count + 1))

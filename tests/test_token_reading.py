@@ -277,7 +277,7 @@ def test_a_forgery_is_invalid(forge: Forge) -> None:
 
 async def test_over_http_every_forgery_is_a_plain_401(client: AsyncClient, app: FastAPI) -> None:
     await register(client, LANCELOT)
-    original = Original(await log_in(client, LANCELOT), app.state.tokens._keyring.current)
+    original = Original(await log_in(client, LANCELOT), app.state.tokens.keyring.keys[-1])
     answered_otherwise = {
         rule: [response.text for response in responses]
         for rule, forge in {**FORGERIES, **NOBODYS}.items()

@@ -141,6 +141,12 @@ class PollingNews(News):
 
     async def listen(self) -> None:
         """On one connection, for as long as it lasts. While there is none, is_current() says no."""
+        try:
+            await self._keep_polling()
+        finally:
+            await self._engine.dispose()
+
+    async def _keep_polling(self) -> None:
         while True:
             try:
                 async with self._engine.connect() as connection:
@@ -164,6 +170,7 @@ class PollingNews(News):
 
 
 def news_from(engine: AsyncEngine, lifetime: timedelta) -> News:
+    """The engine becomes the news' own, so that nobody waits for a connection because of it."""
     if engine.dialect.name == "sqlite" and engine.url.database:
         return SqliteNews(engine.url.database, lifetime)
     return PollingNews(engine, lifetime)

@@ -12,6 +12,7 @@ from app.database import begin_write
 from app.revocations.errors import CursorUnknownError, TooManyListenersError
 from app.revocations.models import Feed, Revocation
 from app.revocations.news import News
+from app.tokens.keys import CLOCK_SKEW
 
 PAGE_SIZE = 1_000
 MAX_LISTENERS = 1_000
@@ -42,7 +43,7 @@ class Revocations:
             update(Feed).values(position=Feed.position + 1).returning(Feed.position)
         )
         self._session.add(
-            Revocation(position=position, value=value, expires_at=now + self._lifetime)
+            Revocation(position=position, value=value, expires_at=now + self._lifetime + CLOCK_SKEW)
         )
         if self._news:
             # Before the answer to this request can be followed by another one.

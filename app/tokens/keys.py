@@ -141,8 +141,8 @@ class KeyStore:
         if self._settings.signing_algorithm == "HS256" or not self._settings.key_rotation_days:
             return
         age = timedelta(days=self._settings.key_rotation_days)
-        newest = (await self._stored())[-1]
-        if newest.created_at + age <= now:
+        stored = await self._stored()
+        if stored and stored[-1].created_at + age <= now:
             await self.rotate(now)
 
     async def replace(self, kid: str, now: datetime) -> None:

@@ -123,7 +123,7 @@ class Tokens:
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
             # Not longer than any of ours, or its revocation could be forgotten before it.
-            or not 0 < expires_at - now.timestamp() <= self._longest
+            or not now.timestamp() < expires_at <= now.timestamp() + self._longest
             or not 0 <= issued_at < expires_at
         ):
             raise InvalidTokenError

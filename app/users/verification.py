@@ -1,14 +1,15 @@
 """Whether a token holds: asked on every prediction, so its cost is the product's cost.
 
-There are two ways to the one answer. The quick one asks no database. It is safe because a
-signature, once good, stays good; because every deed that ends a token is in `news`
-(revocations/news.py); and because it is not taken at all while news may be missing. What it
-remembers ends with the token, with any change of the keys, and when REMEMBERED others have come
-since. Only tokens that verified are remembered, so that forged ones leave nothing behind.
+There are two ways to the one answer. The quick one asks no database, once that has confirmed the
+token's user. It is safe because a signature, once good, stays good; because every deed that ends a
+token is in `news` (revocations/news.py); and because it is not taken at all while news may be
+missing. What it remembers ends with the token, with any change of the keys, and when REMEMBERED
+others have come since. Only tokens that hold are remembered, so that forged ones leave nothing
+behind.
 """
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from app.revocations.news import News
 from app.tokens.errors import InvalidTokenError
@@ -16,13 +17,21 @@ from app.tokens.live import LiveKeys
 from app.tokens.service import Claims, Tokens, UnknownKeyError
 from app.users.service import Identity, Users
 
-REMEMBERED = 16_384  # of MAX_TOKEN_BYTES at most, and of a sixth of that as a rule
+REMEMBERED = 16_384  # tokens, of MAX_TOKEN_BYTES at most and a sixth of that as a rule; and users
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Verified(NamedTuple):
     claims: Claims
     holder: Identity
     revocable: tuple[str, ...]
+
+    @classmethod
+    def of(cls, claims: Claims) -> "Verified":
+        """Raises InvalidTokenError if the token's subject is no user."""
+        return cls(claims, Identity.of(claims), tuple(claims.revocable()))
 
 
 class Memory:
@@ -33,6 +42,8 @@ class Memory:
         self._news = news
         self._keyring = tokens.keyring
         self._remembered: dict[str, Verified] = {}
+        # Users, each in one epoch, of whom the database has said that they exist and are enabled.
+        self._confirmed: dict[tuple[int, int], None] = {}
 
     def verify(self, token: str, now: datetime) -> Verified | None:
         """Whom the token stands for, or None if only the database can tell.
@@ -47,18 +58,22 @@ class Memory:
         verified = self._remembered.get(token)
         if verified is None:
             try:
-                verified = _verified(self._tokens.read(token, now))
+                verified = Verified.of(self._tokens.read(token, now))
             except UnknownKeyError:
                 return None
-            while len(self._remembered) >= REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-            self._remembered[token] = verified
+            if (verified.holder.id, verified.claims.epoch) not in self._confirmed:
+                return None
+            _put(self._remembered, token, verified)
         elif verified.claims.expires_at <= now.timestamp():
             del self._remembered[token]
             raise InvalidTokenError
         if self._news.is_revoked(verified.revocable):
             raise InvalidTokenError
         return verified
+
+    def confirm(self, verified: Verified) -> None:
+        """The database has been asked about the token, and it holds."""
+        _put(self._confirmed, (verified.holder.id, verified.claims.epoch), None)
 
 
 class Verification:
@@ -71,10 +86,14 @@ class Verification:
         """Whom the token stands for. Raises InvalidTokenError."""
         if verified := self._memory.verify(token, now):
             return verified
-        verified = _verified(await self._keys.read(token, now))
+        verified = Verified.of(await self._keys.read(token, now))
         await self._users.confirm(verified.claims)
+        self._memory.confirm(verified)
         return verified
 
 
-def _verified(claims: Claims) -> Verified:
-    return Verified(claims, Identity.of(claims), tuple(claims.revocable()))
+def _put(memory: dict[Key, Value], key: Key, value: Value) -> None:
+    """Add an entry, in place of the oldest one if there are too many."""
+    if len(memory) >= REMEMBERED:
+        del memory[next(iter(memory))]
+    memory[key] = value

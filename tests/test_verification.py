@@ -1,0 +1,140 @@
+"""The quick answer and the slow one are the same for every token, and the quick one is only given
+while it cannot be an old one."""
+
+import asyncio
+import base64
+import json
+from datetime import timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+from sqlalchemy import update
+
+from app.database import Database
+from app.users import verification
+from app.users.models import User
+from app.users.verification import Memory
+from tests.conftest import Clock
+from tests.people import GALAHAD, LANCELOT, bearer, log_in, register
+
+
+def forged(token: str) -> str:
+    """For another user, under the old signature."""
+    header, payload, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    other = base64.urlsafe_b64encode(json.dumps({**claims, "sub": "1"}).encode()).rstrip(b"=")
+    return f"{header}.{other.decode()}.{signature}"
+
+
+async def answers(client: AsyncClient, token: str) -> list[tuple[int, str, str | None]]:
+    """What both calls say, without what differs from request to request."""
+    responses: list[Response] = [
+        await client.get(f"/token_status/{token}"),
+        await client.get("/verify", headers=bearer(token)),
+        await client.get("/verify", headers={"Authorization": token}),
+    ]
+    return [
+        (response.status_code, response.text, response.headers.get("www-authenticate"))
+        for response in responses
+    ]
+
+
+@pytest.fixture
+async def tokens(client: AsyncClient, clock: Clock) -> dict[str, str]:
+    """One of every kind, each asked about while it held."""
+    galahad = await register(client, GALAHAD)
+    expired = await log_in(client, GALAHAD)
+    await answers(client, expired)
+    clock.advance(timedelta(minutes=59))
+    disabled = await log_in(client, GALAHAD)
+    await register(client, LANCELOT)
+    revoked, valid, fresh = [await log_in(client, LANCELOT) for _ in range(3)]
+    for token in (disabled, revoked, valid):
+        await answers(client, token)
+    clock.advance(timedelta(minutes=1))
+    arthur = await log_in(client, {"username": "arthur", "password": "once and future king"})
+    await client.put(f"/toggle-user-permission/{galahad}/0", headers=bearer(arthur))
+    await client.post("/revoke", data={"token": revoked})
+    return {
+        "valid": valid,
+        "never seen before": fresh,
+        "expired": expired,
+        "of a disabled user": disabled,
+        "revoked": revoked,
+        "forged": forged(valid),
+        "cut short": valid[:-1],
+        "malformed": "a.b.c",
+        "of an unknown key": f"{arthur.split('.')[0][:-2]}AA.{valid.split('.', 1)[1]}",
+    }
+
+
+async def test_quick_and_slow_give_the_same_answer_to_every_token(
+    client: AsyncClient, app: FastAPI, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {kind: await answers(client, token) for kind, token in tokens.items()}
+    monkeypatch.setattr(app.state.memory, "verify", lambda _token, _now: None)
+    slow = {kind: await answers(client, token) for kind, token in tokens.items()}
+    assert quick == slow
+    holding = {kind for kind, found in quick.items() if found[0][0] == 200}
+    assert holding == {"valid", "never seen before"}
+
+
+async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
+    client: AsyncClient,
+) -> None:
+    user_id = await register(client, {**LANCELOT, "username": "Guenièvre du Lac"})
+    token = await log_in(client, {**LANCELOT, "username": "guenièvre du lac"})
+    for _ in range(2):  # by the route, then from memory
+        response = await client.get("/verify", headers=bearer(token))
+        assert response.json() == {"message": "Token is valid"}
+        assert response.headers["x-auth-user-id"] == str(user_id)
+        assert response.headers["x-auth-username"] == "Gueni%C3%A8vre%20du%20Lac"
+        assert response.headers["x-auth-scopes"] == ""
+
+
+async def test_what_is_known_is_answered_without_the_database(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(client, LANCELOT)
+    tokens = [await log_in(client, LANCELOT) for _ in range(3)]
+    await client.get(f"/token_status/{tokens[0]}")  # confirms the user
+    async with asyncio.timeout(5):
+        while not app.state.news.is_current():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr(Database, "session", None)  # whoever asked would fail
+    for token in tokens:
+        assert (await client.get(f"/token_status/{token}")).status_code == 200
+
+
+async def test_without_news_the_database_is_asked_each_time(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old answer is never believed: what is remembered counts for nothing."""
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert (await answers(client, token))[0][0] == 200
+    monkeypatch.setattr(app.state.news, "is_current", lambda: False)
+    async with app.state.database.session() as session:
+        await session.execute(update(User).where(User.id == user_id).values(is_enabled=False))
+        await session.commit()
+    assert (await answers(client, token))[0][0] == 401
+
+
+async def test_memory_is_bounded_and_forged_tokens_do_not_get_in(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "REMEMBERED", 3)
+    memory: Memory = app.state.memory
+    await register(client, LANCELOT)
+    good = [await log_in(client, LANCELOT) for _ in range(5)]
+    for token in good:
+        for _ in range(2):
+            assert (await client.get(f"/token_status/{token}")).status_code == 200
+    assert list(memory._remembered) == good[2:]
+    for token in good[2:]:
+        for index in range(20):
+            altered = f"{token[:-10]}{index:02}{token[-8:]}"
+            assert (await client.get(f"/token_status/{altered}")).status_code == 401
+    assert list(memory._remembered) == good[2:]
+    assert len(memory._confirmed) <= 3
