@@ -10,16 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from app import schema
-from app.database import create_engine
 from app.main import create_app
 from app.settings import ROOT, Settings
 from tests.conftest import (
@@ -178,7 +176,7 @@ def test_the_database_is_the_same_from_any_working_directory_and_the_log_names_i
             line = service.logged("Starting")
         assert Path(str(line["database"]).removeprefix("sqlite+aiosqlite:///")).samefile(database)
         assert line["env_file"] == str(env_file)
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
     assert list(elsewhere.iterdir()) == []
 
@@ -190,21 +188,21 @@ def test_without_any_setting_the_database_lies_beside_the_code(
     assert Settings().database_url == f"sqlite+aiosqlite:///{ROOT / 'hourpass.db'}"
 
 
-async def test_a_schema_ahead_is_refused_however_the_service_is_started(database_url: str) -> None:
-    engine = create_engine(make_settings(database_url))
-    async with engine.begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = 'from tomorrow'"))
-    await engine.dispose()
+def test_a_schema_ahead_is_refused_however_the_service_is_started(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
+    database = shutil.copy(sqlite_template, tmp_path)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'from tomorrow'")
+        connection.commit()
     for command in ((*HOURPASS, "serve"), UVICORN):
-        run = ended(*command, DATABASE_URL=database_url)
+        run = ended(*command, DATABASE_URL=f"sqlite:///{database}")
         assert run.returncode != 0
         assert "ahead of this version (at from tomorrow" in run.stdout
         assert "Traceback" not in run.stdout
 
 
-def test_a_schema_behind_is_refused_and_the_way_out_named(
-    sqlite_template: Path,
-) -> None:
+def test_a_schema_behind_is_refused_and_the_way_out_named(sqlite_template: Path) -> None:
     newer = "import uvicorn; from app import schema; schema.HEAD = 'newer'; "
     run = ended(
         *(sys.executable, "-c", f"{newer} uvicorn.run('app.main:app', port=0)"),
@@ -229,17 +227,14 @@ def test_an_unreachable_database_gets_one_clear_line() -> None:
     assert run.stdout == "Error: The database cannot be reached (ConnectionRefusedError).\n"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_service_that_cannot_read_its_keys_ends_with_a_failure(
-    workers: str, sqlite_template: Path, tmp_path: Path
+async def test_workers_that_cannot_read_the_keys_end_the_service_with_a_failure(
+    sqlite_template: Path, tmp_path: Path
 ) -> None:
-    database = tmp_path / "hourpass.db"
-    shutil.copy(sqlite_template, database)
-    url = f"sqlite:///{database}"
+    url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
     app = create_app(make_settings(url, secret_key=PRODUCTION["SECRET_KEY"]))
     async with app.router.lifespan_context(app):
         pass  # makes a key, and encrypts it
-    run = ended(*HOURPASS, "serve", "--port", "0", "--workers", workers, DATABASE_URL=url)
+    run = ended(*HOURPASS, "serve", "--port", "0", "--workers", "2", DATABASE_URL=url)
     assert "The signing keys are encrypted. Set SECRET_KEY." in run.stdout
     assert "Traceback" not in run.stdout
     assert run.returncode != 0
