@@ -327,8 +327,9 @@ async def test_three_rotations_under_load_on_two_workers_refuse_no_request(
     serve: Callable[..., AbstractContextManager[str]], command: Callable[..., str]
 ) -> None:
     with serve("--workers", "2", KEY_ANNOUNCE_SECONDS="2") as base_url:
-        # A connection stays with the worker that accepted it, so there are several.
-        clients = [httpx.AsyncClient(base_url=base_url) for _ in range(6)]
+        # Each request on a connection of its own, so that either worker may accept it.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        clients = [httpx.AsyncClient(base_url=base_url, limits=limits) for _ in range(6)]
         await register(clients[0], GALAHAD)
         load = Load(await log_in(clients[0], GALAHAD))
 

@@ -253,10 +253,12 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     count = sum(deeds * (1 + writer % 3) for writer in range(writers))
     try:
         async with asyncio.timeout(30):
-            following = asyncio.create_task(follow(count))
-            await asyncio.gather(*map(write, range(writers)))
-            heard = await following
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(follow(count))
+                for writer in range(writers):
+                    group.create_task(write(writer))
     finally:
         await elsewhere.close()
+    heard = reader.result()
     assert [entry.position for entry in heard] == list(range(1, count + 1))
     assert len({entry.value for entry in heard}) == count

@@ -11,6 +11,7 @@ from httpx import AsyncClient
 from sqlalchemy import text
 
 from app.caller import Caller
+from app.database import begin_write
 from app.revocations.service import Revocations
 from app.sessions import service
 from app.sessions.service import GRACE, Sessions
@@ -119,6 +120,20 @@ async def test_of_two_simultaneous_renewals_both_get_the_same_successor(
     for answer in answers:
         assert await token_holds(client, answer["access_token"])
     assert not await is_over(client, answers[0])
+
+
+async def test_a_session_that_ends_while_it_is_renewed_is_over(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    async with app.state.database.session() as ending:
+        await begin_write(ending)
+        await ending.execute(text("DELETE FROM sessions"))
+        renewal = asyncio.create_task(renew(client, session["refresh_token"]))
+        await asyncio.sleep(0.1)
+        await ending.commit()
+    assert_problem(await renewal, 400, "invalid_grant")
 
 
 @pytest.mark.parametrize("theft", ["after the grace", "with an older one", "with a made-up one"])
