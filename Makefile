@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock migration up clean
+.PHONY: help run test lint format lock bench migration up clean
 
 help: ## List the chores
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,9 @@ format: .venv/dev ## Mend what can be mended by machine
 lock: .venv/dev ## Pin the newest allowed version of every dependency, with its hashes
 	@.ci/lock
 
+bench: .venv/bench ## Measure the service beside uvicorn alone, its own hash and its peers (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
 migration: .venv/dev ## Write a migration from the tables' changes: make migration NAME="what it does"
 	@$(BIN)/alembic revision --autogenerate --rev-id $(shell printf %04d $$(($$(ls alembic/versions/*.py | wc -l) + 1))) -m "$(NAME)"
 
@@ -46,4 +49,10 @@ browser:
 
 .venv/dev: requirements-dev.txt .venv/service
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# The peers' packages in a place of their own: they need not agree with ours.
+.venv/bench: requirements-bench.txt .venv/dev
+	@$(PYTHON) -m venv .venv/peers
+	@.venv/peers/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@

@@ -1,0 +1,8 @@
+"""What all servers of a run have in common. Imports nothing, since peers lack our libraries."""
+
+ARGON2_MEMORY_KIB = 19_456
+ARGON2_PASSES = 2
+
+# Everybody's password; `arthur` is whoever the peers need to know.
+PASSWORD = "once and future king"
+EMAIL = "arthur@camelot.example"
