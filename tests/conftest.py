@@ -90,6 +90,7 @@ class Postgres:
     def stop(self) -> None:
         """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
         process = self._server.get_postmaster_info().process
+        assert process is not None
         process.send_signal(signal.SIGQUIT)
         process.wait(30)
 
