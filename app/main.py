@@ -135,6 +135,7 @@ async def _start(
         stack.push_async_callback(_cancel, asyncio.create_task(chore))
     # What lives as long as the process need not be looked through for garbage again and again.
     gc.freeze()
+    stack.callback(gc.unfreeze)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
