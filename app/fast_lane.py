@@ -50,10 +50,9 @@ class FastLane:
             return
         scope["route"] = _ROUTES[call]
         scope.setdefault("state", {})["user_id"] = verified.holder.id
-        headers = _HEADERS
-        if call == _VERIFY:
-            headers = headers + identity_headers(verified.holder)
-        await send({"type": "http.response.start", "status": 200, "headers": [*headers]})
+        identity = identity_headers(verified.holder) if call == _VERIFY else ()
+        headers = [*_HEADERS, *identity]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": _BODY})
 
 

@@ -1,6 +1,5 @@
 """The whole service on one screen: its routers, and what lives as long as the process."""
 
-import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
 from app.auth.router import router as auth_router
+from app.chores import Chores
 from app.database import Database, create_engine, utc_now
 from app.error_responses import documented
 from app.errors import (
@@ -131,16 +131,13 @@ async def _start(
     state.watch = watch = Watch(news)
     stack.callback(watch.close)
     housekeeping = Housekeeping(database, settings, clock)
-    for chore in (news.listen(), keys.keep_fresh(), housekeeping.keep_house()):
-        stack.push_async_callback(_cancel, asyncio.create_task(chore))
+    chores = Chores()
+    stack.push_async_callback(chores.end)
+    for chore in (news.listen, keys.keep_fresh, housekeeping.keep_house):
+        chores.start(chore)
     # What lives as long as the process need not be looked through for garbage again and again.
     gc.freeze()
     stack.callback(gc.unfreeze)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _whereabouts(settings: Settings) -> dict[str, object]:

@@ -22,7 +22,7 @@ FLOORS = {
     "2a": {"tokens"},
     "1c": {"protocol"},
     "1b": {"exchange", "schema"},
-    "1a": {"caller", "database", "docs", "error_responses", "logs", "passwords"},
+    "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},
     "0": {"errors", "settings"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -97,7 +97,6 @@ async def test_a_token_has_the_claims_of_rfc_9068_to_the_letter(
         "iat": now,
         "exp": now + 3600,
         "auth_time": now,
-        "scope": "",
         "epoch": 0,  # ours: what ends all tokens of a user at once
     }
     assert len(jti) >= 16

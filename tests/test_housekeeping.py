@@ -12,6 +12,7 @@ from httpx import AsyncClient
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.chores import Chores
 from app.database import Database
 from app.housekeeping import service
 from app.housekeeping.service import BATCH, LEASE, Housekeeping
@@ -177,14 +178,15 @@ async def test_a_failed_round_is_not_the_last(
     async with database.session() as session:
         await session.execute(text("ALTER TABLE leases RENAME TO lost"))
         await session.commit()
-        keeping = asyncio.create_task(housekeeping.keep_house())
+        chores = Chores()
+        chores.start(housekeeping.keep_house)
         await asyncio.sleep(0.1)
         await session.execute(text("ALTER TABLE lost RENAME TO leases"))
         await session.commit()
     async with asyncio.timeout(10):
         while await stored(database, Revocation.position):  # noqa: ASYNC110 - what is seen outside
             await asyncio.sleep(0.01)
-    keeping.cancel()
+    await chores.end()
 
 
 async def test_a_round_changes_nothing_that_anybody_could_notice(

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
 
+from app.chores import Chores
 from app.cli import main as hourpass
 from app.database import Database, utc_now
 from app.housekeeping.service import LEASE, Housekeeping
@@ -276,7 +277,8 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
     monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
     async with database.session() as session:
         tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-        looking = asyncio.create_task(LiveKeys(tokens, database, settings, clock).keep_fresh())
+        chores = Chores()
+        chores.start(LiveKeys(tokens, database, settings, clock).keep_fresh)
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
         await asyncio.sleep(0.1)
@@ -287,7 +289,7 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
         while new not in [key.kid for key in tokens.keyring.keys]:
             assert not looking.done()
             await asyncio.sleep(0.01)
-    looking.cancel()
+    await chores.end()
 
 
 class Load:

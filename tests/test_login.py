@@ -99,7 +99,6 @@ async def test_a_token_says_what_the_standards_ask_for(client: AsyncClient, cloc
         "preferred_username": "lancelot",
         "client_id": "hourpass",
         "auth_time": int(clock.now.timestamp()),
-        "scope": "",
         "epoch": 0,
     }
     _, again, _ = (await log_in(client, LANCELOT)).split(".")

@@ -256,7 +256,6 @@ async def test_a_revocation_holds_on_every_instance_and_after_a_restart(
         assert not await token_holds(restarted, token)
 
 
-@pytest.mark.xfail(strict=True, reason="a revocation is kept for the lifetime of today's tokens")
 async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
     settings: Settings, clock: Clock
 ) -> None:

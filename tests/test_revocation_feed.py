@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import text
 
+from app.chores import Chores
 from app.database import Database, begin_write, create_engine
 from app.main import create_app
 from app.revocations import service
@@ -205,7 +206,8 @@ async def test_listeners_wait_on_while_the_database_is_in_trouble(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     news = news_from(create_engine(settings), LIFETIME)
-    listening = asyncio.create_task(news.listen())
+    chores = Chores()
+    chores.start(news.listen)
     watch = Watch(news)
     await publish(database, clock, "jti:0")
     waiting = asyncio.create_task(watch.wait_beyond("0123456789abcdef.1", 20))
@@ -219,8 +221,7 @@ async def test_listeners_wait_on_while_the_database_is_in_trouble(
         await waiting
     assert news.position == 2
     watch.close()
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
+    await chores.end()
 
 
 async def test_of_simultaneous_revocations_no_reader_misses_one(

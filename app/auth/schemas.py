@@ -1,5 +1,6 @@
 """Grants, tokens and what is said about them, as they travel over HTTP."""
 
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -75,13 +76,14 @@ IDENTITY_HEADERS = {
 }
 
 
-def identity_headers(holder: Identity) -> list[tuple[bytes, bytes]]:
+@lru_cache(maxsize=4096)
+def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
     """IDENTITY_HEADERS as ASGI has them."""
     values = str(holder.id), quote(holder.username), " ".join(sorted(holder.scopes))
-    return [
+    return tuple(
         (name.lower().encode(), value.encode())
         for name, value in zip(IDENTITY_HEADERS, values, strict=True)
-    ]
+    )
 
 
 class TokenForm(BaseModel):

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.chores import pause
 from app.database import Database, begin_write
 from app.housekeeping.models import Lease
 from app.revocations.models import Revocation
@@ -35,14 +36,15 @@ class Housekeeping:
         self._clock = clock
         self._name = secrets.token_hex(8)
 
-    async def keep_house(self) -> None:
-        """Run until cancelled. A failed round is logged; the next one makes up for it."""
+    async def keep_house(self, ending: asyncio.Event) -> None:
+        """A failed round is logged; the next one makes up for it."""
         while True:
             try:
                 await self.round()
             except Exception:  # noqa: BLE001 - one bad round must not be the last
                 _log.exception("Housekeeping failed")
-            await asyncio.sleep(ROUND_SECONDS)
+            if await pause(ending, ROUND_SECONDS):
+                return
 
     async def round(self) -> bool:
         """Do what is due, if it is this worker's turn. Returns whether it was."""

@@ -18,6 +18,8 @@ from time import monotonic
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.chores import pause
+
 # How long a poll's answer is believed, counted from when the question was put, and how long until
 # the next one. A revocation is heard of on every PostgreSQL worker within BELIEVED_SECONDS.
 BELIEVED_SECONDS = 0.1
@@ -44,8 +46,8 @@ class News(ABC):
         """Whether every revocation of this moment is known. Cheap enough for every request."""
 
     @abstractmethod
-    async def listen(self) -> None:
-        """Run until cancelled. Only meanwhile can is_current() say yes."""
+    async def listen(self, ending: asyncio.Event) -> None:
+        """Only meanwhile can is_current() say yes."""
 
     @abstractmethod
     def distrust(self) -> None:
@@ -86,13 +88,13 @@ class SqliteNews(News):
         self._connection: sqlite3.Connection | None = None
         self._answer: bool | None = None
 
-    async def listen(self) -> None:
+    async def listen(self, ending: asyncio.Event) -> None:
         # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
         with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
             connection.execute("PRAGMA query_only=ON")
             self._connection = connection
             try:
-                await asyncio.Event().wait()
+                await ending.wait()
             finally:
                 self._connection = None
 
@@ -139,25 +141,24 @@ class PollingNews(News):
         self._distrusted_at = monotonic()
         self._believed_until = 0.0
 
-    async def listen(self) -> None:
+    async def listen(self, ending: asyncio.Event) -> None:
         """On one connection, for as long as it lasts. While there is none, is_current() says no."""
         try:
-            await self._keep_polling()
+            await self._keep_polling(ending)
         finally:
             await self._engine.dispose()
 
-    async def _keep_polling(self) -> None:
-        while True:
+    async def _keep_polling(self, ending: asyncio.Event) -> None:
+        while not ending.is_set():
             try:
                 async with self._engine.connect() as connection:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    while True:
+                    while not await pause(ending, POLL_SECONDS):
                         async with asyncio.timeout(_PATIENCE_SECONDS):
                             await self._poll(connection)
-                        await asyncio.sleep(POLL_SECONDS)
             except Exception as error:  # noqa: BLE001 - each driver has its own
                 _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
-            await asyncio.sleep(_PATIENCE_SECONDS)
+                await pause(ending, _PATIENCE_SECONDS)
 
     async def _poll(self, connection: AsyncConnection) -> None:
         asked_at = monotonic()

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from app.chores import pause
 from app.database import Database
 from app.settings import Settings
 from app.tokens.keys import KeyStore
@@ -45,10 +46,8 @@ class LiveKeys:
                     await self._refresh()
             return self._tokens.read(token, now)
 
-    async def keep_fresh(self) -> None:
-        """Run until cancelled."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+    async def keep_fresh(self, ending: asyncio.Event) -> None:
+        while not await pause(ending, REFRESH_SECONDS):
             async with self._refreshing:
                 await self._refresh()
 

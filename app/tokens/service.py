@@ -70,7 +70,6 @@ class Claims:
 class Tokens:
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self.lifetime = timedelta(minutes=settings.token_minutes)
-        self._longest = (self.lifetime + CLOCK_SKEW).total_seconds()
         self.keyring = keyring
         self.issuer = settings.issuer
         self.audience = settings.audience
@@ -88,9 +87,10 @@ class Tokens:
             "iat": issued_at,
             "exp": issued_at + int(self.lifetime.total_seconds()),
             "auth_time": int(grant.authenticated_at.timestamp()),
-            "scope": grant.scope,
             "epoch": grant.epoch,
         }
+        if grant.scope:  # RFC 6749, 3.3 knows no empty one
+            claims["scope"] = grant.scope
         if grant.session:
             claims["sid"] = grant.session
         return self.keyring.current(now).sign(claims)
@@ -115,16 +115,16 @@ class Tokens:
             or not isinstance(subject := claims.get("sub"), str)
             or not isinstance(username := claims.get("preferred_username"), str)
             or not isinstance(jti := claims.get("jti"), str)
-            or not isinstance(scope := claims.get("scope"), str)
+            or not isinstance(scope := claims.get("scope", ""), str)
             or not isinstance(session := claims.get("sid"), str | None)
             or type(epoch := claims.get("epoch")) is not int
             or not 0 <= epoch < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
+            or not 0 <= issued_at <= now.timestamp() + CLOCK_SKEW.total_seconds()
             # Not longer than any of ours, or its revocation could be forgotten before it.
-            or not now.timestamp() < expires_at <= now.timestamp() + self._longest
-            or not 0 <= issued_at < expires_at
+            or not now.timestamp() < expires_at <= issued_at + self.lifetime.total_seconds()
         ):
             raise InvalidTokenError
         return Claims(
