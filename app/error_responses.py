@@ -84,7 +84,7 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return render(InvalidRequestError(fields=fields))
 
 
-async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
     """exchange.py writes it to the log, without its text."""
     return render(InternalError())
 

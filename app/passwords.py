@@ -27,7 +27,7 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 # Only ever compared with, so that an unknown user costs what a known one does.
-_NOBODYS_PASSWORD = "nobody has this password"  # noqa: S105
+_NOBODYS_PASSWORD = "nobody has this password"  # noqa: S105 - opens nothing
 
 
 class HashingOverloadedError(UnavailableError):

@@ -151,7 +151,7 @@ class _Connection(asyncio.Protocol):
         self._run = run
         self._received = b""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # ever a stream
         self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:

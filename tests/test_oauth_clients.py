@@ -9,7 +9,7 @@ import httpx
 import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
-from oauthlib.oauth2 import (  # type: ignore[import-untyped]
+from oauthlib.oauth2 import (  # type: ignore[import-untyped] # ships no types
     InvalidGrantError,
     LegacyApplicationClient,
 )

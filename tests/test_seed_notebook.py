@@ -12,7 +12,7 @@ import requests
 
 
 def assert_prints(response: requests.Response, code: int, body: dict[str, Any]) -> None:
-    print(f"Response code: {response.status_code}; Response: {response.json()}")  # noqa: T201
+    print(f"Response code: {response.status_code}; Response: {response.json()}")  # noqa: T201 - as the notebook does
     assert response.status_code == code
     assert body.items() <= response.json().items()
 

@@ -82,7 +82,7 @@ async def test_each_renewal_gives_the_next_pair(client: AsyncClient, how: str) -
     pairs = [pair]
     for _ in range(3):
         grant = {"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]}
-        response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type]
+        response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type] # json or data
         assert response.status_code == 200, response.text
         assert response.headers["cache-control"] == "no-store"
         pair = response.json()
@@ -365,7 +365,7 @@ async def test_an_administrators_token_for_less_does_not_administer(client: Asyn
 async def test_a_wrong_grant_is_refused(
     client: AsyncClient, how: str, grant: dict[str, Any], error: str
 ) -> None:
-    response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type]
+    response = await client.request("POST", "/token", **{how: grant})  # type: ignore[arg-type] # json or data
     problem = assert_problem(response, 400, error)
     assert problem["error_description"] == problem["message"]
     assert "www-authenticate" not in response.headers
