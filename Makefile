@@ -47,8 +47,9 @@ browser:
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/dev: requirements-dev.txt .venv/service
+.venv/dev: requirements-dev.txt guard/pyproject.toml .venv/service
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e guard
 	@touch $@
 
 # The peers' packages in a place of their own: they need not agree with ours.

@@ -1,0 +1,21 @@
+"""Lets only Hourpass users into a machine-learning API, and keeps its clients logged in."""
+
+from hourpass.errors import (
+    GuardError,
+    InsufficientScopeError,
+    InvalidTokenError,
+    LoginError,
+    MissingTokenError,
+    ServiceUnavailableError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GuardError",
+    "InsufficientScopeError",
+    "InvalidTokenError",
+    "LoginError",
+    "MissingTokenError",
+    "ServiceUnavailableError",
+]

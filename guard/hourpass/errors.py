@@ -1,0 +1,52 @@
+"""What can be refused, drawn as a tree.
+
+GuardError
+├── MissingTokenError        401  no token came with the request
+├── InvalidTokenError        401  it is forged, expired, revoked, or its user is gone
+├── InsufficientScopeError   403  it holds, but does not allow this
+├── ServiceUnavailableError  503  nobody can say whether it holds
+└── LoginError                    the service gives no token for this name and password
+"""
+
+from typing import ClassVar
+
+
+class GuardError(Exception):
+    """`status` and `code` are those of RFC 6750, 3.1; the text is fit for the client to read."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    message: ClassVar[str]
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.message)
+
+
+class MissingTokenError(GuardError):
+    status = 401
+    code = "missing_token"
+    message = "A bearer token is needed"
+
+
+class InvalidTokenError(GuardError):
+    status = 401
+    code = "invalid_token"
+    message = "Invalid token"
+
+
+class InsufficientScopeError(GuardError):
+    status = 403
+    code = "insufficient_scope"
+    message = "The token does not allow this"
+
+
+class ServiceUnavailableError(GuardError):
+    status = 503
+    code = "temporarily_unavailable"
+    message = "The login service cannot be reached"
+
+
+class LoginError(GuardError):
+    status = 401
+    code = "invalid_grant"
+    message = "Invalid credentials"
