@@ -6,8 +6,10 @@ Pure ASGI and a single layer, because every request pays for it. It knows no rou
 import logging
 import re
 import secrets
+from collections.abc import Callable, Sequence
 from itertools import count
 from time import perf_counter
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,9 +43,25 @@ _DEFAULT_HEADERS = [
 _log = logging.getLogger("hourpass")
 
 
+Header = tuple[bytes, bytes]
+
+
+class Answer(NamedTuple):
+    """A whole response, and what the log says of it."""
+
+    route: str
+    user_id: int | None
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
 class Exchange:
-    def __init__(self, app: ASGIApp) -> None:
+    """`fast_lane` is asked first: an answer there need not be waited for."""
+
+    def __init__(self, app: ASGIApp, fast_lane: Callable[[Scope], Answer | None]) -> None:
         self.app = app
+        self._fast_lane = fast_lane
         # Unique, not secret: a counter spares each request a call to the kernel.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -62,7 +80,31 @@ class Exchange:
 
         await self.app(scope, receive, send_without_text)
 
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The whole exchange, if all of it can be had without waiting; protocol.py then needs no
+        task for it."""
+        started = perf_counter()
+        id_, refusal = _inspect(scope)
+        if refusal:
+            return None
+        try:
+            answer = self._fast_lane(scope)
+        except Exception:  # noqa: BLE001 - the other way may know an answer
+            _log.exception("Unexpected error")
+            return None
+        if answer is None:
+            return None
+        id_ = id_ or next(self._ids)
+        route, user_id, status, headers, body = answer
+        _log_request(scope, id_, route, status, started, user_id)
+        return Answer(route, user_id, status, _complete(headers, id_), body)
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if answer := self.at_once(scope):
+            start = {"type": "http.response.start", "status": answer.status}
+            await send({**start, "headers": answer.headers})
+            await send({"type": "http.response.body", "body": answer.body})
+            return
         started = perf_counter()
         id_, refusal = _inspect(scope)
         id_ = id_ or next(self._ids)
@@ -82,10 +124,7 @@ class Exchange:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = message["headers"]
-                given = {name for name, _ in headers}
-                defaults = [header for header in _DEFAULT_HEADERS if header[0] not in given]
-                message["headers"] = [*headers, *defaults, (b"x-request-id", id_.encode())]
+                message["headers"] = _complete(message["headers"], id_)
             await send(message)
 
         try:
@@ -101,16 +140,9 @@ class Exchange:
                 await render(InternalError())(scope, receive, send_with_headers)
         finally:
             route = scope.get("route")
-            request_log.write(
-                LoggedRequest(
-                    id_,
-                    scope["method"],
-                    route.path if route else None,
-                    status,
-                    (perf_counter() - started) * 1000,
-                    scope.get("state", {}).get("user_id"),
-                )
-            )
+            path = route.path if route else None
+            user_id = scope.get("state", {}).get("user_id")
+            _log_request(scope, id_, path, status, started, user_id)
 
 
 def _inspect(scope: Scope) -> tuple[str | None, type[Refusal] | None]:
@@ -130,3 +162,16 @@ def _inspect(scope: Scope) -> tuple[str | None, type[Refusal] | None]:
     if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
         refusal = UriTooLongError
     return id_, refusal
+
+
+def _complete(headers: Sequence[Header], id_: str) -> list[Header]:
+    given = {name for name, _ in headers}
+    defaults = [header for header in _DEFAULT_HEADERS if header[0] not in given]
+    return [*headers, *defaults, (b"x-request-id", id_.encode())]
+
+
+def _log_request(  # noqa: PLR0913, PLR0917 - one for each thing that the line says
+    scope: Scope, id_: str, route: str | None, status: int, started: float, user_id: int | None
+) -> None:
+    milliseconds = (perf_counter() - started) * 1000
+    request_log.write(LoggedRequest(id_, scope["method"], route, status, milliseconds, user_id))

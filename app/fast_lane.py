@@ -3,61 +3,48 @@
 If it cannot, they go on to the routes in auth/router.py, which document them and answer alike.
 """
 
-from typing import NamedTuple
-
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import State
+from starlette.types import Scope
 
 from app.auth.schemas import TokenStatus, identity_headers
 from app.error_responses import render
 from app.errors import Refusal
+from app.exchange import Answer
 from app.tokens.dependencies import bearer_token
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
-
-
-class _Route(NamedTuple):
-    """What exchange.py reads for the log."""
-
-    path: str
-
-
-_ROUTES = {_STATUS: _Route("/token_status/{token}"), _VERIFY: _Route(_VERIFY)}
+_ROUTES = {_STATUS: "/token_status/{token}", _VERIFY: _VERIFY}
 
 _BODY = TokenStatus().model_dump_json().encode()
-_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_BODY))]
+_HEADERS = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(_BODY)))
 
 
 class FastLane:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, state: State) -> None:
+        self._state = state
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope) -> Answer | None:
         call = _call(scope)
         if call is None:
-            await self.app(scope, receive, send)
-            return
-        state = scope["app"].state
+            return None
+        route = _ROUTES[call]
         try:
             token = bearer_token(scope) if call == _VERIFY else scope["path"][len(_STATUS) :]
-            verified = state.memory.verify(token, state.clock())
+            verified = self._state.memory.verify(token, self._state.clock())
         except Refusal as refusal:
-            scope["route"] = _ROUTES[call]
-            await render(refusal)(scope, receive, send)
-            return
+            response = render(refusal)
+            body = bytes(response.body)
+            return Answer(route, None, response.status_code, response.raw_headers, body)
         if verified is None:
-            await self.app(scope, receive, send)
-            return
-        scope["route"] = _ROUTES[call]
-        scope.setdefault("state", {})["user_id"] = verified.holder.id
-        identity = identity_headers(verified.holder) if call == _VERIFY else ()
-        headers = [*_HEADERS, *identity]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": _BODY})
+            return None
+        holder = verified.holder
+        headers = _HEADERS + identity_headers(holder) if call == _VERIFY else _HEADERS
+        return Answer(route, holder.id, 200, headers, _BODY)
 
 
 def _call(scope: Scope) -> str | None:
-    if scope["type"] != "http" or scope["method"] != "GET":
+    if scope["method"] != "GET":
         return None
     path: str = scope["path"]
     if path.startswith(_STATUS) and "/" not in path[len(_STATUS) :]:

@@ -13,6 +13,8 @@ import sys
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
+from time import time
 from types import TracebackType
 from typing import NamedTuple
 
@@ -71,9 +73,9 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = self.facts(record)
         exception = facts.pop("exception", None)
-        time = self.formatTime(record, "%H:%M:%S")
+        moment = self.formatTime(record, "%H:%M:%S")
         line = " ".join(
-            [time, f"{record.levelname:<7}", record.getMessage()]
+            [moment, f"{record.levelname:<7}", record.getMessage()]
             + [f"{name}={value}" for name, value in facts.items() if value is not None]
         )
         # A line break inside a value must not forge a second line.
@@ -93,23 +95,29 @@ class LoggedRequest(NamedTuple):
     user_id: int | None
 
     def as_text(self) -> str:
-        time = datetime.now().astimezone().strftime("%H:%M:%S")
+        moment = datetime.now().astimezone().strftime("%H:%M:%S")
         return (
-            f"{time} INFO    request method={self.method} "
+            f"{moment} INFO    request method={self.method} "
             f"{f'route={self.route} ' if self.route else ''}status={self.status} "
             f"ms={self.milliseconds:.2f} {f'user_id={self.user_id} ' if self.user_id else ''}"
             f"request_id={self.id}"
         )
 
     def as_json(self) -> str:
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = time()
+        moment = f"{_second(int(now))}.{int(now % 1 * 1000):03d}+00:00"
         route = f'"{self.route}"' if self.route else "null"
         return (
-            f'{{"time": "{time}", "level": "info", "logger": "hourpass.request", '
+            f'{{"time": "{moment}", "level": "info", "logger": "hourpass.request", '
             f'"message": "request", "method": "{self.method}", "route": {route}, '
             f'"status": {self.status}, "ms": {self.milliseconds:.2f}, '
             f'"user_id": {self.user_id or "null"}, "request_id": "{self.id}"}}'
         )
+
+
+@lru_cache(maxsize=1)
+def _second(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class RequestLog:

@@ -99,7 +99,8 @@ def create_app(
     ):
         app.include_router(router)
     # Around the framework's own layers, whose cost is not small beside that of a validation.
-    app.middleware_stack = Exchange(FastLane(app.build_middleware_stack()))
+    exchange = Exchange(app.build_middleware_stack(), FastLane(app.state))
+    app.middleware_stack = app.state.exchange = exchange
     return app
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Semaphore, get_native_id
-from typing import Annotated, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from fastapi import Depends, Request
 from passlib.context import CryptContext
 from passlib.exc import UnknownHashError
 
@@ -135,11 +134,3 @@ def _common_passwords() -> frozenset[str]:
     return frozenset(
         word for word in FREQUENCY_LISTS["passwords"] if len(word) >= STRICT_MIN_LENGTH
     )
-
-
-async def _passwords(request: Request) -> Passwords:
-    passwords: Passwords = request.app.state.passwords
-    return passwords
-
-
-PasswordsDep = Annotated[Passwords, Depends(_passwords)]

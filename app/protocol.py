@@ -6,14 +6,21 @@ And one call to the kernel per response instead of two.
 """
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
+from fastapi import FastAPI
 from httptools import HttpParserError
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from app.error_responses import render
 from app.errors import HeadersTooLargeError, MalformedRequestError, Refusal, UriTooLongError
-from app.exchange import MAX_HEADER_BYTES, MAX_TARGET_BYTES
+from app.exchange import MAX_HEADER_BYTES, MAX_TARGET_BYTES, Exchange
 
 
 class _Corked:
@@ -31,6 +38,10 @@ class _Corked:
         else:
             self._held = data
             self._loop.call_soon(self._flush)  # in case that nothing follows at once
+
+    def write_whole(self, response: bytes) -> None:
+        self._flush()
+        self._transport.write(response)
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
@@ -51,11 +62,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = False
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._exchange: Exchange = cast("FastAPI", self.app).state.exchange
+
     def connection_made(  # type: ignore[override] # as uvicorn has it
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(transport)
-        self.transport = cast("asyncio.Transport", _Corked(transport, self.loop))
+        self._corked = _Corked(transport, self.loop)
+        self.transport = cast("asyncio.Transport", self._corked)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -88,6 +104,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLargeError)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """What needs no waiting needs no task either, nor what comes with one."""
+        # With requests in line, on_response would come back here for each of them, ever deeper.
+        answer = None
+        if not self.pipeline and not self.flow.write_paused:
+            answer = self._exchange.at_once(cast("Scope", cycle.scope))
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        head = [STATUS_LINE[answer.status]]
+        for name, value in (*self.server_state.default_headers, *answer.headers):
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        self._corked.write_whole(b"".join((*head, answer.body)))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def _refuse(self, refusal: type[Refusal]) -> None:
         self._refusal = refusal

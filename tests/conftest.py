@@ -22,6 +22,8 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
 
 from app import schema
 from app.database import Database
@@ -59,6 +61,16 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_settings(database_url: str, **changes: object) -> Settings:
     values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
     return Settings.model_validate({**values, **changes})
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def refuse_writes_without_a_transaction(  # on SQLite each would be committed alone
+    connection: Connection, _cursor: object, statement: str, *_: object
+) -> None:
+    if connection.dialect.name == "sqlite" and statement.startswith(("INSERT", "UPDATE", "DELETE")):
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection
+        assert driver_connection.in_transaction, statement
 
 
 @pytest.fixture(scope="session")

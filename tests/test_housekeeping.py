@@ -13,7 +13,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.chores import Chores
-from app.database import Database
+from app.database import Database, begin_write
 from app.housekeeping import service
 from app.housekeeping.service import BATCH, LEASE, Housekeeping
 from app.revocations.models import Revocation
@@ -47,6 +47,7 @@ async def housekeeping(database: Database, settings: Settings, clock: Clock) -> 
 
 async def store(database: Database, *rows: object) -> None:
     async with database.session() as session:
+        await begin_write(session)
         session.add_all(rows)
         await session.commit()
 

@@ -57,8 +57,10 @@ def in_database(settings: Settings, work: Callable[[Connection], T]) -> T:
     async def run() -> T:
         engine = create_engine(settings)
         try:
-            async with engine.begin() as connection:
-                return await connection.run_sync(work)
+            async with engine.connect() as connection:
+                writing = await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+                async with writing.begin():
+                    return await writing.run_sync(work)
         finally:
             await engine.dispose()
 

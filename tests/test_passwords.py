@@ -14,6 +14,7 @@ from httpx import AsyncClient
 from passlib.hash import argon2, bcrypt, django_pbkdf2_sha256, pbkdf2_sha256
 from sqlalchemy import select, update
 
+from app.database import begin_write
 from app.errors import InvalidRequestError
 from app.passwords import Passwords
 from app.settings import Settings
@@ -132,6 +133,7 @@ async def test_a_hash_from_elsewhere_is_upgraded_at_the_next_login(
 
 async def store_hash(app: FastAPI, user_id: int, password_hash: str) -> None:
     async with app.state.database.session() as session:
+        await begin_write(session)
         await session.execute(
             update(User).where(User.id == user_id).values(password_hash=password_hash)
         )

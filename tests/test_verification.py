@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import update
 
-from app.database import Database
+from app.database import Database, begin_write
 from app.users import verification
 from app.users.models import User
 from app.users.verification import Memory
@@ -114,6 +114,7 @@ async def test_without_news_the_database_is_asked_each_time(
     assert (await answers(client, token))[0][0] == 200
     monkeypatch.setattr(app.state.news, "is_current", lambda: False)
     async with app.state.database.session() as session:
+        await begin_write(session)
         await session.execute(update(User).where(User.id == user_id).values(is_enabled=False))
         await session.commit()
     assert (await answers(client, token))[0][0] == 401

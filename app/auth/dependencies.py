@@ -11,12 +11,11 @@ from starlette.exceptions import HTTPException
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
 from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
 from app.auth.service import IssuedTokens, Login
+from app.database import SessionDep
 from app.errors import UnsupportedMediaTypeError
-from app.passwords import PasswordsDep
-from app.revocations.dependencies import RevocationsDep
-from app.sessions.dependencies import SessionsDep
-from app.tokens.dependencies import TokensDep
-from app.users.dependencies import UsersDep, VerificationDep
+from app.revocations.dependencies import revocations_of
+from app.sessions.dependencies import sessions_of
+from app.users.dependencies import users_of, verification_of
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
@@ -111,22 +110,22 @@ GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
 TokenFormDep = Annotated[TokenForm, Depends(_token_form)]
 
 
-async def _login(
-    users: UsersDep, sessions: SessionsDep, passwords: PasswordsDep, tokens: TokensDep
-) -> Login:
-    return Login(users, sessions, passwords, tokens)
+async def _login(request: Request, session: SessionDep) -> Login:
+    state = request.app.state
+    users, sessions = users_of(request, session), sessions_of(request, session)
+    return Login(users, sessions, state.passwords, state.tokens)
 
 
 LoginDep = Annotated[Login, Depends(_login)]
 
 
-async def _issued_tokens(
-    tokens: TokensDep,
-    verification: VerificationDep,
-    sessions: SessionsDep,
-    revocations: RevocationsDep,
-) -> IssuedTokens:
-    return IssuedTokens(tokens, verification, sessions, revocations)
+async def _issued_tokens(request: Request, session: SessionDep) -> IssuedTokens:
+    return IssuedTokens(
+        request.app.state.tokens,
+        verification_of(request, session),
+        sessions_of(request, session),
+        revocations_of(request, session),
+    )
 
 
 IssuedTokensDep = Annotated[IssuedTokens, Depends(_issued_tokens)]

@@ -137,9 +137,10 @@ class IssuedTokens:
     async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
         """What an access token says, to those who may know; to all others it is inactive."""
         try:
-            claims, holder, _ = await self._verification.verify(token, now)
+            verified = await self._verification.verify(token, now)
         except InvalidTokenError:
             return Introspection(active=False)
+        claims, holder = verified.claims, verified.holder
         if holder.id != asker.id and asker.scopes.isdisjoint(INTROSPECTION_SCOPES):
             return Introspection(active=False)
         return Introspection(

@@ -1,14 +1,19 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import SessionDep
-from app.revocations.dependencies import RevocationsDep
+from app.revocations.dependencies import revocations_of
 from app.sessions.service import Sessions
 
 
-async def _sessions(request: Request, session: SessionDep, revocations: RevocationsDep) -> Sessions:
-    return Sessions(session, revocations, request.app.state.settings)
+def sessions_of(request: Request, session: AsyncSession) -> Sessions:
+    return Sessions(session, revocations_of(request, session), request.app.state.settings)
+
+
+async def _sessions(request: Request, session: SessionDep) -> Sessions:
+    return sessions_of(request, session)
 
 
 SessionsDep = Annotated[Sessions, Depends(_sessions)]

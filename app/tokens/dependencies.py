@@ -1,6 +1,5 @@
 """What a route may ask for about the bearer token of its request."""
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
@@ -11,21 +10,22 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
 
 
 def bearer_token(scope: Scope) -> str:
     """The token of an ASGI request. Raises MissingTokenError and InvalidTokenError."""
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    values = [value for name, value in headers if name == b"authorization"]
     if not values:
         raise MissingTokenError
-    words = re.split(" +", values[0].decode("latin-1"))  # RFC 6750, 2.1: 1*SP
-    if len(values) > 1 or len(words) > 2:
+    scheme, _, token = values[0].rpartition(b" ")
+    scheme = scheme.rstrip(b" ")  # RFC 6750, 2.1: 1*SP
+    if len(values) > 1 or b" " in scheme:
         raise InvalidTokenError
-    if len(words) == 2 and words[0].lower() != "bearer":
+    if scheme and scheme.lower() != b"bearer":
         raise MissingTokenError  # Basic and the like: not our kind of credential
-    return words[-1]
+    return token.decode("latin-1")
 
 
 class _BearerToken(OAuth2PasswordBearer):
@@ -56,10 +56,4 @@ NowDep = Annotated[datetime, Depends(_now)]
 TokensDep = Annotated[Tokens, Depends(_tokens)]
 
 
-async def _keys(request: Request) -> LiveKeys:
-    keys: LiveKeys = request.app.state.keys
-    return keys
-
-
-LiveKeysDep = Annotated[LiveKeys, Depends(_keys)]
 BearerToken = Annotated[str, Depends(_BEARER)]

@@ -190,7 +190,9 @@ class KeyStore:
     ) -> None:
         generation = stored[-1].generation + 1 if stored else 1
         algorithm = self._settings.signing_algorithm
-        self._session.add(self._generate(generation, algorithm, created_at, activates_at))
+        key = self._generate(generation, algorithm, created_at, activates_at)
+        await begin_write(self._session)
+        self._session.add(key)
         try:
             await self._session.commit()
             _log.info("Made a signing key", extra={"algorithm": algorithm})

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import SessionDep
-from app.passwords import PasswordsDep
-from app.revocations.dependencies import RevocationsDep
-from app.tokens.dependencies import BearerToken, LiveKeysDep, NowDep
+from app.revocations.dependencies import revocations_of
+from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
 from app.users.service import Identity, Users
 from app.users.verification import Verification, Verified
@@ -15,17 +15,24 @@ from app.users.verification import Verification, Verified
 UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
 
 
-async def _users(
-    session: SessionDep, passwords: PasswordsDep, revocations: RevocationsDep
-) -> Users:
-    return Users(session, passwords, revocations)
+def users_of(request: Request, session: AsyncSession) -> Users:
+    return Users(session, request.app.state.passwords, revocations_of(request, session))
+
+
+async def _users(request: Request, session: SessionDep) -> Users:
+    return users_of(request, session)
 
 
 UsersDep = Annotated[Users, Depends(_users)]
 
 
-async def _verification(request: Request, keys: LiveKeysDep, users: UsersDep) -> Verification:
-    return Verification(request.app.state.memory, keys, users)
+def verification_of(request: Request, session: AsyncSession) -> Verification:
+    state = request.app.state
+    return Verification(state.memory, state.keys, users_of(request, session))
+
+
+async def _verification(request: Request, session: SessionDep) -> Verification:
+    return verification_of(request, session)
 
 
 VerificationDep = Annotated[Verification, Depends(_verification)]

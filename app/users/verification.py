@@ -4,8 +4,8 @@ There are two ways to the one answer. The quick one asks no database, once that 
 token's user. It is safe because a signature, once good, stays good; because every deed that ends a
 token is in `news` (revocations/news.py); and because it is not taken at all while news may be
 missing. What it remembers ends with the token, with any change of the keys, and when REMEMBERED
-others have come since. Only tokens that hold are remembered, so that forged ones leave nothing
-behind.
+others have come since. Only what one of our keys has signed is remembered, so that forged tokens
+leave nothing behind.
 """
 
 from datetime import datetime
@@ -26,12 +26,14 @@ Value = TypeVar("Value")
 class Verified(NamedTuple):
     claims: Claims
     holder: Identity
+    account: tuple[int, int]  # the user's id and epoch
     revocable: tuple[str, ...]
 
     @classmethod
     def of(cls, claims: Claims) -> "Verified":
         """Raises InvalidTokenError if the token's subject is no user."""
-        return cls(claims, Identity.of(claims), tuple(claims.revocable()))
+        holder = Identity.of(claims)
+        return cls(claims, holder, (holder.id, claims.epoch), tuple(claims.revocable()))
 
 
 class Memory:
@@ -42,7 +44,7 @@ class Memory:
         self._news = news
         self._keyring = tokens.keyring
         self._remembered: dict[str, Verified] = {}
-        # Users, each in one epoch, of whom the database has said that they exist and are enabled.
+        # Of whom the database has said that they exist, are enabled and in this epoch.
         self._confirmed: dict[tuple[int, int], None] = {}
 
     def verify(self, token: str, now: datetime) -> Verified | None:
@@ -52,6 +54,18 @@ class Memory:
         """
         if not self._news.is_current():
             return None
+        verified = self.read(token, now)
+        if verified is None or verified.account not in self._confirmed:
+            return None
+        if self._news.is_revoked(verified.revocable):
+            raise InvalidTokenError
+        return verified
+
+    def read(self, token: str, now: datetime) -> Verified | None:
+        """What the token says, whether it still holds or not; None if its key is not known here.
+
+        Raises InvalidTokenError.
+        """
         if self._keyring is not self._tokens.keyring:
             self._keyring = self._tokens.keyring
             self._remembered.clear()
@@ -61,19 +75,15 @@ class Memory:
                 verified = Verified.of(self._tokens.read(token, now))
             except UnknownKeyError:
                 return None
-            if (verified.holder.id, verified.claims.epoch) not in self._confirmed:
-                return None
             _put(self._remembered, token, verified)
         elif verified.claims.expires_at <= now.timestamp():
             del self._remembered[token]
-            raise InvalidTokenError
-        if self._news.is_revoked(verified.revocable):
             raise InvalidTokenError
         return verified
 
     def confirm(self, verified: Verified) -> None:
         """The database has been asked about the token, and it holds."""
-        _put(self._confirmed, (verified.holder.id, verified.claims.epoch), None)
+        _put(self._confirmed, verified.account, None)
 
 
 class Verification:
@@ -86,7 +96,9 @@ class Verification:
         """Whom the token stands for. Raises InvalidTokenError."""
         if verified := self._memory.verify(token, now):
             return verified
-        verified = Verified.of(await self._keys.read(token, now))
+        verified = self._memory.read(token, now)
+        if verified is None:
+            verified = Verified.of(await self._keys.read(token, now))
         await self._users.confirm(verified.claims)
         self._memory.confirm(verified)
         return verified
