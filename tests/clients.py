@@ -1,7 +1,9 @@
-"""How a program uses HourpassAuth: with httpx, with asyncio, with requests. And what it sent."""
+"""How programs use HourpassAuth, with each library, and a service that keeps the tests' clock."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,6 +11,8 @@ import httpx
 import requests
 
 from hourpass import HourpassAuth
+from tests.conftest import Clock
+from tests.people import ARTHUR, LANCELOT, Person, bearer
 
 Call = Callable[..., Any]
 
@@ -54,3 +58,53 @@ class Line(httpx.HTTPTransport):
 
     def grants(self) -> list[str]:
         return [form["grant_type"] for form in self.sent if form["path"] == "/token"]
+
+
+@dataclass
+class Court:
+    """A service that keeps the test's clock, a Lancelot whom no other test knows, and the line of
+    his program to the service."""
+
+    url: str
+    clock: Clock
+    lancelot: Person
+    user_id: int
+    line: Line
+
+    def auth(
+        self, password: str = LANCELOT["password"], scopes: Iterable[str] = ()
+    ) -> HourpassAuth:
+        """With a clock of its own that shows another time: nothing but its pace may matter."""
+        began = self.clock.now
+
+        def clock() -> float:
+            return (self.clock.now - began).total_seconds()
+
+        name = self.lancelot["username"]
+        return HourpassAuth(
+            self.url, name, password, scopes=scopes, clock=clock, transport=self.line
+        )
+
+    def as_arthur(self, method: str, path: str) -> None:
+        token = httpx.post(f"{self.url}/token", json=ARTHUR).json()["token"]
+        answer = httpx.request(method, f"{self.url}{path}", headers=bearer(token))
+        assert answer.status_code == 200, answer.text
+
+    def sessions(self, token: str) -> int:
+        answer = httpx.get(f"{self.url}/me/sessions", headers=bearer(token))
+        return len(answer.json()["sessions"])
+
+
+def token_of(auth: HourpassAuth) -> str:
+    """The one it holds now."""
+    held = auth._login._held
+    assert held
+    return held.value
+
+
+def settle(auth: HourpassAuth) -> None:
+    """Until a renewal in the background has come to its end."""
+    deadline = time.monotonic() + 10
+    while auth._login._renewal:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

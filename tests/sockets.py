@@ -47,6 +47,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+FINE = Answer(200)
 INVALID_TOKEN = Answer(401, {"WWW-Authenticate": 'Bearer realm="test", error="invalid_token"'})
 
 
@@ -97,3 +98,19 @@ class Api:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def always(answer: Answer) -> Callable[[Received], Answer]:
+    return lambda _: answer
+
+
+def refuses_the_first(count: int) -> Callable[[Received], Answer]:
+    """An API that calls the first tokens that it sees invalid."""
+    refused: list[str | None] = []
+
+    def answer(request: Received) -> Answer:
+        if request.authorization not in refused and len(refused) < count:
+            refused.append(request.authorization)
+        return INVALID_TOKEN if request.authorization in refused else FINE
+
+    return answer
