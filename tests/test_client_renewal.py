@@ -50,7 +50,7 @@ async def test_fifty_tasks_cause_one_login(court: Court, age: timedelta) -> None
         assert by_httpx_in_thread(auth, court)
         court.clock.advance(age)
     court.line.sent.clear()
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(auth=auth, verify=False) as client:
         answers = await asyncio.gather(*(client.get(f"{court.url}/me") for _ in range(50)))
     assert {answer.status_code for answer in answers} == {200}
     assert court.line.grants() == ["password"]
@@ -77,7 +77,7 @@ def test_fifty_threads_and_their_event_loops_cause_one_login(court: Court) -> No
 
 async def test_fifty_refused_requests_cause_one_renewal(court: Court) -> None:
     auth = court.auth()
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(auth=auth, verify=False) as client:
         await client.get(f"{court.url}/me")
         await client.post(f"{court.url}/revoke", data={"token": token_of(auth)})
         answers = await asyncio.gather(*(client.get(f"{court.url}/me") for _ in range(50)))
@@ -87,7 +87,7 @@ async def test_fifty_refused_requests_cause_one_renewal(court: Court) -> None:
 
 async def test_all_who_wait_for_a_login_hear_of_its_failure(court: Court) -> None:
     auth = court.auth(password="guinevere")
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(auth=auth, verify=False) as client:
         calls = (client.get(f"{court.url}/me") for _ in range(50))
         failures = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(failure) for failure in failures} == {LoginError}
@@ -96,7 +96,7 @@ async def test_all_who_wait_for_a_login_hear_of_its_failure(court: Court) -> Non
 
 async def test_a_cancelled_task_takes_nothing_with_it(court: Court) -> None:
     auth = court.auth()
-    async with httpx.AsyncClient(auth=auth) as client:
+    async with httpx.AsyncClient(auth=auth, verify=False) as client:
         first = asyncio.create_task(client.get(f"{court.url}/me"))
         second = asyncio.create_task(client.get(f"{court.url}/me"))
         async with asyncio.timeout(10):
