@@ -71,10 +71,10 @@ class HourpassAuth(httpx.Auth):
             credentials["scope"] = scope
         if not all(map(_is_text, credentials.values())):
             raise ValueError("Half a surrogate pair cannot be sent")
-        self._username = username
         self._allow_http = allow_http
+        self._refuse_plain_http(str(service))
+        self._username = username
         self._login = Login(service, credentials, clock, transport)
-        self._refuse_plain_http(url)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._login.origin!r}, {self._username!r})"

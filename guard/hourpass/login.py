@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 from weakref import WeakSet
 
@@ -136,14 +137,12 @@ class Login:
             return self._failure
         renewal: Future[Outcome] = Future()
         renewal.set_running_or_notify_cancel()  # from now on a waiting task cannot cancel it
-        work = threading.Thread(
-            target=self._run, args=(renewal, firm), name="hourpass-login", daemon=True
-        )
-        work.start()
+        run = partial(self._run, renewal, firm=firm)
+        threading.Thread(target=run, name="hourpass-login", daemon=True).start()
         self._renewal = renewal
         return renewal
 
-    def _run(self, renewal: Future[Outcome], firm: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _run(self, renewal: Future[Outcome], *, firm: bool) -> None:
         outcome = self._log_in(firm=firm)
         with self._lock:
             self._renewal = None
