@@ -62,14 +62,18 @@ class Line(httpx.HTTPTransport):
 
 @dataclass
 class Court:
-    """A service that keeps the test's clock, a Lancelot whom no other test knows, and the line of
+    """A service that keeps the tests' clock, a Lancelot whom no other test knows, and the line of
     his program to the service."""
 
-    url: str
+    service: httpx.Client
     clock: Clock
     lancelot: Person
     user_id: int
     line: Line
+
+    @property
+    def url(self) -> str:
+        return str(self.service.base_url).rstrip("/")
 
     def auth(
         self, password: str = LANCELOT["password"], scopes: Iterable[str] = ()
@@ -86,12 +90,12 @@ class Court:
         )
 
     def as_arthur(self, method: str, path: str) -> None:
-        token = httpx.post(f"{self.url}/token", json=ARTHUR).json()["token"]
-        answer = httpx.request(method, f"{self.url}{path}", headers=bearer(token))
+        token = self.service.post("/token", json=ARTHUR).json()["token"]
+        answer = self.service.request(method, path, headers=bearer(token))
         assert answer.status_code == 200, answer.text
 
     def sessions(self, token: str) -> int:
-        answer = httpx.get(f"{self.url}/me/sessions", headers=bearer(token))
+        answer = self.service.get("/me/sessions", headers=bearer(token))
         return len(answer.json()["sessions"])
 
 

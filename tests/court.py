@@ -22,7 +22,7 @@ from tests.sockets import served
 @pytest.fixture(scope="module")
 def service_and_clock(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Clock]]:
+) -> Iterator[tuple[httpx.Client, Clock]]:
     """One for all tests here, and the clock that it keeps."""
     path = tmp_path_factory.mktemp("renewal") / "hourpass.db"
     shutil.copy(sqlite_template, path)
@@ -33,18 +33,21 @@ def service_and_clock(
         first_admin_password=ARTHUR["password"],
         log_level="warning",
     )
-    with served(create_app(settings, clock)) as url:
-        yield url, clock
+    with (
+        served(create_app(settings, clock)) as url,
+        httpx.Client(base_url=url, verify=False) as service,
+    ):
+        yield service, clock
 
 
 @pytest.fixture
-def court(service_and_clock: tuple[str, Clock], request: pytest.FixtureRequest) -> Court:
-    url, clock = service_and_clock
+def court(service_and_clock: tuple[httpx.Client, Clock], request: pytest.FixtureRequest) -> Court:
+    service, clock = service_and_clock
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     lancelot = {**LANCELOT, "username": f"lancelot {name}"}
-    answer = httpx.post(f"{url}/register-user", json=lancelot)
+    answer = service.post("/register-user", json=lancelot)
     assert answer.status_code == 201, answer.text
-    return Court(url, clock, lancelot, answer.json()["user_id"], Line())
+    return Court(service, clock, lancelot, answer.json()["user_id"], Line())
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
 import pytest
 import requests
 
@@ -146,7 +145,7 @@ def test_scopes_are_asked_for(court: Court, scopes: Any) -> None:
 
 def test_a_name_of_any_script_can_log_in(court: Court) -> None:
     ywain = {**GALAHAD, "username": "Ywain à la löwe 🦁", "password": "l'eau & la fontaine=+%"}
-    assert httpx.post(f"{court.url}/register-user", json=ywain).status_code == 201
+    assert court.service.post("/register-user", json=ywain).status_code == 201
     with HourpassAuth(court.url, ywain["username"], ywain["password"]) as auth:
         assert by_requests(auth, "GET", f"{court.url}/me").json()["username"] == ywain["username"]
 

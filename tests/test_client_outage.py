@@ -78,7 +78,7 @@ def test_each_refusal_of_a_token_that_held_a_while_is_answered_with_a_login(cour
     auth = court.auth()
     by_httpx(auth, "GET", f"{court.url}/me")
     for _ in range(3):
-        httpx.post(f"{court.url}/revoke", data={"token": token_of(auth)})
+        court.service.post("/revoke", data={"token": token_of(auth)})
         assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
         court.clock.advance(REFUSAL_PAUSE * SECOND)
     assert court.line.grants() == ["password"] * 4

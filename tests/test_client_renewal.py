@@ -126,7 +126,7 @@ def test_a_session_that_was_ended_is_followed_by_another(court: Court) -> None:
     by_httpx(auth, "GET", f"{court.url}/me")
     held = auth._login._held
     assert held
-    httpx.post(f"{court.url}/revoke", data={"token": held.refresh_token or ""})
+    court.service.post("/revoke", data={"token": held.refresh_token or ""})
     assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
     assert court.line.grants() == ["password", "refresh_token", "password"]
     assert court.sessions(token_of(auth)) == 1
@@ -140,7 +140,7 @@ def test_a_lost_answer_does_not_cost_the_session(court: Court) -> None:
     assert held
     court.clock.advance(HOUR)
     grant = {"grant_type": "refresh_token", "refresh_token": held.refresh_token}
-    assert httpx.post(f"{court.url}/token", data=grant).status_code == 200
+    assert court.service.post("/token", data=grant).status_code == 200
     court.clock.advance(OUTAGE_PAUSE * SECOND)
     assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
     assert court.line.grants() == ["password", "refresh_token"]
@@ -151,8 +151,8 @@ def test_leaving_the_block_logs_out(court: Court, scopes: Any) -> None:
     with court.auth(scopes=scopes) as auth:
         by_httpx(auth, "GET", f"{court.url}/me")
         token = token_of(auth)
-    assert httpx.get(f"{court.url}/token_status/{token}").status_code == 401
-    other = httpx.post(f"{court.url}/token", json=court.lancelot).json()["token"]
+    assert court.service.get(f"/token_status/{token}").status_code == 401
+    other = court.service.post("/token", json=court.lancelot).json()["token"]
     assert court.sessions(other) == 0
 
 
