@@ -1,5 +1,6 @@
 """Lets only Hourpass users into a machine-learning API, and keeps its clients logged in."""
 
+from hourpass.client import HourpassAuth
 from hourpass.errors import (
     GuardError,
     InsufficientScopeError,
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GuardError",
+    "HourpassAuth",
     "InsufficientScopeError",
     "InvalidTokenError",
     "LoginError",

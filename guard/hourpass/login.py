@@ -1,0 +1,245 @@
+"""Keeps one user logged in: gives a token that holds, whoever asks and however many ask at once.
+
+Knows how the login service talks, but nothing of the requests that the token is for.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+from weakref import WeakSet
+
+import httpx
+
+from hourpass.errors import GuardError, LoginError, ServiceUnavailableError
+
+# A token is renewed this long before it expires, or in the last tenth of a short life. Until then
+# nobody waits for the new one, and nobody notices an outage that is shorter than this.
+RENEWAL_MARGIN = 300
+# What a request may need to reach its API: a token is not sent off in its last seconds.
+TRAVEL = 5
+
+TIMEOUT = 15
+# A busy service is asked again within one login, if it says when and this is soon.
+ATTEMPTS = 3
+LONGEST_WAIT = 5
+# How long a failure is the answer without the service being asked again. A wrong password does not
+# become right by itself, and each attempt is a hash for the service and a step towards a lockout.
+LOGIN_PAUSE = 60
+OUTAGE_PAUSE = 1
+LONGEST_PAUSE = 300
+# An API that refuses the replacement of a refused token refuses for another reason.
+REFUSAL_PAUSE = 30
+
+_log = logging.getLogger("hourpass.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Moments are the client's clock's."""
+
+    value: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    renew_at: float
+    expires_at: float
+    firm_until: float = 0
+    """Until then it stays, even if an API refuses it."""
+
+
+class Failure(Exception):  # noqa: N818 - it holds the error that callers see
+    """Why there is no token, and for how long the service is not asked again."""
+
+    def __init__(self, error: GuardError, pause: float) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.pause = pause
+
+
+Outcome: TypeAlias = Token | Failure
+
+
+class Login:
+    """Each login runs in a short-lived thread of its own, and whoever needs its token waits for
+    the thread: tasks of several event loops and threads can share one, and a task that is
+    cancelled takes nothing with it."""
+
+    def __init__(
+        self,
+        url: httpx.URL,
+        credentials: dict[str, str],
+        clock: Callable[[], float],
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self.origin = f"{url.scheme}://{url.netloc.decode()}"
+        self._base_url = url
+        self._credentials = credentials
+        self._clock = clock
+        self._transport = transport
+        self.forget()
+        _logins.add(self)
+
+    def forget(self) -> None:
+        """Begin as if nothing had been asked yet."""
+        self._lock = threading.Lock()
+        self._held: Token | None = None
+        self._renewal: Future[Outcome] | None = None
+        self._failure: Failure | None = None
+        self._silent_until = 0.0
+
+    def token(self, refused: str | None = None) -> str:
+        """A token that holds. It is another one than `refused`, unless that would be in vain.
+
+        Raises LoginError, ServiceUnavailableError.
+        """
+        found = self._find(refused)
+        return _value(found.result() if isinstance(found, Future) else found)
+
+    async def atoken(self, refused: str | None = None) -> str:
+        """As token(), for asyncio."""
+        found = self._find(refused)
+        return _value(await asyncio.wrap_future(found) if isinstance(found, Future) else found)
+
+    def end(self) -> None:
+        """Log out: end the session if there is one, else the token."""
+        with self._lock:
+            renewal = self._renewal
+        if renewal:
+            wait([renewal])
+        with self._lock:
+            held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            self._post("/revoke", {"token": held.refresh_token or held.value}).raise_for_status()
+        except httpx.HTTPError as error:
+            _log.warning("Not logged out at %s (%s)", self.origin, type(error).__name__)
+
+    def _find(self, refused: str | None) -> Outcome | Future[Outcome]:
+        with self._lock:
+            now, held = self._clock(), self._held
+            if held and now < held.expires_at and (held.value != refused or now < held.firm_until):
+                if now >= held.renew_at:
+                    self._renew(now, firm=False)
+                return held
+            return self._renew(now, firm=refused is not None)
+
+    def _renew(self, now: float, *, firm: bool) -> Failure | Future[Outcome]:
+        if self._renewal:
+            return self._renewal
+        if self._failure and now < self._silent_until:
+            return self._failure
+        renewal: Future[Outcome] = Future()
+        renewal.set_running_or_notify_cancel()  # from now on a waiting task cannot cancel it
+        run = partial(self._run, renewal, firm=firm)
+        threading.Thread(target=run, name="hourpass-login", daemon=True).start()
+        self._renewal = renewal
+        return renewal
+
+    def _run(self, renewal: Future[Outcome], *, firm: bool) -> None:
+        outcome = self._log_in(firm=firm)
+        with self._lock:
+            self._renewal = None
+            if isinstance(outcome, Token):
+                self._held, self._failure = outcome, None
+            else:
+                # Once per outage: while a token still holds nobody else would hear of it.
+                if self._failure is None:
+                    _log.warning("%s", outcome)
+                self._failure = outcome
+                self._silent_until = self._clock() + outcome.pause
+        renewal.set_result(outcome)
+
+    def _log_in(self, *, firm: bool) -> Outcome:
+        try:
+            asked_at = self._clock()  # not later: the token's time runs while it is on its way
+            answer = self._trade().json()
+            lifetime = float(answer["expires_in"])
+            return Token(
+                value=str(answer["access_token"]),
+                refresh_token=answer.get("refresh_token"),
+                renew_at=asked_at + lifetime - min(RENEWAL_MARGIN, lifetime / 10),
+                expires_at=asked_at + lifetime - TRAVEL,
+                firm_until=asked_at + REFUSAL_PAUSE if firm else 0,
+            )
+        except Failure as failure:
+            return failure
+        except Exception as error:  # noqa: BLE001 - somebody waits for an outcome, whatever happens
+            # The text of the error may quote what was sent.
+            what = f"No login at {self.origin} ({type(error).__name__})"
+            return Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
+
+    def _trade(self) -> httpx.Response:
+        """The service's answer to the refresh token if there is one, else to the password."""
+        held = self._held
+        if held and held.refresh_token:
+            grant = {"grant_type": "refresh_token", "refresh_token": held.refresh_token}
+            answer = self._ask(grant)
+            if answer.status_code == 200:
+                return answer
+        answer = self._ask({"grant_type": "password", **self._credentials})
+        if answer.status_code == 200:
+            return answer
+        what = "the username or the password is wrong, or the account is disabled"
+        raise Failure(LoginError(f"{self.origin} gives no token: {what}"), LOGIN_PAUSE)
+
+    def _ask(self, grant: dict[str, str]) -> httpx.Response:
+        """An answer that is a yes or a no."""
+        attempts = 0
+        while True:
+            attempts += 1
+            answer = self._post("/token", grant)
+            if answer.status_code in (200, 400, 401):
+                return answer
+            seconds = _retry_after(answer)
+            if seconds is None:
+                what = f"{self.origin} answers a login with {answer.status_code}"
+                raise Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
+            if attempts == ATTEMPTS or seconds > LONGEST_WAIT:
+                what = f"{self.origin} is busy and asks to wait {seconds:g} seconds"
+                raise Failure(ServiceUnavailableError(what), max(seconds, OUTAGE_PAUSE))
+            time.sleep(seconds)
+
+    def _post(self, path: str, form: dict[str, str]) -> httpx.Response:
+        """On a connection of its own: there is one in an hour, and none to share over a fork.
+
+        Redirects are not followed, and a proxy may see nothing but TLS.
+        """
+        with httpx.Client(
+            base_url=self._base_url,
+            transport=self._transport,
+            trust_env=self._base_url.scheme == "https",
+            timeout=TIMEOUT,
+            headers={"User-Agent": "HourpassAuth"},
+        ) as client:
+            return client.post(path, data=form)
+
+
+def _value(outcome: Outcome) -> str:
+    if isinstance(outcome, Token):
+        return outcome.value
+    raise copy(outcome.error)  # each of those who waited has a traceback of their own
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds, if the service is busy and says for how long."""
+    said = answer.headers.get("Retry-After", "")
+    busy = answer.status_code in (429, 503) and said.isascii() and said.isdigit()
+    return min(float(said), LONGEST_PAUSE) if busy else None
+
+
+def _forget_in_child() -> None:
+    """The threads stay with the parent, and the session too: two must not use one refresh token."""
+    for login in list(_logins):
+        login.forget()
+
+
+_logins: WeakSet[Login] = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
