@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.auth.dependencies import VERIFY_METHODS, refuse_without_scopes
 from app.auth.schemas import TokenStatus, identity_headers
 from app.error_responses import render
 from app.errors import Refusal
@@ -41,6 +42,10 @@ class FastLane:
         try:
             token = bearer_token(scope) if call == _VERIFY else scope["path"][len(_STATUS) :]
             verified = state.memory.verify(token, state.clock())
+            if verified:
+                scope.setdefault("state", {})["user_id"] = verified.holder.id
+                if call == _VERIFY:
+                    refuse_without_scopes(verified.holder, scope)
         except Refusal as refusal:
             scope["route"] = _ROUTES[call]
             await render(refusal)(scope, receive, send)
@@ -49,7 +54,6 @@ class FastLane:
             await self.app(scope, receive, send)
             return
         scope["route"] = _ROUTES[call]
-        scope.setdefault("state", {})["user_id"] = verified.holder.id
         identity = identity_headers(verified.holder) if call == _VERIFY else ()
         headers = [*_HEADERS, *identity]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -57,9 +61,10 @@ class FastLane:
 
 
 def _call(scope: Scope) -> str | None:
-    if scope["type"] != "http" or scope["method"] != "GET":
+    if scope["type"] != "http":
         return None
     path: str = scope["path"]
-    if path.startswith(_STATUS) and "/" not in path[len(_STATUS) :]:
-        return _STATUS
-    return _VERIFY if path == _VERIFY else None
+    if path == _VERIFY or path.startswith(f"{_VERIFY}/"):
+        return _VERIFY if scope["method"] in VERIFY_METHODS else None
+    is_status = path.startswith(_STATUS) and "/" not in path[len(_STATUS) :]
+    return _STATUS if is_status and scope["method"] == "GET" else None
