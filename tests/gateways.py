@@ -1,0 +1,171 @@
+"""The proxies of examples/, started with the very files that lie there, and a model that writes down
+all that reaches it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import NamedTuple
+
+import httpx
+
+from app.settings import ROOT
+from tests.conftest import free_port
+
+EXAMPLES = ROOT / "examples"
+START_TIMEOUT_SECONDS = 20
+# nginx and Caddy are Debian packages, Traefik and Envoy come in wheels.
+SEARCH_PATH = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"]
+)
+GATEWAYS = {
+    "nginx": ("model_behind_nginx", "nginx -p . -c nginx.conf -e stderr"),
+    "caddy": ("caddy", "caddy run --config Caddyfile"),
+    "traefik": ("traefik", "traefik --configFile=traefik.yml"),
+    "envoy": ("envoy", "envoy -c envoy.yaml --use-dynamic-base-id --concurrency 1"),
+}
+
+
+@contextmanager
+def gateway(kind: str, directory: Path, hourpass: str, model: str) -> Iterator[str]:
+    """The example of that kind between these two; yields its URL."""
+    example, command = GATEWAYS[kind]
+    address = f"127.0.0.1:{free_port()}"
+    place = directory / f"{kind}-{address.rpartition(':')[2]}"
+    place.mkdir()
+    addresses = {"127.0.0.1:8000": hourpass, "127.0.0.1:9000": model, "127.0.0.1:8080": address}
+    for path in (EXAMPLES / example).iterdir():
+        if path.suffix in (".conf", ".yml", ".yaml", ""):
+            (place / path.name).write_text(readdressed(path.read_text(), addresses))
+    program, *arguments = command.split()
+    found = shutil.which(program, path=SEARCH_PATH)
+    assert found, f"{program} is not installed; see CONTRIBUTING.md"
+    with (place / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [found, *arguments], cwd=place, stdout=output, stderr=output, env={"HOME": str(place)}
+        )
+    try:
+        _wait_until_it_refuses(process, f"http://{address}", place / "output")
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(START_TIMEOUT_SECONDS)
+
+
+def readdressed(text: str, addresses: dict[str, str]) -> str:
+    """The same configuration for other addresses, however its format spells them."""
+    for old, new in addresses.items():
+        (host, old_port), (_, new_port) = old.split(":"), new.split(":")
+        for spelling in (f"{host}:%s", f"address: {host}, port_value: %s", "http://:%s {"):
+            text = text.replace(spelling % old_port, spelling % f"<{new_port}>")
+    return text.replace("<", "").replace(">", "")
+
+
+def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
+    """Which takes the rules: some listen before they have read them."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, output.read_text()[-2000:]
+        try:
+            if httpx.get(url).status_code in (401, 502, 503):
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(output.read_text()[-2000:])
+
+
+class Seen(NamedTuple):
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body_bytes: int
+
+    def values(self, name: str) -> list[str]:
+        """Of every header that a server could take for this one, as CGI and WSGI do."""
+        return [value for given, value in self.headers if _variable(given) == _variable(name)]
+
+
+def _variable(header: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in header.upper())
+
+
+class Model:
+    """Answers everything, and remembers it."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        model = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                    while size := int(self.rfile.readline(), 16):
+                        body += self.rfile.read(size)
+                        self.rfile.readline()
+                    self.rfile.readline()
+                headers = self.headers.items()
+                model.seen.append(Seen(self.command, self.path, headers, len(body)))
+                if self.headers.get("Upgrade") == "websocket":
+                    self.echo()
+                    return
+                answer = json.dumps({"prediction": 42}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(answer)
+
+            def echo(self) -> None:
+                self.send_response(101)
+                self.send_header("Upgrade", "websocket")
+                self.send_header("Connection", "Upgrade")
+                self.end_headers()
+                self.wfile.write(self.rfile.readline())
+                self.close_connection = True
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
+
+            def log_message(self, *_: object) -> None:
+                """Nothing: a test prints only what failed."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def answer_to(url: str, request: bytes) -> bytes:
+    """To bytes that no HTTP client would send: all that comes until the connection is closed."""
+    parsed = httpx.URL(url)
+    with socket.create_connection((parsed.host, parsed.port or 80), timeout=5) as connection:
+        connection.sendall(request)
+        parts = []
+        try:
+            while part := connection.recv(65536):
+                parts.append(part)
+        except (TimeoutError, ConnectionError):
+            pass
+    return b"".join(parts)
