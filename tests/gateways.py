@@ -3,6 +3,7 @@ all that reaches it."""
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -35,16 +36,18 @@ GATEWAYS = {
 
 
 @contextmanager
-def gateway(kind: str, directory: Path, hourpass: str, model: str) -> Iterator[str]:
-    """The example of that kind between these two; yields its URL."""
+def gateway(kind: str, directory: Path, hourpass: int, model: int) -> Iterator[str]:
+    """The example of that kind between these two ports; yields its URL."""
     example, command = GATEWAYS[kind]
-    address = f"127.0.0.1:{free_port()}"
-    place = directory / f"{kind}-{address.rpartition(':')[2]}"
+    port = free_port()
+    ports = {"8000": str(hourpass), "8080": str(port), "9000": str(model)}
+    place = directory / f"{kind}-{port}"
     place.mkdir()
-    addresses = {"127.0.0.1:8000": hourpass, "127.0.0.1:9000": model, "127.0.0.1:8080": address}
     for path in (EXAMPLES / example).iterdir():
-        if path.suffix in (".conf", ".yml", ".yaml", ""):
-            (place / path.name).write_text(readdressed(path.read_text(), addresses))
+        if path.is_file():
+            text = re.sub(r"\b(8000|8080|9000)\b", lambda found: ports[found[0]], path.read_text())
+            (place / path.name).write_text(text)
+    url = f"http://127.0.0.1:{port}"
     program, *arguments = command.split()
     found = shutil.which(program, path=SEARCH_PATH)
     assert found, f"{program} is not installed; see CONTRIBUTING.md"
@@ -53,20 +56,11 @@ def gateway(kind: str, directory: Path, hourpass: str, model: str) -> Iterator[s
             [found, *arguments], cwd=place, stdout=output, stderr=output, env={"HOME": str(place)}
         )
     try:
-        _wait_until_it_refuses(process, f"http://{address}", place / "output")
-        yield f"http://{address}"
+        _wait_until_it_refuses(process, url, place / "output")
+        yield url
     finally:
         process.terminate()
         process.wait(START_TIMEOUT_SECONDS)
-
-
-def readdressed(text: str, addresses: dict[str, str]) -> str:
-    """The same configuration for other addresses, however its format spells them."""
-    for old, new in addresses.items():
-        (host, old_port), (_, new_port) = old.split(":"), new.split(":")
-        for spelling in (f"{host}:%s", f"address: {host}, port_value: %s", "http://:%s {"):
-            text = text.replace(spelling % old_port, spelling % f"<{new_port}>")
-    return text.replace("<", "").replace(">", "")
 
 
 def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
@@ -75,7 +69,7 @@ def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output:
     while time.monotonic() < deadline:
         assert process.poll() is None, output.read_text()[-2000:]
         try:
-            if httpx.get(url).status_code in (401, 502, 503):
+            if httpx.get(url).status_code in (401, 500, 502, 503):
                 return
         except httpx.TransportError:
             pass
@@ -148,8 +142,8 @@ class Model:
         self._thread.start()
 
     @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
+    def port(self) -> int:
+        return self._server.server_port
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -157,15 +151,18 @@ class Model:
         self._server.server_close()
 
 
-def answer_to(url: str, request: bytes) -> bytes:
-    """To bytes that no HTTP client would send: all that comes until the connection is closed."""
+@contextmanager
+def connection(url: str, request: str) -> Iterator[socket.socket]:
+    """To say what no HTTP client would."""
     parsed = httpx.URL(url)
     with socket.create_connection((parsed.host, parsed.port or 80), timeout=5) as connection:
-        connection.sendall(request)
-        parts = []
-        try:
-            while part := connection.recv(65536):
-                parts.append(part)
-        except (TimeoutError, ConnectionError):
-            pass
-    return b"".join(parts)
+        connection.sendall(request.encode())
+        yield connection
+
+
+def head_of_answer(connection: socket.socket) -> str:
+    """The status line and the headers; empty if the connection was closed instead."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n") and (byte := connection.recv(1)):
+        head += byte
+    return head.decode()
