@@ -1,5 +1,5 @@
-"""The proxies of examples/, started with the very files that lie there, and a model that writes down
-all that reaches it."""
+"""What stands around a proxy of examples/: people who are known to Hourpass, and a model that
+remembers all that reaches it. The proxy itself is started with the very files that lie there."""
 
 import json
 import os
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,8 +20,13 @@ from typing import NamedTuple
 
 import httpx
 
+from app.database import utc_now
+from app.main import create_app
+from app.revocations.service import Revocations
 from app.settings import ROOT
-from tests.conftest import free_port
+from app.users.service import Users
+from tests.conftest import Clock, client_of, free_port, make_settings
+from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
 
 EXAMPLES = ROOT / "examples"
 START_TIMEOUT_SECONDS = 20
@@ -33,6 +40,50 @@ GATEWAYS = {
     "traefik": ("traefik", "traefik --configFile=traefik.yml"),
     "envoy": ("envoy", "envoy -c envoy.yaml --use-dynamic-base-id --concurrency 1"),
 }
+
+
+GUINEVERE = {
+    "username": "Guenièvre du Lac",
+    "password": "the queen of may",
+    "email": "guinevere@camelot.example",
+}
+
+
+@dataclass
+class Court:
+    """A service in which Guinevere may train and Galahad may not."""
+
+    hourpass: httpx.Client
+    expired: str  # Galahad's, issued in earnest an hour ago
+
+    @property
+    def port(self) -> int:
+        port = self.hourpass.base_url.port
+        assert port
+        return port
+
+    def token(self, person: Person) -> str:
+        response = self.hourpass.post("/token", json=person)
+        assert response.status_code == 200, response.text
+        token: str = response.json()["token"]
+        return token
+
+
+async def an_hour_ago(database_url: str) -> str:
+    """Register everybody; returns a token of then."""
+    clock = Clock()
+    clock.now = utc_now() - timedelta(minutes=61)
+    admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
+    app = create_app(make_settings(database_url, **admin), clock)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        guinevere = await register(client, GUINEVERE)
+        async with app.state.database.session() as session:
+            revocations = Revocations(session, app.state.tokens.lifetime)
+            users = Users(session, app.state.passwords, revocations)
+            await users.grant(guinevere, {"train", "predict"}, clock())
+        await register(client, LANCELOT)
+        await register(client, GALAHAD)
+        return await log_in(client, GALAHAD)
 
 
 @contextmanager
@@ -131,7 +182,7 @@ class Model:
                 self.wfile.write(self.rfile.readline())
                 self.close_connection = True
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - http.server calls these
 
             def log_message(self, *_: object) -> None:
                 """Nothing: a test prints only what failed."""

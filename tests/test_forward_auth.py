@@ -1,66 +1,26 @@
-"""Each proxy with the rules of examples/, between a real Hourpass and a model that knows no users."""
+"""Each proxy with the rules of examples/, between a real Hourpass and a model that knows nobody."""
 
 import asyncio
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
 import httpx
 import pytest
 
-from app.database import utc_now
-from app.main import create_app
-from app.revocations.service import Revocations
-from app.users.service import Users
-from tests.conftest import Clock, client_of, free_port, make_settings, serving
-from tests.gateways import GATEWAYS, Model, connection, gateway, head_of_answer
-from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, bearer, log_in, register
-
-GUINEVERE = {
-    "username": "Guenièvre du Lac",
-    "password": "the queen of may",
-    "email": "guinevere@camelot.example",
-}
-
-
-@dataclass
-class Court:
-    """A service in which Guinevere may train and Galahad may not."""
-
-    hourpass: httpx.Client
-    expired: str  # Galahad's, issued in earnest an hour ago
-
-    @property
-    def port(self) -> int:
-        port = self.hourpass.base_url.port
-        assert port
-        return port
-
-    def token(self, person: Person) -> str:
-        response = self.hourpass.post("/token", json=person)
-        assert response.status_code == 200, response.text
-        token: str = response.json()["token"]
-        return token
-
-
-async def _an_hour_ago(database_url: str) -> str:
-    """Register everybody; returns a token of then."""
-    clock = Clock()
-    clock.now = utc_now() - timedelta(minutes=61)
-    admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
-    app = create_app(make_settings(database_url, **admin), clock)
-    async with app.router.lifespan_context(app), client_of(app) as client:
-        guinevere = await register(client, GUINEVERE)
-        async with app.state.database.session() as session:
-            revocations = Revocations(session, app.state.tokens.lifetime)
-            users = Users(session, app.state.passwords, revocations)
-            await users.grant(guinevere, {"train", "predict"}, clock())
-        await register(client, LANCELOT)
-        await register(client, GALAHAD)
-        return await log_in(client, GALAHAD)
+from tests.conftest import free_port, serving
+from tests.gateways import (
+    GATEWAYS,
+    GUINEVERE,
+    Court,
+    Model,
+    an_hour_ago,
+    connection,
+    gateway,
+    head_of_answer,
+)
+from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +28,7 @@ def court(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     copy = tmp_path_factory.mktemp("court") / "hourpass.db"
     shutil.copy(sqlite_template, copy)
     url = f"sqlite:///{copy}"
-    expired = asyncio.run(_an_hour_ago(url))
+    expired = asyncio.run(an_hour_ago(url))
     with serving(url) as base_url, httpx.Client(base_url=base_url) as hourpass:
         yield Court(hourpass, expired)
 
