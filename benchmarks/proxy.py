@@ -46,6 +46,8 @@ def main() -> None:
             servers.hourpass(directory, people.variables) as hourpass,
         ):
             asking = NGINX_CONF.read_text()
+            # The load generator does not expect its connections to be closed.
+            asking = asking.replace("http {", "http { keepalive_requests 1000000000;")
             asking = asking.replace(":8000", f":{hourpass.port}").replace(":9000", f":{model.port}")
             open_to_all = asking.replace("auth_request /_hourpass;", "auth_request off;")
             with (
