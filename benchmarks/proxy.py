@@ -54,6 +54,7 @@ def main() -> None:
                 servers.nginx(directory, asking) as guarded,
                 servers.nginx(directory, open_to_all) as plain,
             ):
+                generator.apply(drive, (Load(guarded.port, requests, count=len(requests)),))
                 for connections in (1, 16):
                     taken: dict[Server, list[Sample]] = {guarded: [], plain: []}
                     load = Load(0, requests, connections, SECONDS)
