@@ -211,21 +211,13 @@ def test_no_other_protocol_is_opened_than_websocket(url: str, court: Court, mode
     assert [value for seen in model.seen for value in seen.values("Upgrade") if value] == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "//predict",
-        "/verify/../predict",
-        "/%2e%2e/predict",
-        "/_hourpass",
-        "/_hourpass/../predict",
-        "/predict%00",
-        "/predict;x",
-        "http://model.example/predict",
-        "http://model.example//verify?scope=",
-        "*",
-    ],
-)
+SPELLINGS_OF_PREDICT = """
+//predict /verify/../predict /%2e%2e/predict /_hourpass /_hourpass/../predict /predict%00
+/predict;x http://model.example/predict http://model.example//verify?scope= *
+""".split()
+
+
+@pytest.mark.parametrize("path", SPELLINGS_OF_PREDICT)
 def test_no_spelling_of_a_path_reaches_the_model_without_a_token(
     url: str, model: Model, path: str
 ) -> None:
@@ -236,24 +228,13 @@ def test_no_spelling_of_a_path_reaches_the_model_without_a_token(
     assert model.seen == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/train",
-        "/train/",
-        "//train",
-        "/./train",
-        "/x/../train",
-        "/%74rain",
-        "/%2e/train",
-        "/x/%2e%2e/train",
-        "/x%2f..%2ftrain",
-        "/x/..%2ftrain",
-        "/%2ftrain",
-        "/train%2f",
-        "http://model.example/train",
-    ],
-)
+SPELLINGS_OF_TRAIN = """
+/train /train/ //train /./train /x/../train /%74rain /%2e/train /x/%2e%2e/train
+/x%2f..%2ftrain /x/..%2ftrain /%2ftrain /train%2f http://model.example/train
+""".split()
+
+
+@pytest.mark.parametrize("path", SPELLINGS_OF_TRAIN)
 def test_no_spelling_of_a_path_spares_it_its_scope(
     url: str, court: Court, model: Model, path: str
 ) -> None:
