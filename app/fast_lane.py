@@ -15,6 +15,7 @@ from app.tokens.dependencies import bearer_token
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
+_BELOW_VERIFY = "/verify/"
 
 
 class _Route(NamedTuple):
@@ -64,7 +65,8 @@ def _call(scope: Scope) -> str | None:
     if scope["type"] != "http":
         return None
     path: str = scope["path"]
-    if path == _VERIFY or path.startswith(f"{_VERIFY}/"):
+    if path.startswith(_STATUS):
+        return _STATUS if scope["method"] == "GET" and "/" not in path[len(_STATUS) :] else None
+    if path == _VERIFY or path.startswith(_BELOW_VERIFY):
         return _VERIFY if scope["method"] in VERIFY_METHODS else None
-    is_status = path.startswith(_STATUS) and "/" not in path[len(_STATUS) :]
-    return _STATUS if is_status and scope["method"] == "GET" else None
+    return None

@@ -27,6 +27,8 @@ from app.users.service import Identity
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 
+_SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
+
 _GRANTS: dict[str, type[PasswordGrant | RefreshGrant]] = {
     "password": PasswordGrant,
     "refresh_token": RefreshGrant,
@@ -148,9 +150,6 @@ async def _issued_tokens(
 
 
 IssuedTokensDep = Annotated[IssuedTokens, Depends(_issued_tokens)]
-
-
-_SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
 
 
 def refuse_without_scopes(holder: Identity, scope: Scope) -> None:
