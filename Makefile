@@ -11,7 +11,7 @@ help: ## List the chores
 run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/hourpass serve
 
-test: .venv/dev browser ## Run every test, on SQLite and PostgreSQL
+test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: .venv/dev ## Check style and types
@@ -35,9 +35,9 @@ migration: .venv/dev ## Write a migration from the tables' changes: make migrati
 clean: ## Remove what was installed or made here, but no data
 	@rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: browser
-browser:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || .ci/install-chromium
+.PHONY: debian-packages
+debian-packages:
+	@.ci/install-debian-packages
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

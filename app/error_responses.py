@@ -35,7 +35,7 @@ class Problem(BaseModel):
 
 
 def render(refusal: Refusal) -> JSONResponse:
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+    return JSONResponse(refusal.body(), refusal.status, refusal.header_fields())
 
 
 def install(app: FastAPI) -> None:
@@ -58,10 +58,10 @@ def documented(*refusals: type[Refusal]) -> dict[int | str, dict[str, Any]]:
         )
         examples = response["content"]["application/json"].setdefault("examples", {})
         examples[refusal.error] = {"summary": refusal.message, "value": refusal().body()}
-        if refusal.headers:
+        if fields := refusal().header_fields():
             response["headers"] = {
                 name: {"schema": {"type": "string"}, "example": value}
-                for name, value in refusal.headers.items()
+                for name, value in fields.items()
             }
     return responses
 

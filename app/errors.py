@@ -25,6 +25,10 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a malfunct
     def body(self) -> dict[str, object]:
         return {"message": self.message, "error": self.error, **self.members}
 
+    def header_fields(self) -> dict[str, str]:
+        """Those of its kind, unless a kind knows more about the single case."""
+        return self.headers
+
 
 class InvalidRequestError(Refusal):
     """A member is missing, of the wrong kind, or out of bounds. `fields` says which and why."""

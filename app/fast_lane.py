@@ -6,6 +6,7 @@ If it cannot, they go on to the routes in auth/router.py, which document them an
 from starlette.datastructures import State
 from starlette.types import Scope
 
+from app.auth.dependencies import VERIFY_METHODS, refuse_without_scopes
 from app.auth.schemas import TokenStatus, identity_headers
 from app.error_responses import render
 from app.errors import Refusal
@@ -14,6 +15,7 @@ from app.tokens.dependencies import bearer_token
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
+_BELOW_VERIFY = "/verify/"
 _ROUTES = {_STATUS: "/token_status/{token}", _VERIFY: _VERIFY}
 
 _BODY = TokenStatus().model_dump_json().encode()
@@ -29,24 +31,27 @@ class FastLane:
         if call is None:
             return None
         route = _ROUTES[call]
+        user_id = None
         try:
             token = bearer_token(scope) if call == _VERIFY else scope["path"][len(_STATUS) :]
             verified = self._state.memory.verify(token, self._state.clock())
+            if verified is None:
+                return None
+            user_id = verified.holder.id
+            if call == _STATUS:
+                return Answer(route, user_id, 200, _HEADERS, _BODY)
+            refuse_without_scopes(verified.holder, scope)
+            return Answer(route, user_id, 200, _HEADERS + identity_headers(verified.holder), _BODY)
         except Refusal as refusal:
             response = render(refusal)
             body = bytes(response.body)
-            return Answer(route, None, response.status_code, response.raw_headers, body)
-        if verified is None:
-            return None
-        holder = verified.holder
-        headers = _HEADERS + identity_headers(holder) if call == _VERIFY else _HEADERS
-        return Answer(route, holder.id, 200, headers, _BODY)
+            return Answer(route, user_id, response.status_code, response.raw_headers, body)
 
 
 def _call(scope: Scope) -> str | None:
-    if scope["method"] != "GET":
-        return None
     path: str = scope["path"]
-    if path.startswith(_STATUS) and "/" not in path[len(_STATUS) :]:
-        return _STATUS
-    return _VERIFY if path == _VERIFY else None
+    if path.startswith(_STATUS):
+        return _STATUS if scope["method"] == "GET" and "/" not in path[len(_STATUS) :] else None
+    if path == _VERIFY or path.startswith(_BELOW_VERIFY):
+        return _VERIFY if scope["method"] in VERIFY_METHODS else None
+    return None

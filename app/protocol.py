@@ -118,7 +118,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         for name, value in (*self.server_state.default_headers, *answer.headers):
             head += (name, b": ", value, b"\r\n")
         head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        self._corked.write_whole(b"".join((*head, answer.body)))
+        if cycle.scope["method"] != "HEAD":
+            head.append(answer.body)
+        self._corked.write_whole(b"".join(head))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,6 +99,21 @@ def django(python: Path, directory: Path) -> Iterator[Server]:
     command = (str(python), "-m", "gunicorn", *bind, *workers, "benchmarks.peers.django_app:app")
     variables = {"PEER_DATABASE": str(directory / "django.db")}
     with _started(command, port, directory, variables, ready="/") as server:
+        yield server
+
+
+@contextmanager
+def nginx(directory: Path, configuration: str) -> Iterator[Server]:
+    """The configuration listens on 8080, and here on a free port instead."""
+    port = _free_port()
+    place = directory / f"nginx-{port}"
+    place.mkdir()
+    (place / "nginx.conf").write_text(configuration.replace(":8080", f":{port}"))
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        raise RuntimeError("nginx is not installed")
+    command = (program, "-p", str(place), "-c", "nginx.conf", "-e", "stderr")
+    with _started(command, port, directory, {}, ready="/") as server:
         yield server
 
 

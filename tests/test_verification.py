@@ -4,6 +4,7 @@ while it cannot be an old one."""
 import base64
 import json
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from fastapi import FastAPI
@@ -13,9 +14,10 @@ from sqlalchemy import update
 from app.database import Database, begin_write
 from app.users import verification
 from app.users.models import User
+from app.users.service import Users
 from app.users.verification import Memory
 from tests.conftest import Clock
-from tests.people import GALAHAD, LANCELOT, bearer, log_in, register
+from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
 
 def forged(token: str) -> str:
@@ -90,6 +92,80 @@ async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
         assert response.headers["x-auth-user-id"] == str(user_id)
         assert response.headers["x-auth-username"] == "Gueni%C3%A8vre%20du%20Lac"
         assert response.headers["x-auth-scopes"] == ""
+
+
+@pytest.fixture(params=["quick", "slow"])
+def lane(request: pytest.FixtureRequest, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to an answer; the quick one is open to tokens asked about before."""
+    if request.param == "slow":
+        monkeypatch.setattr(app.state.memory, "verify", lambda _token, _now: None)
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PATHS = ("/verify", "/verify/", "/verify//", "/verify/predict?x=1", "/verify/%2e%2e/healthz")
+
+
+@pytest.mark.usefixtures("lane")
+async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: AsyncClient) -> None:
+    user_id = await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    for method, path in product(METHODS, PATHS):
+        response = await client.request(method, path, headers=headers)
+        assert response.status_code == 200, (method, path)
+        assert response.headers["x-auth-user-id"] == str(user_id)
+        refusal = await client.request(method, path)
+        assert refusal.status_code == 401, (method, path)
+        assert refusal.headers["www-authenticate"] == 'Bearer realm="hourpass"'
+
+
+async def test_what_only_begins_like_verify_is_not_found(client: AsyncClient) -> None:
+    assert (await client.get("/verifying")).status_code == 404
+
+
+@pytest.mark.usefixtures("lane")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("scope=predict", 200),
+        ("scope=predict%20train", 200),
+        ("scope=predict+train", 200),
+        ("scope=predict&x=1&scope=train", 200),
+        ("x=admin", 200),
+        ("scope=admin", 403),
+        ("scope=predict&scope=deploy", 403),
+        ("scope=Predict", 403),
+        ("scope=", 422),
+        ("scope", 422),
+        ("scope=predict%0d%0aX-Auth-User-Id:1", 422),
+        ("scope=%22,scope=%22", 422),
+        ("scope=pr%C3%A9dire", 422),
+        ("scope=%FF", 422),
+    ],
+)
+async def test_verify_demands_every_scope_that_the_query_names(
+    client: AsyncClient, users: Users, clock: Clock, query: str, status: int
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await users.grant(user_id, {"predict", "train"}, clock())
+    headers = bearer(await log_in(client, LANCELOT))
+    await client.get("/verify", headers=headers)
+    response = await client.get(f"/verify?{query}", headers=headers)
+    assert response.status_code == status
+    assert ("x-auth-user-id" in response.headers) == (status == 200)
+    # Whoever has no token learns nothing of what it would have to be for.
+    assert (await client.get(f"/verify?{query}")).status_code == 401
+
+
+@pytest.mark.usefixtures("lane")
+async def test_the_challenge_names_all_the_scopes_that_are_needed(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    await client.get("/verify", headers=headers)
+    response = await client.get("/verify?scope=train+predict", headers=headers)
+    assert_problem(response, 403, "insufficient_scope")
+    challenge = 'Bearer realm="hourpass", error="insufficient_scope", scope="predict train"'
+    assert response.headers["www-authenticate"] == challenge
 
 
 async def test_what_is_known_is_answered_without_the_database(

@@ -1,24 +1,32 @@
-"""Grants from either kind of body, and the verb that trades them."""
+"""Grants from either kind of body, the verb that trades them, and what a question demands."""
 
+import re
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
 from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
 from app.auth.service import IssuedTokens, Login
 from app.database import SessionDep
-from app.errors import UnsupportedMediaTypeError
+from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.revocations.dependencies import revocations_of
 from app.sessions.dependencies import sessions_of
-from app.users.dependencies import users_of, verification_of
+from app.tokens.errors import InsufficientScopeError
+from app.users.dependencies import CurrentUser, users_of, verification_of
+from app.users.service import Identity
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
+
+_SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
 
 _GRANTS: dict[str, type[PasswordGrant | RefreshGrant]] = {
     "password": PasswordGrant,
@@ -43,6 +51,18 @@ def _grant_schema() -> dict[str, Any]:
     return {"title": "Grant", "type": "object", "properties": members, "examples": examples}
 
 
+# Envoy asks with the method, and below /verify the path and query, of the request it is about.
+VERIFY_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+SCOPE_PARAMETER = {
+    "parameters": [
+        {
+            "name": "scope",
+            "in": "query",
+            "description": "Scopes that the token must have, between spaces. May be repeated.",
+            "schema": {"type": "string", "examples": ["predict"]},
+        }
+    ]
+}
 GRANT_BODY = _documented_body(_grant_schema(), _JSON, _FORM)
 TOKEN_BODY = _documented_body(TokenForm.model_json_schema(), _FORM)
 
@@ -129,3 +149,32 @@ async def _issued_tokens(request: Request, session: SessionDep) -> IssuedTokens:
 
 
 IssuedTokensDep = Annotated[IssuedTokens, Depends(_issued_tokens)]
+
+
+def refuse_without_scopes(holder: Identity, scope: Scope) -> None:
+    """Every `scope` in the query must be the token's, as in /verify?scope=predict.
+
+    Raises InsufficientScopeError and InvalidRequestError.
+    """
+    if query := scope["query_string"]:
+        needed = _scopes_in(query)
+        if not holder.scopes.issuperset(needed):
+            raise InsufficientScopeError(*needed)
+
+
+@lru_cache(maxsize=64)
+def _scopes_in(query: bytes) -> tuple[str, ...]:
+    """An empty or impossible demand is refused: it would let everybody in, or nobody."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    values = [value for name, value in pairs if name == "scope"]
+    if not all(_SCOPES.fullmatch(value) for value in values):
+        raise InvalidRequestError.about("scope", "Must be one or more scopes between spaces")
+    return tuple(sorted({one for value in values for one in value.split(" ")}))
+
+
+async def _allowed_user(user: CurrentUser, request: Request) -> Identity:
+    refuse_without_scopes(user, request.scope)
+    return user
+
+
+AllowedUser = Annotated[Identity, Depends(_allowed_user)]

@@ -4,7 +4,10 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.auth.dependencies import (
     GRANT_BODY,
+    SCOPE_PARAMETER,
     TOKEN_BODY,
+    VERIFY_METHODS,
+    AllowedUser,
     GrantRequestDep,
     IssuedTokensDep,
     LoginDep,
@@ -32,7 +35,7 @@ from app.error_responses import documented
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.passwords import HashingOverloadedError
 from app.tokens.dependencies import NowDep, TokensDep
-from app.tokens.errors import InvalidTokenError, MissingTokenError
+from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentUser, VerificationDep
 
 router = APIRouter()
@@ -88,11 +91,14 @@ async def read_token_status(
     return TokenStatus()
 
 
+@router.api_route("/verify", methods=VERIFY_METHODS, include_in_schema=False)
+@router.api_route("/verify/{path:path}", methods=VERIFY_METHODS, include_in_schema=False)
 @router.get(
     "/verify",
     operation_id="verifyToken",
     summary="Does the bearer token hold, and whose is it?",
     tags=["Tokens"],
+    openapi_extra=SCOPE_PARAMETER,
     responses={
         200: {
             "headers": {
@@ -100,11 +106,15 @@ async def read_token_status(
                 for name, what in IDENTITY_HEADERS.items()
             }
         },
-        **documented(MissingTokenError, InvalidTokenError),
+        **documented(MissingTokenError, InvalidTokenError, InsufficientScopeError),
     },
 )
-async def verify_token(user: CurrentUser, response: Response) -> TokenStatus:
-    """For proxies and APIs that ask about each request: send on its Authorization header."""
+async def verify_token(user: AllowedUser, response: Response) -> TokenStatus:
+    """For proxies and APIs that ask about each request: send on its Authorization header.
+
+    Any method will do, as will any path below this one, since some proxies ask with those of the
+    request. A body is not read.
+    """
     response.raw_headers.extend(identity_headers(user))
     return TokenStatus()
 

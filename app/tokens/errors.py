@@ -21,8 +21,16 @@ class InvalidTokenError(UnauthorizedError):
 
 
 class InsufficientScopeError(ForbiddenError):
+    """The token holds, but lacks one of the scopes that the challenge names."""
+
     error = "insufficient_scope"
-    message = "Administrator rights are required"
-    headers: ClassVar = {
-        "WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope", scope="admin"'
-    }
+    message = "The token does not allow this"
+
+    def __init__(self, *needed: str) -> None:
+        super().__init__()
+        self.needed = needed or ("admin",)
+
+    def header_fields(self) -> dict[str, str]:
+        scope = " ".join(self.needed)
+        challenge = f'Bearer realm="hourpass", error="insufficient_scope", scope="{scope}"'
+        return {"WWW-Authenticate": challenge}
