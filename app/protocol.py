@@ -61,6 +61,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _head_bytes = 0
     _in_head = False
+    _has_begun = False  # a message, within the bytes at hand
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -76,10 +77,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        continues = self._in_head
+        self._has_begun = False
         super().data_received(data)
         # The parser speaks of a header once it is whole, which it may never be.
-        if continues and self._in_head:
+        if self._in_head and not self._has_begun:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADER_BYTES:
                 self._refusal = HeadersTooLargeError
@@ -88,7 +89,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._header_bytes = self._head_bytes = 0
-        self._in_head = True
+        self._in_head = self._has_begun = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from tests.conftest import (
     environment,
     free_port,
     make_settings,
-    serving,
 )
 from tests.people import ARTHUR
 
@@ -264,61 +262,3 @@ def test_production_names_the_missing_secret_key_and_shows_no_secret(
         assert not secret or secret not in run.stdout
     if command[:3] == HOURPASS:
         assert len(run.stdout.splitlines()) == 1
-
-
-@pytest.fixture(scope="module")
-def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One service for all that follows; SQLite only, because no request below reaches it."""
-    directory = tmp_path_factory.mktemp("serving")
-    with serving(f"sqlite:///{directory}/hourpass.db") as base_url:
-        yield base_url
-
-
-@pytest.mark.parametrize(
-    ("start", "more", "status", "error"),
-    [
-        pytest.param(b"GET /", b"x", 414, "uri_too_long", id="a path without end"),
-        pytest.param(b"GET /?", b"x", 414, "uri_too_long", id="a query without end"),
-        pytest.param(
-            b"GET / HTTP/1.1\r\n", b"X: y\r\n", 431, "headers_too_large", id="headers without end"
-        ),
-        pytest.param(
-            b"GET / HTTP/1.1\r\nX: ",
-            b"y",
-            431,
-            "headers_too_large",
-            id="one header value without end",
-        ),
-        pytest.param(
-            b"GET / HTTP/1.1\r\n", b"x", 431, "headers_too_large", id="one header name without end"
-        ),
-        pytest.param(b"\x16\x03\x01", b"\x00", 400, "invalid_request", id="no HTTP at all"),
-        pytest.param(
-            b"GET / HTTP/1.1\r\nHost", b"\x00", 400, "invalid_request", id="half of it HTTP"
-        ),
-    ],
-)
-def test_requests_without_end_are_refused_before_their_end(
-    base_url: str, start: bytes, more: bytes, status: int, error: str
-) -> None:
-    address = httpx.URL(base_url)
-    with socket.create_connection((address.host, address.port or 80), timeout=5) as connection:
-        answer = answer_to(connection, start + more * (MEGABYTE // len(more)))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert int(head.split()[1]) == status
-    assert b"content-type: application/json" in head.lower()
-    assert b"connection: close" in head.lower()
-    problem = json.loads(body)
-    assert problem["error"] == error
-    assert set(problem) == {"message", "error"}
-
-
-def answer_to(connection: socket.socket, request: bytes) -> bytes:
-    """Send as much as the service takes, then read until it closes the connection."""
-    parts = []
-    with suppress(ConnectionError):  # it has answered and closed already
-        connection.sendall(request)
-    with suppress(ConnectionError):  # closing with bytes unread resets it, after the answer
-        while part := connection.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
