@@ -14,7 +14,7 @@ from tests.conftest import environment, free_port
 from tests.people import GALAHAD, said_in
 from tests.sockets import FINE, INVALID_TOKEN, Answer, Api, Received, always, refuses_the_first
 
-pytest_plugins = ["tests.court"]
+pytest_plugins = ["tests.clients_court"]
 
 every_library = pytest.mark.parametrize("call", CALLS)
 

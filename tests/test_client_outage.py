@@ -17,7 +17,7 @@ from hourpass.login import (
 from tests.clients import CALLS, Call, Court, by_httpx, settle, token_of
 from tests.conftest import Clock
 
-pytest_plugins = ["tests.court"]
+pytest_plugins = ["tests.clients_court"]
 
 every_library = pytest.mark.parametrize("call", CALLS)
 

@@ -13,7 +13,7 @@ from hourpass import HourpassAuth, LoginError
 from hourpass.login import OUTAGE_PAUSE, RENEWAL_MARGIN
 from tests.clients import CALLS, Call, Court, by_httpx, settle, token_of
 
-pytest_plugins = ["tests.court"]
+pytest_plugins = ["tests.clients_court"]
 
 every_library = pytest.mark.parametrize("call", CALLS)
 

@@ -13,7 +13,7 @@ from hourpass import HourpassAuth, LoginError, ServiceUnavailableError
 from tests.clients import CALLS, Call, Court, by_httpx
 from tests.sockets import FINE, INVALID_TOKEN, Answer, Api, Received, always
 
-pytest_plugins = ["tests.court"]
+pytest_plugins = ["tests.clients_court"]
 
 every_library = pytest.mark.parametrize("call", CALLS)
 
