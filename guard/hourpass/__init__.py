@@ -8,14 +8,18 @@ from hourpass.errors import (
     MissingTokenError,
     ServiceUnavailableError,
 )
+from hourpass.guard import Guard
+from hourpass.tokens import User
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Guard",
     "GuardError",
     "InsufficientScopeError",
     "InvalidTokenError",
     "LoginError",
     "MissingTokenError",
     "ServiceUnavailableError",
+    "User",
 ]
