@@ -139,6 +139,7 @@ class Feed:
                 pause = PLAIN_POLL_SECONDS
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
+                    self._plain_polls_left = max(self._plain_polls_left, 1)  # to be back at once
                     pause = outage.goes_on(error, self._believed_for())
         self._asked().close()
 

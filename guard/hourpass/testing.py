@@ -2,10 +2,13 @@
 
 In conftest.py `pytest_plugins = ["hourpass.testing"]`, then ask for the fixture `hourpass_issuer`,
 and let it stand in for the service of your guard.
+
+PYTEST_DONT_REWRITE: nothing asserts here, and a conftest.py may import from here before.
 """
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -61,6 +64,7 @@ class Issuer:
         self.name = name
         self.audience = audience
         self.clock = MovableClock()
+        self.asked: Counter[str] = Counter()  # by path
         self._key = SigningKey()
         self._revoked: list[dict[str, str]] = []
         self._is_away = False
@@ -160,7 +164,17 @@ class Issuer:
         with self._changed:
             self._is_away = False
             self._heard = dict.fromkeys(self._heard, -1)
-        self._wait_until_heard()
+        self._catch_up()
+
+    def let_pass(self, span: timedelta) -> None:
+        """Time in which the service goes on answering, so that what the guards know is fresh."""
+        self.clock.advance(span)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """The first piece of news ends a question put before now, the second one put since."""
+        for _ in range(2):
+            self.publish(f"jti:{secrets.token_urlsafe(16)}")
 
     def _wait_until_heard(self) -> None:
         """Until every guard asks for what comes after the feed's end."""
@@ -173,6 +187,7 @@ class Issuer:
                 raise TimeoutError("a guard does not follow the feed")
 
     def answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked[request.url.path] += 1
         if self._is_away:
             raise httpx.ConnectError("away", request=request)
         match request.url.path:
@@ -196,7 +211,8 @@ class Issuer:
             self._heard[get_ident()] = after if "after" in query else -1
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._is_away or len(self._revoked) > after, float(query["wait"])
+                lambda: self._is_away or len(self._revoked) > after,
+                float(query["wait"]),
             )
             if self._is_away:
                 raise httpx.ConnectError("away", request=request)
