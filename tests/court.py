@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from itertools import count
 from typing import Any
 
 import httpx
+import uvicorn
 
 from app.settings import ROOT
 from hourpass import Guard, GuardError
-from tests.conftest import CHEAP_HASHING, environment, serving
+from tests.conftest import CHEAP_HASHING, environment, free_port, serving
 from tests.people import ARTHUR, Person, bearer
 
 SOON_SECONDS = 5.0
@@ -114,3 +116,18 @@ def comes_true(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+@contextmanager
+def listening(api: Callable[..., Any]) -> Iterator[str]:
+    """An API of ours behind a real server, on a thread. Yields its base URL."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert comes_true(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(SOON_SECONDS)

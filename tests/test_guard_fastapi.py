@@ -1,16 +1,19 @@
 """The guard as what FastAPI's routes depend on."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI, WebSocket
-from fastapi.testclient import TestClient
 from openapi_spec_validator import validate
-from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from hourpass import Guard, User
 from hourpass.testing import Issuer, authorization
+from tests.court import listening
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -51,20 +54,29 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with listening(api) as url:
+        yield url
+
+
 @pytest.fixture
-def client(issuer: Issuer) -> Iterator[TestClient]:
-    with TestClient(api) as client:
+def client(url: str, issuer: Issuer) -> Iterator[httpx.Client]:
+    assert issuer
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict-on-a-thread"])
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  ", ""])
-def test_a_route_knows_its_user(client: TestClient, issuer: Issuer, path: str, scheme: str) -> None:
+def test_a_route_knows_its_user(
+    client: httpx.Client, issuer: Issuer, path: str, scheme: str
+) -> None:
     response = client.get(path, headers={"Authorization": scheme + issuer.token()})
     assert (response.status_code, response.json()) == (200, "lancelot")
 
 
-def test_other_routes_stay_open(client: TestClient) -> None:
+def test_other_routes_stay_open(client: httpx.Client) -> None:
     assert client.get("/about").status_code == 200
 
 
@@ -72,7 +84,7 @@ def test_other_routes_stay_open(client: TestClient) -> None:
     "headers", [{}, {"Authorization": "Basic bGFuY2Vsb3Q6eA=="}], ids=["none", "Basic"]
 )
 def test_a_missing_token_is_asked_for_without_an_error(
-    client: TestClient, headers: dict[str, str]
+    client: httpx.Client, headers: dict[str, str]
 ) -> None:
     response = client.get("/predict", headers=headers)
     assert response.status_code == 401
@@ -88,7 +100,7 @@ def test_a_missing_token_is_asked_for_without_an_error(
         pytest.param(["one", "two"], id="two headers"),
     ],
 )
-def test_what_is_no_token_is_refused(client: TestClient, values: list[str]) -> None:
+def test_what_is_no_token_is_refused(client: httpx.Client, values: list[str]) -> None:
     headers = [(b"authorization", value.encode()) for value in values]
     response = client.get("/predict", headers=headers)
     assert response.status_code == 401
@@ -97,7 +109,7 @@ def test_what_is_no_token_is_refused(client: TestClient, values: list[str]) -> N
 
 @pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
 def test_a_token_that_does_not_hold_is_refused_by_the_rfcs_name(
-    client: TestClient, issuer: Issuer, kind: str
+    client: httpx.Client, issuer: Issuer, kind: str
 ) -> None:
     token: str = getattr(issuer, f"{kind}_token")()
     response = client.get("/predict", headers=authorization(token))
@@ -106,7 +118,7 @@ def test_a_token_that_does_not_hold_is_refused_by_the_rfcs_name(
     assert token not in response.text
 
 
-def test_a_route_can_require_scopes(client: TestClient, issuer: Issuer) -> None:
+def test_a_route_can_require_scopes(client: httpx.Client, issuer: Issuer) -> None:
     enough = authorization(issuer.token("predict", "train", "admin"))
     assert client.post("/train", headers=enough).status_code == 200
     response = client.post("/train", headers=authorization(issuer.token("predict")))
@@ -124,7 +136,7 @@ def test_what_is_no_scope_cannot_be_required(scopes: tuple[str, ...]) -> None:
 
 
 def test_while_nobody_can_say_the_answer_is_503_with_retry_after(
-    client: TestClient, issuer: Issuer
+    client: httpx.Client, issuer: Issuer
 ) -> None:
     headers = authorization(issuer.token())
     assert client.get("/predict", headers=headers).status_code == 200
@@ -136,17 +148,15 @@ def test_while_nobody_can_say_the_answer_is_503_with_retry_after(
 
 
 def test_a_websocket_knows_its_user_and_is_refused_before_it_is_accepted(
-    client: TestClient, issuer: Issuer
+    url: str, issuer: Issuer
 ) -> None:
-    with client.websocket_connect("/stream", headers=authorization(issuer.token())) as socket:
-        assert socket.receive_text() == "lancelot"
+    address = f"{url.replace('http', 'ws')}/stream"
+    with connect(address, additional_headers=authorization(issuer.token())) as socket:
+        assert socket.recv() == "lancelot"
     for headers in ({}, authorization(issuer.expired_token())):
-        with (
-            pytest.raises(WebSocketDisconnect) as refusal,
-            client.websocket_connect("/stream", headers=headers),
-        ):
-            pass
-        assert refusal.value.code == 1008
+        with pytest.raises(InvalidStatus) as refusal:
+            connect(address, additional_headers=headers)
+        assert refusal.value.response.status_code == 403
 
 
 def test_the_openapi_shows_which_routes_need_a_token_and_which_scopes() -> None:
@@ -158,9 +168,7 @@ def test_the_openapi_shows_which_routes_need_a_token_and_which_scopes() -> None:
     assert "security" not in openapi["paths"]["/about"]["get"]
 
 
-def test_a_test_may_override_the_guard_as_any_dependency(client: TestClient) -> None:
-    from datetime import UTC, datetime
-
+def test_a_test_may_override_the_guard_as_any_dependency(client: httpx.Client) -> None:
     galahad = User(2, "galahad", frozenset({"train", "predict"}), datetime.now(UTC))
     api.dependency_overrides[guard] = lambda: galahad
     try:

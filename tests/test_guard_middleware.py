@@ -1,25 +1,27 @@
 """The middleware: nothing is open but what is named, whatever a path is dressed up as."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
+import httpx
 import pytest
-from fastapi import FastAPI, Request, WebSocket
-from fastapi.testclient import TestClient
+from fastapi import FastAPI, Request, Response, WebSocket
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from starlette.testclient import WebSocketDenialResponse
-from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from hourpass import Guard
-from hourpass.middleware import Middleware
 from hourpass.testing import Issuer, authorization
 from tests.conftest import environment
+from tests.court import listening
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -27,7 +29,7 @@ guard = Guard("https://hourpass.example")
 PUBLIC = ["/health", "/static/*", "/"]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def issuer(hourpass_issuer: Issuer) -> Issuer:
     hourpass_issuer.stand_in_for(guard)
     return hourpass_issuer
@@ -35,9 +37,8 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 def make_api() -> FastAPI:
     @asynccontextmanager
-    async def lifespan(api: FastAPI) -> Any:
-        api.state.started = True
-        yield
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, str]]:
+        yield {"started": "yes"}
 
     api = FastAPI(lifespan=lifespan)
     api.add_middleware(guard.middleware, public=PUBLIC)
@@ -49,30 +50,37 @@ def make_api() -> FastAPI:
         await socket.close()
 
     @api.api_route("/{path:path}", methods=["GET", "POST"])
-    async def anything(request: Request, path: str) -> str:
+    async def anything(request: Request, response: Response) -> str:
+        response.headers["Started"] = request.state.started
         user = getattr(request.state, "user", None)
         return user.username if user else "nobody"
 
     return api
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with listening(make_api()) as url:
+        yield url
+
+
 @pytest.fixture
-def client(issuer: Issuer) -> Iterator[TestClient]:
-    with TestClient(make_api()) as client:
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
-def test_the_app_knows_its_user(client: TestClient, issuer: Issuer) -> None:
+def test_the_app_knows_its_user(client: httpx.Client, issuer: Issuer) -> None:
     response = client.get("/predict", headers=authorization(issuer.token()))
     assert (response.status_code, response.json()) == (200, "lancelot")
 
 
-def test_the_lifespan_passes_through(client: TestClient) -> None:
-    assert client.app.state.started  # type: ignore[attr-defined] # it is the app made above
+def test_the_lifespan_passes_through(client: httpx.Client) -> None:
+    assert client.get("/health").headers["Started"] == "yes"
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/static/", "/static/a/b.css"])
-def test_public_paths_need_no_token(client: TestClient, path: str) -> None:
+def test_public_paths_need_no_token(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     assert (response.status_code, response.json()) == (200, "nobody")
 
@@ -108,10 +116,8 @@ def test_public_paths_need_no_token(client: TestClient, path: str) -> None:
         "",
     ],
 )
-async def test_everything_else_needs_one(issuer: Issuer, path: str) -> None:
+async def test_everything_else_needs_one(path: str) -> None:
     """As a server hands paths on: decoded once."""
-    from urllib.parse import unquote
-
     scope = {
         "type": "http",
         "path": unquote(path),
@@ -125,16 +131,18 @@ async def test_everything_else_needs_one(issuer: Issuer, path: str) -> None:
 async def answer_to(scope: dict[str, Any], **options: Any) -> dict[str, Any]:
     sent: list[Any] = []
 
-    async def reached(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "reached", "status": 200})
-
     async def send(message: Any) -> None:
         sent.append(message)
 
-    middleware = guard.middleware(reached, **{"public": PUBLIC, **options})
+    middleware = guard.middleware(plain_app, **{"public": PUBLIC, **options})
     await middleware(scope, asyncio.Queue[Any]().get, send)
     first: dict[str, Any] = sent[0]
     return first
+
+
+async def plain_app(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.mark.parametrize(
@@ -152,22 +160,24 @@ async def answer_to(scope: dict[str, Any], **options: Any) -> dict[str, Any]:
     ],
 )
 async def test_public_paths_are_the_apps_own_wherever_it_is_mounted(
-    issuer: Issuer, root_path: str, path: str, is_public: bool
+    root_path: str, path: str, is_public: bool
 ) -> None:
     scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
     answer = await answer_to(scope, public=["/health"])
     assert (answer["status"] == 200) == is_public
 
 
-def test_a_mounted_app_is_closed_as_well(issuer: Issuer) -> None:
-    outer = TestClient(Starlette(routes=[Mount("/v1", make_api())]))
-    assert outer.get("/v1/health").status_code == 200
-    assert outer.get("/v1/predict").status_code == 401
-    response = outer.get("/v1/predict", headers=authorization(issuer.token()))
-    assert response.json() == "lancelot"
+async def test_a_mounted_app_is_closed_as_well(issuer: Issuer) -> None:
+    mounted = Starlette(routes=[Mount("/v1", guard.middleware(plain_app, public=["/health"]))])
+    transport = httpx.ASGITransport(mounted)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api.example") as client:
+        assert (await client.get("/v1/health")).status_code == 200
+        assert (await client.get("/v1/predict")).status_code == 401
+        headers = authorization(issuer.token())
+        assert (await client.get("/v1/predict", headers=headers)).status_code == 200
 
 
-def test_a_refusal_is_json_with_a_challenge(client: TestClient, issuer: Issuer) -> None:
+def test_a_refusal_is_json_with_a_challenge(client: httpx.Client, issuer: Issuer) -> None:
     missing = client.post("/predict")
     assert missing.json() == {"message": "A bearer token is needed", "error": "missing_token"}
     assert missing.headers["WWW-Authenticate"] == 'Bearer realm="hourpass"'
@@ -181,19 +191,17 @@ def test_a_refusal_is_json_with_a_challenge(client: TestClient, issuer: Issuer) 
     assert away.headers["Retry-After"]
 
 
-def test_a_websocket_is_refused_before_it_is_accepted(client: TestClient, issuer: Issuer) -> None:
-    with client.websocket_connect("/stream", headers=authorization(issuer.token())) as socket:
-        assert socket.receive_text() == "lancelot"
-    with (
-        pytest.raises(WebSocketDenialResponse) as denial,
-        client.websocket_connect("/stream"),
-    ):
-        pass
-    assert denial.value.status_code == 401
-    assert denial.value.headers["WWW-Authenticate"] == 'Bearer realm="hourpass"'
+def test_a_websocket_is_refused_before_it_is_accepted(url: str, issuer: Issuer) -> None:
+    address = f"{url.replace('http', 'ws')}/stream"
+    with connect(address, additional_headers=authorization(issuer.token())) as socket:
+        assert socket.recv() == "lancelot"
+    with pytest.raises(InvalidStatus) as refusal:
+        connect(address)
+    assert refusal.value.response.status_code == 401
+    assert refusal.value.response.headers["WWW-Authenticate"] == 'Bearer realm="hourpass"'
 
 
-async def test_a_websocket_on_a_server_that_cannot_deny_is_closed(issuer: Issuer) -> None:
+async def test_a_websocket_on_a_server_that_cannot_deny_is_closed() -> None:
     answer = await answer_to({"type": "websocket", "path": "/stream", "headers": []})
     assert (answer["type"], answer["code"]) == ("websocket.close", 1008)
 
@@ -238,8 +246,5 @@ def test_check_and_middleware_work_without_fastapi() -> None:
         issuer.close()
         assert not any(sys.modules.get(name) for name in ("fastapi", "starlette"))
     """
-    import os
-
     variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=variables, check=True)
-    assert Middleware
