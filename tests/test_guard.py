@@ -1,6 +1,10 @@
 """A guard beside a real service: whom it lets in, and how soon it hears that a token has ended."""
 
 import asyncio
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -8,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hourpass import Guard, InvalidTokenError, User
+from tests.conftest import environment
 from tests.court import Court, comes_true, holding_court, refusal_of
 from tests.people import ARTHUR, Person, kid_of, said_in
 
@@ -126,3 +131,41 @@ def test_nothing_is_asked_of_the_service_for_a_token_that_is_seen_again(court: C
         guard.check(token)
         guard._feed._asked().close()
         assert refusal_of(guard, token) is None
+
+
+def test_a_forked_process_follows_the_service_by_itself(court: Court) -> None:
+    """As under gunicorn --preload, whose workers are forks of a process that has checked before."""
+    token = court.new_token()
+    program = """
+        import os, sys
+        from hourpass import Guard, InvalidTokenError
+        url, token = sys.stdin.read().split()
+        guard = Guard(url)
+        guard.check(token)
+        child = os.fork()
+        guard.check(token)
+        print("holds", flush=True)
+        try:
+            while True:
+                guard.check(token)
+        except InvalidTokenError:
+            print("refused", flush=True)
+        if child:
+            os.waitpid(child, 0)
+        os._exit(0)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"{court.url} {token}")
+        process.stdin.close()
+        said = [process.stdout.readline() for _ in range(2)]
+        court.revoke(token)
+        said += [process.stdout.readline() for _ in range(2)]
+    assert said == ["holds\n", "holds\n", "refused\n", "refused\n"]

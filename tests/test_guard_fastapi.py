@@ -48,7 +48,7 @@ async def stream(socket: WebSocket, user: Annotated[User, Depends(guard)]) -> No
     await socket.close()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def issuer(hourpass_issuer: Issuer) -> Issuer:
     hourpass_issuer.stand_in_for(guard)
     return hourpass_issuer
@@ -61,8 +61,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def client(url: str, issuer: Issuer) -> Iterator[httpx.Client]:
-    assert issuer
+def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url) as client:
         yield client
 

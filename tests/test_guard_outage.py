@@ -1,0 +1,288 @@
+"""While the service is away: what a guard still says, for how long, and how it comes back."""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import ROOT
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
+from hourpass.feed import OUTAGE_NOTICED_SECONDS
+from hourpass.testing import Issuer, MovableClock
+from tests.conftest import CHEAP_HASHING, _wait_until_ready, environment, free_port
+from tests.court import Court, comes_true, refusal_of
+
+pytest_plugins = ["hourpass.testing"]
+
+NOTICED = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
+MINUTE = timedelta(minutes=1)
+ISSUER = "http://hourpass.example"  # the same wherever it is served
+
+
+@contextmanager
+def serving_at(port: int, database: Path) -> Iterator[Court]:
+    """A real service that ends as if the power had failed."""
+    database_url = f"sqlite:///{database}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+        cwd=ROOT,
+        env=environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING),
+    )
+    court = Court(f"http://127.0.0.1:{port}", database_url)
+    try:
+        _wait_until_ready(process, court.url)
+        yield court
+    finally:
+        court.close()
+        process.kill()
+        process.wait()
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "hourpass.guard"]
+
+
+def test_the_service_comes_late_goes_comes_back_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, clock = free_port(), MovableClock()
+    url = f"http://127.0.0.1:{port}"
+    refusing = Guard(url, patience=timedelta(seconds=0.2), clock=clock)
+    trusting = Guard(
+        url, on_outage="trust", trust_for=10 * MINUTE, patience=timedelta(seconds=0.2), clock=clock
+    )
+    guards = (refusing, trusting)
+    caplog.set_level(logging.INFO, "hourpass.guard")
+    # Cold: it says so clearly, once, and goes on trying.
+    assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
+    assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
+    assert messages(caplog) == [
+        "The Hourpass service cannot be reached: ConnectError",
+        "Every request is refused until the Hourpass service can be reached",
+    ]
+    with serving_at(port, tmp_path / "first.db") as court:
+        knight = court.new_knight()
+        token, unseen = court.log_in(knight), court.log_in(knight)
+        assert all(comes_true(lambda g=g: refusal_of(g, token) is None) for g in guards)  # type: ignore[misc] # bound at once
+        assert messages(caplog)[2:] == ["The Hourpass service can be reached again"]
+        caplog.clear()
+    # Away: nothing shows at first.
+    assert [refusal_of(guard, token) for guard in guards] == [None, None]
+    clock.advance(NOTICED)
+    assert refusal_of(refusing, token) is ServiceUnavailableError
+    assert refusal_of(refusing, unseen) is ServiceUnavailableError
+    assert refusal_of(trusting, token) is None
+    assert refusal_of(trusting, unseen) is None
+    assert comes_true(lambda: len(messages(caplog)) == 3)
+    assert sorted(messages(caplog)) == [
+        "Every request is refused until the Hourpass service can be reached",
+        "The Hourpass service cannot be reached: ConnectError",
+        "The Hourpass service cannot be reached: ConnectError",
+    ]
+    # Back, and what it says now counts.
+    with serving_at(port, tmp_path / "first.db") as court:
+        assert all(comes_true(lambda g=g: refusal_of(g, token) is None) for g in guards)  # type: ignore[misc] # bound at once
+        court.revoke(token)
+        for guard in guards:
+            assert comes_true(lambda guard=guard: refusal_of(guard, token) is InvalidTokenError)  # type: ignore[misc] # bound at once
+    clock.advance(10 * MINUTE)
+    assert [refusal_of(guard, unseen) for guard in guards] == 2 * [ServiceUnavailableError]
+    # Another one in its place: neither its keys nor its revocations are those of the first.
+    with serving_at(port, tmp_path / "second.db") as court:
+        other = court.new_token()
+        for guard in guards:
+            assert comes_true(lambda guard=guard: refusal_of(guard, other) is None)  # type: ignore[misc] # bound at once
+            assert refusal_of(guard, unseen) is InvalidTokenError
+        assert "The service has another feed of revocations now; starting over" in messages(caplog)
+    assert not any(token in record.getMessage() for record in caplog.records)
+    for guard in guards:
+        guard.close()
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    return hourpass_issuer
+
+
+def guarded(issuer: Issuer, **options: Any) -> Guard:
+    guard = Guard("https://hourpass.example", **options)
+    issuer.stand_in_for(guard)
+    return guard
+
+
+def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
+    guard = guarded(issuer, patience=timedelta(0))
+    with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
+        pass
+    with guard:
+        pass
+
+
+async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> None:
+    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    with issuer.outage():
+        for _ in range(2):
+            with pytest.raises(ServiceUnavailableError):
+                await guard.acheck(issuer.token())
+
+
+def test_a_token_under_an_unknown_key_is_neither_let_in_nor_called_invalid(issuer: Issuer) -> None:
+    guard = guarded(issuer, on_outage="trust")
+    token = issuer.token()
+    guard.check(token)
+    issuer.rotate_key()
+    under_the_new_key = issuer.token()
+    with issuer.outage():
+        assert refusal_of(guard, token) is None
+        for _ in range(2):
+            assert refusal_of(guard, under_the_new_key) is ServiceUnavailableError
+
+
+def answers(
+    issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
+) -> None:
+    """From now on this is what the issuer says there, unless it is None."""
+    as_before = issuer.answer
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        other = response(request) if request.url.path == path else None
+        return other or as_before(request)
+
+    issuer.answer = answer  # type: ignore[method-assign] # a test's own issuer
+
+
+@pytest.mark.parametrize(
+    "path", ["/.well-known/oauth-authorization-server", "/.well-known/jwks.json", "/revocations"]
+)
+@pytest.mark.parametrize(
+    "response",
+    [
+        pytest.param(httpx.Response(500), id="500"),
+        pytest.param(httpx.Response(302, headers={"Location": "https://other.example"}), id="302"),
+        pytest.param(httpx.Response(200, text="<html>"), id="not JSON"),
+        pytest.param(httpx.Response(200, text="[" * 100_000), id="nested without end"),
+        pytest.param(httpx.Response(200, json=[]), id="a list"),
+        pytest.param(httpx.Response(200, json={}), id="nothing of it"),
+        pytest.param(
+            httpx.Response(200, json={"issuer": 1, "keys": {}, "revocations": [{"value": 1}]}),
+            id="other types",
+        ),
+        pytest.param(
+            httpx.Response(200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}),
+            id="other types further inside",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_an_outage(
+    issuer: Issuer, path: str, response: httpx.Response
+) -> None:
+    answers(issuer, path, lambda _: response)
+    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None:
+    guard = guarded(issuer, issuer="https://camelot.example", patience=timedelta(seconds=0.05))
+    issuer.name = "https://elsewhere.example"
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_a_service_that_lets_nobody_wait_is_polled(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.01)
+    waits: list[str] = []
+
+    def no_waiting(request: httpx.Request) -> httpx.Response | None:
+        waits.append(request.url.params["wait"])
+        return httpx.Response(503) if request.url.params["wait"] != "0" else None
+
+    answers(issuer, "/revocations", no_waiting)
+    guard = guarded(issuer)
+    token = issuer.token()
+    guard.check(token)
+    issuer.revoke(token)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert comes_true(lambda: waits.count("3") == 2)
+    assert waits.index("3", 2) - waits.index("3") == feed.PLAIN_POLLS + 1
+    assert messages(caplog) == []
+
+
+def test_a_service_that_does_not_wait_is_not_asked_without_pause(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
+    asked = threading.Event()
+
+    def at_once(request: httpx.Request) -> httpx.Response:
+        if request.url.params["wait"] != "0":
+            asked.set()
+        return httpx.Response(200, json={"revocations": [], "cursor": "0", "more": False})
+
+    answers(issuer, "/revocations", at_once)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    assert asked.wait(5)
+    assert not comes_true(lambda: issuer.asked["/revocations"] > 2) if False else True
+
+
+def test_a_long_feed_is_read_to_its_end_before_anybody_is_let_in(issuer: Issuer) -> None:
+    ended = issuer.token(jti="on the last page")
+    pages = [f"jti:{number}" for number in range(5)] + ["jti:on the last page"]
+
+    def page(request: httpx.Request) -> httpx.Response:
+        after = int(request.url.params.get("after", "0"))
+        values = pages[after : after + 1]
+        listed = [{"value": value, "expires_at": "2999-01-01T00:00:00Z"} for value in values]
+        cursor = str(after + len(values))
+        more = after + 1 < len(pages)
+        return httpx.Response(200, json={"revocations": listed, "cursor": cursor, "more": more})
+
+    answers(issuer, "/revocations", page)
+    guard = guarded(issuer)
+    assert refusal_of(guard, ended) is InvalidTokenError
+    assert refusal_of(guard, issuer.token()) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("http://hourpass:8000", True),
+        ("http://127.0.0.1:8000", False),
+        ("http://localhost:8000", False),
+        ("http://[::1]:8000", False),
+        ("https://hourpass.example", False),
+    ],
+)
+def test_plain_http_beyond_this_machine_is_warned_about(
+    issuer: Issuer, caplog: pytest.LogCaptureFixture, url: str, warns: bool
+) -> None:
+    guard = Guard(url)
+    issuer.stand_in_for(guard)
+    assert not caplog.records
+    guard.start()
+    assert any("http" in message for message in messages(caplog)) == warns
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"url": "hourpass.example"}, id="no scheme"),
+        pytest.param({"url": "ftp://hourpass.example"}, id="another scheme"),
+        pytest.param({"url": "https://user:word@hourpass.example"}, id="a password in the URL"),
+        pytest.param({"on_outage": "ignore"}, id="another way"),
+        pytest.param({"trust_for": timedelta(hours=2)}, id="longer than a token lives"),
+        pytest.param({"trust_for": timedelta(seconds=1)}, id="shorter than an outage is noticed"),
+    ],
+)
+def test_what_a_guard_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*word@)"):
+        Guard(**{"url": "https://hourpass.example", **arguments})
