@@ -1,9 +1,10 @@
-"""The same route twice: for everybody, and for those whom the guard lets in."""
+"""The same route for everybody, behind a dependency that does nothing, and behind the guard."""
 
 import os
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
 
 from hourpass import Guard, User
 
@@ -18,4 +19,13 @@ async def predict_for_all() -> dict[str, int]:
 
 @app.get("/guarded")
 async def predict_for(_: Annotated[User, Depends(guard)]) -> dict[str, int]:
+    return {"prediction": 42}
+
+
+async def nobody(_: HTTPConnection) -> None:
+    """What FastAPI itself takes for any dependency."""
+
+
+@app.get("/with-a-dependency")
+async def predict_with(_: Annotated[None, Depends(nobody)]) -> dict[str, int]:
     return {"prediction": 42}
