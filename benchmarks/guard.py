@@ -2,7 +2,8 @@
 
     python -m benchmarks.guard
 
-Libraries verify with a key that they were given once. Latency counts from the answer to POST /revoke until the first refusal.
+Libraries verify with a key that they were given once. Latency counts from the answer to POST
+/revoke until the first refusal.
 """
 
 import gc

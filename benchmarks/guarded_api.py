@@ -1,24 +1,23 @@
-"""The same route for everybody, behind a dependency that does nothing, and behind the guard."""
+"""The same route for everybody, behind a dependency that does nothing, and behind the guard.
+
+Each in an app of its own, so that none is found later than another.
+"""
 
 import os
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from hourpass import Guard, User
 
 guard = Guard(os.environ["HOURPASS_URL"])
-app = FastAPI()
+apis = {path: FastAPI() for path in ("/open", "/with-a-dependency", "/guarded")}
 
 
-@app.get("/open")
+@apis["/open"].get("/open")
 async def predict_for_all() -> dict[str, int]:
-    return {"prediction": 42}
-
-
-@app.get("/guarded")
-async def predict_for(_: Annotated[User, Depends(guard)]) -> dict[str, int]:
     return {"prediction": 42}
 
 
@@ -26,6 +25,15 @@ async def nobody(_: HTTPConnection) -> None:
     """What FastAPI itself takes for any dependency."""
 
 
-@app.get("/with-a-dependency")
+@apis["/with-a-dependency"].get("/with-a-dependency")
 async def predict_with(_: Annotated[None, Depends(nobody)]) -> dict[str, int]:
     return {"prediction": 42}
+
+
+@apis["/guarded"].get("/guarded")
+async def predict_for(_: Annotated[User, Depends(guard)]) -> dict[str, int]:
+    return {"prediction": 42}
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await apis.get(scope.get("path", ""), apis["/open"])(scope, receive, send)
