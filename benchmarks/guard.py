@@ -134,22 +134,24 @@ def holds(guard: Guard, token: str) -> bool:
 
 def routes(bench: Bench, people: Population, url: str) -> Iterator[Row]:
     tokens = people.tokens(200)
-    paths = ("/guarded", "/open", "/with-a-dependency")
+    paths = ("/guarded", "/behind-middleware", "/open", "/with-a-dependency")
     with servers.guarded_api(bench.directory, url) as api:
-        guarded, *others = bench.by_turns(
+        guarded, behind, bare, idle = bench.by_turns(
             *(
                 partial(bench.measure, api, [verify(token, path) for token in tokens])
                 for path in paths
             )
         )
-    for other, samples, goal in zip(
-        ("without", "a dependency that does nothing"), others, (0.90, None), strict=True
+    for figure, ours, other, theirs, goal in (
+        ("Depends(guard)", guarded, "without", bare, 0.90),
+        ("Depends(guard)", guarded, "a dependency that does nothing", idle, None),
+        ("guard.middleware", behind, "without", bare, None),
     ):
         yield Row(
-            "a FastAPI route with Depends(guard)",
-            rate(guarded),
-            f"{other}: {rate(samples)}",
-            ratio([one.rate for one in guarded], [one.rate for one in samples]),
+            f"a FastAPI route with {figure}",
+            rate(ours),
+            f"{other}: {rate(theirs)}",
+            ratio([one.rate for one in ours], [one.rate for one in theirs]),
             at_least=goal,
         )
 

@@ -1,4 +1,5 @@
-"""The same route for everybody, behind a dependency that does nothing, and behind the guard.
+"""The same route for everybody, behind a dependency that does nothing, and behind the guard, as
+a dependency and as middleware.
 
 Each in an app of its own, so that none is found later than another.
 """
@@ -13,10 +14,14 @@ from starlette.types import Receive, Scope, Send
 from hourpass import Guard, User
 
 guard = Guard(os.environ["HOURPASS_URL"])
-apis = {path: FastAPI() for path in ("/open", "/with-a-dependency", "/guarded")}
+apis = {
+    path: FastAPI() for path in ("/open", "/with-a-dependency", "/guarded", "/behind-middleware")
+}
+apis["/behind-middleware"].add_middleware(guard.middleware)
 
 
 @apis["/open"].get("/open")
+@apis["/behind-middleware"].get("/behind-middleware")
 async def predict_for_all() -> dict[str, int]:
     return {"prediction": 42}
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hourpass import Guard, InvalidTokenError, User
+from hourpass import Guard, InvalidTokenError, User, feed
 from tests.conftest import environment
 from tests.court import Court, comes_true, holding_court, refusal_of
 from tests.people import ARTHUR, Person, kid_of, said_in
@@ -27,8 +27,11 @@ def court(
     settings = {"SIGNING_ALGORITHM": request.param}
     if request.param == "HS256":
         settings["HS256_SECRET"] = SHARED_SECRET
-    with holding_court(f"sqlite:///{database}", **settings) as court:
-        yield court
+    with pytest.MonkeyPatch.context() as patch:
+        # The service ends no sooner than the question that its last listener put.
+        patch.setattr(feed, "WAIT_SECONDS", 1)
+        with holding_court(f"sqlite:///{database}", **settings) as court:
+            yield court
 
 
 @pytest.fixture(scope="module")

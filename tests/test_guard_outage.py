@@ -1,5 +1,6 @@
 """While the service is away: what a guard still says, for how long, and how it comes back."""
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -189,6 +190,50 @@ def test_what_is_no_answer_is_an_outage(
     answers(issuer, path, lambda _: response)
     guard = guarded(issuer, patience=timedelta(seconds=0.05))
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_without_public_keys_the_service_is_asked_once_and_the_feed_ends_what_it_vouched_for(
+    issuer: Issuer,
+) -> None:
+    says = {"status": 500}
+    answers(issuer, "/.well-known/jwks.json", lambda _: httpx.Response(200, json={"keys": []}))
+    answers(issuer, "/verify", lambda _: httpx.Response(says["status"]))
+    guard = guarded(issuer)
+    token = issuer.token()
+    for status, refusal in (
+        (500, ServiceUnavailableError),
+        (302, ServiceUnavailableError),
+        (401, InvalidTokenError),
+        (200, None),
+        (500, None),  # not asked again
+    ):
+        says["status"] = status
+        assert refusal_of(guard, token) is refusal, status
+    says["status"] = 200
+    assert refusal_of(guard, issuer.expired_token()) is InvalidTokenError  # whatever it says
+    issuer.revoke(token)
+    assert refusal_of(guard, token) is InvalidTokenError
+
+
+async def test_more_async_callers_than_may_wait_are_told_to_come_again(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 20)
+    can_answer = threading.Event()
+
+    def late(_: httpx.Request) -> None:
+        assert can_answer.wait(5)
+
+    answers(issuer, "/revocations", late)
+    guard = guarded(issuer)
+    token = issuer.token()
+    waiting = [asyncio.create_task(guard.acheck(token)) for _ in range(20)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    can_answer.set()
+    assert len({user.id for user in await asyncio.gather(*waiting)}) == 1
+    assert (await guard.acheck(issuer.token())).id == 1
 
 
 def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None:

@@ -1,12 +1,14 @@
 """What hourpass.testing gives to the tests of a guarded API: run as its users would, by pytest."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from hourpass.testing import Issuer
 from tests.conftest import environment
@@ -84,6 +86,34 @@ def test_the_plugin_works_in_somebody_elses_tests_with_warnings_as_errors(tmp_pa
     )
     assert result.returncode == 0, result.stdout
     assert "8 passed" in result.stdout
+
+
+CLIENT = """
+from starlette.testclient import TestClient
+from my_api import app
+
+@pytest.fixture
+def client():
+    return TestClient(app)
+"""
+
+
+def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
+    readme = (ROOT / "guard/README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    api, middleware, _, conftest, test = blocks
+    (tmp_path / "my_api.py").write_text(api + middleware)
+    (tmp_path / "conftest.py").write_text(conftest + CLIENT)
+    (tmp_path / "test_my_api.py").write_text(test)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
 
 
 def test_afterwards_a_guard_is_what_it_was() -> None:

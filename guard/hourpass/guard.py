@@ -39,7 +39,7 @@ PATIENCE = timedelta(seconds=5)
 MAX_TRUST = timedelta(minutes=60)  # no token lives longer, unless TOKEN_MINUTES is changed
 # Async callers whose token only the service can tell about: so many ask at once, so many wait.
 ASKING_THREADS = 8
-MAX_ASKING = 256
+MAX_ASKING = 1_024
 
 _log = logging.getLogger("hourpass.guard")
 
