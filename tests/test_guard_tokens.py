@@ -1,22 +1,25 @@
 """What a guard takes for a token: only what the service would write, and has signed."""
 
 import base64
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from hourpass import Guard, InvalidTokenError, known
 from hourpass.feed import UNKNOWN_KID_PAUSE_SECONDS
 from hourpass.testing import Issuer, SigningKey
-from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES
+from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES, Tokens
 from tests.court import refusal_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -57,9 +60,6 @@ def signed_with_the_public_key(issuer: Issuer) -> str:
     pem = issuer._key._private.public_key().public_bytes(
         Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
     )
-    import hashlib
-    import hmac
-
     header = {"alg": "HS256", "kid": issuer._key.kid, "typ": "at+jwt"}
     signed = f"{segment(header)}.{issuer.token().split('.')[1]}"
     mac = hmac.digest(pem, signed.encode(), hashlib.sha256)
@@ -200,6 +200,19 @@ def test_a_new_key_is_found_at_once(guard: Guard, issuer: Issuer) -> None:
     assert refusal_of(guard, issuer.token()) is None
 
 
+def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
+    guard: Guard, issuer: Issuer
+) -> None:
+    guard.check(issuer.token())
+    issuer.rotate_key()
+    tokens = [issuer.token() for _ in range(50)]
+    asked_before = issuer.asked["/.well-known/jwks.json"]
+    with ThreadPoolExecutor(50) as threads:
+        refusals = set(threads.map(lambda token: refusal_of(guard, token), tokens))
+    assert refusals == {None}
+    assert issuer.asked["/.well-known/jwks.json"] == asked_before + 1
+
+
 def test_made_up_kids_make_a_guard_ask_for_keys_only_now_and_then(
     guard: Guard, issuer: Issuer
 ) -> None:
@@ -246,8 +259,6 @@ def test_what_is_revoked_is_forgotten_once_it_can_end_nothing(guard: Guard, issu
 
 
 def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
-    from hourpass.tokens import Tokens
-
     key = SigningKey()
     odd: list[dict[str, Any]] = [
         {"kty": "OKP", "kid": "a", "alg": "EdDSA", "crv": "Ed25519", "x": "AA"},
@@ -260,11 +271,6 @@ def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
 
 
 def test_rs256_tokens_are_verified_as_well() -> None:
-    from cryptography.hazmat.primitives.asymmetric import rsa
-    from jwt.algorithms import RSAAlgorithm
-
-    from hourpass.tokens import Tokens
-
     private = rsa.generate_private_key(65537, 2048)
     public: dict[str, Any] = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
     tokens = Tokens("x", "ml-api", [{**public, "kid": "r", "use": "sig", "alg": "RS256"}])

@@ -74,9 +74,9 @@ class Feed:
     def start(self) -> None:
         with self._changing:
             if self._started_at is None:
-                self._started_at = time.monotonic()
                 self._service = self._connect()
                 Thread(target=self._run, name="hourpass-feed", daemon=True).start()
+                self._started_at = time.monotonic()
 
     def patience_left(self, patience: float) -> float:
         """Seconds for which a first answer is still worth waiting for."""
@@ -110,11 +110,14 @@ class Feed:
         Raises ServiceUnavailableError.
         """
         with self._asking_for_keys:
-            if self.may_have_new_keys():
-                self._keys_asked_at = self._clock.monotonic()
-                self._keys_are_certain = False
+            if not self.may_have_new_keys():
+                return
+            self._keys_are_certain = False
+            try:
                 self._renew_keys()
                 self._keys_are_certain = True
+            finally:  # only now: until then others come here as well, and wait
+                self._keys_asked_at = self._clock.monotonic()
 
     def close(self) -> None:
         """The thread ends with the answer that it waits for, and closes the connections."""
