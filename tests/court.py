@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 import hourpass
@@ -118,6 +119,10 @@ def comes_true(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def guard_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "hourpass.guard"]
 
 
 @contextmanager
