@@ -16,7 +16,7 @@ from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableErr
 from hourpass.feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
 from tests.conftest import CHEAP_HASHING, _wait_until_ready, environment, free_port
-from tests.court import Court, comes_true, refusal_of
+from tests.court import Court, comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 
