@@ -47,9 +47,8 @@ class Middleware:
         if scope["type"] not in ("http", "websocket"):
             return False
         path = _path_within(scope)
-        if not _has_one_meaning(path, scope.get("raw_path") or b""):
-            return False
-        return path in self._public_paths or path.startswith(self._public_prefixes)
+        is_named = path in self._public_paths or path.startswith(self._public_prefixes)
+        return is_named and _has_one_meaning(path, scope.get("raw_path") or b"")
 
 
 def _split(public: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
