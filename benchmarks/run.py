@@ -72,15 +72,15 @@ def main(  # noqa: PLR0913 - one for each option
                 took = time.monotonic() - started_at
                 print(f"{figure.__name__}: {took:.0f} s", file=sys.stderr)
         finally:
-            _print(table)
+            print_table(table)
     print(
-        f"\n{utc_now():%F}, {_processor()}, {os.cpu_count()} cores, load before {load:.1f}, "
+        f"\n{utc_now():%F}, {processor()}, {os.cpu_count()} cores, load before {load:.1f}, "
         f"Python {platform.python_version()}; {rounds} rounds of {seconds:g} s, medians. "
         "µs: CPU time of one request."
     )
 
 
-def _print(table: Iterable[Row]) -> None:
+def print_table(table: Iterable[Row]) -> None:
     """As Markdown, so that it can be kept."""
     lines = [["figure", "measured", "against", "ratio", "goal", "ok"]]
     lines += [
@@ -101,7 +101,7 @@ def _verdict(row: Row) -> tuple[str, str]:
     return "", ""
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

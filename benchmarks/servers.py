@@ -82,6 +82,15 @@ def hourpass(directory: Path, variables: dict[str, str], workers: int = 1) -> It
 
 
 @contextmanager
+def guarded_api(directory: Path, url: str) -> Iterator[Server]:
+    """A FastAPI app whose guard follows the service at this address."""
+    variables = {"HOURPASS_URL": url, "PYTHONPATH": str(ROOT / "guard")}
+    module = "benchmarks.guarded_api:app"
+    with _uvicorn(sys.executable, module, directory, variables, "--no-access-log") as server:
+        yield server
+
+
+@contextmanager
 def fastapi_users(python: Path, directory: Path) -> Iterator[Server]:
     variables = {"PEER_DATABASE": str(directory / "fastapi_users.db")}
     module = "benchmarks.peers.fastapi_users_app:app"

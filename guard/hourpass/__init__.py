@@ -9,10 +9,13 @@ from hourpass.errors import (
     MissingTokenError,
     ServiceUnavailableError,
 )
+from hourpass.guard import Guard
+from hourpass.tokens import User
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Guard",
     "GuardError",
     "HourpassAuth",
     "InsufficientScopeError",
@@ -20,4 +23,5 @@ __all__ = [
     "LoginError",
     "MissingTokenError",
     "ServiceUnavailableError",
+    "User",
 ]

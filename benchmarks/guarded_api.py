@@ -1,0 +1,44 @@
+"""The same route for everybody, behind a dependency that does nothing, and behind the guard, as
+a dependency and as middleware.
+
+Each in an app of its own, so that none is found later than another.
+"""
+
+import os
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from hourpass import Guard, User
+
+guard = Guard(os.environ["HOURPASS_URL"])
+apis = {
+    path: FastAPI() for path in ("/open", "/with-a-dependency", "/guarded", "/behind-middleware")
+}
+apis["/behind-middleware"].add_middleware(guard.middleware)
+
+
+@apis["/open"].get("/open")
+@apis["/behind-middleware"].get("/behind-middleware")
+async def predict_for_all() -> dict[str, int]:
+    return {"prediction": 42}
+
+
+async def nobody(_: HTTPConnection) -> None:
+    """What FastAPI itself takes for any dependency."""
+
+
+@apis["/with-a-dependency"].get("/with-a-dependency")
+async def predict_with(_: Annotated[None, Depends(nobody)]) -> dict[str, int]:
+    return {"prediction": 42}
+
+
+@apis["/guarded"].get("/guarded")
+async def predict_for(_: Annotated[User, Depends(guard)]) -> dict[str, int]:
+    return {"prediction": 42}
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await apis.get(scope.get("path", ""), apis["/open"])(scope, receive, send)

@@ -1,0 +1,210 @@
+"""Lets only the users of a Hourpass service in, by verifying their tokens in this very process.
+
+A token that was seen before costs one look into memory, a new one the verification of its
+signature. Neither asks the service anything: a thread follows its keys and its revocations
+(feed.py). Only where the service signs with a shared secret is it asked about each new token.
+"""
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from ipaddress import ip_address
+from threading import BoundedSemaphore
+from typing import Literal, Self
+
+import httpx
+
+from hourpass.errors import InvalidTokenError, ServiceUnavailableError
+from hourpass.feed import OUTAGE_NOTICED_SECONDS, Clock, Feed
+from hourpass.middleware import ASGIApp, Middleware
+from hourpass.service import Service
+from hourpass.tokens import UnknownKeyError, User
+
+try:
+    from hourpass.dependency import RouteDependency
+except ModuleNotFoundError as missing:
+    if missing.name not in ("fastapi", "starlette"):
+        raise
+
+    class RouteDependency:  # type: ignore[no-redef] # FastAPI is optional
+        """Without FastAPI there are no routes to depend on the guard."""
+
+
+PATIENCE = timedelta(seconds=5)
+MAX_TRUST = timedelta(minutes=60)  # no token lives longer, unless TOKEN_MINUTES is changed
+# Async callers whose token only the service can tell about: so many ask at once, so many wait.
+ASKING_THREADS = 8
+MAX_ASKING = 1_024
+
+_log = logging.getLogger("hourpass.guard")
+
+
+class Guard(RouteDependency):
+    """`Depends(guard)` in FastAPI, `guard.middleware` around any ASGI app, `guard.check(token)`
+    everywhere else. Makes no connection and no thread before the first check.
+
+    `url` is where this process reaches the service, and what it trusts. `issuer` is what the
+    service's metadata must say, if that is to be pinned. While the service cannot be reached,
+    `on_outage="refuse"` lets nobody in after OUTAGE_NOTICED_SECONDS, and `"trust"` goes on with
+    what it knew for `trust_for`; revocations made meanwhile are not heard of.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing to decide, and all have a default
+        self,
+        url: str,
+        *,
+        audience: str = "ml-api",
+        issuer: str | None = None,
+        on_outage: Literal["refuse", "trust"] = "refuse",
+        trust_for: timedelta = timedelta(minutes=10),
+        patience: timedelta = PATIENCE,
+        transport: httpx.BaseTransport | None = None,
+        clock: Clock = time,
+    ) -> None:
+        super().__init__()
+        if on_outage not in ("refuse", "trust"):
+            raise ValueError('on_outage is "refuse" or "trust"')
+        noticed = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
+        if not noticed <= trust_for <= MAX_TRUST:
+            raise ValueError(f"trust_for lies between {noticed} and {MAX_TRUST}")
+        self.url = _service_url(url)
+        self.audience = audience
+        self.issuer = issuer
+        self.believed_for = trust_for if on_outage == "trust" else noticed
+        self.patience = patience.total_seconds()
+        # Read when the service is asked for the first time, and again after close().
+        self.transport = transport
+        self.clock = clock
+        self._begin_anew()
+        if hasattr(os, "register_at_fork"):
+            # Neither thread nor lock nor connection may be shared with the parent process.
+            alive = weakref.WeakMethod(self._begin_anew)
+
+            def in_child() -> None:
+                if begin_anew := alive():
+                    begin_anew()
+
+            os.register_at_fork(after_in_child=in_child)
+
+    def check(self, token: str) -> User:
+        """Raises InvalidTokenError and ServiceUnavailableError."""
+        return self._tell(token) or self._find_out(token)
+
+    async def acheck(self, token: str) -> User:
+        """As check(), and never blocks the event loop."""
+        return self._tell(token) or await self._find_out_in_a_thread(token)
+
+    def middleware(self, app: ASGIApp, public: Iterable[str] = ()) -> Middleware:
+        """The app, closed to all but users; but for `public` paths, or all below those ending
+        in `/*`. The user is in the request's state."""
+        return Middleware(app, self.acheck, public)
+
+    def start(self) -> None:
+        """Learn all that is needed before the first check. Raises ServiceUnavailableError."""
+        self._feed.wait_for_first_answer(self.patience)
+
+    def close(self) -> None:
+        """Let go of thread and connections. A later check begins anew."""
+        self._feed.close()
+        self._threads.shutdown(wait=False)
+        self._begin_anew()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except ServiceUnavailableError:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin_anew(self) -> None:
+        self._feed = Feed(
+            self._connect, self.audience, self.issuer, self.believed_for.total_seconds(), self.clock
+        )
+        self._clock = self.clock
+        self._threads = ThreadPoolExecutor(ASKING_THREADS, "hourpass-guard")
+        self._asking = BoundedSemaphore(MAX_ASKING)
+
+    def _connect(self) -> Service:
+        if self.url.scheme == "http" and not _is_loopback(self.url.host):
+            _log.warning("The Hourpass service is asked over plain http; use https (RFC 9700)")
+        return Service(self.url, self.transport)
+
+    def _tell(self, token: str) -> User | None:
+        """Whose token it is, or None if only the service can tell. Asks nobody, waits for nothing.
+
+        Raises InvalidTokenError and ServiceUnavailableError.
+        """
+        known = self._feed.known
+        if known is None:
+            if self._feed.patience_left(self.patience) <= 0:
+                raise ServiceUnavailableError
+            return None
+        now, monotonic_now = self._clock.time(), self._clock.monotonic()
+        user = known.recall(token, now, monotonic_now)
+        if user is not None:
+            return user
+        try:
+            verified = known.tokens.read(token, now)
+        except UnknownKeyError:
+            if known.tokens.has_keys and not self._feed.may_have_new_keys():
+                raise
+            return None
+        return known.admit(token, verified)
+
+    def _find_out(self, token: str) -> User:
+        """Raises InvalidTokenError and ServiceUnavailableError."""
+        feed = self._feed
+        known = feed.wait_for_first_answer(self.patience)
+        if user := self._tell(token):
+            return user
+        if known.tokens.has_keys:
+            feed.look_for_new_keys()
+            if user := self._tell(token):
+                return user
+            raise InvalidTokenError
+        claimed = known.tokens.read_unverified(token, self._clock.time())
+        if not feed.vouches_for(token):
+            raise InvalidTokenError
+        return known.admit(token, claimed)
+
+    async def _find_out_in_a_thread(self, token: str) -> User:
+        """Raises InvalidTokenError and ServiceUnavailableError."""
+        asking = self._asking
+        if not asking.acquire(blocking=False):
+            raise ServiceUnavailableError
+        try:
+            answer = self._threads.submit(self._find_out, token)
+        except RuntimeError:  # closed meanwhile
+            asking.release()
+            raise ServiceUnavailableError from None
+        answer.add_done_callback(lambda _: asking.release())
+        return await asyncio.wrap_future(answer)
+
+
+def _service_url(url: str) -> httpx.URL:
+    parsed = httpx.URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        raise ValueError("The service's address is http(s)://host, without user and password")
+    return parsed
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,251 @@
+"""For the tests of an API behind a guard: an issuer of tokens that needs no service to run.
+
+In conftest.py `pytest_plugins = ["hourpass.testing"]`, then ask for the fixture `hourpass_issuer`,
+and let it stand in for the service of your guard.
+
+PYTEST_DONT_REWRITE: nothing asserts here, and a conftest.py may import from here before.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Condition, get_ident
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+from hourpass.feed import Clock
+from hourpass.guard import Guard
+
+LIFETIME = timedelta(minutes=60)
+
+_HEARD_WITHIN_SECONDS = 10.0
+
+
+@pytest.fixture
+def hourpass_issuer() -> Iterator["Issuer"]:
+    issuer = Issuer()
+    yield issuer
+    issuer.close()
+
+
+def authorization(token: str) -> dict[str, str]:
+    """The header that carries the token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+class MovableClock:
+    """Real time, and whatever it has been moved by."""
+
+    def __init__(self) -> None:
+        self._moved_by = 0.0
+
+    def time(self) -> float:
+        return time.time() + self._moved_by
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._moved_by
+
+    def advance(self, span: timedelta) -> None:
+        self._moved_by += span.total_seconds()
+
+
+class Issuer:
+    """Mints tokens, revokes them, and answers guards as the service would. Can be away."""
+
+    def __init__(self, name: str = "https://hourpass.example", audience: str = "ml-api") -> None:
+        self.name = name
+        self.audience = audience
+        self.clock = MovableClock()
+        self.asked: Counter[str] = Counter()  # by path
+        self._key = SigningKey()
+        self._revoked: list[dict[str, str]] = []
+        self._is_away = False
+        self._changed = Condition()
+        # By the thread of each guard that follows the feed: up to which revocation it has read.
+        self._heard: dict[int, int] = {}
+        self._undo = ExitStack()
+
+    def stand_in_for(self, guard: Guard) -> None:
+        """Until the test is over: the guard asks this issuer, and goes by its clock."""
+        self.audience = guard.audience
+        self.name = guard.issuer or self.name
+        before = guard.transport, guard.clock
+
+        def connect(transport: httpx.BaseTransport | None, clock: Clock) -> None:
+            guard.transport, guard.clock = transport, clock
+            guard.close()
+
+        connect(_StandIn(self), self.clock)
+        self._undo.callback(connect, *before)
+
+    def close(self) -> None:
+        self._undo.close()
+        with self._changed:
+            self._is_away = True
+            self._changed.notify_all()
+
+    def token(
+        self, *scopes: str, user_id: int = 1, username: str = "lancelot", **claims: Any
+    ) -> str:
+        """A token that holds. `claims` replace those it would have."""
+        now = int(self.clock.time())
+        said = {
+            "iss": self.name,
+            "aud": self.audience,
+            "sub": str(user_id),
+            "preferred_username": username,
+            "client_id": "hourpass",
+            "jti": secrets.token_urlsafe(16),
+            "iat": now,
+            "exp": now + int(LIFETIME.total_seconds()),
+            "auth_time": now,
+            "epoch": 0,
+            **({"scope": " ".join(scopes)} if scopes else {}),
+        }
+        return self._key.sign({**said, **claims})
+
+    def expired_token(self, *scopes: str) -> str:
+        now = int(self.clock.time())
+        return self.token(*scopes, iat=now - int(LIFETIME.total_seconds()) - 1, exp=now - 1)
+
+    def revoked_token(self, *scopes: str) -> str:
+        token = self.token(*scopes)
+        self.revoke(token)
+        return token
+
+    def forged_token(self, *scopes: str) -> str:
+        """Of somebody who has no key of the issuer's, but writes the right kid."""
+        stranger = Issuer(self.name, self.audience)
+        stranger.clock = self.clock
+        stranger._key.kid = self._key.kid
+        return stranger.token(*scopes)
+
+    def foreign_token(self, *scopes: str) -> str:
+        """Of another issuer, with another key."""
+        return Issuer("https://elsewhere.example", self.audience).token(*scopes)
+
+    def revoke(self, token: str) -> None:
+        """End one token; the guards have heard of it when this returns."""
+        claims = jwt.decode(token, options={"verify_signature": False})
+        self.publish(f"jti:{claims['jti']}")
+
+    def disable(self, user_id: int) -> None:
+        """End all tokens of a user, as disabling, removing and logging out everywhere do."""
+        self.publish(f"sub:{user_id}:0")
+
+    def publish(self, value: str) -> None:
+        """`jti:…`, `sid:…`, `kid:…` or `sub:<id>:<epoch>`, as decision 6 has them."""
+        expires_at = datetime.fromtimestamp(self.clock.time(), UTC) + LIFETIME
+        with self._changed:
+            self._revoked.append({"value": value, "expires_at": expires_at.isoformat()})
+            self._changed.notify_all()
+        self._wait_until_heard()
+
+    def rotate_key(self) -> None:
+        """From now on another key signs, and only that one is published."""
+        self._key = SigningKey()
+
+    @contextmanager
+    def outage(self, lasting: timedelta = timedelta(minutes=1)) -> Iterator[None]:
+        """Inside, the service has been out of reach for so long; afterwards it is back."""
+        with self._changed:
+            self._is_away = True
+            self._changed.notify_all()
+        self.clock.advance(lasting)
+        yield
+        with self._changed:
+            self._is_away = False
+            self._heard = dict.fromkeys(self._heard, -1)
+        self._catch_up()
+
+    def let_pass(self, span: timedelta) -> None:
+        """Time in which the service goes on answering, so that what the guards know is fresh."""
+        self.clock.advance(span)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """The first piece of news ends a question put before now, the second one put since."""
+        for _ in range(2):
+            self.publish(f"jti:{secrets.token_urlsafe(16)}")
+
+    def _wait_until_heard(self) -> None:
+        """Until every guard asks for what comes after the feed's end."""
+
+        def all_heard() -> bool:
+            return self._is_away or set(self._heard.values()) <= {len(self._revoked)}
+
+        with self._changed:
+            if not self._changed.wait_for(all_heard, _HEARD_WITHIN_SECONDS):
+                raise TimeoutError("a guard does not follow the feed")
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked[request.url.path] += 1
+        if self._is_away:
+            raise httpx.ConnectError("away", request=request)
+        match request.url.path:
+            case "/.well-known/oauth-authorization-server":
+                return httpx.Response(200, json={"issuer": self.name})
+            case "/.well-known/jwks.json":
+                return httpx.Response(200, json={"keys": [self._key.public_jwk()]})
+            case "/revocations":
+                return self._page(request)
+        return httpx.Response(404)
+
+    def forget_listener(self) -> None:
+        with self._changed:
+            self._heard.pop(get_ident(), None)
+            self._changed.notify_all()
+
+    def _page(self, request: httpx.Request) -> httpx.Response:
+        query = request.url.params
+        after = int(query.get("after", "0"))
+        with self._changed:
+            self._heard[get_ident()] = after if "after" in query else -1
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._is_away or len(self._revoked) > after,
+                float(query["wait"]),
+            )
+            if self._is_away:
+                raise httpx.ConnectError("away", request=request)
+            page = {
+                "revocations": self._revoked[after:],
+                "cursor": str(len(self._revoked)),
+                "more": False,
+            }
+        return httpx.Response(200, json=page)
+
+
+class SigningKey:
+    def __init__(self) -> None:
+        self.kid = secrets.token_hex(8)
+        self._private = ec.generate_private_key(ec.SECP256R1())
+
+    def sign(self, claims: dict[str, Any]) -> str:
+        headers = {"kid": self.kid, "typ": "at+jwt"}
+        return jwt.encode(claims, self._private, "ES256", headers)
+
+    def public_jwk(self) -> dict[str, Any]:
+        jwk: dict[str, Any] = ECAlgorithm.to_jwk(self._private.public_key(), as_dict=True)
+        return {**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}
+
+
+class _StandIn(httpx.BaseTransport):
+    """What a guard asks instead of the service, and closes in the thread that follows the feed."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._issuer.answer(request)
+
+    def close(self) -> None:
+        self._issuer.forget_listener()

@@ -1,0 +1,182 @@
+"""What a token says, once its signature and its claims have been checked. Knows no network.
+
+The reading is as strict as the service's own: there is one spelling of a token, and a claim of
+another type, or a header that the service would not write, is refused.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import jwt
+
+from hourpass.errors import InvalidTokenError, MissingTokenError
+
+MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
+# A clock that is behind the service's must not refuse new tokens. None is believed past its `exp`.
+CLOCK_SKEW_SECONDS = 60
+MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
+
+_ALGORITHMS = ("ES256", "RS256")
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_USER_ID = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What an ASGI request has in `Authorization`: `Bearer <jwt>`, any case, or the bare JWT.
+
+    Raises MissingTokenError and InvalidTokenError.
+    """
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
+        raise MissingTokenError
+    if len(values) > 1:
+        raise InvalidTokenError
+    scheme, _, token = values[0].decode("latin-1").strip().partition(" ")
+    if not token:
+        return scheme
+    if scheme.lower() != "bearer":
+        raise MissingTokenError  # Basic and the like: not our kind of credential
+    return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
+
+
+class UnknownKeyError(InvalidTokenError):
+    """No key is known by this `kid`, or none at all: the service may know one."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a token stands for, what it may be used for, and until when."""
+
+    id: int
+    username: str
+    scopes: frozenset[str]
+    expires_at: datetime
+
+
+class Verified(NamedTuple):
+    user: User
+    expires_at: float
+    revocable: tuple[str, ...]  # the feed ends the token by listing one of these
+
+
+class Tokens:
+    """The tokens of one issuer for one audience, under the keys of one moment."""
+
+    def __init__(self, issuer: str, audience: str, jwks: Iterable[dict[str, Any]]) -> None:
+        self.issuer = issuer
+        self.audience = audience
+        self.jwks = list(jwks)
+        self._keys = dict(_public_keys(self.jwks))
+
+    def agree_with(self, other: "Tokens") -> bool:
+        return self.issuer == other.issuer and self.jwks == other.jwks
+
+    @property
+    def has_keys(self) -> bool:
+        """Not if the service signs with a shared secret: then it has to vouch for each token."""
+        return bool(self._keys)
+
+    def read(self, token: str, now: float) -> Verified:
+        """What the token says. Raises InvalidTokenError, and UnknownKeyError, which is one."""
+        header, kid, payload, signature = _parts(token)
+        key = self._keys.get(kid)
+        if key is None:
+            raise UnknownKeyError
+        # The key says which algorithm it is for; the header has no choice but to agree.
+        signed = token.rpartition(".")[0].encode()
+        if header["alg"] != key.algorithm_name or not key.Algorithm.verify(
+            signed, key.key, _decode(signature)
+        ):
+            raise InvalidTokenError
+        return self._checked(kid, _parse(payload), now)
+
+    def read_unverified(self, token: str, now: float) -> Verified:
+        """The same without its signature: not to be believed before the service vouches for it."""
+        _, kid, payload, _ = _parts(token)
+        return self._checked(kid, _parse(payload), now)
+
+    def _checked(self, kid: str, claims: dict[str, Any], now: float) -> Verified:
+        if (
+            claims.get("iss") != self.issuer
+            or claims.get("aud") != self.audience
+            or not isinstance(subject := claims.get("sub"), str)
+            or not _USER_ID.fullmatch(subject)
+            or not isinstance(username := claims.get("preferred_username"), str)
+            or not isinstance(jti := claims.get("jti"), str)
+            or not isinstance(scope := claims.get("scope", ""), str)
+            or not isinstance(session := claims.get("sid"), str | None)
+            or type(epoch := claims.get("epoch")) is not int
+            or type(issued_at := claims.get("iat")) is not int
+            or type(expires_at := claims.get("exp")) is not int
+            or not 0 <= issued_at <= now + CLOCK_SKEW_SECONDS
+            or not now < expires_at <= issued_at + MAX_LIFETIME_SECONDS
+        ):
+            raise InvalidTokenError
+        revocable = (f"sub:{subject}:{epoch}", f"jti:{jti}", f"kid:{kid}")
+        return Verified(
+            User(
+                id=int(subject),
+                username=username,
+                scopes=frozenset(scope.split()),
+                expires_at=datetime.fromtimestamp(expires_at, UTC),
+            ),
+            expires_at,
+            (*revocable, f"sid:{session}") if session else revocable,
+        )
+
+
+def _public_keys(jwks: Iterable[dict[str, Any]]) -> Iterable[tuple[str, jwt.PyJWK]]:
+    for jwk in jwks:
+        if not isinstance(kid := jwk.get("kid"), str) or jwk.get("alg") not in _ALGORITHMS:
+            continue  # RFC 7517, 5: a key of a kind that one does not know is none
+        try:
+            yield kid, jwt.PyJWK(jwk)
+        except (jwt.PyJWTError, ValueError):
+            continue
+
+
+def _parts(token: str) -> tuple[dict[str, Any], str, str, str]:
+    """The header, its `kid`, and the two segments that follow."""
+    parts = _COMPACT.fullmatch(token) if len(token) <= MAX_TOKEN_BYTES else None
+    if parts is None:
+        raise InvalidTokenError
+    header = _parse(parts[1])
+    # Only what the service writes (RFC 9068, 2.1): nothing critical, embedded or far away.
+    if header.keys() != {"alg", "kid", "typ"} or header["typ"] != "at+jwt":
+        raise InvalidTokenError
+    if not isinstance(kid := header["kid"], str):
+        raise InvalidTokenError
+    return header, kid, parts[2], parts[3]
+
+
+def _parse(segment: str) -> dict[str, Any]:
+    try:
+        members = json.loads(_decode(segment), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise InvalidTokenError from None
+    if not isinstance(members, dict):
+        raise InvalidTokenError
+    return members
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate member")
+    return members
+
+
+def _decode(segment: str) -> bytes:
+    """base64url without padding (RFC 7515, 2), in the one spelling that encodes its bytes."""
+    try:
+        decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except ValueError:
+        raise InvalidTokenError from None
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode():
+        raise InvalidTokenError
+    return decoded

@@ -1,0 +1,214 @@
+"""What the service may answer, and what a guard takes for an answer. Else it is an outage."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
+from hourpass.testing import Issuer
+from tests.court import comes_true, guard_messages, refusal_of
+
+pytest_plugins = ["hourpass.testing"]
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    return hourpass_issuer
+
+
+def guarded(by: Issuer, **options: Any) -> Guard:
+    guard = Guard("https://hourpass.example", **options)
+    by.stand_in_for(guard)
+    return guard
+
+
+def answers(
+    issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
+) -> None:
+    """From now on this is what the issuer says there, unless it is None."""
+    as_before = issuer.answer
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        other = response(request) if request.url.path == path else None
+        return other or as_before(request)
+
+    issuer.answer = answer  # type: ignore[method-assign] # a test's own issuer
+
+
+@pytest.mark.parametrize(
+    "path", ["/.well-known/oauth-authorization-server", "/.well-known/jwks.json", "/revocations"]
+)
+@pytest.mark.parametrize(
+    "response",
+    [
+        pytest.param(httpx.Response(500), id="500"),
+        pytest.param(httpx.Response(302, headers={"Location": "https://other.example"}), id="302"),
+        pytest.param(httpx.Response(200, text="<html>"), id="not JSON"),
+        pytest.param(httpx.Response(200, text="[" * 100_000), id="nested without end"),
+        pytest.param(httpx.Response(200, json=[]), id="a list"),
+        pytest.param(httpx.Response(200, json={}), id="nothing of it"),
+        pytest.param(
+            httpx.Response(200, json={"issuer": 1, "keys": {}, "revocations": [{"value": 1}]}),
+            id="other types",
+        ),
+        pytest.param(
+            httpx.Response(200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}),
+            id="other types further inside",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_an_outage(
+    issuer: Issuer, path: str, response: httpx.Response
+) -> None:
+    answers(issuer, path, lambda _: response)
+    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_without_public_keys_the_service_is_asked_once_and_the_feed_ends_what_it_vouched_for(
+    issuer: Issuer,
+) -> None:
+    says = {"status": 500}
+    answers(issuer, "/.well-known/jwks.json", lambda _: httpx.Response(200, json={"keys": []}))
+    answers(issuer, "/verify", lambda _: httpx.Response(says["status"]))
+    guard = guarded(issuer)
+    token = issuer.token()
+    for status, refusal in (
+        (500, ServiceUnavailableError),
+        (302, ServiceUnavailableError),
+        (401, InvalidTokenError),
+        (200, None),
+        (500, None),  # not asked again
+    ):
+        says["status"] = status
+        assert refusal_of(guard, token) is refusal, status
+    says["status"] = 200
+    assert refusal_of(guard, issuer.expired_token()) is InvalidTokenError  # whatever it says
+    issuer.revoke(token)
+    assert refusal_of(guard, token) is InvalidTokenError
+
+
+async def test_more_async_callers_than_may_wait_are_told_to_come_again(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 20)
+    can_answer = threading.Event()
+
+    def late(_: httpx.Request) -> None:
+        assert can_answer.wait(5)
+
+    answers(issuer, "/revocations", late)
+    guard = guarded(issuer)
+    token = issuer.token()
+    waiting = [asyncio.create_task(guard.acheck(token)) for _ in range(20)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    can_answer.set()
+    assert len({user.id for user in await asyncio.gather(*waiting)}) == 1
+    assert (await guard.acheck(issuer.token())).id == 1
+
+
+def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None:
+    guard = guarded(issuer, issuer="https://camelot.example", patience=timedelta(seconds=0.05))
+    issuer.name = "https://elsewhere.example"
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_a_service_that_lets_nobody_wait_is_polled(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.01)
+    waits: list[str] = []
+
+    def no_waiting(request: httpx.Request) -> httpx.Response | None:
+        waits.append(request.url.params["wait"])
+        return httpx.Response(503) if request.url.params["wait"] != "0" else None
+
+    answers(issuer, "/revocations", no_waiting)
+    guard = guarded(issuer)
+    token = issuer.token()
+    guard.check(token)
+    issuer.revoke(token)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert comes_true(lambda: waits.count("3") == 2)
+    assert waits.index("3", 2) - waits.index("3") == feed.PLAIN_POLLS + 1
+    assert guard_messages(caplog) == []
+
+
+def test_a_service_that_does_not_wait_is_not_asked_without_pause(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
+    asked_again = threading.Event()
+
+    def at_once(_: httpx.Request) -> httpx.Response:
+        if issuer.asked["/revocations"] == 2:
+            asked_again.set()
+        issuer.asked["/revocations"] += 1
+        return httpx.Response(200, json={"revocations": [], "cursor": "0", "more": False})
+
+    answers(issuer, "/revocations", at_once)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    assert not asked_again.wait(0.2)
+    assert issuer.asked["/revocations"] == 2
+
+
+def test_a_long_feed_is_read_to_its_end_before_anybody_is_let_in(issuer: Issuer) -> None:
+    ended = issuer.token(jti="on the last page")
+    pages = [f"jti:{number}" for number in range(5)] + ["jti:on the last page"]
+
+    def page(request: httpx.Request) -> httpx.Response:
+        after = int(request.url.params.get("after", "0"))
+        values = pages[after : after + 1]
+        listed = [{"value": value, "expires_at": "2999-01-01T00:00:00Z"} for value in values]
+        cursor = str(after + len(values))
+        more = after + 1 < len(pages)
+        return httpx.Response(200, json={"revocations": listed, "cursor": cursor, "more": more})
+
+    answers(issuer, "/revocations", page)
+    guard = guarded(issuer)
+    assert refusal_of(guard, ended) is InvalidTokenError
+    assert refusal_of(guard, issuer.token()) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("http://hourpass:8000", True),
+        ("http://127.0.0.1:8000", False),
+        ("http://localhost:8000", False),
+        ("http://[::1]:8000", False),
+        ("https://hourpass.example", False),
+    ],
+)
+def test_plain_http_beyond_this_machine_is_warned_about(
+    issuer: Issuer, caplog: pytest.LogCaptureFixture, url: str, warns: bool
+) -> None:
+    guard = Guard(url)
+    issuer.stand_in_for(guard)
+    assert not caplog.records
+    guard.start()
+    assert any("http" in message for message in guard_messages(caplog)) == warns
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"url": "hourpass.example"}, id="no scheme"),
+        pytest.param({"url": "ftp://hourpass.example"}, id="another scheme"),
+        pytest.param({"url": "https://user:word@hourpass.example"}, id="a password in the URL"),
+        pytest.param({"on_outage": "ignore"}, id="another way"),
+        pytest.param({"trust_for": timedelta(hours=2)}, id="longer than a token lives"),
+        pytest.param({"trust_for": timedelta(seconds=1)}, id="shorter than an outage is noticed"),
+    ],
+)
+def test_what_a_guard_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*word@)"):
+        Guard(**{"url": "https://hourpass.example", **arguments})

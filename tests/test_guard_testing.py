@@ -1,0 +1,139 @@
+"""What hourpass.testing gives to the tests of a guarded API: run as its users would, by pytest."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT
+from hourpass import Guard, InvalidTokenError
+from hourpass.testing import Issuer
+from tests.conftest import environment
+
+pytest_plugins = ["hourpass.testing"]
+
+CONFTEST = """
+from hourpass.testing import authorization  # importing from it first must not warn
+
+pytest_plugins = ["hourpass.testing"]
+"""
+
+TESTS = """
+from datetime import timedelta
+from hourpass import Guard, GuardError, ServiceUnavailableError
+from hourpass.testing import authorization
+import pytest
+
+guard = Guard("http://127.0.0.1:9", on_outage="trust", trust_for=timedelta(minutes=10))
+
+@pytest.fixture
+def issuer(hourpass_issuer):
+    hourpass_issuer.stand_in_for(guard)
+    return hourpass_issuer
+
+@pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
+def test_refused(issuer, kind):
+    with pytest.raises(GuardError):
+        guard.check(getattr(issuer, f"{kind}_token")("predict"))
+
+def test_held(issuer):
+    user = guard.check(issuer.token("predict", user_id=7, username="galahad"))
+    assert (user.id, user.username, user.scopes) == (7, "galahad", {"predict"})
+    assert authorization("x") == {"Authorization": "Bearer x"}
+
+def test_revoked_and_disabled(issuer):
+    first, second = issuer.token(), issuer.token(user_id=2)
+    guard.check(first), guard.check(second)
+    issuer.revoke(first)
+    issuer.disable(2)
+    for token in (first, second):
+        with pytest.raises(GuardError):
+            guard.check(token)
+
+def test_outage(issuer):
+    token = issuer.token()
+    guard.check(token)
+    with issuer.outage(lasting=timedelta(minutes=9)):
+        guard.check(token)
+    with issuer.outage(lasting=timedelta(minutes=11)):
+        with pytest.raises(ServiceUnavailableError):
+            guard.check(token)
+    guard.check(token)
+
+def test_time(issuer):
+    token = issuer.token()
+    issuer.let_pass(timedelta(minutes=59))
+    guard.check(token)
+    issuer.let_pass(timedelta(minutes=2))
+    with pytest.raises(GuardError):
+        guard.check(token)
+"""
+
+
+def test_the_plugin_works_in_somebody_elses_tests_with_warnings_as_errors(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_api.py").write_text(TESTS)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "8 passed" in result.stdout
+
+
+CLIENT = """
+from starlette.testclient import TestClient
+from my_api import app
+
+@pytest.fixture
+def client():
+    return TestClient(app)
+"""
+
+
+def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
+    readme = (ROOT / "guard/README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    api, middleware, _, conftest, test = blocks
+    (tmp_path / "my_api.py").write_text(api + middleware)
+    (tmp_path / "conftest.py").write_text(conftest + CLIENT)
+    (tmp_path / "test_my_api.py").write_text(test)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_afterwards_a_guard_is_what_it_was() -> None:
+    guard = Guard("https://hourpass.example")
+    before = (guard.transport, guard.clock)
+    issuer = Issuer()
+    issuer.stand_in_for(guard)
+    guard.check(issuer.token())
+    issuer.close()
+    assert (guard.transport, guard.clock) == before
+
+
+def test_one_issuer_stands_in_for_several_guards(hourpass_issuer: Issuer) -> None:
+    guards = [Guard("https://hourpass.example") for _ in range(3)]
+    for guard in guards:
+        hourpass_issuer.stand_in_for(guard)
+    token = hourpass_issuer.token()
+    assert {guard.check(token).username for guard in guards} == {"lancelot"}
+    guards[0].close()  # as an app that ends its lifespan
+    hourpass_issuer.revoke(token)
+    for guard in guards:
+        with pytest.raises(InvalidTokenError):
+            guard.check(token)

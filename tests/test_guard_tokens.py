@@ -1,0 +1,283 @@
+"""What a guard takes for a token: only what the service would write, and has signed."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from hourpass import Guard, InvalidTokenError, known
+from hourpass.feed import UNKNOWN_KID_PAUSE_SECONDS
+from hourpass.testing import Issuer, SigningKey
+from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES, Tokens
+from tests.court import refusal_of
+
+pytest_plugins = ["hourpass.testing"]
+
+HOUR = 3600
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    return hourpass_issuer
+
+
+@pytest.fixture
+def guard(issuer: Issuer) -> Guard:
+    guard = Guard("https://hourpass.example")
+    issuer.stand_in_for(guard)
+    return guard
+
+
+def segment(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def with_header(issuer: Issuer, **changes: object) -> str:
+    """A token whose header really is signed with the issuer's key."""
+    key = issuer._key
+    header = {"alg": "ES256", "kid": key.kid, "typ": "at+jwt", **changes}
+    payload = issuer.token().split(".")[1]
+    signed = f"{segment({k: v for k, v in header.items() if v is not None})}.{payload}"
+    algorithm = ECAlgorithm(ECAlgorithm.SHA256)
+    signature = algorithm.sign(signed.encode(), key._private)
+    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def signed_with_the_public_key(issuer: Issuer) -> str:
+    """The old confusion: the public key taken for an HMAC secret."""
+    pem = issuer._key._private.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    header = {"alg": "HS256", "kid": issuer._key.kid, "typ": "at+jwt"}
+    signed = f"{segment(header)}.{issuer.token().split('.')[1]}"
+    mac = hmac.digest(pem, signed.encode(), hashlib.sha256)
+    return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def unsigned(issuer: Issuer) -> str:
+    header = {"alg": "none", "kid": issuer._key.kid, "typ": "at+jwt"}
+    return f"{segment(header)}.{issuer.token().split('.')[1]}."
+
+
+def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
+    guard: Guard, issuer: Issuer
+) -> None:
+    assert refusal_of(guard, with_header(issuer)) is None
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(lambda issuer: issuer.forged_token(), id="another key"),
+        pytest.param(lambda issuer: issuer.foreign_token(), id="another issuer and key"),
+        pytest.param(unsigned, id="alg none"),
+        pytest.param(lambda issuer: unsigned(issuer) + "AA", id="alg none with a signature"),
+        pytest.param(signed_with_the_public_key, id="HS256 with the public key"),
+        pytest.param(lambda issuer: with_header(issuer, kid=None), id="no kid"),
+        pytest.param(lambda issuer: with_header(issuer, kid=["a"]), id="kid no string"),
+        pytest.param(lambda issuer: with_header(issuer, kid="x"), id="kid unknown"),
+        pytest.param(lambda issuer: with_header(issuer, typ="JWT"), id="typ of an ID token"),
+        pytest.param(lambda issuer: with_header(issuer, alg="RS256"), id="alg not the key's"),
+        pytest.param(lambda issuer: with_header(issuer, alg=None), id="no alg"),
+        pytest.param(lambda issuer: with_header(issuer, crit=["b64"], b64=False), id="crit"),
+        pytest.param(lambda issuer: with_header(issuer, jwk={}), id="key in the header"),
+        pytest.param(lambda issuer: issuer.token(iss="https://elsewhere.example"), id="iss"),
+        pytest.param(lambda issuer: issuer.token(aud="another-api"), id="aud"),
+        pytest.param(lambda issuer: issuer.token(aud=["ml-api"]), id="aud a list"),
+        pytest.param(lambda issuer: issuer.token(sub=1), id="sub no string"),
+        pytest.param(lambda issuer: issuer.token(sub="-1"), id="sub no user"),
+        pytest.param(lambda issuer: issuer.token(sub="9" * 400), id="sub without end"),
+        pytest.param(lambda issuer: issuer.token(epoch="0"), id="epoch no number"),
+        pytest.param(lambda issuer: issuer.token(epoch=True), id="epoch a truth value"),
+        pytest.param(lambda issuer: issuer.token(jti=None), id="no jti"),
+        pytest.param(lambda issuer: issuer.token(scope=["admin"]), id="scope a list"),
+        pytest.param(lambda issuer: issuer.token(sid=1), id="sid no string"),
+        pytest.param(lambda issuer: issuer.token(preferred_username=None), id="no username"),
+        pytest.param(lambda issuer: issuer.expired_token(), id="expired"),
+        pytest.param(lambda issuer: issuer.token(exp=time.time() + 60.5), id="exp a fraction"),
+        pytest.param(lambda issuer: issuer.token(exp=10**300), id="exp never"),
+        pytest.param(lambda issuer: issuer.token(iat=0), id="lives for decades"),
+        pytest.param(
+            lambda issuer: issuer.token(iat=int(time.time()) + CLOCK_SKEW_SECONDS + 5),
+            id="not yet valid",
+        ),
+        pytest.param(lambda issuer: issuer.token(note="x" * MAX_TOKEN_BYTES), id="too long"),
+        pytest.param(lambda issuer: issuer.token() + "=", id="padded"),
+        pytest.param(lambda issuer: issuer.token() + "\n", id="a line's end"),
+        pytest.param(lambda issuer: issuer.token() + ".x", id="four parts"),
+        pytest.param(lambda issuer: " " + issuer.token(), id="a space"),
+        pytest.param(lambda _: "", id="empty"),
+        pytest.param(lambda _: "ä.ö.ü", id="not ASCII"),
+        pytest.param(lambda _: f"{segment('[' * 2000)}.e30.e30", id="nested without end"),
+        pytest.param(lambda _: f"{segment('[]')}.e30.e30", id="header no object"),
+        pytest.param(lambda _: f"{segment('{{')}.e30.e30", id="header no JSON"),
+    ],
+)
+def test_anything_else_is_refused_and_not_remembered(
+    guard: Guard, issuer: Issuer, forge: Callable[[Issuer], str]
+) -> None:
+    guard.check(issuer.token())
+    token = forge(issuer)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert len(remembered(guard)) == 1
+
+
+def remembered(guard: Guard) -> dict[str, Any]:
+    assert guard._feed.known
+    return guard._feed.known._remembered
+
+
+def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) -> None:
+    token = issuer.token()
+    guard.check(token)
+    for place, character in enumerate(token):
+        other = "A" if character != "A" else "B"
+        altered = token[:place] + other + token[place + 1 :]
+        assert refusal_of(guard, altered) is InvalidTokenError, place
+
+
+def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: Issuer) -> None:
+    payload = base64.urlsafe_b64decode(issuer.token().split(".")[1] + "==").decode()
+    header = {"alg": "ES256", "kid": issuer._key.kid, "typ": "at+jwt"}
+    doubled = payload.replace('"sub":"1"', '"sub":"2","sub":"1"')
+    assert doubled != payload
+    for text, refusal in ((payload, None), (doubled, InvalidTokenError)):
+        signed = f"{segment(header)}.{segment(text)}"
+        signature = ECAlgorithm(ECAlgorithm.SHA256).sign(signed.encode(), issuer._key._private)
+        token = f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+        assert refusal_of(guard, token) is refusal
+
+
+def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) -> None:
+    token = issuer.token()
+    guard.check(token)
+    issuer.let_pass(timedelta(seconds=HOUR - 5))
+    assert refusal_of(guard, token) is None
+    issuer.clock.advance(timedelta(seconds=5))
+    assert refusal_of(guard, token) is InvalidTokenError
+
+
+def test_the_clock_of_a_guard_may_be_a_little_behind(guard: Guard, issuer: Issuer) -> None:
+    assert refusal_of(guard, issuer.token(iat=int(time.time()) + CLOCK_SKEW_SECONDS - 5)) is None
+
+
+@pytest.mark.parametrize("value", ["jti:a", "sid:b", "sub:7:3", "kid"])
+def test_each_of_a_tokens_four_values_ends_it(guard: Guard, issuer: Issuer, value: str) -> None:
+    token = issuer.token(jti="a", sid="b", user_id=7, epoch=3)
+    guard.check(token)
+    issuer.publish("sub:7:2")
+    assert refusal_of(guard, token) is None
+    issuer.publish(f"kid:{issuer._key.kid}" if value == "kid" else value)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert refusal_of(guard, issuer.token(jti="a", sid="b", user_id=7, epoch=3)) is (
+        InvalidTokenError
+    )
+
+
+def test_the_issuer_can_be_pinned(issuer: Issuer) -> None:
+    guard = Guard("https://hourpass.example", issuer="https://camelot.example")
+    issuer.stand_in_for(guard)
+    assert refusal_of(guard, issuer.token()) is None
+    assert refusal_of(guard, issuer.token(iss="https://hourpass.example")) is InvalidTokenError
+
+
+def test_a_new_key_is_found_at_once(guard: Guard, issuer: Issuer) -> None:
+    guard.check(issuer.token())
+    issuer.rotate_key()
+    assert refusal_of(guard, issuer.token()) is None
+
+
+def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
+    guard: Guard, issuer: Issuer
+) -> None:
+    guard.check(issuer.token())
+    issuer.rotate_key()
+    tokens = [issuer.token() for _ in range(50)]
+    asked_before = issuer.asked["/.well-known/jwks.json"]
+    with ThreadPoolExecutor(50) as threads:
+        refusals = set(threads.map(lambda token: refusal_of(guard, token), tokens))
+    assert refusals == {None}
+    assert issuer.asked["/.well-known/jwks.json"] == asked_before + 1
+
+
+def test_made_up_kids_make_a_guard_ask_for_keys_only_now_and_then(
+    guard: Guard, issuer: Issuer
+) -> None:
+    guard.check(issuer.token())
+    asked_before = issuer.asked["/.well-known/jwks.json"]
+    for number in range(50):
+        assert refusal_of(guard, with_header(issuer, kid=f"made up {number}")) is InvalidTokenError
+    assert issuer.asked["/.well-known/jwks.json"] == asked_before + 1
+    issuer.rotate_key()
+    assert refusal_of(guard, issuer.token()) is InvalidTokenError
+    issuer.let_pass(timedelta(seconds=UNKNOWN_KID_PAUSE_SECONDS))
+    assert refusal_of(guard, issuer.token()) is None
+
+
+def test_a_key_that_is_published_no_more_ends_what_it_signed(guard: Guard, issuer: Issuer) -> None:
+    token = issuer.token()
+    guard.check(token)
+    issuer.rotate_key()
+    guard.check(issuer.token())
+    assert refusal_of(guard, token) is InvalidTokenError
+
+
+def test_what_is_remembered_is_bounded_and_forged_tokens_evict_nothing(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "REMEMBERED", 5)
+    tokens = [issuer.token() for _ in range(8)]
+    for token in tokens:
+        guard.check(token)
+    assert list(remembered(guard)) == tokens[3:]
+    for token in tokens:
+        refusal_of(guard, token[:-8] + "AAAAAAAA")
+    assert list(remembered(guard)) == tokens[3:]
+
+
+def test_what_is_revoked_is_forgotten_once_it_can_end_nothing(guard: Guard, issuer: Issuer) -> None:
+    guard.check(issuer.token())
+    for number in range(20):
+        issuer.publish(f"jti:{number}")
+    issuer.clock.advance(timedelta(seconds=HOUR))
+    issuer.publish("jti:20")
+    assert guard._feed.known
+    assert list(guard._feed.known.revocations._forget_at) == ["jti:20"]
+
+
+def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
+    key = SigningKey()
+    odd: list[dict[str, Any]] = [
+        {"kty": "OKP", "kid": "a", "alg": "EdDSA", "crv": "Ed25519", "x": "AA"},
+        {"kty": "EC", "kid": "b", "alg": "ES256", "crv": "P-256", "x": "AA", "y": "AA"},
+        {"kty": "oct", "kid": "c", "alg": "HS256", "k": "AA"},
+        {"kid": 7},
+    ]
+    assert not Tokens("iss", "aud", odd).has_keys
+    assert Tokens("iss", "aud", [*odd, key.public_jwk()]).has_keys
+
+
+def test_rs256_tokens_are_verified_as_well() -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    public: dict[str, Any] = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    tokens = Tokens("x", "ml-api", [{**public, "kid": "r", "use": "sig", "alg": "RS256"}])
+    claims = jwt.decode(Issuer("x").token(), options={"verify_signature": False})
+    header = {"kid": "r", "typ": "at+jwt"}
+    token = jwt.encode(claims, private, "RS256", header)
+    assert tokens.read(token, time.time()).user.username == "lancelot"
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(InvalidTokenError):
+        tokens.read(jwt.encode(claims, stranger, "ES256", header), time.time())
