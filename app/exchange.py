@@ -6,7 +6,7 @@ Pure ASGI and a single layer, because every request pays for it. It knows no rou
 import logging
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from time import perf_counter
 from typing import NamedTuple
@@ -47,12 +47,12 @@ Header = tuple[bytes, bytes]
 
 
 class Answer(NamedTuple):
-    """A whole response, and what the log says of it."""
+    """A whole response but for the headers that every one has, and what the log says of it."""
 
     route: str
     user_id: int | None
     status: int
-    headers: Sequence[Header]
+    headers: tuple[Header, ...]
     body: bytes
 
 
@@ -80,9 +80,9 @@ class Exchange:
 
         await self.app(scope, receive, send_without_text)
 
-    def at_once(self, scope: Scope) -> Answer | None:
-        """The whole exchange, if all of it can be had without waiting; protocol.py then needs no
-        task for it."""
+    def at_once(self, scope: Scope) -> tuple[Answer, str] | None:
+        """The answer and the request's id, if all of the exchange can be had without waiting;
+        protocol.py then needs no task for it."""
         started = perf_counter()
         id_, refusal = _inspect(scope)
         if refusal:
@@ -95,14 +95,14 @@ class Exchange:
         if answer is None:
             return None
         id_ = id_ or next(self._ids)
-        route, user_id, status, headers, body = answer
-        _log_request(scope, id_, route, status, started, user_id)
-        return Answer(route, user_id, status, _complete(headers, id_), body)
+        _log_request(scope, id_, answer.route, answer.status, started, answer.user_id)
+        return answer, id_
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if answer := self.at_once(scope):
-            start = {"type": "http.response.start", "status": answer.status}
-            await send({**start, "headers": answer.headers})
+        if known := self.at_once(scope):
+            answer, known_id = known
+            headers = [*complete(answer.headers), (b"x-request-id", known_id.encode())]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
             return
         started = perf_counter()
@@ -124,7 +124,8 @@ class Exchange:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = _complete(message["headers"], id_)
+                headers = complete(tuple(message["headers"]))
+                message["headers"] = [*headers, (b"x-request-id", id_.encode())]
             await send(message)
 
         try:
@@ -164,10 +165,10 @@ def _inspect(scope: Scope) -> tuple[str | None, type[Refusal] | None]:
     return id_, refusal
 
 
-def _complete(headers: Sequence[Header], id_: str) -> list[Header]:
+def complete(headers: tuple[Header, ...]) -> list[Header]:
+    """With the defaults for what is not among them."""
     given = {name for name, _ in headers}
-    defaults = [header for header in _DEFAULT_HEADERS if header[0] not in given]
-    return [*headers, *defaults, (b"x-request-id", id_.encode())]
+    return [*headers, *(header for header in _DEFAULT_HEADERS if header[0] not in given)]
 
 
 def _log_request(  # noqa: PLR0913, PLR0917 - one for each thing that the line says

@@ -3,6 +3,8 @@
 If it cannot, they go on to the routes in auth/router.py, which document them and answer alike.
 """
 
+from functools import lru_cache
+
 from starlette.datastructures import State
 from starlette.types import Scope
 
@@ -10,8 +12,9 @@ from app.auth.dependencies import VERIFY_METHODS, refuse_without_scopes
 from app.auth.schemas import TokenStatus, identity_headers
 from app.error_responses import render
 from app.errors import Refusal
-from app.exchange import Answer
+from app.exchange import Answer, Header
 from app.tokens.dependencies import bearer_token
+from app.users.service import Identity
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
@@ -41,11 +44,16 @@ class FastLane:
             if call == _STATUS:
                 return Answer(route, user_id, 200, _HEADERS, _BODY)
             refuse_without_scopes(verified.holder, scope)
-            return Answer(route, user_id, 200, _HEADERS + identity_headers(verified.holder), _BODY)
+            return Answer(route, user_id, 200, _headers(verified.holder), _BODY)
         except Refusal as refusal:
             response = render(refusal)
-            body = bytes(response.body)
-            return Answer(route, user_id, response.status_code, response.raw_headers, body)
+            headers, body = tuple(response.raw_headers), bytes(response.body)
+            return Answer(route, user_id, response.status_code, headers, body)
+
+
+@lru_cache(maxsize=4096)
+def _headers(holder: Identity) -> tuple[Header, ...]:
+    return (*_HEADERS, *identity_headers(holder))
 
 
 def _call(scope: Scope) -> str | None:

@@ -6,10 +6,10 @@ And one call to the kernel per response instead of two.
 """
 
 import asyncio
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, ClassVar, cast
 
 from fastapi import FastAPI
-from httptools import HttpParserError
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from app.error_responses import render
 from app.errors import HeadersTooLargeError, MalformedRequestError, Refusal, UriTooLongError
-from app.exchange import MAX_HEADER_BYTES, MAX_TARGET_BYTES, Exchange
+from app.exchange import MAX_HEADER_BYTES, MAX_TARGET_BYTES, Exchange, Header, complete
 
 
 class _Corked:
@@ -56,12 +56,19 @@ class _Corked:
             self._held = b""
 
 
+@lru_cache(maxsize=4096)
+def _head(status: int, headers: tuple[Header, ...]) -> bytes:
+    """With places for the server's own lines, the request's id, and a line more."""
+    lines = b"".join(b"%s: %s\r\n" % header for header in complete(headers)).replace(b"%", b"%%")
+    return STATUS_LINE[status] + b"%s" + lines + b"x-request-id: %s\r\n%s\r\n"
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     _refusal: type[Refusal] = MalformedRequestError
-    _header_bytes = 0
     _head_bytes = 0
     _in_head = False
     _has_begun = False  # a message, within the bytes at hand
+    _arrived: ClassVar[list[tuple["BoundedHttpProtocol", RequestResponseCycle]]] = []
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -82,46 +89,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # The parser speaks of a header once it is whole, which it may never be.
         if self._in_head and not self._has_begun:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_TARGET_BYTES + MAX_HEADER_BYTES:
-                self._refusal = HeadersTooLargeError
-                self.send_400_response(HeadersTooLargeError.message)
+            if len(self.url) > MAX_TARGET_BYTES:
+                self._refuse(UriTooLongError)
+            elif self._head_bytes > MAX_TARGET_BYTES + MAX_HEADER_BYTES:
+                self._refuse(HeadersTooLargeError)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._header_bytes = self._head_bytes = 0
+        self._head_bytes = 0
         self._in_head = self._has_begun = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > MAX_TARGET_BYTES:
-            self._refuse(UriTooLongError)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, _: ASGI3Application) -> None:
+        """What was read in one turn of the event loop is answered in the next, all together, so
+        that one look at the news (revocations/news.py) does for all."""
+        if not self._arrived:
+            self.loop.call_soon(self._answer_all)
+        self._arrived.append((self, cycle))
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self._refuse(HeadersTooLargeError)
+    @classmethod
+    def _answer_all(cls) -> None:
+        arrived, cls._arrived = cls._arrived, []
+        for protocol, cycle in arrived:
+            protocol.answer(cycle)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def answer(self, cycle: RequestResponseCycle) -> None:
         """What needs no waiting needs no task either, nor what comes with one."""
-        # With requests in line, on_response would come back here for each of them, ever deeper.
-        answer = None
-        if not self.pipeline and not self.flow.write_paused:
-            answer = self._exchange.at_once(cast("Scope", cycle.scope))
-        if answer is None:
-            super()._start_asgi_task(cycle, app)
+        known = None
+        if not (cycle.disconnected or self.flow.write_paused):
+            known = self._exchange.at_once(cast("Scope", cycle.scope))
+        if known is None:
+            super()._start_asgi_task(cycle, self.app)
             return
-        head = [STATUS_LINE[answer.status]]
-        for name, value in (*self.server_state.default_headers, *answer.headers):
-            head += (name, b": ", value, b"\r\n")
-        head.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        if cycle.scope["method"] != "HEAD":
-            head.append(answer.body)
-        self._corked.write_whole(b"".join(head))
+        answer, id_ = known
+        date = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
+        close = b"" if cycle.keep_alive else b"connection: close\r\n"
+        head = _head(answer.status, answer.headers) % (date, id_.encode(), close)
+        self._corked.write_whole(head if cycle.scope["method"] == "HEAD" else head + answer.body)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -129,7 +136,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: type[Refusal]) -> None:
         self._refusal = refusal
-        raise HttpParserError(refusal.message)  # stops the parser; send_400_response comes next
+        self.send_400_response(refusal.message)
 
     def send_400_response(self, msg: str) -> None:
         response = render(self._refusal())

@@ -1,6 +1,5 @@
 """Grants, tokens and what is said about them, as they travel over HTTP."""
 
-from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -76,7 +75,6 @@ IDENTITY_HEADERS = {
 }
 
 
-@lru_cache(maxsize=4096)
 def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
     """IDENTITY_HEADERS as ASGI has them."""
     values = str(holder.id), quote(holder.username), " ".join(sorted(holder.scopes))

@@ -49,7 +49,8 @@ class News(ABC):
     async def listen(self, ending: asyncio.Event) -> None:
         """Only meanwhile can is_current() say yes."""
 
-    def distrust(self) -> None:  # noqa: B027 - who believes no answer twice has nothing to do
+    @abstractmethod
+    def distrust(self) -> None:
         """Something has just been revoked by this very process: what is known so far is old."""
 
     def is_revoked(self, values: Iterable[str]) -> bool:
@@ -75,12 +76,17 @@ class News(ABC):
 
 
 class SqliteNews(News):
-    """Asks the file itself, each time: that takes a few microseconds."""
+    """Asks the file itself, once in each turn of the event loop that has a request.
+
+    All requests that a turn answers had been read before it began (protocol.py sees to it), so that
+    none of them can have been sent after the answer to a revocation that the question missed.
+    """
 
     def __init__(self, path: str, lifetime: timedelta) -> None:
         super().__init__(lifetime)
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._answer: bool | None = None
 
     async def listen(self, ending: asyncio.Event) -> None:
         # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
@@ -93,6 +99,16 @@ class SqliteNews(News):
                 self._connection = None
 
     def is_current(self) -> bool:
+        if self._answer is None:
+            # First in line for the next turn, before any of its requests.
+            asyncio.get_running_loop().call_soon(self.distrust)
+            self._answer = self._ask()
+        return self._answer
+
+    def distrust(self) -> None:
+        self._answer = None
+
+    def _ask(self) -> bool:
         if self._connection is None:
             return False
         try:
