@@ -7,11 +7,12 @@ acknowledged write survives a power cut, and a writer waits for its turn instead
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, Dialect, MetaData, event
+from sqlalchemy import DateTime, Dialect, MetaData, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -26,6 +27,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
+from app import sqlite
 from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 
@@ -80,7 +82,8 @@ def create_engine(settings: Settings) -> AsyncEngine:
         "hide_parameters": True,
     }
     if settings.database_url.startswith("sqlite"):
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS}
+        path = make_url(settings.database_url).database or ""
+        options["async_creator"] = partial(sqlite.connect, path, BUSY_TIMEOUT_SECONDS)
     else:
         options["connect_args"] = {"timeout": CONNECT_TIMEOUT_SECONDS}
         options["pool_pre_ping"] = True  # a server or proxy may have closed an idle connection

@@ -23,7 +23,7 @@ FLOORS = {
     "1c": {"protocol"},
     "1b": {"exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},
-    "0": {"errors", "settings"},
+    "0": {"errors", "settings", "sqlite"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

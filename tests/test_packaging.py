@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 DATABASE = COMPOSE["services"]["database"]
 HOURPASS = COMPOSE["services"]["hourpass"]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-REQUIREMENTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+SERVICE, DEVELOPMENT, BENCH = (ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench"))
 
 # `COPY --from=stage` takes from an image, not from here.
 COPIED = [
@@ -27,7 +27,10 @@ COPIED = [
     for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
     for source in line.split()[:-1]
 ]
-PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)(?:[^\\\n]*\\\n\s+--hash=sha256:[0-9a-f]{64})+")
+PIN = re.compile(
+    r"^([A-Za-z0-9][\w.-]*)(?:\[[\w, -]+\])?==([^\s;]+)"
+    r"(?:[^\\\n]*\\\n\s+--hash=sha256:[0-9a-f]{64})+"
+)
 
 
 def pins(requirements: str) -> dict[str, str]:
@@ -115,7 +118,7 @@ def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() ->
     assert "command" not in HOURPASS
 
 
-@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH], ids=lambda path: path.name)
 def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
     text = path.read_text()
     assert pins(text)
@@ -125,12 +128,12 @@ def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None
 @pytest.mark.parametrize("dependency", PROJECT["project"]["dependencies"])
 def test_a_dependency_is_pinned_within_its_bounds(dependency: str) -> None:
     requirement = Requirement(dependency)
-    pinned = pins(REQUIREMENTS[0].read_text())[canonicalize_name(requirement.name)]
+    pinned = pins(SERVICE.read_text())[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pinned)
 
 
 def test_both_requirements_agree() -> None:
-    service, development = (pins(path.read_text()) for path in REQUIREMENTS)
+    service, development = (pins(path.read_text()) for path in (SERVICE, DEVELOPMENT))
     assert service.keys() <= development.keys() | {"flit-core"}
     shared = service.keys() & development.keys()
     assert {name: service[name] for name in shared} == {name: development[name] for name in shared}
