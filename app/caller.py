@@ -5,14 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.logs import request_id
-
 
 @dataclass(slots=True)
 class Caller:
     address: str = ""
     user_agent: str = ""
-    request_id: str | None = None
     user_id: int | None = None  # once a bearer token has been verified, or a password
 
 
@@ -22,7 +19,7 @@ def caller_of(request: Request) -> Caller:
     if not hasattr(state, "caller"):
         address = request.client.host if request.client else ""
         user_agent = request.headers.get("user-agent", "")[:200]
-        state.caller = Caller(address, user_agent, request_id.get())
+        state.caller = Caller(address, user_agent)
     caller: Caller = state.caller
     return caller
 

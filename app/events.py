@@ -10,6 +10,7 @@ from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.caller import Caller, caller_of
+from app.logs import request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Event:
     succeeded: bool
     details: Mapping[str, str]
     caller: Caller
+    request_id: str | None
 
 
 Listener = Callable[[AsyncSession, Event], Awaitable[None]]
@@ -46,7 +48,7 @@ class Events:
         **details: str,
     ) -> None:
         """Part of its caller's transaction."""
-        event = Event(action, subject_id, at, succeeded, details, self._caller)
+        event = Event(action, subject_id, at, succeeded, details, self._caller, request_id.get())
         for listener in self._listeners:
             await listener(self._session, event)
 
