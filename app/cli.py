@@ -14,8 +14,11 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import __version__, schema
+from app.caller import Caller
 from app.database import Database, begin_write, utc_now
 from app.errors import Refusal, StartupError
+from app.events import Events
+from app.listeners import LISTENERS
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.settings import Settings
@@ -184,6 +187,7 @@ def revoke(kid: str) -> None:
         await begin_write(parts.session)
         await parts.keys.replace(kid, now)
         await parts.revocations.publish(f"kid:{kid}", now)
+        await parts.events.announce("key.revoke", None, now, kid=kid)
         await parts.session.commit()
 
     _run(take_away)
@@ -218,6 +222,7 @@ class Parts(NamedTuple):
     users: Users
     keys: KeyStore
     revocations: Revocations
+    events: Events
 
 
 def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
@@ -232,8 +237,10 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
             async with database.session() as session:
                 lifetime = timedelta(minutes=settings.token_minutes)
                 revocations = Revocations(session, lifetime)
-                users = Users(session, passwords, revocations)
-                return await work(Parts(session, users, KeyStore(session, settings), revocations))
+                events = Events(session, Caller(user_agent="hourpass"), LISTENERS)
+                users = Users(session, passwords, revocations, events)
+                keys = KeyStore(session, settings)
+                return await work(Parts(session, users, keys, revocations, events))
         finally:
             passwords.close()
             await database.close()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.caller import Caller
 from app.error_responses import render
 from app.errors import (
     ContentTooLargeError,
@@ -142,7 +143,8 @@ class Exchange:
         finally:
             route = scope.get("route")
             path = route.path if route else None
-            user_id = scope.get("state", {}).get("user_id")
+            caller: Caller | None = scope.get("state", {}).get("caller")
+            user_id = caller.user_id if caller else None
             _log_request(scope, id_, path, status, started, user_id)
 
 

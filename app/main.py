@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
 from app.auth.router import router as auth_router
+from app.caller import Caller
 from app.chores import Chores
 from app.database import Database, create_engine, utc_now
 from app.error_responses import documented
@@ -24,9 +25,11 @@ from app.errors import (
     UnavailableError,
     UriTooLongError,
 )
+from app.events import Events
 from app.exchange import Exchange
 from app.fast_lane import FastLane
 from app.housekeeping.service import Housekeeping
+from app.listeners import LISTENERS
 from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
@@ -111,6 +114,7 @@ async def _start(
     state = app.state
     state.settings = settings
     state.clock = clock
+    state.listeners = LISTENERS
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
@@ -123,7 +127,8 @@ async def _start(
     async with database.session() as session:
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
-        users = Users(session, passwords, Revocations(session, tokens.lifetime))
+        revocations = Revocations(session, tokens.lifetime)
+        users = Users(session, passwords, revocations, Events(session, Caller(), LISTENERS))
         await _create_first_admin(users, settings, clock())
 
     state.keys = keys = LiveKeys(tokens, database, settings, clock)

@@ -24,9 +24,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import schema
+from app.caller import Caller
 from app.database import Database
+from app.events import Events
 from app.main import create_app
 from app.revocations.service import Revocations
 from app.settings import ROOT, Settings
@@ -189,12 +192,17 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+def users_in(session: AsyncSession, app: FastAPI) -> Users:
+    state = app.state
+    revocations = Revocations(session, state.tokens.lifetime, state.news)
+    return Users(session, state.passwords, revocations, Events(session, Caller(), state.listeners))
+
+
 @pytest.fixture
 async def users(app: FastAPI) -> AsyncIterator[Users]:
     """The verbs of accounts, for those that only the command line offers."""
     async with app.state.database.session() as session:
-        revocations = Revocations(session, app.state.tokens.lifetime, app.state.news)
-        yield Users(session, app.state.passwords, revocations)
+        yield users_in(session, app)
 
 
 @pytest.fixture

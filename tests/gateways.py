@@ -22,10 +22,8 @@ import httpx
 
 from app.database import utc_now
 from app.main import create_app
-from app.revocations.service import Revocations
 from app.settings import ROOT
-from app.users.service import Users
-from tests.conftest import Clock, client_of, free_port, make_settings
+from tests.conftest import Clock, client_of, free_port, make_settings, users_in
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
 
 EXAMPLES = ROOT / "examples"
@@ -78,9 +76,7 @@ async def an_hour_ago(database_url: str) -> str:
     async with app.router.lifespan_context(app), client_of(app) as client:
         guinevere = await register(client, GUINEVERE)
         async with app.state.database.session() as session:
-            revocations = Revocations(session, app.state.tokens.lifetime)
-            users = Users(session, app.state.passwords, revocations)
-            await users.grant(guinevere, {"train", "predict"}, clock())
+            await users_in(session, app).grant(guinevere, {"train", "predict"}, clock())
         await register(client, LANCELOT)
         await register(client, GALAHAD)
         return await log_in(client, GALAHAD)

@@ -15,13 +15,13 @@ from app.settings import ROOT
 FLOORS = {
     "7": {"main"},
     "6": {"cli", "fast_lane", "tables"},
-    "5": {"auth", "health", "housekeeping"},
+    "5": {"auth", "health", "housekeeping", "listeners"},
     "4": {"sessions"},
     "3": {"users"},
     "2b": {"revocations"},
     "2a": {"tokens"},
     "1c": {"protocol"},
-    "1b": {"exchange", "schema"},
+    "1b": {"events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},
     "0": {"errors", "settings", "sqlite"},
 }

@@ -12,11 +12,12 @@ from sqlalchemy import text
 
 from app.caller import Caller
 from app.database import begin_write
+from app.events import Events
 from app.revocations.service import Revocations
 from app.sessions import service
 from app.sessions.service import GRACE, Sessions
 from app.users.service import Users
-from tests.conftest import Clock
+from tests.conftest import Clock, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -394,11 +395,11 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
     await register(client, LANCELOT)
     async with app.state.database.session() as session:
         revocations = Revocations(session, app.state.tokens.lifetime)
-        passwords, settings = app.state.passwords, app.state.settings
-        sessions = Sessions(session, revocations, settings)
+        events = Events(session, Caller(), [])
+        sessions = Sessions(session, revocations, events, app.state.settings)
         for cut_off in (users.end_tokens, users.remove):
             session.expunge_all()
-            lancelot = await Users(session, passwords, revocations).find("lancelot")
+            lancelot = await users_in(session, app).find("lancelot")
             assert lancelot
             await cut_off(lancelot.id, clock())
-            assert await sessions.open(lancelot, "", Caller("", ""), clock()) is None
+            assert await sessions.open(lancelot, "", Caller(), clock()) is None

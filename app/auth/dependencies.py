@@ -15,8 +15,10 @@ from starlette.types import Scope
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
 from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
 from app.auth.service import IssuedTokens, Login
+from app.caller import caller_of
 from app.database import SessionDep
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
+from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.sessions.dependencies import sessions_of
 from app.tokens.errors import InsufficientScopeError
@@ -132,8 +134,15 @@ TokenFormDep = Annotated[TokenForm, Depends(_token_form)]
 
 async def _login(request: Request, session: SessionDep) -> Login:
     state = request.app.state
-    users, sessions = users_of(request, session), sessions_of(request, session)
-    return Login(users, sessions, state.passwords, state.tokens)
+    return Login(
+        session,
+        users_of(request, session),
+        sessions_of(request, session),
+        state.passwords,
+        state.tokens,
+        events_of(request, session),
+        caller_of(request),
+    )
 
 
 LoginDep = Annotated[Login, Depends(_login)]

@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Response
 
 from app.auth.dependencies import (
     GRANT_BODY,
@@ -59,17 +59,13 @@ router = APIRouter()
         HashingOverloadedError,
     ),
 )
-async def issue_token(
-    request: Request, grant: GrantRequestDep, login: LoginDep, caller: CallerDep, now: NowDep
-) -> IssuedToken:
+async def issue_token(grant: GrantRequestDep, login: LoginDep, now: NowDep) -> IssuedToken:
     """Send the credentials as JSON, or as an OAuth2 password form (RFC 6749, 4.3).
 
     A refused form answers 400 as the RFC has it, refused JSON 401. With `scope` offline_access
     the answer has a `refresh_token`, to be traded here for the next token (RFC 6749, 6).
     """
-    issued = await login.trade(grant, caller, now)
-    request.state.user_id = issued.user_id
-    return issued.token
+    return await login.trade(grant, now)
 
 
 @router.get(
@@ -81,13 +77,13 @@ async def issue_token(
 )
 async def read_token_status(
     token: Annotated[str, Path(examples=["eyJhbGciOiJFUzI1NiIs…"])],
-    request: Request,
     verification: VerificationDep,
+    caller: CallerDep,
     now: NowDep,
 ) -> TokenStatus:
     """Valid: signed here, not expired, not revoked, and its user exists and is enabled."""
     verified = await verification.verify(token, now)
-    request.state.user_id = verified.holder.id
+    caller.user_id = verified.holder.id
     return TokenStatus()
 
 

@@ -2,7 +2,8 @@
 of them knows it."""
 
 from datetime import datetime
-from typing import NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.errors import (
     InvalidCredentialsError,
@@ -18,6 +19,8 @@ from app.auth.schemas import (
     RefreshGrant,
 )
 from app.caller import Caller
+from app.database import begin_write
+from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.sessions.service import Renewal, Sessions
@@ -31,21 +34,26 @@ OFFLINE_ACCESS = "offline_access"
 INTROSPECTION_SCOPES = {"admin", "introspect"}
 
 
-class Issued(NamedTuple):
-    user_id: int
-    token: IssuedToken
-
-
 class Login:
-    def __init__(
-        self, users: Users, sessions: Sessions, passwords: Passwords, tokens: Tokens
+    def __init__(  # noqa: PLR0913, PLR0917 - it is where these meet
+        self,
+        session: AsyncSession,
+        users: Users,
+        sessions: Sessions,
+        passwords: Passwords,
+        tokens: Tokens,
+        events: Events,
+        caller: Caller,
     ) -> None:
+        self._session = session
+        self._events = events
+        self._caller = caller
         self._users = users
         self._sessions = sessions
         self._passwords = passwords
         self._tokens = tokens
 
-    async def trade(self, request: GrantRequest, caller: Caller, now: datetime) -> Issued:
+    async def trade(self, request: GrantRequest, now: datetime) -> IssuedToken:
         """A token for a password or for a refresh token.
 
         Raises InvalidCredentialsError or, if they came by form, InvalidGrantError for an unknown
@@ -56,19 +64,14 @@ class Login:
             if issued := await self._renew(request.grant, now):
                 return issued
             raise InvalidRefreshTokenError
-        if issued := await self._log_in(request.grant, caller, now):
+        if issued := await self._log_in(request.grant, now):
             return issued
         raise InvalidGrantError if request.by_form else InvalidCredentialsError
 
-    async def _log_in(self, grant: PasswordGrant, caller: Caller, now: datetime) -> Issued | None:
-        password = grant.password.get_secret_value()
-        user = await self._users.find(grant.username)
-        # Checked for nobody and for the disabled as well: the time taken tells nothing.
-        matches = await self._passwords.matches(password, user.password_hash if user else None)
-        if not (user and matches and user.is_enabled):
+    async def _log_in(self, grant: PasswordGrant, now: datetime) -> IssuedToken | None:
+        user = await self._authenticate(grant, now)
+        if user is None:
             return None
-        if self._passwords.needs_rehash(user.password_hash):
-            await self._users.upgrade_hash(user, password)
         requested = set(grant.scope.split())
         scopes = user.granted()
         if named := requested - {OFFLINE_ACCESS}:
@@ -76,10 +79,26 @@ class Login:
         if OFFLINE_ACCESS not in requested:
             return self._issue(user, " ".join(sorted(scopes)), now)
         scope = " ".join(sorted(scopes | {OFFLINE_ACCESS}))
-        opened = await self._sessions.open(user, scope, caller, now)
+        opened = await self._sessions.open(user, scope, self._caller, now)
         return self._issue(user, scope, now, opened) if opened else None
 
-    async def _renew(self, grant: RefreshGrant, now: datetime) -> Issued | None:
+    async def _authenticate(self, grant: PasswordGrant, now: datetime) -> User | None:
+        """The enabled user whose name and password these are."""
+        password = grant.password.get_secret_value()
+        user = await self._users.find(grant.username)
+        # Checked for nobody and for the disabled as well: the time taken tells nothing.
+        matches = await self._passwords.matches(password, user.password_hash if user else None)
+        authenticated = user if user and matches and user.is_enabled else None
+        await begin_write(self._session)
+        await self._events.announce(
+            "login", user.id if user else None, now, succeeded=authenticated is not None
+        )
+        await self._session.commit()
+        if authenticated and self._passwords.needs_rehash(authenticated.password_hash):
+            await self._users.upgrade_hash(authenticated, password)
+        return authenticated
+
+    async def _renew(self, grant: RefreshGrant, now: datetime) -> IssuedToken | None:
         renewal = await self._sessions.renew(grant.refresh_token.get_secret_value(), now)
         if renewal is None:
             return None
@@ -87,7 +106,8 @@ class Login:
 
     def _issue(
         self, user: User, scope: str, now: datetime, renewal: Renewal | None = None
-    ) -> Issued:
+    ) -> IssuedToken:
+        self._caller.user_id = user.id
         grant = Grant(
             subject=str(user.id),
             username=user.username,
@@ -97,14 +117,13 @@ class Login:
             session=renewal.session.id if renewal else None,
         )
         token = self._tokens.issue(grant, now)
-        issued = IssuedToken(
+        return IssuedToken(
             token=token,
             access_token=token,
             expires_in=int(self._tokens.lifetime.total_seconds()),
             refresh_token=renewal.refresh_token if renewal else None,
             scope=scope or None,
         )
-        return Issued(user.id, issued)
 
 
 class IssuedTokens:

@@ -4,12 +4,14 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import SessionDep
+from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.sessions.service import Sessions
 
 
 def sessions_of(request: Request, session: AsyncSession) -> Sessions:
-    return Sessions(session, revocations_of(request, session), request.app.state.settings)
+    revocations, events = revocations_of(request, session), events_of(request, session)
+    return Sessions(session, revocations, events, request.app.state.settings)
 
 
 async def _sessions(request: Request, session: SessionDep) -> Sessions:

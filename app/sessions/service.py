@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.caller import Caller
 from app.database import begin_write
+from app.events import Events
 from app.revocations.service import Revocations
 from app.sessions.errors import SessionNotFoundError
 from app.sessions.models import Session
@@ -45,9 +46,16 @@ class Renewal:
 
 
 class Sessions:
-    def __init__(self, session: AsyncSession, revocations: Revocations, settings: Settings) -> None:
+    def __init__(
+        self,
+        session: AsyncSession,
+        revocations: Revocations,
+        events: Events,
+        settings: Settings,
+    ) -> None:
         self._session = session
         self._revocations = revocations
+        self._events = events
         self._idle = timedelta(days=settings.session_idle_days)
         self._longest = timedelta(days=settings.session_max_days)
 
@@ -86,8 +94,9 @@ class Sessions:
         )
         others = (await self._session.scalars(oldest_first)).all()
         for surplus in others[: max(0, len(others) + 1 - MAX_PER_USER)]:
-            await self._end(now, Session.id == surplus)
+            await self._end(now, Session.id == surplus, reason="too many sessions")
         self._session.add(opened)
+        await self._events.announce("session.open", user.id, now, session=opened.id)
         await self._session.commit()
         return Renewal(user, opened, _refresh_token(opened, secret))
 
@@ -123,7 +132,7 @@ class Sessions:
             session.rotated_at = now
             session.expires_at = min(now + self._idle, session.created_at + self._longest)
         elif presented != session.previous_secret_hash or now - session.rotated_at > GRACE:
-            await self._end(now, Session.id == session.id)
+            await self._end(now, Session.id == session.id, reason="a spent refresh token")
             await self._session.commit()
             _log.warning("A spent refresh token was used again", extra={"user_id": user.id})
             return None
@@ -161,11 +170,20 @@ class Sessions:
             await self._end(now, Session.handle == handle, is_its_secret)
             await self._session.commit()
 
-    async def _end(self, now: datetime, *conditions: ColumnElement[bool]) -> bool:
-        ended = await self._session.scalar(delete(Session).where(*conditions).returning(Session.id))
-        if ended:
-            await self._revocations.publish(f"sid:{ended}", now)
-        return ended is not None
+    async def _end(
+        self, now: datetime, *conditions: ColumnElement[bool], reason: str = "asked to"
+    ) -> bool:
+        ended = (
+            await self._session.execute(
+                delete(Session).where(*conditions).returning(Session.id, Session.user_id)
+            )
+        ).one_or_none()
+        if ended is None:
+            return False
+        id_, user_id = ended
+        await self._revocations.publish(f"sid:{id_}", now)
+        await self._events.announce("session.end", user_id, now, session=id_, reason=reason)
+        return True
 
 
 def _refresh_token(session: Session, secret: str) -> str:

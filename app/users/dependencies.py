@@ -5,7 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.caller import caller_of
 from app.database import SessionDep
+from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
@@ -16,7 +18,8 @@ UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
 
 
 def users_of(request: Request, session: AsyncSession) -> Users:
-    return Users(session, request.app.state.passwords, revocations_of(request, session))
+    revocations, events = revocations_of(request, session), events_of(request, session)
+    return Users(session, request.app.state.passwords, revocations, events)
 
 
 async def _users(request: Request, session: SessionDep) -> Users:
@@ -42,7 +45,7 @@ async def _bearer(
     request: Request, token: BearerToken, verification: VerificationDep, now: NowDep
 ) -> Verified:
     verified = await verification.verify(token, now)
-    request.state.user_id = verified.holder.id  # for the log line
+    caller_of(request).user_id = verified.holder.id
     return verified
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import begin_write
+from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
@@ -38,11 +39,16 @@ class Identity:
 
 class Users:
     def __init__(
-        self, session: AsyncSession, passwords: Passwords, revocations: Revocations
+        self,
+        session: AsyncSession,
+        passwords: Passwords,
+        revocations: Revocations,
+        events: Events,
     ) -> None:
         self._session = session
         self._passwords = passwords
         self._revocations = revocations
+        self._events = events
 
     async def register(self, account: NewAccount, now: datetime, *, is_admin: bool = False) -> int:
         """Create an enabled user and return its id.
@@ -65,10 +71,12 @@ class Users:
         await begin_write(self._session)
         self._session.add(user)
         try:
-            await self._session.commit()
+            await self._session.flush()
         except IntegrityError:
             await self._session.rollback()
             raise UserExistsError(user_id=await self._find_id(account.username)) from None
+        await self._events.announce("user.register", user.id, now)
+        await self._session.commit()
         return user.id
 
     async def find(self, username: str) -> User | None:
@@ -110,20 +118,22 @@ class Users:
         """
         if enabled:
             await self._write(_change(user_id, is_enabled=True))
+            await self._events.announce("user.enable", user_id, now)
             await self._session.commit()
         else:
-            await self._move_on(user_id, now, is_enabled=False)
+            await self._move_on("user.disable", user_id, now, is_enabled=False)
 
     async def end_tokens(self, user_id: int, now: datetime) -> None:
         """End every token and session of the user. Raises UserNotFoundError."""
-        await self._move_on(user_id, now)
+        await self._move_on("user.end_tokens", user_id, now)
 
     async def change_password(self, user_id: int, password: str, now: datetime) -> None:
         """Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError."""
         user = await self.get(user_id)
         await self._session.commit()
         self._passwords.refuse_weak(password, user.username, user.email)
-        await self._move_on(user_id, now, password_hash=await self._passwords.hash(password))
+        password_hash = await self._passwords.hash(password)
+        await self._move_on("user.change_password", user_id, now, password_hash=password_hash)
 
     async def grant(self, user_id: int, scopes: set[str], now: datetime) -> None:
         """Set what the user's tokens may be used for; `admin` makes an administrator.
@@ -131,7 +141,7 @@ class Users:
         Raises UserNotFoundError.
         """
         others = " ".join(sorted(scopes - {"admin"}))
-        await self._move_on(user_id, now, is_admin="admin" in scopes, scopes=others)
+        await self._move_on("user.grant", user_id, now, is_admin="admin" in scopes, scopes=others)
 
     async def upgrade_hash(self, user: User, password: str) -> None:
         """Replace a hash made with older means. The password stays, and so do the tokens."""
@@ -149,12 +159,14 @@ class Users:
         """Raises UserNotFoundError."""
         epoch = await self._write(delete(User).where(User.id == user_id))
         await self._revocations.publish(f"sub:{user_id}:{epoch}", now)
+        await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def _move_on(self, user_id: int, now: datetime, **changes: object) -> None:
+    async def _move_on(self, action: str, user_id: int, now: datetime, **changes: object) -> None:
         """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
         epoch = await self._write(_change(user_id, token_epoch=User.token_epoch + 1, **changes))
         await self._revocations.publish(f"sub:{user_id}:{epoch - 1}", now)
+        await self._events.announce(action, user_id, now)
         await self._session.commit()
 
     async def _write(self, statement: Update | Delete) -> int:

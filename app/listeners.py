@@ -1,0 +1,5 @@
+"""Who listens to what the core announces."""
+
+from app.events import Listener
+
+LISTENERS: tuple[Listener, ...] = ()
