@@ -119,7 +119,7 @@ class Passwords:
 
 def _step_back() -> None:
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
 
 def _normalise(password: str) -> str:
