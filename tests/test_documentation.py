@@ -17,6 +17,7 @@ from app.cli import main
 from app.settings import ROOT, Settings
 from tests.conftest import client_of, free_port, serving
 from tests.people import LANCELOT, log_in, register
+from tests.sockets import served
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md")]
@@ -97,9 +98,9 @@ def test_the_readmes_first_token_with_python(base_url: str) -> None:
 
 
 def ml_api(directory: Path, hourpass: str) -> ModuleType:
-    """The README's protected API, asking the Hourpass of that URL."""
+    """The README's protected API, with the Hourpass of that URL."""
     path = directory / "ml_api.py"
-    path.write_text(block("python", "HTTPBearer").replace(BASE_URL, hourpass))
+    path.write_text(block("python", "Guard(").replace(BASE_URL, hourpass))
     spec = importlib.util.spec_from_file_location("ml_api", path)
     assert spec
     assert spec.loader
@@ -108,28 +109,37 @@ def ml_api(directory: Path, hourpass: str) -> ModuleType:
     return module
 
 
-async def test_the_readmes_protected_route_lets_only_valid_tokens_in(
-    base_url: str, tmp_path: Path
-) -> None:
+async def call_with(client: httpx.AsyncClient, token: str) -> list[int]:
+    """The statuses for the token, one like it, one that cannot be, and none."""
+    statuses = []
+    for bearer in (f"Bearer {token}", f"Bearer {token[:-1]}", "Bearer 🔑", None):
+        headers = {b"Authorization": bearer.encode()} if bearer else {}
+        response = await client.post("/predict", headers=headers)
+        statuses.append(response.status_code)
+        if response.status_code == 401:
+            assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    return statuses
+
+
+def test_three_lines_protect_an_api() -> None:
+    lines = block("python", "Guard(").splitlines()
+    assert len([line for line in lines if "guard" in line.lower()]) == 3
+
+
+async def test_the_readmes_api_lets_only_valid_tokens_in(base_url: str, tmp_path: Path) -> None:
     async with httpx.AsyncClient(base_url=base_url) as hourpass:
         await register(hourpass, LANCELOT)
         token = await log_in(hourpass, LANCELOT)
     module = ml_api(tmp_path, base_url)
-    async with module.hourpass, client_of(module.app) as client:
-        statuses = []
-        for bearer in (f"Bearer {token}", f"Bearer {token[:-1]}", "Bearer 🔑", None):
-            headers = {b"Authorization": bearer.encode()} if bearer else {}
-            response = await client.post("/predict", headers=headers)
-            statuses.append(response.status_code)
-            if response.status_code == 401:
-                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    with module.guard, served(module.app) as api:
+        async with httpx.AsyncClient(base_url=api) as client:
+            statuses = await call_with(client, token)
     assert statuses == [200, 401, 401, 401]
 
 
-async def test_the_readmes_protected_route_lets_nobody_in_when_hourpass_is_away(
-    tmp_path: Path,
-) -> None:
+async def test_the_readmes_api_lets_nobody_in_while_hourpass_is_away(tmp_path: Path) -> None:
     module = ml_api(tmp_path, f"http://127.0.0.1:{free_port()}")
-    async with module.hourpass, client_of(module.app) as client:
-        response = await client.post("/predict", headers={"Authorization": "Bearer any"})
+    async with client_of(module.app) as client:
+        response = await client.post("/predict", headers={"Authorization": "Bearer a.b.c"})
     assert response.status_code == 503
+    module.guard.close()

@@ -10,12 +10,13 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 from threading import BoundedSemaphore
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -72,6 +73,14 @@ class Guard(RouteDependency):
         noticed = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
         if not noticed <= trust_for <= MAX_TRUST:
             raise ValueError(f"trust_for lies between {noticed} and {MAX_TRUST}")
+        self._arguments: dict[str, Any] = {
+            "url": url,
+            "audience": audience,
+            "issuer": issuer,
+            "on_outage": on_outage,
+            "trust_for": trust_for,
+            "patience": patience,
+        }
         self.url = _service_url(url)
         self.audience = audience
         self.issuer = issuer
@@ -90,6 +99,10 @@ class Guard(RouteDependency):
                     begin_anew()
 
             os.register_at_fork(after_in_child=in_child)
+
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        """In another process it begins anew, as after a fork. A transport or clock stays here."""
+        return partial(type(self), **self._arguments), ()
 
     def check(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
