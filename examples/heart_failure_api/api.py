@@ -14,8 +14,9 @@ import joblib
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from hourpass import Guard, User
 from pydantic import BaseModel, ConfigDict, Field
+
+from hourpass import Guard, User
 
 KEPT = 100_000  # predictions; the oldest make room
 
@@ -110,7 +111,9 @@ def list_predictions(user: Caller) -> list[Prediction]:
 @app.exception_handler(RequestValidationError)
 async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
     """What is wrong and where. FastAPI's own answer would repeat a patient's data."""
-    fields = [{"field": problem["loc"][-1], "message": problem["msg"]} for problem in error.errors()]
+    fields = [
+        {"field": problem["loc"][-1], "message": problem["msg"]} for problem in error.errors()
+    ]
     return JSONResponse({"message": "Invalid request", "fields": fields}, 422)
 
 

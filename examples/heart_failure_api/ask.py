@@ -4,6 +4,7 @@ import json
 import os
 
 import httpx
+
 from hourpass import HourpassAuth
 
 hourpass = os.environ.get("HOURPASS_URL", "http://127.0.0.1:8000")

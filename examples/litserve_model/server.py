@@ -4,13 +4,14 @@ import os
 from typing import Any
 
 from fastapi import HTTPException
-from hourpass import Guard
 from litserve import LitAPI, LitServer
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+from hourpass import Guard
 
-class Irises(LitAPI):
+
+class Irises(LitAPI):  # type: ignore[misc] # LitServe ships no types
     def setup(self, device: str) -> None:
         self.iris = load_iris()
         self.classifier = LogisticRegression(max_iter=200).fit(self.iris.data, self.iris.target)
