@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
+from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
 from app.caller import Caller
 from app.chores import Chores
@@ -98,6 +99,7 @@ def create_app(
         sessions_router,
         tokens_router,
         revocations_router,
+        audit_router,
         health.router,
     ):
         app.include_router(router)

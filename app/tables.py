@@ -1,5 +1,6 @@
 """Imports every models.py, so that Alembic sees all tables."""
 
+from app.audit import models as audit
 from app.database import Base
 from app.housekeeping import models as housekeeping
 from app.revocations import models as revocations
@@ -7,6 +8,6 @@ from app.sessions import models as sessions
 from app.tokens import models as tokens
 from app.users import models as users
 
-__all__ = ["housekeeping", "metadata", "revocations", "sessions", "tokens", "users"]
+__all__ = ["audit", "housekeeping", "metadata", "revocations", "sessions", "tokens", "users"]
 
 metadata = Base.metadata

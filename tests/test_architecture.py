@@ -16,7 +16,7 @@ FLOORS = {
     "7": {"main"},
     "6": {"cli", "fast_lane", "tables"},
     "5": {"auth", "health", "housekeeping", "listeners"},
-    "4": {"sessions"},
+    "4": {"audit", "sessions"},
     "3": {"users"},
     "2b": {"revocations"},
     "2a": {"tokens"},

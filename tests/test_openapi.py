@@ -55,6 +55,8 @@ def test_the_calls_are_those_of_the_contract() -> None:
         "POST /revoke",
         "POST /introspect",
         "GET /revocations",
+        "GET /audit",
+        "GET /me/audit",
         "GET /.well-known/jwks.json",
         "GET /.well-known/oauth-authorization-server",
         "GET /healthz",

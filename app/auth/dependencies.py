@@ -150,10 +150,12 @@ LoginDep = Annotated[Login, Depends(_login)]
 
 async def _issued_tokens(request: Request, session: SessionDep) -> IssuedTokens:
     return IssuedTokens(
+        session,
         request.app.state.tokens,
         verification_of(request, session),
         sessions_of(request, session),
         revocations_of(request, session),
+        events_of(request, session),
     )
 
 

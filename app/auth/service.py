@@ -89,6 +89,8 @@ class Login:
         # Checked for nobody and for the disabled as well: the time taken tells nothing.
         matches = await self._passwords.matches(password, user.password_hash if user else None)
         authenticated = user if user and matches and user.is_enabled else None
+        if authenticated:
+            self._caller.user_id = authenticated.id
         await begin_write(self._session)
         await self._events.announce(
             "login", user.id if user else None, now, succeeded=authenticated is not None
@@ -129,13 +131,17 @@ class Login:
 class IssuedTokens:
     """What holders, and services that hold nothing, do with a token afterwards."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - as above
         self,
+        session: AsyncSession,
         tokens: Tokens,
         verification: Verification,
         sessions: Sessions,
         revocations: Revocations,
+        events: Events,
     ) -> None:
+        self._session = session
+        self._events = events
         self._tokens = tokens
         self._verification = verification
         self._sessions = sessions
@@ -151,7 +157,10 @@ class IssuedTokens:
         except InvalidTokenError:
             await self._sessions.end_by(token, now)
         else:
-            await self._revocations.revoke(f"jti:{verified.claims.jti}", now)
+            await begin_write(self._session)
+            await self._revocations.publish(f"jti:{verified.claims.jti}", now)
+            await self._events.announce("token.revoke", verified.holder.id, now)
+            await self._session.commit()
 
     async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
         """What an access token says, to those who may know; to all others it is inactive."""

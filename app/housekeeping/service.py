@@ -11,6 +11,8 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.audit.models import Entry
+from app.audit.service import MAX_STRANGERS, is_beyond
 from app.chores import pause
 from app.database import Database, begin_write
 from app.housekeeping.models import Lease
@@ -56,6 +58,9 @@ class Housekeeping:
             await _purge(session, Revocation.position, has_expired)
             is_over = or_(Session.expires_at <= now, ~_is_of_current_epoch)
             await _purge(session, Session.id, is_over)
+            is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
+            await _purge(session, Entry.id, is_old)
+            await _purge(session, Entry.id, is_beyond(MAX_STRANGERS))
             keys = KeyStore(session, self._settings)
             await keys.rotate_if_due(now)
             await keys.purge(now)

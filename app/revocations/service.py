@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, event, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import begin_write
 from app.revocations.errors import CursorUnknownError, TooManyListenersError
 from app.revocations.models import Feed, Revocation
 from app.revocations.news import News
@@ -51,12 +50,6 @@ class Revocations:
             event.listen(
                 self._session.sync_session, "after_commit", lambda _: news.distrust(), once=True
             )
-
-    async def revoke(self, value: str, now: datetime) -> None:
-        """Publish it as a deed of its own."""
-        await begin_write(self._session)
-        await self.publish(value, now)
-        await self._session.commit()
 
     async def read(
         self, cursor: str | None, now: datetime

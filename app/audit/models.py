@@ -1,0 +1,37 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Entry(Base):
+    """Ids of users are no foreign keys: the trail outlives the account."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("ix_audit_log_subject_id_id", "subject_id", "id"),
+        Index("ix_audit_log_actor_id_id", "actor_id", "id"),
+        Index("ix_audit_log_action_id", "action", "id"),
+        Index(
+            "ix_audit_log_strangers",
+            "id",
+            postgresql_where=text("actor_id IS NULL AND NOT succeeded"),
+            sqlite_where=text("actor_id IS NULL AND NOT succeeded"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    action: Mapped[str] = mapped_column(String(40))
+    actor_id: Mapped[int | None] = mapped_column(BigInteger)
+    subject_id: Mapped[int | None] = mapped_column(BigInteger)
+    succeeded: Mapped[bool]
+    address: Mapped[str] = mapped_column(String(45))
+    user_agent: Mapped[str] = mapped_column(String(200))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    details: Mapped[str] = mapped_column(String(1000))  # a JSON object

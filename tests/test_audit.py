@@ -1,0 +1,277 @@
+"""Every deed leaves one entry, written by its own transaction, which nobody can change."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError
+
+from app.audit.models import Entry
+from app.audit.service import KEPT_AT_LEAST
+from app.database import Database, begin_write
+from app.events import Event
+from app.housekeeping import service as housekeeping
+from app.housekeeping.service import Housekeeping
+from app.settings import Settings
+from tests.conftest import Clock
+from tests.people import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    said_in,
+)
+
+DAY = timedelta(days=1)
+
+
+async def entries_of(client: AsyncClient, token: str, **query: Any) -> list[dict[str, Any]]:
+    """Of all pages, the newest first."""
+    found: list[dict[str, Any]] = []
+    while True:
+        response = await client.get("/audit", params=query, headers=bearer(token))
+        assert response.status_code == 200, response.text
+        found += response.json()["entries"]
+        if (cursor := response.json()["next_cursor"]) is None:
+            return found
+        query["cursor"] = cursor
+
+
+async def test_each_deed_leaves_one_entry(client: AsyncClient) -> None:
+    arthurs = await log_in(client, ARTHUR)
+    arthur = int(said_in(arthurs)["sub"])
+    lancelot = await register(client, LANCELOT)
+    await client.post("/token", json={**LANCELOT, "password": "wrong"})
+    await client.post("/token", json={"username": "nobody", "password": "wrong"})
+    token = await log_in(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    await client.delete(f"/me/sessions/{said_in(session['token'])['sid']}", headers=bearer(token))
+    await client.post("/revoke", data={"token": token})
+    for permission in (0, 1):
+        path = f"/toggle-user-permission/{lancelot}/{permission}"
+        await client.put(path, headers=bearer(arthurs))
+    await client.post(f"/users/{lancelot}/revoke-tokens", headers=bearer(arthurs))
+    await client.delete(f"/remove-user/{lancelot}", headers=bearer(arthurs))
+    await client.delete(f"/remove-user/{lancelot}", headers=bearer(arthurs))  # 404: no deed
+    await client.get("/me", headers=bearer(arthurs))  # nor is reading one
+
+    entries = await entries_of(client, arthurs)
+    assert [
+        (entry["action"], entry["actor_id"], entry["subject_id"], entry["succeeded"])
+        for entry in reversed(entries)
+    ] == [
+        ("user.register", None, arthur, True),
+        ("login", arthur, arthur, True),
+        ("user.register", None, lancelot, True),
+        ("login", None, lancelot, False),
+        ("login", None, None, False),
+        ("login", lancelot, lancelot, True),
+        ("login", lancelot, lancelot, True),
+        ("session.open", lancelot, lancelot, True),
+        ("session.end", lancelot, lancelot, True),
+        ("token.revoke", None, lancelot, True),
+        ("user.disable", arthur, lancelot, True),
+        ("user.enable", arthur, lancelot, True),
+        ("user.end_tokens", arthur, lancelot, True),
+        ("user.remove", arthur, lancelot, True),
+    ]
+
+
+async def test_an_entry_says_when_from_where_and_with_which_request(
+    client: AsyncClient, clock: Clock, arthurs_token: str
+) -> None:
+    headers = {**bearer(arthurs_token), "X-Request-ID": "the-grail", "User-Agent": "héron\t🗡"}
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await client.post("/me/logout-everywhere", headers=sent)
+    token = await log_in(client, ARTHUR)
+    (entry,) = await entries_of(client, token, action="user.end_tokens")
+    assert entry["request_id"] == "the-grail"
+    assert entry["address"] == "127.0.0.1"
+    assert entry["user_agent"].encode("latin-1").decode() == headers["User-Agent"]
+    assert entry["at"] == clock().isoformat().replace("+00:00", "Z")
+
+
+async def test_what_is_rolled_back_leaves_no_entry(client: AsyncClient, arthurs_token: str) -> None:
+    await register(client, LANCELOT)
+    assert (await client.post("/register-user", json=LANCELOT)).status_code == 409
+    assert len(await entries_of(client, arthurs_token, action="user.register")) == 2
+
+
+async def test_what_cannot_be_written_down_is_not_done(
+    app: FastAPI, client: AsyncClient, arthurs_token: str
+) -> None:
+    async def fail(_: object, event: Event) -> None:
+        raise OSError(event.action)
+
+    listeners = app.state.listeners
+    app.state.listeners = (*listeners, fail)
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as failing:
+        assert (await failing.post("/register-user", json=LANCELOT)).status_code >= 500
+        assert (await failing.post("/token", json=ARTHUR)).status_code >= 500
+    app.state.listeners = listeners
+    assert len(await entries_of(client, arthurs_token, action="user.register")) == 1
+    assert await register(client, LANCELOT)
+
+
+async def test_no_secret_is_in_it(app: FastAPI, client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    typo = {"username": LANCELOT["password"], "password": LANCELOT["username"]}
+    await client.post("/token", json=typo)
+    opened = await open_session(client, LANCELOT)
+    renewed = (await renew(client, opened["refresh_token"])).json()
+    await client.post("/revoke", data={"token": renewed["refresh_token"]})
+    async with app.state.database.session() as session:
+        rows = (await session.execute(select(*Entry.__table__.columns))).all()
+    written = "\n".join(map(str, rows))
+    secrets = [LANCELOT["password"], LANCELOT["email"], ARTHUR["password"]]
+    for answer in (opened, renewed):
+        secrets += [answer["token"], answer["refresh_token"], answer["refresh_token"].split("_")[1]]
+    assert [secret for secret in secrets if secret in written] == []
+
+
+async def test_filters(client: AsyncClient, clock: Clock, arthurs_token: str) -> None:
+    lancelot = await register(client, LANCELOT)
+    clock.now += DAY / 48
+    await log_in(client, LANCELOT)
+    await client.post("/token", json={**LANCELOT, "password": "wrong"})
+
+    async def count(**query: Any) -> int:
+        return len(await entries_of(client, arthurs_token, **query))
+
+    assert await count() == 5
+    assert await count(action="user.") == 2
+    assert await count(action="login") == 3
+    assert await count(action="log") == 0
+    assert await count(subject_id=lancelot) == 3
+    assert await count(actor_id=lancelot) == 1
+    assert await count(succeeded=False) == 1
+    assert await count(since=clock().isoformat()) == 2
+    assert await count(until=clock().replace(tzinfo=None).isoformat()) == 3
+    assert await count(subject_id=lancelot, succeeded=True, limit=1) == 2
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"cursor": "0"},
+        {"cursor": "x"},
+        {"cursor": "9" * 19},
+        {"limit": 0},
+        {"limit": 201},
+        {"action": "user%"},
+        {"subject_id": 2**63},
+        {"since": "soon"},
+    ],
+)
+async def test_an_impossible_question_is_refused(
+    client: AsyncClient, arthurs_token: str, query: dict[str, Any]
+) -> None:
+    response = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    (field,) = assert_problem(response, 422, "invalid_request")["fields"]
+    assert field["field"] in query
+
+
+async def test_pages_neither_repeat_nor_hide_while_more_is_written(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    for _ in range(6):
+        await log_in(client, ARTHUR)
+    before = [entry["id"] for entry in await entries_of(client, arthurs_token)]
+    seen: list[int] = []
+    query: dict[str, Any] = {"limit": 3}
+    while True:
+        page = (await client.get("/audit", params=query, headers=bearer(arthurs_token))).json()
+        seen += [entry["id"] for entry in page["entries"]]
+        await log_in(client, ARTHUR)
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+    assert seen == before
+
+
+async def test_users_see_their_own_account_and_not_whence_others_acted(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    await log_in(client, GALAHAD)
+    path = f"/users/{lancelot}/revoke-tokens"
+    await client.post(path, headers=bearer(arthurs_token))
+    token = await log_in(client, LANCELOT)
+    own = (await client.get("/me/audit", headers=bearer(token))).json()
+    assert own["next_cursor"] is None
+    assert [(entry["action"], entry["address"]) for entry in own["entries"]] == [
+        ("login", "127.0.0.1"),
+        ("user.end_tokens", None),
+        ("user.register", "127.0.0.1"),
+    ]
+    ended = own["entries"][1]
+    assert (ended["user_agent"], ended["request_id"]) == (None, None)
+    assert_problem(await client.get("/audit", headers=bearer(token)), 403, "insufficient_scope")
+    assert (await client.get("/audit")).status_code == 401
+    assert (await client.get("/me/audit")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_log SET succeeded = true",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+    ],
+)
+async def test_the_database_refuses_to_change_it(
+    app: FastAPI, client: AsyncClient, statement: str
+) -> None:
+    await log_in(client, ARTHUR)
+    database: Database = app.state.database
+    if database.engine.dialect.name == "sqlite" and statement.startswith("TRUNCATE"):
+        statement = "DELETE FROM audit_log WHERE 1"  # the only way there is
+    async with database.session() as session:
+        await begin_write(session)
+        with pytest.raises(DBAPIError, match="append-only"):
+            await session.execute(text(statement))
+        await session.rollback()
+        assert len((await session.scalars(select(Entry.id))).all()) == 2
+
+
+async def write_down(database: Database, clock: Clock, count: int, **values: Any) -> None:
+    common = {
+        "at": clock(),
+        "action": "login",
+        "actor_id": None,
+        "subject_id": None,
+        "succeeded": True,
+        "address": "",
+        "user_agent": "",
+        "request_id": None,
+        "details": "{}",
+    }
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(insert(Entry), [{**common, **values}] * count)
+        await session.commit()
+
+
+async def test_old_entries_go_and_strangers_failures_are_bounded(
+    database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "MAX_STRANGERS", 3)
+    assert timedelta(days=30) == KEPT_AT_LEAST
+    await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
+    await write_down(database, clock, 4, at=clock() - settings.audit_days * DAY + DAY / 24)
+    await write_down(database, clock, 7, succeeded=False)
+    await write_down(database, clock, 5, succeeded=False, actor_id=1)
+    assert await Housekeeping(database, settings, clock).round()
+    async with database.session() as session:
+        kept = (await session.scalars(select(Entry.id).order_by(Entry.id))).all()
+    assert kept == [3, 4, 5, 6, 11, 12, 13, 14, 15, 16, 17, 18]
