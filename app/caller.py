@@ -1,9 +1,15 @@
 """Who calls, and from where: shown to the owner of a session, written beside every deed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 
 from fastapi import Depends, Request
+
+from app.settings import Network
+
+MAX_HOPS = 10
 
 
 @dataclass(slots=True)
@@ -17,11 +23,40 @@ def caller_of(request: Request) -> Caller:
     """The same one for all of a request."""
     state = request.state
     if not hasattr(state, "caller"):
-        address = request.client.host if request.client else ""
-        user_agent = request.headers.get("user-agent", "")[:200]
-        state.caller = Caller(address, user_agent)
+        peer = request.client.host if request.client else ""
+        trusted: Sequence[Network] = request.app.state.settings.trusted_proxies
+        address = first_untrusted(peer, request.headers.getlist("x-forwarded-for"), trusted)
+        state.caller = Caller(address, request.headers.get("user-agent", "")[:200])
     caller: Caller = state.caller
     return caller
+
+
+def first_untrusted(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The nearest address that is none of our proxies'. Each of those has added, at the end of
+    X-Forwarded-For, who called it; what stands before the first stranger anybody may have written.
+    """
+    address = _address(peer)
+    hops = [hop for line in forwarded for hop in line.split(",")][-MAX_HOPS:]
+    while hops and trusted and (address is None or any(address in network for network in trusted)):
+        further = _address(hops.pop())
+        if further is None:
+            break
+        address = further
+    return str(address) if address else ""
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """None for a Unix socket, which has none, and for anything that is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:  # a port, which some proxies add
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 async def _caller(request: Request) -> Caller:

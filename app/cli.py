@@ -22,9 +22,10 @@ from app.listeners import LISTENERS
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.settings import Settings
+from app.throttle.service import clear
 from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
-from app.users.schemas import NewAccount
+from app.users.schemas import NewAccount, fold
 from app.users.service import Users
 
 Result = TypeVar("Result")
@@ -148,6 +149,25 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
     click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
 
 
+@main.command()
+@click.argument("username")
+@click.option("--address", help="Forget what has failed from there as well.")
+def unlock(username: str, address: str | None) -> None:
+    """Forget a user's failed logins, so that the next attempt need not wait."""
+
+    async def forget(parts: Parts) -> None:
+        user = await parts.users.find(username)
+        if user is None:
+            raise UserNotFoundError
+        await begin_write(parts.session)
+        await clear(parts.session, fold(username), address)
+        await parts.events.announce("throttle.clear", user.id, utc_now())
+        await parts.session.commit()
+
+    _run(forget)
+    click.echo(f"{username} can log in again.")
+
+
 @main.group()
 def keys() -> None:
     """List, rotate and revoke the signing keys."""
@@ -207,7 +227,7 @@ def _explain(problem: ErrorDetails) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    return "" if field.default is None else str(field.default)
+    return "" if field.default in (None, ()) else str(field.default)
 
 
 def _read_password() -> str:

@@ -37,6 +37,7 @@ from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
+from app.throttle.service import Throttle
 from app.tokens.keys import CLOCK_SKEW, KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
@@ -117,6 +118,7 @@ async def _start(
     state.settings = settings
     state.clock = clock
     state.listeners = LISTENERS
+    state.throttle = Throttle()
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)

@@ -6,12 +6,13 @@ then from here.
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = Path(os.environ.get("ENV_FILE", ROOT / ".env"))
@@ -48,6 +49,15 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _networks(value: object) -> object:
+    """From the commas of an environment variable."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return value
+
+
+Network = IPv4Network | IPv6Network
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
@@ -88,6 +98,7 @@ class Settings(BaseSettings):
     argon2_passes: int = Field(2, ge=1, le=100, description="passes of one password hash (OWASP: 2)")
     hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
+    trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")

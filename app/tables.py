@@ -5,9 +5,19 @@ from app.database import Base
 from app.housekeeping import models as housekeeping
 from app.revocations import models as revocations
 from app.sessions import models as sessions
+from app.throttle import models as throttle
 from app.tokens import models as tokens
 from app.users import models as users
 
-__all__ = ["audit", "housekeeping", "metadata", "revocations", "sessions", "tokens", "users"]
+__all__ = [
+    "audit",
+    "housekeeping",
+    "metadata",
+    "revocations",
+    "sessions",
+    "throttle",
+    "tokens",
+    "users",
+]
 
 metadata = Base.metadata

@@ -19,7 +19,7 @@ FLOORS = {
     "4": {"audit", "sessions"},
     "3": {"users"},
     "2b": {"revocations"},
-    "2a": {"tokens"},
+    "2a": {"throttle", "tokens"},
     "1c": {"protocol"},
     "1b": {"events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},

@@ -209,6 +209,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "serve",
         "set-password",
         "settings",
+        "unlock",
     }
 
 

@@ -51,7 +51,7 @@ def test_the_example_env_file_is_what_the_command_prints() -> None:
 
 def test_the_readme_lists_every_setting_as_it_is() -> None:
     rows = [
-        f"| `{name.upper()}` | {'' if field.default in (None, '') else f'`{field.default}`'} "
+        f"| `{name.upper()}` | {'' if field.default in (None, ()) else f'`{field.default}`'} "
         f"| {field.description} |"
         for name, field in Settings.model_fields.items()
     ]

@@ -140,6 +140,7 @@ async def _login(request: Request, session: SessionDep) -> Login:
         sessions_of(request, session),
         state.passwords,
         state.tokens,
+        state.throttle,
         events_of(request, session),
         caller_of(request),
     )

@@ -34,6 +34,7 @@ from app.caller import CallerDep
 from app.error_responses import documented
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.passwords import HashingOverloadedError
+from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep, TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentUser, VerificationDep
@@ -56,6 +57,7 @@ router = APIRouter()
         InvalidCredentialsError,
         UnsupportedMediaTypeError,
         InvalidRequestError,
+        TooManyAttemptsError,
         HashingOverloadedError,
     ),
 )

@@ -24,9 +24,11 @@ from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.sessions.service import Renewal, Sessions
+from app.throttle.service import Throttle
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import CLIENT_ID, Grant, Tokens
 from app.users.models import User
+from app.users.schemas import fold
 from app.users.service import Identity, Users
 from app.users.verification import Verification
 
@@ -42,10 +44,12 @@ class Login:
         sessions: Sessions,
         passwords: Passwords,
         tokens: Tokens,
+        throttle: Throttle,
         events: Events,
         caller: Caller,
     ) -> None:
         self._session = session
+        self._throttle = throttle
         self._events = events
         self._caller = caller
         self._users = users
@@ -58,7 +62,7 @@ class Login:
 
         Raises InvalidCredentialsError or, if they came by form, InvalidGrantError for an unknown
         user, a wrong password and a disabled user alike; InvalidRefreshTokenError;
-        HashingOverloadedError.
+        HashingOverloadedError; TooManyAttemptsError.
         """
         if isinstance(request.grant, RefreshGrant):
             if issued := await self._renew(request.grant, now):
@@ -85,17 +89,22 @@ class Login:
     async def _authenticate(self, grant: PasswordGrant, now: datetime) -> User | None:
         """The enabled user whose name and password these are."""
         password = grant.password.get_secret_value()
-        user = await self._users.find(grant.username)
-        # Checked for nobody and for the disabled as well: the time taken tells nothing.
-        matches = await self._passwords.matches(password, user.password_hash if user else None)
-        authenticated = user if user and matches and user.is_enabled else None
-        if authenticated:
-            self._caller.user_id = authenticated.id
-        await begin_write(self._session)
-        await self._events.announce(
-            "login", user.id if user else None, now, succeeded=authenticated is not None
-        )
-        await self._session.commit()
+        name, address = fold(grant.username), self._caller.address
+        async with self._throttle.attempt(self._session, name, address, now) as attempt:
+            user = await self._users.find(grant.username)
+            # Checked for nobody and for the disabled as well: the time taken tells nothing.
+            matches = await self._passwords.matches(password, user.password_hash if user else None)
+            authenticated = user if user and matches and user.is_enabled else None
+            await begin_write(self._session)
+            if authenticated:
+                self._caller.user_id = authenticated.id
+                await attempt.succeed()
+            else:
+                await attempt.fail()
+            await self._events.announce(
+                "login", user.id if user else None, now, succeeded=authenticated is not None
+            )
+            await self._session.commit()
         if authenticated and self._passwords.needs_rehash(authenticated.password_hash):
             await self._users.upgrade_hash(authenticated, password)
         return authenticated

@@ -19,6 +19,8 @@ from app.housekeeping.models import Lease
 from app.revocations.models import Revocation
 from app.sessions.models import Session
 from app.settings import Settings
+from app.throttle.models import Attempts
+from app.throttle.service import is_spent
 from app.tokens.keys import KeyStore
 from app.users.models import User
 
@@ -61,6 +63,7 @@ class Housekeeping:
             is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
             await _purge(session, Entry.id, is_old)
             await _purge(session, Entry.id, is_beyond(MAX_STRANGERS))
+            await _purge(session, Attempts.key, is_spent(now))
             keys = KeyStore(session, self._settings)
             await keys.rotate_if_due(now)
             await keys.purge(now)

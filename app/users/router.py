@@ -2,8 +2,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, status
 
+from app.caller import CallerDep
+from app.database import SessionDep
 from app.error_responses import documented
 from app.passwords import HashingOverloadedError
+from app.throttle.dependencies import ThrottleDep
+from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
@@ -26,10 +30,18 @@ router = APIRouter()
     summary="Register a user",
     tags=["Users"],
     status_code=status.HTTP_201_CREATED,
-    responses=documented(UserExistsError, HashingOverloadedError),
+    responses=documented(UserExistsError, TooManyAttemptsError, HashingOverloadedError),
 )
-async def register_user(new_user: NewUser, users: UsersDep, now: NowDep) -> UserCreated:
+async def register_user(  # noqa: PLR0913, PLR0917 - all but the first come by themselves
+    new_user: NewUser,
+    users: UsersDep,
+    throttle: ThrottleDep,
+    session: SessionDep,
+    caller: CallerDep,
+    now: NowDep,
+) -> UserCreated:
     """Create an account. It is enabled at once, so its owner can ask for a token."""
+    await throttle.count_registration(session, caller.address, now)
     return UserCreated(user_id=await users.register(new_user, now))
 
 

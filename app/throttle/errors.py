@@ -1,0 +1,19 @@
+from typing import ClassVar
+
+from app.errors import Refusal
+
+
+class TooManyAttemptsError(Refusal):
+    """RFC 6585, 4. The same whether what was tried exists or not."""
+
+    status = 429
+    error = "too_many_attempts"
+    message = "Too many attempts, try again later"
+    headers: ClassVar = {"Retry-After": "1"}
+
+    def __init__(self, seconds: int = 1) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def header_fields(self) -> dict[str, str]:
+        return {"Retry-After": str(self._seconds)}

@@ -1,0 +1,17 @@
+from datetime import datetime
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+
+
+class Attempts(Base):
+    """What has failed under a key; or, with no failures, that the key has succeeded lately."""
+
+    __tablename__ = "attempts"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)
+    failures: Mapped[int]
+    blocked_until: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)

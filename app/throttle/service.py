@@ -1,0 +1,273 @@
+"""How many guesses are let through, and how soon.
+
+Three counts are kept in the database, so that all workers share them and no restart forgets: one
+for each account, one for each address, and one for each account at an address where its owner has
+logged in before. There only this last one counts, so nobody else's guesses keep the owner out.
+Beyond the free failures of its rule, an attempt is charged before it is made, and each has to wait
+twice as long as the one before. Up to then those under way in this process count as failed.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
+from math import ceil
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, bindparam, case, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database import begin_write
+from app.throttle.errors import TooManyAttemptsError
+from app.throttle.models import Attempts
+
+MAX_ROWS = 1_000_000
+KNOWN_FOR = timedelta(days=90)
+# Written down again only when this much is left, so that most logins need not.
+KNOWN_AGAIN = timedelta(days=60)
+LONGEST_DELAY = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """So many failures cost nothing; the next one waits a second, and so on up to LONGEST_DELAY.
+    All is forgotten when nothing has failed for `memory`."""
+
+    free: int
+    memory: timedelta
+
+    def delay(self, failures: int) -> timedelta:
+        """To wait after that many failures."""
+        beyond = failures - self.free
+        if beyond < 0:
+            return timedelta(0)
+        return min(timedelta(seconds=2 ** min(beyond, 20)), LONGEST_DELAY)
+
+
+# SP 800-63B-4, 3.2.2 allows 100 failures in a row; here that many take the better part of a day.
+ACCOUNT = Rule(free=5, memory=timedelta(days=1))
+ACCOUNT_AT_ADDRESS = Rule(free=10, memory=timedelta(days=1))
+# Many people may share one. A success does not clear it: whoever sprays may own an account too.
+ADDRESS = Rule(free=20, memory=timedelta(hours=1))
+REGISTRATION = Rule(free=20, memory=timedelta(hours=1))
+
+
+class Found(NamedTuple):
+    key: str
+    failures: int
+    blocked_until: datetime
+    expires_at: datetime
+
+
+# Made once: every login asks.
+_FIND = select(Attempts.key, Attempts.failures, Attempts.blocked_until, Attempts.expires_at).where(
+    Attempts.key.in_(bindparam("keys", expanding=True)), Attempts.expires_at > bindparam("now")
+)
+
+
+@dataclass(slots=True)
+class Count:
+    key: str
+    rule: Rule
+    failures: int = 0
+    is_charged: bool = False
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A login that was let through. Exactly one of its ends is part of its caller's transaction."""
+
+    session: AsyncSession
+    counts: list[Count]
+    known_key: str | None  # to remember after a success, if this is due
+    now: datetime
+
+    async def fail(self) -> None:
+        for count in self.counts:
+            if not count.is_charged:
+                await _charge(self.session, count, self.now)
+
+    async def succeed(self) -> None:
+        for count in self.counts:
+            if count.rule is not ADDRESS and count.failures:
+                await self.session.execute(delete(Attempts).where(Attempts.key == count.key))
+            elif count.is_charged:
+                await self.session.execute(
+                    update(Attempts)
+                    .where(Attempts.key == count.key)
+                    .values(failures=Attempts.failures - 1, blocked_until=self.now)
+                )
+        if self.known_key:
+            await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+
+
+class Throttle:
+    """One per process: it counts what is under way in it."""
+
+    def __init__(self) -> None:
+        self._under_way: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def attempt(
+        self, session: AsyncSession, account: str, address: str, now: datetime
+    ) -> AsyncIterator[Attempt]:
+        """A login to the account of that folded name, whether there is one or not.
+
+        Raises TooManyAttemptsError.
+        """
+        network = _network(address)
+        known_key, pair_key = _key("known", account, network), _key("pair", account, network)
+        account_key, address_key = _key("account", account), _key("address", network)
+        found = await _find(session, now, known_key, pair_key, account_key, address_key)
+        if known := found.get(known_key):
+            counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
+        else:
+            counts = [Count(account_key, ACCOUNT)]
+            if network:
+                counts.append(Count(address_key, ADDRESS))
+        # In one order everywhere, so that no two wait for each other.
+        counts.sort(key=lambda count: count.key)
+        is_due = known is None or known.expires_at - now < KNOWN_AGAIN
+        attempt = Attempt(session, counts, known_key if is_due else None, now)
+        await self._admit(session, counts, found, now)
+        keys = [count.key for count in counts]
+        self._under_way.update(keys)
+        try:
+            yield attempt
+        finally:
+            self._under_way.subtract(keys)
+            for key in keys:
+                if not self._under_way[key]:
+                    del self._under_way[key]
+
+    async def count_registration(self, session: AsyncSession, address: str, now: datetime) -> None:
+        """Succeed or not: who is told that a name is taken has learnt something.
+
+        Raises TooManyAttemptsError.
+        """
+        network = _network(address)
+        if not network:
+            return
+        count = Count(_key("register", network), REGISTRATION)
+        await self._admit(session, [count], await _find(session, now, count.key), now)
+        await begin_write(session)
+        if not count.is_charged:
+            await _charge(session, count, now)
+        await session.commit()
+
+    async def _admit(
+        self, session: AsyncSession, counts: list[Count], found: dict[str, Found], now: datetime
+    ) -> None:
+        """Charge what has to be paid beforehand. Raises TooManyAttemptsError."""
+        blocked_until = now
+        for count in counts:
+            if row := found.get(count.key):
+                count.failures = row.failures
+                blocked_until = max(blocked_until, row.blocked_until)
+            if count.failures < count.rule.free:
+                if count.failures + self._under_way[count.key] >= count.rule.free:
+                    raise TooManyAttemptsError
+            else:
+                count.is_charged = True
+        if blocked_until > now:
+            raise TooManyAttemptsError(ceil((blocked_until - now).total_seconds()))
+        if not any(count.is_charged for count in counts):
+            return
+        await begin_write(session)
+        for count in counts:
+            if count.is_charged and not await _claim(session, count, now):
+                await session.rollback()
+                raise TooManyAttemptsError
+        await session.commit()
+
+
+async def clear(session: AsyncSession, account: str, address: str | None) -> None:
+    """Forget what has failed for the account and, if there is one, at the address. Part of its
+    caller's transaction."""
+    keys = [_key("account", account)]
+    if address:
+        network = _network(address)
+        keys += [_key("pair", account, network), _key("address", network)]
+    await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
+
+
+def is_spent(now: datetime) -> ColumnElement[bool]:
+    """A condition for a query: rows that no longer count, and, of more than MAX_ROWS, those that
+    would soonest."""
+    latest_first = select(Attempts.expires_at).order_by(Attempts.expires_at.desc())
+    beyond = latest_first.offset(MAX_ROWS).limit(1).scalar_subquery()
+    return or_(Attempts.expires_at <= now, Attempts.expires_at <= beyond)
+
+
+async def _find(session: AsyncSession, now: datetime, *keys: str) -> dict[str, Found]:
+    rows = await session.execute(_FIND, {"keys": keys, "now": now})
+    return {row.key: Found(*row) for row in rows}
+
+
+async def _claim(session: AsyncSession, count: Count, now: datetime) -> bool:
+    """Charge one failure more, unless somebody else has just done so."""
+    delay = count.rule.delay(count.failures + 1)
+    claimed = await session.scalar(
+        update(Attempts)
+        .where(Attempts.key == count.key, Attempts.failures == count.failures)
+        .values(
+            failures=count.failures + 1,
+            blocked_until=now + delay,
+            expires_at=now + count.rule.memory,
+        )
+        .returning(Attempts.key)
+        .execution_options(synchronize_session=False)
+    )
+    return claimed is not None
+
+
+async def _charge(session: AsyncSession, count: Count, now: datetime) -> None:
+    failures = await _put(session, count.key, 1, now, now + count.rule.memory)
+    if delay := count.rule.delay(failures):
+        await session.execute(
+            update(Attempts)
+            .where(Attempts.key == count.key)
+            .values(blocked_until=now + delay)
+            .execution_options(synchronize_session=False)
+        )
+
+
+async def _put(
+    session: AsyncSession, key: str, failures: int, now: datetime, expires_at: datetime
+) -> int:
+    """Add the failures to those of the key; returns them all."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    row = {"key": key, "failures": failures, "blocked_until": now, "expires_at": expires_at}
+    total = case((Attempts.expires_at <= now, failures), else_=Attempts.failures + failures)
+    statement = (
+        dialect.insert(Attempts)
+        .values(row)
+        .on_conflict_do_update(
+            index_elements=[Attempts.key],
+            set_={"failures": total, "expires_at": expires_at},
+        )
+        .returning(Attempts.failures)
+    )
+    total_now: int = (await session.execute(statement)).scalar_one()
+    return total_now
+
+
+def _network(address: str) -> str:
+    """An IPv4 address or the first 64 bits of another one, since that many are one subscriber's.
+    Empty for this machine itself, which stands for a proxy that TRUSTED_PROXIES does not name."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return ""
+    if ip.is_loopback:
+        return ""
+    return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
+
+
+def _key(*parts: str) -> str:
+    """What is kept of names and addresses: a name that was typed may be a password."""
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,176 @@
+"""What guessing achieves, and what an owner notices of it: `python -m benchmarks.abuse`.
+
+Guesses come evenly over one hour of a clock that is moved; the service itself is real, in this
+process, on a SQLite file. The timing is that of the real hash.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy import insert, update
+
+from app.database import begin_write
+from app.main import create_app
+from app.settings import Settings
+from app.throttle.models import Attempts
+from app.users.models import User
+
+GUESSES = 10_000
+SAMPLES = 300
+HOME, NEW_PLACE = "192.0.2.7", "192.0.2.8"
+CHEAP = {"argon2_memory_kib": 8, "argon2_passes": 1}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+async def log_in(app: FastAPI, address: str, username: str, password: str) -> int:
+    """The status of the answer."""
+    body = json.dumps({"username": username, "password": password}).encode()
+    length = str(len(body)).encode()
+    status = 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/token",
+        "raw_path": b"/token",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", length)],
+        "client": (address, 1),
+        "server": ("hourpass.example", 80),
+    }
+    await app(scope, receive, send)  # type: ignore[arg-type] # a scope is any mapping
+    return status
+
+
+async def populate(app: FastAPI, names: list[str], *, enabled: bool = True) -> None:
+    """Users whose password is `right`."""
+    hashed = await app.state.passwords.hash("right")
+    rows = [
+        {
+            "username": name,
+            "username_folded": name,
+            "password_hash": hashed,
+            "is_admin": False,
+            "is_enabled": enabled,
+            "created_at": app.state.clock(),
+        }
+        for name in names
+    ]
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(insert(User), rows)
+        await session.commit()
+
+
+def of_500(number: int) -> str:
+    return f"198.51.{number % 500 // 250}.{number % 250}"
+
+
+async def attack(
+    title: str, directory: Path, address: Callable[[int], str], account: Callable[[int], int]
+) -> None:
+    clock = Clock()
+    settings = Settings.model_validate(
+        {"database_url": f"sqlite:///{directory / title}.db", **CHEAP}
+    )
+    app = create_app(settings, clock)
+    async with app.router.lifespan_context(app):
+        await populate(app, [f"user{number}" for number in range(5_000)])
+        await log_in(app, HOME, "user0", "right")
+        guessed: Counter[int] = Counter()
+        owner: dict[str, list[int]] = {HOME: [], NEW_PLACE: []}
+        for number in range(GUESSES):
+            name = f"user{account(number)}"
+            guessed[await log_in(app, address(number), name, f"guess {number}")] += 1
+            clock.now += timedelta(hours=1) / GUESSES
+            if number % (GUESSES // 12) == GUESSES // 24:
+                for place, statuses in owner.items():
+                    # A new place would be a known one after the first success.
+                    statuses.append(await log_in(app, place, "user0", "right"))
+                    if place == NEW_PLACE and statuses[-1] == 200:
+                        break
+    tried = guessed[401]
+    told = {place: f"{all_.count(200)} of {len(all_)}" for place, all_ in owner.items()}
+    print(f"| {title} | {tried:,} of {GUESSES:,} | {told[HOME]} | {told[NEW_PLACE]} |", flush=True)
+
+
+async def timing(directory: Path) -> None:
+    app = create_app(Settings.model_validate({"database_url": f"sqlite:///{directory}/timing.db"}))
+    async with app.router.lifespan_context(app):
+        await populate(app, [f"wrong{number}" for number in range(SAMPLES)])
+        await populate(app, [f"disabled{number}" for number in range(SAMPLES)], enabled=False)
+        await populate(app, ["throttled"])
+        for name in ("throttled", "nobody at all"):
+            for _ in range(6):
+                await log_in(app, "127.0.0.1", name, "guess")
+        names = {
+            "unknown": "unknown{}",
+            "wrong": "wrong{}",
+            "disabled": "disabled{}",
+            "throttled, known": "throttled",
+            "throttled, unknown": "nobody at all",
+        }
+        taken: dict[str, list[float]] = {kind: [] for kind in names}
+        for number in range(SAMPLES):
+            # In another order each time; and nobody's delay ends meanwhile.
+            async with app.state.database.session() as session:
+                await begin_write(session)
+                later = app.state.clock() + timedelta(minutes=15)
+                held = update(Attempts).where(Attempts.failures > 5)
+                await session.execute(held.values(blocked_until=later))
+                await session.commit()
+            for kind in Random(number).sample(sorted(names), len(names)):
+                password = "right" if kind == "disabled" else "guess"
+                started = perf_counter()
+                status = await log_in(app, "127.0.0.1", names[kind].format(number), password)
+                taken[kind].append(perf_counter() - started)
+                assert status == (429 if kind.startswith("throttled") else 401)
+    for kind, seconds in taken.items():
+        print(f"| {kind} | {median(seconds) * 1000:.2f} ms |")
+
+
+async def main() -> None:
+    print("| 10,000 guesses in an hour | were checked | owner got in, known address | new one |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        await attack("one address, one account", directory, lambda _: "198.51.100.1", lambda _: 0)
+        await attack(
+            "one address, 5000 accounts", directory, lambda _: "198.51.100.1", lambda n: n % 5_000
+        )
+        await attack("500 addresses, one account", directory, of_500, lambda _: 0)
+        await attack("500 addresses, 5000 accounts", directory, of_500, lambda n: n % 5_000)
+        print("\n| refused login | median of 300 |\n|---|---|")
+        await timing(directory)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,284 @@
+"""Guessing is slowed down, for everybody alike, and nobody is locked out by somebody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import func, select
+
+from app.caller import first_untrusted
+from app.database import Database, begin_write
+from app.housekeeping.service import Housekeeping
+from app.main import create_app
+from app.settings import Settings
+from app.throttle import service
+from app.throttle.models import Attempts
+from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, KNOWN_FOR, REGISTRATION
+from tests.conftest import Clock, make_settings, serving
+from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
+
+SECOND = timedelta(seconds=1)
+WRONG = {**LANCELOT, "password": "wrong"}
+HOME, ELSEWHERE, PROXY = "192.0.2.7", "198.51.100.9", "203.0.113.1"
+
+
+@asynccontextmanager
+async def at(app: FastAPI, address: str, **headers: str) -> AsyncIterator[AsyncClient]:
+    transport = ASGITransport(app, client=(address, 1))
+    url = "http://hourpass.example"
+    async with AsyncClient(transport=transport, base_url=url, headers=headers) as client:
+        yield client
+
+
+async def log_in(app: FastAPI, address: str, person: Person, **headers: str) -> Response:
+    async with at(app, address, **headers) as client:
+        return await client.post("/token", json=dict(person))
+
+
+async def statuses(app: FastAPI, address: str, person: Person, times: int) -> list[int]:
+    return [(await log_in(app, address, person)).status_code for _ in range(times)]
+
+
+def nobody(number: int) -> Person:
+    return {"username": f"nobody{number}", "password": "wrong"}
+
+
+async def test_delays_grow_and_a_success_ends_them(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    assert await statuses(app, HOME, WRONG, ACCOUNT.free) == [401] * ACCOUNT.free
+    for seconds in (1, 2, 4, 8):
+        refused = await log_in(app, HOME, LANCELOT)
+        assert_problem(refused, 429, "too_many_attempts")
+        assert refused.headers["Retry-After"] == str(seconds)
+        clock.now += timedelta(seconds=seconds)
+        assert (await log_in(app, HOME, WRONG)).status_code == 401
+    clock.now += 16 * SECOND
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.free) == [401] * 10
+    assert (await log_in(app, HOME, WRONG)).status_code == 429
+
+
+async def test_the_longest_delay_is_a_quarter_of_an_hour(app: FastAPI, clock: Clock) -> None:
+    for _ in range(30):
+        while (answer := await log_in(app, HOME, WRONG)).status_code == 429:
+            seconds = int(answer.headers["Retry-After"])
+            clock.now += timedelta(seconds=seconds)
+    assert seconds == 15 * 60
+
+
+@pytest.mark.parametrize("by_form", [False, True])
+async def test_unknown_names_and_known_ones_are_answered_alike(
+    app: FastAPI, client: AsyncClient, by_form: bool
+) -> None:
+    await register(client, LANCELOT)
+    answers: dict[str, list[tuple[int, bytes, set[tuple[str, str]]]]] = {}
+    for name in ("lancelot", "mordred"):
+        async with at(app, HOME if name == "lancelot" else ELSEWHERE) as guesser:
+            for _ in range(ACCOUNT.free + 2):
+                body = {"username": name, "password": "wrong"}
+                sent = {"data": body} if by_form else {"json": body}
+                answer = await guesser.post("/token", **sent)  # type: ignore[arg-type] # either
+                headers = {pair for pair in answer.headers.items() if pair[0] != "x-request-id"}
+                told = (answer.status_code, answer.content, headers)
+                answers.setdefault(name, []).append(told)
+    assert answers["lancelot"] == answers["mordred"]
+    assert answers["lancelot"][-1][0] == 429
+
+
+async def test_the_owner_at_a_known_address_notices_nothing_of_an_attack(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    for number in range(40):
+        await log_in(app, f"198.51.100.{number}", WRONG)
+    assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 429
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 429  # that cleared nothing
+    clock.now += KNOWN_FOR
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200  # used again in the meantime
+    clock.now += timedelta(days=1)
+    assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 200
+
+
+async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_does_not_help(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    for number in range(ADDRESS.free):
+        assert (await log_in(app, HOME, nobody(number))).status_code == 401
+    assert (await log_in(app, HOME, nobody(99))).status_code == 429
+    assert (await log_in(app, ELSEWHERE, nobody(99))).status_code == 401
+    clock.now += SECOND
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    clock.now += SECOND
+    assert (await log_in(app, HOME, nobody(98))).status_code == 401
+    assert (await log_in(app, HOME, nobody(97))).status_code == 429
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200  # where it is known by now
+    clock.now += ADDRESS.memory
+    assert (await log_in(app, HOME, nobody(97))).status_code == 401
+
+
+async def test_ipv6_counts_by_the_first_64_bits(app: FastAPI) -> None:
+    for number in range(ADDRESS.free):
+        await log_in(app, f"2001:db8::{number:x}", nobody(number))
+    assert (await log_in(app, "2001:db8::ffff:1", nobody(99))).status_code == 429
+    assert (await log_in(app, "2001:db8:0:1::1", nobody(99))).status_code == 401
+
+
+async def test_this_machine_has_no_count_of_its_own_but_accounts_have(app: FastAPI) -> None:
+    for number in range(2 * ADDRESS.free):
+        assert (await log_in(app, "127.0.0.1", nobody(number))).status_code == 401
+    assert (await statuses(app, "127.0.0.1", WRONG, ACCOUNT.free + 1))[-1] == 429
+
+
+async def test_a_restart_and_another_worker_know_the_counts(
+    settings: Settings, app: FastAPI, clock: Clock
+) -> None:
+    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    other = create_app(settings, clock)
+    async with other.router.lifespan_context(other):
+        assert (await log_in(other, HOME, WRONG)).status_code == 429
+
+
+async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    async with at(app, HOME) as guesser:
+        guesses = (guesser.post("/token", json=WRONG) for _ in range(200))
+        answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
+    assert answers.count(401) == ACCOUNT.free
+    assert answers.count(429) == 200 - ACCOUNT.free
+
+
+async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_url: str) -> None:
+    with serving(database_url, "--workers", "2") as base_url:
+        limits = httpx.Limits(max_connections=50)
+        async with AsyncClient(base_url=base_url, limits=limits) as client:
+            guesses = (client.post("/token", json=WRONG) for _ in range(200))
+            answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
+            assert 1 <= answers.count(401) <= 2 * ACCOUNT.free
+            assert answers.count(401) + answers.count(429) == 200
+
+
+async def test_after_the_free_ones_one_of_many_at_once_is_let_through(
+    app: FastAPI, clock: Clock
+) -> None:
+    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    clock.now += SECOND
+    async with at(app, ELSEWHERE) as guesser:
+        guesses = (guesser.post("/token", json=WRONG) for _ in range(50))
+        answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
+    assert answers.count(401) == 1
+
+
+async def test_registrations_are_counted_by_address(app: FastAPI, clock: Clock) -> None:
+    async with at(app, HOME) as client:
+        answers = [
+            (await client.post("/register-user", json={**GALAHAD, "username": name})).status_code
+            for name in [*(f"galahad{number}" for number in range(10)), *["galahad0"] * 11]
+        ]
+        assert answers == [201] * 10 + [409] * 10 + [429]
+        assert REGISTRATION.free == 20
+        clock.now += REGISTRATION.memory
+        assert (await client.post("/register-user", json=GALAHAD)).status_code == 201
+
+
+async def test_what_is_kept_is_forgotten_bounded_and_in_no_clear_text(
+    app: FastAPI, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database: Database = app.state.database
+    for number in range(9):
+        await log_in(app, HOME, nobody(number))
+        clock.now += SECOND
+
+    async def rows() -> int:
+        async with database.session() as session:
+            return await session.scalar(select(func.count()).select_from(Attempts)) or 0
+
+    async with database.session() as session:
+        keys = (await session.scalars(select(Attempts.key))).all()
+    assert not any("nobody" in key or HOME in key for key in keys)
+    assert await rows() == 10
+    monkeypatch.setattr(service, "MAX_ROWS", 4)
+    housekeeping = Housekeeping(database, settings, clock)
+    clock.now += timedelta(minutes=10)  # until the service's own lease is over
+    assert await housekeeping.round()
+    assert await rows() == 4
+    clock.now += timedelta(days=1)
+    assert await housekeeping.round()
+    assert await rows() == 0
+
+
+TRUSTED = make_settings(
+    "sqlite:///x.db", trusted_proxies=f"{PROXY}, 10.0.0.0/8,::1"
+).trusted_proxies
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        (HOME, [], HOME),
+        (HOME, ["1.2.3.4"], HOME),  # a stranger's word
+        (PROXY, [], PROXY),
+        (PROXY, [HOME], HOME),
+        (PROXY, ["1.2.3.4, " + HOME], HOME),
+        (PROXY, ["1.2.3.4", HOME], HOME),
+        (PROXY, [HOME + ", 10.1.2.3"], HOME),
+        (PROXY, ["10.9.9.9"], "10.9.9.9"),
+        (PROXY, ["junk"], PROXY),
+        (PROXY, [HOME + ", junk"], PROXY),
+        (PROXY, ["", ","], PROXY),
+        (PROXY, [HOME + ":4711"], HOME),
+        (PROXY, ["[2001:db8::1]:4711"], "2001:db8::1"),
+        (PROXY, ["::ffff:" + HOME], HOME),
+        (f"::ffff:{PROXY}", [HOME], HOME),
+        ("::1", [HOME], HOME),
+        ("fe80::1%eth0", [], "fe80::1"),
+        ("", [HOME], HOME),  # a Unix socket
+        ("", [], ""),
+        (PROXY, [", ".join([HOME] + ["10.0.0.1"] * 20)], "10.0.0.1"),
+    ],
+)
+def test_the_address_is_the_first_that_is_no_proxys(
+    peer: str, forwarded: list[str], address: str
+) -> None:
+    assert first_untrusted(peer, forwarded, TRUSTED) == address
+
+
+@pytest.mark.parametrize("forwarded", [[HOME], [f"1.2.3.4, {HOME}"]])
+def test_nobody_is_believed_unless_named(forwarded: list[str]) -> None:
+    assert first_untrusted(PROXY, forwarded, ()) == PROXY
+    assert first_untrusted("", forwarded, ()) == ""
+
+
+async def test_behind_a_proxy_addresses_are_told_apart(database_url: str, clock: Clock) -> None:
+    app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock)
+    async with app.router.lifespan_context(app):
+        for number in range(ADDRESS.free):
+            await log_in(
+                app, PROXY, nobody(number), **{"X-Forwarded-For": f"1.2.3.{number}, {HOME}"}
+            )
+        last: dict[str, Any] = {"X-Forwarded-For": f"1.1.1.1, {HOME}"}
+        assert (await log_in(app, PROXY, nobody(98), **last)).status_code == 429
+        last = {"X-Forwarded-For": ELSEWHERE}
+        assert (await log_in(app, PROXY, nobody(98), **last)).status_code == 401
+
+
+async def test_an_administrator_of_the_machine_unlocks(app: FastAPI, client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 429
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await service.clear(session, "lancelot", None)
+        await session.commit()
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert (await log_in(app, HOME, ARTHUR)).status_code == 200
