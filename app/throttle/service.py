@@ -9,8 +9,8 @@ twice as long as the one before. Up to then those under way in this process coun
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -122,27 +122,19 @@ class Throttle:
         network = _network(address)
         known_key, pair_key = _key("known", account, network), _key("pair", account, network)
         account_key, address_key = _key("account", account), _key("address", network)
-        found = await _find(session, now, known_key, pair_key, account_key, address_key)
-        if known := found.get(known_key):
-            counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
-        else:
-            counts = [Count(account_key, ACCOUNT)]
-            if network:
-                counts.append(Count(address_key, ADDRESS))
-        # In one order everywhere, so that no two wait for each other.
-        counts.sort(key=lambda count: count.key)
-        is_due = known is None or known.expires_at - now < KNOWN_AGAIN
-        attempt = Attempt(session, counts, known_key if is_due else None, now)
-        await self._admit(session, counts, found, now)
-        keys = [count.key for count in counts]
-        self._under_way.update(keys)
-        try:
-            yield attempt
-        finally:
-            self._under_way.subtract(keys)
-            for key in keys:
-                if not self._under_way[key]:
-                    del self._under_way[key]
+        with self._under_way_beside(pair_key, account_key, address_key) as others:
+            found = await _find(session, now, known_key, pair_key, account_key, address_key)
+            if known := found.get(known_key):
+                counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
+            else:
+                counts = [Count(account_key, ACCOUNT)]
+                if network:
+                    counts.append(Count(address_key, ADDRESS))
+            # In one order everywhere, so that no two wait for each other.
+            counts.sort(key=lambda count: count.key)
+            await _admit(session, counts, found, others, now)
+            is_due = known is None or known.expires_at - now < KNOWN_AGAIN
+            yield Attempt(session, counts, known_key if is_due else None, now)
 
     async def count_registration(self, session: AsyncSession, address: str, now: datetime) -> None:
         """Succeed or not: who is told that a name is taken has learnt something.
@@ -153,36 +145,27 @@ class Throttle:
         if not network:
             return
         count = Count(_key("register", network), REGISTRATION)
-        await self._admit(session, [count], await _find(session, now, count.key), now)
-        await begin_write(session)
-        if not count.is_charged:
-            await _charge(session, count, now)
-        await session.commit()
+        with self._under_way_beside(count.key) as others:
+            found = await _find(session, now, count.key)
+            await _admit(session, [count], found, others, now)
+            await begin_write(session)
+            if not count.is_charged:
+                await _charge(session, count, now)
+            await session.commit()
 
-    async def _admit(
-        self, session: AsyncSession, counts: list[Count], found: dict[str, Found], now: datetime
-    ) -> None:
-        """Charge what has to be paid beforehand. Raises TooManyAttemptsError."""
-        blocked_until = now
-        for count in counts:
-            if row := found.get(count.key):
-                count.failures = row.failures
-                blocked_until = max(blocked_until, row.blocked_until)
-            if count.failures < count.rule.free:
-                if count.failures + self._under_way[count.key] >= count.rule.free:
-                    raise TooManyAttemptsError
-            else:
-                count.is_charged = True
-        if blocked_until > now:
-            raise TooManyAttemptsError(ceil((blocked_until - now).total_seconds()))
-        if not any(count.is_charged for count in counts):
-            return
-        await begin_write(session)
-        for count in counts:
-            if count.is_charged and not await _claim(session, count, now):
-                await session.rollback()
-                raise TooManyAttemptsError
-        await session.commit()
+    @contextmanager
+    def _under_way_beside(self, *keys: str) -> Iterator[Mapping[str, int]]:
+        """How many are under way already, while this one is. To be asked for before the database
+        is: then nobody is missed who is written down and gone in between."""
+        others = {key: self._under_way[key] for key in keys}
+        self._under_way.update(keys)
+        try:
+            yield others
+        finally:
+            for key in keys:
+                self._under_way[key] -= 1
+                if not self._under_way[key]:
+                    del self._under_way[key]
 
 
 async def clear(session: AsyncSession, account: str, address: str | None) -> None:
@@ -201,6 +184,35 @@ def is_spent(now: datetime) -> ColumnElement[bool]:
     latest_first = select(Attempts.expires_at).order_by(Attempts.expires_at.desc())
     beyond = latest_first.offset(MAX_ROWS).limit(1).scalar_subquery()
     return or_(Attempts.expires_at <= now, Attempts.expires_at <= beyond)
+
+
+async def _admit(
+    session: AsyncSession,
+    counts: list[Count],
+    found: Mapping[str, Found],
+    others: Mapping[str, int],
+    now: datetime,
+) -> None:
+    """Charge what has to be paid beforehand. Raises TooManyAttemptsError."""
+    blocked_until = now
+    for count in counts:
+        if row := found.get(count.key):
+            count.failures = row.failures
+            blocked_until = max(blocked_until, row.blocked_until)
+        if count.failures >= count.rule.free:
+            count.is_charged = True
+        elif count.failures + others[count.key] >= count.rule.free:
+            raise TooManyAttemptsError
+    if blocked_until > now:
+        raise TooManyAttemptsError(ceil((blocked_until - now).total_seconds()))
+    if not any(count.is_charged for count in counts):
+        return
+    await begin_write(session)
+    for count in counts:
+        if count.is_charged and not await _claim(session, count, now):
+            await session.rollback()
+            raise TooManyAttemptsError
+    await session.commit()
 
 
 async def _find(session: AsyncSession, now: datetime, *keys: str) -> dict[str, Found]:
