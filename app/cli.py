@@ -1,7 +1,6 @@
 """The `hourpass` command: serve, and the chores that need no running service."""
 
 import asyncio
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -25,12 +24,10 @@ from app.settings import Settings
 from app.throttle.service import clear
 from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
-from app.users.schemas import NewAccount, fold
+from app.users.schemas import SCOPE, NewAccount, fold
 from app.users.service import Users
 
 Result = TypeVar("Result")
-
-SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")  # RFC 6749, 3.3
 
 
 class _Hourpass(click.Group):

@@ -1,5 +1,6 @@
 """The whole service on one screen: its routers, and what lives as long as the process."""
 
+import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
+from app.admin.router import router as admin_router
 from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
 from app.caller import Caller
@@ -31,6 +33,7 @@ from app.exchange import Exchange
 from app.fast_lane import FastLane
 from app.housekeeping.service import Housekeeping
 from app.listeners import LISTENERS
+from app.own_account.router import router as own_account_router
 from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
@@ -101,6 +104,8 @@ def create_app(
         tokens_router,
         revocations_router,
         audit_router,
+        admin_router,
+        own_account_router,
         health.router,
     ):
         app.include_router(router)
@@ -119,6 +124,7 @@ async def _start(
     state.clock = clock
     state.listeners = LISTENERS
     state.throttle = Throttle()
+    state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
@@ -138,7 +144,7 @@ async def _start(
     state.keys = keys = LiveKeys(tokens, database, settings, clock)
     state.news = news = news_from(create_engine(settings), tokens.lifetime + CLOCK_SKEW)
     state.memory = Memory(tokens, news)
-    state.watch = watch = Watch(news)
+    state.watch = watch = Watch(news, ending)
     stack.callback(watch.close)
     housekeeping = Housekeeping(database, settings, clock)
     chores = Chores()

@@ -60,7 +60,7 @@ class Passwords:
         self._strict = settings.strict_passwords
         self._nobodys_hash: str = self._context.hash(_NOBODYS_PASSWORD)
 
-    def refuse_weak(self, password: str, *personal: str | None) -> None:
+    def refuse_weak(self, password: str, *personal: str | None, field: str = "password") -> None:
         """Raise InvalidRequestError naming the rule that a new password breaks.
 
         `personal` are words that an attacker tries first, such as the user's name
@@ -77,7 +77,7 @@ class Passwords:
             rule = "Must not be the username or the e-mail address"
         else:
             return
-        raise InvalidRequestError.about("password", rule)
+        raise InvalidRequestError.about(field, rule)
 
     async def hash(self, password: str) -> str:
         """Raises HashingOverloadedError."""

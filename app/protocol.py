@@ -134,6 +134,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
         cycle.on_response()
 
+    def shutdown(self) -> None:
+        """Whoever waits for news is answered now, so that the service need not wait for them."""
+        cast("FastAPI", self.app).state.ending.set()
+        super().shutdown()
+
     def _refuse(self, refusal: type[Refusal]) -> None:
         self._refusal = refusal
         self.send_400_response(refusal.message)

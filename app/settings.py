@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     argon2_passes: int = Field(2, ge=1, le=100, description="passes of one password hash (OWASP: 2)")
     hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
+    registration: Literal["open", "closed"] = Field("open", description="closed: only administrators create users (POST /users)")
     trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")

@@ -5,6 +5,7 @@ from httpx import AsyncClient, Response
 
 from app.errors import StartupError
 from app.settings import Settings
+from app.users.service import Users
 from tests.conftest import Clock, make_settings
 from tests.people import (
     ARTHUR,
@@ -149,9 +150,10 @@ async def test_a_token_is_refused(
 
 @each_call
 async def test_an_administrator_who_goes_loses_the_right_at_once(
-    client: AsyncClient, arthurs_token: str, call: Call
+    client: AsyncClient, users: Users, clock: Clock, arthurs_token: str, call: Call
 ) -> None:
     arthur = (await client.get("/me", headers=bearer(arthurs_token))).json()["id"]
+    await users.grant(await register(client, LANCELOT), {"admin"}, clock())  # one has to remain
     assert (await make(client, call, arthur, arthurs_token)).status_code == 200
     assert_problem(await make(client, call, NOBODY, arthurs_token), 401, "invalid_token")
 

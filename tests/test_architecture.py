@@ -15,7 +15,7 @@ from app.settings import ROOT
 FLOORS = {
     "7": {"main"},
     "6": {"cli", "fast_lane", "tables"},
-    "5": {"auth", "health", "housekeeping", "listeners"},
+    "5": {"admin", "auth", "health", "housekeeping", "listeners", "own_account"},
     "4": {"audit", "sessions"},
     "3": {"users"},
     "2b": {"revocations"},
@@ -23,7 +23,7 @@ FLOORS = {
     "1c": {"protocol"},
     "1b": {"events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},
-    "0": {"errors", "settings", "sqlite"},
+    "0": {"errors", "paging", "settings", "sqlite"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

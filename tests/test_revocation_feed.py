@@ -3,6 +3,7 @@ of at once by whoever waits, and never longer than what a token's lifetime can h
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -22,7 +23,7 @@ from app.revocations.news import news_from
 from app.revocations.service import PAGE_SIZE, Revocations, Watch
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
-from tests.conftest import Clock, client_of, make_settings
+from tests.conftest import Clock, client_of, make_settings, serving
 from tests.people import (
     LANCELOT,
     assert_problem,
@@ -208,7 +209,7 @@ async def test_listeners_wait_on_while_the_database_is_in_trouble(
     news = news_from(create_engine(settings), LIFETIME)
     chores = Chores()
     chores.start(news.listen)
-    watch = Watch(news)
+    watch = Watch(news, asyncio.Event())
     await publish(database, clock, "jti:0")
     waiting = asyncio.create_task(watch.wait_beyond("0123456789abcdef.1", 20))
     async with asyncio.timeout(15), database.session() as session:
@@ -263,3 +264,19 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     heard = reader.result()
     assert [entry.position for entry in heard] == list(range(1, count + 1))
     assert len({entry.value for entry in heard}) == count
+
+
+@on_sqlite
+async def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
+    database_url: str,
+) -> None:
+    async with AsyncClient(timeout=30) as client:
+        with serving(database_url) as base_url:
+            feed = f"{base_url}/revocations"
+            query = {"after": (await client.get(feed)).json()["cursor"], "wait": 20}
+            waiting = [asyncio.create_task(client.get(feed, params=query)) for _ in range(5)]
+            await asyncio.sleep(0.5)
+            asked_to_end = time.monotonic()
+        assert time.monotonic() - asked_to_end < 10
+        for answer in await asyncio.gather(*waiting):
+            assert answer.json()["revocations"] == []

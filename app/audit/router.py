@@ -9,16 +9,12 @@ from app.audit.schemas import AuditEntry, AuditPage
 from app.audit.service import read
 from app.database import SessionDep
 from app.error_responses import documented
+from app.paging import Cursor, Limit
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser
 
 router = APIRouter()
 
-Cursor = Annotated[
-    str | None,
-    Query(pattern="^[1-9][0-9]{0,17}$", description="`next_cursor` of the page before this one."),
-]
-Limit = Annotated[int, Query(ge=1, le=200)]
 Id = Annotated[int | None, Query(ge=1, lt=2**63)]
 Moment = Annotated[datetime | None, Query(description="RFC 3339; UTC if it names no zone.")]
 

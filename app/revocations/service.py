@@ -88,17 +88,23 @@ class Watch:
     """Wakes whoever waits for news. One look per tick serves all of a worker's listeners, and there
     is none while nobody listens."""
 
-    def __init__(self, news: News) -> None:
+    def __init__(self, news: News, ending: asyncio.Event) -> None:
         self._news = news
+        self._ending = ending
         self._listeners = 0
         self._moved = asyncio.Condition()
         self._ticker: asyncio.Task[None] | None = None
 
     async def wait_beyond(self, cursor: str, seconds: float) -> None:
-        """Return when something has been published after the cursor, or when time is up.
+        """Return when something has been published after the cursor, or when time is up, or the
+        service ends.
 
         Raises TooManyListenersError.
         """
+
+        def is_over() -> bool:
+            return self._news.position > position or self._ending.is_set()
+
         if self._listeners >= MAX_LISTENERS:
             raise TooManyListenersError
         position = int(cursor.rpartition(".")[2])
@@ -107,7 +113,7 @@ class Watch:
             self._ticker = asyncio.create_task(self._tick())
         try:
             async with asyncio.timeout(seconds), self._moved:
-                await self._moved.wait_for(lambda: self._news.position > position)
+                await self._moved.wait_for(is_over)
         except TimeoutError:
             pass
         finally:

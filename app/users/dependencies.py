@@ -11,6 +11,7 @@ from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
+from app.users.errors import RegistrationClosedError
 from app.users.service import Identity, Users
 from app.users.verification import Verification, Verified
 
@@ -27,6 +28,11 @@ async def _users(request: Request, session: SessionDep) -> Users:
 
 
 UsersDep = Annotated[Users, Depends(_users)]
+
+
+async def refuse_if_closed(request: Request) -> None:
+    if request.app.state.settings.registration == "closed":
+        raise RegistrationClosedError
 
 
 def verification_of(request: Request, session: AsyncSession) -> Verification:

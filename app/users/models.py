@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Identity, Integer, String
+from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
@@ -10,7 +10,15 @@ class User(Base):
     __tablename__ = "users"
     # A new user must not inherit the tokens of a removed one, so no id is given out twice.
     # SQLite needs to be told; PostgreSQL's identity never goes back.
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own name
+    __table_args__ = (
+        Index(
+            "ix_users_administrators",
+            "id",
+            postgresql_where=text("is_admin"),
+            sqlite_where=text("is_admin"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True

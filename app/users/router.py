@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Depends, Path, status
 
 from app.caller import CallerDep
 from app.database import SessionDep
@@ -10,8 +10,13 @@ from app.throttle.dependencies import ThrottleDep
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
-from app.users.errors import UserExistsError, UserNotFoundError
+from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep, refuse_if_closed
+from app.users.errors import (
+    LastAdminError,
+    RegistrationClosedError,
+    UserExistsError,
+    UserNotFoundError,
+)
 from app.users.schemas import (
     NewUser,
     PermissionUpdated,
@@ -23,6 +28,8 @@ from app.users.schemas import (
 
 router = APIRouter()
 
+_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError)
+
 
 @router.post(
     "/register-user",
@@ -30,7 +37,10 @@ router = APIRouter()
     summary="Register a user",
     tags=["Users"],
     status_code=status.HTTP_201_CREATED,
-    responses=documented(UserExistsError, TooManyAttemptsError, HashingOverloadedError),
+    dependencies=[Depends(refuse_if_closed)],
+    responses=documented(
+        UserExistsError, RegistrationClosedError, TooManyAttemptsError, HashingOverloadedError
+    ),
 )
 async def register_user(  # noqa: PLR0913, PLR0917 - all but the first come by themselves
     new_user: NewUser,
@@ -75,9 +85,7 @@ async def log_out_everywhere(user: CurrentUser, users: UsersDep, now: NowDep) ->
     operation_id="revokeTokensOfUser",
     summary="End all of a user's tokens and sessions",
     tags=["Administration"],
-    responses=documented(
-        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
-    ),
+    responses=documented(*_FOR_ADMINS),
 )
 async def revoke_tokens_of_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
@@ -93,7 +101,11 @@ async def revoke_tokens_of_user(
     summary="Enable or disable a user",
     tags=["Administration"],
     responses=documented(
-        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
+        MissingTokenError,
+        InvalidTokenError,
+        InsufficientScopeError,
+        UserNotFoundError,
+        LastAdminError,
     ),
 )
 async def toggle_user_permission(
@@ -114,7 +126,11 @@ async def toggle_user_permission(
     summary="Remove a user",
     tags=["Administration"],
     responses=documented(
-        MissingTokenError, InvalidTokenError, InsufficientScopeError, UserNotFoundError
+        MissingTokenError,
+        InvalidTokenError,
+        InsufficientScopeError,
+        UserNotFoundError,
+        LastAdminError,
     ),
 )
 async def remove_user(

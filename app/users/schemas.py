@@ -70,6 +70,23 @@ Password = Annotated[
 ]
 
 
+# RFC 6749, 3.3. These two are not granted as others are: by `is_admin`, and by asking for it.
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")
+_RESERVED = {"admin", "offline_access"}
+
+
+def _check_scopes(scopes: list[str]) -> list[str]:
+    if not all(SCOPE.fullmatch(scope) and scope not in _RESERVED for scope in scopes):
+        rule = "Must be words of RFC 6749, 3.3, and neither admin nor offline_access"
+        raise PydanticCustomError("scopes", rule)
+    if len(" ".join(scopes)) > 500:
+        raise PydanticCustomError("scopes", "Must have at most 500 characters in all")
+    return sorted(set(scopes))
+
+
+Scopes = Annotated[list[str], Field(max_length=250), AfterValidator(_check_scopes)]
+
+
 class NewAccount(BaseModel):
     """What every account needs. Those made from the command line may lack an address."""
 

@@ -1,10 +1,11 @@
 """The verbs of accounts. Each does one thing from start to commit."""
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Delete, Update, delete, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +15,7 @@ from app.passwords import Passwords
 from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
-from app.users.errors import UserExistsError, UserNotFoundError
+from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
 from app.users.models import User
 from app.users.schemas import NewAccount, fold
 
@@ -50,7 +51,14 @@ class Users:
         self._revocations = revocations
         self._events = events
 
-    async def register(self, account: NewAccount, now: datetime, *, is_admin: bool = False) -> int:
+    async def register(
+        self,
+        account: NewAccount,
+        now: datetime,
+        *,
+        is_admin: bool = False,
+        scopes: Collection[str] = (),
+    ) -> int:
         """Create an enabled user and return its id.
 
         Raises UserExistsError, InvalidRequestError for a password that the policy refuses, and
@@ -66,6 +74,7 @@ class Users:
             email=account.email,
             password_hash=await self._passwords.hash(password),
             is_admin=is_admin,
+            scopes=" ".join(sorted(scopes)),
             created_at=now,
         )
         await begin_write(self._session)
@@ -111,37 +120,91 @@ class Users:
         if confirmed is None:
             raise InvalidTokenError
 
+    async def list_after(
+        self,
+        user_id: int,
+        limit: int,
+        search: str | None = None,
+        *,
+        is_enabled: bool | None = None,
+        is_admin: bool | None = None,
+    ) -> Sequence[User]:
+        """At most `limit` users in the order of their ids, which begin after this one.
+
+        `search` is the beginning of a name or a whole e-mail address.
+        """
+        query = select(User).where(User.id > user_id).order_by(User.id).limit(limit)
+        if search is not None:
+            is_named = User.username_folded.startswith(fold(search), autoescape=True)
+            query = query.where(or_(is_named, User.email == search))
+        if is_enabled is not None:
+            query = query.where(User.is_enabled.is_(is_enabled))
+        if is_admin is not None:
+            query = query.where(User.is_admin.is_(is_admin))
+        return (await self._session.scalars(query)).all()
+
     async def set_enabled(self, user_id: int, now: datetime, *, enabled: bool) -> None:
         """Let a user in, or cut it off at once. Its tokens do not come back with it.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError and LastAdminError.
         """
-        if enabled:
-            await self._write(_change(user_id, is_enabled=True))
-            await self._events.announce("user.enable", user_id, now)
-            await self._session.commit()
-        else:
-            await self._move_on("user.disable", user_id, now, is_enabled=False)
-
-    async def end_tokens(self, user_id: int, now: datetime) -> None:
-        """End every token and session of the user. Raises UserNotFoundError."""
-        await self._move_on("user.end_tokens", user_id, now)
-
-    async def change_password(self, user_id: int, password: str, now: datetime) -> None:
-        """Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError."""
-        user = await self.get(user_id)
-        await self._session.commit()
-        self._passwords.refuse_weak(password, user.username, user.email)
-        password_hash = await self._passwords.hash(password)
-        await self._move_on("user.change_password", user_id, now, password_hash=password_hash)
+        await self.change(user_id, now, is_enabled=enabled)
 
     async def grant(self, user_id: int, scopes: set[str], now: datetime) -> None:
         """Set what the user's tokens may be used for; `admin` makes an administrator.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError and LastAdminError.
         """
         others = " ".join(sorted(scopes - {"admin"}))
-        await self._move_on("user.grant", user_id, now, is_admin="admin" in scopes, scopes=others)
+        await self.change(user_id, now, is_admin="admin" in scopes, scopes=others)
+
+    async def change(self, user_id: int, now: datetime, **values: object) -> User:
+        """Set `email`, `is_enabled`, `is_admin` or `scopes`, as the table has them.
+
+        Raises UserNotFoundError and LastAdminError.
+        """
+        user, is_last_admin = await self._lock(user_id)
+        changed = {name for name, value in values.items() if getattr(user, name) != value}
+        for name in changed:
+            setattr(user, name, values[name])
+        if is_last_admin and not (user.is_admin and user.is_enabled):
+            await self._session.rollback()
+            raise LastAdminError
+        if changed & {"is_admin", "scopes"} or (changed & {"is_enabled"} and not user.is_enabled):
+            await self._end_tokens(user, now)
+        if changed & {"is_admin", "scopes"}:
+            await self._events.announce("user.grant", user_id, now, to=" ".join(user.granted()))
+        if "is_enabled" in changed:
+            action = "user.enable" if user.is_enabled else "user.disable"
+            await self._events.announce(action, user_id, now)
+        if "email" in changed:
+            await self._events.announce("user.change_email", user_id, now)
+        await self._session.commit()
+        return user
+
+    async def end_tokens(self, user_id: int, now: datetime) -> None:
+        """End every token and session of the user. Raises UserNotFoundError."""
+        user, _ = await self._lock(user_id)
+        await self._end_tokens(user, now)
+        await self._events.announce("user.end_tokens", user_id, now)
+        await self._session.commit()
+
+    async def change_password(
+        self, user_id: int, password: str, now: datetime, *, field: str = "password"
+    ) -> None:
+        """`field` is what a refusal calls it.
+
+        Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
+        """
+        user = await self.get(user_id)
+        await self._session.commit()
+        self._passwords.refuse_weak(password, user.username, user.email, field=field)
+        password_hash = await self._passwords.hash(password)
+        user, _ = await self._lock(user_id)
+        user.password_hash = password_hash
+        await self._end_tokens(user, now)
+        await self._events.announce("user.change_password", user_id, now)
+        await self._session.commit()
 
     async def upgrade_hash(self, user: User, password: str) -> None:
         """Replace a hash made with older means. The password stays, and so do the tokens."""
@@ -156,26 +219,41 @@ class Users:
         await self._session.commit()
 
     async def remove(self, user_id: int, now: datetime) -> None:
-        """Raises UserNotFoundError."""
-        epoch = await self._write(delete(User).where(User.id == user_id))
-        await self._revocations.publish(f"sub:{user_id}:{epoch}", now)
+        """Raises UserNotFoundError and LastAdminError."""
+        user, is_last_admin = await self._lock(user_id)
+        if is_last_admin:
+            await self._session.rollback()
+            raise LastAdminError
+        await self._session.execute(delete(User).where(User.id == user_id))
+        await self._revocations.publish(f"sub:{user_id}:{user.token_epoch}", now)
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def _move_on(self, action: str, user_id: int, now: datetime, **changes: object) -> None:
-        """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
-        epoch = await self._write(_change(user_id, token_epoch=User.token_epoch + 1, **changes))
-        await self._revocations.publish(f"sub:{user_id}:{epoch - 1}", now)
-        await self._events.announce(action, user_id, now)
-        await self._session.commit()
+    async def _lock(self, user_id: int) -> tuple[User, bool]:
+        """Begin to write to a user; says whether it is the last enabled administrator.
 
-    async def _write(self, statement: Update | Delete) -> int:
-        """The epoch of the one user written to. Raises UserNotFoundError if there was none."""
+        With it all of those are locked, in the order of their ids: two who take each other away
+        take turns, and the second one finds itself the last. Raises UserNotFoundError.
+        """
         await begin_write(self._session)
-        epoch: int | None = await self._session.scalar(statement.returning(User.token_epoch))
-        if epoch is None:
-            raise UserNotFoundError
-        return epoch
+        found = await self._session.scalars(
+            select(User)
+            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled)))
+            .order_by(User.id)
+            .with_for_update(key_share=True)
+            .execution_options(populate_existing=True)
+        )
+        users = found.all()
+        for user in users:
+            if user.id == user_id:
+                return user, len(users) == 1 and user.is_admin and user.is_enabled
+        await self._session.rollback()
+        raise UserNotFoundError
+
+    async def _end_tokens(self, user: User, now: datetime) -> None:
+        """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
+        await self._revocations.publish(f"sub:{user.id}:{user.token_epoch}", now)
+        user.token_epoch += 1
 
     async def _find_id(self, username: str) -> int | None:
         found = await self._session.scalar(
@@ -183,7 +261,3 @@ class Users:
         )
         await self._session.commit()
         return found
-
-
-def _change(user_id: int, **values: object) -> Update:
-    return update(User).where(User.id == user_id).values(values)

@@ -1,0 +1,63 @@
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.users.schemas import Email, NewAccount, Scopes
+
+
+def _words(scopes: Any) -> Any:
+    return scopes.split() if isinstance(scopes, str) else scopes
+
+
+class UserRecord(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(examples=[10])
+    username: str = Field(examples=["eligijus"])
+    email: str | None = Field(examples=["eligijus@testmail.com"])
+    is_enabled: bool = Field(examples=[True])
+    is_admin: bool = Field(examples=[False])
+    scopes: Annotated[list[str], BeforeValidator(_words)] = Field(examples=[["predict"]])
+    created_at: datetime
+
+
+class UserPage(BaseModel):
+    users: list[UserRecord]
+    next_cursor: str | None = Field(
+        description="Ask with it as `cursor` for those that follow; null at the end.",
+        examples=["10"],
+    )
+
+
+class NewUserByAdmin(NewAccount):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "username": "eligijus",
+                    "password": "correct horse battery staple",
+                    "email": "eligijus@testmail.com",
+                    "scopes": ["predict"],
+                }
+            ]
+        },
+    )
+
+    is_admin: bool = False
+    scopes: Scopes = Field([], description="What else its tokens may be used for.")
+
+
+class UserChange(BaseModel):
+    """Members left out stay as they are."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"is_enabled": False}, {"scopes": ["predict", "train"]}]},
+    )
+
+    email: Email | None = None
+    is_enabled: bool = True
+    is_admin: bool = False
+    scopes: Scopes = []

@@ -1,0 +1,228 @@
+"""Administrators list, search, create, read and change users over HTTP; one always remains."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.users.errors import LastAdminError
+from app.users.service import Users
+from tests.conftest import Clock, users_in
+from tests.people import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    register,
+    said_in,
+    token_holds,
+)
+
+MORGAN = {
+    "username": "Morgan le Fay",
+    "password": "the lady of avalon",
+    "email": "morgan@avalon.example",
+}
+
+
+async def page(client: AsyncClient, token: str, **query: Any) -> dict[str, Any]:
+    response = await client.get("/users", params=query, headers=bearer(token))
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def names(client: AsyncClient, token: str, **query: Any) -> list[str]:
+    return [user["username"] for user in (await page(client, token, **query))["users"]]
+
+
+async def patch(client: AsyncClient, token: str, user_id: int, **change: Any) -> Response:
+    return await client.patch(f"/users/{user_id}", json=change, headers=bearer(token))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/users"), ("POST", "/users"), ("GET", "/users/1"), ("PATCH", "/users/1")],
+)
+async def test_only_an_administrator_may(client: AsyncClient, method: str, path: str) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert_problem(await client.request(method, path, json={}), 401, "missing_token")
+    refused = await client.request(method, path, json={}, headers=bearer(token))
+    assert_problem(refused, 403, "insufficient_scope")
+
+
+async def test_a_user_is_shown_without_its_hash(client: AsyncClient, arthurs_token: str) -> None:
+    lancelot = await register(client, LANCELOT)
+    response = await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))
+    record = response.json()
+    assert record.pop("created_at")
+    assert record == {
+        "id": lancelot,
+        "username": LANCELOT["username"],
+        "email": LANCELOT["email"],
+        "is_enabled": True,
+        "is_admin": False,
+        "scopes": [],
+    }
+    missing = await client.get("/users/4711", headers=bearer(arthurs_token))
+    assert_problem(missing, 404, "user_not_found")
+
+
+async def test_pages_neither_repeat_nor_hide_while_users_come_and_go(
+    client: AsyncClient, users: Users, arthurs_token: str, clock: Clock
+) -> None:
+    ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(7)]
+    seen: list[int] = []
+    query: dict[str, Any] = {"limit": 3}
+    while True:
+        answer = await page(client, arthurs_token, **query)
+        seen += [user["id"] for user in answer["users"]]
+        if len(seen) == 3:
+            await users.remove(seen[-1], clock())
+            await users.remove(ids[-1], clock())
+            await register(client, LANCELOT)
+        if answer["next_cursor"] is None:
+            break
+        query["cursor"] = answer["next_cursor"]
+    assert seen == [1, *ids[:-1], ids[-1] + 1]
+
+
+async def test_search_and_filters(client: AsyncClient, arthurs_token: str) -> None:
+    for name in ("Ǆordje_1", "50%off", "50_off", "bors"):
+        await register(client, {**GALAHAD, "username": name, "email": f"x{len(name)}@a.example"})
+    bors = (await page(client, arthurs_token, search="bors"))["users"][0]["id"]
+    await patch(client, arthurs_token, bors, is_enabled=False)
+    assert await names(client, arthurs_token, search="ǆORDJE") == ["Ǆordje_1"]
+    assert await names(client, arthurs_token, search="50%") == ["50%off"]
+    assert await names(client, arthurs_token, search="50_") == ["50_off"]
+    assert await names(client, arthurs_token, search="ors") == []
+    assert await names(client, arthurs_token, search="x4@a.example") == ["bors"]
+    assert await names(client, arthurs_token, is_admin=True) == [ARTHUR["username"]]
+    assert await names(client, arthurs_token, is_enabled=False) == ["bors"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": 0}, {"limit": 201}, {"cursor": "-1"}, {"search": ""}, {"search": "a\0"}],
+)
+async def test_an_impossible_question_is_refused(
+    client: AsyncClient, arthurs_token: str, query: dict[str, Any]
+) -> None:
+    response = await client.get("/users", params=query, headers=bearer(arthurs_token))
+    assert_problem(response, 422, "invalid_request")
+
+
+async def test_creating(client: AsyncClient, arthurs_token: str) -> None:
+    new = {**MORGAN, "scopes": ["train", "predict"], "is_admin": True}
+    response = await client.post("/users", json=new, headers=bearer(arthurs_token))
+    assert response.status_code == 201
+    record = response.json()
+    assert response.headers["Location"] == f"/users/{record['id']}"
+    assert record["scopes"] == ["predict", "train"]
+    assert said_in(await log_in(client, MORGAN))["scope"] == "admin predict train"
+    again = await client.post("/users", json=new, headers=bearer(arthurs_token))
+    assert assert_problem(again, 409, "user_exists")["user_id"] == record["id"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scopes": ["admin"]},
+        {"scopes": ["offline_access"]},
+        {"scopes": ["two words"]},
+        {"scopes": ["x" * 51]},
+        {"scopes": [f"{number:050}" for number in range(10)]},
+        {"is_enabled": None},
+        {"username": "mordred"},
+        {"password": "mordred"},
+        {"email": "no\r\nBcc: address"},
+    ],
+)
+async def test_a_bad_change_is_refused_whole(
+    client: AsyncClient, arthurs_token: str, change: dict[str, Any]
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    refused = await patch(client, arthurs_token, lancelot, **{"is_admin": True, **change})
+    assert_problem(refused, 422, "invalid_request")
+    record = (await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))).json()
+    assert (record["is_admin"], record["is_enabled"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "ends", "actions"),
+    [
+        ({}, False, []),
+        ({"is_enabled": True, "is_admin": False, "scopes": []}, False, []),
+        ({"email": "lake@avalon.example"}, False, ["user.change_email"]),
+        ({"email": None}, False, ["user.change_email"]),
+        ({"is_enabled": False}, True, ["user.disable"]),
+        ({"scopes": ["predict"]}, True, ["user.grant"]),
+        ({"is_admin": True, "email": None}, True, ["user.change_email", "user.grant"]),
+    ],
+)
+async def test_tokens_end_exactly_when_what_they_say_has_changed(
+    client: AsyncClient, arthurs_token: str, change: dict[str, Any], ends: bool, actions: list[str]
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    answer = await patch(client, arthurs_token, lancelot, **change)
+    assert answer.status_code == 200
+    assert {**answer.json(), **change} == answer.json()
+    assert await token_holds(client, token) is not ends
+    query = {"subject_id": lancelot, "actor_id": 1}
+    audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
+
+
+async def test_the_last_administrator_stays(client: AsyncClient, arthurs_token: str) -> None:
+    arthur = int(said_in(arthurs_token)["sub"])
+    headers = bearer(arthurs_token)
+    for refused in (
+        await patch(client, arthurs_token, arthur, is_enabled=False),
+        await patch(client, arthurs_token, arthur, is_admin=False, scopes=["predict"]),
+        await client.put(f"/toggle-user-permission/{arthur}/0", headers=headers),
+        await client.delete(f"/remove-user/{arthur}", headers=headers),
+    ):
+        assert_problem(refused, 409, "last_admin")
+    assert await token_holds(client, arthurs_token)
+    created = await client.post("/users", json={**MORGAN, "is_admin": True}, headers=headers)
+    morgan = created.json()
+    await patch(client, arthurs_token, morgan["id"], is_enabled=False)
+    refused = await patch(client, arthurs_token, arthur, is_admin=False)  # a disabled one is none
+    assert_problem(refused, 409, "last_admin")
+    await patch(client, arthurs_token, morgan["id"], is_enabled=True)
+    assert (await patch(client, arthurs_token, arthur, is_admin=False)).status_code == 200
+
+
+async def test_of_administrators_who_remove_each_other_at_once_one_remains(
+    app: FastAPI, users: Users, client: AsyncClient, arthurs_token: str, clock: Clock
+) -> None:
+    arthur = int(said_in(arthurs_token)["sub"])
+    for number in range(12):
+        other = await register(client, {**GALAHAD, "username": f"galahad{number}"})
+        await users.grant(other, {"admin"}, clock())
+
+        async def take_away(user_id: int, how: int = number) -> bool:
+            async with app.state.database.session() as session:
+                verbs = users_in(session, app)
+                try:
+                    if how % 3 == 0:
+                        await verbs.remove(user_id, clock())
+                    elif how % 3 == 1:
+                        await verbs.set_enabled(user_id, clock(), enabled=False)
+                    else:
+                        await verbs.grant(user_id, set(), clock())
+                except LastAdminError:
+                    return False
+                return True
+
+        taken = await asyncio.gather(take_away(arthur), take_away(other))
+        assert sorted(taken) == [False, True]
+        arthur = other if taken[0] else arthur
+        admins = await users.list_after(0, 50, is_enabled=True, is_admin=True)
+        assert [user.id for user in admins] == [arthur]
