@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     argon2_passes: int = Field(2, ge=1, le=100, description="passes of one password hash (OWASP: 2)")
     hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
+    admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: an administrator who logs in without a second factor gets no admin scope")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")
     # fmt: on
