@@ -21,6 +21,7 @@ from app.events import Events
 from app.listeners import LISTENERS
 from app.passwords import Passwords
 from app.revocations.service import Revocations
+from app.second_factors.service import SecondFactors
 from app.settings import Settings
 from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
@@ -148,6 +149,24 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
     click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
 
 
+@main.command()
+@click.argument("username")
+def reset_second_factor(username: str) -> None:
+    """Take away a user's second factor, which ends all of the user's tokens.
+
+    For whoever lost the phone and the recovery codes. Make sure that it is them who ask.
+    """
+
+    async def reset(parts: Parts) -> None:
+        user = await parts.users.find(username)
+        if user is None:
+            raise UserNotFoundError
+        await parts.second_factors.reset(user.id, utc_now())
+
+    _run(reset)
+    click.echo(f"{username} has no second factor now.")
+
+
 @main.group()
 def keys() -> None:
     """List, rotate and revoke the signing keys."""
@@ -220,6 +239,7 @@ def _read_password() -> str:
 class Parts(NamedTuple):
     session: AsyncSession
     users: Users
+    second_factors: SecondFactors
     keys: KeyStore
     revocations: Revocations
     events: Events
@@ -239,8 +259,9 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
                 revocations = Revocations(session, lifetime)
                 events = Events(session, Caller(user_agent="hourpass"), LISTENERS)
                 users = Users(session, passwords, revocations, events)
+                factors = SecondFactors(session, users, passwords, events, settings)
                 keys = KeyStore(session, settings)
-                return await work(Parts(session, users, keys, revocations, events))
+                return await work(Parts(session, users, factors, keys, revocations, events))
         finally:
             passwords.close()
             await database.close()

@@ -34,6 +34,8 @@ from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
+from app.second_factors.router import router as second_factors_router
+from app.second_factors.service import SecondFactors
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.tokens.keys import CLOCK_SKEW, KeyStore
@@ -96,6 +98,7 @@ def create_app(
         auth_router,
         users_router,
         sessions_router,
+        second_factors_router,
         tokens_router,
         revocations_router,
         health.router,
@@ -128,7 +131,9 @@ async def _start(
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
         revocations = Revocations(session, tokens.lifetime)
-        users = Users(session, passwords, revocations, Events(session, Caller(), LISTENERS))
+        events = Events(session, Caller(), LISTENERS)
+        users = Users(session, passwords, revocations, events)
+        await SecondFactors(session, users, passwords, events, settings).seal()
         await _create_first_admin(users, settings, clock())
 
     state.keys = keys = LiveKeys(tokens, database, settings, clock)

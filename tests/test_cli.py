@@ -206,6 +206,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "grant",
         "keys",
         "migrate",
+        "reset-second-factor",
         "serve",
         "set-password",
         "settings",

@@ -9,8 +9,10 @@ from app.caller import caller_of
 from app.database import SessionDep
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
+from app.settings import Settings
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
+from app.users.errors import SecondFactorNeededError
 from app.users.service import Identity, Users
 from app.users.verification import Verification, Verified
 
@@ -59,9 +61,11 @@ async def _current_user(bearer: VerifiedBearer) -> Identity:
 CurrentUser = Annotated[Identity, Depends(_current_user)]
 
 
-async def _current_admin(user: CurrentUser) -> Identity:
+async def _current_admin(user: CurrentUser, request: Request) -> Identity:
     if "admin" not in user.scopes:
-        raise InsufficientScopeError
+        settings: Settings = request.app.state.settings
+        required = settings.admin_second_factor == "required"
+        raise SecondFactorNeededError if required else InsufficientScopeError
     return user
 
 

@@ -1,4 +1,5 @@
 from app.errors import ConflictError, NotFoundError
+from app.tokens.errors import InsufficientScopeError
 
 
 class UserExistsError(ConflictError):
@@ -11,3 +12,9 @@ class UserExistsError(ConflictError):
 class UserNotFoundError(NotFoundError):
     error = "user_not_found"
     message = "User not found"
+
+
+class SecondFactorNeededError(InsufficientScopeError):
+    """With ADMIN_SECOND_FACTOR=required, so that an administrator who lacks one knows why."""
+
+    message = "The token does not allow this. Administrators log in with a second factor"

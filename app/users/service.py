@@ -163,11 +163,21 @@ class Users:
         await self._session.commit()
 
     async def _move_on(self, action: str, user_id: int, now: datetime, **changes: object) -> None:
-        """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
-        epoch = await self._write(_change(user_id, token_epoch=User.token_epoch + 1, **changes))
-        await self._revocations.publish(f"sub:{user_id}:{epoch - 1}", now)
+        await begin_write(self._session)
+        await self.move_on(user_id, now, **changes)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
+
+    async def move_on(self, user_id: int, now: datetime, **changes: object) -> None:
+        """Move on to the next epoch, so that tokens and sessions of this one hold no longer.
+
+        Part of its caller's transaction. Raises UserNotFoundError.
+        """
+        next_epoch = _change(user_id, token_epoch=User.token_epoch + 1, **changes)
+        epoch = await self._session.scalar(next_epoch.returning(User.token_epoch))
+        if epoch is None:
+            raise UserNotFoundError
+        await self._revocations.publish(f"sub:{user_id}:{epoch - 1}", now)
 
     async def _write(self, statement: Update | Delete) -> int:
         """The epoch of the one user written to. Raises UserNotFoundError if there was none."""
