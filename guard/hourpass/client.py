@@ -60,9 +60,11 @@ class HourpassAuth(httpx.Auth):
         clock: Callable[[], float] = running_time,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`otp` is asked for the code of a second factor whenever the password is sent: each hour,
-        or with `offline_access` once. It runs in a thread of its own. `allow_http` lets passwords and tokens leave this machine unencrypted, for a network
-        that nobody else can listen to. `transport` carries logins, as that of an httpx.Client."""
+        """`otp` gives the code of a second factor whenever the password is sent: each hour, or with
+        `offline_access` once. It is called in a thread of its own.
+
+        `allow_http` lets passwords and tokens leave this machine unencrypted, for a network that
+        nobody else can listen to. `transport` carries logins, as that of an httpx.Client."""
         service = httpx.URL(url)
         if service.scheme not in ("http", "https") or not service.host:
             raise ValueError("The URL of the login service must begin with https:// or http://")
