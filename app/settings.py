@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="processes that serve; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections that each worker opens at most")
-    secret_key: Secret | None = Field(None, description="encrypts the signing keys in the database; 32 characters or more, required in production")
+    secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
