@@ -1,7 +1,6 @@
 """The verbs of second factors.
 
-A code is good for its own 30 seconds and for a step more on either side, since phones' clocks
-differ (RFC 6238, 5.2), so a guess hits with a chance of 3 in 10^6. Wrong codes are forgiven one an
+Of a million codes three are right at a time (codes.py). Wrong codes are forgiven one an
 hour and BURST may be open at once, whoever else logs in meanwhile: at most 29 guesses in a day,
 which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery code helps
 (SP 800-63B-4, 3.2.2). Recovery codes have 80 random bits: nobody guesses them, and whoever knows
@@ -17,9 +16,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from cryptography.hazmat.primitives.hashes import SHA1
-from cryptography.hazmat.primitives.twofactor.hotp import HOTP
-from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -27,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database import begin_write
 from app.events import Events
 from app.passwords import Passwords
+from app.second_factors import codes
 from app.second_factors.errors import (
     SecondFactorExistsError,
     SecondFactorNotFoundError,
@@ -40,11 +37,6 @@ from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.service import Users
 from app.vault import LOCKED, Vault
-
-# All that every authenticator app understands.
-DIGITS = 6
-STEP_SECONDS = 30
-DRIFT = 1
 
 BURST = 5
 FORGIVEN_AFTER = timedelta(hours=1)
@@ -83,7 +75,7 @@ class SecondFactors:
         self._passwords = passwords
         self._events = events
         self._vault = Vault(settings, "second factors")
-        self._issuer = re.sub("^[A-Za-z]+://|[/:].*", "", settings.issuer) or "Hourpass"
+        self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
         enabled = select(SecondFactor.user_id).where(
@@ -92,8 +84,8 @@ class SecondFactors:
         return await self._session.scalar(enabled) is not None
 
     async def recovery_codes_left(self, user_id: int) -> int:
-        codes = select(func.count()).where(RecoveryCode.user_id == user_id)
-        return await self._session.scalar(codes) or 0
+        left = select(func.count()).where(RecoveryCode.user_id == user_id)
+        return await self._session.scalar(left) or 0
 
     async def check(self, user_id: int, otp: SecretStr | None, now: datetime) -> Answer:
         """Whether this code completes a login. Part of its caller's transaction."""
@@ -113,8 +105,7 @@ class SecondFactors:
         Raises WrongPasswordError, SecondFactorExistsError and HashingOverloadedError.
         """
         user = await self._reauthenticate("second_factor.enrol", user_id, password, now)
-        key = secrets.token_bytes(20)  # RFC 4226, 4, R6
-        secret = base64.b32encode(key).decode()
+        secret = codes.new_secret()
         await begin_write(self._session)
         if factor := await self._lock(user_id):
             if factor.confirmed_at:
@@ -131,8 +122,7 @@ class SecondFactors:
         )
         await self._events.announce("second_factor.enrol", user_id, now)
         await self._session.commit()
-        totp = TOTP(key, DIGITS, SHA1(), STEP_SECONDS)  # noqa: S303 - RFC 6238; HMAC needs no more
-        return NewSecret(secret, totp.get_provisioning_uri(user.username, self._issuer))
+        return NewSecret(secret, codes.uri(secret, user.username, self._issuer))
 
     async def confirm(self, user_id: int, otp: SecretStr, now: datetime) -> list[str]:
         """From now on a login needs a code. Returns the recovery codes.
@@ -147,11 +137,11 @@ class SecondFactors:
             raise SecondFactorNotFoundError
         await self._demand("second_factor.confirm", factor, otp, now)
         factor.confirmed_at = now
-        codes = await self._new_codes(user_id)
+        recovery_codes = await self._new_codes(user_id)
         await self._users.move_on(user_id, now)
         await self._events.announce("second_factor.confirm", user_id, now)
         await self._session.commit()
-        return codes
+        return recovery_codes
 
     async def renew_recovery_codes(
         self, user_id: int, password: str, otp: SecretStr, now: datetime
@@ -164,10 +154,10 @@ class SecondFactors:
         action = "second_factor.renew_codes"
         await self._reauthenticate(action, user_id, password, now)
         await self._demand(action, await self._lock_enabled(user_id), otp, now)
-        codes = await self._new_codes(user_id)
+        recovery_codes = await self._new_codes(user_id)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
-        return codes
+        return recovery_codes
 
     async def remove(self, user_id: int, password: str, otp: SecretStr, now: datetime) -> None:
         """The password suffices from now on. Tokens and sessions end.
@@ -260,14 +250,14 @@ class SecondFactors:
     async def _try(self, factor: SecondFactor, otp: SecretStr, now: datetime) -> Answer:
         """RIGHT once for each code, however many try it at the same time."""
         code = otp.get_secret_value()
-        if len(code) != DIGITS:
+        if len(code) != codes.DIGITS:
             return await self._try_recovery_code(factor, code, now)
         if (
             factor.failures >= MAX_FAILURES
             or factor.forgiven_at > now + (BURST - 1) * FORGIVEN_AFTER
         ):
             return Answer.BLOCKED
-        step = matching_step(self._vault.unlock(factor.secret), code, now)
+        step = codes.matching_step(self._vault.unlock(factor.secret), code, now)
         is_its = SecondFactor.user_id == factor.user_id
         spent = update(SecondFactor).where(is_its, SecondFactor.last_step < step)
         spent = spent.values(last_step=step, failures=0)
@@ -292,27 +282,15 @@ class SecondFactors:
 
     async def _new_codes(self, user_id: int) -> list[str]:
         await self._session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))
-        codes = [base64.b32encode(secrets.token_bytes(10)).decode() for _ in range(RECOVERY_CODES)]
-        self._session.add_all(RecoveryCode(user_id=user_id, code_hash=_hash(it)) for it in codes)
-        return ["-".join(re.findall("....", code)) for code in codes]
+        new = [base64.b32encode(secrets.token_bytes(10)).decode() for _ in range(RECOVERY_CODES)]
+        self._session.add_all(RecoveryCode(user_id=user_id, code_hash=_hash(code)) for code in new)
+        return ["-".join(re.findall("....", code)) for code in new]
 
     async def _take_away(self, action: str, user_id: int, now: datetime) -> None:
         await self._session.execute(delete(SecondFactor).where(SecondFactor.user_id == user_id))
         await self._users.move_on(user_id, now)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
-
-
-def matching_step(secret: str, code: str, now: datetime) -> int:
-    """The newest of the steps around now whose code this is; 0 if there is none. Pure.
-
-    `secret` is in base32, `code` has ASCII digits. All steps are compared, each in constant time.
-    """
-    hotp = HOTP(base64.b32decode(secret), DIGITS, SHA1())  # noqa: S303 - RFC 6238; HMAC needs no more
-    current = int(now.timestamp()) // STEP_SECONDS
-    steps = range(current - DRIFT, current + DRIFT + 1)
-    matching = [step for step in steps if hmac.compare_digest(hotp.generate(step), code.encode())]
-    return max(matching, default=0)
 
 
 def _hash(code: str) -> bytes:
