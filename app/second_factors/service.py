@@ -232,9 +232,9 @@ class SecondFactors:
         return factor
 
     async def _lock(self, user_id: int) -> SecondFactor | None:
-        """The user's, which is nobody else's to change until the transaction ends.
+        """The user's, which is nobody else's to change until the transaction ends: whoever wants to
+        locks the user first. So that no two wait for each other, users come before all else.
 
-        Users are locked before what is theirs, as everywhere, so that no two wait for each other.
         Raises UserNotFoundError.
         """
         user = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
@@ -243,7 +243,6 @@ class SecondFactors:
         return await self._session.scalar(
             select(SecondFactor)
             .where(SecondFactor.user_id == user_id)
-            .with_for_update()
             .execution_options(populate_existing=True)
         )
 
