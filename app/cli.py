@@ -20,10 +20,12 @@ from app.events import Events
 from app.listeners import LISTENERS
 from app.passwords import Passwords
 from app.revocations.service import Revocations
+from app.second_factors.service import SecondFactors
 from app.settings import Settings
-from app.throttle.service import clear
+from app.throttle.service import Throttle, clear
 from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
+from app.users.proof import Proof
 from app.users.schemas import SCOPE, NewAccount, fold
 from app.users.service import Users
 
@@ -165,6 +167,24 @@ def unlock(username: str, address: str | None) -> None:
     click.echo(f"{username} can log in again.")
 
 
+@main.command()
+@click.argument("username")
+def reset_second_factor(username: str) -> None:
+    """Take away a user's second factor, which ends all of the user's tokens.
+
+    For whoever lost the phone and the recovery codes. Make sure that it is them who ask.
+    """
+
+    async def reset(parts: Parts) -> None:
+        user = await parts.users.find(username)
+        if user is None:
+            raise UserNotFoundError
+        await parts.second_factors.reset(user.id, utc_now())
+
+    _run(reset)
+    click.echo(f"{username} has no second factor now.")
+
+
 @main.group()
 def keys() -> None:
     """List, rotate and revoke the signing keys."""
@@ -237,6 +257,7 @@ def _read_password() -> str:
 class Parts(NamedTuple):
     session: AsyncSession
     users: Users
+    second_factors: SecondFactors
     keys: KeyStore
     revocations: Revocations
     events: Events
@@ -254,10 +275,13 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
             async with database.session() as session:
                 lifetime = timedelta(minutes=settings.token_minutes)
                 revocations = Revocations(session, lifetime)
-                events = Events(session, Caller(user_agent="hourpass"), LISTENERS)
+                caller = Caller(user_agent="hourpass")
+                events = Events(session, caller, LISTENERS)
                 users = Users(session, passwords, revocations, events)
+                proof = Proof(session, users, passwords, Throttle(), events, caller)
+                factors = SecondFactors(session, users, proof, events, settings)
                 keys = KeyStore(session, settings)
-                return await work(Parts(session, users, keys, revocations, events))
+                return await work(Parts(session, users, factors, keys, revocations, events))
         finally:
             passwords.close()
             await database.close()

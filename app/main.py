@@ -38,6 +38,8 @@ from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
+from app.second_factors.router import router as second_factors_router
+from app.second_factors.service import SecondFactors
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.throttle.service import Throttle
@@ -46,6 +48,7 @@ from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
 from app.users.errors import UserExistsError
+from app.users.proof import Proof
 from app.users.router import router as users_router
 from app.users.schemas import NewAccount
 from app.users.service import Users
@@ -101,6 +104,7 @@ def create_app(
         auth_router,
         users_router,
         sessions_router,
+        second_factors_router,
         tokens_router,
         revocations_router,
         audit_router,
@@ -138,7 +142,10 @@ async def _start(
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
         revocations = Revocations(session, tokens.lifetime)
-        users = Users(session, passwords, revocations, Events(session, Caller(), LISTENERS))
+        events = Events(session, Caller(), LISTENERS)
+        users = Users(session, passwords, revocations, events)
+        proof = Proof(session, users, passwords, state.throttle, events, Caller())
+        await SecondFactors(session, users, proof, events, settings).seal()
         await _create_first_admin(users, settings, clock())
 
     state.keys = keys = LiveKeys(tokens, database, settings, clock)

@@ -4,6 +4,7 @@ from app.audit import models as audit
 from app.database import Base
 from app.housekeeping import models as housekeeping
 from app.revocations import models as revocations
+from app.second_factors import models as second_factors
 from app.sessions import models as sessions
 from app.throttle import models as throttle
 from app.tokens import models as tokens
@@ -14,6 +15,7 @@ __all__ = [
     "housekeeping",
     "metadata",
     "revocations",
+    "second_factors",
     "sessions",
     "throttle",
     "tokens",

@@ -76,7 +76,10 @@ class Court:
         return str(self.service.base_url).rstrip("/")
 
     def auth(
-        self, password: str = LANCELOT["password"], scopes: Iterable[str] = ()
+        self,
+        password: str = LANCELOT["password"],
+        scopes: Iterable[str] = (),
+        otp: Callable[[], str] | None = None,
     ) -> HourpassAuth:
         """With a clock of its own that shows another time: nothing but its pace may matter."""
         began = self.clock.now
@@ -86,7 +89,7 @@ class Court:
 
         name = self.lancelot["username"]
         return HourpassAuth(
-            self.url, name, password, scopes=scopes, clock=clock, transport=self.line
+            self.url, name, password, scopes=scopes, otp=otp, clock=clock, transport=self.line
         )
 
     def as_arthur(self, method: str, path: str) -> None:

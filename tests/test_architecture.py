@@ -16,13 +16,13 @@ FLOORS = {
     "7": {"main"},
     "6": {"cli", "fast_lane", "tables"},
     "5": {"admin", "auth", "health", "housekeeping", "listeners", "own_account"},
-    "4": {"audit", "sessions"},
+    "4": {"audit", "second_factors", "sessions"},
     "3": {"users"},
     "2b": {"revocations"},
     "2a": {"throttle", "tokens"},
     "1c": {"protocol"},
     "1b": {"events", "exchange", "schema"},
-    "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords"},
+    "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
     "0": {"errors", "paging", "settings", "sqlite"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

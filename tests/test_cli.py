@@ -19,7 +19,8 @@ from httpx import AsyncClient
 from app import logs, schema
 from app.cli import main
 from app.settings import ROOT, Settings
-from tests.conftest import CHEAP_HASHING, SERVE_TIMEOUT_SECONDS, environment
+from tests.authenticator import enrol, token_with
+from tests.conftest import CHEAP_HASHING, SERVE_TIMEOUT_SECONDS, Clock, environment
 from tests.people import GALAHAD, LANCELOT, bearer, comes_to_an_end, log_in, register, token_holds
 
 Command = Callable[..., Awaitable[Result]]
@@ -96,6 +97,21 @@ async def test_set_password_changes_it_and_ends_the_users_tokens(
 
 async def test_set_password_refuses_an_unknown_name(hourpass: Command) -> None:
     assert_refused(await hourpass("set-password", "mordred", stdin="x\n"), "User not found")
+
+
+async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
+    hourpass: Command, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, GALAHAD)
+    authenticator = await enrol(client, GALAHAD, clock)
+    token = await token_with(client, GALAHAD, authenticator.code())
+    result = await hourpass("reset-second-factor", "galahad")
+    assert (result.exit_code, result.stdout) == (0, "galahad has no second factor now.\n")
+    assert await comes_to_an_end(client, token)
+    await log_in(client, GALAHAD)
+    result = await hourpass("reset-second-factor", "galahad")
+    assert_refused(result, "There is no second factor")
+    assert_refused(await hourpass("reset-second-factor", "mordred"), "User not found")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +222,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "grant",
         "keys",
         "migrate",
+        "reset-second-factor",
         "serve",
         "set-password",
         "settings",

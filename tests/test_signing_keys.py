@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from app.database import Database
 from app.settings import ROOT
-from app.tokens.keys import Keyring, KeyStore, KeyUnusableError
+from app.tokens.keys import Keyring, KeyStore
 from app.tokens.models import StoredKey
+from app.vault import KeyUnusableError
 from tests.conftest import Clock, make_settings
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
 

@@ -1,5 +1,6 @@
 """Grants from either kind of body, the verb that trades them, and what a question demands."""
 
+import base64
 import re
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
@@ -20,6 +21,7 @@ from app.database import SessionDep
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
+from app.second_factors.dependencies import second_factors_of
 from app.sessions.dependencies import sessions_of
 from app.tokens.errors import InsufficientScopeError
 from app.users.dependencies import CurrentUser, users_of, verification_of
@@ -72,10 +74,27 @@ TOKEN_BODY = _documented_body(TokenForm.model_json_schema(), _FORM)
 async def _grant_request(request: Request) -> GrantRequest:
     by_form = _media_type(request) == _FORM
     members = await (_form(request) if by_form else _json(request))
+    if by_form and (otp := _otp_as_client_secret(request)):
+        if "otp" in members:
+            raise InvalidFormError
+        members["otp"] = otp
     grant_type = members.get("grant_type", "password")
     if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
     return GrantRequest(_validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
+
+
+def _otp_as_client_secret(request: Request) -> str | None:
+    """The docs page has no field for a code, but one for a client's secret, which it sends as Basic
+    credentials. A real client has an id besides (RFC 6749, 2.3.1): its secret is not looked at."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded).decode().partition(":")
+    except ValueError:
+        return None
+    return None if client_id else secret or None
 
 
 async def _token_form(request: Request) -> TokenForm:
@@ -138,11 +157,13 @@ async def _login(request: Request, session: SessionDep) -> Login:
         session,
         users_of(request, session),
         sessions_of(request, session),
+        second_factors_of(request, session),
         state.passwords,
         state.tokens,
         state.throttle,
         events_of(request, session),
         caller_of(request),
+        state.settings,
     )
 
 

@@ -24,6 +24,18 @@ class InvalidGrantError(OAuthError):
     message = "Invalid credentials"
 
 
+class MfaRequiredError(UnauthorizedError):
+    """The password was right, so whoever hears this may know that there is a second factor."""
+
+    error = "mfa_required"
+    message = "A second factor is needed: send its code as otp"
+
+
+class MfaRequiredByFormError(OAuthError):
+    error = MfaRequiredError.error
+    message = MfaRequiredError.message
+
+
 class InvalidRefreshTokenError(OAuthError):
     """Unknown, expired, ended, or used before: in the last case its session has ended as well."""
 

@@ -18,6 +18,8 @@ from app.auth.errors import (
     InvalidFormError,
     InvalidGrantError,
     InvalidRefreshTokenError,
+    MfaRequiredByFormError,
+    MfaRequiredError,
     UnsupportedGrantTypeError,
 )
 from app.auth.schemas import (
@@ -34,6 +36,7 @@ from app.caller import CallerDep
 from app.error_responses import documented
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.passwords import HashingOverloadedError
+from app.second_factors.errors import TooManyCodesError
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep, TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
@@ -52,6 +55,9 @@ router = APIRouter()
     responses=documented(
         InvalidGrantError,
         InvalidRefreshTokenError,
+        MfaRequiredByFormError,
+        MfaRequiredError,
+        TooManyCodesError,
         UnsupportedGrantTypeError,
         InvalidFormError,
         InvalidCredentialsError,
@@ -66,6 +72,9 @@ async def issue_token(grant: GrantRequestDep, login: LoginDep, now: NowDep) -> I
 
     A refused form answers 400 as the RFC has it, refused JSON 401. With `scope` offline_access
     the answer has a `refresh_token`, to be traded here for the next token (RFC 6749, 6).
+
+    `mfa_required` says that the password is right and that `otp` has to come with it: the code of
+    the user's second factor. A refresh token needs none.
     """
     return await login.trade(grant, now)
 

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from app.second_factors.schemas import Otp
 from app.users.schemas import Password
 from app.users.service import Identity
 
@@ -24,6 +25,12 @@ class PasswordGrant(BaseModel):
     # Looser than a new user's name: a name that cannot exist is simply nobody's.
     username: Annotated[str, Field(max_length=64)]
     password: Password
+    otp: Otp | None = Field(
+        None,
+        description="For users with a second factor: six digits from the authenticator app, "
+        "or a recovery code.",
+        json_schema_extra={"examples": ["123456"]},
+    )
     scope: str = Field(
         "",
         max_length=1000,
@@ -106,6 +113,11 @@ class Introspection(BaseModel):
     exp: int | None = Field(None, examples=[1795461965])
     iat: int | None = Field(None, examples=[1795458365])
     auth_time: int | None = Field(None, examples=[1795458365])
+    amr: list[str] | None = Field(
+        None,
+        description="RFC 8176. Only after a login with a second factor.",
+        examples=[["pwd", "otp", "mfa"]],
+    )
     sub: str | None = Field(None, examples=["10"])
     aud: str | None = Field(None, examples=["ml-api"])
     iss: str | None = Field(None, examples=["https://auth.example.com"])

@@ -9,6 +9,8 @@ from app.auth.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
     InvalidRefreshTokenError,
+    MfaRequiredByFormError,
+    MfaRequiredError,
 )
 from app.auth.schemas import (
     BEARER,
@@ -23,7 +25,10 @@ from app.database import begin_write
 from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations
+from app.second_factors.errors import TooManyCodesError
+from app.second_factors.service import Answer, SecondFactors
 from app.sessions.service import Renewal, Sessions
+from app.settings import Settings
 from app.throttle.service import Throttle
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import CLIENT_ID, Grant, Tokens
@@ -33,6 +38,7 @@ from app.users.service import Identity, Users
 from app.users.verification import Verification
 
 OFFLINE_ACCESS = "offline_access"
+BY_SECOND_FACTOR = ("pwd", "otp", "mfa")  # RFC 8176, 2; a recovery code is a one-time password
 INTROSPECTION_SCOPES = {"admin", "introspect"}
 
 
@@ -42,11 +48,13 @@ class Login:
         session: AsyncSession,
         users: Users,
         sessions: Sessions,
+        second_factors: SecondFactors,
         passwords: Passwords,
         tokens: Tokens,
         throttle: Throttle,
         events: Events,
         caller: Caller,
+        settings: Settings,
     ) -> None:
         self._session = session
         self._throttle = throttle
@@ -54,6 +62,8 @@ class Login:
         self._caller = caller
         self._users = users
         self._sessions = sessions
+        self._second_factors = second_factors
+        self._admins_need_one = settings.admin_second_factor == "required"
         self._passwords = passwords
         self._tokens = tokens
 
@@ -61,71 +71,108 @@ class Login:
         """A token for a password or for a refresh token.
 
         Raises InvalidCredentialsError or, if they came by form, InvalidGrantError for an unknown
-        user, a wrong password and a disabled user alike; InvalidRefreshTokenError;
-        HashingOverloadedError; TooManyAttemptsError.
+        user, a wrong password, a disabled user and a wrong code alike; MfaRequiredError or
+        MfaRequiredByFormError; TooManyCodesError; TooManyAttemptsError;
+        InvalidRefreshTokenError; HashingOverloadedError.
         """
         if isinstance(request.grant, RefreshGrant):
             if issued := await self._renew(request.grant, now):
                 return issued
             raise InvalidRefreshTokenError
-        if issued := await self._log_in(request.grant, now):
+        if issued := await self._log_in(request.grant, now, by_form=request.by_form):
             return issued
         raise InvalidGrantError if request.by_form else InvalidCredentialsError
 
-    async def _log_in(self, grant: PasswordGrant, now: datetime) -> IssuedToken | None:
-        user = await self._authenticate(grant, now)
+    async def _log_in(
+        self, grant: PasswordGrant, now: datetime, *, by_form: bool
+    ) -> IssuedToken | None:
+        user, answer = await self._authenticate(grant, now)
+        if answer is Answer.MISSING:
+            raise MfaRequiredByFormError if by_form else MfaRequiredError
+        if answer is Answer.BLOCKED:
+            raise TooManyCodesError
         if user is None:
             return None
         requested = set(grant.scope.split())
-        scopes = user.granted()
+        by_second_factor = answer is Answer.RIGHT
+        scopes = self._allowed(user.granted(), by_second_factor=by_second_factor)
         if named := requested - {OFFLINE_ACCESS}:
             scopes &= named
-        if OFFLINE_ACCESS not in requested:
-            return self._issue(user, " ".join(sorted(scopes)), now)
-        scope = " ".join(sorted(scopes | {OFFLINE_ACCESS}))
-        opened = await self._sessions.open(user, scope, self._caller, now)
-        return self._issue(user, scope, now, opened) if opened else None
+        opened = None
+        if OFFLINE_ACCESS in requested:
+            scopes |= {OFFLINE_ACCESS}
+            opened = await self._sessions.open(user, _text(scopes), self._caller, now)
+            if opened is None:
+                return None
+        return self._issue(user, scopes, now, opened, by_second_factor=by_second_factor)
 
-    async def _authenticate(self, grant: PasswordGrant, now: datetime) -> User | None:
-        """The enabled user whose name and password these are."""
+    async def _authenticate(
+        self, grant: PasswordGrant, now: datetime
+    ) -> tuple[User | None, Answer | None]:
+        """The enabled user whose name, password and code these are, and what came of the code if
+        it came to that."""
         password = grant.password.get_secret_value()
         name, address = fold(grant.username), self._caller.address
         async with self._throttle.attempt(self._session, name, address, now) as attempt:
             user = await self._users.find(grant.username)
-            # Checked for nobody and for the disabled as well: the time taken tells nothing.
+            # Checked for nobody and for the disabled as well: the time taken tells nothing. Who has
+            # a second factor is asked only after the right password, so that nobody else can tell.
             matches = await self._passwords.matches(password, user.password_hash if user else None)
-            authenticated = user if user and matches and user.is_enabled else None
+            known = user if user and matches and user.is_enabled else None
             await begin_write(self._session)
+            answer = await self._second_factors.check(known.id, grant.otp, now) if known else None
+            authenticated = known if answer in (Answer.UNNEEDED, Answer.RIGHT) else None
+            subject = user.id if user else None
             if authenticated:
                 self._caller.user_id = authenticated.id
                 await attempt.succeed()
-            else:
+            elif answer in (None, Answer.WRONG):
                 await attempt.fail()
-            await self._events.announce(
-                "login", user.id if user else None, now, succeeded=authenticated is not None
-            )
+            if answer is Answer.MISSING:
+                # Neither a login nor a failed one: people who type the code second come by here.
+                await self._events.announce("second_factor.demand", subject, now)
+            else:
+                succeeded = authenticated is not None
+                reason = {"reason": answer.value} if answer and not succeeded else {}
+                await self._events.announce("login", subject, now, succeeded=succeeded, **reason)
             await self._session.commit()
         if authenticated and self._passwords.needs_rehash(authenticated.password_hash):
             await self._users.upgrade_hash(authenticated, password)
-        return authenticated
+        return authenticated, answer
 
     async def _renew(self, grant: RefreshGrant, now: datetime) -> IssuedToken | None:
         renewal = await self._sessions.renew(grant.refresh_token.get_secret_value(), now)
         if renewal is None:
             return None
-        return self._issue(renewal.user, renewal.session.scope, now, renewal)
+        # Whoever gets a second factor, or loses it, begins a new epoch without sessions. So the
+        # session was opened with one if its user has one.
+        by_second_factor = await self._second_factors.is_enabled(renewal.user.id)
+        scopes = self._allowed(
+            set(renewal.session.scope.split()), by_second_factor=by_second_factor
+        )
+        return self._issue(renewal.user, scopes, now, renewal, by_second_factor=by_second_factor)
+
+    def _allowed(self, scopes: set[str], *, by_second_factor: bool) -> set[str]:
+        return scopes - {"admin"} if self._admins_need_one and not by_second_factor else scopes
 
     def _issue(
-        self, user: User, scope: str, now: datetime, renewal: Renewal | None = None
+        self,
+        user: User,
+        scopes: set[str],
+        now: datetime,
+        renewal: Renewal | None,
+        *,
+        by_second_factor: bool,
     ) -> IssuedToken:
         self._caller.user_id = user.id
         grant = Grant(
             subject=str(user.id),
             username=user.username,
             epoch=user.token_epoch,
-            scope=scope,
+            scope=_text(scopes),
             authenticated_at=renewal.session.created_at if renewal else now,
             session=renewal.session.id if renewal else None,
+            methods=BY_SECOND_FACTOR if by_second_factor else (),
         )
         token = self._tokens.issue(grant, now)
         return IssuedToken(
@@ -133,8 +180,13 @@ class Login:
             access_token=token,
             expires_in=int(self._tokens.lifetime.total_seconds()),
             refresh_token=renewal.refresh_token if renewal else None,
-            scope=scope or None,
+            scope=grant.scope or None,
         )
+
+
+def _text(scopes: set[str]) -> str:
+    """RFC 6749, 3.3."""
+    return " ".join(sorted(scopes))
 
 
 class IssuedTokens:
@@ -189,6 +241,7 @@ class IssuedTokens:
             exp=claims.expires_at,
             iat=claims.issued_at,
             auth_time=claims.authenticated_at,
+            amr=list(claims.methods) or None,
             sub=claims.subject,
             aud=self._tokens.audience,
             iss=self._tokens.issuer,

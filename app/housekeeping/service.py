@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -17,6 +17,8 @@ from app.chores import pause
 from app.database import Database, begin_write
 from app.housekeeping.models import Lease
 from app.revocations.models import Revocation
+from app.second_factors.models import SecondFactor
+from app.second_factors.service import ENROLMENT
 from app.sessions.models import Session
 from app.settings import Settings
 from app.throttle.models import Attempts
@@ -64,6 +66,10 @@ class Housekeeping:
             await _purge(session, Entry.id, is_old)
             await _purge(session, Entry.id, is_beyond(MAX_STRANGERS))
             await _purge(session, Attempts.key, is_spent(now))
+            # Some time after it could last have been confirmed, whatever the hosts' clocks say.
+            is_forgotten = SecondFactor.created_at <= now - 2 * ENROLMENT
+            never_confirmed = SecondFactor.confirmed_at.is_(None)
+            await _purge(session, SecondFactor.user_id, and_(never_confirmed, is_forgotten))
             keys = KeyStore(session, self._settings)
             await keys.rotate_if_due(now)
             await keys.purge(now)

@@ -1,20 +1,13 @@
-from typing import Annotated
+from fastapi import APIRouter
 
-from fastapi import APIRouter, Depends, Request
-
-from app.caller import caller_of
-from app.database import SessionDep
 from app.error_responses import documented
-from app.events import events_of
-from app.own_account.errors import WrongPasswordError
 from app.own_account.schemas import Farewell, PasswordChange, PasswordChanged, ProfileChange
-from app.own_account.service import OwnAccount
 from app.passwords import HashingOverloadedError
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentUser, users_of
-from app.users.errors import LastAdminError
+from app.users.dependencies import CurrentUser, ProofDep, UsersDep
+from app.users.errors import LastAdminError, WrongPasswordError
 from app.users.schemas import Profile, UserRemoved
 
 router = APIRouter(tags=["Users"])
@@ -28,21 +21,6 @@ _REFUSALS = (
 )
 
 
-async def _own_account(request: Request, session: SessionDep) -> OwnAccount:
-    state = request.app.state
-    return OwnAccount(
-        session,
-        users_of(request, session),
-        state.passwords,
-        state.throttle,
-        events_of(request, session),
-        caller_of(request),
-    )
-
-
-OwnAccountDep = Annotated[OwnAccount, Depends(_own_account)]
-
-
 @router.post(
     "/me/password",
     operation_id="changeOwnPassword",
@@ -50,10 +28,12 @@ OwnAccountDep = Annotated[OwnAccount, Depends(_own_account)]
     responses=documented(*_REFUSALS),
 )
 async def change_own_password(
-    user: CurrentUser, change: PasswordChange, account: OwnAccountDep, now: NowDep
+    user: CurrentUser, change: PasswordChange, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> PasswordChanged:
     """Ends all of the user's tokens and sessions, the one of this call included."""
-    await account.change_password(user.id, change.password, change.new_password, now)
+    await proof.demand("user.change_password", user.id, change.password.get_secret_value(), now)
+    new_password = change.new_password.get_secret_value()
+    await users.change_password(user.id, new_password, now, field="new_password")
     return PasswordChanged(user_id=user.id)
 
 
@@ -64,11 +44,11 @@ async def change_own_password(
     responses=documented(*_REFUSALS),
 )
 async def change_own_profile(
-    user: CurrentUser, change: ProfileChange, account: OwnAccountDep, now: NowDep
+    user: CurrentUser, change: ProfileChange, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> Profile:
     """`null` takes the address away."""
-    changed = await account.change_email(user.id, change.password, change.email, now)
-    return Profile.model_validate(changed)
+    await proof.demand("user.change_email", user.id, change.password.get_secret_value(), now)
+    return Profile.model_validate(await users.change(user.id, now, email=change.email))
 
 
 @router.delete(
@@ -78,8 +58,9 @@ async def change_own_profile(
     responses=documented(*_REFUSALS, LastAdminError),
 )
 async def remove_own_account(
-    user: CurrentUser, farewell: Farewell, account: OwnAccountDep, now: NowDep
+    user: CurrentUser, farewell: Farewell, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> UserRemoved:
     """The account and its tokens end at once. Its id is never given out again."""
-    await account.remove(user.id, farewell.password, now)
+    await proof.demand("user.remove", user.id, farewell.password.get_secret_value(), now)
+    await users.remove(user.id, now)
     return UserRemoved()

@@ -38,7 +38,8 @@ class _BearerToken(OAuth2PasswordBearer):
 _BEARER = _BearerToken(
     tokenUrl="token",
     scheme_name="Password",
-    description="Log in here with username and password; leave the client fields empty.",
+    description="Log in here with username and password; leave the client fields empty. With a "
+    "second factor, type its code as client_secret, and leave the rest as it is.",
 )
 
 

@@ -4,7 +4,6 @@ A key is published before it signs, and goes on verifying until its last token h
 objects are built once: parsing PEM costs a hundred times what a verification does.
 """
 
-import base64
 import hashlib
 import logging
 import secrets
@@ -13,10 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jose import jwk, jws
 from jose.backends.base import Key
@@ -28,15 +24,12 @@ from app.database import begin_write
 from app.errors import StartupError
 from app.settings import Settings
 from app.tokens.models import StoredKey
+from app.vault import Vault
 
 # Hosts' clocks differ a little, and a worker hears of new keys a moment late (live.py).
 CLOCK_SKEW = timedelta(minutes=1)
 
 _log = logging.getLogger("hourpass.keys")
-
-
-class KeyUnusableError(StartupError):
-    """A stored key cannot be decrypted; the text says which setting to mend."""
 
 
 class KeyNotFoundError(StartupError):
@@ -89,7 +82,7 @@ class KeyStore:
     def __init__(self, session: AsyncSession, settings: Settings) -> None:
         self._session = session
         self._settings = settings
-        self._vault = _Vault(settings)
+        self._vault = Vault(settings, "signing keys")
 
     async def load(self, now: datetime) -> Keyring:
         """The keys of now, having made one if there is none for the configured algorithm.
@@ -241,36 +234,3 @@ def _shared_secret(secret: str) -> SigningKey:
     # Every token shows its kid, so it is a digest that nobody can turn back.
     kid = hashlib.sha256(b"hourpass kid" + secret.encode()).hexdigest()[:16]
     return SigningKey(kid, "HS256", key, key, datetime.min.replace(tzinfo=UTC))
-
-
-class _Vault:
-    """Private keys at rest: Fernet under a key derived from SECRET_KEY, or plain without one."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._fernet: Fernet | None = None
-        if settings.secret_key is not None:
-            secret = settings.secret_key.get_secret_value().encode()
-            derived = HKDF(SHA256(), 32, salt=None, info=b"hourpass signing keys").derive(secret)
-            self._fernet = Fernet(base64.urlsafe_b64encode(derived))
-
-    def lock(self, pem: str) -> str:
-        return self._fernet.encrypt(pem.encode()).decode() if self._fernet else pem
-
-    def unlock(self, stored: str) -> str:
-        if _is_plain(stored):
-            return stored
-        if self._fernet is None:
-            raise KeyUnusableError("The signing keys are encrypted. Set SECRET_KEY.")
-        try:
-            return self._fernet.decrypt(stored.encode()).decode()
-        except InvalidToken:
-            raise KeyUnusableError(
-                "The signing keys were encrypted under another SECRET_KEY. Set that one."
-            ) from None
-
-    def should_lock(self, stored: str) -> bool:
-        return self._fernet is not None and _is_plain(stored)
-
-
-def _is_plain(stored: str) -> bool:
-    return stored.startswith("-----BEGIN")

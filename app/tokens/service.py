@@ -35,7 +35,8 @@ class Grant:
     """What a token is to stand for.
 
     `epoch` is whatever the subject's keeper compares to end all of its tokens at once; `session`
-    names the session that keeps renewing the token, if one does.
+    names the session that keeps renewing the token, if one does; `methods` are those of RFC 8176
+    by which the subject has shown who it is, if there is more to say than that it has.
     """
 
     subject: str
@@ -44,6 +45,7 @@ class Grant:
     scope: str
     authenticated_at: datetime
     session: str | None = None
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Claims:
     jti: str
     kid: str
     session: str | None
+    methods: tuple[str, ...]
     authenticated_at: int
     issued_at: int
     expires_at: int
@@ -93,6 +96,8 @@ class Tokens:
             claims["scope"] = grant.scope
         if grant.session:
             claims["sid"] = grant.session
+        if grant.methods:
+            claims["amr"] = list(grant.methods)
         return self.keyring.current(now).sign(claims)
 
     def read(self, token: str, now: datetime) -> Claims:
@@ -117,6 +122,8 @@ class Tokens:
             or not isinstance(jti := claims.get("jti"), str)
             or not isinstance(scope := claims.get("scope", ""), str)
             or not isinstance(session := claims.get("sid"), str | None)
+            or not isinstance(methods := claims.get("amr", []), list)
+            or not all(isinstance(method, str) for method in methods)
             or type(epoch := claims.get("epoch")) is not int
             or not 0 <= epoch < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int
@@ -135,6 +142,7 @@ class Tokens:
             jti=jti,
             kid=key.kid,
             session=session,
+            methods=tuple(methods),
             authenticated_at=authenticated_at,
             issued_at=issued_at,
             expires_at=expires_at,

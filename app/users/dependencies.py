@@ -9,9 +9,11 @@ from app.caller import caller_of
 from app.database import SessionDep
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
+from app.settings import Settings
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
-from app.users.errors import RegistrationClosedError
+from app.users.errors import RegistrationClosedError, SecondFactorNeededError
+from app.users.proof import Proof
 from app.users.service import Identity, Users
 from app.users.verification import Verification, Verified
 
@@ -28,6 +30,25 @@ async def _users(request: Request, session: SessionDep) -> Users:
 
 
 UsersDep = Annotated[Users, Depends(_users)]
+
+
+def proof_of(request: Request, session: AsyncSession) -> Proof:
+    state = request.app.state
+    return Proof(
+        session,
+        users_of(request, session),
+        state.passwords,
+        state.throttle,
+        events_of(request, session),
+        caller_of(request),
+    )
+
+
+async def _proof(request: Request, session: SessionDep) -> Proof:
+    return proof_of(request, session)
+
+
+ProofDep = Annotated[Proof, Depends(_proof)]
 
 
 async def refuse_if_closed(request: Request) -> None:
@@ -65,9 +86,11 @@ async def _current_user(bearer: VerifiedBearer) -> Identity:
 CurrentUser = Annotated[Identity, Depends(_current_user)]
 
 
-async def _current_admin(user: CurrentUser) -> Identity:
+async def _current_admin(user: CurrentUser, request: Request) -> Identity:
     if "admin" not in user.scopes:
-        raise InsufficientScopeError
+        settings: Settings = request.app.state.settings
+        required = settings.admin_second_factor == "required"
+        raise SecondFactorNeededError if required else InsufficientScopeError
     return user
 
 

@@ -1,4 +1,5 @@
 from app.errors import ConflictError, ForbiddenError, NotFoundError
+from app.tokens.errors import InsufficientScopeError
 
 
 class UserExistsError(ConflictError):
@@ -25,3 +26,16 @@ class LastAdminError(ConflictError):
 class UserNotFoundError(NotFoundError):
     error = "user_not_found"
     message = "User not found"
+
+
+class WrongPasswordError(ForbiddenError):
+    """The token holds, so it is not 401: clients would take that for its end."""
+
+    error = "wrong_password"
+    message = "The password is wrong"
+
+
+class SecondFactorNeededError(InsufficientScopeError):
+    """With ADMIN_SECOND_FACTOR=required, so that an administrator who lacks one knows why."""
+
+    message = "The token does not allow this. Administrators log in with a second factor"

@@ -189,6 +189,15 @@ class Users:
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
+    async def move_on(self, user_id: int, now: datetime) -> None:
+        """As end_tokens(), but part of its caller's transaction. Raises UserNotFoundError."""
+        user = await self._session.get(
+            User, user_id, populate_existing=True, with_for_update={"key_share": True}
+        )
+        if user is None:
+            raise UserNotFoundError
+        await self._end_tokens(user, now)
+
     async def change_password(
         self, user_id: int, password: str, now: datetime, *, field: str = "password"
     ) -> None:

@@ -48,19 +48,23 @@ class HourpassAuth(httpx.Auth):
     forked child logs in anew.
     """
 
-    def __init__(  # noqa: PLR0913 - four of them are rare, and can only be named
+    def __init__(  # noqa: PLR0913 - five of them are rare, and can only be named
         self,
         url: str,
         username: str,
         password: str,
         *,
         scopes: Iterable[str] = (),
+        otp: Callable[[], str] | None = None,
         allow_http: bool = False,
         clock: Callable[[], float] = running_time,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`allow_http` lets passwords and tokens leave this machine unencrypted, for a network
-        that nobody else can listen to. `transport` carries logins, as that of an httpx.Client."""
+        """`otp` gives the code of a second factor whenever the password is sent: each hour, or with
+        `offline_access` once. It is called in a thread of its own.
+
+        `allow_http` lets passwords and tokens leave this machine unencrypted, for a network that
+        nobody else can listen to. `transport` carries logins, as that of an httpx.Client."""
         service = httpx.URL(url)
         if service.scheme not in ("http", "https") or not service.host:
             raise ValueError("The URL of the login service must begin with https:// or http://")
@@ -74,7 +78,7 @@ class HourpassAuth(httpx.Auth):
         self._allow_http = allow_http
         self._refuse_plain_http(str(service))
         self._username = username
-        self._login = Login(service, credentials, clock, transport)
+        self._login = Login(service, credentials, otp, clock, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._login.origin!r}, {self._username!r})"

@@ -5,7 +5,7 @@ GuardError
 ├── InvalidTokenError        401  it is forged, expired, revoked, or its user is gone
 ├── InsufficientScopeError   403  it holds, but does not allow this
 ├── ServiceUnavailableError  503  nobody can say whether it holds
-└── LoginError                    the service gives no token for this name and password
+└── LoginError                    the service gives no token for this name, password and code
 """
 
 from typing import ClassVar

@@ -74,12 +74,14 @@ class Login:
         self,
         url: httpx.URL,
         credentials: dict[str, str],
+        otp: Callable[[], str] | None,
         clock: Callable[[], float],
         transport: httpx.BaseTransport | None,
     ) -> None:
         self.origin = f"{url.scheme}://{url.netloc.decode()}"
         self._base_url = url
         self._credentials = credentials
+        self._otp = otp
         self._clock = clock
         self._transport = transport
         self.forget()
@@ -183,11 +185,23 @@ class Login:
             answer = self._ask(grant)
             if answer.status_code == 200:
                 return answer
-        answer = self._ask({"grant_type": "password", **self._credentials})
+        answer = self._ask({"grant_type": "password", **self._credentials, **self._code()})
         if answer.status_code == 200:
             return answer
-        what = "the username or the password is wrong, or the account is disabled"
+        if _error_of(answer) == "mfa_required":
+            what = "the account has a second factor, so otp= has to give a code"
+        else:
+            what = "the username, the password or the code is wrong, or the account is disabled"
         raise Failure(LoginError(f"{self.origin} gives no token: {what}"), LOGIN_PAUSE)
+
+    def _code(self) -> dict[str, str]:
+        if self._otp is None:
+            return {}
+        try:
+            return {"otp": self._otp()}
+        except Exception as error:  # noqa: BLE001 - the caller's own function, and its text may tell
+            what = f"No code for {self.origin}: otp raised {type(error).__name__}"
+            raise Failure(LoginError(what), LOGIN_PAUSE) from None
 
     def _ask(self, grant: dict[str, str]) -> httpx.Response:
         """An answer that is a yes or a no."""
@@ -225,6 +239,13 @@ def _value(outcome: Outcome) -> str:
     if isinstance(outcome, Token):
         return outcome.value
     raise copy(outcome.error)  # each of those who waited has a traceback of their own
+
+
+def _error_of(answer: httpx.Response) -> object:
+    try:
+        return answer.json().get("error")
+    except (ValueError, AttributeError):  # no JSON, or no object
+        return None
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

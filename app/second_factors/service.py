@@ -1,0 +1,285 @@
+"""The verbs of second factors.
+
+Of a million codes three are right at a time (codes.py). Wrong codes are forgiven one an
+hour and BURST may be open at once, whoever else logs in meanwhile: at most 29 guesses in a day,
+which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery code helps
+(SP 800-63B-4, 3.2.2). Recovery codes have 80 random bits: nobody guesses them, and whoever knows
+no more than the password cannot lock the owner out of them.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from pydantic import SecretStr
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database import begin_write
+from app.events import Events
+from app.second_factors import codes
+from app.second_factors.errors import (
+    SecondFactorExistsError,
+    SecondFactorNotFoundError,
+    TooManyCodesError,
+    WrongCodeError,
+)
+from app.second_factors.models import RecoveryCode, SecondFactor
+from app.settings import Settings
+from app.users.errors import UserNotFoundError
+from app.users.models import User
+from app.users.proof import Proof
+from app.users.service import Users
+from app.vault import LOCKED, Vault
+
+BURST = 5
+FORGIVEN_AFTER = timedelta(hours=1)
+MAX_FAILURES = 100
+RECOVERY_CODES = 10
+ENROLMENT = timedelta(hours=1)
+
+
+class Answer(Enum):
+    """To a code, or to none. The values are for the trace."""
+
+    UNNEEDED = "no second factor"
+    MISSING = "no code"
+    RIGHT = "right code"
+    WRONG = "wrong code"
+    BLOCKED = "too many wrong codes"
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    secret: str
+    uri: str
+
+
+class SecondFactors:
+    def __init__(
+        self,
+        session: AsyncSession,
+        users: Users,
+        proof: Proof,
+        events: Events,
+        settings: Settings,
+    ) -> None:
+        self._session = session
+        self._users = users
+        self._proof = proof
+        self._events = events
+        self._vault = Vault(settings, "second factors")
+        self._issuer = settings.issuer
+
+    async def is_enabled(self, user_id: int) -> bool:
+        enabled = select(SecondFactor.user_id).where(
+            SecondFactor.user_id == user_id, SecondFactor.confirmed_at.is_not(None)
+        )
+        return await self._session.scalar(enabled) is not None
+
+    async def recovery_codes_left(self, user_id: int) -> int:
+        left = select(func.count()).where(RecoveryCode.user_id == user_id)
+        return await self._session.scalar(left) or 0
+
+    async def check(self, user_id: int, otp: SecretStr | None, now: datetime) -> Answer:
+        """Whether this code completes a login. Part of its caller's transaction."""
+        if not await self.is_enabled(user_id):
+            return Answer.UNNEEDED
+        if otp is None:
+            return Answer.MISSING
+        try:
+            factor = await self._lock(user_id)
+        except UserNotFoundError:  # removed a moment ago
+            factor = None
+        return await self._try(factor, otp, now) if factor else Answer.WRONG
+
+    async def enrol(self, user_id: int, password: str, now: datetime) -> NewSecret:
+        """A secret for the user's authenticator app, of no effect until confirm().
+
+        Raises WrongPasswordError, SecondFactorExistsError, TooManyAttemptsError and
+        HashingOverloadedError.
+        """
+        user = await self._proof.demand("second_factor.enrol", user_id, password, now)
+        secret = codes.new_secret()
+        await begin_write(self._session)
+        if factor := await self._lock(user_id):
+            if factor.confirmed_at:
+                raise SecondFactorExistsError
+            await self._session.delete(factor)
+            await self._session.flush()
+        self._session.add(
+            SecondFactor(
+                user_id=user_id,
+                secret=self._vault.lock(secret),
+                created_at=now,
+                forgiven_at=now,
+            )
+        )
+        await self._events.announce("second_factor.enrol", user_id, now)
+        await self._session.commit()
+        return NewSecret(secret, codes.uri(secret, user.username, self._issuer))
+
+    async def confirm(self, user_id: int, otp: SecretStr, now: datetime) -> list[str]:
+        """From now on a login needs a code. Returns the recovery codes.
+
+        What was issued for the password alone ends: a thief's tokens and sessions would else
+        outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError and
+        TooManyCodesError.
+        """
+        await begin_write(self._session)
+        factor = await self._lock(user_id)
+        if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= now:
+            raise SecondFactorNotFoundError
+        await self._demand("second_factor.confirm", factor, otp, now)
+        factor.confirmed_at = now
+        recovery_codes = await self._new_codes(user_id)
+        await self._users.move_on(user_id, now)
+        await self._events.announce("second_factor.confirm", user_id, now)
+        await self._session.commit()
+        return recovery_codes
+
+    async def renew_recovery_codes(
+        self, user_id: int, password: str, otp: SecretStr, now: datetime
+    ) -> list[str]:
+        """New ones; the old ones are void.
+
+        Raises WrongPasswordError, SecondFactorNotFoundError, WrongCodeError, TooManyCodesError,
+        TooManyAttemptsError and HashingOverloadedError.
+        """
+        action = "second_factor.renew_codes"
+        await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        recovery_codes = await self._new_codes(user_id)
+        await self._events.announce(action, user_id, now)
+        await self._session.commit()
+        return recovery_codes
+
+    async def remove(self, user_id: int, password: str, otp: SecretStr, now: datetime) -> None:
+        """The password suffices from now on. Tokens and sessions end.
+
+        Raises WrongPasswordError, SecondFactorNotFoundError, WrongCodeError, TooManyCodesError,
+        TooManyAttemptsError and HashingOverloadedError.
+        """
+        action = "second_factor.remove"
+        await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        await self._take_away(action, user_id, now)
+
+    async def reset(self, user_id: int, now: datetime) -> None:
+        """For whoever lost phone and recovery codes: an administrator vouches for the user.
+
+        Raises UserNotFoundError and SecondFactorNotFoundError.
+        """
+        await begin_write(self._session)
+        if await self._lock(user_id) is None:
+            raise SecondFactorNotFoundError
+        await self._take_away("second_factor.reset", user_id, now)
+
+    async def seal(self) -> None:
+        """Encrypt what was stored before SECRET_KEY was set.
+
+        Raises KeyUnusableError for what was encrypted under another one.
+        """
+        is_locked = func.substr(SecondFactor.secret, 1, len(LOCKED)) == LOCKED
+        if locked := await self._session.scalar(
+            select(SecondFactor.secret).where(is_locked).limit(1)
+        ):
+            self._vault.unlock(locked)
+        plain = (await self._session.scalars(select(SecondFactor.secret).where(~is_locked))).all()
+        for secret in filter(self._vault.should_lock, plain):
+            await begin_write(self._session)
+            await self._session.execute(
+                update(SecondFactor)
+                .where(SecondFactor.secret == secret)
+                .values(secret=self._vault.lock(secret))
+            )
+        await self._session.commit()
+
+    async def _demand(
+        self, action: str, factor: SecondFactor, otp: SecretStr, now: datetime
+    ) -> None:
+        answer = await self._try(factor, otp, now)
+        if answer is not Answer.RIGHT:
+            await self._fail(action, factor.user_id, answer.value, now)
+            raise TooManyCodesError if answer is Answer.BLOCKED else WrongCodeError
+
+    async def _fail(self, action: str, user_id: int, reason: str, now: datetime) -> None:
+        await self._events.announce(action, user_id, now, succeeded=False, reason=reason)
+        await self._session.commit()
+
+    async def _lock_enabled(self, user_id: int) -> SecondFactor:
+        await begin_write(self._session)
+        factor = await self._lock(user_id)
+        if factor is None or factor.confirmed_at is None:
+            raise SecondFactorNotFoundError
+        return factor
+
+    async def _lock(self, user_id: int) -> SecondFactor | None:
+        """The user's, which is nobody else's to change until the transaction ends: whoever wants to
+        locks the user first. So that no two wait for each other, users come before all else.
+
+        Raises UserNotFoundError.
+        """
+        user = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
+        if await self._session.scalar(user) is None:
+            raise UserNotFoundError
+        return await self._session.scalar(
+            select(SecondFactor)
+            .where(SecondFactor.user_id == user_id)
+            .execution_options(populate_existing=True)
+        )
+
+    async def _try(self, factor: SecondFactor, otp: SecretStr, now: datetime) -> Answer:
+        """RIGHT once for each code, however many try it at the same time."""
+        code = otp.get_secret_value()
+        if len(code) != codes.DIGITS:
+            return await self._try_recovery_code(factor, code, now)
+        if (
+            factor.failures >= MAX_FAILURES
+            or factor.forgiven_at > now + (BURST - 1) * FORGIVEN_AFTER
+        ):
+            return Answer.BLOCKED
+        step = codes.matching_step(self._vault.unlock(factor.secret), code, now)
+        is_its = SecondFactor.user_id == factor.user_id
+        spent = update(SecondFactor).where(is_its, SecondFactor.last_step < step)
+        spent = spent.values(last_step=step, failures=0)
+        if await self._session.scalar(spent.returning(SecondFactor.user_id)):
+            return Answer.RIGHT
+        factor.failures += 1
+        factor.forgiven_at = max(factor.forgiven_at, now) + FORGIVEN_AFTER
+        return Answer.WRONG
+
+    async def _try_recovery_code(self, factor: SecondFactor, code: str, now: datetime) -> Answer:
+        own = RecoveryCode.user_id == factor.user_id
+        hash_ = _hash(code)
+        known = (await self._session.scalars(select(RecoveryCode.code_hash).where(own))).all()
+        found = [one for one in known if hmac.compare_digest(one, hash_)]
+        used = delete(RecoveryCode).where(own, RecoveryCode.code_hash.in_(found))
+        if not (await self._session.scalars(used.returning(RecoveryCode.code_hash))).all():
+            return Answer.WRONG
+        factor.failures = 0
+        left = str(len(known) - 1)
+        await self._events.announce("second_factor.recover", factor.user_id, now, left=left)
+        return Answer.RIGHT
+
+    async def _new_codes(self, user_id: int) -> list[str]:
+        await self._session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))
+        new = [base64.b32encode(secrets.token_bytes(10)).decode() for _ in range(RECOVERY_CODES)]
+        self._session.add_all(RecoveryCode(user_id=user_id, code_hash=_hash(code)) for code in new)
+        return ["-".join(re.findall("....", code)) for code in new]
+
+    async def _take_away(self, action: str, user_id: int, now: datetime) -> None:
+        await self._session.execute(delete(SecondFactor).where(SecondFactor.user_id == user_id))
+        await self._users.move_on(user_id, now)
+        await self._events.announce(action, user_id, now)
+        await self._session.commit()
+
+
+def _hash(code: str) -> bytes:
+    """80 random bits need no slow hash."""
+    return hashlib.sha256(code.encode()).digest()

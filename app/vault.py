@@ -1,0 +1,49 @@
+"""Secrets at rest: Fernet under a key derived from SECRET_KEY, or plain without one."""
+
+import base64
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from app.errors import StartupError
+from app.settings import Settings
+
+LOCKED = "gAAAA"  # how every Fernet token begins: its version, and the seconds until 2106
+
+
+class KeyUnusableError(StartupError):
+    """A stored secret cannot be decrypted; the text says which setting to mend."""
+
+
+class Vault:
+    """`content` names what is in it. Each has a key of its own, so that no secret of one kind can
+    be passed off as one of another. No plain secret may begin with LOCKED."""
+
+    def __init__(self, settings: Settings, content: str) -> None:
+        self._content = content
+        self._fernet: Fernet | None = None
+        if settings.secret_key is not None:
+            secret = settings.secret_key.get_secret_value().encode()
+            derived = HKDF(SHA256(), 32, salt=None, info=f"hourpass {content}".encode())
+            self._fernet = Fernet(base64.urlsafe_b64encode(derived.derive(secret)))
+
+    def lock(self, secret: str) -> str:
+        return self._fernet.encrypt(secret.encode()).decode() if self._fernet else secret
+
+    def unlock(self, stored: str) -> str:
+        """Raises KeyUnusableError."""
+        if not stored.startswith(LOCKED):
+            return stored
+        if self._fernet is None:
+            raise KeyUnusableError(f"The {self._content} are encrypted. Set SECRET_KEY.")
+        try:
+            return self._fernet.decrypt(stored.encode()).decode()
+        except InvalidToken:
+            raise KeyUnusableError(
+                f"The {self._content} were encrypted under another SECRET_KEY. Set that one."
+            ) from None
+
+    def should_lock(self, stored: str) -> bool:
+        """What was stored before SECRET_KEY was set."""
+        return self._fernet is not None and not stored.startswith(LOCKED)

@@ -1,0 +1,247 @@
+"""A login with a second factor: what it takes by JSON, by form and on the docs page, what its
+tokens say, what it leaves behind, and what administrators cannot do without."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, BasicAuth, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import logs
+from app.events import Event
+from app.settings import Settings
+from tests.authenticator import (
+    Authenticator,
+    begin,
+    confirm,
+    enrol,
+    log_in_with,
+    token_with,
+)
+from tests.conftest import Clock
+from tests.people import (
+    ARTHUR,
+    LANCELOT,
+    assert_problem,
+    at_court,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    said_in,
+)
+
+FORM = {"username": LANCELOT["username"], "password": LANCELOT["password"]}
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def lancelots(client: AsyncClient, clock: Clock) -> Authenticator:
+    assert await register(client, LANCELOT) == 2
+    return await enrol(client, LANCELOT, clock)
+
+
+async def by_form(client: AsyncClient, **changes: Any) -> Response:
+    return await client.post("/token", data={**FORM, **changes})
+
+
+async def test_right_password_and_no_code_says_what_is_missing(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert "otp" in body["message"]
+    response = await by_form(client)
+    body = assert_problem(response, 400, "mfa_required")
+    assert body["error_description"] == body["message"]
+    assert "www-authenticate" not in response.headers
+    assert (await by_form(client, otp=lancelots.code())).status_code == 200
+
+
+async def test_nobody_else_can_tell_who_has_one(
+    client: AsyncClient, lancelots: Authenticator, arthurs_token: str
+) -> None:
+    wrong = {"password": "guinevere"}
+    for otp in ({}, {"otp": lancelots.code()}, {"otp": lancelots.recovery_codes[0]}):
+        answers = [
+            await by_form(client, **wrong, **otp, username=name)
+            for name in ("mordred", "arthur", "lancelot")
+        ]
+        assert len({(answer.status_code, answer.text) for answer in answers}) == 1
+    await client.put("/toggle-user-permission/2/0", headers=bearer(arthurs_token))
+    assert_problem(await by_form(client), 400, "invalid_grant")
+    assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
+
+
+async def test_who_has_none_may_send_a_code_all_the_same(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    assert "amr" not in said_in(await token_with(client, LANCELOT, "123456"))
+
+
+async def test_its_tokens_say_so_and_so_does_introspection(
+    client: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    sent = {**LANCELOT, "otp": lancelots.code()}
+    session = await open_session(client, sent)
+    clock.advance(timedelta(minutes=5))
+    renewed = await renew(client, session["refresh_token"])  # without a code
+    for token in (session["access_token"], renewed.json()["access_token"]):
+        assert said_in(token)["amr"] == ["pwd", "otp", "mfa"]
+        said = await client.post("/introspect", data={"token": token}, headers=bearer(token))
+        assert said.json()["amr"] == ["pwd", "otp", "mfa"]
+        assert said.json()["auth_time"] == int((clock() - timedelta(minutes=5)).timestamp())
+
+
+@on_sqlite
+async def test_the_docs_page_sends_the_code_as_a_clients_secret(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    code = lancelots.code()
+    for secret in (f"{code[:3]} {code[3:]}", lancelots.recovery_codes[0]):
+        response = await client.post("/token", data=FORM, auth=BasicAuth("", secret))
+        assert response.status_code == 200
+
+
+@on_sqlite
+async def test_a_code_comes_from_one_place(client: AsyncClient, lancelots: Authenticator) -> None:
+    code = lancelots.code()
+    basic = BasicAuth("", code)
+    twice = await client.post("/token", data={**FORM, "otp": code}, auth=basic)
+    assert_problem(twice, 400, "invalid_request")
+    by_json = await client.post("/token", json=LANCELOT, auth=basic)
+    assert_problem(by_json, 401, "mfa_required")
+    in_query = await client.post(f"/token?otp={code}", data=FORM)
+    assert_problem(in_query, 400, "mfa_required")
+    clients_own = await client.post("/token", data=FORM, auth=BasicAuth("notebook", code))
+    assert_problem(clients_own, 400, "mfa_required")
+    in_body = await by_form(client, client_secret=code)
+    assert_problem(in_body, 400, "mfa_required")
+    no_code = await client.post("/token", data=FORM, auth=BasicAuth("", "no code"))
+    assert_problem(no_code, 400, "invalid_request")
+    for garbage in ("Basic", "Basic %%%", "Basic /w==", "Basic é", "Bearer x", "Basic Og=="):
+        headers = {b"Authorization": garbage.encode()}
+        response = await client.post("/token", data=FORM, headers=headers)
+        assert_problem(response, 400, "mfa_required")
+    # None of these has spent it.
+    assert (await client.post("/token", data=FORM, auth=basic)).status_code == 200
+
+
+@pytest.fixture
+async def events(app: FastAPI) -> AsyncIterator[list[tuple[Any, ...]]]:
+    seen: list[tuple[Any, ...]] = []
+
+    async def listen(_: AsyncSession, event: Event) -> None:
+        reason = event.details.get("reason")
+        seen.append((event.action, event.subject_id, event.succeeded, reason))
+
+    app.state.listeners = (listen,)
+    yield seen
+    app.state.listeners = ()
+
+
+async def test_each_step_is_announced_and_a_password_alone_is_no_login(
+    client: AsyncClient, lancelots: Authenticator, events: list[tuple[Any, ...]]
+) -> None:
+    await client.post("/token", json=LANCELOT)
+    await log_in_with(client, LANCELOT, lancelots.wrong_code())
+    await log_in_with(client, LANCELOT, lancelots.code())
+    await log_in_with(client, LANCELOT, lancelots.recovery_codes[0])
+    await log_in_with(client, {**LANCELOT, "password": "guinevere"}, lancelots.code())
+    for _ in range(5):
+        await log_in_with(client, LANCELOT, lancelots.wrong_code())
+    assert events == [
+        ("second_factor.demand", 2, True, None),
+        ("login", 2, False, "wrong code"),
+        ("login", 2, True, None),
+        ("second_factor.recover", 2, True, None),
+        ("login", 2, True, None),
+        ("login", 2, False, None),
+        *[("login", 2, False, "wrong code")] * 4,
+        ("login", 2, False, "too many wrong codes"),
+    ]
+
+
+async def test_so_is_what_is_done_to_it(
+    client: AsyncClient, clock: Clock, arthurs_token: str, events: list[tuple[Any, ...]]
+) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    await confirm(client, token, authenticator.wrong_code())
+    await confirm(client, token, authenticator.code())
+    headers = bearer(await token_with(client, LANCELOT, authenticator.next_code()))
+    proof = {**LANCELOT, "otp": authenticator.next_code()}
+    path = "/me/second-factor"
+    wrong = {**proof, "password": "guinevere"}
+    await client.post(f"{path}/recovery-codes", json=wrong, headers=headers)
+    await client.post(f"{path}/recovery-codes", json=proof, headers=headers)
+    proof["otp"] = authenticator.next_code()
+    await client.request("DELETE", path, json=proof, headers=headers)
+    await enrol(client, LANCELOT, clock)
+    await client.delete("/users/2/second-factor", headers=bearer(arthurs_token))
+    done = [
+        (action, succeeded, reason)
+        for action, subject, succeeded, reason in events
+        if action.startswith("second_factor.") and subject == 2
+    ]
+    assert done == [
+        ("second_factor.enrol", True, None),
+        ("second_factor.confirm", False, "wrong code"),
+        ("second_factor.confirm", True, None),
+        ("second_factor.renew_codes", False, "wrong password"),
+        ("second_factor.renew_codes", True, None),
+        ("second_factor.remove", True, None),
+        ("second_factor.enrol", True, None),
+        ("second_factor.confirm", True, None),
+        ("second_factor.reset", True, None),
+    ]
+
+
+async def test_an_administrator_without_one_can_do_no_more_than_get_one(
+    settings: Settings, clock: Clock
+) -> None:
+    """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
+    required = settings.model_copy(update={"admin_second_factor": "required"})
+    async with at_court(required, clock) as client:
+        await register(client, LANCELOT)
+        answer = (await client.post("/token", json={**ARTHUR, "scope": "admin"})).json()
+        assert "scope" not in answer
+        path = "/users/2/sessions"
+        response = await client.get(path, headers=bearer(answer["token"]))
+        body = assert_problem(response, 403, "insufficient_scope")
+        assert "second factor" in body["message"]
+        authenticator = await enrol(client, ARTHUR, clock)
+        token = await token_with(client, ARTHUR, authenticator.code())
+        assert (await client.get(path, headers=bearer(token))).status_code == 200
+        assert await log_in(client, LANCELOT)  # who is none needs none
+
+
+async def test_sessions_from_before_it_was_required_lose_what_needs_it(
+    settings: Settings, clock: Clock
+) -> None:
+    async with at_court(settings, clock) as client:
+        session = await open_session(client, ARTHUR)
+        assert session["scope"] == "admin offline_access"
+    required = settings.model_copy(update={"admin_second_factor": "required"})
+    async with at_court(required, clock) as client:
+        answer = (await renew(client, session["refresh_token"])).json()
+        assert answer["scope"] == "offline_access"
+
+
+async def test_no_code_and_no_secret_is_written_into_the_log(
+    client: AsyncClient,
+    lancelots: Authenticator,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    codes = [lancelots.wrong_code(), lancelots.code(), lancelots.recovery_codes[0]]
+    for code in codes:
+        await log_in_with(client, LANCELOT, code)
+    await client.post("/token", data=FORM, auth=BasicAuth("", codes[1]))
+    logs.request_log.flush()
+    captured = capfd.readouterr()
+    assert '"/token"' in captured.err
+    for secret in (*codes, lancelots.parameters["secret"]):
+        assert secret not in captured.err + captured.out
