@@ -161,7 +161,7 @@ async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: Asy
 async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_url: str) -> None:
     with serving(database_url, "--workers", "2") as base_url:
         limits = httpx.Limits(max_connections=50)
-        async with AsyncClient(base_url=base_url, limits=limits) as client:
+        async with AsyncClient(base_url=base_url, limits=limits, timeout=60) as client:
             guesses = (client.post("/token", json=WRONG) for _ in range(200))
             answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
             assert 1 <= answers.count(401) <= 2 * ACCOUNT.free
