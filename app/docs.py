@@ -23,7 +23,8 @@ def install(app: FastAPI) -> None:
         swagger_js_url="docs/assets/swagger-ui-bundle.js",
         swagger_css_url="docs/assets/swagger-ui.css",
         swagger_favicon_url="docs/assets/favicon-32x32.png",
-        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+        # Persisted would be the token and, beside it, the password as it was typed.
+        swagger_ui_parameters={"persistAuthorization": False, "tryItOutEnabled": True},
     ).body
     html = bytes(page).decode()
     headers = {"Content-Security-Policy": _policy(html), "Cache-Control": "no-cache"}

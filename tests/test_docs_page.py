@@ -71,6 +71,9 @@ def test_log_in_on_the_docs_page_then_call_what_is_protected(visit: Visit, tmp_p
         dialog = page.locator(".modal-ux")
         expect(dialog).to_contain_text("Logout")
         dialog.locator(".modal-btn.btn-done").click()
+        stored = page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+        assert LANCELOT["password"] not in stored
+        assert "eyJ" not in stored
         assert_can_call_what_is_protected(page)
         page.screenshot(path=tmp_path / "docs.png", full_page=True)
     assert visit.strangers == []

@@ -99,7 +99,7 @@ class TokenForm(BaseModel):
 
 
 class TokenRevoked(BaseModel):
-    message: str = Field("The token is not valid", examples=["The token is not valid"])
+    message: str = Field("The token does not hold any more", examples=["The token does not hold any more"])
 
 
 class Introspection(BaseModel):
