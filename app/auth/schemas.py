@@ -99,7 +99,7 @@ class TokenForm(BaseModel):
 
 
 class TokenRevoked(BaseModel):
-    message: str = Field("The token does not hold any more", examples=["The token does not hold any more"])
+    message: str = Field("The token holds no more", examples=["The token holds no more"])
 
 
 class Introspection(BaseModel):

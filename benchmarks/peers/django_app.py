@@ -46,14 +46,14 @@ settings.configure(
 django.setup()
 
 # What follows needs the settings.
-from django.contrib.auth.models import User  # noqa: E402
-from django.core.management import call_command  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.urls import path  # noqa: E402
-from rest_framework.decorators import api_view  # noqa: E402
-from rest_framework.request import Request  # noqa: E402
-from rest_framework.response import Response  # noqa: E402
-from rest_framework_simplejwt.views import TokenObtainPairView  # noqa: E402
+from django.contrib.auth.models import User  # noqa: E402 - after configure()
+from django.core.management import call_command  # noqa: E402 - after configure()
+from django.core.wsgi import get_wsgi_application  # noqa: E402 - after configure()
+from django.urls import path  # noqa: E402 - after configure()
+from rest_framework.decorators import api_view  # noqa: E402 - after configure()
+from rest_framework.request import Request  # noqa: E402 - after configure()
+from rest_framework.response import Response  # noqa: E402 - after configure()
+from rest_framework_simplejwt.views import TokenObtainPairView  # noqa: E402 - after configure()
 
 
 @api_view(["GET"])
