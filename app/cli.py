@@ -25,6 +25,7 @@ from app.settings import Settings
 from app.throttle.service import Throttle, clear
 from app.tokens.keys import Keyring, KeyStore
 from app.users.errors import UserNotFoundError
+from app.users.models import User
 from app.users.proof import Proof
 from app.users.schemas import SCOPE, NewAccount, fold
 from app.users.service import Users
@@ -115,9 +116,7 @@ def set_password(username: str) -> None:
     account = NewAccount.model_validate({"username": username, "password": _read_password()})
 
     async def change(parts: Parts) -> None:
-        user = await parts.users.find(account.username)
-        if user is None:
-            raise UserNotFoundError
+        user = await _named(parts, account.username)
         await parts.users.change_password(user.id, account.password.get_secret_value(), utc_now())
 
     _run(change)
@@ -139,9 +138,7 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
             raise click.BadParameter(f"{scope!r} is no scope", param_hint="SCOPES")
 
     async def change(parts: Parts) -> None:
-        user = await parts.users.find(username)
-        if user is None:
-            raise UserNotFoundError
+        user = await _named(parts, username)
         await parts.users.grant(user.id, set(scopes), utc_now())
 
     _run(change)
@@ -155,9 +152,7 @@ def unlock(username: str, address: str | None) -> None:
     """Forget a user's failed logins, so that the next attempt need not wait."""
 
     async def forget(parts: Parts) -> None:
-        user = await parts.users.find(username)
-        if user is None:
-            raise UserNotFoundError
+        user = await _named(parts, username)
         await begin_write(parts.session)
         await clear(parts.session, fold(username), address)
         await parts.events.announce("throttle.clear", user.id, utc_now())
@@ -176,9 +171,7 @@ def reset_second_factor(username: str) -> None:
     """
 
     async def reset(parts: Parts) -> None:
-        user = await parts.users.find(username)
-        if user is None:
-            raise UserNotFoundError
+        user = await _named(parts, username)
         await parts.second_factors.reset(user.id, utc_now())
 
     _run(reset)
@@ -261,6 +254,13 @@ class Parts(NamedTuple):
     keys: KeyStore
     revocations: Revocations
     events: Events
+
+
+async def _named(parts: Parts, username: str) -> User:
+    """Raises UserNotFoundError."""
+    if user := await parts.users.find(username):
+        return user
+    raise UserNotFoundError
 
 
 def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:

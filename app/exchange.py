@@ -96,7 +96,9 @@ class Exchange:
         if answer is None:
             return None
         id_ = id_ or next(self._ids)
-        _log_request(scope, id_, answer.route, answer.status, started, answer.user_id)
+        took = _milliseconds_since(started)
+        method, route, status = scope["method"], answer.route, answer.status
+        request_log.write(LoggedRequest(id_, method, route, status, took, answer.user_id))
         return answer, id_
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +147,8 @@ class Exchange:
             path = route.path if route else None
             caller: Caller | None = scope.get("state", {}).get("caller")
             user_id = caller.user_id if caller else None
-            _log_request(scope, id_, path, status, started, user_id)
+            took = _milliseconds_since(started)
+            request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))
 
 
 def _inspect(scope: Scope) -> tuple[str | None, type[Refusal] | None]:
@@ -173,8 +176,5 @@ def complete(headers: tuple[Header, ...]) -> list[Header]:
     return [*headers, *(header for header in _DEFAULT_HEADERS if header[0] not in given)]
 
 
-def _log_request(  # noqa: PLR0913, PLR0917 - one for each thing that the line says
-    scope: Scope, id_: str, route: str | None, status: int, started: float, user_id: int | None
-) -> None:
-    milliseconds = (perf_counter() - started) * 1000
-    request_log.write(LoggedRequest(id_, scope["method"], route, status, milliseconds, user_id))
+def _milliseconds_since(started: float) -> float:
+    return (perf_counter() - started) * 1000

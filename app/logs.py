@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from time import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from app.settings import Settings
 
@@ -151,7 +151,7 @@ class RequestLog:
 request_log = RequestLog()
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
+class _Handler(logging.StreamHandler[TextIO]):
     """Ours to recognise, so that configuring twice does not write each line twice."""
 
 

@@ -39,7 +39,7 @@ from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
 from app.second_factors.router import router as second_factors_router
-from app.second_factors.service import SecondFactors
+from app.second_factors.service import seal
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.throttle.service import Throttle
@@ -48,7 +48,6 @@ from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
 from app.users.errors import UserExistsError
-from app.users.proof import Proof
 from app.users.router import router as users_router
 from app.users.schemas import NewAccount
 from app.users.service import Users
@@ -142,10 +141,8 @@ async def _start(
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
         revocations = Revocations(session, tokens.lifetime)
-        events = Events(session, Caller(), LISTENERS)
-        users = Users(session, passwords, revocations, events)
-        proof = Proof(session, users, passwords, state.throttle, events, Caller())
-        await SecondFactors(session, users, proof, events, settings).seal()
+        users = Users(session, passwords, revocations, Events(session, Caller(), LISTENERS))
+        await seal(session, settings)
         await _create_first_admin(users, settings, clock())
 
     state.keys = keys = LiveKeys(tokens, database, settings, clock)

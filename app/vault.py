@@ -1,6 +1,7 @@
 """Secrets at rest: Fernet under a key derived from SECRET_KEY, or plain without one."""
 
 import base64
+from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -22,11 +23,21 @@ class Vault:
 
     def __init__(self, settings: Settings, content: str) -> None:
         self._content = content
-        self._fernet: Fernet | None = None
-        if settings.secret_key is not None:
-            secret = settings.secret_key.get_secret_value().encode()
-            derived = HKDF(SHA256(), 32, salt=None, info=f"hourpass {content}".encode())
-            self._fernet = Fernet(base64.urlsafe_b64encode(derived.derive(secret)))
+        self._secret_key = settings.secret_key
+
+    @property
+    def locks(self) -> bool:
+        """Whether there is a key, so that nothing need be stored plain."""
+        return self._secret_key is not None
+
+    @cached_property
+    def _fernet(self) -> Fernet | None:
+        # Derived when it is needed, which it is not for most logins.
+        if self._secret_key is None:
+            return None
+        secret = self._secret_key.get_secret_value().encode()
+        derived = HKDF(SHA256(), 32, salt=None, info=f"hourpass {self._content}".encode())
+        return Fernet(base64.urlsafe_b64encode(derived.derive(secret)))
 
     def lock(self, secret: str) -> str:
         return self._fernet.encrypt(secret.encode()).decode() if self._fernet else secret
@@ -46,4 +57,4 @@ class Vault:
 
     def should_lock(self, stored: str) -> bool:
         """What was stored before SECRET_KEY was set."""
-        return self._fernet is not None and not stored.startswith(LOCKED)
+        return self.locks and not stored.startswith(LOCKED)

@@ -1,27 +1,32 @@
 """Every deed leaves one entry, written by its own transaction, which nobody can change."""
 
+import json
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
-from app.audit.service import KEPT_AT_LEAST
 from app.database import Database, begin_write
 from app.events import Event
 from app.housekeeping import service as housekeeping
 from app.housekeeping.service import Housekeeping
 from app.settings import Settings
-from tests.conftest import Clock
+from tests.conftest import Clock, make_settings
 from tests.people import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
+    at_court,
     bearer,
     log_in,
     open_session,
@@ -244,6 +249,64 @@ async def test_the_database_refuses_to_change_it(
         assert len((await session.scalars(select(Entry.id))).all()) == 2
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_role_that_does_not_own_the_log_serves_and_cannot_touch_it(
+    database_url: str,
+) -> None:
+    """One role migrates, another one serves, with the rights that decision 9 names."""
+    owner = Database(make_settings(database_url))
+    async with owner.engine.begin() as connection:
+        for statement in (
+            "DROP ROLE IF EXISTS serving",
+            "CREATE ROLE serving LOGIN",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO serving",
+            "REVOKE UPDATE ON audit_log FROM serving",
+        ):
+            await connection.execute(text(statement))
+    url = make_url(database_url).set(username="serving").render_as_string(hide_password=False)
+    settings = make_settings(url, first_admin_username="arthur", first_admin_password="x")
+    try:
+        async with at_court(settings, Clock()) as client:
+            token = await log_in(client, {"username": "arthur", "password": "x"})
+            assert len(await entries_of(client, token)) == 2
+        serving = Database(settings)
+        for statement in (
+            "UPDATE audit_log SET succeeded = true",
+            "DELETE FROM audit_log",
+            "TRUNCATE audit_log",
+            "ALTER TABLE audit_log DISABLE TRIGGER audit_log_rows",
+            "DROP TRIGGER audit_log_rows ON audit_log",
+            "DROP TABLE audit_log",
+        ):
+            async with serving.engine.connect() as connection:
+                with pytest.raises(DBAPIError, match=r"denied|append-only|must be owner"):
+                    await connection.execute(text(statement))
+        await serving.close()
+    finally:
+        async with owner.engine.begin() as connection:
+            await connection.execute(text("DROP OWNED BY serving"))
+            await connection.execute(text("DROP ROLE serving"))
+        await owner.close()
+
+
+@pytest.mark.parametrize("user_agent", [b"a\0b", b"\x01\x7f", b"\xff\xfe", b"a\tb", b"x" * 5000])
+def test_no_user_agent_can_keep_a_deed_from_being_done(
+    serve: Callable[..., AbstractContextManager[str]], user_agent: bytes
+) -> None:
+    """What HTTP forbids never gets as far; PostgreSQL would refuse a NUL."""
+    with serve() as base_url:
+        url = httpx.URL(base_url)
+        body = json.dumps(LANCELOT).encode()
+        head = (
+            b"POST /register-user HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\nUser-Agent: %s\r\n\r\n"
+        )
+        with socket.create_connection((url.host, url.port or 80)) as connection:
+            connection.sendall(head % (len(body), user_agent) + body)
+            answer = connection.makefile("rb").readline()
+        assert answer.split()[1] in (b"201", b"400")
+
+
 async def write_down(database: Database, clock: Clock, count: int, **values: Any) -> None:
     common = {
         "at": clock(),
@@ -266,7 +329,6 @@ async def test_old_entries_go_and_strangers_failures_are_bounded(
     database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(housekeeping, "MAX_STRANGERS", 3)
-    assert timedelta(days=30) == KEPT_AT_LEAST
     await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
     await write_down(database, clock, 4, at=clock() - settings.audit_days * DAY + DAY / 24)
     await write_down(database, clock, 7, succeeded=False)

@@ -2,9 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response, status
 
-from app.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserRecord
+from app.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserQuery, UserRecord
 from app.error_responses import documented
-from app.paging import Cursor, Limit
 from app.passwords import HashingOverloadedError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
@@ -22,29 +21,19 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
     summary="List or search the users",
     responses=documented(*_FOR_ADMINS),
 )
-async def list_users(  # noqa: PLR0913, PLR0917 - one for each thing to look for
-    _: CurrentAdmin,
-    users: UsersDep,
-    search: Annotated[
-        str | None,
-        Query(
-            min_length=1,
-            max_length=254,
-            pattern=r"^[^\x00-\x1f]+$",
-            description="The beginning of a name, in any spelling, or a whole e-mail address.",
-        ),
-    ] = None,
-    is_enabled: Annotated[bool | None, Query()] = None,
-    is_admin: Annotated[bool | None, Query()] = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
+async def list_users(
+    _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
 ) -> UserPage:
     """The oldest first. Who is created or removed meanwhile moves nobody else to another page."""
     found = await users.list_after(
-        int(cursor) if cursor else 0, limit + 1, search, is_enabled=is_enabled, is_admin=is_admin
+        query.position or 0,
+        query.limit + 1,
+        query.search,
+        is_enabled=query.is_enabled,
+        is_admin=query.is_admin,
     )
-    page = [UserRecord.model_validate(user) for user in found[:limit]]
-    return UserPage(users=page, next_cursor=str(page[-1].id) if len(found) > limit else None)
+    page, further = query.cut(found)
+    return UserPage(users=[UserRecord.model_validate(user) for user in page], next_cursor=further)
 
 
 @router.post(
@@ -88,5 +77,5 @@ async def change_user(
     """Disabling, and any change of the scopes or of `is_admin`, ends the user's tokens at once."""
     given = change.model_dump(exclude_unset=True)
     if "scopes" in given:
-        given["scopes"] = " ".join(sorted(change.scopes))
+        given["scopes"] = " ".join(change.scopes)
     return UserRecord.model_validate(await users.change(user_id, now, **given))

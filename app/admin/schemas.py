@@ -3,6 +3,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.paging import PageQuery
 from app.users.schemas import Email, NewAccount, Scopes
 
 
@@ -20,6 +21,18 @@ class UserRecord(BaseModel):
     is_admin: bool = Field(examples=[False])
     scopes: Annotated[list[str], BeforeValidator(_words)] = Field(examples=[["predict"]])
     created_at: datetime
+
+
+class UserQuery(PageQuery):
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=254,
+        pattern=r"^[^\x00-\x1f]+$",
+        description="The beginning of a name, in any spelling, or a whole e-mail address.",
+    )
+    is_enabled: bool | None = None
+    is_admin: bool | None = None
 
 
 class UserPage(BaseModel):

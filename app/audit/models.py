@@ -20,7 +20,7 @@ class Entry(Base):
             "ix_audit_log_strangers",
             "id",
             postgresql_where=text("actor_id IS NULL AND NOT succeeded"),
-            sqlite_where=text("actor_id IS NULL AND NOT succeeded"),
+            sqlite_where=text("actor_id IS NULL AND succeeded = 0"),
         ),
         {"sqlite_autoincrement": True},
     )

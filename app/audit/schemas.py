@@ -1,7 +1,16 @@
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, Json
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
+
+from app.paging import PageQuery
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class AuditEntry(BaseModel):
@@ -17,6 +26,20 @@ class AuditEntry(BaseModel):
     user_agent: str | None = Field(examples=["curl/8.5.0"])
     request_id: str | None = Field(examples=["8b8e6d5bb1-7"])
     details: Annotated[dict[str, str], Json] = Field(examples=[{}])
+
+
+class AuditQuery(PageQuery):
+    action: str | None = Field(
+        None,
+        pattern=r"^[a-z_]{1,20}(\.[a-z_]{0,20})?$",
+        description="All of it, or its beginning up to the dot.",
+        examples=["user.", "login"],
+    )
+    actor_id: int | None = Field(None, ge=1, lt=2**63)
+    subject_id: int | None = Field(None, ge=1, lt=2**63)
+    succeeded: bool | None = None
+    since: Moment | None = Field(None, description="RFC 3339; UTC if it names no zone.")
+    until: Moment | None = Field(None, description="As `since`, and itself not included.")
 
 
 class AuditPage(BaseModel):

@@ -1,17 +1,17 @@
 """Writing the log and reading it. Neither changes an entry, and the database refuses to: triggers
-let go only of what is older than KEPT_AT_LEAST, and of strangers' failures (migration 0003)."""
+let go only of strangers' failures, and of what is older than 29 days, which is a day less than
+AUDIT_DAYS can be, since clocks differ (migrations 0003 and 0007)."""
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 
 from sqlalchemy import ColumnElement, and_, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
 from app.events import Event
+from app.paging import PageQuery
 
-KEPT_AT_LEAST = timedelta(days=30)
 MAX_STRANGERS = 200_000  # refused logins kept: who guesses can make the log grow by no more
 
 _IS_STRANGERS = and_(Entry.actor_id.is_(None), ~Entry.succeeded)
@@ -35,22 +35,18 @@ async def write(session: AsyncSession, event: Event) -> None:
     )
 
 
-def is_beyond(kept: int) -> ColumnElement[bool]:
+async def beyond(session: AsyncSession, kept: int) -> ColumnElement[bool]:
     """A condition for a query: what strangers failed at before their last `kept` failures."""
     newest_first = select(Entry.id).where(_IS_STRANGERS).order_by(Entry.id.desc())
-    return and_(_IS_STRANGERS, Entry.id <= newest_first.offset(kept).limit(1).scalar_subquery())
+    last = await session.scalar(newest_first.offset(kept).limit(1))
+    return and_(_IS_STRANGERS, Entry.id <= (last or 0))
 
 
 async def read(
-    session: AsyncSession, conditions: Sequence[ColumnElement[bool]], before: int | None, limit: int
-) -> tuple[Sequence[Entry], int | None]:
-    """At most `limit` entries, the newest first, and what to continue before, if there are more.
-
-    What is written meanwhile neither repeats an entry nor hides one.
-    """
-    if before is not None:
-        conditions = [*conditions, Entry.id < before]
-    query = select(Entry).where(*conditions).order_by(Entry.id.desc()).limit(limit + 1)
-    entries = (await session.scalars(query)).all()
-    page = entries[:limit]
-    return page, page[-1].id if len(entries) > limit else None
+    session: AsyncSession, conditions: Sequence[ColumnElement[bool]], asked: PageQuery
+) -> tuple[Sequence[Entry], str | None]:
+    """A page of entries, the newest first, and the cursor of the next page, if there is one."""
+    query = select(Entry).where(*conditions).order_by(Entry.id.desc()).limit(asked.limit + 1)
+    if asked.position is not None:
+        query = query.where(Entry.id < asked.position)
+    return asked.cut((await session.scalars(query)).all())

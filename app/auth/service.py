@@ -1,6 +1,7 @@
 """Logging in, and what can be done with what a login gave. Knows users, sessions and tokens; none
 of them knows it."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -42,30 +43,18 @@ BY_SECOND_FACTOR = ("pwd", "otp", "mfa")  # RFC 8176, 2; a recovery code is a on
 INTROSPECTION_SCOPES = {"admin", "introspect"}
 
 
+@dataclass(frozen=True, slots=True)
 class Login:
-    def __init__(  # noqa: PLR0913, PLR0917 - it is where these meet
-        self,
-        session: AsyncSession,
-        users: Users,
-        sessions: Sessions,
-        second_factors: SecondFactors,
-        passwords: Passwords,
-        tokens: Tokens,
-        throttle: Throttle,
-        events: Events,
-        caller: Caller,
-        settings: Settings,
-    ) -> None:
-        self._session = session
-        self._throttle = throttle
-        self._events = events
-        self._caller = caller
-        self._users = users
-        self._sessions = sessions
-        self._second_factors = second_factors
-        self._admins_need_one = settings.admin_second_factor == "required"
-        self._passwords = passwords
-        self._tokens = tokens
+    session: AsyncSession
+    users: Users
+    sessions: Sessions
+    second_factors: SecondFactors
+    passwords: Passwords
+    tokens: Tokens
+    throttle: Throttle
+    events: Events
+    caller: Caller
+    settings: Settings
 
     async def trade(self, request: GrantRequest, now: datetime) -> IssuedToken:
         """A token for a password or for a refresh token.
@@ -101,7 +90,7 @@ class Login:
         opened = None
         if OFFLINE_ACCESS in requested:
             scopes |= {OFFLINE_ACCESS}
-            opened = await self._sessions.open(user, _text(scopes), self._caller, now)
+            opened = await self.sessions.open(user, _text(scopes), self.caller, now)
             if opened is None:
                 return None
         return self._issue(user, scopes, now, opened, by_second_factor=by_second_factor)
@@ -112,48 +101,49 @@ class Login:
         """The enabled user whose name, password and code these are, and what came of the code if
         it came to that."""
         password = grant.password.get_secret_value()
-        name, address = fold(grant.username), self._caller.address
-        async with self._throttle.attempt(self._session, name, address, now) as attempt:
-            user = await self._users.find(grant.username)
+        name, address = fold(grant.username), self.caller.address
+        async with self.throttle.attempt(self.session, name, address, now) as attempt:
+            user = await self.users.find(grant.username)
             # Checked for nobody and for the disabled as well: the time taken tells nothing. Who has
             # a second factor is asked only after the right password, so that nobody else can tell.
-            matches = await self._passwords.matches(password, user.password_hash if user else None)
+            matches = await self.passwords.matches(password, user.password_hash if user else None)
             known = user if user and matches and user.is_enabled else None
-            await begin_write(self._session)
-            answer = await self._second_factors.check(known.id, grant.otp, now) if known else None
+            await begin_write(self.session)
+            answer = await self.second_factors.check(known.id, grant.otp, now) if known else None
             authenticated = known if answer in (Answer.UNNEEDED, Answer.RIGHT) else None
             subject = user.id if user else None
             if authenticated:
-                self._caller.user_id = authenticated.id
+                self.caller.user_id = authenticated.id
                 await attempt.succeed()
             elif answer in (None, Answer.WRONG):
                 await attempt.fail()
             if answer is Answer.MISSING:
                 # Neither a login nor a failed one: people who type the code second come by here.
-                await self._events.announce("second_factor.demand", subject, now)
+                await self.events.announce("second_factor.demand", subject, now)
             else:
                 succeeded = authenticated is not None
                 reason = {"reason": answer.value} if answer and not succeeded else {}
-                await self._events.announce("login", subject, now, succeeded=succeeded, **reason)
-            await self._session.commit()
-        if authenticated and self._passwords.needs_rehash(authenticated.password_hash):
-            await self._users.upgrade_hash(authenticated, password)
+                await self.events.announce("login", subject, now, succeeded=succeeded, **reason)
+            await self.session.commit()
+        if authenticated and self.passwords.needs_rehash(authenticated.password_hash):
+            await self.users.upgrade_hash(authenticated, password)
         return authenticated, answer
 
     async def _renew(self, grant: RefreshGrant, now: datetime) -> IssuedToken | None:
-        renewal = await self._sessions.renew(grant.refresh_token.get_secret_value(), now)
+        renewal = await self.sessions.renew(grant.refresh_token.get_secret_value(), now)
         if renewal is None:
             return None
         # Whoever gets a second factor, or loses it, begins a new epoch without sessions. So the
         # session was opened with one if its user has one.
-        by_second_factor = await self._second_factors.is_enabled(renewal.user.id)
+        by_second_factor = await self.second_factors.is_enabled(renewal.user.id)
         scopes = self._allowed(
             set(renewal.session.scope.split()), by_second_factor=by_second_factor
         )
         return self._issue(renewal.user, scopes, now, renewal, by_second_factor=by_second_factor)
 
     def _allowed(self, scopes: set[str], *, by_second_factor: bool) -> set[str]:
-        return scopes - {"admin"} if self._admins_need_one and not by_second_factor else scopes
+        required = self.settings.admin_second_factor == "required"
+        return scopes - {"admin"} if required and not by_second_factor else scopes
 
     def _issue(
         self,
@@ -164,7 +154,7 @@ class Login:
         *,
         by_second_factor: bool,
     ) -> IssuedToken:
-        self._caller.user_id = user.id
+        self.caller.user_id = user.id
         grant = Grant(
             subject=str(user.id),
             username=user.username,
@@ -174,11 +164,11 @@ class Login:
             session=renewal.session.id if renewal else None,
             methods=BY_SECOND_FACTOR if by_second_factor else (),
         )
-        token = self._tokens.issue(grant, now)
+        token = self.tokens.issue(grant, now)
         return IssuedToken(
             token=token,
             access_token=token,
-            expires_in=int(self._tokens.lifetime.total_seconds()),
+            expires_in=int(self.tokens.lifetime.total_seconds()),
             refresh_token=renewal.refresh_token if renewal else None,
             scope=grant.scope or None,
         )
@@ -189,24 +179,16 @@ def _text(scopes: set[str]) -> str:
     return " ".join(sorted(scopes))
 
 
+@dataclass(frozen=True, slots=True)
 class IssuedTokens:
     """What holders, and services that hold nothing, do with a token afterwards."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - as above
-        self,
-        session: AsyncSession,
-        tokens: Tokens,
-        verification: Verification,
-        sessions: Sessions,
-        revocations: Revocations,
-        events: Events,
-    ) -> None:
-        self._session = session
-        self._events = events
-        self._tokens = tokens
-        self._verification = verification
-        self._sessions = sessions
-        self._revocations = revocations
+    session: AsyncSession
+    tokens: Tokens
+    verification: Verification
+    sessions: Sessions
+    revocations: Revocations
+    events: Events
 
     async def revoke(self, token: str, now: datetime) -> None:
         """End an access token, or a refresh token with its whole session (RFC 7009, 2.1).
@@ -214,19 +196,19 @@ class IssuedTokens:
         To have it in hand is the right to end it. One that is not valid is ended already.
         """
         try:
-            verified = await self._verification.verify(token, now)
+            verified = await self.verification.verify(token, now)
         except InvalidTokenError:
-            await self._sessions.end_by(token, now)
+            await self.sessions.end_by(token, now)
         else:
-            await begin_write(self._session)
-            await self._revocations.publish(f"jti:{verified.claims.jti}", now)
-            await self._events.announce("token.revoke", verified.holder.id, now)
-            await self._session.commit()
+            await begin_write(self.session)
+            await self.revocations.publish(f"jti:{verified.claims.jti}", now)
+            await self.events.announce("token.revoke", verified.holder.id, now)
+            await self.session.commit()
 
     async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
         """What an access token says, to those who may know; to all others it is inactive."""
         try:
-            verified = await self._verification.verify(token, now)
+            verified = await self.verification.verify(token, now)
         except InvalidTokenError:
             return Introspection(active=False)
         claims, holder = verified.claims, verified.holder
@@ -243,8 +225,8 @@ class IssuedTokens:
             auth_time=claims.authenticated_at,
             amr=list(claims.methods) or None,
             sub=claims.subject,
-            aud=self._tokens.audience,
-            iss=self._tokens.issuer,
+            aud=self.tokens.audience,
+            iss=self.tokens.issuer,
             jti=claims.jti,
             sid=claims.session,
         )

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.audit.models import Entry
-from app.audit.service import MAX_STRANGERS, is_beyond
+from app.audit.service import MAX_STRANGERS, beyond
 from app.chores import pause
 from app.database import Database, begin_write
 from app.housekeeping.models import Lease
@@ -22,7 +22,7 @@ from app.second_factors.service import ENROLMENT
 from app.sessions.models import Session
 from app.settings import Settings
 from app.throttle.models import Attempts
-from app.throttle.service import is_spent
+from app.throttle.service import spent
 from app.tokens.keys import KeyStore
 from app.users.models import User
 
@@ -60,12 +60,12 @@ class Housekeeping:
             now = self._clock()
             has_expired = Revocation.expires_at <= now
             await _purge(session, Revocation.position, has_expired)
-            is_over = or_(Session.expires_at <= now, ~_is_of_current_epoch)
-            await _purge(session, Session.id, is_over)
+            await _purge(session, Session.id, Session.expires_at <= now)
+            await _purge(session, Session.id, ~_is_of_current_epoch)
             is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
             await _purge(session, Entry.id, is_old)
-            await _purge(session, Entry.id, is_beyond(MAX_STRANGERS))
-            await _purge(session, Attempts.key, is_spent(now))
+            await _purge(session, Entry.id, await beyond(session, MAX_STRANGERS))
+            await _purge(session, Attempts.key, await spent(session, now))
             # Some time after it could last have been confirmed, whatever the hosts' clocks say.
             is_forgotten = SecondFactor.created_at <= now - 2 * ENROLMENT
             never_confirmed = SecondFactor.confirmed_at.is_(None)
@@ -94,12 +94,8 @@ _is_of_current_epoch = exists().where(User.id == Session.user_id, User.token_epo
 async def _purge(
     session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
 ) -> None:
-    """Delete in batches, so that nobody waits long for the write lock."""
-    batch = select(key).where(condition).limit(BATCH)
-    while True:
+    """Delete in batches that were looked for before, so that nobody waits long for the lock."""
+    while found := (await session.scalars(select(key).where(condition).limit(BATCH))).all():
         await begin_write(session)
-        purged = await session.scalars(delete(key.class_).where(key.in_(batch)).returning(key))
-        count = len(purged.all())
+        await session.execute(delete(key.class_).where(key.in_(found), condition))
         await session.commit()
-        if count < BATCH:
-            return

@@ -73,7 +73,7 @@ class SecondFactors:
         self._users = users
         self._proof = proof
         self._events = events
-        self._vault = Vault(settings, "second factors")
+        self._vault = _vault(settings)
         self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
@@ -131,6 +131,8 @@ class SecondFactors:
         outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError and
         TooManyCodesError.
         """
+        if len(otp.get_secret_value()) != codes.DIGITS:
+            raise WrongCodeError  # there are no recovery codes yet
         await begin_write(self._session)
         factor = await self._lock(user_id)
         if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= now:
@@ -180,37 +182,18 @@ class SecondFactors:
             raise SecondFactorNotFoundError
         await self._take_away("second_factor.reset", user_id, now)
 
-    async def seal(self) -> None:
-        """Encrypt what was stored before SECRET_KEY was set.
-
-        Raises KeyUnusableError for what was encrypted under another one.
-        """
-        is_locked = func.substr(SecondFactor.secret, 1, len(LOCKED)) == LOCKED
-        if locked := await self._session.scalar(
-            select(SecondFactor.secret).where(is_locked).limit(1)
-        ):
-            self._vault.unlock(locked)
-        plain = (await self._session.scalars(select(SecondFactor.secret).where(~is_locked))).all()
-        for secret in filter(self._vault.should_lock, plain):
-            await begin_write(self._session)
-            await self._session.execute(
-                update(SecondFactor)
-                .where(SecondFactor.secret == secret)
-                .values(secret=self._vault.lock(secret))
-            )
-        await self._session.commit()
-
     async def _demand(
         self, action: str, factor: SecondFactor, otp: SecretStr, now: datetime
     ) -> None:
         answer = await self._try(factor, otp, now)
+        if answer is Answer.BLOCKED:
+            raise TooManyCodesError  # without a trace, of which there would be no end
         if answer is not Answer.RIGHT:
-            await self._fail(action, factor.user_id, answer.value, now)
-            raise TooManyCodesError if answer is Answer.BLOCKED else WrongCodeError
-
-    async def _fail(self, action: str, user_id: int, reason: str, now: datetime) -> None:
-        await self._events.announce(action, user_id, now, succeeded=False, reason=reason)
-        await self._session.commit()
+            reason = answer.value
+            user_id = factor.user_id
+            await self._events.announce(action, user_id, now, succeeded=False, reason=reason)
+            await self._session.commit()
+            raise WrongCodeError
 
     async def _lock_enabled(self, user_id: int) -> SecondFactor:
         await begin_write(self._session)
@@ -278,6 +261,30 @@ class SecondFactors:
         await self._users.move_on(user_id, now)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
+
+
+async def seal(session: AsyncSession, settings: Settings) -> None:
+    """Encrypt what was stored before SECRET_KEY was set.
+
+    Raises KeyUnusableError for what was encrypted under another one.
+    """
+    vault = _vault(settings)
+    is_locked = func.substr(SecondFactor.secret, 1, len(LOCKED)) == LOCKED
+    if locked := await session.scalar(select(SecondFactor.secret).where(is_locked).limit(1)):
+        vault.unlock(locked)
+    if vault.locks:
+        for secret in (await session.scalars(select(SecondFactor.secret).where(~is_locked))).all():
+            await begin_write(session)
+            await session.execute(
+                update(SecondFactor)
+                .where(SecondFactor.secret == secret)
+                .values(secret=vault.lock(secret))
+            )
+    await session.commit()
+
+
+def _vault(settings: Settings) -> Vault:
+    return Vault(settings, "second factors")
 
 
 def _hash(code: str) -> bytes:

@@ -17,7 +17,7 @@ from ipaddress import ip_address, ip_network
 from math import ceil
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,7 +25,7 @@ from app.database import begin_write
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
 
-MAX_ROWS = 1_000_000
+MAX_ROWS = 1_000_000  # of failures, and as many of known addresses
 KNOWN_FOR = timedelta(days=90)
 # Written down again only when this much is left, so that most logins need not.
 KNOWN_AGAIN = timedelta(days=60)
@@ -79,7 +79,8 @@ class Count:
 
 @dataclass(slots=True)
 class Attempt:
-    """A login that was let through. Exactly one of its ends is part of its caller's transaction."""
+    """A login that was let through. At most one of its ends comes, as part of its caller's
+    transaction."""
 
     session: AsyncSession
     counts: list[Count]
@@ -178,12 +179,19 @@ async def clear(session: AsyncSession, account: str, address: str | None) -> Non
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
 
 
-def is_spent(now: datetime) -> ColumnElement[bool]:
-    """A condition for a query: rows that no longer count, and, of more than MAX_ROWS, those that
-    would soonest."""
-    latest_first = select(Attempts.expires_at).order_by(Attempts.expires_at.desc())
-    beyond = latest_first.offset(MAX_ROWS).limit(1).scalar_subquery()
-    return or_(Attempts.expires_at <= now, Attempts.expires_at <= beyond)
+async def spent(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
+    """A condition for a query: rows that no longer count and, of more than MAX_ROWS, those that
+    will be forgotten soonest.
+
+    Known addresses make room for known ones alone: whoever logs in from a million of them, which
+    one account and an IPv6 network suffice for, must not have the failures forgotten.
+    """
+    conditions = [Attempts.expires_at <= now]
+    for kind in (Attempts.failures == 0, Attempts.failures > 0):
+        latest_first = select(Attempts.expires_at).where(kind).order_by(Attempts.expires_at.desc())
+        if last := await session.scalar(latest_first.offset(MAX_ROWS).limit(1)):
+            conditions.append(and_(kind, Attempts.expires_at <= last))
+    return or_(*conditions)
 
 
 async def _admit(

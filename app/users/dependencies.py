@@ -1,5 +1,7 @@
 """Who is calling, as a route's argument type."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -10,6 +12,7 @@ from app.database import SessionDep
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.settings import Settings
+from app.throttle.service import Throttle
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
 from app.users.errors import RegistrationClosedError, SecondFactorNeededError
@@ -49,6 +52,17 @@ async def _proof(request: Request, session: SessionDep) -> Proof:
 
 
 ProofDep = Annotated[Proof, Depends(_proof)]
+
+
+async def _count_registration(
+    request: Request, session: SessionDep, now: NowDep
+) -> Callable[[], Awaitable[None]]:
+    throttle: Throttle = request.app.state.throttle
+    return partial(throttle.count_registration, session, caller_of(request).address, now)
+
+
+# To be called once the rest of the request is known to be valid. Raises TooManyAttemptsError.
+CountRegistration = Annotated[Callable[[], Awaitable[None]], Depends(_count_registration)]
 
 
 async def refuse_if_closed(request: Request) -> None:

@@ -13,9 +13,9 @@ class User(Base):
     __table_args__ = (
         Index(
             "ix_users_administrators",
-            "id",
+            "is_admin",
             postgresql_where=text("is_admin"),
-            sqlite_where=text("is_admin"),
+            sqlite_where=text("is_admin = 1"),  # as SQLAlchemy asks there; else it is not used
         ),
         {"sqlite_autoincrement": True},
     )

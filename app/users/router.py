@@ -2,15 +2,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, status
 
-from app.caller import CallerDep
-from app.database import SessionDep
 from app.error_responses import documented
 from app.passwords import HashingOverloadedError
-from app.throttle.dependencies import ThrottleDep
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep, refuse_if_closed
+from app.users.dependencies import (
+    CountRegistration,
+    CurrentAdmin,
+    CurrentUser,
+    UserId,
+    UsersDep,
+    refuse_if_closed,
+)
 from app.users.errors import (
     LastAdminError,
     RegistrationClosedError,
@@ -42,16 +46,11 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError, Use
         UserExistsError, RegistrationClosedError, TooManyAttemptsError, HashingOverloadedError
     ),
 )
-async def register_user(  # noqa: PLR0913, PLR0917 - all but the first come by themselves
-    new_user: NewUser,
-    users: UsersDep,
-    throttle: ThrottleDep,
-    session: SessionDep,
-    caller: CallerDep,
-    now: NowDep,
+async def register_user(
+    new_user: NewUser, users: UsersDep, count: CountRegistration, now: NowDep
 ) -> UserCreated:
     """Create an account. It is enabled at once, so its owner can ask for a token."""
-    await throttle.count_registration(session, caller.address, now)
+    await count()
     return UserCreated(user_id=await users.register(new_user, now))
 
 

@@ -173,7 +173,9 @@ class Users:
         if changed & {"is_admin", "scopes"} or (changed & {"is_enabled"} and not user.is_enabled):
             await self._end_tokens(user, now)
         if changed & {"is_admin", "scopes"}:
-            await self._events.announce("user.grant", user_id, now, to=" ".join(user.granted()))
+            await self._events.announce(
+                "user.grant", user_id, now, to=" ".join(sorted(user.granted()))
+            )
         if "is_enabled" in changed:
             action = "user.enable" if user.is_enabled else "user.disable"
             await self._events.announce(action, user_id, now)
@@ -184,12 +186,12 @@ class Users:
 
     async def end_tokens(self, user_id: int, now: datetime) -> None:
         """End every token and session of the user. Raises UserNotFoundError."""
-        user, _ = await self._lock(user_id)
-        await self._end_tokens(user, now)
+        await begin_write(self._session)
+        await self.move_on(user_id, now)
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
-    async def move_on(self, user_id: int, now: datetime) -> None:
+    async def move_on(self, user_id: int, now: datetime) -> User:
         """As end_tokens(), but part of its caller's transaction. Raises UserNotFoundError."""
         user = await self._session.get(
             User, user_id, populate_existing=True, with_for_update={"key_share": True}
@@ -197,6 +199,7 @@ class Users:
         if user is None:
             raise UserNotFoundError
         await self._end_tokens(user, now)
+        return user
 
     async def change_password(
         self, user_id: int, password: str, now: datetime, *, field: str = "password"
@@ -209,9 +212,9 @@ class Users:
         await self._session.commit()
         self._passwords.refuse_weak(password, user.username, user.email, field=field)
         password_hash = await self._passwords.hash(password)
-        user, _ = await self._lock(user_id)
+        await begin_write(self._session)
+        user = await self.move_on(user_id, now)
         user.password_hash = password_hash
-        await self._end_tokens(user, now)
         await self._events.announce("user.change_password", user_id, now)
         await self._session.commit()
 
@@ -239,7 +242,7 @@ class Users:
         await self._session.commit()
 
     async def _lock(self, user_id: int) -> tuple[User, bool]:
-        """Begin to write to a user; says whether it is the last enabled administrator.
+        """Begin to change or remove a user; says whether it is the last enabled administrator.
 
         With it all of those are locked, in the order of their ids: two who take each other away
         take turns, and the second one finds itself the last. Raises UserNotFoundError.

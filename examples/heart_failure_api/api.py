@@ -121,9 +121,12 @@ async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
 def _records() -> Iterator[sqlite3.Connection]:
     """A transaction on the file where the predictions are written down."""
     with closing(sqlite3.connect(place / "predictions.db", timeout=10)) as records, records:
-        records.execute("PRAGMA journal_mode=WAL")
-        records.execute(
-            "CREATE TABLE IF NOT EXISTS predictions (id INTEGER PRIMARY KEY AUTOINCREMENT,"
-            " at TEXT, user_id INTEGER, username TEXT, patient TEXT, probability REAL)"
-        )
         yield records
+
+
+with _records() as new:
+    new.execute("PRAGMA journal_mode=WAL")
+    new.execute(
+        "CREATE TABLE IF NOT EXISTS predictions (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " at TEXT, user_id INTEGER, username TEXT, patient TEXT, probability REAL)"
+    )
