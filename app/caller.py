@@ -16,6 +16,7 @@ MAX_HOPS = 10
 class Caller:
     address: str = ""
     user_agent: str = ""
+    languages: str = ""  # Accept-Language (RFC 9110, 12.5.4), for what is mailed
     user_id: int | None = None  # once a bearer token has been verified, or a password
 
 
@@ -26,7 +27,10 @@ def caller_of(request: Request) -> Caller:
         peer = request.client.host if request.client else ""
         trusted: Sequence[Network] = request.app.state.settings.trusted_proxies
         address = first_untrusted(peer, request.headers.getlist("x-forwarded-for"), trusted)
-        state.caller = Caller(address, request.headers.get("user-agent", "")[:200])
+        headers = request.headers
+        state.caller = Caller(
+            address, headers.get("user-agent", "")[:200], headers.get("accept-language", "")[:100]
+        )
     caller: Caller = state.caller
     return caller
 

@@ -17,7 +17,7 @@ from app.caller import Caller
 from app.database import Database, begin_write, utc_now
 from app.errors import Refusal, StartupError
 from app.events import Events
-from app.listeners import LISTENERS
+from app.listeners import listeners_for
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.second_factors.service import SecondFactors
@@ -276,7 +276,7 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
                 lifetime = timedelta(minutes=settings.token_minutes)
                 revocations = Revocations(session, lifetime)
                 caller = Caller(user_agent="hourpass")
-                events = Events(session, caller, LISTENERS)
+                events = Events(session, caller, listeners_for(settings))
                 users = Users(session, passwords, revocations, events)
                 proof = Proof(session, users, passwords, Throttle(), events, caller)
                 factors = SecondFactors(session, users, proof, events, settings)

@@ -32,8 +32,10 @@ from app.events import Events
 from app.exchange import Exchange
 from app.fast_lane import FastLane
 from app.housekeeping.service import Housekeeping
-from app.listeners import LISTENERS
+from app.invitations.router import router as invitations_router
+from app.listeners import listeners_for
 from app.own_account.router import router as own_account_router
+from app.password_resets.router import router as password_resets_router
 from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
@@ -109,6 +111,8 @@ def create_app(
         audit_router,
         admin_router,
         own_account_router,
+        password_resets_router,
+        invitations_router,
         health.router,
     ):
         app.include_router(router)
@@ -125,8 +129,8 @@ async def _start(
     state = app.state
     state.settings = settings
     state.clock = clock
-    state.listeners = LISTENERS
-    state.throttle = Throttle()
+    state.listeners = listeners = listeners_for(settings)
+    state.throttle = throttle = Throttle()
     state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
@@ -141,7 +145,7 @@ async def _start(
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
         revocations = Revocations(session, tokens.lifetime)
-        users = Users(session, passwords, revocations, Events(session, Caller(), LISTENERS))
+        users = Users(session, passwords, revocations, Events(session, Caller(), listeners))
         await seal(session, settings)
         await _create_first_admin(users, settings, clock())
 
@@ -155,6 +159,10 @@ async def _start(
     stack.push_async_callback(chores.end)
     for chore in (news.listen, keys.keep_fresh, housekeeping.keep_house):
         chores.start(chore)
+    if settings.smtp_url:
+        from app.mail.postman import Postman  # with its library, which else nobody needs
+
+        chores.start(Postman(database, settings, throttle, listeners, clock).deliver)
     # What lives as long as the process need not be looked through for garbage again and again.
     gc.freeze()
     stack.callback(gc.unfreeze)

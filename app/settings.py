@@ -6,6 +6,7 @@ then from here.
 
 import os
 import re
+from email.utils import formataddr, parseaddr
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -59,6 +60,32 @@ def _networks(value: object) -> object:
 Network = IPv4Network | IPv6Network
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+
+
+def _mail_server(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in SMTP_PORTS or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError("must be smtp://, smtps:// or smtp+plain:// and a host")
+    if (parts.username is None) != (parts.password is None):
+        raise ValueError("needs user and password, or neither")
+    if parts.scheme == "smtp+plain" and parts.username:
+        raise ValueError("must not send a password without TLS")
+    if parts.port == 0:  # one beyond 65535 is refused by the reading itself
+        raise ValueError("must name a port above 0")
+    return url
+
+
+def _mailbox(value: str) -> str:
+    name, address = parseaddr(value)
+    if "\n" in value or "\r" in value or not re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address):
+        raise ValueError("must be an e-mail address, or a name and <an address>")
+    return formataddr((name, address))
+
+
+SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
+
+SmtpUrl = Annotated[SecretStr, AfterValidator(_mail_server)]
+Mailbox = Annotated[str, AfterValidator(_mailbox)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
 
@@ -99,7 +126,10 @@ class Settings(BaseSettings):
     hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
     admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: an administrator who logs in without a second factor gets no admin scope")
-    registration: Literal["open", "closed"] = Field("open", description="closed: only administrators create users (POST /users)")
+    registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
+    smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail by STARTTLS, smtps:// by TLS from the start, smtp+plain:// without; empty: no mail, administrators hand out codes")
+    mail_from: Mailbox | None = Field(None, description="sender of that mail, such as Hourpass <no-reply@example.org>")
+    mail_templates: Path | None = Field(None, description="directory of your own texts, LANGUAGE/reset.txt and so on, beside those in app/mail/templates")
     trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
@@ -118,6 +148,8 @@ class Settings(BaseSettings):
             raise ValueError("SIGNING_ALGORITHM=HS256 needs HS256_SECRET")
         if (self.first_admin_username is None) != (self.first_admin_password is None):
             raise ValueError("set FIRST_ADMIN_USERNAME and FIRST_ADMIN_PASSWORD together")
+        if self.smtp_url is not None and self.mail_from is None:
+            raise ValueError("SMTP_URL needs MAIL_FROM")
         return self
 
     @model_validator(mode="after")

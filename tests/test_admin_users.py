@@ -65,6 +65,7 @@ async def test_a_user_is_shown_without_its_hash(client: AsyncClient, arthurs_tok
         "id": lancelot,
         "username": LANCELOT["username"],
         "email": LANCELOT["email"],
+        "email_verified": False,
         "is_enabled": True,
         "is_admin": False,
         "scopes": [],

@@ -70,6 +70,7 @@ async def test_a_profile_shows_the_name_as_it_was_typed(client: AsyncClient) -> 
         "id": user_id,
         "username": typed,
         "email": "Lancelot@camelot.example",  # a host name has no case
+        "email_verified": False,
         "is_admin": False,
         "created_at": "2026-11-23T12:00:00Z",
     }

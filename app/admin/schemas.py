@@ -1,14 +1,10 @@
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.paging import PageQuery
-from app.users.schemas import Email, NewAccount, Scopes
-
-
-def _words(scopes: Any) -> Any:
-    return scopes.split() if isinstance(scopes, str) else scopes
+from app.users.schemas import Email, NewAccount, Scopes, words
 
 
 class UserRecord(BaseModel):
@@ -17,9 +13,10 @@ class UserRecord(BaseModel):
     id: int = Field(examples=[10])
     username: str = Field(examples=["eligijus"])
     email: str | None = Field(examples=["eligijus@testmail.com"])
+    email_verified: bool = Field(examples=[False])
     is_enabled: bool = Field(examples=[True])
     is_admin: bool = Field(examples=[False])
-    scopes: Annotated[list[str], BeforeValidator(_words)] = Field(examples=[["predict"]])
+    scopes: Annotated[list[str], BeforeValidator(words)] = Field(examples=[["predict"]])
     created_at: datetime
 
 
@@ -71,6 +68,9 @@ class UserChange(BaseModel):
     )
 
     email: Email | None = None
+    email_verified: bool = Field(
+        default=False, description="An administrator may vouch for an address."
+    )
     is_enabled: bool = True
     is_admin: bool = False
     scopes: Scopes = []

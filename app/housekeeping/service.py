@@ -14,8 +14,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.audit.models import Entry
 from app.audit.service import MAX_STRANGERS, beyond
 from app.chores import pause
+from app.codes.models import Code
 from app.database import Database, begin_write
 from app.housekeeping.models import Lease
+from app.mail.models import Letter
+from app.mail.service import KEPT_TRYING
 from app.revocations.models import Revocation
 from app.second_factors.models import SecondFactor
 from app.second_factors.service import ENROLMENT
@@ -66,6 +69,8 @@ class Housekeeping:
             await _purge(session, Entry.id, is_old)
             await _purge(session, Entry.id, await beyond(session, MAX_STRANGERS))
             await _purge(session, Attempts.key, await spent(session, now))
+            await _purge(session, Code.id, Code.expires_at <= now)
+            await _purge(session, Letter.id, Letter.created_at <= now - KEPT_TRYING)
             # Some time after it could last have been confirmed, whatever the hosts' clocks say.
             is_forgotten = SecondFactor.created_at <= now - 2 * ENROLMENT
             never_confirmed = SecondFactor.confirmed_at.is_(None)

@@ -1,7 +1,17 @@
-from fastapi import APIRouter
+from fastapi import APIRouter, status
 
+from app.codes.errors import InvalidCodeError
 from app.error_responses import documented
-from app.own_account.schemas import Farewell, PasswordChange, PasswordChanged, ProfileChange
+from app.mail.dependencies import MailDep
+from app.mail.errors import MailUnavailableError, NothingToVerifyError
+from app.own_account.schemas import (
+    Farewell,
+    PasswordChange,
+    PasswordChanged,
+    ProfileChange,
+    VerificationProof,
+    VerificationSent,
+)
 from app.passwords import HashingOverloadedError
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
@@ -49,6 +59,37 @@ async def change_own_profile(
     """`null` takes the address away."""
     await proof.demand("user.change_email", user.id, change.password.get_secret_value(), now)
     return Profile.model_validate(await users.change(user.id, now, email=change.email))
+
+
+@router.post(
+    "/me/email-verification",
+    operation_id="sendEmailVerification",
+    summary="Send a code to my e-mail address",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=documented(
+        MissingTokenError, InvalidTokenError, MailUnavailableError, NothingToVerifyError
+    ),
+)
+async def send_email_verification(
+    user: CurrentUser, mail: MailDep, now: NowDep
+) -> VerificationSent:
+    """One is sent by itself after a registration, and when the address changes."""
+    await mail.verify(user.id, now)
+    return VerificationSent()
+
+
+@router.post(
+    "/me/email-verification/confirm",
+    operation_id="confirmEmail",
+    summary="Confirm my e-mail address",
+    responses=documented(MissingTokenError, InvalidTokenError, InvalidCodeError),
+)
+async def confirm_email(
+    user: CurrentUser, proof: VerificationProof, users: UsersDep, now: NowDep
+) -> Profile:
+    """With the code that was sent there. It is of use once, for a day, to this user alone."""
+    verified = await users.verify_email(user.id, proof.code.get_secret_value(), now)
+    return Profile.model_validate(verified)
 
 
 @router.delete(

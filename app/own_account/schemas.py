@@ -1,5 +1,6 @@
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
 
@@ -47,3 +48,13 @@ class Farewell(BaseModel):
     )
 
     password: Password
+
+
+class VerificationSent(BaseModel):
+    message: str = Field("A code is on its way", examples=["A code is on its way"])
+
+
+class VerificationProof(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK"}]})
+
+    code: CodeText

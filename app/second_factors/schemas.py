@@ -1,26 +1,22 @@
 """Codes and second factors as they travel over HTTP."""
 
 import re
-import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from app.codes import text
+from app.codes.schemas import MAX_TYPED
 from app.users.schemas import Password
 
-MAX_TYPED = 64
-
-_CODE = re.compile(r"[0-9]{6}|[A-Z2-7]{16}")
+_CODE = re.compile(rf"[0-9]{{6}}|{text.PATTERN.pattern}")
 
 
 def _check_otp(otp: SecretStr) -> SecretStr:
-    """People type codes as they see them: in groups, in any case, in the digits of full width."""
     typed = otp.get_secret_value()
-    if len(typed) <= MAX_TYPED:
-        code = re.sub(r"[\s-]+", "", unicodedata.normalize("NFKC", typed)).upper()
-        if _CODE.fullmatch(code):
-            return SecretStr(code)
+    if len(typed) <= MAX_TYPED and _CODE.fullmatch(code := text.read(typed)):
+        return SecretStr(code)
     raise PydanticCustomError("otp", "Must be 6 digits or a recovery code")
 
 

@@ -7,11 +7,7 @@ which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery
 no more than the password cannot lock the owner out of them.
 """
 
-import base64
-import hashlib
 import hmac
-import re
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -20,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.codes import text
 from app.database import begin_write
 from app.events import Events
 from app.second_factors import codes
@@ -239,7 +236,7 @@ class SecondFactors:
 
     async def _try_recovery_code(self, factor: SecondFactor, code: str, now: datetime) -> Answer:
         own = RecoveryCode.user_id == factor.user_id
-        hash_ = _hash(code)
+        hash_ = text.digest(code)
         known = (await self._session.scalars(select(RecoveryCode.code_hash).where(own))).all()
         found = [one for one in known if hmac.compare_digest(one, hash_)]
         used = delete(RecoveryCode).where(own, RecoveryCode.code_hash.in_(found))
@@ -252,9 +249,11 @@ class SecondFactors:
 
     async def _new_codes(self, user_id: int) -> list[str]:
         await self._session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))
-        new = [base64.b32encode(secrets.token_bytes(10)).decode() for _ in range(RECOVERY_CODES)]
-        self._session.add_all(RecoveryCode(user_id=user_id, code_hash=_hash(code)) for code in new)
-        return ["-".join(re.findall("....", code)) for code in new]
+        new = [text.new() for _ in range(RECOVERY_CODES)]
+        self._session.add_all(
+            RecoveryCode(user_id=user_id, code_hash=text.digest(code)) for code in new
+        )
+        return [text.shown(code) for code in new]
 
     async def _take_away(self, action: str, user_id: int, now: datetime) -> None:
         await self._session.execute(delete(SecondFactor).where(SecondFactor.user_id == user_id))
@@ -285,8 +284,3 @@ async def seal(session: AsyncSession, settings: Settings) -> None:
 
 def _vault(settings: Settings) -> Vault:
     return Vault(settings, "second factors")
-
-
-def _hash(code: str) -> bytes:
-    """80 random bits need no slow hash."""
-    return hashlib.sha256(code.encode()).digest()

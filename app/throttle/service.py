@@ -29,23 +29,23 @@ MAX_ROWS = 1_000_000  # of failures, and as many of known addresses
 KNOWN_FOR = timedelta(days=90)
 # Written down again only when this much is left, so that most logins need not.
 KNOWN_AGAIN = timedelta(days=60)
-LONGEST_DELAY = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """So many failures cost nothing; the next one waits a second, and so on up to LONGEST_DELAY.
+    """So many failures cost nothing; the next one waits a second, and so on up to `longest`.
     All is forgotten when nothing has failed for `memory`."""
 
     free: int
     memory: timedelta
+    longest: timedelta = timedelta(minutes=15)
 
     def delay(self, failures: int) -> timedelta:
         """To wait after that many failures."""
         beyond = failures - self.free
         if beyond < 0:
             return timedelta(0)
-        return min(timedelta(seconds=2 ** min(beyond, 20)), LONGEST_DELAY)
+        return min(timedelta(seconds=2 ** min(beyond, 20)), self.longest)
 
 
 # SP 800-63B-4, 3.2.2 allows 100 failures in a row; here that many take the better part of a day.
@@ -54,6 +54,11 @@ ACCOUNT_AT_ADDRESS = Rule(free=10, memory=timedelta(days=1))
 # Many people may share one. A success does not clear it: whoever sprays may own an account too.
 ADDRESS = Rule(free=20, memory=timedelta(hours=1))
 REGISTRATION = Rule(free=20, memory=timedelta(hours=1))
+# Each registration by it that is tried, succeed or not: a 409 tells that a name is taken.
+INVITATION = Rule(free=10, memory=timedelta(days=1))
+RESET = Rule(free=10, memory=timedelta(hours=1))
+# All that is sent to one mailbox, whoever asked for it.
+MAILBOX = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
 
 
 class Found(NamedTuple):
@@ -120,7 +125,7 @@ class Throttle:
 
         Raises TooManyAttemptsError.
         """
-        network = _network(address)
+        network = network_of(address)
         known_key, pair_key = _key("known", account, network), _key("pair", account, network)
         account_key, address_key = _key("account", account), _key("address", network)
         with self._under_way_beside(pair_key, account_key, address_key) as others:
@@ -137,15 +142,16 @@ class Throttle:
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
             yield Attempt(session, counts, known_key if is_due else None, now)
 
-    async def count_registration(self, session: AsyncSession, address: str, now: datetime) -> None:
-        """Succeed or not: who is told that a name is taken has learnt something.
+    async def count(
+        self, session: AsyncSession, what: str, who: str, rule: Rule, now: datetime
+    ) -> None:
+        """Something that counts whether it succeeds or not; nothing does for `who` is empty.
 
         Raises TooManyAttemptsError.
         """
-        network = _network(address)
-        if not network:
+        if not who:
             return
-        count = Count(_key("register", network), REGISTRATION)
+        count = Count(_key(what, who), rule)
         with self._under_way_beside(count.key) as others:
             found = await _find(session, now, count.key)
             await _admit(session, [count], found, others, now)
@@ -169,12 +175,24 @@ class Throttle:
                     del self._under_way[key]
 
 
+def network_of(address: str) -> str:
+    """An IPv4 address or the first 64 bits of another one, since that many are one subscriber's.
+    Empty for this machine itself, which stands for a proxy that TRUSTED_PROXIES does not name."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return ""
+    if ip.is_loopback:
+        return ""
+    return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
+
+
 async def clear(session: AsyncSession, account: str, address: str | None) -> None:
     """Forget what has failed for the account and, if there is one, at the address. Part of its
     caller's transaction."""
     keys = [_key("account", account)]
     if address:
-        network = _network(address)
+        network = network_of(address)
         keys += [_key("pair", account, network), _key("address", network)]
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
 
@@ -274,18 +292,6 @@ async def _put(
     )
     total_now: int = (await session.execute(statement)).scalar_one()
     return total_now
-
-
-def _network(address: str) -> str:
-    """An IPv4 address or the first 64 bits of another one, since that many are one subscriber's.
-    Empty for this machine itself, which stands for a proxy that TRUSTED_PROXIES does not name."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return ""
-    if ip.is_loopback:
-        return ""
-    return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
 def _key(*parts: str) -> str:

@@ -16,6 +16,13 @@ class RegistrationClosedError(ForbiddenError):
     message = "Only an administrator creates users here"
 
 
+class InvitationRequiredError(ForbiddenError):
+    """The same whatever the name, as above."""
+
+    error = "invitation_required"
+    message = "Whoever registers here needs an invitation"
+
+
 class LastAdminError(ConflictError):
     """Nobody would be left who could make another one."""
 

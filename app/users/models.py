@@ -1,9 +1,15 @@
 from datetime import datetime
 
 from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from app.database import Base
+
+
+def fold_email(email: str) -> str:
+    """The form in which addresses are compared. Mail goes to the one that is stored as it was
+    typed: of two that fold alike, the other one's owner must not get it."""
+    return email.casefold()
 
 
 class User(Base):
@@ -27,6 +33,10 @@ class User(Base):
     # NFKC and case folded; its uniqueness is what decides between simultaneous registrations.
     username_folded: Mapped[str] = mapped_column(String(64), unique=True)
     email: Mapped[str | None] = mapped_column(String(254))
+    # As it is looked for. Several users may have the same one.
+    email_folded: Mapped[str | None] = mapped_column(String(254), index=True)
+    # When a code that was sent there came back.
+    email_verified_at: Mapped[datetime | None]
     password_hash: Mapped[str] = mapped_column(String(255))
     is_enabled: Mapped[bool] = mapped_column(default=True)
     is_admin: Mapped[bool]
@@ -35,6 +45,16 @@ class User(Base):
     # Written into every token. Adding one ends all tokens that carry the old number.
     token_epoch: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
+
+    @validates("email")
+    def _follow(self, _: str, email: str | None) -> str | None:
+        self.email_folded = fold_email(email) if email else None
+        self.email_verified_at = None
+        return email
+
+    @property
+    def email_verified(self) -> bool:
+        return self.email_verified_at is not None
 
     def granted(self) -> set[str]:
         """Every scope that this user's tokens can have."""

@@ -2,13 +2,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, status
 
+from app.codes.errors import InvalidCodeError
 from app.error_responses import documented
 from app.passwords import HashingOverloadedError
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import (
-    CountRegistration,
+    AdmitRegistration,
     CurrentAdmin,
     CurrentUser,
     UserId,
@@ -16,6 +17,7 @@ from app.users.dependencies import (
     refuse_if_closed,
 )
 from app.users.errors import (
+    InvitationRequiredError,
     LastAdminError,
     RegistrationClosedError,
     UserExistsError,
@@ -43,15 +45,21 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError, Use
     status_code=status.HTTP_201_CREATED,
     dependencies=[Depends(refuse_if_closed)],
     responses=documented(
-        UserExistsError, RegistrationClosedError, TooManyAttemptsError, HashingOverloadedError
+        UserExistsError,
+        RegistrationClosedError,
+        InvitationRequiredError,
+        InvalidCodeError,
+        TooManyAttemptsError,
+        HashingOverloadedError,
     ),
 )
 async def register_user(
-    new_user: NewUser, users: UsersDep, count: CountRegistration, now: NowDep
+    new_user: NewUser, users: UsersDep, admit: AdmitRegistration, now: NowDep
 ) -> UserCreated:
     """Create an account. It is enabled at once, so its owner can ask for a token."""
-    await count()
-    return UserCreated(user_id=await users.register(new_user, now))
+    invitation = new_user.invitation.get_secret_value() if new_user.invitation else None
+    await admit(invitation)
+    return UserCreated(user_id=await users.register(new_user, now, invitation=invitation))
 
 
 @router.get(

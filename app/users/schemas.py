@@ -3,12 +3,13 @@
 import re
 import unicodedata
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from app.codes.schemas import CodeText
 from app.passwords import MAX_LENGTH
 
 # Characters that show nothing would let one name pass for another. Categories C* (control, format,
@@ -87,6 +88,11 @@ def _check_scopes(scopes: list[str]) -> list[str]:
 Scopes = Annotated[list[str], Field(max_length=250), AfterValidator(_check_scopes)]
 
 
+def words(scopes: Any) -> Any:
+    """From the one text that the table has."""
+    return scopes.split() if isinstance(scopes, str) else scopes
+
+
 class NewAccount(BaseModel):
     """What every account needs. Those made from the command line may lack an address."""
 
@@ -111,6 +117,9 @@ class NewUser(NewAccount):
     )
 
     email: Email = Field(json_schema_extra={"format": "email"})
+    invitation: CodeText | None = Field(
+        None, description="The code of an invitation; needed with REGISTRATION=invite."
+    )
 
 
 class UserCreated(BaseModel):
@@ -142,5 +151,6 @@ class Profile(BaseModel):
     id: int = Field(examples=[10])
     username: str = Field(examples=["eligijus"])
     email: str | None = Field(examples=["eligijus@testmail.com"])
+    email_verified: bool = Field(description="Whether a code sent there came back.")
     is_admin: bool = Field(examples=[False])
     created_at: datetime

@@ -4,19 +4,24 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.codes import service as codes
+from app.codes.errors import InvalidCodeError
+from app.codes.service import Purpose
 from app.database import begin_write
+from app.errors import InvalidRequestError
 from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
-from app.users.models import User
+from app.users.models import User, fold_email
 from app.users.schemas import NewAccount, fold
 
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
@@ -58,12 +63,15 @@ class Users:
         *,
         is_admin: bool = False,
         scopes: Collection[str] = (),
+        invitation: str | None = None,
     ) -> int:
-        """Create an enabled user and return its id.
+        """Create an enabled user and return its id. An invitation is used up with success alone.
 
-        Raises UserExistsError, InvalidRequestError for a password that the policy refuses, and
-        HashingOverloadedError.
+        Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
+        policy refuses, and HashingOverloadedError.
         """
+        if invitation:
+            await codes.find(self._session, Purpose.INVITE, invitation, now)
         if existing := await self._find_id(account.username):
             raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
         password = account.password.get_secret_value()
@@ -78,13 +86,20 @@ class Users:
             created_at=now,
         )
         await begin_write(self._session)
+        details: dict[str, Any] = {}
+        if invitation:
+            code = await codes.use(self._session, Purpose.INVITE, invitation, now)
+            user.scopes = code.scopes
+            if code.email and user.email and fold_email(code.email) == user.email_folded:
+                user.email_verified_at = now
+            details["invitation"] = str(code.id)
         self._session.add(user)
         try:
             await self._session.flush()
         except IntegrityError:
             await self._session.rollback()
             raise UserExistsError(user_id=await self._find_id(account.username)) from None
-        await self._events.announce("user.register", user.id, now)
+        await self._events.announce("user.register", user.id, now, **details)
         await self._session.commit()
         return user.id
 
@@ -136,7 +151,7 @@ class Users:
         query = select(User).where(User.id > user_id).order_by(User.id).limit(limit)
         if search is not None:
             is_named = User.username_folded.startswith(fold(search), autoescape=True)
-            query = query.where(or_(is_named, User.email == search))
+            query = query.where(or_(is_named, User.email_folded == fold_email(search)))
         if is_enabled is not None:
             query = query.where(User.is_enabled.is_(is_enabled))
         if is_admin is not None:
@@ -159,14 +174,21 @@ class Users:
         await self.change(user_id, now, is_admin="admin" in scopes, scopes=others)
 
     async def change(self, user_id: int, now: datetime, **values: object) -> User:
-        """Set `email`, `is_enabled`, `is_admin` or `scopes`, as the table has them.
+        """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, as a user has them.
 
-        Raises UserNotFoundError and LastAdminError.
+        Raises UserNotFoundError, LastAdminError, and InvalidRequestError for an address that is
+        verified without being there.
         """
-        user, is_last_admin = await self._lock(user_id)
+        email_verified = values.pop("email_verified", None)
+        user, is_last_admin = await self._lock_with_admins(user_id)
         changed = {name for name, value in values.items() if getattr(user, name) != value}
         for name in changed:
             setattr(user, name, values[name])
+        if email_verified is not None and email_verified != user.email_verified:
+            if user.email is None:
+                raise InvalidRequestError.about("email_verified", "There is no e-mail address")
+            user.email_verified_at = now if email_verified else None
+            changed.add("email_verified")
         if is_last_admin and not (user.is_admin and user.is_enabled):
             await self._session.rollback()
             raise LastAdminError
@@ -181,6 +203,9 @@ class Users:
             await self._events.announce(action, user_id, now)
         if "email" in changed:
             await self._events.announce("user.change_email", user_id, now)
+        if "email_verified" in changed:
+            action = "user.verify_email" if user.email_verified else "user.doubt_email"
+            await self._events.announce(action, user_id, now)
         await self._session.commit()
         return user
 
@@ -193,12 +218,20 @@ class Users:
 
     async def move_on(self, user_id: int, now: datetime) -> User:
         """As end_tokens(), but part of its caller's transaction. Raises UserNotFoundError."""
+        user = await self.lock(user_id)
+        await self._end_tokens(user, now)
+        return user
+
+    async def lock(self, user_id: int) -> User:
+        """The user as it is, which it stays until the caller's transaction ends.
+
+        Raises UserNotFoundError.
+        """
         user = await self._session.get(
             User, user_id, populate_existing=True, with_for_update={"key_share": True}
         )
         if user is None:
             raise UserNotFoundError
-        await self._end_tokens(user, now)
         return user
 
     async def change_password(
@@ -208,15 +241,34 @@ class Users:
 
         Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
         """
-        user = await self.get(user_id)
-        await self._session.commit()
-        self._passwords.refuse_weak(password, user.username, user.email, field=field)
-        password_hash = await self._passwords.hash(password)
+        password_hash = await self.hash_password(user_id, password, field=field)
         await begin_write(self._session)
         user = await self.move_on(user_id, now)
         user.password_hash = password_hash
         await self._events.announce("user.change_password", user_id, now)
         await self._session.commit()
+
+    async def hash_password(self, user_id: int, password: str, *, field: str = "password") -> str:
+        """The hash of a new password, if the policy lets the user have it.
+
+        Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
+        """
+        user = await self.get(user_id)
+        await self._session.commit()
+        self._passwords.refuse_weak(password, user.username, user.email, field=field)
+        return await self._passwords.hash(password)
+
+    async def verify_email(self, user_id: int, code: str, now: datetime) -> User:
+        """With the code that was sent there. Raises InvalidCodeError and UserNotFoundError."""
+        await begin_write(self._session)
+        user = await self.lock(user_id)
+        used = await codes.use(self._session, Purpose.VERIFY, code, now, user_id=user_id)
+        if user.email != used.email:
+            raise InvalidCodeError
+        user.email_verified_at = now
+        await self._events.announce("user.verify_email", user_id, now)
+        await self._session.commit()
+        return user
 
     async def upgrade_hash(self, user: User, password: str) -> None:
         """Replace a hash made with older means. The password stays, and so do the tokens."""
@@ -232,7 +284,7 @@ class Users:
 
     async def remove(self, user_id: int, now: datetime) -> None:
         """Raises UserNotFoundError and LastAdminError."""
-        user, is_last_admin = await self._lock(user_id)
+        user, is_last_admin = await self._lock_with_admins(user_id)
         if is_last_admin:
             await self._session.rollback()
             raise LastAdminError
@@ -241,7 +293,7 @@ class Users:
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def _lock(self, user_id: int) -> tuple[User, bool]:
+    async def _lock_with_admins(self, user_id: int) -> tuple[User, bool]:
         """Begin to change or remove a user; says whether it is the last enabled administrator.
 
         With it all of those are locked, in the order of their ids: two who take each other away

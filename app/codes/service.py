@@ -1,0 +1,122 @@
+"""Codes are issued, and used once. Each verb is part of its caller's transaction.
+
+Lifetimes are within SP 800-63B-4, 4.2.2: a day at most for what is mailed to get an account back.
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.codes import text
+from app.codes.errors import InvalidCodeError
+from app.codes.models import Code
+from app.events import Event
+
+MAX_OPEN = 5  # for each user and purpose: a sixth one takes the place of the oldest
+
+
+class Purpose(StrEnum):
+    RESET = "reset"
+    VERIFY = "verify"
+    INVITE = "invite"
+
+
+LIFETIMES = {
+    Purpose.RESET: timedelta(minutes=30),
+    Purpose.VERIFY: timedelta(days=1),
+    Purpose.INVITE: timedelta(days=7),
+}
+
+# What proves that codes issued before may be in wrong hands, or sent to a mailbox given up.
+_VOIDING = {
+    "user.change_email",
+    "user.change_password",
+    "user.disable",
+    "user.force_reset",
+    "user.reset_password",
+}
+
+
+async def issue(  # noqa: PLR0913 - what the table has
+    session: AsyncSession,
+    purpose: Purpose,
+    now: datetime,
+    *,
+    user_id: int | None = None,
+    email: str | None = None,
+    scopes: str = "",
+    lifetime: timedelta | None = None,
+) -> tuple[Code, str]:
+    """The row, and the code as it is shown, which is written down nowhere."""
+    if user_id is not None:
+        own = select(Code.id).where(Code.user_id == user_id, Code.purpose == purpose)
+        surplus = own.order_by(Code.id.desc()).offset(MAX_OPEN - 1)
+        await session.execute(delete(Code).where(Code.id.in_(surplus)))
+    secret = text.new()
+    code = Code(
+        purpose=purpose,
+        code_hash=text.digest(secret),
+        user_id=user_id,
+        email=email,
+        scopes=scopes,
+        created_at=now,
+        expires_at=now + (lifetime or LIFETIMES[purpose]),
+    )
+    session.add(code)
+    await session.flush()
+    return code, text.shown(secret)
+
+
+def redraw(code: Code, now: datetime) -> str:
+    """Another secret for a code that is about to be sent. Its lifetime begins now."""
+    secret = text.new()
+    code.code_hash = text.digest(secret)
+    code.expires_at = now + (code.expires_at - code.created_at)
+    code.created_at = now
+    return text.shown(secret)
+
+
+async def find(session: AsyncSession, purpose: Purpose, code: str, now: datetime) -> Code:
+    """Look without using it up. Raises InvalidCodeError."""
+    found = await session.scalar(select(Code).where(*_is_valid(purpose, code, now)))
+    if found is None:
+        raise InvalidCodeError
+    return found
+
+
+async def use(
+    session: AsyncSession,
+    purpose: Purpose,
+    code: str,
+    now: datetime,
+    *,
+    user_id: int | None = None,
+) -> Code:
+    """Of any number who try it at once, one succeeds. With `user_id` only that user.
+
+    Raises InvalidCodeError.
+    """
+    conditions = _is_valid(purpose, code, now)
+    if user_id is not None:
+        conditions.append(Code.user_id == user_id)
+    spent = delete(Code).where(*conditions).returning(Code)
+    used = await session.scalar(spent.execution_options(synchronize_session=False))
+    if used is None:
+        raise InvalidCodeError
+    return used
+
+
+async def void(session: AsyncSession, event: Event) -> None:
+    """A listener."""
+    if event.action in _VOIDING and event.succeeded:
+        await session.execute(delete(Code).where(Code.user_id == event.subject_id))
+
+
+def _is_valid(purpose: Purpose, code: str, now: datetime) -> list[ColumnElement[bool]]:
+    return [
+        Code.code_hash == text.digest(code),
+        Code.purpose == purpose,
+        Code.expires_at > now,
+    ]

@@ -1,0 +1,1 @@
+"""Invitations: an administrator lets somebody register."""

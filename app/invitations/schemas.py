@@ -1,0 +1,51 @@
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.users.schemas import Email, Scopes, words
+
+
+class NewInvitation(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"scopes": ["predict"]}, {"email": "ada@example.org"}]},
+    )
+
+    email: Email | None = Field(
+        None, description="Where to send the code. Left out, it is in the answer."
+    )
+    scopes: Scopes = Field([], description="What else the user's tokens may be used for.")
+    days: int = Field(7, ge=1, le=30, description="How long it can be used.")
+
+
+class Invitation(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(examples=[3])
+    email: str | None = Field(
+        description="Where it was sent, if it was.", examples=["ada@example.org"]
+    )
+    scopes: Annotated[list[str], BeforeValidator(words)] = Field(examples=[["predict"]])
+    created_at: datetime
+    expires_at: datetime
+
+
+class InvitationCreated(Invitation):
+    """The code is shown this once. Whoever registers gives it as `invitation`."""
+
+    code: str | None = Field(
+        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK"]
+    )
+
+
+class InvitationPage(BaseModel):
+    invitations: list[Invitation]
+    next_cursor: str | None = Field(
+        description="Ask with it as `cursor` for those that follow; null at the end.",
+        examples=["3"],
+    )
+
+
+class InvitationTakenBack(BaseModel):
+    message: str = Field("Invitation taken back", examples=["Invitation taken back"])

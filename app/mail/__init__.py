@@ -1,0 +1,1 @@
+"""Mail: written down first, then sent by whichever worker comes by."""

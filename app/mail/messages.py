@@ -1,0 +1,85 @@
+"""What a mail says: plain text from template files, one folder per language.
+
+The first line of a template is its subject. `$code`, `$account`, `$expires` and `$service` stand
+for what they say. Nothing tells the sender whether, when or where a message is read.
+"""
+
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
+from email.utils import localtime, make_msgid, parseaddr
+from functools import cache
+from pathlib import Path
+from string import Template
+
+from email_validator import validate_email
+
+BUILT_IN = Path(__file__).parent / "templates"
+FALLBACK = "en"
+
+
+def compose(  # noqa: PLR0913 - what a mail consists of
+    name: str,
+    *,
+    to: str,
+    sender: str,
+    languages: str,
+    templates: Path | None,
+    values: dict[str, str],
+) -> EmailMessage:
+    """The mail `name` in the language that an Accept-Language header asks for."""
+    places = tuple(place for place in (templates, BUILT_IN) if place)
+    language = preferred(languages, _languages(places, name))
+    subject, _, body = _template(places, language, name).partition("\n")
+    address = _address(to)
+    message = EmailMessage(SMTP if address.addr_spec.isascii() else SMTPUTF8)
+    message["From"] = sender
+    message["To"] = address
+    message["Subject"] = Template(subject).substitute(values)
+    message["Date"] = localtime()
+    message["Message-ID"] = make_msgid(domain=domain_of(sender))
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5: so that nobody's holiday answers
+    message["Content-Language"] = language
+    message.set_content(Template(body.lstrip("\n")).substitute(values), cte="quoted-printable")
+    return message
+
+
+def domain_of(sender: str) -> str:
+    return parseaddr(sender)[1].rpartition("@")[2]
+
+
+def preferred(header: str, available: frozenset[str]) -> str:
+    """The best language of an Accept-Language header, looked up as RFC 4647, 3.4 does."""
+    ranked: list[tuple[float, str]] = []
+    for part in header.lower().split(","):
+        tag, *parameters = (word.strip() for word in part.split(";"))
+        quality = next((word[2:] for word in parameters if word.startswith("q=")), "1")
+        try:
+            ranked.append((-float(quality), tag))
+        except ValueError:
+            continue
+    for rank, tag in sorted(ranked, key=lambda entry: entry[0]):
+        subtags = tag.split("-")
+        for length in range(len(subtags), 0, -1):
+            language = "-".join(subtags[:length])
+            if rank < 0 and language in available:
+                return language
+    return FALLBACK
+
+
+@cache
+def _languages(places: tuple[Path, ...], name: str) -> frozenset[str]:
+    found = (path.parent.name for place in places for path in place.glob(f"*/{name}.txt"))
+    return frozenset(language.lower() for language in found)
+
+
+@cache
+def _template(places: tuple[Path, ...], language: str, name: str) -> str:
+    paths = (path for place in places for path in place.glob(f"*/{name}.txt"))
+    return next(path for path in paths if path.parent.name.lower() == language).read_text("utf-8")
+
+
+def _address(email: str) -> Address:
+    """Every server knows a domain in ASCII; what stands before the @ goes as it is (RFC 6531)."""
+    parts = validate_email(email, check_deliverability=False)
+    return Address(username=parts.local_part, domain=parts.ascii_domain)

@@ -1,0 +1,29 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Letter(Base):
+    """Waits to be sent. Holds no secret: a code gets its text when its letter is written."""
+
+    __tablename__ = "outbox"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
+    # What it brings. A forgotten password has none yet: nobody has looked whose the address is.
+    code_id: Mapped[int | None] = mapped_column(
+        _ID, ForeignKey("codes.id", ondelete="CASCADE"), index=True
+    )
+    email: Mapped[str] = mapped_column(String(254))
+    # Of whom asked for it: Accept-Language, and what the audit log wants to know.
+    languages: Mapped[str] = mapped_column(String(100))
+    address: Mapped[str] = mapped_column(String(45))
+    user_agent: Mapped[str] = mapped_column(String(200))
+    attempts: Mapped[int]
+    due_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,0 +1,89 @@
+"""Whoever shows the code sets the password: it was mailed to the account's address, or handed out
+by an administrator who knows the owner. A second factor is still asked for at the next login."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.codes import service as codes
+from app.codes.models import Code
+from app.codes.service import Purpose
+from app.database import begin_write
+from app.errors import InvalidRequestError
+from app.events import Events
+from app.mail.service import Mail, post
+from app.throttle.service import RESET, Throttle, clear, network_of
+from app.users.schemas import fold
+from app.users.service import Users
+
+FORCED_FOR = timedelta(days=1)  # the owner has not asked for it, and may not look at once
+NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordResets:
+    session: AsyncSession
+    users: Users
+    throttle: Throttle
+    events: Events
+    mail: Mail
+
+    async def request(self, email: str, now: datetime) -> None:
+        """Whether anybody has the address is looked up by the postman, when nobody waits for it.
+
+        Raises MailUnavailableError, TooManyAttemptsError and UnavailableError.
+        """
+        self.mail.require_server()
+        network = network_of(self.mail.caller.address)
+        await self.throttle.count(self.session, "reset", network, RESET, now)
+        await begin_write(self.session)
+        await post(self.session, email, self.mail.caller, now)
+        await self.session.commit()
+
+    async def confirm(self, code: str, password: str, now: datetime) -> int:
+        """The id of the user who has the password now. All tokens and sessions end; what failed
+        logins cost is forgotten, since the owner is there.
+
+        Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError; the code is used up
+        by none of the latter two.
+        """
+        found = await codes.find(self.session, Purpose.RESET, code, now)
+        assert found.user_id
+        password_hash = await self.users.hash_password(
+            found.user_id, password, field="new_password"
+        )
+        await begin_write(self.session)
+        user = await self.users.move_on(found.user_id, now)
+        used = await codes.use(self.session, Purpose.RESET, code, now)
+        user.password_hash = password_hash
+        if used.email is not None and used.email == user.email:
+            user.email_verified_at = now
+        self.mail.caller.user_id = user.id
+        await clear(self.session, fold(user.username), None)
+        await self.events.announce("user.reset_password", user.id, now)
+        await self.session.commit()
+        return user.id
+
+    async def force(self, user_id: int, now: datetime, *, by_mail: bool) -> tuple[Code, str]:
+        """Void the password, and all tokens and sessions; the code alone sets a new one.
+
+        Raises UserNotFoundError, MailUnavailableError, InvalidRequestError for a user without an
+        address, and UnavailableError.
+        """
+        if by_mail:
+            self.mail.require_server()
+        await begin_write(self.session)
+        user = await self.users.move_on(user_id, now)
+        if by_mail and user.email is None:
+            raise InvalidRequestError.about("by_mail", "The user has no e-mail address")
+        user.password_hash = NO_PASSWORD
+        await self.events.announce("user.force_reset", user_id, now)
+        email = user.email if by_mail else None
+        code, text = await codes.issue(
+            self.session, Purpose.RESET, now, user_id=user_id, email=email, lifetime=FORCED_FOR
+        )
+        if email:
+            await post(self.session, email, self.mail.caller, now, code)
+        await self.session.commit()
+        return code, text

@@ -1,0 +1,91 @@
+"""A real mail server, which keeps what it is sent."""
+
+import asyncio
+import email
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope
+from fastapi import FastAPI
+
+from app.mail.postman import Postman
+
+CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){3}[A-Z2-7]{4})\r?$", re.MULTILINE)
+
+
+@dataclass
+class MailServer:
+    """`answers` are what it says, instead of accepting, to the recipients of that address."""
+
+    url: str = ""
+    messages: list[EmailMessage] = field(default_factory=list)
+    recipients: list[str] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    logins: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name for it
+        self, _server: object, _session: object, envelope: Envelope, address: str, _: list[str]
+    ) -> str:
+        if answer := self.answers.get(address):
+            return answer
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(  # noqa: N802 - as above
+        self, _server: object, _session: object, envelope: Envelope
+    ) -> str:
+        assert isinstance(envelope.content, bytes)
+        message: Any = email.message_from_bytes(envelope.content, policy=SMTPUTF8)
+        self.messages.append(message)
+        self.recipients += envelope.rcpt_tos
+        return "250 OK"
+
+    def authenticate(self, _s: object, _t: object, _e: object, _m: str, data: Any) -> AuthResult:
+        self.logins.append((data.login, data.password))
+        return AuthResult(success=data.password == b"p@ss")
+
+    def last_code(self) -> str:
+        """What the newest message says."""
+        return code_in(self.messages[-1])
+
+
+def code_in(message: EmailMessage) -> str:
+    match = CODE.search(message.get_content())
+    assert match, message.get_content()
+    return match[1]
+
+
+@asynccontextmanager
+async def mail_server(
+    tls: ssl.SSLContext | None = None, *, login: bool = False
+) -> AsyncIterator[MailServer]:
+    """With `tls` it speaks STARTTLS, with `login` only to whoever logs in."""
+    kept = MailServer()
+
+    def protocol() -> SMTP:
+        return SMTP(
+            kept,
+            hostname="mail.camelot.example",
+            enable_SMTPUTF8=True,
+            tls_context=tls,
+            authenticator=kept.authenticate,
+            auth_required=login,
+        )
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    kept.url = f"smtp+plain://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield kept
+
+
+async def deliver(app: FastAPI) -> None:
+    """All that waits in the app's outbox, without waiting for its own round."""
+    state = app.state
+    postman = Postman(state.database, state.settings, state.throttle, state.listeners, state.clock)
+    await postman.round(asyncio.Event())

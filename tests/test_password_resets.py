@@ -1,0 +1,429 @@
+"""Whoever forgot a password gets a new one by a code, and nobody else does, nor learns anything."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import func, select
+
+from app.codes.models import Code
+from app.codes.service import MAX_OPEN
+from app.mail import postman
+from app.mail.models import Letter
+from app.main import create_app
+from app.settings import Settings
+from app.throttle.service import ACCOUNT, MAILBOX, RESET
+from tests.authenticator import enrol
+from tests.conftest import Clock, client_of
+from tests.mail_server import MailServer, code_in, deliver, mail_server
+from tests.people import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    token_holds,
+)
+
+NEW = "guinevere in the garden"
+RENEWED = {**LANCELOT, "password": NEW}
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)  # each test delivers when it is time
+    mail = {"smtp_url": mailbox.url, "mail_from": "Camelot <no-reply@camelot.example>"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+async def ask(client: AsyncClient, email: str = LANCELOT["email"], **headers: str) -> Response:
+    return await client.post("/password-resets", json={"email": email}, headers=headers)
+
+
+async def confirm(client: AsyncClient, code: str, password: str = NEW) -> Response:
+    body = {"code": code, "new_password": password}
+    return await client.post("/password-resets/confirm", json=body)
+
+
+@pytest.fixture
+async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> int:
+    """Registered; what that sent is delivered and put aside."""
+    user_id = await register(client, LANCELOT)
+    await deliver(app)
+    mailbox.messages.clear()
+    return user_id
+
+
+@pytest.fixture
+async def code(client: AsyncClient, app: FastAPI, mailbox: MailServer, lancelot: int) -> str:
+    """What Lancelot was sent when he forgot his password."""
+    assert lancelot
+    assert (await ask(client)).status_code == 202
+    await deliver(app)
+    return mailbox.last_code()
+
+
+async def test_a_forgotten_password_is_replaced_by_mail(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int
+) -> None:
+    session = await open_session(client, LANCELOT)
+    answer = await ask(client)
+    assert answer.status_code == 202
+    assert answer.json() == {"message": "If an account has this address, a code is on its way"}
+    await deliver(app)
+    assert mailbox.recipients[-1] == LANCELOT["email"]
+    reset = await confirm(client, mailbox.last_code())
+    assert reset.json() == {"message": "Password changed", "user_id": lancelot}
+    assert not await token_holds(client, session["token"])
+    assert (await renew(client, session["refresh_token"])).status_code == 400
+    assert (await client.post("/token", json=LANCELOT)).status_code == 401
+    profile = await client.get("/me", headers=bearer(await log_in(client, RENEWED)))
+    assert profile.json()["email_verified"] is True
+
+
+async def test_a_code_is_of_use_once(client: AsyncClient, code: str) -> None:
+    assert (await confirm(client, code)).status_code == 200
+    assert_problem(await confirm(client, code, "another one"), 403, "invalid_code")
+    assert await log_in(client, RENEWED)
+
+
+async def test_of_many_who_try_a_code_at_once_one_succeeds(client: AsyncClient, code: str) -> None:
+    passwords = [f"password number {number}" for number in range(12)]
+    answers = await asyncio.gather(*(confirm(client, code, password) for password in passwords))
+    assert sorted(answer.status_code for answer in answers) == [200] + [403] * 11
+    (chosen,) = (p for p, a in zip(passwords, answers, strict=True) if a.status_code == 200)
+    assert await log_in(client, {**LANCELOT, "password": chosen})
+
+
+async def test_a_late_code_is_of_no_use(client: AsyncClient, code: str, clock: Clock) -> None:
+    clock.advance(timedelta(minutes=30))
+    assert_problem(await confirm(client, code), 403, "invalid_code")
+    assert await log_in(client, LANCELOT)
+
+
+async def test_one_that_was_used_voids_the_others(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
+) -> None:
+    await ask(client)
+    await deliver(app)
+    assert (await confirm(client, mailbox.last_code())).status_code == 200
+    assert_problem(await confirm(client, code, "another"), 403, "invalid_code")
+
+
+async def test_a_code_is_read_as_people_type_it(client: AsyncClient, code: str) -> None:
+    assert (await confirm(client, f" {code.lower().replace('-', ' ')} ")).status_code == 200
+
+
+async def test_a_code_for_something_else_resets_nothing(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    await register(client, LANCELOT)
+    await deliver(app)  # to verify the address
+    assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
+    invitation = await client.post(
+        "/invitations", json={}, headers=bearer(await log_in(client, ARTHUR))
+    )
+    assert_problem(await confirm(client, invitation.json()["code"]), 403, "invalid_code")
+
+
+async def test_nobody_elses_account_is_touched(client: AsyncClient, code: str) -> None:
+    await register(client, GALAHAD)
+    assert (await confirm(client, code)).status_code == 200
+    assert await log_in(client, GALAHAD)
+    assert await log_in(client, ARTHUR)
+
+
+@pytest.mark.parametrize(
+    "code", ["", "x", "1" * 16, "A" * 15, "A" * 17, "A" * 5000, "AAAA-AAAA-AAAA-AAA\0", None, 7]
+)
+async def test_what_is_no_code_is_refused(client: AsyncClient, code: Any) -> None:
+    refused = await client.post(
+        "/password-resets/confirm", json={"code": code, "new_password": NEW}
+    )
+    assert_problem(refused, 422, "invalid_request")
+    if code:
+        assert str(code) not in refused.text or code == "x"
+
+
+async def test_a_refused_password_does_not_use_the_code_up(
+    app: FastAPI, client: AsyncClient, code: str
+) -> None:
+    app.state.passwords._strict = True
+    for weak in ("short", "password123", LANCELOT["email"]):
+        body = assert_problem(await confirm(client, code, weak), 422, "invalid_request")
+        assert body["fields"][0]["field"] == "new_password"
+    assert (await confirm(client, code)).status_code == 200
+
+
+async def test_the_second_factor_stays(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+) -> None:
+    assert lancelot
+    await enrol(client, LANCELOT, clock)
+    await ask(client)
+    await deliver(app)
+    assert (await confirm(client, mailbox.last_code())).status_code == 200
+    assert_problem(await client.post("/token", json=RENEWED), 401, "mfa_required")
+
+
+async def test_who_is_locked_out_by_others_guesses_gets_in_with_a_new_password(
+    app: FastAPI, client: AsyncClient, code: str
+) -> None:
+    transport = ASGITransport(app, client=("192.0.2.7", 1))
+    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as guesser:
+        for _ in range(ACCOUNT.free):
+            await guesser.post("/token", json={**LANCELOT, "password": "guess"})
+    assert (await client.post("/token", json=LANCELOT)).status_code == 429
+    assert (await confirm(client, code)).status_code == 200
+    assert await log_in(client, RENEWED)
+
+
+@pytest.mark.parametrize("deed", ["password", "email", "disabled", "forced", "removed"])
+async def test_what_changes_the_account_voids_its_codes(
+    client: AsyncClient, code: str, lancelot: int, deed: str
+) -> None:
+    own = bearer(await log_in(client, LANCELOT))
+    arthurs = bearer(await log_in(client, ARTHUR))
+    proof = {"password": LANCELOT["password"]}
+    match deed:
+        case "password":
+            body = {**proof, "new_password": "another"}
+            done = await client.post("/me/password", json=body, headers=own)
+        case "email":
+            body = {**proof, "email": "lake@avalon.example"}
+            done = await client.patch("/me", json=body, headers=own)
+        case "disabled":
+            path = f"/toggle-user-permission/{lancelot}/0"
+            done = await client.put(path, headers=arthurs)
+        case "forced":
+            done = await client.post(f"/users/{lancelot}/password-reset", headers=arthurs)
+        case _:
+            done = await client.delete(f"/remove-user/{lancelot}", headers=arthurs)
+    assert done.status_code == 200, done.text
+    assert_problem(await confirm(client, code), 403, "invalid_code")
+
+
+async def test_unknown_and_disabled_are_answered_alike_and_sent_nothing(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
+) -> None:
+    known = await ask(client)
+    await deliver(app)
+    mailbox.messages.clear()
+    path = f"/toggle-user-permission/{lancelot}/0"
+    await client.put(path, headers=bearer(arthurs_token))
+    for email in ("nobody@camelot.example", LANCELOT["email"]):
+        answer = await ask(client, email)
+        assert (answer.status_code, answer.json()) == (known.status_code, known.json())
+        assert answer.headers.keys() == known.headers.keys()
+    await deliver(app)
+    assert mailbox.messages == []
+
+
+async def test_the_mail_goes_to_the_address_of_the_account_not_to_one_that_folds_alike(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    await register(client, {**LANCELOT, "email": "Straße@camelot.example"})
+    await deliver(app)
+    await ask(client, "STRASSE@CAMELOT.example")
+    await ask(client, "stra\u017fse@camelot.example")  # a long s
+    await deliver(app)
+    assert mailbox.recipients == ["Straße@camelot.example"] * 3
+
+
+async def test_all_accounts_of_an_address_get_a_code_of_their_own(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
+) -> None:
+    ids = [await register(client, LANCELOT), await register(client, {**LANCELOT, "username": "2"})]
+    await deliver(app)
+    path = f"/users/{ids[0]}"
+    headers = bearer(arthurs_token)
+    await client.patch(path, json={"email_verified": True}, headers=headers)
+    mailbox.messages.clear()
+    await ask(client)
+    await deliver(app)
+    first, second = mailbox.messages
+    assert "account lancelot at" in first.get_content()
+    assert f"account #{ids[1]} at" in second.get_content()  # a name that might be an advertisement
+    assert (await confirm(client, code_in(second))).json()["user_id"] == ids[1]
+    assert (await confirm(client, code_in(first))).json()["user_id"] == ids[0]
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "x@y.example\r\nBcc: mordred@orkney.example",
+        "lancelot@camelot.example\n",
+        "lancelot@camelot.example\0",
+        "a@b@camelot.example",
+        "<lancelot@camelot.example>",
+        "lancelot@camelot.example, mordred@orkney.example",
+        "lancelot@camelot\u2028.example",
+        "\u202elancelot@camelot.example",
+        "lance\u200blot@camelot.example",
+        "x" * 65 + "@camelot.example",
+        "",
+        None,
+        ["lancelot@camelot.example"],
+    ],
+)
+async def test_tricks_with_addresses_are_refused(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, email: Any
+) -> None:
+    assert lancelot
+    refused = await client.post("/password-resets", json={"email": email})
+    if refused.status_code == 202:  # what is around it was taken off
+        await deliver(app)
+        assert mailbox.recipients[-1] == LANCELOT["email"]
+        return
+    assert_problem(refused, 422, "invalid_request")
+    await deliver(app)
+    assert mailbox.messages == []
+
+
+async def test_asking_is_slowed_down_by_address(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    transport = ASGITransport(app, client=("192.0.2.7", 1))
+    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as flooder:
+        for number in range(RESET.free):
+            assert (await ask(flooder, f"nobody{number}@x.example")).status_code == 202
+        assert_problem(await ask(flooder), 429, "too_many_attempts")
+        clock.advance(RESET.memory)
+        assert (await ask(flooder)).status_code == 202
+    assert (await ask(client)).status_code == 202
+
+
+async def test_nobodys_mailbox_is_flooded(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+) -> None:
+    assert lancelot
+    for _ in range(20):
+        assert (await ask(client)).status_code == 202
+        await deliver(app)
+    assert len(mailbox.messages) == MAILBOX.free - 1  # one was to verify the address
+    codes = {code_in(message) for message in mailbox.messages}
+    assert len(codes) == len(mailbox.messages)
+    for _ in range(100):
+        clock.advance(timedelta(minutes=14))
+        await ask(client)
+        await deliver(app)
+    assert len(mailbox.messages) < 25
+
+
+async def test_no_more_than_a_few_codes_are_open(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+) -> None:
+    assert lancelot
+    for _ in range(MAX_OPEN + 2):
+        clock.advance(timedelta(minutes=1))
+        await ask(client)
+        await deliver(app)
+    async with app.state.database.session() as session:
+        resets = select(func.count()).where(Code.purpose == "reset")
+        assert await session.scalar(resets) == MAX_OPEN
+    assert (await confirm(client, code_in(mailbox.messages[0]))).status_code == 403
+    assert (await confirm(client, mailbox.last_code())).status_code == 200
+
+
+async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient, code: str) -> None:
+    await ask(client)
+    plain = code.replace("-", "")
+    async with app.state.database.session() as session:
+        for table in (Code.__table__, Letter.__table__):
+            rows = (await session.execute(select(table))).all()
+            assert rows
+            assert not any(secret in str(row) for row in rows for secret in (code, plain))
+
+
+async def test_the_trail_says_who_asked_and_who_confirmed(
+    client: AsyncClient, code: str, lancelot: int
+) -> None:
+    await confirm(client, code)
+    headers = bearer(await log_in(client, ARTHUR))
+    query: dict[str, Any] = {"subject_id": lancelot}
+    entries = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
+    assert [(e["action"], e["actor_id"], e["address"]) for e in entries[:2]] == [
+        ("user.reset_password", lancelot, "127.0.0.1"),
+        ("password_reset.request", None, "127.0.0.1"),
+    ]
+
+
+async def test_without_a_mail_server_an_administrator_hands_the_code_out(
+    settings: Settings, clock: Clock
+) -> None:
+    values = {**settings.model_dump(), "smtp_url": None}
+    app = create_app(Settings.model_validate(values), clock)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        lancelot = await register(client, LANCELOT)
+        token = await log_in(client, LANCELOT)
+        for email in (LANCELOT["email"], "nobody@camelot.example"):
+            assert_problem(await ask(client, email), 403, "mail_unavailable")
+        arthurs = bearer(await log_in(client, ARTHUR))
+        path = f"/users/{lancelot}/password-reset"
+        mailed = await client.post(path, json={"by_mail": True}, headers=arthurs)
+        assert_problem(mailed, 403, "mail_unavailable")
+        assert await token_holds(client, token)
+        forced = await client.post(path, headers=arthurs)
+        assert forced.status_code == 200
+        assert forced.json()["user_id"] == lancelot
+        assert forced.json()["expires_at"] == "2026-11-24T12:00:00Z"
+        assert not await token_holds(client, token)
+        assert (await client.post("/token", json=LANCELOT)).status_code == 401  # void at once
+        assert (await confirm(client, forced.json()["code"])).status_code == 200
+        profile = await client.get("/me", headers=bearer(await log_in(client, RENEWED)))
+        assert profile.json()["email_verified"] is False  # no mailbox has proved anything
+
+
+async def test_an_administrator_has_the_code_mailed(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
+) -> None:
+    path, headers = f"/users/{lancelot}/password-reset", bearer(arthurs_token)
+    forced = await client.post(path, json={"by_mail": True}, headers=headers)
+    assert forced.json()["code"] is None
+    await deliver(app)
+    (message,) = mailbox.messages
+    assert message["Subject"].startswith("Please set a new password")
+    assert (await confirm(client, code_in(message))).status_code == 200
+    assert await log_in(client, RENEWED)
+
+
+async def test_forcing_is_for_administrators_and_for_users_that_there_are(
+    client: AsyncClient, lancelot: int, arthurs_token: str
+) -> None:
+    path, headers = f"/users/{lancelot}/password-reset", bearer(arthurs_token)
+    assert (await client.post(path)).status_code == 401
+    own = await client.post(path, headers=bearer(await log_in(client, LANCELOT)))
+    assert_problem(own, 403, "insufficient_scope")
+    nobody = await client.post("/users/4711/password-reset", headers=headers)
+    assert_problem(nobody, 404, "user_not_found")
+    await client.patch(f"/users/{lancelot}", json={"email": None}, headers=headers)
+    homeless = await client.post(path, json={"by_mail": True}, headers=headers)
+    body = assert_problem(homeless, 422, "invalid_request")
+    assert body["fields"][0]["field"] == "by_mail"
+    assert await log_in(client, LANCELOT)  # nothing was done by halves
+
+
+async def test_the_outbox_has_an_end(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.mail import service
+
+    monkeypatch.setattr(service, "MAX_WAITING", 3)
+    assert [(await ask(client)).status_code for _ in range(5)] == [202] * 3 + [503] * 2
+    await register(client, LANCELOT)  # which is not refused for want of room
+    await deliver(app)
+    assert (await ask(client)).status_code == 202
