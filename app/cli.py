@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import click
+from email_validator import EmailNotValidError
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -176,6 +177,29 @@ def reset_second_factor(username: str) -> None:
 
     _run(reset)
     click.echo(f"{username} has no second factor now.")
+
+
+@main.command()
+@click.argument("address")
+def test_mail(address: str) -> None:
+    """Send a mail to ADDRESS, to see whether SMTP_URL and MAIL_FROM are right."""
+    settings = Settings()
+    if settings.smtp_url is None:
+        raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
+    import aiosmtplib
+
+    from app.mail.messages import compose
+    from app.mail.smtp import send
+
+    try:
+        asyncio.run(send(settings, compose(settings, "test", address, "")))
+    except (aiosmtplib.SMTPException, OSError) as error:
+        raise click.ClickException(f"The mail could not be sent: {error}") from None
+    except EmailNotValidError:
+        raise click.BadParameter(
+            f"{address!r} is no e-mail address", param_hint="ADDRESS"
+        ) from None
+    click.echo(f"Sent a mail to {address}.")
 
 
 @main.group()

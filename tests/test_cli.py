@@ -226,6 +226,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "serve",
         "set-password",
         "settings",
+        "test-mail",
         "unlock",
     }
 

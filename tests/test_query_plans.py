@@ -22,6 +22,7 @@ from tests.people import ARTHUR, LANCELOT, bearer, log_in, open_session, registe
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
+GROWING |= {"codes", "outbox"}
 
 
 @contextmanager

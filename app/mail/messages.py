@@ -14,38 +14,38 @@ from string import Template
 
 from email_validator import validate_email
 
+from app.settings import Settings
+
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
 
 
-def compose(  # noqa: PLR0913 - what a mail consists of
-    name: str,
-    *,
-    to: str,
-    sender: str,
-    languages: str,
-    templates: Path | None,
-    values: dict[str, str],
-) -> EmailMessage:
-    """The mail `name` in the language that an Accept-Language header asks for."""
-    places = tuple(place for place in (templates, BUILT_IN) if place)
+def compose(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
+    """The mail `name` in the language that an Accept-Language header asks for.
+
+    MAIL_FROM is set.
+    """
+    assert settings.mail_from
+    places = (settings.mail_templates, BUILT_IN) if settings.mail_templates else (BUILT_IN,)
     language = preferred(languages, _languages(places, name))
     subject, _, body = _template(places, language, name).partition("\n")
+    values["service"] = settings.issuer
     address = _address(to)
     message = EmailMessage(SMTP if address.addr_spec.isascii() else SMTPUTF8)
-    message["From"] = sender
+    message["From"] = settings.mail_from
     message["To"] = address
     message["Subject"] = Template(subject).substitute(values)
     message["Date"] = localtime()
-    message["Message-ID"] = make_msgid(domain=domain_of(sender))
+    message["Message-ID"] = make_msgid(domain=domain_of(settings))
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5: so that nobody's holiday answers
-    message["Content-Language"] = language
     message.set_content(Template(body.lstrip("\n")).substitute(values), cte="quoted-printable")
+    message["Content-Language"] = language
     return message
 
 
-def domain_of(sender: str) -> str:
-    return parseaddr(sender)[1].rpartition("@")[2]
+def domain_of(settings: Settings) -> str:
+    """The sender's: what a name is needed for would else be looked for in the DNS."""
+    return parseaddr(settings.mail_from or "")[1].rpartition("@")[2]
 
 
 def preferred(header: str, available: frozenset[str]) -> str:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from email.message import EmailMessage
-from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 from sqlalchemy import delete, select, update
@@ -23,9 +22,10 @@ from app.codes.models import Code
 from app.codes.service import Purpose
 from app.database import Database, begin_write
 from app.events import Events, Listener
-from app.mail.messages import compose, domain_of
+from app.mail.messages import compose
 from app.mail.models import Letter
-from app.settings import SMTP_PORTS, Settings
+from app.mail.smtp import send
+from app.settings import Settings
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.service import MAILBOX, Throttle
 from app.users.models import User, fold_email
@@ -33,7 +33,6 @@ from app.users.models import User, fold_email
 ROUND_SECONDS = 2
 BATCH = 20
 CLAIM = timedelta(minutes=5)  # and how long a letter waits that the server would not take
-TIMEOUT_SECONDS = 10
 MAX_ACCOUNTS = 5  # of one address, that get a code when it asks for new passwords
 
 _log = logging.getLogger("hourpass.mail")
@@ -80,10 +79,6 @@ class Postman:
                     _log.warning("A mail could not be sent; it will be tried again", extra=problem)
             return len(letters)
 
-    async def send_test(self, email: str) -> None:
-        """Whether mail can be sent at all. Raises SMTPException and OSError."""
-        await self._send(self._compose("test", email, "", {}))
-
     async def _claim(self, session: AsyncSession) -> Sequence[Letter]:
         now = self._clock()
         due = select(Letter.id).where(Letter.due_at <= now).order_by(Letter.due_at).limit(BATCH)
@@ -105,7 +100,7 @@ class Postman:
     async def _deliver(self, session: AsyncSession, letter: Letter) -> None:
         for message in await self._write(session, letter):
             try:
-                await self._send(message)
+                await send(self._settings, message)
             except (aiosmtplib.SMTPDataError, aiosmtplib.SMTPRecipientsRefused) as error:
                 if not _is_final(error):
                     raise
@@ -148,7 +143,7 @@ class Postman:
         values = {"code": text, "expires": _moment(code.expires_at), "account": _account(user)}
         assert user.email
         # To the address of the account, not to the one that was typed and looks like it.
-        return self._compose("reset", user.email, letter.languages, values)
+        return compose(self._settings, "reset", user.email, letter.languages, **values)
 
     async def _write_code(
         self, session: AsyncSession, letter: Letter, now: datetime
@@ -162,34 +157,7 @@ class Postman:
             values["account"] = _account(user)
         # A new password that nobody asked for is an administrator's wish.
         name = "renew" if code.purpose == Purpose.RESET else code.purpose
-        return [self._compose(name, letter.email, letter.languages, values)]
-
-    def _compose(self, name: str, to: str, languages: str, values: dict[str, str]) -> EmailMessage:
-        settings = self._settings
-        assert settings.mail_from
-        return compose(
-            name,
-            to=to,
-            sender=settings.mail_from,
-            languages=languages,
-            templates=settings.mail_templates,
-            values={"service": settings.issuer, **values},
-        )
-
-    async def _send(self, message: EmailMessage) -> None:
-        assert self._settings.smtp_url
-        url = urlsplit(self._settings.smtp_url.get_secret_value())
-        await aiosmtplib.send(
-            message,
-            hostname=url.hostname,
-            port=url.port or SMTP_PORTS[url.scheme],
-            username=unquote(url.username) if url.username else None,
-            password=unquote(url.password) if url.password else None,
-            use_tls=url.scheme == "smtps",
-            start_tls=url.scheme == "smtp",
-            local_hostname=domain_of(self._settings.mail_from or ""),  # else it asks DNS, and waits
-            timeout=TIMEOUT_SECONDS,
-        )
+        return [compose(self._settings, name, letter.email, letter.languages, **values)]
 
 
 async def _owners(session: AsyncSession, email: str) -> Sequence[User]:

@@ -1,0 +1,149 @@
+"""An address counts as verified once a code that was sent there has come back from its account."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.mail import postman
+from app.settings import Settings
+from tests.conftest import Clock
+from tests.mail_server import MailServer, deliver, mail_server
+from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+async def send(client: AsyncClient, token: str) -> Response:
+    return await client.post("/me/email-verification", headers=bearer(token))
+
+
+async def confirm(client: AsyncClient, token: str, code: str) -> Response:
+    body = {"code": code}
+    return await client.post("/me/email-verification/confirm", json=body, headers=bearer(token))
+
+
+async def is_verified(client: AsyncClient, token: str) -> bool:
+    verified: bool = (await client.get("/me", headers=bearer(token))).json()["email_verified"]
+    return verified
+
+
+@pytest.fixture
+async def code(app: FastAPI, client: AsyncClient, mailbox: MailServer) -> str:
+    await register(client, LANCELOT)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+    assert LANCELOT["username"] not in str(mailbox.messages[0]).replace(LANCELOT["email"], "")
+    return mailbox.last_code()
+
+
+@pytest.fixture
+async def token(client: AsyncClient, code: str) -> str:
+    assert code
+    return await log_in(client, LANCELOT)
+
+
+async def test_a_registration_sends_a_code_that_verifies_once(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    assert not await is_verified(client, token)
+    answer = await confirm(client, token, code)
+    assert answer.status_code == 200
+    assert answer.json()["email_verified"] is True
+    assert await is_verified(client, token)
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert_problem(await send(client, token), 409, "nothing_to_verify")
+
+
+async def test_it_is_of_no_use_to_somebody_else_nor_late(
+    client: AsyncClient, code: str, token: str, clock: Clock
+) -> None:
+    await register(client, GALAHAD)
+    galahads = await log_in(client, GALAHAD)
+    assert_problem(await confirm(client, galahads, code), 403, "invalid_code")
+    assert not await is_verified(client, galahads)
+    assert (await client.post("/me/email-verification/confirm", json={})).status_code == 401
+    clock.advance(timedelta(days=1))
+    token = await log_in(client, LANCELOT)
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_somebody_elses_attempt_does_not_use_it_up(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    await register(client, GALAHAD)
+    await confirm(client, await log_in(client, GALAHAD), code)
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_another_address_is_to_be_verified_anew(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    await confirm(client, token, code)
+    body = {"password": LANCELOT["password"], "email": "lake@avalon.example"}
+    changed = await client.patch("/me", json=body, headers=bearer(token))
+    assert changed.json()["email_verified"] is False
+    await deliver(app)
+    assert mailbox.recipients[-1] == "lake@avalon.example"
+    assert (await confirm(client, token, mailbox.last_code())).status_code == 200
+
+
+async def test_a_code_for_the_old_address_does_not_verify_the_new_one(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    body = {"password": LANCELOT["password"], "email": "lake@avalon.example"}
+    await client.patch("/me", json=body, headers=bearer(token))
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_it_can_be_sent_again_and_both_are_good(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    assert (await send(client, token)).json() == {"message": "A code is on its way"}
+    await deliver(app)
+    assert mailbox.last_code() != code
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_without_an_address_there_is_nothing_to_verify(
+    client: AsyncClient, token: str
+) -> None:
+    body = {"password": LANCELOT["password"], "email": None}
+    await client.patch("/me", json=body, headers=bearer(token))
+    assert_problem(await send(client, token), 409, "nothing_to_verify")
+
+
+async def test_an_administrator_vouches_for_an_address_and_doubts_it(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, arthurs_token: str
+) -> None:
+    headers, path = bearer(arthurs_token), "/users/2"
+    sent = len(mailbox.messages)
+    for body in ({"email_verified": True}, {"email": "a@b.example", "email_verified": True}):
+        changed = await client.patch(path, json=body, headers=headers)
+        assert changed.json()["email_verified"] is True
+        assert await is_verified(client, token)
+    await deliver(app)
+    assert len(mailbox.messages) == sent
+    changed = await client.patch(path, json={"email_verified": False}, headers=headers)
+    assert changed.json()["email_verified"] is False
+    homeless = {"email": None, "email_verified": True}
+    refused = await client.patch(path, json=homeless, headers=headers)
+    (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
+    assert field["field"] == "email_verified"
+    record = (await client.get(path, headers=headers)).json()
+    assert record["email"] == "a@b.example"

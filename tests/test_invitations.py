@@ -1,0 +1,225 @@
+"""With REGISTRATION=invite nobody registers without a code, each code is good for one account, and
+nothing tells anybody else which names exist."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.mail import postman
+from app.main import create_app
+from app.settings import Settings
+from app.throttle.service import INVITATION
+from tests.conftest import Clock, client_of
+from tests.mail_server import deliver, mail_server
+from tests.people import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return Settings.model_validate({**settings.model_dump(), "registration": "invite"})
+
+
+async def invite(client: AsyncClient, token: str, **body: Any) -> dict[str, Any]:
+    response = await client.post("/invitations", json=body, headers=bearer(token))
+    assert response.status_code == 201, response.text
+    invitation: dict[str, Any] = response.json()
+    return invitation
+
+
+async def come(client: AsyncClient, code: str | None, **person: Any) -> Response:
+    return await client.post("/register-user", json={**LANCELOT, "invitation": code, **person})
+
+
+async def listed(client: AsyncClient, token: str, **query: Any) -> list[int]:
+    response = await client.get("/invitations", params=query, headers=bearer(token))
+    assert response.status_code == 200, response.text
+    return [invitation["id"] for invitation in response.json()["invitations"]]
+
+
+async def test_whoever_is_invited_registers_once(client: AsyncClient, arthurs_token: str) -> None:
+    invitation = await invite(client, arthurs_token, scopes=["train", "predict"])
+    assert invitation["scopes"] == ["predict", "train"]
+    assert invitation["email"] is None
+    assert invitation["expires_at"] == "2026-11-30T12:00:00Z"
+    registered = await come(client, invitation["code"])
+    assert registered.status_code == 201
+    again = await come(client, invitation["code"], username="mordred")
+    assert_problem(again, 403, "invalid_code")
+    user_id, headers = registered.json()["user_id"], bearer(arthurs_token)
+    record = (await client.get(f"/users/{user_id}", headers=headers)).json()
+    assert record["scopes"] == ["predict", "train"]
+    query: dict[str, Any] = {"subject_id": user_id}
+    (entry,) = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
+    assert entry["details"] == {"invitation": str(invitation["id"])}
+    assert await listed(client, arthurs_token) == []
+
+
+async def test_without_an_invitation_nobody_learns_which_names_exist(client: AsyncClient) -> None:
+    answers = [
+        await come(client, code, username=name)
+        for name in (ARTHUR["username"], "nobody")
+        for code in (None, "AAAA-AAAA-AAAA-AAAA")
+    ]
+    assert [answer.json()["error"] for answer in answers] == [
+        "invitation_required",
+        "invalid_code",
+    ] * 2
+    assert answers[0].json() == answers[2].json()
+    assert answers[1].json() == answers[3].json()
+
+
+async def test_with_one_only_a_few_names_can_be_tried(
+    client: AsyncClient, arthurs_token: str, clock: Clock
+) -> None:
+    code = (await invite(client, arthurs_token))["code"]
+    for _ in range(INVITATION.free):
+        taken = await come(client, code, username=ARTHUR["username"])
+        assert_problem(taken, 409, "user_exists")  # whoever is invited has to be told
+    assert_problem(await come(client, code), 429, "too_many_attempts")
+    clock.advance(INVITATION.longest)
+    assert (await come(client, code)).status_code == 201
+
+
+async def test_what_is_refused_does_not_use_it_up(
+    app: FastAPI, client: AsyncClient, arthurs_token: str
+) -> None:
+    app.state.passwords._strict = True
+    code = (await invite(client, arthurs_token))["code"]
+    assert (await come(client, code, password="password1")).status_code == 422
+    assert (await come(client, code, username=ARTHUR["username"])).status_code == 409
+    assert (await come(client, code)).status_code == 201
+
+
+async def test_of_many_at_once_one_registers(client: AsyncClient, arthurs_token: str) -> None:
+    code = (await invite(client, arthurs_token))["code"]
+    names = [f"knight{number}" for number in range(INVITATION.free)]
+    answers = await asyncio.gather(*(come(client, code, username=name) for name in names))
+    assert [answer.status_code for answer in answers].count(201) == 1
+    assert {answer.status_code for answer in answers} <= {201, 403, 429}
+
+
+async def test_late_or_taken_back_it_is_of_no_use(
+    client: AsyncClient, arthurs_token: str, clock: Clock
+) -> None:
+    first = await invite(client, arthurs_token, days=1)
+    second = await invite(client, arthurs_token, days=30)
+    path = f"/invitations/{second['id']}"
+    assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
+    again = await client.delete(path, headers=bearer(arthurs_token))
+    assert_problem(again, 404, "invitation_not_found")
+    assert_problem(await come(client, second["code"]), 403, "invalid_code")
+    clock.advance(timedelta(days=1))
+    arthurs_token = await log_in(client, ARTHUR)
+    assert await listed(client, arthurs_token) == []
+    assert_problem(await come(client, first["code"]), 403, "invalid_code")
+
+
+async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str) -> None:
+    ids = [(await invite(client, arthurs_token))["id"] for _ in range(5)]
+    page = await client.get("/invitations?limit=3", headers=bearer(arthurs_token))
+    assert [one["id"] for one in page.json()["invitations"]] == ids[:3]
+    assert all("code" not in one for one in page.json()["invitations"])
+    assert await listed(client, arthurs_token, cursor=page.json()["next_cursor"]) == ids[3:]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"days": 0},
+        {"days": 31},
+        {"scopes": ["admin"]},
+        {"email": "x@y.example\r\nBcc: mordred@orkney.example"},
+        {"is_admin": True},
+    ],
+)
+async def test_an_impossible_invitation_is_refused(
+    client: AsyncClient, arthurs_token: str, body: dict[str, Any]
+) -> None:
+    refused = await client.post("/invitations", json=body, headers=bearer(arthurs_token))
+    assert_problem(refused, 422, "invalid_request")
+    assert await listed(client, arthurs_token) == []
+
+
+async def test_only_administrators_invite(client: AsyncClient, arthurs_token: str) -> None:
+    invitation = await invite(client, arthurs_token)
+    await come(client, invitation["code"])
+    headers = bearer(await log_in(client, LANCELOT))
+    for method, path in [
+        ("POST", "/invitations"),
+        ("GET", "/invitations"),
+        ("DELETE", "/invitations/1"),
+    ]:
+        content = b"{}" if method == "POST" else None
+        refused = await client.request(method, path, headers=headers, content=content)
+        assert_problem(refused, 403, "insufficient_scope")
+        assert (await client.request(method, path, content=content)).status_code == 401
+
+
+async def test_without_a_mail_server_it_is_handed_out(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    body = {"email": GALAHAD["email"]}
+    refused = await client.post("/invitations", json=body, headers=bearer(arthurs_token))
+    assert_problem(refused, 403, "mail_unavailable")
+
+
+@pytest.mark.parametrize("registration", ["open", "closed"])
+async def test_in_the_other_modes(
+    settings: Settings, clock: Clock, registration: str, arthurs_token: str, client: AsyncClient
+) -> None:
+    code = (await invite(client, arthurs_token, scopes=["train"]))["code"]
+    values = {**settings.model_dump(), "registration": registration}
+    app = create_app(Settings.model_validate(values), clock)
+    async with app.router.lifespan_context(app), client_of(app) as other:
+        if registration == "closed":
+            assert_problem(await come(other, code), 403, "registration_closed")
+            return
+        await register(other, GALAHAD)
+        assert_problem(await come(other, "AAAA-AAAA-AAAA-AAAA"), 403, "invalid_code")
+        await come(other, code)
+        granted = await other.post("/token", json=LANCELOT)
+        assert granted.json()["scope"] == "train"
+
+
+@pytest.mark.parametrize("same_address", [True, False])
+async def test_one_that_was_mailed_proves_the_mailbox(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, same_address: bool
+) -> None:
+    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    async with mail_server() as server:
+        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            token = await log_in(client, ARTHUR)
+            body = {"email": "Lancelot@Camelot.example", "days": 2}
+            invitation = await invite(client, token, **body)
+            assert invitation["code"] is None
+            await deliver(app)
+            assert server.recipients == ["Lancelot@camelot.example"]
+            assert "2026-11-25 12:00 UTC" in server.messages[0].get_content()
+            email = LANCELOT["email"] if same_address else "lake@avalon.example"
+            answer = await come(client, server.last_code(), email=email)
+            assert answer.status_code == 201
+            profile = await client.get("/me", headers=bearer(await log_in(client, LANCELOT)))
+            assert profile.json()["email_verified"] is same_address
+            await deliver(app)
+            assert len(server.messages) == (1 if same_address else 2)  # or is asked to prove it
+
+
+async def test_one_that_was_taken_back_is_not_mailed(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    async with mail_server() as server:
+        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            token = await log_in(client, ARTHUR)
+            invitation = await invite(client, token, email=GALAHAD["email"])
+            await client.delete(f"/invitations/{invitation['id']}", headers=bearer(token))
+            await deliver(app)
+            assert server.messages == []

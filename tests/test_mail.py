@@ -1,0 +1,342 @@
+"""Mail reaches the server it is meant for, protected, once, and in the reader's language."""
+
+import asyncio
+import logging
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import FastAPI
+from httpx import AsyncClient
+from pydantic import ValidationError
+from sqlalchemy import func, select
+
+from app.housekeeping.service import Housekeeping
+from app.mail import messages, postman
+from app.mail.messages import compose, preferred
+from app.mail.models import Letter
+from app.mail.postman import BATCH, CLAIM
+from app.mail.service import KEPT_TRYING
+from app.main import create_app
+from app.settings import ROOT, Settings
+from tests.conftest import Clock, client_of, environment, make_settings, serving
+from tests.mail_server import MailServer, deliver, mail_server
+from tests.people import LANCELOT, register
+
+SENDER = "Camelot <no-reply@camelot.example>"
+MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer) -> Settings:
+    mail = {"smtp_url": mailbox.url, "mail_from": SENDER}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+async def waiting(app: FastAPI) -> int:
+    async with app.state.database.session() as session:
+        return await session.scalar(select(func.count()).select_from(Letter)) or 0
+
+
+@on_sqlite
+async def test_a_mail_is_plain_and_follows_nobody(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    await register(client, LANCELOT)
+    await deliver(app)
+    (message,) = mailbox.messages
+    assert message["From"] == SENDER
+    assert message["To"] == LANCELOT["email"]
+    assert message["Subject"] == "Is this your address?"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Content-Language"] == "en"
+    assert message["Message-ID"].endswith("@camelot.example>")
+    assert message["Date"]
+    assert message.get_content_type() == "text/plain"
+    text = message.get_content()
+    assert app.state.settings.issuer in text
+    assert text.count("://") == 1  # the service's own name, and no link
+    assert await waiting(app) == 0
+
+
+@on_sqlite
+@pytest.mark.parametrize(("asked", "got"), [("de-AT, en;q=0.5", "de"), ("fr", "en"), ("", "en")])
+async def test_it_is_in_the_language_of_who_asked(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, asked: str, got: str
+) -> None:
+    client.headers["Accept-Language"] = asked
+    await register(client, LANCELOT)
+    await deliver(app)
+    assert mailbox.messages[0]["Content-Language"] == got
+    expected = {"de": "bestätigen Sie", "en": "confirm it"}[got]
+    assert expected in mailbox.messages[0].get_content()
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("de", "de"),
+        ("DE-de", "de"),
+        ("fr, de;q=0.1", "de"),
+        ("de;q=0.1, en;q=0.2", "en"),
+        ("de;q=0", "en"),
+        ("pt-BR-x-private", "pt-br"),
+        ("pt", "en"),
+        ("*", "en"),
+        ("de;q=high, fr", "en"),
+        (";;;,,=", "en"),
+        ("de\0", "en"),
+        ("../../etc", "en"),
+    ],
+)
+def test_the_best_language_there_is(header: str, language: str) -> None:
+    assert preferred(header, frozenset({"en", "de", "pt-br"})) == language
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("name", ["reset", "renew", "verify", "invite", "test"])
+def test_every_text_is_there_in_every_language(name: str, language: str) -> None:
+    values = {"code": "C-O-D-E", "account": "lancelot", "expires": "soon"}
+    message = compose(MAILING, name, LANCELOT["email"], language, **values)
+    assert message["Content-Language"] == language
+    text = message.get_content()
+    assert message["Subject"]
+    assert "$" not in text + message["Subject"]
+    assert ("C-O-D-E" in text) == (name != "test")
+
+
+def test_ones_own_texts_come_before_the_built_in_ones(tmp_path: Path) -> None:
+    for language, text in {
+        "en": "My $service\n\n    $code\n",
+        "fr": "Mon $service\n\n$code",
+    }.items():
+        (tmp_path / language).mkdir()
+        (tmp_path / language / "invite.txt").write_text(text)
+    settings = MAILING.model_copy(update={"mail_templates": tmp_path, "issuer": "site"})
+    values = {"code": "X", "expires": "soon"}
+    subjects = {
+        language: compose(settings, "invite", LANCELOT["email"], language, **values)["Subject"]
+        for language in ("en", "fr", "de")
+    }
+    assert subjects["en"] == "My site"
+    assert subjects["fr"] == "Mon site"
+    assert subjects["de"].startswith("Eine Einladung")
+    assert messages.BUILT_IN.is_dir()
+
+
+def test_a_domain_is_written_as_every_server_knows_it() -> None:
+    message = compose(MAILING, "test", "lancelot@köln.example", "")
+    assert message["To"] == "lancelot@xn--kln-sna.example"
+
+
+async def test_what_the_server_will_not_take_now_is_sent_later(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await register(client, LANCELOT)
+    await deliver(app)
+    await deliver(app)
+    assert await waiting(app) == 1
+    mailbox.answers.clear()
+    await deliver(app)
+    assert mailbox.messages == []  # not yet
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+    assert await waiting(app) == 0
+
+
+async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    email = LANCELOT["email"]
+    mailbox.answers[email] = f"550 no such user here: {email}"
+    await register(client, LANCELOT)
+    with caplog.at_level(logging.WARNING, logger="hourpass"):
+        await deliver(app)
+    assert await waiting(app) == 0
+    records = [record for record in caplog.records if record.name == "hourpass.mail"]
+    assert [record.message for record in records] == ["A mail was refused for good"]
+    assert not any(email in str(vars(record)) for record in records)
+
+
+async def test_without_its_server_mail_waits_for_a_day(
+    app: FastAPI, client: AsyncClient, settings: Settings, clock: Clock, mailbox: MailServer
+) -> None:
+    free = settings.model_dump()["smtp_url"].get_secret_value().rpartition(":")[0] + ":9"
+    app.state.settings = Settings.model_validate({**settings.model_dump(), "smtp_url": free})
+    await register(client, LANCELOT)
+    await deliver(app)
+    assert await waiting(app) == 1
+    housekeeping = Housekeeping(app.state.database, settings, clock)
+    clock.advance(KEPT_TRYING - timedelta(minutes=1))
+    assert await housekeeping.round()
+    assert await waiting(app) == 1
+    clock.advance(timedelta(minutes=1))
+    assert await housekeeping.round()
+    assert await waiting(app) == 0
+    assert mailbox.messages == []
+
+
+async def test_two_workers_send_each_letter_once(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    people = [
+        {**LANCELOT, "username": f"knight{n}", "email": f"k{n}@camelot.example"}
+        for n in range(BATCH + 5)
+    ]
+    for person in people:
+        await register(client, person)
+    await asyncio.gather(*(deliver(app) for _ in range(4)))
+    while await waiting(app):
+        await deliver(app)
+    assert sorted(mailbox.recipients) == sorted(person["email"] for person in people)
+
+
+def certificate(place: Path) -> ssl.SSLContext:
+    """Of a server at 127.0.0.1, signed by itself; the certificate is left in `place`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    private = serialization.PrivateFormat.PKCS8
+    (place / "cert.pem").write_bytes(made.public_bytes(pem))
+    (place / "key.pem").write_bytes(key.private_bytes(pem, private, plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "cert.pem", place / "key.pem")
+    return context
+
+
+@on_sqlite
+@pytest.mark.parametrize("is_trusted", [True, False])
+async def test_name_and_password_go_only_over_tls_to_a_server_that_is_who_it_says(
+    database_url: str,
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_trusted: bool,
+) -> None:
+    context = certificate(tmp_path)
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    async with mail_server(context, login=True) as server:
+        port = server.url.rpartition(":")[2]
+        url = f"smtp://camelot:p%40ss@localhost:{port}"
+        settings = make_settings(database_url, smtp_url=url, mail_from=SENDER)
+        app = create_app(settings, clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            await register(client, LANCELOT)
+            await deliver(app)
+    assert len(server.messages) == (1 if is_trusted else 0)
+    assert server.logins == ([(b"camelot", b"p@ss")] if is_trusted else [])
+
+
+@on_sqlite
+async def test_a_server_without_tls_is_sent_nothing_unless_that_was_asked_for(
+    database_url: str, clock: Clock, mailbox: MailServer
+) -> None:
+    url = mailbox.url.replace("smtp+plain", "smtp")
+    app = create_app(make_settings(database_url, smtp_url=url, mail_from=SENDER), clock)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await register(client, LANCELOT)
+        await deliver(app)
+        assert mailbox.messages == []
+        assert await waiting(app) == 1
+
+
+async def test_the_service_sends_by_itself(database_url: str, mailbox: MailServer) -> None:
+    def serve_until_sent() -> None:
+        mail = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER}
+        with serving(database_url, "--workers", "2", **mail) as base_url:
+            assert httpx.post(f"{base_url}/register-user", json=LANCELOT).status_code == 201
+            deadline = time.monotonic() + 20
+            while not mailbox.messages and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    await asyncio.to_thread(serve_until_sent)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -> None:
+    def run(**settings: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "app.cli", "test-mail", LANCELOT["email"]]
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment(**settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    sent = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert sent.stdout == f"Sent a mail to {LANCELOT['email']}.\n"
+    assert mailbox.messages[0]["Subject"] == "A test from http://localhost:8000"
+    mailbox.answers[LANCELOT["email"]] = "550 no such user"
+    refused = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
+    assert refused.returncode == 1
+    assert "no such user" in refused.stderr
+    unset = await asyncio.to_thread(run)
+    assert unset.stderr == "Error: This service sends no mail. Set SMTP_URL and MAIL_FROM.\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "sender"),
+    [
+        ("http://mail.example", SENDER),
+        ("smtp://", SENDER),
+        ("smtp://mail.example/path", SENDER),
+        ("smtp://mail.example:99999", SENDER),
+        ("smtp://mail.example:0", SENDER),
+        ("smtp://user@mail.example", SENDER),
+        ("smtp+plain://user:secret@mail.example", SENDER),
+        ("smtp://mail.example", None),
+        ("smtp://mail.example", "nobody"),
+        ("smtp://mail.example", "a@b.example\nBcc: x@y.example"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_start(url: str, sender: str | None) -> None:
+    with pytest.raises(ValidationError) as refused:
+        make_settings("sqlite:///x.db", smtp_url=url, mail_from=sender)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps", "smtp+plain"])
+def test_what_can_work_is_taken(scheme: str) -> None:
+    settings = make_settings(
+        "sqlite:///x.db", smtp_url=f"{scheme}://mail.example", mail_from=SENDER
+    )
+    assert settings.mail_from == SENDER
+    assert "mail.example" not in repr(settings)
