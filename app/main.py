@@ -160,8 +160,10 @@ async def _start(
     for chore in (news.listen, keys.keep_fresh, housekeeping.keep_house):
         chores.start(chore)
     if settings.smtp_url:
+        from app.mail.messages import check_templates
         from app.mail.postman import Postman  # with its library, which else nobody needs
 
+        check_templates(settings)
         chores.start(Postman(database, settings, throttle, listeners, clock).deliver)
     # What lives as long as the process need not be looked through for garbage again and again.
     gc.freeze()

@@ -20,9 +20,10 @@ from httpx import AsyncClient
 from pydantic import ValidationError
 from sqlalchemy import func, select
 
+from app.errors import StartupError
 from app.housekeeping.service import Housekeeping
 from app.mail import messages, postman
-from app.mail.messages import compose, preferred
+from app.mail.messages import check_templates, compose, preferred
 from app.mail.models import Letter
 from app.mail.postman import BATCH, CLAIM
 from app.mail.service import KEPT_TRYING
@@ -143,6 +144,26 @@ def test_ones_own_texts_come_before_the_built_in_ones(tmp_path: Path) -> None:
     assert subjects["fr"] == "Mon site"
     assert subjects["de"].startswith("Eine Einladung")
     assert messages.BUILT_IN.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"$code and $name", "'name'"),
+        (b"it costs $ 5", "Invalid placeholder"),
+        (b"\xff", "can't decode"),
+        (None, "is no directory"),
+    ],
+)
+def test_a_text_that_cannot_be_sent_is_refused_at_start(
+    tmp_path: Path, text: bytes | None, complaint: str
+) -> None:
+    place = tmp_path / "templates"
+    if text is not None:
+        (place / "en").mkdir(parents=True)
+        (place / "en" / "reset.txt").write_bytes(text)
+    with pytest.raises(StartupError, match=complaint):
+        check_templates(MAILING.model_copy(update={"mail_templates": place}))
 
 
 def test_a_domain_is_written_as_every_server_knows_it() -> None:

@@ -14,10 +14,12 @@ from string import Template
 
 from email_validator import validate_email
 
+from app.errors import StartupError
 from app.settings import Settings
 
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
+PLACEHOLDERS = ("account", "code", "expires", "service")
 
 
 def compose(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
@@ -29,7 +31,7 @@ def compose(settings: Settings, name: str, to: str, languages: str, **values: st
     places = (settings.mail_templates, BUILT_IN) if settings.mail_templates else (BUILT_IN,)
     language = preferred(languages, _languages(places, name))
     subject, _, body = _template(places, language, name).partition("\n")
-    values["service"] = settings.issuer
+    values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": settings.issuer}
     address = _address(to)
     message = EmailMessage(SMTP if address.addr_spec.isascii() else SMTPUTF8)
     message["From"] = settings.mail_from
@@ -41,6 +43,20 @@ def compose(settings: Settings, name: str, to: str, languages: str, **values: st
     message.set_content(Template(body.lstrip("\n")).substitute(values), cte="quoted-printable")
     message["Content-Language"] = language
     return message
+
+
+def check_templates(settings: Settings) -> None:
+    """Raise StartupError for a text of the operator's own that could not be sent."""
+    place = settings.mail_templates
+    if place is None:
+        return
+    if not place.is_dir():
+        raise StartupError(f"MAIL_TEMPLATES: {place} is no directory.")
+    for path in place.glob("*/*.txt"):
+        try:
+            Template(path.read_text("utf-8")).substitute(dict.fromkeys(PLACEHOLDERS, ""))
+        except (KeyError, ValueError) as error:
+            raise StartupError(f"MAIL_TEMPLATES: {path} has a mistake: {error}.") from None
 
 
 def domain_of(settings: Settings) -> str:

@@ -68,8 +68,8 @@ class Postman:
         async with self._database.session() as session:
             letters = await self._claim(session)
             for letter in letters:
-                if ending.is_set():
-                    break
+                if ending.is_set() or self._clock() >= letter.due_at:
+                    break  # the rest is another worker's by now, or will be another process's
                 try:
                     await self._deliver(session, letter)
                 except (aiosmtplib.SMTPException, OSError) as error:
