@@ -62,7 +62,8 @@ def postgresql() -> Iterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="hourpass-pg-"))
     server = Postgres(directory)
     try:
-        yield server.create()
+        with server.database() as url:
+            yield url
     finally:
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)
