@@ -60,25 +60,15 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1, 256), help="[default: WORKERS, or 1]")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Migrate the database, then serve until interrupted."""
-    import uvicorn
-
-    from app.protocol import BoundedHttpProtocol
+    from app import server
 
     settings = Settings()
     schema.upgrade(settings)
     _run(lambda parts: parts.keys.load(utc_now()))  # what cannot work is said once, by the parent
-    uvicorn.run(
-        "app.main:app",
-        host=host or settings.host,
-        port=settings.port if port is None else port,
-        workers=workers or settings.workers,
-        http=BoundedHttpProtocol,
-        ws="none",
-        log_config=None,  # logs.py sends uvicorn's lines where ours go
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=30,
+    server.serve(
+        host or settings.host,
+        settings.port if port is None else port,
+        workers or settings.workers,
     )
 
 

@@ -29,6 +29,7 @@ FLOORS = {
     "3": {"users"},
     "2b": {"revocations"},
     "2a": {"codes", "throttle", "tokens"},
+    "1d": {"server"},
     "1c": {"protocol"},
     "1b": {"events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
