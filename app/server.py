@@ -2,11 +2,9 @@
 
 import socket
 import sys
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from app.protocol import BoundedHttpProtocol
@@ -14,26 +12,22 @@ from app.protocol import BoundedHttpProtocol
 
 def serve(host: str, port: int, workers: int) -> None:
     """Until interrupted. Exits with a line in the log if the address cannot be had."""
-    config = uvicorn.Config(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        http=BoundedHttpProtocol,
-        ws="none",
-        log_config=None,  # logs.py sends uvicorn's lines where ours go
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
-    if workers == 1:
-        server = uvicorn.Server(config)
-        with suppress(KeyboardInterrupt):
-            server.run()
-        if not server.started:
-            sys.exit(STARTUP_FAILURE)
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "http": BoundedHttpProtocol,
+        "ws": "none",
+        "log_config": None,  # logs.py sends uvicorn's lines where ours go
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": 30,
+    }
+    if workers == 1 or sys.platform != "linux":
+        uvicorn.run("app.main:app", **options)
     else:
+        config = uvicorn.Config("app.main:app", **options)
         Multiprocess(config, [_Shared(fileno=config.bind_socket().detach())]).run()
 
 

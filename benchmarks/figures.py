@@ -172,7 +172,7 @@ def workers(bench: Bench) -> Iterator[Row]:
     ):
         one, two = bench.by_turns(
             *(
-                partial(_validations(bench, server, people), connections=32)
+                partial(_validations(bench, server, people), connections=64)
                 for server in (single, double)
             )
         )

@@ -163,8 +163,10 @@ def _started(
     environment = {**inherited, "ENV_FILE": os.devnull, **variables}
     log = directory / f"{port}.log"
     with log.open("wb") as output:
+        # A group and not a session: Linux gives each session an equal share (sched_autogroup), in
+        # which the low priority of hashing threads would count for nothing against the generator.
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, process_group=0
         )
     server = Server(port, process)
     try:

@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,13 @@ class Service:
 
     def wait_until_ready(self) -> None:
         _wait_until_ready(self.process, self.base_url)
+
+    def wait_for_workers(self, number: int) -> None:
+        self.wait_until_ready()  # the first of them is
+        deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
+        while self.written().count("Application startup complete.") < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def interrupt(self) -> int:
         """Ctrl-C, which a terminal sends to the whole process group; returns the exit status."""
@@ -133,13 +142,42 @@ def test_ctrl_c_ends_the_service_cleanly(workers: str, tmp_path: Path) -> None:
         *(*HOURPASS, "serve", "--workers", workers),
         DATABASE_URL=f"sqlite:///{tmp_path}/hourpass.db",
     ) as service:
-        service.wait_until_ready()  # the first worker is
-        deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
-        while service.written().count("Application startup complete.") < int(workers):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        service.wait_for_workers(int(workers))
         assert service.interrupt() == 0
         assert "Traceback" not in service.written()
+
+
+def test_connections_are_dealt_out_to_all_workers(tmp_path: Path) -> None:
+    with (
+        started(
+            tmp_path,
+            *(*HOURPASS, "serve", "--workers", "2"),
+            DATABASE_URL=f"sqlite:///{tmp_path}/hourpass.db",
+        ) as service,
+        ExitStack() as connections,
+    ):
+        service.wait_for_workers(2)
+        asked = [
+            connections.enter_context(httpx.Client(verify=False)).get(f"{service.base_url}/healthz")
+            for _ in range(40)
+        ]
+        # What an id begins with is its worker's.
+        served = Counter(answer.headers["X-Request-Id"].partition("-")[0] for answer in asked)
+        assert len(served) == 2
+        assert min(served.values()) >= 5
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_in_use_is_refused_without_a_traceback(workers: str, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        options = ("--workers", workers, "--port", str(other.getsockname()[1]))
+        url = f"sqlite:///{tmp_path}/hourpass.db"
+        run = ended(*HOURPASS, "serve", *options, DATABASE_URL=url)
+    assert run.returncode != 0
+    assert "address already in use" in run.stdout.lower()
+    assert "Traceback" not in run.stdout
 
 
 def test_plain_uvicorn_serves_in_development_and_its_log_shows_no_token(tmp_path: Path) -> None:
