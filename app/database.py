@@ -4,6 +4,7 @@ SQLite and PostgreSQL behave alike to the rest of the code: foreign keys are enf
 acknowledged write survives a power cut, and a writer waits for its turn instead of failing.
 """
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -36,6 +37,15 @@ CONNECT_TIMEOUT_SECONDS = 5
 # SQLSTATE classes by which PostgreSQL turns a client away, whatever it asked for: connection,
 # insufficient resources, not in the required state, operator intervention.
 _OUT_OF_ORDER = ("08", "53", "55", "57")
+_OUTAGES = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    OSError,
+    sqlite3.OperationalError,
+)
+
+READER = "reader"  # in a session's info: an sqlite.Reader, where there can be one
 
 
 def utc_now() -> datetime:
@@ -126,14 +136,19 @@ async def begin_write(session: AsyncSession) -> None:
     in between; BEGIN IMMEDIATE takes its turn in the queue instead. PostgreSQL needs nothing. Every
     write comes after this: without it each statement would be a transaction of its own there.
     """
-    await session.commit()
+    if session.in_transaction():
+        await session.commit()
     await session.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
 
 
 class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = create_engine(settings)
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._reader = None
+        if self.engine.dialect.name == "sqlite":
+            self._reader = sqlite.Reader(self.engine.url.database or "")
+        info = {READER: self._reader}
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -144,15 +159,23 @@ class Database:
         try:
             async with self._sessions() as session:
                 yield session
-        except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
-            raise UnavailableError from error
-        except DBAPIError as error:
-            if str(getattr(error.orig, "sqlstate", None))[:2] in _OUT_OF_ORDER:
+        except Exception as error:
+            if _is_outage(error):
                 raise UnavailableError from error
             raise
 
     async def close(self) -> None:
+        if self._reader:
+            self._reader.close()
         await self.engine.dispose()
+
+
+def _is_outage(error: Exception) -> bool:
+    """As SQLAlchemy says it, or a driver that was asked without it (direct.py)."""
+    if isinstance(error, _OUTAGES):
+        return True
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(cause, "sqlstate", None))[:2] in _OUT_OF_ORDER
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:

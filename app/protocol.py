@@ -112,23 +112,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @classmethod
     def _answer_all(cls) -> None:
+        """All are worked out before the first is sent: a client or proxy on this machine is woken
+        by it, which costs as much as an answer, and then finds the others one by one."""
         arrived, cls._arrived = cls._arrived, []
-        for protocol, cycle in arrived:
-            protocol.answer(cycle)
+        responses = [protocol.at_once(cycle) for protocol, cycle in arrived]
+        for (protocol, cycle), response in zip(arrived, responses, strict=True):
+            protocol.answer(cycle, response)
 
-    def answer(self, cycle: RequestResponseCycle) -> None:
-        """What needs no waiting needs no task either, nor what comes with one."""
-        known = None
-        if not (cycle.disconnected or self.flow.write_paused):
-            known = self._exchange.at_once(cast("Scope", cycle.scope))
+    def at_once(self, cycle: RequestResponseCycle) -> bytes | None:
+        """The whole response, if it can be had without waiting."""
+        if cycle.disconnected or self.flow.write_paused:
+            return None
+        known = self._exchange.at_once(cast("Scope", cycle.scope))
         if known is None:
-            super()._start_asgi_task(cycle, self.app)
-            return
+            return None
         answer, id_ = known
         date = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"
         head = _head(answer.status, answer.headers) % (date, id_.encode(), close)
-        self._corked.write_whole(head if cycle.scope["method"] == "HEAD" else head + answer.body)
+        return head if cycle.scope["method"] == "HEAD" else head + answer.body
+
+    def answer(self, cycle: RequestResponseCycle, response: bytes | None) -> None:
+        """What needs no waiting needs no task either, nor what comes with one."""
+        if response is None:
+            super()._start_asgi_task(cycle, self.app)
+            return
+        self._corked.write_whole(response)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

@@ -31,7 +31,7 @@ FLOORS = {
     "2a": {"codes", "throttle", "tokens"},
     "1d": {"server"},
     "1c": {"protocol"},
-    "1b": {"events", "exchange", "schema"},
+    "1b": {"direct", "events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
     "0": {"errors", "paging", "settings", "sqlite"},
 }

@@ -399,7 +399,7 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
         sessions = Sessions(session, revocations, events, app.state.settings)
         for cut_off in (users.end_tokens, users.remove):
             session.expunge_all()
-            lancelot = await users_in(session, app).find("lancelot")
+            lancelot = await users_in(session, app).account("lancelot")
             assert lancelot
             await cut_off(lancelot.id, clock())
             assert await sessions.open(lancelot, "", Caller(), clock()) is None

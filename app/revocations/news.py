@@ -8,7 +8,6 @@ is never believed.
 
 import asyncio
 import logging
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import closing
@@ -19,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.chores import pause
+from app.sqlite import Reader
 
 # How long a poll's answer is believed, counted from when the question was put, and how long until
 # the next one. A revocation is heard of on every PostgreSQL worker within BELIEVED_SECONDS.
@@ -85,18 +85,16 @@ class SqliteNews(News):
     def __init__(self, path: str, lifetime: timedelta) -> None:
         super().__init__(lifetime)
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._reader: Reader | None = None
         self._answer: bool | None = None
 
     async def listen(self, ending: asyncio.Event) -> None:
-        # No waiting: the event loop stands still meanwhile. Rather ask again the slow way.
-        with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
-            connection.execute("PRAGMA query_only=ON")
-            self._connection = connection
+        with closing(Reader(self._path)) as reader:
+            self._reader = reader
             try:
                 await ending.wait()
             finally:
-                self._connection = None
+                self._reader = None
 
     def is_current(self) -> bool:
         if self._answer is None:
@@ -109,15 +107,17 @@ class SqliteNews(News):
         self._answer = None
 
     def _ask(self) -> bool:
-        if self._connection is None:
+        if self._reader is None:
             return False
-        try:
-            name, position = self._connection.execute(_HEAD).fetchone()
-            if not self._is_at(name, position):
-                rows = self._connection.execute(_SINCE, self._start_in(name)).fetchall()
-                self._learn(name, position, [value for (value,) in rows])
-        except sqlite3.Error:
+        head = self._reader.fetch(_HEAD)
+        if head is None:
             return False
+        ((name, position),) = head
+        if not self._is_at(name, position):
+            rows = self._reader.fetch(_SINCE, self._start_in(name))
+            if rows is None:
+                return False
+            self._learn(name, position, [value for (value,) in rows])
         return True
 
 

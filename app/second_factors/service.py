@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from pydantic import SecretStr
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import direct
 from app.codes import text
 from app.database import begin_write
 from app.events import Events
@@ -39,6 +40,12 @@ FORGIVEN_AFTER = timedelta(hours=1)
 MAX_FAILURES = 100
 RECOVERY_CODES = 10
 ENROLMENT = timedelta(hours=1)
+
+
+# Made once: every login asks.
+_ENABLED = select(SecondFactor.user_id).where(
+    SecondFactor.user_id == bindparam("user_id"), SecondFactor.confirmed_at.is_not(None)
+)
 
 
 class Answer(Enum):
@@ -74,19 +81,15 @@ class SecondFactors:
         self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
-        enabled = select(SecondFactor.user_id).where(
-            SecondFactor.user_id == user_id, SecondFactor.confirmed_at.is_not(None)
-        )
-        return await self._session.scalar(enabled) is not None
+        return bool(await direct.run(self._session, _ENABLED, {"user_id": user_id}))
 
     async def recovery_codes_left(self, user_id: int) -> int:
         left = select(func.count()).where(RecoveryCode.user_id == user_id)
         return await self._session.scalar(left) or 0
 
     async def check(self, user_id: int, otp: SecretStr | None, now: datetime) -> Answer:
-        """Whether this code completes a login. Part of its caller's transaction."""
-        if not await self.is_enabled(user_id):
-            return Answer.UNNEEDED
+        """Whether this code completes the login of a user who has a second factor. Part of its
+        caller's transaction."""
         if otp is None:
             return Answer.MISSING
         try:

@@ -27,6 +27,7 @@ from app.sessions.errors import SessionNotFoundError
 from app.sessions.models import Session
 from app.settings import Settings
 from app.users.models import User
+from app.users.service import Account
 
 GRACE = timedelta(seconds=10)
 MAX_PER_USER = 100
@@ -40,7 +41,7 @@ _log = logging.getLogger("hourpass.sessions")
 class Renewal:
     """A session, the user it belongs to, and the refresh token to use next time."""
 
-    user: User
+    user: User | Account
     session: Session
     refresh_token: str
 
@@ -59,7 +60,9 @@ class Sessions:
         self._idle = timedelta(days=settings.session_idle_days)
         self._longest = timedelta(days=settings.session_max_days)
 
-    async def open(self, user: User, scope: str, caller: Caller, now: datetime) -> Renewal | None:
+    async def open(
+        self, user: Account, scope: str, caller: Caller, now: datetime
+    ) -> Renewal | None:
         """Begin a session. A user's oldest ones make room beyond MAX_PER_USER.
 
         None if the user was removed or cut off while the password was being checked.

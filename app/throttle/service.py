@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import direct
 from app.database import begin_write
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
@@ -69,8 +70,10 @@ class Found(NamedTuple):
 
 
 # Made once: every login asks.
+_MOST_KEYS = 4
 _FIND = select(Attempts.key, Attempts.failures, Attempts.blocked_until, Attempts.expires_at).where(
-    Attempts.key.in_(bindparam("keys", expanding=True)), Attempts.expires_at > bindparam("now")
+    Attempts.key.in_([bindparam(f"key{number}") for number in range(_MOST_KEYS)]),
+    Attempts.expires_at > bindparam("now"),
 )
 
 
@@ -91,6 +94,14 @@ class Attempt:
     counts: list[Count]
     known_key: str | None  # to remember after a success, if this is due
     now: datetime
+
+    @property
+    def leaves_traces(self) -> bool:
+        """Whether succeed() has anything to write."""
+        return self.known_key is not None or any(
+            count.is_charged or (count.failures and count.rule is not ADDRESS)
+            for count in self.counts
+        )
 
     async def fail(self) -> None:
         for count in self.counts:
@@ -242,8 +253,10 @@ async def _admit(
 
 
 async def _find(session: AsyncSession, now: datetime, *keys: str) -> dict[str, Found]:
-    rows = await session.execute(_FIND, {"keys": keys, "now": now})
-    return {row.key: Found(*row) for row in rows}
+    padded = (*keys, *("" for _ in range(_MOST_KEYS - len(keys))))
+    named = {f"key{number}": key for number, key in enumerate(padded)}
+    rows = await direct.run(session, _FIND, {**named, "now": now})
+    return {row[0]: Found(*row) for row in rows}
 
 
 async def _claim(session: AsyncSession, count: Count, now: datetime) -> bool:

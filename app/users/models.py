@@ -12,6 +12,10 @@ def fold_email(email: str) -> str:
     return email.casefold()
 
 
+def granted(scopes: str, *, is_admin: bool) -> set[str]:
+    return {*scopes.split(), *(["admin"] if is_admin else [])}
+
+
 class User(Base):
     __tablename__ = "users"
     # A new user must not inherit the tokens of a removed one, so no id is given out twice.
@@ -58,4 +62,4 @@ class User(Base):
 
     def granted(self) -> set[str]:
         """Every scope that this user's tokens can have."""
-        return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}
+        return granted(self.scopes, is_admin=self.is_admin)

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import and_, bindparam, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import direct
 from app.codes import service as codes
 from app.codes.errors import InvalidCodeError
 from app.codes.service import Purpose
@@ -21,14 +21,13 @@ from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
-from app.users.models import User, fold_email
+from app.users.models import User, fold_email, granted
 from app.users.schemas import NewAccount, fold
 
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Whom a valid token stands for, and what it may be used for."""
 
     id: int
@@ -41,6 +40,28 @@ class Identity:
         if not _USER_ID.fullmatch(claims.subject):
             raise InvalidTokenError
         return cls(int(claims.subject), claims.username, claims.scopes)
+
+
+class Account(NamedTuple):
+    """What a login needs of a user."""
+
+    id: int
+    username: str
+    password_hash: str
+    is_enabled: bool
+    is_admin: bool
+    scopes: str
+    token_epoch: int
+
+    def granted(self) -> set[str]:
+        """Every scope that this user's tokens can have."""
+        return granted(self.scopes, is_admin=self.is_admin)
+
+
+# Made once: every login asks.
+_ACCOUNT = select(*(getattr(User, column) for column in Account._fields)).where(
+    User.username_folded == bindparam("name")
+)
 
 
 class Users:
@@ -112,6 +133,13 @@ class Users:
         )
         await self._session.commit()
         return user
+
+    async def account(self, username: str) -> Account | None:
+        """As find(), but quicker."""
+        if "\0" in username:
+            return None
+        found = await direct.run(self._session, _ACCOUNT, {"name": fold(username)})
+        return Account(*found[0]) if found else None
 
     async def get(self, user_id: int) -> User:
         """Raises UserNotFoundError."""
@@ -270,7 +298,7 @@ class Users:
         await self._session.commit()
         return user
 
-    async def upgrade_hash(self, user: User, password: str) -> None:
+    async def upgrade_hash(self, user: Account, password: str) -> None:
         """Replace a hash made with older means. The password stays, and so do the tokens."""
         password_hash = await self._passwords.hash(password)
         await begin_write(self._session)

@@ -1,0 +1,100 @@
+"""One statement straight to the driver says and does what it would by way of SQLAlchemy."""
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import bindparam, func, insert, select, text
+
+from app import direct
+from app.audit.models import Entry
+from app.audit.service import write
+from app.caller import Caller
+from app.database import Database, begin_write
+from app.errors import UnavailableError
+from app.events import Event
+from app.users.models import User
+from tests.conftest import Clock
+from tests.people import ARTHUR
+
+ARTHURS = {"name": ARTHUR["username"]}
+BY_NAME = select(
+    User.id, User.username, User.email, User.is_enabled, User.token_epoch, User.created_at
+).where(User.username_folded == bindparam("name"))
+BY_TIME = select(User.id).where(User.created_at <= bindparam("now"), User.is_enabled)
+ENTRIES = select(func.count(Entry.id)).where(Entry.action == bindparam("action"))
+
+
+async def test_rows_are_those_of_the_session(app: FastAPI, clock: Clock) -> None:
+    async with app.state.database.session() as session:
+        alone = [
+            [tuple(row) for row in await direct.run(session, BY_NAME, ARTHURS)],
+            [tuple(row) for row in await direct.run(session, BY_TIME, {"now": clock()})],
+            await direct.run(session, BY_NAME, {"name": "nobody"}),
+        ]
+        assert not session.in_transaction()
+        beside = [
+            [tuple(row) for row in (await session.execute(BY_NAME, ARTHURS)).all()],
+            [tuple(row) for row in (await session.execute(BY_TIME, {"now": clock()})).all()],
+            [],
+        ]
+    assert alone == beside
+    assert alone[0][0][5] == clock()
+
+
+def login(clock: Clock) -> Event:
+    return Event("login", 1, clock(), True, {"of": "Arthur's"}, Caller("192.0.2.7"), None)
+
+
+async def test_what_is_written_alone_is_there_at_once(app: FastAPI, clock: Clock) -> None:
+    database: Database = app.state.database
+    async with database.session() as session, database.session() as other:
+        await write(session, login(clock))
+        entry = await other.scalar(select(Entry).where(Entry.action == "login"))
+        assert entry
+        assert (entry.at, entry.succeeded, entry.address) == (clock(), True, "192.0.2.7")
+
+
+async def test_within_a_transaction_it_is_part_of_that(app: FastAPI, clock: Clock) -> None:
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await write(session, login(clock))
+        assert await direct.run(session, ENTRIES, {"action": "login"}) == [(1,)]
+        await session.rollback()
+        assert [tuple(row) for row in await direct.run(session, ENTRIES, {"action": "login"})] == [
+            (0,)
+        ]
+
+
+async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> None:
+    database: Database = app.state.database
+    incomplete = insert(Entry.__table__).inline()  # type: ignore[arg-type] # a Table, as declared
+    async with database.session() as session:
+        with pytest.raises(Exception, match=r"(?i)not.null"):
+            await direct.run(session, incomplete, {"action": "login"})
+        assert await direct.run(session, BY_NAME, ARTHURS)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
+async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: FastAPI) -> None:
+    database: Database = app.state.database
+    ending = select(func.pg_terminate_backend(func.pg_backend_pid()))
+    with pytest.raises(UnavailableError):
+        async with database.session() as session:
+            await direct.run(session, ending, {})
+    async with database.session() as session:
+        assert await direct.run(session, BY_NAME, ARTHURS)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_cannot_be_read_at_once_is_asked_for_patiently(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And if that does not help either, it is an outage."""
+    database: Database = app.state.database
+    async with database.session() as session:
+        monkeypatch.setattr(session.info["reader"], "_path", "/nowhere/hourpass.db")
+        session.info["reader"].close()
+        assert await direct.run(session, BY_NAME, ARTHURS)
+    with pytest.raises(UnavailableError):
+        async with database.session() as session:
+            await direct.run(session, select(text("1")).select_from(text("nothing")), {})
