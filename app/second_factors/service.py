@@ -31,7 +31,7 @@ from app.settings import Settings
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.proof import Proof
-from app.users.service import Users
+from app.users.service import Users, refuse_if_ended
 from app.vault import LOCKED, Vault
 
 BURST = 5
@@ -104,7 +104,7 @@ class SecondFactors:
         user = await self._proof.demand("second_factor.enrol", user_id, password, now)
         secret = codes.new_secret()
         await begin_write(self._session)
-        if factor := await self._lock(user_id):
+        if factor := await self._lock(user_id, user.token_epoch):
             if factor.confirmed_at:
                 raise SecondFactorExistsError
             await self._session.delete(factor)
@@ -121,17 +121,17 @@ class SecondFactors:
         await self._session.commit()
         return NewSecret(secret, codes.uri(secret, user.username, self._issuer))
 
-    async def confirm(self, user_id: int, otp: SecretStr, now: datetime) -> list[str]:
-        """From now on a login needs a code. Returns the recovery codes.
+    async def confirm(self, user_id: int, epoch: int, otp: SecretStr, now: datetime) -> list[str]:
+        """From now on a login needs a code. Returns the recovery codes. `epoch` is the token's.
 
         What was issued for the password alone ends: a thief's tokens and sessions would else
-        outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError and
-        TooManyCodesError.
+        outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError,
+        TooManyCodesError, and InvalidTokenError as Users.lock() does.
         """
         if len(otp.get_secret_value()) != codes.DIGITS:
             raise WrongCodeError  # there are no recovery codes yet
         await begin_write(self._session)
-        factor = await self._lock(user_id)
+        factor = await self._lock(user_id, epoch)
         if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= now:
             raise SecondFactorNotFoundError
         await self._demand("second_factor.confirm", factor, otp, now)
@@ -151,8 +151,8 @@ class SecondFactors:
         TooManyAttemptsError and HashingOverloadedError.
         """
         action = "second_factor.renew_codes"
-        await self._proof.demand(action, user_id, password, now)
-        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        user = await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user), otp, now)
         recovery_codes = await self._new_codes(user_id)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
@@ -165,8 +165,8 @@ class SecondFactors:
         TooManyAttemptsError and HashingOverloadedError.
         """
         action = "second_factor.remove"
-        await self._proof.demand(action, user_id, password, now)
-        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        user = await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user), otp, now)
         await self._take_away(action, user_id, now)
 
     async def reset(self, user_id: int, now: datetime) -> None:
@@ -192,22 +192,24 @@ class SecondFactors:
             await self._session.commit()
             raise WrongCodeError
 
-    async def _lock_enabled(self, user_id: int) -> SecondFactor:
+    async def _lock_enabled(self, user: User) -> SecondFactor:
         await begin_write(self._session)
-        factor = await self._lock(user_id)
+        factor = await self._lock(user.id, user.token_epoch)
         if factor is None or factor.confirmed_at is None:
             raise SecondFactorNotFoundError
         return factor
 
-    async def _lock(self, user_id: int) -> SecondFactor | None:
+    async def _lock(self, user_id: int, epoch: int | None = None) -> SecondFactor | None:
         """The user's, which is nobody else's to change until the transaction ends: whoever wants to
         locks the user first. So that no two wait for each other, users come before all else.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError, and InvalidTokenError as Users.lock() does.
         """
-        user = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
-        if await self._session.scalar(user) is None:
+        user = select(User.token_epoch).where(User.id == user_id).with_for_update(key_share=True)
+        current = await self._session.scalar(user)
+        if current is None:
             raise UserNotFoundError
+        refuse_if_ended(current, epoch)
         return await self._session.scalar(
             select(SecondFactor)
             .where(SecondFactor.user_id == user_id)

@@ -173,14 +173,16 @@ class Users:
         others = " ".join(sorted(scopes - {"admin"}))
         await self.change(user_id, now, is_admin="admin" in scopes, scopes=others)
 
-    async def change(self, user_id: int, now: datetime, **values: object) -> User:
+    async def change(
+        self, user_id: int, now: datetime, *, epoch: int | None = None, **values: object
+    ) -> User:
         """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, as a user has them.
 
-        Raises UserNotFoundError, LastAdminError, and InvalidRequestError for an address that is
-        verified without being there.
+        Raises UserNotFoundError, LastAdminError, InvalidRequestError for an address that is
+        verified without being there, and InvalidTokenError as lock() does.
         """
         email_verified = values.pop("email_verified", None)
-        user, is_last_admin = await self._lock_with_admins(user_id)
+        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
         changed = {name for name, value in values.items() if getattr(user, name) != value}
         for name in changed:
             setattr(user, name, values[name])
@@ -216,34 +218,42 @@ class Users:
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
-    async def move_on(self, user_id: int, now: datetime) -> User:
-        """As end_tokens(), but part of its caller's transaction. Raises UserNotFoundError."""
-        user = await self.lock(user_id)
+    async def move_on(self, user_id: int, now: datetime, epoch: int | None = None) -> User:
+        """As end_tokens(), but part of its caller's transaction. Raises as lock() does."""
+        user = await self.lock(user_id, epoch)
         await self._end_tokens(user, now)
         return user
 
-    async def lock(self, user_id: int) -> User:
+    async def lock(self, user_id: int, epoch: int | None = None) -> User:
         """The user as it is, which it stays until the caller's transaction ends.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError, and InvalidTokenError if the user's tokens have been ended since
+        the `epoch` in which the caller was let in: by a reset that was forced, say.
         """
         user = await self._session.get(
             User, user_id, populate_existing=True, with_for_update={"key_share": True}
         )
         if user is None:
             raise UserNotFoundError
+        refuse_if_ended(user.token_epoch, epoch)
         return user
 
     async def change_password(
-        self, user_id: int, password: str, now: datetime, *, field: str = "password"
+        self,
+        user_id: int,
+        password: str,
+        now: datetime,
+        *,
+        field: str = "password",
+        epoch: int | None = None,
     ) -> None:
         """`field` is what a refusal calls it.
 
-        Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
+        Raises InvalidRequestError and HashingOverloadedError, and as lock() does.
         """
         password_hash = await self.hash_password(user_id, password, field=field)
         await begin_write(self._session)
-        user = await self.move_on(user_id, now)
+        user = await self.move_on(user_id, now, epoch)
         user.password_hash = password_hash
         await self._events.announce("user.change_password", user_id, now)
         await self._session.commit()
@@ -282,9 +292,9 @@ class Users:
         )
         await self._session.commit()
 
-    async def remove(self, user_id: int, now: datetime) -> None:
-        """Raises UserNotFoundError and LastAdminError."""
-        user, is_last_admin = await self._lock_with_admins(user_id)
+    async def remove(self, user_id: int, now: datetime, epoch: int | None = None) -> None:
+        """Raises LastAdminError, and as lock() does."""
+        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
         if is_last_admin:
             await self._session.rollback()
             raise LastAdminError
@@ -293,11 +303,11 @@ class Users:
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def _lock_with_admins(self, user_id: int) -> tuple[User, bool]:
+    async def _lock_with_admins(self, user_id: int, epoch: int | None) -> tuple[User, bool]:
         """Begin to change or remove a user; says whether it is the last enabled administrator.
 
         With it all of those are locked, in the order of their ids: two who take each other away
-        take turns, and the second one finds itself the last. Raises UserNotFoundError.
+        take turns, and the second one finds itself the last. Raises as lock() does.
         """
         await begin_write(self._session)
         found = await self._session.scalars(
@@ -310,6 +320,7 @@ class Users:
         users = found.all()
         for user in users:
             if user.id == user_id:
+                refuse_if_ended(user.token_epoch, epoch)
                 return user, len(users) == 1 and user.is_admin and user.is_enabled
         await self._session.rollback()
         raise UserNotFoundError
@@ -325,3 +336,9 @@ class Users:
         )
         await self._session.commit()
         return found
+
+
+def refuse_if_ended(current: int, epoch: int | None) -> None:
+    """Raises InvalidTokenError if the caller was let in in an epoch that is over."""
+    if epoch is not None and epoch != current:
+        raise InvalidTokenError
