@@ -126,6 +126,10 @@ async def test_creating(client: AsyncClient, arthurs_token: str) -> None:
     assert response.headers["Location"] == f"/users/{record['id']}"
     assert record["scopes"] == ["predict", "train"]
     assert said_in(await log_in(client, MORGAN))["scope"] == "admin predict train"
+    query = {"subject_id": record["id"], "action": "user.register"}
+    audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    (entry,) = audit.json()["entries"]
+    assert (entry["actor_id"], entry["details"]) == (1, {"to": "admin predict train"})
     again = await client.post("/users", json=new, headers=bearer(arthurs_token))
     assert assert_problem(again, 409, "user_exists")["user_id"] == record["id"]
 

@@ -65,13 +65,12 @@ class Users:
         scopes: Collection[str] = (),
         invitation: str | None = None,
     ) -> int:
-        """Create an enabled user and return its id. An invitation is used up with success alone.
+        """Create an enabled user and return its id. An invitation, which admission has looked at,
+        is used up with success alone.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
         policy refuses, and HashingOverloadedError.
         """
-        if invitation:
-            await codes.find(self._session, Purpose.INVITE, invitation, now)
         if existing := await self._find_id(account.username):
             raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
         password = account.password.get_secret_value()
@@ -90,9 +89,12 @@ class Users:
         if invitation:
             code = await codes.use(self._session, Purpose.INVITE, invitation, now)
             user.scopes = code.scopes
-            if code.email and user.email and fold_email(code.email) == user.email_folded:
+            # Not as they fold: strasse@ is another one's mailbox than straße@.
+            if code.email and user.email and code.email.lower() == user.email.lower():
                 user.email_verified_at = now
             details["invitation"] = str(code.id)
+        if granted := user.granted():
+            details["to"] = " ".join(sorted(granted))
         self._session.add(user)
         try:
             await self._session.flush()
