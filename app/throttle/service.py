@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import begin_write
+from app.errors import UnavailableError
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
 
@@ -102,13 +103,22 @@ class Attempt:
             if count.rule is not ADDRESS and count.failures:
                 await self.session.execute(delete(Attempts).where(Attempts.key == count.key))
             elif count.is_charged:
-                await self.session.execute(
-                    update(Attempts)
-                    .where(Attempts.key == count.key)
-                    .values(failures=Attempts.failures - 1, blocked_until=self.now)
-                )
+                await self._refund(count)
         if self.known_key:
             await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+
+    async def take_back(self) -> None:
+        """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
+        for count in self.counts:
+            if count.is_charged:
+                await self._refund(count)
+
+    async def _refund(self, count: Count) -> None:
+        await self.session.execute(
+            update(Attempts)
+            .where(Attempts.key == count.key)
+            .values(failures=Attempts.failures - 1, blocked_until=self.now)
+        )
 
 
 class Throttle:
@@ -140,7 +150,16 @@ class Throttle:
             counts.sort(key=lambda count: count.key)
             await _admit(session, counts, found, others, now)
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
-            yield Attempt(session, counts, known_key if is_due else None, now)
+            attempt = Attempt(session, counts, known_key if is_due else None, now)
+            try:
+                yield attempt
+            except UnavailableError:  # nothing was checked
+                await session.rollback()
+                if any(count.is_charged for count in counts):
+                    await begin_write(session)
+                    await attempt.take_back()
+                    await session.commit()
+                raise
 
     async def count(
         self, session: AsyncSession, what: str, who: str, rule: Rule, now: datetime
