@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, BasicAuth, Response
+from httpx import AsyncClient, BasicAuth, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import logs
@@ -23,7 +23,7 @@ from tests.authenticator import (
     log_in_with,
     token_with,
 )
-from tests.conftest import Clock
+from tests.conftest import Clock, client_of
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -67,8 +67,7 @@ async def test_right_password_and_no_code_says_what_is_missing(
 @pytest.fixture
 async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
     """Where Lancelot has never logged in."""
-    transport = ASGITransport(app, client=("192.0.2.7", 1))
-    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as client:
+    async with client_of(app, "192.0.2.7") as client:
         yield client
 
 

@@ -43,7 +43,7 @@ class PasswordResets:
 
     async def confirm(self, code: str, password: str, now: datetime) -> int:
         """The id of the user who has the password now. All tokens and sessions end; what failed
-        logins cost is forgotten, since the owner is there.
+        logins cost is forgotten, since the owner is there, and what others failed at is not.
 
         Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError; the code is used up
         by none of the latter two.
@@ -60,7 +60,7 @@ class PasswordResets:
         if used.email is not None and used.email == user.email:
             user.email_verified_at = now
         self.mail.caller.user_id = user.id
-        await clear(self.session, fold(user.username), None)
+        await clear(self.session, fold(user.username), self.mail.caller.address)
         await self.events.announce("user.reset_password", user.id, now)
         await self.session.commit()
         return user.id

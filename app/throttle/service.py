@@ -206,13 +206,16 @@ def network_of(address: str) -> str:
     return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
-async def clear(session: AsyncSession, account: str, address: str | None) -> None:
-    """Forget what has failed for the account and, if there is one, at the address. Part of its
-    caller's transaction."""
+async def clear(
+    session: AsyncSession, account: str, address: str | None, *, of_all: bool = False
+) -> None:
+    """Forget what has failed for the account, there as well if an address is given, and with
+    `of_all` what others failed at there. Part of its caller's transaction."""
     keys = [_key("account", account)]
-    if address:
+    if address is not None:
         network = network_of(address)
-        keys += [_key("pair", account, network), _key("address", network)]
+        keys += [_key("pair", account, network)]
+        keys += [_key("address", network)] if of_all else []
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
 
 
