@@ -17,6 +17,7 @@ from app.mail.models import Letter
 from app.main import create_app
 from app.settings import Settings
 from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
+from app.users.service import Users
 from tests.authenticator import enrol
 from tests.conftest import Clock, client_of
 from tests.mail_server import MailServer, code_in, deliver, mail_server
@@ -429,6 +430,23 @@ async def test_forcing_is_for_administrators_and_for_users_that_there_are(
     body = assert_problem(homeless, 422, "invalid_request")
     assert body["fields"][0]["field"] == "by_mail"
     assert await log_in(client, LANCELOT)  # nothing was done by halves
+
+
+async def test_an_administrator_remains_who_can_log_in(
+    client: AsyncClient, users: Users, lancelot: int, arthurs_token: str, clock: Clock
+) -> None:
+    headers, path = bearer(arthurs_token), "/users/{}/password-reset"
+    for by_mail in (False, True):
+        own = await client.post(path.format(1), json={"by_mail": by_mail}, headers=headers)
+        assert_problem(own, 409, "last_admin")
+    assert await log_in(client, ARTHUR)
+    await users.grant(lancelot, {"admin"}, clock())
+    forced = await client.post(path.format(lancelot), headers=headers)
+    for change in ({"is_enabled": False}, {"is_admin": False}):  # the other one lacks a password
+        refused = await client.patch("/users/1", json=change, headers=headers)
+        assert_problem(refused, 409, "last_admin")
+    assert (await confirm(client, forced.json()["code"])).status_code == 200
+    assert (await client.post(path.format(1), headers=headers)).status_code == 200
 
 
 async def test_the_outbox_has_an_end(

@@ -21,7 +21,7 @@ from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
-from app.users.models import User, fold_email
+from app.users.models import NO_PASSWORD, User, fold_email
 from app.users.schemas import NewAccount, fold
 
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
@@ -296,25 +296,39 @@ class Users:
 
     async def remove(self, user_id: int, now: datetime, epoch: int | None = None) -> None:
         """Raises LastAdminError, and as lock() does."""
-        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
-        if is_last_admin:
-            await self._session.rollback()
-            raise LastAdminError
+        user = await self._lock_unless_last_admin(user_id, epoch)
         await self._session.execute(delete(User).where(User.id == user_id))
         await self._revocations.publish(f"sub:{user_id}:{user.token_epoch}", now)
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
+    async def void_password(self, user_id: int, now: datetime) -> User:
+        """Nobody logs in until a code has set another one; tokens and sessions end. Begins its
+        caller's transaction. Raises UserNotFoundError and LastAdminError."""
+        user = await self._lock_unless_last_admin(user_id)
+        user.password_hash = NO_PASSWORD
+        await self._end_tokens(user, now)
+        return user
+
+    async def _lock_unless_last_admin(self, user_id: int, epoch: int | None = None) -> User:
+        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
+        if is_last_admin:
+            await self._session.rollback()
+            raise LastAdminError
+        return user
+
     async def _lock_with_admins(self, user_id: int, epoch: int | None) -> tuple[User, bool]:
-        """Begin to change or remove a user; says whether it is the last enabled administrator.
+        """Begin to change or remove a user; says whether it is the last administrator who can log
+        in, being enabled and having a password.
 
         With it all of those are locked, in the order of their ids: two who take each other away
         take turns, and the second one finds itself the last. Raises as lock() does.
         """
         await begin_write(self._session)
+        has_password = User.password_hash != NO_PASSWORD
         found = await self._session.scalars(
             select(User)
-            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled)))
+            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password)))
             .order_by(User.id)
             .with_for_update(key_share=True)
             .execution_options(populate_existing=True)
