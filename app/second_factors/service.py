@@ -7,7 +7,6 @@ which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery
 no more than the password cannot lock the owner out of them.
 """
 
-import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -237,15 +236,13 @@ class SecondFactors:
         return Answer.WRONG
 
     async def _try_recovery_code(self, factor: SecondFactor, code: str, now: datetime) -> Answer:
-        own = RecoveryCode.user_id == factor.user_id
-        hash_ = text.digest(code)
-        known = (await self._session.scalars(select(RecoveryCode.code_hash).where(own))).all()
-        found = [one for one in known if hmac.compare_digest(one, hash_)]
-        used = delete(RecoveryCode).where(own, RecoveryCode.code_hash.in_(found))
-        if not (await self._session.scalars(used.returning(RecoveryCode.code_hash))).all():
+        spent = delete(RecoveryCode).where(
+            RecoveryCode.user_id == factor.user_id, RecoveryCode.code_hash == text.digest(code)
+        )
+        if await self._session.scalar(spent.returning(RecoveryCode.user_id)) is None:
             return Answer.WRONG
         factor.failures = 0
-        left = str(len(known) - 1)
+        left = str(await self.recovery_codes_left(factor.user_id))
         await self._events.announce("second_factor.recover", factor.user_id, now, left=left)
         return Answer.RIGHT
 
