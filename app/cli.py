@@ -216,7 +216,7 @@ def rotate() -> None:
     """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
 
     async def make(parts: Parts) -> str:
-        return await parts.keys.rotate(utc_now())
+        return await parts.keys.rotate(utc_now(), parts.events)
 
     click.echo(f"The next key is {_run(make)}.")
 
