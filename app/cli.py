@@ -145,7 +145,7 @@ def unlock(username: str, address: str | None) -> None:
     async def forget(parts: Parts) -> None:
         user = await _named(parts, username)
         await begin_write(parts.session)
-        await clear(parts.session, fold(username), address)
+        await clear(parts.session, fold(username), address, of_all=True)
         await parts.events.announce("throttle.clear", user.id, utc_now())
         await parts.session.commit()
 
@@ -216,7 +216,7 @@ def rotate() -> None:
     """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
 
     async def make(parts: Parts) -> str:
-        return await parts.keys.rotate(utc_now())
+        return await parts.keys.rotate(utc_now(), parts.events)
 
     click.echo(f"The next key is {_run(make)}.")
 

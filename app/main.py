@@ -154,7 +154,7 @@ async def _start(
     state.memory = Memory(tokens, news)
     state.watch = watch = Watch(news, ending)
     stack.callback(watch.close)
-    housekeeping = Housekeeping(database, settings, clock)
+    housekeeping = Housekeeping(database, settings, clock, listeners)
     chores = Chores()
     stack.push_async_callback(chores.end)
     for chore in (news.listen, keys.keep_fresh, housekeeping.keep_house):

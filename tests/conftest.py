@@ -195,8 +195,9 @@ async def app(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
         yield app
 
 
-def client_of(app: FastAPI) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hourpass.example")
+def client_of(app: FastAPI, address: str = "127.0.0.1") -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, client=(address, 1))
+    return httpx.AsyncClient(transport=transport, base_url="http://hourpass.example")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.users.errors import LastAdminError
+from app.users.models import NO_PASSWORD
 from app.users.service import Users
 from tests.conftest import Clock, users_in
 from tests.people import (
@@ -126,6 +127,10 @@ async def test_creating(client: AsyncClient, arthurs_token: str) -> None:
     assert response.headers["Location"] == f"/users/{record['id']}"
     assert record["scopes"] == ["predict", "train"]
     assert said_in(await log_in(client, MORGAN))["scope"] == "admin predict train"
+    query = {"subject_id": record["id"], "action": "user.register"}
+    audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    (entry,) = audit.json()["entries"]
+    assert (entry["actor_id"], entry["details"]) == (1, {"to": "admin predict train"})
     again = await client.post("/users", json=new, headers=bearer(arthurs_token))
     assert assert_problem(again, 409, "user_exists")["user_id"] == record["id"]
 
@@ -212,10 +217,13 @@ async def test_of_administrators_who_remove_each_other_at_once_one_remains(
             async with app.state.database.session() as session:
                 verbs = users_in(session, app)
                 try:
-                    if how % 3 == 0:
+                    if how % 4 == 0:
                         await verbs.remove(user_id, clock())
-                    elif how % 3 == 1:
+                    elif how % 4 == 1:
                         await verbs.set_enabled(user_id, clock(), enabled=False)
+                    elif how % 4 == 2:
+                        await verbs.void_password(user_id, clock())
+                        await session.commit()
                     else:
                         await verbs.grant(user_id, set(), clock())
                 except LastAdminError:
@@ -225,5 +233,7 @@ async def test_of_administrators_who_remove_each_other_at_once_one_remains(
         taken = await asyncio.gather(take_away(arthur), take_away(other))
         assert sorted(taken) == [False, True]
         arthur = other if taken[0] else arthur
-        admins = await users.list_after(0, 50, is_enabled=True, is_admin=True)
-        assert [user.id for user in admins] == [arthur]
+        async with app.state.database.session() as session:
+            verbs = users_in(session, app)
+            admins = await verbs.list_after(0, 50, is_enabled=True, is_admin=True)
+        assert [user.id for user in admins if user.password_hash != NO_PASSWORD] == [arthur]

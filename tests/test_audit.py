@@ -1,9 +1,10 @@
 """Every deed leaves one entry, written by its own transaction, which nobody can change."""
 
 import json
+import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -16,27 +17,31 @@ from sqlalchemy import insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
-from app.database import Database, begin_write
+from app.database import Database, begin_write, utc_now
 from app.events import Event
 from app.housekeeping import service as housekeeping
 from app.housekeeping.service import Housekeeping
-from app.settings import Settings
-from tests.conftest import Clock, make_settings
+from app.revocations.models import Revocation
+from app.settings import ROOT, Settings
+from tests.authenticator import enrol, token_with
+from tests.conftest import Clock, make_settings, serving
 from tests.people import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
     register,
     renew,
     said_in,
+    token_holds,
 )
 
 DAY = timedelta(days=1)
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 async def entries_of(client: AsyncClient, token: str, **query: Any) -> list[dict[str, Any]]:
@@ -250,44 +255,111 @@ async def test_the_database_refuses_to_change_it(
         assert len((await session.scalars(select(Entry.id))).all()) == 2
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_a_role_that_does_not_own_the_log_serves_and_cannot_touch_it(
-    database_url: str,
-) -> None:
-    """One role migrates, another one serves, with the rights that decision 9 names."""
+async def write_down(database: Database, clock: Clock, count: int, **values: Any) -> None:
+    common = {
+        "at": clock(),
+        "action": "login",
+        "actor_id": None,
+        "subject_id": None,
+        "succeeded": True,
+        "address": "",
+        "user_agent": "",
+        "request_id": None,
+        "details": "{}",
+    }
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(insert(Entry), [{**common, **values}] * count)
+        await session.commit()
+
+
+@pytest.fixture
+async def service_url(database_url: str) -> AsyncIterator[str]:
+    """For a role with the rights that docs/security.md grants; another one has migrated."""
+    document = (ROOT / "docs/security.md").read_text()
+    (grants,) = re.findall(r"^```sql\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     owner = Database(make_settings(database_url))
     async with owner.engine.begin() as connection:
-        for statement in (
-            "DROP ROLE IF EXISTS serving",
-            "CREATE ROLE serving LOGIN",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO serving",
-            "REVOKE UPDATE ON audit_log FROM serving",
-        ):
+        for statement in ("CREATE ROLE hourpass_service LOGIN", *grants.split(";")[:-1]):
             await connection.execute(text(statement))
-    url = make_url(database_url).set(username="serving").render_as_string(hide_password=False)
-    settings = make_settings(url, first_admin_username="arthur", first_admin_password="x")
-    try:
-        async with at_court(settings, Clock()) as client:
-            token = await log_in(client, {"username": "arthur", "password": "x"})
-            assert len(await entries_of(client, token)) == 2
-        serving = Database(settings)
-        for statement in (
-            "UPDATE audit_log SET succeeded = true",
-            "DELETE FROM audit_log",
-            "TRUNCATE audit_log",
-            "ALTER TABLE audit_log DISABLE TRIGGER audit_log_rows",
-            "DROP TRIGGER audit_log_rows ON audit_log",
-            "DROP TABLE audit_log",
-        ):
-            async with serving.engine.connect() as connection:
-                with pytest.raises(DBAPIError, match=r"denied|append-only|must be owner"):
-                    await connection.execute(text(statement))
-        await serving.close()
-    finally:
-        async with owner.engine.begin() as connection:
-            await connection.execute(text("DROP OWNED BY serving"))
-            await connection.execute(text("DROP ROLE serving"))
-        await owner.close()
+    url = make_url(database_url).set(username="hourpass_service")
+    yield url.render_as_string(hide_password=False)
+    async with owner.engine.begin() as connection:
+        for statement in ("DROP OWNED BY hourpass_service", "DROP ROLE hourpass_service"):
+            await connection.execute(text(statement))
+    await owner.close()
+
+
+@on_postgresql
+async def test_a_role_that_owns_no_table_is_enough_to_serve(
+    service_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.now = utc_now()
+    first = {"FIRST_ADMIN_USERNAME": "arthur", "FIRST_ADMIN_PASSWORD": ARTHUR["password"]}
+    with serving(service_url, **first) as base_url:
+        async with AsyncClient(base_url=base_url) as client:
+            arthurs = bearer(await log_in(client, ARTHUR))
+            lancelot = await register(client, LANCELOT)
+            wrong = await client.post("/token", json={**LANCELOT, "password": "wrong"})
+            assert wrong.status_code == 401
+            session = await open_session(client, LANCELOT)
+            assert (await renew(client, session["refresh_token"])).status_code == 200
+            await client.post("/revoke", data={"token": session["token"]})
+            assert not await token_holds(client, session["token"])
+            authenticator = await enrol(client, LANCELOT, clock)
+            token = await token_with(client, LANCELOT, authenticator.recovery_codes[0])
+            for method, path in [
+                ("POST", f"/users/{lancelot}/password-reset"),
+                ("PUT", f"/toggle-user-permission/{lancelot}/0"),
+                ("DELETE", f"/remove-user/{lancelot}"),
+            ]:
+                answer = await client.request(method, path, headers=arthurs)
+                assert answer.status_code == 200
+            assert not await token_holds(client, token)
+    monkeypatch.setattr(housekeeping, "MAX_STRANGERS", 0)
+    settings = make_settings(service_url)
+    database = Database(settings)
+    await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
+    await write_down(database, clock, 2, succeeded=False)
+    clock.advance(2 * DAY)
+    assert await Housekeeping(database, settings, clock).round()
+    async with database.session() as session_:
+        entries = (await session_.scalars(select(Entry))).all()
+        assert all(entry.succeeded and entry.at > clock() - 3 * DAY for entry in entries)
+        assert (await session_.scalars(select(Revocation))).all() == []
+    await database.close()
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_log SET succeeded = true",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+        "ALTER TABLE audit_log DISABLE TRIGGER audit_log_rows",
+        "ALTER TABLE audit_log RENAME TO forgotten",
+        "DROP TABLE audit_log",
+        "DROP TRIGGER audit_log_rows ON audit_log",
+        "DROP TRIGGER audit_log_truncate ON audit_log",
+        "DROP FUNCTION audit_log_keep() CASCADE",
+        "CREATE OR REPLACE FUNCTION audit_log_keep() RETURNS trigger LANGUAGE sql RETURN NULL",
+        "CREATE RULE forget AS ON INSERT TO audit_log DO INSTEAD NOTHING",
+        "CREATE TRIGGER forget BEFORE INSERT ON audit_log EXECUTE FUNCTION audit_log_keep()",
+        "SET session_replication_role = replica",
+        "CREATE TABLE audit_log_2 (id int)",
+        "UPDATE alembic_version SET version_num = '0001'",
+    ],
+)
+async def test_that_role_cannot_touch_the_log(
+    service_url: str, clock: Clock, statement: str
+) -> None:
+    database = Database(make_settings(service_url))
+    await write_down(database, clock, 1, at=utc_now())
+    async with database.engine.connect() as connection:
+        with pytest.raises(DBAPIError, match=r"denied|append-only|must be owner"):
+            await connection.execute(text(statement))
+    await database.close()
 
 
 def test_no_user_agent_can_keep_a_deed_from_being_done(
@@ -306,24 +378,6 @@ def test_no_user_agent_can_keep_a_deed_from_being_done(
                 connection.sendall(head % (len(body), user_agent) + body)
                 answer = connection.makefile("rb").readline()
             assert answer.split()[1] in (b"201", b"400"), user_agent
-
-
-async def write_down(database: Database, clock: Clock, count: int, **values: Any) -> None:
-    common = {
-        "at": clock(),
-        "action": "login",
-        "actor_id": None,
-        "subject_id": None,
-        "succeeded": True,
-        "address": "",
-        "user_agent": "",
-        "request_id": None,
-        "details": "{}",
-    }
-    async with database.session() as session:
-        await begin_write(session)
-        await session.execute(insert(Entry), [{**common, **values}] * count)
-        await session.commit()
 
 
 async def test_old_entries_go_and_strangers_failures_are_bounded(

@@ -15,13 +15,26 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from httpx import AsyncClient
+from sqlalchemy import select
 
 from app import logs, schema
+from app.audit.models import Entry
 from app.cli import main
+from app.database import Database, utc_now
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
 from tests.conftest import CHEAP_HASHING, SERVE_TIMEOUT_SECONDS, Clock, environment
-from tests.people import GALAHAD, LANCELOT, bearer, comes_to_an_end, log_in, register, token_holds
+from tests.people import (
+    GALAHAD,
+    LANCELOT,
+    at_court,
+    bearer,
+    comes_to_an_end,
+    kid_of,
+    log_in,
+    register,
+    token_holds,
+)
 
 Command = Callable[..., Awaitable[Result]]
 
@@ -112,6 +125,41 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
     result = await hourpass("reset-second-factor", "galahad")
     assert_refused(result, "There is no second factor")
     assert_refused(await hourpass("reset-second-factor", "mordred"), "User not found")
+
+
+@pytest.mark.parametrize(
+    ("command", "action", "subject"),
+    [
+        ("create-admin mordred", "user.register", 3),
+        ("set-password lancelot", "user.change_password", 2),
+        ("grant lancelot predict", "user.grant", 2),
+        ("unlock lancelot", "throttle.clear", 2),
+        ("reset-second-factor lancelot", "second_factor.reset", 2),
+        ("keys rotate", "key.rotate", None),
+        ("keys revoke {kid}", "key.revoke", None),
+    ],
+)
+async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
+    hourpass: Command,
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    command: str,
+    action: str,
+    subject: int | None,
+) -> None:
+    clock.now = utc_now()  # as the command has it, so that the key may be followed by another
+    async with at_court(settings, clock) as client:
+        await register(client, LANCELOT)
+        kid = kid_of(await log_in(client, LANCELOT))
+        await enrol(client, LANCELOT, clock)
+        result = await hourpass(*command.format(kid=kid).split(), stdin=f"{NEW_PASSWORD}\n")
+        assert result.exit_code == 0, result.output
+    async with database.session() as session:
+        entry = await session.scalar(select(Entry).order_by(Entry.id.desc()).limit(1))
+    assert entry
+    told = (entry.action, entry.actor_id, entry.subject_id, entry.succeeded, entry.user_agent)
+    assert told == (action, None, subject, True, "hourpass")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from httpx import AsyncClient
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import InstrumentedAttribute
 
+from app.caller import Caller
 from app.chores import Chores
 from app.database import Database, begin_write
+from app.events import Events
 from app.housekeeping import service
 from app.housekeeping.service import BATCH, LEASE, Housekeeping
 from app.revocations.models import Revocation
@@ -136,8 +138,9 @@ async def test_spent_keys_go_and_those_with_live_tokens_stay(
     database: Database, settings: Settings, clock: Clock, housekeeping: Housekeeping
 ) -> None:
     async with database.session() as session:
+        events = Events(session, Caller(), ())
         for _ in range(2):
-            await KeyStore(session, settings).rotate(clock())
+            await KeyStore(session, settings).rotate(clock(), events)
             clock.advance(timedelta(minutes=45))
     # The second has signed for 80 minutes, the third for 35.
     assert await housekeeping.round()

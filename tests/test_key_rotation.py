@@ -17,9 +17,11 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
 
+from app.caller import Caller
 from app.chores import Chores
 from app.cli import main as hourpass
 from app.database import Database, utc_now
+from app.events import Events
 from app.housekeeping.service import LEASE, Housekeeping
 from app.settings import Settings
 from app.tokens import live
@@ -29,9 +31,11 @@ from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
 from tests.conftest import CHEAP_HASHING, Clock, make_settings
 from tests.people import (
+    ARTHUR,
     GALAHAD,
     LANCELOT,
     at_court,
+    bearer,
     comes_to_an_end,
     kid_of,
     log_in,
@@ -49,7 +53,8 @@ BY_NOBODY = "eyJhbGciOiJFUzI1NiIsImtpZCI6Im5vYm9keSIsInR5cCI6ImF0K2p3dCJ9.e30.e3
 
 async def rotate(database: Database, settings: Settings, clock: Clock) -> str:
     async with database.session() as session:
-        return await KeyStore(session, settings).rotate(clock())
+        events = Events(session, Caller(), ())
+        return await KeyStore(session, settings).rotate(clock(), events)
 
 
 async def stored(database: Database, settings: Settings, clock: Clock) -> list[str]:
@@ -169,6 +174,27 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
         assert await Housekeeping(database, by, clock).round()
         assert len(await stored(database, settings, clock)) == count
     assert first[0] not in await stored(database, settings, clock)
+
+
+async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, clock: Clock) -> None:
+    async with at_court(settings, clock) as client:
+        (first,) = await published(client)
+    clock.advance(timedelta(days=90))
+    async with at_court(settings, clock) as client, asyncio.timeout(5):
+        headers = bearer(await log_in(client, ARTHUR))
+
+        async def rotations() -> list[dict[str, Any]]:
+            found = await client.get("/audit?action=key.rotate", headers=headers)
+            entries: list[dict[str, Any]] = found.json()["entries"]
+            return entries
+
+        while not (entries := await rotations()):  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.01)
+        await look_again(client, clock)
+        (kid,) = {*await published(client)} - {first}
+        assert [(entry["actor_id"], entry["details"]) for entry in entries] == [
+            (None, {"kid": kid})
+        ]
 
 
 async def test_with_hs256_the_key_is_the_operators_to_change(

@@ -7,6 +7,8 @@ from httpx import AsyncClient, Response
 
 from app.main import create_app
 from app.throttle.service import ACCOUNT_AT_ADDRESS
+from app.users.models import User
+from app.users.proof import Proof
 from tests.conftest import Clock, client_of, make_settings
 from tests.people import (
     ARTHUR,
@@ -88,6 +90,36 @@ async def test_a_token_alone_is_not_enough_and_guessing_is_slowed_down(
     assert await token_holds(client, token)
     audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
     assert [entry["succeeded"] for entry in audit[:10]] == [False] * 10
+
+
+@each_call
+async def test_who_is_let_in_and_then_cut_off_does_nothing_more(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    arthurs_token: str,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    members: dict[str, Any],
+) -> None:
+    """A new password is still being hashed, say, when an administrator forces a reset."""
+    lancelot = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    codes: list[str] = []
+    demand = Proof.demand
+
+    async def demand_and_be_late(proof: Proof, *arguments: Any) -> User:
+        proven = await demand(proof, *arguments)
+        path = f"/users/{lancelot}/password-reset"
+        codes.append((await client.post(path, headers=bearer(arthurs_token))).json()["code"])
+        return proven
+
+    monkeypatch.setattr(Proof, "demand", demand_and_be_late)
+    late = await call(client, token, method, path, password=PASSWORD, **members)
+    assert_problem(late, 401, "invalid_token")
+    record = await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))
+    assert record.json()["email"] == LANCELOT["email"]
+    reset = {"code": codes[0], "new_password": "the lady of shalott"}
+    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
 
 
 async def test_a_weak_new_password_is_named_as_such(database_url: str, clock: Clock) -> None:

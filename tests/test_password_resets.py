@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
+from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
 from app.codes.models import Code
@@ -16,7 +16,8 @@ from app.mail import postman
 from app.mail.models import Letter
 from app.main import create_app
 from app.settings import Settings
-from app.throttle.service import ACCOUNT, MAILBOX, RESET
+from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
+from app.users.service import Users
 from tests.authenticator import enrol
 from tests.conftest import Clock, client_of
 from tests.mail_server import MailServer, code_in, deliver, mail_server
@@ -183,13 +184,28 @@ async def test_the_second_factor_stays(
 async def test_who_is_locked_out_by_others_guesses_gets_in_with_a_new_password(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
-    transport = ASGITransport(app, client=("192.0.2.7", 1))
-    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as guesser:
+    async with client_of(app, "192.0.2.7") as guesser:
         for _ in range(ACCOUNT.free):
             await guesser.post("/token", json={**LANCELOT, "password": "guess"})
     assert (await client.post("/token", json=LANCELOT)).status_code == 429
     assert (await confirm(client, code)).status_code == 200
     assert await log_in(client, RENEWED)
+
+
+async def test_who_failed_at_home_gets_in_there_with_a_new_password(
+    app: FastAPI, code: str
+) -> None:
+    async with client_of(app, "192.0.2.7") as home:
+        await log_in(home, LANCELOT)
+        for _ in range(ACCOUNT_AT_ADDRESS.free):
+            await home.post("/token", json={**LANCELOT, "password": "forgotten"})
+        for number in range(ADDRESS.free):
+            await home.post("/token", json={"username": f"nobody{number}", "password": "x"})
+        assert (await home.post("/token", json=LANCELOT)).status_code == 429
+        assert (await confirm(home, code)).status_code == 200
+        assert await log_in(home, RENEWED)
+        nobody = await home.post("/token", json={"username": "nobody", "password": "x"})
+        assert nobody.status_code == 429  # what was failed at against others still counts
 
 
 @pytest.mark.parametrize("deed", ["password", "email", "disabled", "forced", "removed"])
@@ -297,8 +313,7 @@ async def test_tricks_with_addresses_are_refused(
 async def test_asking_is_slowed_down_by_address(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
-    transport = ASGITransport(app, client=("192.0.2.7", 1))
-    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as flooder:
+    async with client_of(app, "192.0.2.7") as flooder:
         for number in range(RESET.free):
             assert (await ask(flooder, f"nobody{number}@x.example")).status_code == 202
         assert_problem(await ask(flooder), 429, "too_many_attempts")
@@ -415,6 +430,23 @@ async def test_forcing_is_for_administrators_and_for_users_that_there_are(
     body = assert_problem(homeless, 422, "invalid_request")
     assert body["fields"][0]["field"] == "by_mail"
     assert await log_in(client, LANCELOT)  # nothing was done by halves
+
+
+async def test_an_administrator_remains_who_can_log_in(
+    client: AsyncClient, users: Users, lancelot: int, arthurs_token: str, clock: Clock
+) -> None:
+    headers, path = bearer(arthurs_token), "/users/{}/password-reset"
+    for by_mail in (False, True):
+        own = await client.post(path.format(1), json={"by_mail": by_mail}, headers=headers)
+        assert_problem(own, 409, "last_admin")
+    assert await log_in(client, ARTHUR)
+    await users.grant(lancelot, {"admin"}, clock())
+    forced = await client.post(path.format(lancelot), headers=headers)
+    for change in ({"is_enabled": False}, {"is_admin": False}):  # the other one lacks a password
+        refused = await client.patch("/users/1", json=change, headers=headers)
+        assert_problem(refused, 409, "last_admin")
+    assert (await confirm(client, forced.json()["code"])).status_code == 200
+    assert (await client.post(path.format(1), headers=headers)).status_code == 200
 
 
 async def test_the_outbox_has_an_end(

@@ -193,6 +193,18 @@ async def test_whatever_is_accepted_can_log_in(client: AsyncClient, change: dict
     assert await token_holds(client, await log_in(client, person))
 
 
+@pytest.mark.parametrize(("domain", "status"), [("d" * 53, 201), ("d" * 54, 422)])
+async def test_an_address_has_room_in_the_form_in_which_it_is_compared(
+    client: AsyncClient, domain: str, status: int
+) -> None:
+    """This letter is three of them once it is folded."""
+    response = await send(client, {**LANCELOT, "email": "ΐ" * 64 + f"@{domain}.example"})
+    assert response.status_code == status
+    if status == 422:
+        (field,) = assert_problem(response, 422, "invalid_request")["fields"]
+        assert field["field"] == "email"
+
+
 @on_sqlite
 async def test_the_last_of_128_characters_counts(client: AsyncClient) -> None:
     await register(client, {**LANCELOT, "password": "x" * 128})

@@ -8,8 +8,11 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database import begin_write
 from app.housekeeping.service import Housekeeping
+from app.second_factors import service
 from app.second_factors.models import RecoveryCode, SecondFactor
 from app.second_factors.service import ENROLMENT, RECOVERY_CODES
 from app.settings import Settings
@@ -156,6 +159,43 @@ async def test_without_password_or_code_it_stays_as_it_is(
     assert await state(client, token) == (True, 10)
     # The code was right all along, and was not spent beside the wrong password.
     assert (await log_in_with(client, LANCELOT, code)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_confirmed"),
+    [
+        pytest.param("POST", "", False, id="enrolling"),
+        pytest.param("POST", "/confirm", False, id="confirming"),
+        pytest.param("POST", "/recovery-codes", True, id="new recovery codes"),
+        pytest.param("DELETE", "", True, id="removing"),
+    ],
+)
+async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    users: Users,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    is_confirmed: bool,
+) -> None:
+    user_id = await register(client, LANCELOT)
+    if is_confirmed:
+        authenticator = await enrol(client, LANCELOT, clock)
+        token = await token_with(client, LANCELOT, authenticator.code())
+    else:
+        authenticator, token = await begin(client, LANCELOT, clock)
+
+    async def begin_late(session: AsyncSession) -> None:
+        await users.end_tokens(user_id, clock())
+        await begin_write(session)
+
+    monkeypatch.setattr(service, "begin_write", begin_late)
+    sent = {"password": PASSWORD, "otp": authenticator.next_code()}
+    late = await client.request(
+        method, f"/me/second-factor{path}", json=sent, headers=bearer(token)
+    )
+    assert_problem(late, 401, "invalid_token")
 
 
 async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, clock: Clock) -> None:

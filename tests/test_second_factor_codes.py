@@ -12,6 +12,7 @@ from httpx import AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from app.audit.models import Entry
 from app.caller import Caller
 from app.database import begin_write
 from app.events import Events
@@ -247,3 +248,7 @@ async def test_a_recovery_code_is_of_use_once_and_its_hash_is_all_that_is_kept(
         assert await status_of(client, code) == 200
         assert await status_of(client, code) == 401
     assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    async with app.state.database.session() as session:
+        recovered = select(Entry.details).where(Entry.action == "second_factor.recover")
+        details = (await session.scalars(recovered.order_by(Entry.id))).all()
+    assert [json.loads(one) for one in details] == [{"left": str(n)} for n in range(9, -1, -1)]

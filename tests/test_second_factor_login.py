@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import logs
 from app.events import Event
+from app.second_factors.service import BURST
 from app.settings import Settings
+from app.throttle.service import ACCOUNT
 from tests.authenticator import (
     Authenticator,
     begin,
@@ -21,7 +23,7 @@ from tests.authenticator import (
     log_in_with,
     token_with,
 )
-from tests.conftest import Clock
+from tests.conftest import Clock, client_of
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -60,6 +62,42 @@ async def test_right_password_and_no_code_says_what_is_missing(
     assert body["error_description"] == body["message"]
     assert "www-authenticate" not in response.headers
     assert (await by_form(client, otp=lancelots.code())).status_code == 200
+
+
+@pytest.fixture
+async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Where Lancelot has never logged in."""
+    async with client_of(app, "192.0.2.7") as client:
+        yield client
+
+
+async def test_the_password_first_and_the_code_second_get_in_while_the_account_is_throttled(
+    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    """Whoever knows the password gains nothing: what had failed before still counts."""
+    wrong = {**LANCELOT, "password": "guinevere"}
+    for _ in range(ACCOUNT.free + 2):
+        assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
+        clock.advance(ACCOUNT.longest)
+    for _ in range(3):
+        assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert (await elsewhere.post("/token", json=wrong)).status_code == 401
+    assert (await elsewhere.post("/token", json=LANCELOT)).headers["Retry-After"] == "8"
+    clock.advance(ACCOUNT.longest)
+    assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
+
+
+async def test_being_refused_for_too_many_codes_does_not_count_as_a_failed_login(
+    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    for _ in range(BURST):
+        await log_in_with(elsewhere, LANCELOT, lancelots.wrong_code())
+    clock.advance(ACCOUNT.longest)
+    for _ in range(3):
+        refused = await log_in_with(elsewhere, LANCELOT, lancelots.code())
+        assert_problem(refused, 429, "too_many_codes")
+    assert await token_with(elsewhere, LANCELOT, lancelots.recovery_codes[0])
 
 
 async def test_nobody_else_can_tell_who_has_one(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from threading import Semaphore
 from typing import Any
 
 import httpx
@@ -64,6 +65,20 @@ async def test_delays_grow_and_a_success_ends_them(
     assert (await log_in(app, HOME, LANCELOT)).status_code == 200
     assert await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.free) == [401] * 10
     assert (await log_in(app, HOME, WRONG)).status_code == 429
+
+
+async def test_what_was_not_even_checked_costs_nothing(
+    app: FastAPI, client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(client, LANCELOT)
+    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    clock.now += SECOND
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(app.state.passwords, "_room", Semaphore(0))
+        for _ in range(3):
+            assert (await log_in(app, HOME, LANCELOT)).status_code == 503
+    assert (await log_in(app, HOME, WRONG)).status_code == 401
+    assert (await log_in(app, HOME, LANCELOT)).headers["Retry-After"] == "2"  # as after six
 
 
 async def test_the_longest_delay_is_a_quarter_of_an_hour(app: FastAPI, clock: Clock) -> None:

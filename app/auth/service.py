@@ -124,6 +124,8 @@ class Login:
                 await attempt.succeed()
             elif answer in (None, Answer.WRONG):
                 await attempt.fail()
+            else:
+                await attempt.take_back()  # the password was right, and no code was tried
             if answer is Answer.MISSING:
                 # Neither a login nor a failed one: people who type the code second come by here.
                 await self.events.announce("second_factor.demand", subject, now)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,9 +13,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.audit.models import Entry
 from app.audit.service import MAX_STRANGERS, beyond
+from app.caller import Caller
 from app.chores import pause
 from app.codes.models import Code
 from app.database import Database, begin_write
+from app.events import Events, Listener
 from app.housekeeping.models import Lease
 from app.mail.models import Letter
 from app.mail.service import KEPT_TRYING
@@ -38,11 +40,16 @@ _log = logging.getLogger("hourpass.housekeeping")
 
 class Housekeeping:
     def __init__(
-        self, database: Database, settings: Settings, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._listeners = listeners
         self._name = secrets.token_hex(8)
 
     async def keep_house(self, ending: asyncio.Event) -> None:
@@ -76,7 +83,7 @@ class Housekeeping:
             never_confirmed = SecondFactor.confirmed_at.is_(None)
             await _purge(session, SecondFactor.user_id, and_(never_confirmed, is_forgotten))
             keys = KeyStore(session, self._settings)
-            await keys.rotate_if_due(now)
+            await keys.rotate_if_due(now, Events(session, Caller(), self._listeners))
             await keys.purge(now)
             return True
 

@@ -41,9 +41,9 @@ async def change_own_password(
     user: CurrentUser, change: PasswordChange, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> PasswordChanged:
     """Ends all of the user's tokens and sessions, the one of this call included."""
-    await proof.demand("user.change_password", user.id, change.password.get_secret_value(), now)
-    new_password = change.new_password.get_secret_value()
-    await users.change_password(user.id, new_password, now, field="new_password")
+    old, new = change.password.get_secret_value(), change.new_password.get_secret_value()
+    proven = await proof.demand("user.change_password", user.id, old, now)
+    await users.change_password(user.id, new, now, field="new_password", epoch=proven.token_epoch)
     return PasswordChanged(user_id=user.id)
 
 
@@ -57,8 +57,10 @@ async def change_own_profile(
     user: CurrentUser, change: ProfileChange, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> Profile:
     """`null` takes the address away."""
-    await proof.demand("user.change_email", user.id, change.password.get_secret_value(), now)
-    return Profile.model_validate(await users.change(user.id, now, email=change.email))
+    password = change.password.get_secret_value()
+    proven = await proof.demand("user.change_email", user.id, password, now)
+    changed = await users.change(user.id, now, epoch=proven.token_epoch, email=change.email)
+    return Profile.model_validate(changed)
 
 
 @router.post(
@@ -102,6 +104,7 @@ async def remove_own_account(
     user: CurrentUser, farewell: Farewell, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> UserRemoved:
     """The account and its tokens end at once. Its id is never given out again."""
-    await proof.demand("user.remove", user.id, farewell.password.get_secret_value(), now)
-    await users.remove(user.id, now)
+    password = farewell.password.get_secret_value()
+    proven = await proof.demand("user.remove", user.id, password, now)
+    await users.remove(user.id, now, proven.token_epoch)
     return UserRemoved()

@@ -19,7 +19,7 @@ from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId
-from app.users.errors import UserNotFoundError
+from app.users.errors import LastAdminError, UserNotFoundError
 
 router = APIRouter()
 
@@ -69,6 +69,7 @@ async def reset_password(
         InsufficientScopeError,
         MailUnavailableError,
         UserNotFoundError,
+        LastAdminError,
     ),
 )
 async def force_password_reset(

@@ -18,7 +18,6 @@ from app.users.schemas import fold
 from app.users.service import Users
 
 FORCED_FOR = timedelta(days=1)  # the owner has not asked for it, and may not look at once
-NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class PasswordResets:
 
     async def confirm(self, code: str, password: str, now: datetime) -> int:
         """The id of the user who has the password now. All tokens and sessions end; what failed
-        logins cost is forgotten, since the owner is there.
+        logins cost is forgotten, since the owner is there, and what others failed at is not.
 
         Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError; the code is used up
         by none of the latter two.
@@ -60,7 +59,7 @@ class PasswordResets:
         if used.email is not None and used.email == user.email:
             user.email_verified_at = now
         self.mail.caller.user_id = user.id
-        await clear(self.session, fold(user.username), None)
+        await clear(self.session, fold(user.username), self.mail.caller.address)
         await self.events.announce("user.reset_password", user.id, now)
         await self.session.commit()
         return user.id
@@ -68,16 +67,14 @@ class PasswordResets:
     async def force(self, user_id: int, now: datetime, *, by_mail: bool) -> tuple[Code, str]:
         """Void the password, and all tokens and sessions; the code alone sets a new one.
 
-        Raises UserNotFoundError, MailUnavailableError, InvalidRequestError for a user without an
-        address, and UnavailableError.
+        Raises UserNotFoundError, LastAdminError, MailUnavailableError, InvalidRequestError for a
+        user without an address, and UnavailableError.
         """
         if by_mail:
             self.mail.require_server()
-        await begin_write(self.session)
-        user = await self.users.move_on(user_id, now)
+        user = await self.users.void_password(user_id, now)
         if by_mail and user.email is None:
             raise InvalidRequestError.about("by_mail", "The user has no e-mail address")
-        user.password_hash = NO_PASSWORD
         await self.events.announce("user.force_reset", user_id, now)
         email = user.email if by_mail else None
         code, text = await codes.issue(

@@ -21,7 +21,7 @@ from app.second_factors.schemas import (
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId
+from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, VerifiedBearer
 from app.users.errors import UserNotFoundError, WrongPasswordError
 
 router = APIRouter()
@@ -79,14 +79,15 @@ async def enrol_second_factor(
     responses=documented(*_BY_CODE),
 )
 async def confirm_second_factor(
-    proof: CodeProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+    proof: CodeProof, bearer: VerifiedBearer, factors: SecondFactorsDep, now: NowDep
 ) -> RecoveryCodes:
     """From now on `POST /token` wants a code. The recovery codes are shown this once.
 
     All of the user's tokens and sessions end, that of this call included. Log in with the app's
     next code, since no code is taken twice.
     """
-    return RecoveryCodes(recovery_codes=await factors.confirm(user.id, proof.otp, now))
+    user_id, epoch = bearer.account
+    return RecoveryCodes(recovery_codes=await factors.confirm(user_id, epoch, proof.otp, now))
 
 
 @router.post(

@@ -7,7 +7,6 @@ which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery
 no more than the password cannot lock the owner out of them.
 """
 
-import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -32,7 +31,7 @@ from app.settings import Settings
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.proof import Proof
-from app.users.service import Users
+from app.users.service import Users, refuse_if_ended
 from app.vault import LOCKED, Vault
 
 BURST = 5
@@ -107,7 +106,7 @@ class SecondFactors:
         user = await self._proof.demand("second_factor.enrol", user_id, password, now)
         secret = codes.new_secret()
         await begin_write(self._session)
-        if factor := await self._lock(user_id):
+        if factor := await self._lock(user_id, user.token_epoch):
             if factor.confirmed_at:
                 raise SecondFactorExistsError
             await self._session.delete(factor)
@@ -124,17 +123,17 @@ class SecondFactors:
         await self._session.commit()
         return NewSecret(secret, codes.uri(secret, user.username, self._issuer))
 
-    async def confirm(self, user_id: int, otp: SecretStr, now: datetime) -> list[str]:
-        """From now on a login needs a code. Returns the recovery codes.
+    async def confirm(self, user_id: int, epoch: int, otp: SecretStr, now: datetime) -> list[str]:
+        """From now on a login needs a code. Returns the recovery codes. `epoch` is the token's.
 
         What was issued for the password alone ends: a thief's tokens and sessions would else
-        outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError and
-        TooManyCodesError.
+        outlive the measure against him. Raises SecondFactorNotFoundError, WrongCodeError,
+        TooManyCodesError, and InvalidTokenError as Users.lock() does.
         """
         if len(otp.get_secret_value()) != codes.DIGITS:
             raise WrongCodeError  # there are no recovery codes yet
         await begin_write(self._session)
-        factor = await self._lock(user_id)
+        factor = await self._lock(user_id, epoch)
         if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= now:
             raise SecondFactorNotFoundError
         await self._demand("second_factor.confirm", factor, otp, now)
@@ -154,8 +153,8 @@ class SecondFactors:
         TooManyAttemptsError and HashingOverloadedError.
         """
         action = "second_factor.renew_codes"
-        await self._proof.demand(action, user_id, password, now)
-        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        user = await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user), otp, now)
         recovery_codes = await self._new_codes(user_id)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
@@ -168,8 +167,8 @@ class SecondFactors:
         TooManyAttemptsError and HashingOverloadedError.
         """
         action = "second_factor.remove"
-        await self._proof.demand(action, user_id, password, now)
-        await self._demand(action, await self._lock_enabled(user_id), otp, now)
+        user = await self._proof.demand(action, user_id, password, now)
+        await self._demand(action, await self._lock_enabled(user), otp, now)
         await self._take_away(action, user_id, now)
 
     async def reset(self, user_id: int, now: datetime) -> None:
@@ -195,22 +194,24 @@ class SecondFactors:
             await self._session.commit()
             raise WrongCodeError
 
-    async def _lock_enabled(self, user_id: int) -> SecondFactor:
+    async def _lock_enabled(self, user: User) -> SecondFactor:
         await begin_write(self._session)
-        factor = await self._lock(user_id)
+        factor = await self._lock(user.id, user.token_epoch)
         if factor is None or factor.confirmed_at is None:
             raise SecondFactorNotFoundError
         return factor
 
-    async def _lock(self, user_id: int) -> SecondFactor | None:
+    async def _lock(self, user_id: int, epoch: int | None = None) -> SecondFactor | None:
         """The user's, which is nobody else's to change until the transaction ends: whoever wants to
         locks the user first. So that no two wait for each other, users come before all else.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError, and InvalidTokenError as Users.lock() does.
         """
-        user = select(User.id).where(User.id == user_id).with_for_update(key_share=True)
-        if await self._session.scalar(user) is None:
+        user = select(User.token_epoch).where(User.id == user_id).with_for_update(key_share=True)
+        current = await self._session.scalar(user)
+        if current is None:
             raise UserNotFoundError
+        refuse_if_ended(current, epoch)
         return await self._session.scalar(
             select(SecondFactor)
             .where(SecondFactor.user_id == user_id)
@@ -238,15 +239,13 @@ class SecondFactors:
         return Answer.WRONG
 
     async def _try_recovery_code(self, factor: SecondFactor, code: str, now: datetime) -> Answer:
-        own = RecoveryCode.user_id == factor.user_id
-        hash_ = text.digest(code)
-        known = (await self._session.scalars(select(RecoveryCode.code_hash).where(own))).all()
-        found = [one for one in known if hmac.compare_digest(one, hash_)]
-        used = delete(RecoveryCode).where(own, RecoveryCode.code_hash.in_(found))
-        if not (await self._session.scalars(used.returning(RecoveryCode.code_hash))).all():
+        spent = delete(RecoveryCode).where(
+            RecoveryCode.user_id == factor.user_id, RecoveryCode.code_hash == text.digest(code)
+        )
+        if await self._session.scalar(spent.returning(RecoveryCode.user_id)) is None:
             return Answer.WRONG
         factor.failures = 0
-        left = str(len(known) - 1)
+        left = str(await self.recovery_codes_left(factor.user_id))
         await self._events.announce("second_factor.recover", factor.user_id, now, left=left)
         return Answer.RIGHT
 

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import direct
 from app.database import begin_write
+from app.errors import UnavailableError
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
 
@@ -113,13 +114,22 @@ class Attempt:
             if count.rule is not ADDRESS and count.failures:
                 await self.session.execute(delete(Attempts).where(Attempts.key == count.key))
             elif count.is_charged:
-                await self.session.execute(
-                    update(Attempts)
-                    .where(Attempts.key == count.key)
-                    .values(failures=Attempts.failures - 1, blocked_until=self.now)
-                )
+                await self._refund(count)
         if self.known_key:
             await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+
+    async def take_back(self) -> None:
+        """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
+        for count in self.counts:
+            if count.is_charged:
+                await self._refund(count)
+
+    async def _refund(self, count: Count) -> None:
+        await self.session.execute(
+            update(Attempts)
+            .where(Attempts.key == count.key)
+            .values(failures=Attempts.failures - 1, blocked_until=self.now)
+        )
 
 
 class Throttle:
@@ -151,7 +161,16 @@ class Throttle:
             counts.sort(key=lambda count: count.key)
             await _admit(session, counts, found, others, now)
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
-            yield Attempt(session, counts, known_key if is_due else None, now)
+            attempt = Attempt(session, counts, known_key if is_due else None, now)
+            try:
+                yield attempt
+            except UnavailableError:  # nothing was checked
+                await session.rollback()
+                if any(count.is_charged for count in counts):
+                    await begin_write(session)
+                    await attempt.take_back()
+                    await session.commit()
+                raise
 
     async def count(
         self, session: AsyncSession, what: str, who: str, rule: Rule, now: datetime
@@ -198,13 +217,16 @@ def network_of(address: str) -> str:
     return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
-async def clear(session: AsyncSession, account: str, address: str | None) -> None:
-    """Forget what has failed for the account and, if there is one, at the address. Part of its
-    caller's transaction."""
+async def clear(
+    session: AsyncSession, account: str, address: str | None, *, of_all: bool = False
+) -> None:
+    """Forget what has failed for the account, there as well if an address is given, and with
+    `of_all` what others failed at there. Part of its caller's transaction."""
     keys = [_key("account", account)]
-    if address:
+    if address is not None:
         network = network_of(address)
-        keys += [_key("pair", account, network), _key("address", network)]
+        keys += [_key("pair", account, network)]
+        keys += [_key("address", network)] if of_all else []
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import begin_write
 from app.errors import StartupError
+from app.events import Events
 from app.settings import Settings
 from app.tokens.models import StoredKey
 from app.vault import Vault
@@ -115,7 +116,7 @@ class KeyStore:
             return known
         return Keyring([built.get(key.kid) or self._build(key) for key in current])
 
-    async def rotate(self, now: datetime) -> str:
+    async def rotate(self, now: datetime, events: Events) -> str:
         """Make the next key. It is published now and signs once every cache can know it.
 
         Returns its kid. While a new key still waits for its turn, that one stays the next.
@@ -126,17 +127,17 @@ class KeyStore:
         stored = await self._stored()
         if not stored or stored[-1].activates_at <= now:
             lead = timedelta(seconds=self._settings.key_announce_seconds)
-            await self._make(stored, created_at=now, activates_at=now + lead)
+            await self._make(stored, created_at=now, activates_at=now + lead, events=events)
             stored = await self._stored()
         return stored[-1].kid
 
-    async def rotate_if_due(self, now: datetime) -> None:
+    async def rotate_if_due(self, now: datetime, events: Events) -> None:
         if self._settings.signing_algorithm == "HS256" or not self._settings.key_rotation_days:
             return
         age = timedelta(days=self._settings.key_rotation_days)
         stored = await self._stored()
         if stored and stored[-1].created_at + age <= now:
-            await self.rotate(now)
+            await self.rotate(now, events)
 
     async def replace(self, kid: str, now: datetime) -> None:
         """Take away a key, and see to it that another one signs. Part of its caller's transaction.
@@ -179,7 +180,11 @@ class KeyStore:
         return keys
 
     async def _make(
-        self, stored: Sequence[StoredKey], created_at: datetime, activates_at: datetime
+        self,
+        stored: Sequence[StoredKey],
+        created_at: datetime,
+        activates_at: datetime,
+        events: Events | None = None,
     ) -> None:
         generation = stored[-1].generation + 1 if stored else 1
         algorithm = self._settings.signing_algorithm
@@ -187,6 +192,9 @@ class KeyStore:
         await begin_write(self._session)
         self._session.add(key)
         try:
+            await self._session.flush()
+            if events:
+                await events.announce("key.rotate", None, created_at, kid=key.kid)
             await self._session.commit()
             _log.info("Made a signing key", extra={"algorithm": algorithm})
         except IntegrityError:  # another worker was first; its key is the one

@@ -24,10 +24,10 @@ class InvitationRequiredError(ForbiddenError):
 
 
 class LastAdminError(ConflictError):
-    """Nobody would be left who could make another one."""
+    """Nobody would be left who could log in and make another one."""
 
     error = "last_admin"
-    message = "The last enabled administrator cannot be taken away"
+    message = "The last administrator who can log in cannot be taken away"
 
 
 class UserNotFoundError(NotFoundError):

@@ -5,6 +5,8 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from app.database import Base
 
+NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
+
 
 def fold_email(email: str) -> str:
     """The form in which addresses are compared. Mail goes to the one that is stored as it was

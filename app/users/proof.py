@@ -27,8 +27,9 @@ class Proof:
     caller: Caller
 
     async def demand(self, action: str, user_id: int, password: str, now: datetime) -> User:
-        """The user whose password this is. A wrong one counts as a failed login, and is written
-        down as a failed `action`.
+        """The user whose password this is, in the epoch for which this is proved: whatever ends
+        tokens ends it too, so the deed compares. A wrong password counts as a failed login, and is
+        written down as a failed `action`.
 
         Raises WrongPasswordError, TooManyAttemptsError, UserNotFoundError and
         HashingOverloadedError.

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app.codes.schemas import CodeText
 from app.passwords import MAX_LENGTH
+from app.users.models import fold_email
 
 # Characters that show nothing would let one name pass for another. Categories C* (control, format,
 # unassigned…) and line separators are refused as well; these are the rest of Unicode's
@@ -42,9 +43,12 @@ def _check_username(username: str) -> str:
 def _check_email(email: str) -> str:
     # The library's own message quotes the address, so it is not passed on.
     try:
-        return validate_email(email, check_deliverability=False).normalized
+        normalized = validate_email(email, check_deliverability=False).normalized
     except EmailNotValidError:
         raise PydanticCustomError("email", "Must be an e-mail address") from None
+    if len(fold_email(normalized)) > 254:
+        raise PydanticCustomError("email", "Must have at most 254 characters once folded")
+    return normalized
 
 
 def _check_password(password: SecretStr) -> SecretStr:

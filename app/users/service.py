@@ -21,7 +21,7 @@ from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
-from app.users.models import User, fold_email, granted
+from app.users.models import NO_PASSWORD, User, fold_email, granted
 from app.users.schemas import NewAccount, fold
 
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
@@ -86,13 +86,12 @@ class Users:
         scopes: Collection[str] = (),
         invitation: str | None = None,
     ) -> int:
-        """Create an enabled user and return its id. An invitation is used up with success alone.
+        """Create an enabled user and return its id. An invitation, which admission has looked at,
+        is used up with success alone.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
         policy refuses, and HashingOverloadedError.
         """
-        if invitation:
-            await codes.find(self._session, Purpose.INVITE, invitation, now)
         if existing := await self._find_id(account.username):
             raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
         password = account.password.get_secret_value()
@@ -111,9 +110,12 @@ class Users:
         if invitation:
             code = await codes.use(self._session, Purpose.INVITE, invitation, now)
             user.scopes = code.scopes
-            if code.email and user.email and fold_email(code.email) == user.email_folded:
+            # Not as they fold: strasse@ is another one's mailbox than straße@.
+            if code.email and user.email and code.email.lower() == user.email.lower():
                 user.email_verified_at = now
             details["invitation"] = str(code.id)
+        if granted := user.granted():
+            details["to"] = " ".join(sorted(granted))
         self._session.add(user)
         try:
             await self._session.flush()
@@ -201,14 +203,16 @@ class Users:
         others = " ".join(sorted(scopes - {"admin"}))
         await self.change(user_id, now, is_admin="admin" in scopes, scopes=others)
 
-    async def change(self, user_id: int, now: datetime, **values: object) -> User:
+    async def change(
+        self, user_id: int, now: datetime, *, epoch: int | None = None, **values: object
+    ) -> User:
         """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, as a user has them.
 
-        Raises UserNotFoundError, LastAdminError, and InvalidRequestError for an address that is
-        verified without being there.
+        Raises UserNotFoundError, LastAdminError, InvalidRequestError for an address that is
+        verified without being there, and InvalidTokenError as lock() does.
         """
         email_verified = values.pop("email_verified", None)
-        user, is_last_admin = await self._lock_with_admins(user_id)
+        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
         changed = {name for name, value in values.items() if getattr(user, name) != value}
         for name in changed:
             setattr(user, name, values[name])
@@ -244,34 +248,42 @@ class Users:
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
-    async def move_on(self, user_id: int, now: datetime) -> User:
-        """As end_tokens(), but part of its caller's transaction. Raises UserNotFoundError."""
-        user = await self.lock(user_id)
+    async def move_on(self, user_id: int, now: datetime, epoch: int | None = None) -> User:
+        """As end_tokens(), but part of its caller's transaction. Raises as lock() does."""
+        user = await self.lock(user_id, epoch)
         await self._end_tokens(user, now)
         return user
 
-    async def lock(self, user_id: int) -> User:
+    async def lock(self, user_id: int, epoch: int | None = None) -> User:
         """The user as it is, which it stays until the caller's transaction ends.
 
-        Raises UserNotFoundError.
+        Raises UserNotFoundError, and InvalidTokenError if the user's tokens have been ended since
+        the `epoch` in which the caller was let in: by a reset that was forced, say.
         """
         user = await self._session.get(
             User, user_id, populate_existing=True, with_for_update={"key_share": True}
         )
         if user is None:
             raise UserNotFoundError
+        refuse_if_ended(user.token_epoch, epoch)
         return user
 
     async def change_password(
-        self, user_id: int, password: str, now: datetime, *, field: str = "password"
+        self,
+        user_id: int,
+        password: str,
+        now: datetime,
+        *,
+        field: str = "password",
+        epoch: int | None = None,
     ) -> None:
         """`field` is what a refusal calls it.
 
-        Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
+        Raises InvalidRequestError and HashingOverloadedError, and as lock() does.
         """
         password_hash = await self.hash_password(user_id, password, field=field)
         await begin_write(self._session)
-        user = await self.move_on(user_id, now)
+        user = await self.move_on(user_id, now, epoch)
         user.password_hash = password_hash
         await self._events.announce("user.change_password", user_id, now)
         await self._session.commit()
@@ -310,27 +322,41 @@ class Users:
         )
         await self._session.commit()
 
-    async def remove(self, user_id: int, now: datetime) -> None:
-        """Raises UserNotFoundError and LastAdminError."""
-        user, is_last_admin = await self._lock_with_admins(user_id)
-        if is_last_admin:
-            await self._session.rollback()
-            raise LastAdminError
+    async def remove(self, user_id: int, now: datetime, epoch: int | None = None) -> None:
+        """Raises LastAdminError, and as lock() does."""
+        user = await self._lock_unless_last_admin(user_id, epoch)
         await self._session.execute(delete(User).where(User.id == user_id))
         await self._revocations.publish(f"sub:{user_id}:{user.token_epoch}", now)
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def _lock_with_admins(self, user_id: int) -> tuple[User, bool]:
-        """Begin to change or remove a user; says whether it is the last enabled administrator.
+    async def void_password(self, user_id: int, now: datetime) -> User:
+        """Nobody logs in until a code has set another one; tokens and sessions end. Begins its
+        caller's transaction. Raises UserNotFoundError and LastAdminError."""
+        user = await self._lock_unless_last_admin(user_id)
+        user.password_hash = NO_PASSWORD
+        await self._end_tokens(user, now)
+        return user
+
+    async def _lock_unless_last_admin(self, user_id: int, epoch: int | None = None) -> User:
+        user, is_last_admin = await self._lock_with_admins(user_id, epoch)
+        if is_last_admin:
+            await self._session.rollback()
+            raise LastAdminError
+        return user
+
+    async def _lock_with_admins(self, user_id: int, epoch: int | None) -> tuple[User, bool]:
+        """Begin to change or remove a user; says whether it is the last administrator who can log
+        in, being enabled and having a password.
 
         With it all of those are locked, in the order of their ids: two who take each other away
-        take turns, and the second one finds itself the last. Raises UserNotFoundError.
+        take turns, and the second one finds itself the last. Raises as lock() does.
         """
         await begin_write(self._session)
+        has_password = User.password_hash != NO_PASSWORD
         found = await self._session.scalars(
             select(User)
-            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled)))
+            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password)))
             .order_by(User.id)
             .with_for_update(key_share=True)
             .execution_options(populate_existing=True)
@@ -338,6 +364,7 @@ class Users:
         users = found.all()
         for user in users:
             if user.id == user_id:
+                refuse_if_ended(user.token_epoch, epoch)
                 return user, len(users) == 1 and user.is_admin and user.is_enabled
         await self._session.rollback()
         raise UserNotFoundError
@@ -353,3 +380,9 @@ class Users:
         )
         await self._session.commit()
         return found
+
+
+def refuse_if_ended(current: int, epoch: int | None) -> None:
+    """Raises InvalidTokenError if the caller was let in in an epoch that is over."""
+    if epoch is not None and epoch != current:
+        raise InvalidTokenError
