@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -22,16 +22,16 @@ class Caller:
 
 def caller_of(request: Request) -> Caller:
     """The same one for all of a request."""
-    state = request.state
-    if not hasattr(state, "caller"):
+    state: dict[str, Any] = request.scope.setdefault("state", {})
+    if "caller" not in state:
         peer = request.client.host if request.client else ""
         trusted: Sequence[Network] = request.app.state.settings.trusted_proxies
         address = first_untrusted(peer, request.headers.getlist("x-forwarded-for"), trusted)
         headers = request.headers
-        state.caller = Caller(
+        state["caller"] = Caller(
             address, headers.get("user-agent", "")[:200], headers.get("accept-language", "")[:100]
         )
-    caller: Caller = state.caller
+    caller: Caller = state["caller"]
     return caller
 
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, Dialect, MetaData, event, make_url
 from sqlalchemy.engine import Connection
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
@@ -25,7 +24,6 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from app import sqlite
@@ -45,7 +43,7 @@ _OUTAGES = (
     sqlite3.OperationalError,
 )
 
-READER = "reader"  # in a session's info: an sqlite.Reader, where there can be one
+SHORTCUT = "shortcut"  # in a session's info, for direct.py: an sqlite.Shortcut, or None
 
 
 def utc_now() -> datetime:
@@ -100,7 +98,6 @@ def create_engine(settings: Settings) -> AsyncEngine:
     engine = create_async_engine(settings.database_url, **options)
     if engine.dialect.name == "sqlite":
         _keep_private(Path(engine.url.database or ""))
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
@@ -111,15 +108,6 @@ def _keep_private(path: Path) -> None:
         path.touch(mode=0o600)
     except OSError as error:
         raise StartupError(f"Cannot create the database {path}: {error.strerror}.") from error
-
-
-def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN comes too late; see _begin_sqlite
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -144,10 +132,11 @@ async def begin_write(session: AsyncSession) -> None:
 class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = create_engine(settings)
-        self._reader = None
+        self._shortcut = None
         if self.engine.dialect.name == "sqlite":
-            self._reader = sqlite.Reader(self.engine.url.database or "")
-        info = {READER: self._reader}
+            path = self.engine.url.database or ""
+            self._shortcut = sqlite.Shortcut(path, BUSY_TIMEOUT_SECONDS)
+        info = {SHORTCUT: self._shortcut}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
 
     @asynccontextmanager
@@ -165,8 +154,8 @@ class Database:
             raise
 
     async def close(self) -> None:
-        if self._reader:
-            self._reader.close()
+        if self._shortcut:
+            await self._shortcut.close()
         await self.engine.dispose()
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Dialect, Insert, Select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.database import READER
+from app.database import SHORTCUT
+from app.sqlite import Shortcut
 
 Processor = Callable[[Any], Any] | None
 Statement = Select[*tuple[Any, ...]] | Insert
@@ -37,10 +38,11 @@ async def run(
         process(parameters[name]) if process else parameters[name]
         for name, process in compiled.parameters
     ]
-    rows = None
-    if isinstance(statement, Select) and (reader := session.info.get(READER)):
-        rows = reader.fetch(compiled.sql, values)
-    if rows is None:
+    shortcut: Shortcut | None = session.info.get(SHORTCUT)
+    if shortcut:
+        writes = not isinstance(statement, Select)
+        rows = await shortcut.fetch(compiled.sql, values, writes=writes)
+    else:
         async with session.bind.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             rows = await driver.fetch(compiled.sql, *values)

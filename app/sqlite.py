@@ -2,6 +2,7 @@
 none to end a transaction that was never begun. Each way costs more than most statements do.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -10,13 +11,23 @@ from typing import Any
 import aiosqlite
 
 
-async def connect(path: str, patience: float) -> aiosqlite.Connection:
+async def connect(path: str, patience: float) -> "_Connection":
     """What SQLAlchemy takes as `async_creator`: a connection whose statements wait `patience`
     seconds for another's transaction to end.
     """
-    connection = _Connection(partial(sqlite3.connect, path, timeout=patience), iter_chunk_size=64)
+    connection = _Connection(partial(_open, path, patience), iter_chunk_size=64)
     connection._thread.daemon = True  # noqa: SLF001 - so does SQLAlchemy: it must not keep us alive
-    return await connection
+    await connection
+    return connection
+
+
+def _open(path: str, patience: float) -> sqlite3.Connection:
+    # The driver's own BEGIN comes too late; see database.py.
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
 
 
 class Reader:
@@ -41,6 +52,34 @@ class Reader:
         if self._connection:
             self._connection.close()
             self._connection = None
+
+
+class Shortcut:
+    """Past SQLAlchemy and its pool, for single statements: to read, and to write, for which one
+    connection does, since the file has room for one writer at a time."""
+
+    def __init__(self, path: str, patience: float) -> None:
+        self._path = path
+        self._patience = patience
+        self._reader = Reader(path)
+        self._writer: _Connection | None = None
+        self._opening = asyncio.Lock()
+
+    async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
+        """Raises sqlite3.Error."""
+        rows = None if writes else self._reader.fetch(sql, values)
+        if rows is None:
+            async with self._opening:
+                if self._writer is None:
+                    self._writer = await connect(self._path, self._patience)
+            rows = await self._writer.fetch(sql, *values)
+        return rows
+
+    async def close(self) -> None:
+        self._reader.close()
+        if self._writer:
+            await self._writer.close()
+            self._writer = None
 
 
 class _Cursor(aiosqlite.Cursor):

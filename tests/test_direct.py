@@ -92,8 +92,7 @@ async def test_what_cannot_be_read_at_once_is_asked_for_patiently(
     """And if that does not help either, it is an outage."""
     database: Database = app.state.database
     async with database.session() as session:
-        monkeypatch.setattr(session.info["reader"], "_path", "/nowhere/hourpass.db")
-        session.info["reader"].close()
+        monkeypatch.setattr(session.info["shortcut"]._reader, "_path", "/nowhere/hourpass.db")
         assert await direct.run(session, BY_NAME, ARTHURS)
     with pytest.raises(UnavailableError):
         async with database.session() as session:
