@@ -339,6 +339,34 @@ async def test_no_more_than_a_few_codes_are_open(
     assert (await confirm(client, mailbox.last_code())).status_code == 200
 
 
+async def test_an_administrators_code_is_not_among_them(
+    app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str, clock: Clock
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    forced = await client.post(path, headers=bearer(arthurs_token))
+    for _ in range(MAX_OPEN + 1):
+        clock.advance(timedelta(minutes=1))
+        await ask(client)
+        await deliver(app)
+    assert (await confirm(client, forced.json()["code"])).status_code == 200
+
+
+async def test_a_code_lasts_no_longer_because_its_mail_was_late(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, lancelot: int
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    path, headers = f"/users/{lancelot}/password-reset", bearer(await log_in(client, ARTHUR))
+    forced = await client.post(path, json={"by_mail": True}, headers=headers)
+    assert forced.json()["expires_at"] == "2026-11-24T12:00:00Z"
+    await deliver(app)
+    mailbox.answers.clear()
+    clock.advance(timedelta(hours=23, minutes=59))
+    await deliver(app)
+    assert "until 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
+    clock.advance(timedelta(minutes=1))
+    assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
+
+
 async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient, code: str) -> None:
     await ask(client)
     plain = code.replace("-", "")

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.caller import Caller
 from app.chores import pause
 from app.codes import service as codes
-from app.codes.models import Code
+from app.codes.errors import InvalidCodeError
 from app.codes.service import Purpose
 from app.database import Database, begin_write
 from app.events import Events, Listener
@@ -148,16 +148,15 @@ class Postman:
     async def _write_code(
         self, session: AsyncSession, letter: Letter, now: datetime
     ) -> list[EmailMessage]:
-        code = await session.get(Code, letter.code_id, populate_existing=True)
-        if code is None:  # used up, or taken back
+        assert letter.code_id
+        try:
+            code, text = await codes.redraw(session, letter.code_id, now)
+        except InvalidCodeError:  # used up, taken back, or too old
             return []
-        text = codes.redraw(code, now)
         values = {"code": text, "expires": _moment(code.expires_at)}
         if user := await session.get(User, code.user_id) if code.user_id else None:
             values["account"] = _account(user)
-        # A new password that nobody asked for is an administrator's wish.
-        name = "renew" if code.purpose == Purpose.RESET else code.purpose
-        return [compose(self._settings, name, letter.email, letter.languages, **values)]
+        return [compose(self._settings, code.purpose, letter.email, letter.languages, **values)]
 
 
 async def _owners(session: AsyncSession, email: str) -> Sequence[User]:

@@ -52,7 +52,7 @@ class Mail:
 
 
 async def post(
-    session: AsyncSession, email: str, caller: Caller, now: datetime, code: Code | None = None
+    session: AsyncSession, email: str, caller: Caller, now: datetime, *, code: Code | None = None
 ) -> None:
     """A code to the mailbox; without one, a way back in for whoever has an account of that address.
 
@@ -87,7 +87,7 @@ async def _post_verification(
     session: AsyncSession, user_id: int, email: str, caller: Caller, now: datetime
 ) -> None:
     code, _ = await codes.issue(session, Purpose.VERIFY, now, user_id=user_id, email=email)
-    await post(session, email, caller, now, code)
+    await post(session, email, caller, now, code=code)
 
 
 async def _has_room(session: AsyncSession) -> bool:

@@ -71,7 +71,7 @@ class Users:
         policy refuses, and HashingOverloadedError.
         """
         if invitation:
-            await codes.find(self._session, Purpose.INVITE, invitation, now)
+            await codes.find(self._session, invitation, now, Purpose.INVITE)
         if existing := await self._find_id(account.username):
             raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
         password = account.password.get_secret_value()
@@ -88,7 +88,7 @@ class Users:
         await begin_write(self._session)
         details: dict[str, Any] = {}
         if invitation:
-            code = await codes.use(self._session, Purpose.INVITE, invitation, now)
+            code = await codes.use(self._session, invitation, now, Purpose.INVITE)
             user.scopes = code.scopes
             if code.email and user.email and fold_email(code.email) == user.email_folded:
                 user.email_verified_at = now
@@ -262,7 +262,7 @@ class Users:
         """With the code that was sent there. Raises InvalidCodeError and UserNotFoundError."""
         await begin_write(self._session)
         user = await self.lock(user_id)
-        used = await codes.use(self._session, Purpose.VERIFY, code, now, user_id=user_id)
+        used = await codes.use(self._session, code, now, Purpose.VERIFY, user_id=user_id)
         if user.email != used.email:
             raise InvalidCodeError
         user.email_verified_at = now
