@@ -179,11 +179,11 @@ def test_mail(address: str) -> None:
     import aiosmtplib
 
     from app.mail.messages import compose
-    from app.mail.smtp import send
+    from app.mail.smtp import MailRefusedError, send
 
     try:
         asyncio.run(send(settings, compose(settings, "test", address, "")))
-    except (aiosmtplib.SMTPException, OSError) as error:
+    except (MailRefusedError, aiosmtplib.SMTPException, OSError) as error:
         raise click.ClickException(f"The mail could not be sent: {error}") from None
     except EmailNotValidError:
         raise click.BadParameter(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,7 @@ from app.main import create_app
 from app.settings import ROOT, Settings
 from tests.conftest import Clock, client_of, environment, make_settings, serving
 from tests.mail_server import MailServer, deliver, mail_server
-from tests.people import LANCELOT, register
+from tests.people import GALAHAD, LANCELOT, register
 
 SENDER = "Camelot <no-reply@camelot.example>"
 MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
@@ -188,6 +189,68 @@ async def test_what_the_server_will_not_take_now_is_sent_later(
     assert await waiting(app) == 0
 
 
+async def test_each_time_it_waits_twice_as_long(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await register(client, LANCELOT)
+    await deliver(app)
+    clock.advance(CLAIM)
+    await deliver(app)
+    mailbox.answers.clear()
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.messages == []
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_a_letter_whose_worker_died_is_sent_by_another_one(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def die(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    await register(client, LANCELOT)
+    with monkeypatch.context() as patch:
+        patch.setattr(postman, "send", die)
+        with pytest.raises(asyncio.CancelledError):
+            await deliver(app)
+    await deliver(app)
+    assert mailbox.messages == []  # it might still be alive
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
+        if to == LANCELOT["email"]:
+            raise LookupError(to)
+        return compose(settings, name, to, languages, **values)
+
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    with monkeypatch.context() as patch:
+        patch.setattr(postman, "compose", fail)
+        await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"]]
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"], LANCELOT["email"]]
+
+
 async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,8 +261,24 @@ async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
         await deliver(app)
     assert await waiting(app) == 0
     records = [record for record in caplog.records if record.name == "hourpass.mail"]
-    assert [record.message for record in records] == ["A mail was refused for good"]
+    assert [record.message for record in records] == ["A mail was dropped"]
     assert not any(email in str(vars(record)) for record in records)
+
+
+@on_sqlite
+async def test_a_server_without_the_letters_of_an_address_is_asked_once(
+    database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mail_server(utf8=False) as server:
+        settings = make_settings(database_url, smtp_url=server.url, mail_from=SENDER)
+        app = create_app(settings, clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            await register(client, {**LANCELOT, "email": "straße@camelot.example"})
+            await register(client, GALAHAD)
+            await deliver(app)
+            assert await waiting(app) == 0
+    assert server.recipients == [GALAHAD["email"]]
+    assert "A mail was dropped" in caplog.messages
 
 
 async def test_without_its_server_mail_waits_for_a_day(

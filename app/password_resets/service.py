@@ -12,7 +12,7 @@ from app.codes.service import Purpose
 from app.database import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.mail.service import Mail, post
+from app.mail.service import Mail, ask, post
 from app.throttle.service import RESET, Throttle, clear, network_of
 from app.users.schemas import fold
 from app.users.service import Users
@@ -37,7 +37,7 @@ class PasswordResets:
         network = network_of(self.mail.caller.address)
         await self.throttle.count(self.session, "reset", network, RESET, now)
         await begin_write(self.session)
-        await post(self.session, email, self.mail.caller, now)
+        await ask(self.session, email, self.mail.caller, now)
         await self.session.commit()
 
     async def confirm(self, code: str, password: str, now: datetime) -> int:

@@ -187,6 +187,24 @@ def network_of(address: str) -> str:
     return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
+async def allow(session: AsyncSession, what: str, who: str, rule: Rule, now: datetime) -> None:
+    """As Throttle.count(), but part of its caller's transaction, which writes.
+
+    Raises TooManyAttemptsError.
+    """
+    key = _key(what, who)
+    # Locked, so that of many at once each sees what the one before has counted.
+    row = await session.scalar(
+        select(Attempts)
+        .where(Attempts.key == key)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if row and row.blocked_until > now:
+        raise TooManyAttemptsError(ceil((row.blocked_until - now).total_seconds()))
+    await _charge(session, Count(key, rule), now)
+
+
 async def clear(session: AsyncSession, account: str, address: str | None) -> None:
     """Forget what has failed for the account and, if there is one, at the address. Part of its
     caller's transaction."""
