@@ -76,10 +76,15 @@ def _mail_server(url: SecretStr) -> SecretStr:
 
 
 def _mailbox(value: str) -> str:
+    from email.policy import SMTP
+
     name, address = parseaddr(value)
-    if "\n" in value or "\r" in value or not re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address):
+    is_one = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
+    if "\n" in value or "\r" in value or not is_one:
         raise ValueError("must be an e-mail address, or a name and <an address>")
-    return formataddr((name, address))
+    mailbox = formataddr((name, address))
+    SMTP.header_factory("From", mailbox)  # ValueError for a line break in an encoded word
+    return mailbox
 
 
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}

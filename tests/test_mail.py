@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from app.database import begin_write
 from app.errors import StartupError
 from app.housekeeping.service import Housekeeping
 from app.mail import messages, postman
@@ -30,12 +32,14 @@ from app.mail.postman import BATCH, CLAIM
 from app.mail.service import KEPT_TRYING
 from app.main import create_app
 from app.settings import ROOT, Settings
+from app.users.models import User
 from tests.conftest import Clock, client_of, environment, make_settings, serving
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, register
 
 SENDER = "Camelot <no-reply@camelot.example>"
 MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
+BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -170,6 +174,33 @@ def test_a_text_that_cannot_be_sent_is_refused_at_start(
 def test_a_domain_is_written_as_every_server_knows_it() -> None:
     message = compose(MAILING, "test", "lancelot@köln.example", "")
     assert message["To"] == "lancelot@xn--kln-sna.example"
+
+
+async def test_no_address_of_earlier_times_becomes_a_header(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands for "x", a line break, and a Bcc."""
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        for table in (User, Letter):
+            stored = table.email == LANCELOT["email"]
+            await session.execute(update(table).where(stored).values(email=f"{BREAK}@x.example"))
+        await session.commit()
+    await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"]]
+    assert await waiting(app) == 0
+    assert "A mail was dropped" in caplog.messages
+
+
+def test_no_name_becomes_a_header(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "test.txt").write_text("For $account\n\n$account\n")
+    settings = MAILING.model_copy(update={"mail_templates": tmp_path})
+    message = compose(settings, "test", LANCELOT["email"], "", account=BREAK)
+    assert message_from_bytes(bytes(message)).keys() == message.keys()
+    assert message["Subject"] == f"For {BREAK.replace('=?', '= ?')}"
 
 
 async def test_what_the_server_will_not_take_now_is_sent_later(
@@ -425,6 +456,8 @@ async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -
         ("smtp://mail.example", None),
         ("smtp://mail.example", "nobody"),
         ("smtp://mail.example", "a@b.example\nBcc: x@y.example"),
+        ("smtp://mail.example", f"{BREAK} <a@b.example>"),
+        ("smtp://mail.example", "=?utf-8?q?a?=@b.example"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start(url: str, sender: str | None) -> None:

@@ -270,6 +270,7 @@ async def test_all_accounts_of_an_address_get_a_code_of_their_own(
         "lancelot@camelot.example\n",
         "lancelot@camelot.example\0",
         "a@b@camelot.example",
+        "=?utf-8?b?eA0KQmNjOiBtb3JkcmVkQG9ya25leS5leGFtcGxl?=@camelot.example",
         "<lancelot@camelot.example>",
         "lancelot@camelot.example, mordred@orkney.example",
         "lancelot@camelot\u2028.example",

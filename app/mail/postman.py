@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from email.message import EmailMessage
 
 import aiosmtplib
+from email_validator import EmailNotValidError
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -128,13 +129,14 @@ class Postman:
     async def _send(self, session: AsyncSession, letter: Letter) -> None:
         try:
             await send(self._settings, await self._write(session, letter))
-        except (InvalidCodeError, MailRefusedError) as error:
+        except (EmailNotValidError, InvalidCodeError, MailRefusedError) as error:
             _drop(letter.id, error)
         await begin_write(session)
         await _remove(session, letter)
 
     async def _write(self, session: AsyncSession, letter: Letter) -> EmailMessage:
-        """Raises InvalidCodeError if the code was used up, taken back, or is too old."""
+        """Raises InvalidCodeError if the code was used up, taken back, or is too old, and
+        EmailNotValidError for an address of earlier times."""
         assert letter.code_id
         await begin_write(session)
         code, text = await codes.redraw(session, letter.code_id, self._clock())
