@@ -16,6 +16,8 @@ from app.logs import request_id
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.mail.models import Letter
 from app.settings import Settings
+from app.throttle.errors import TooManyAttemptsError
+from app.throttle.service import VERIFICATION, allow
 from app.users.models import User
 from app.users.service import Users
 
@@ -40,7 +42,8 @@ class Mail:
     async def verify(self, user_id: int, now: datetime) -> None:
         """Send a code to the user's address.
 
-        Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError and UnavailableError.
+        Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError, UnavailableError and
+        TooManyAttemptsError.
         """
         self.require_server()
         await begin_write(self.session)
@@ -57,11 +60,14 @@ async def ask(
     """To have the user's address verified or, for no user, a way back in for whoever has an account
     of that address. The same work whether there is one or not.
 
-    Raises UnavailableError when too much waits already.
+    Raises UnavailableError when too much waits already, and TooManyAttemptsError when the user has
+    asked for too many.
     """
     waiting = select(Letter.id).limit(MAX_WAITING).subquery()
     if (await session.scalar(select(func.count()).select_from(waiting)) or 0) >= MAX_WAITING:
         raise UnavailableError
+    if user_id is not None:
+        await allow(session, "verification", str(user_id), VERIFICATION, now)
     await _add(session, email, caller, now, user_id=user_id)
 
 
@@ -73,12 +79,12 @@ async def post(
 
 
 async def ask_to_verify(session: AsyncSession, event: Event) -> None:
-    """A listener. When too much waits, nothing is sent: one can still ask for it."""
+    """A listener. When it is too much, nothing is sent: one can still ask for it."""
     if event.action not in ("user.register", "user.change_email"):
         return
     user = await session.get(User, event.subject_id)
     if user and user.email and not user.email_verified:
-        with suppress(UnavailableError):
+        with suppress(UnavailableError, TooManyAttemptsError):
             await ask(session, user.email, event.caller, event.at, user_id=user.id)
 
 

@@ -57,8 +57,9 @@ REGISTRATION = Rule(free=20, memory=timedelta(hours=1))
 # Each registration by it that is tried, succeed or not: a 409 tells that a name is taken.
 INVITATION = Rule(free=10, memory=timedelta(days=1))
 RESET = Rule(free=10, memory=timedelta(hours=1))
-# All that is sent to one mailbox, whoever asked for it.
+# What strangers may have sent to one mailbox, and what one user may have sent to any.
 MAILBOX = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
+VERIFICATION = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
 
 
 class Found(NamedTuple):
