@@ -171,6 +171,15 @@ def test_a_text_that_cannot_be_sent_is_refused_at_start(
         check_templates(MAILING.model_copy(update={"mail_templates": place}))
 
 
+def test_they_lie_beside_the_code_wherever_the_service_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings("sqlite:///x.db", mail_templates="app/mail/templates")
+    assert settings.mail_templates == messages.BUILT_IN
+    assert make_settings("sqlite:///x.db", mail_templates=tmp_path).mail_templates == tmp_path
+
+
 def test_a_domain_is_written_as_every_server_knows_it() -> None:
     message = compose(MAILING, "test", "lancelot@köln.example", "")
     assert message["To"] == "lancelot@xn--kln-sna.example"
@@ -419,7 +428,9 @@ async def test_the_service_sends_by_itself(database_url: str, mailbox: MailServe
     assert mailbox.recipients == [LANCELOT["email"]]
 
 
-async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -> None:
+async def test_the_command_tells_whether_mail_can_be_sent(
+    mailbox: MailServer, tmp_path: Path
+) -> None:
     def run(**settings: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "app.cli", "test-mail", LANCELOT["email"]]
         return subprocess.run(
@@ -441,6 +452,11 @@ async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -
     assert "no such user" in refused.stderr
     unset = await asyncio.to_thread(run)
     assert unset.stderr == "Error: This service sends no mail. Set SMTP_URL and MAIL_FROM.\n"
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "test.txt").write_text("Dear $name")
+    own = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER, "MAIL_TEMPLATES": str(tmp_path)}
+    wrong = await asyncio.to_thread(run, **own)
+    assert wrong.stderr.startswith("Error: MAIL_TEMPLATES: ")
 
 
 @pytest.mark.parametrize(
