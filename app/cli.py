@@ -178,12 +178,13 @@ def test_mail(address: str) -> None:
         raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
     import aiosmtplib
 
-    from app.mail.messages import compose
-    from app.mail.smtp import send
+    from app.mail.messages import check_templates, compose
+    from app.mail.smtp import MailRefusedError, send
 
+    check_templates(settings)
     try:
         asyncio.run(send(settings, compose(settings, "test", address, "")))
-    except (aiosmtplib.SMTPException, OSError) as error:
+    except (MailRefusedError, aiosmtplib.SMTPException, OSError) as error:
         raise click.ClickException(f"The mail could not be sent: {error}") from None
     except EmailNotValidError:
         raise click.BadParameter(

@@ -32,11 +32,17 @@ Listener = Callable[[AsyncSession, Event], Awaitable[None]]
 
 class Events:
     def __init__(
-        self, session: AsyncSession, caller: Caller, listeners: Sequence[Listener]
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        listeners: Sequence[Listener],
+        of_request: str | None = None,
     ) -> None:
+        """`of_request` is the id of one that has been answered already."""
         self._session = session
         self._caller = caller
         self._listeners = listeners
+        self._of_request = of_request
 
     async def announce(
         self,
@@ -48,7 +54,8 @@ class Events:
         **details: str,
     ) -> None:
         """Part of its caller's transaction."""
-        event = Event(action, subject_id, at, succeeded, details, self._caller, request_id.get())
+        request = self._of_request or request_id.get()
+        event = Event(action, subject_id, at, succeeded, details, self._caller, request)
         for listener in self._listeners:
             await listener(self._session, event)
 

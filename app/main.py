@@ -130,7 +130,7 @@ async def _start(
     state.settings = settings
     state.clock = clock
     state.listeners = listeners = listeners_for(settings)
-    state.throttle = throttle = Throttle()
+    state.throttle = Throttle()
     state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
@@ -164,7 +164,7 @@ async def _start(
         from app.mail.postman import Postman  # with its library, which else nobody needs
 
         check_templates(settings)
-        chores.start(Postman(database, settings, throttle, listeners, clock).deliver)
+        chores.start(Postman(database, settings, listeners, clock).deliver)
     # What lives as long as the process need not be looked through for garbage again and again, nor
     # what is young as often as by default: remembering a token makes a dozen objects, none of which
     # is garbage, and looking through them took a tenth of the time that verifying it does.

@@ -76,16 +76,23 @@ def _mail_server(url: SecretStr) -> SecretStr:
 
 
 def _mailbox(value: str) -> str:
+    from email.policy import SMTP
+
     name, address = parseaddr(value)
-    if "\n" in value or "\r" in value or not re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address):
+    is_one = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
+    if "\n" in value or "\r" in value or not is_one:
         raise ValueError("must be an e-mail address, or a name and <an address>")
-    return formataddr((name, address))
+    mailbox = formataddr((name, address))
+    SMTP.header_factory("From", mailbox)  # ValueError for a line break in an encoded word
+    return mailbox
 
 
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
 SmtpUrl = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mailbox = Annotated[str, AfterValidator(_mailbox)]
+# As a relative SQLite file: not wherever the service happened to be started.
+Directory = Annotated[Path, AfterValidator(lambda path: ROOT / path)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
 
@@ -129,7 +136,7 @@ class Settings(BaseSettings):
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
     smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail by STARTTLS, smtps:// by TLS from the start, smtp+plain:// without; empty: no mail, administrators hand out codes")
     mail_from: Mailbox | None = Field(None, description="sender of that mail, such as Hourpass <no-reply@example.org>")
-    mail_templates: Path | None = Field(None, description="directory of your own texts, LANGUAGE/reset.txt and so on, beside those in app/mail/templates")
+    mail_templates: Directory | None = Field(None, description="directory (relative to the project) of your own texts, LANGUAGE/reset.txt and so on, beside those in app/mail/templates")
     trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")

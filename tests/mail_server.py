@@ -63,16 +63,17 @@ def code_in(message: EmailMessage) -> str:
 
 @asynccontextmanager
 async def mail_server(
-    tls: ssl.SSLContext | None = None, *, login: bool = False
+    tls: ssl.SSLContext | None = None, *, login: bool = False, utf8: bool = True
 ) -> AsyncIterator[MailServer]:
-    """With `tls` it speaks STARTTLS, with `login` only to whoever logs in."""
+    """With `tls` it speaks STARTTLS, with `login` only to whoever logs in, and with `utf8` to
+    addresses beyond ASCII."""
     kept = MailServer()
 
     def protocol() -> SMTP:
         return SMTP(
             kept,
             hostname="mail.camelot.example",
-            enable_SMTPUTF8=True,
+            enable_SMTPUTF8=utf8,
             tls_context=tls,
             authenticator=kept.authenticate,
             auth_required=login,
@@ -87,5 +88,6 @@ async def mail_server(
 async def deliver(app: FastAPI) -> None:
     """All that waits in the app's outbox, without waiting for its own round."""
     state = app.state
-    postman = Postman(state.database, state.settings, state.throttle, state.listeners, state.clock)
-    await postman.round(asyncio.Event())
+    postman = Postman(state.database, state.settings, state.listeners, state.clock)
+    while await postman.round(asyncio.Event()):
+        pass

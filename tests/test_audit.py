@@ -96,6 +96,30 @@ async def test_each_deed_leaves_one_entry(client: AsyncClient) -> None:
     ]
 
 
+async def test_who_is_invited_and_who_needs_a_new_password_is_written_down(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    arthur, headers = int(said_in(arthurs_token)["sub"]), bearer(arthurs_token)
+    lancelot = await register(client, LANCELOT)
+    invitation = (await client.post("/invitations", json={}, headers=headers)).json()["id"]
+    await client.delete(f"/invitations/{invitation}", headers=headers)
+    await client.delete(f"/invitations/{invitation}", headers=headers)  # 404: no deed
+    forced = await client.post(f"/users/{lancelot}/password-reset", headers=headers)
+    reset = {"code": forced.json()["code"], "new_password": "guinevere in the garden"}
+    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
+    entries = await entries_of(client, arthurs_token)
+    number = {"invitation": str(invitation)}
+    assert [
+        (entry["action"], entry["actor_id"], entry["subject_id"], entry["details"])
+        for entry in reversed(entries[:4])
+    ] == [
+        ("invitation.create", arthur, None, number),
+        ("invitation.take_back", arthur, None, number),
+        ("user.force_reset", arthur, lancelot, {}),
+        ("user.reset_password", lancelot, lancelot, {}),
+    ]
+
+
 async def test_an_entry_says_when_from_where_and_with_which_request(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:

@@ -9,6 +9,7 @@ from httpx import AsyncClient, Response
 
 from app.mail import postman
 from app.settings import Settings
+from app.throttle.service import VERIFICATION
 from tests.conftest import Clock
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
@@ -118,6 +119,23 @@ async def test_it_can_be_sent_again_and_both_are_good(
     await deliver(app)
     assert mailbox.last_code() != code
     assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_one_user_cannot_have_mail_sent_to_any_number_of_strangers(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, clock: Clock
+) -> None:
+    for number in range(VERIFICATION.free + 5):
+        body = {"password": LANCELOT["password"], "email": f"stranger{number}@avalon.example"}
+        changed = await client.patch("/me", json=body, headers=bearer(token))
+        assert changed.json()["email"] == body["email"]
+        await deliver(app)
+    assert len(mailbox.messages) == VERIFICATION.free  # the first was to the address of before
+    refused = await send(client, token)
+    assert_problem(refused, 429, "too_many_attempts")
+    clock.advance(timedelta(seconds=int(refused.headers["Retry-After"])))
+    assert (await send(client, token)).status_code == 202
+    await deliver(app)
+    assert mailbox.recipients[-1] == body["email"]
 
 
 async def test_without_an_address_there_is_nothing_to_verify(

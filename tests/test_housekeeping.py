@@ -14,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.caller import Caller
 from app.chores import Chores
+from app.codes.models import Code
 from app.database import Database, begin_write
 from app.events import Events
 from app.housekeeping import service
@@ -132,6 +133,24 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
     )
     assert await housekeeping.round()
     assert await stored(database, Session.id) == sorted(session.id for session in live)
+
+
+async def test_codes_that_are_too_old_go_and_open_ones_stay(
+    database: Database, clock: Clock, housekeeping: Housekeeping
+) -> None:
+    codes = [
+        Code(
+            purpose="invite",
+            code_hash=secrets.token_bytes(32),
+            scopes="",
+            created_at=clock() - DAY,
+            expires_at=clock() + number * SECOND,
+        )
+        for number in (-1, 0, 1)
+    ]
+    await store(database, *codes)
+    assert await housekeeping.round()
+    assert await stored(database, Code.id) == [codes[2].id]
 
 
 async def test_spent_keys_go_and_those_with_live_tokens_stay(

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
 from pathlib import Path
 
 import httpx
@@ -18,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from app.database import begin_write
 from app.errors import StartupError
 from app.housekeeping.service import Housekeeping
 from app.mail import messages, postman
@@ -29,12 +32,14 @@ from app.mail.postman import BATCH, CLAIM
 from app.mail.service import KEPT_TRYING
 from app.main import create_app
 from app.settings import ROOT, Settings
+from app.users.models import User
 from tests.conftest import Clock, client_of, environment, make_settings, serving
 from tests.mail_server import MailServer, deliver, mail_server
-from tests.people import LANCELOT, register
+from tests.people import GALAHAD, LANCELOT, register
 
 SENDER = "Camelot <no-reply@camelot.example>"
 MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
+BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -166,9 +171,45 @@ def test_a_text_that_cannot_be_sent_is_refused_at_start(
         check_templates(MAILING.model_copy(update={"mail_templates": place}))
 
 
+def test_they_lie_beside_the_code_wherever_the_service_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings("sqlite:///x.db", mail_templates="app/mail/templates")
+    assert settings.mail_templates == messages.BUILT_IN
+    assert make_settings("sqlite:///x.db", mail_templates=tmp_path).mail_templates == tmp_path
+
+
 def test_a_domain_is_written_as_every_server_knows_it() -> None:
     message = compose(MAILING, "test", "lancelot@köln.example", "")
     assert message["To"] == "lancelot@xn--kln-sna.example"
+
+
+async def test_no_address_of_earlier_times_becomes_a_header(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands for "x", a line break, and a Bcc."""
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        for table in (User, Letter):
+            stored = table.email == LANCELOT["email"]
+            await session.execute(update(table).where(stored).values(email=f"{BREAK}@x.example"))
+        await session.commit()
+    await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"]]
+    assert await waiting(app) == 0
+    assert "A mail was dropped" in caplog.messages
+
+
+def test_no_name_becomes_a_header(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "test.txt").write_text("For $account\n\n$account\n")
+    settings = MAILING.model_copy(update={"mail_templates": tmp_path})
+    message = compose(settings, "test", LANCELOT["email"], "", account=BREAK)
+    assert message_from_bytes(bytes(message)).keys() == message.keys()
+    assert message["Subject"] == f"For {BREAK.replace('=?', '= ?')}"
 
 
 async def test_what_the_server_will_not_take_now_is_sent_later(
@@ -188,6 +229,68 @@ async def test_what_the_server_will_not_take_now_is_sent_later(
     assert await waiting(app) == 0
 
 
+async def test_each_time_it_waits_twice_as_long(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await register(client, LANCELOT)
+    await deliver(app)
+    clock.advance(CLAIM)
+    await deliver(app)
+    mailbox.answers.clear()
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.messages == []
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_a_letter_whose_worker_died_is_sent_by_another_one(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def die(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    await register(client, LANCELOT)
+    with monkeypatch.context() as patch:
+        patch.setattr(postman, "send", die)
+        with pytest.raises(asyncio.CancelledError):
+            await deliver(app)
+    await deliver(app)
+    assert mailbox.messages == []  # it might still be alive
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
+        if to == LANCELOT["email"]:
+            raise LookupError(to)
+        return compose(settings, name, to, languages, **values)
+
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    with monkeypatch.context() as patch:
+        patch.setattr(postman, "compose", fail)
+        await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"]]
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [GALAHAD["email"], LANCELOT["email"]]
+
+
 async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,8 +301,24 @@ async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
         await deliver(app)
     assert await waiting(app) == 0
     records = [record for record in caplog.records if record.name == "hourpass.mail"]
-    assert [record.message for record in records] == ["A mail was refused for good"]
+    assert [record.message for record in records] == ["A mail was dropped"]
     assert not any(email in str(vars(record)) for record in records)
+
+
+@on_sqlite
+async def test_a_server_without_the_letters_of_an_address_is_asked_once(
+    database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mail_server(utf8=False) as server:
+        settings = make_settings(database_url, smtp_url=server.url, mail_from=SENDER)
+        app = create_app(settings, clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            await register(client, {**LANCELOT, "email": "straße@camelot.example"})
+            await register(client, GALAHAD)
+            await deliver(app)
+            assert await waiting(app) == 0
+    assert server.recipients == [GALAHAD["email"]]
+    assert "A mail was dropped" in caplog.messages
 
 
 async def test_without_its_server_mail_waits_for_a_day(
@@ -309,7 +428,9 @@ async def test_the_service_sends_by_itself(database_url: str, mailbox: MailServe
     assert mailbox.recipients == [LANCELOT["email"]]
 
 
-async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -> None:
+async def test_the_command_tells_whether_mail_can_be_sent(
+    mailbox: MailServer, tmp_path: Path
+) -> None:
     def run(**settings: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "app.cli", "test-mail", LANCELOT["email"]]
         return subprocess.run(
@@ -331,6 +452,11 @@ async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -
     assert "no such user" in refused.stderr
     unset = await asyncio.to_thread(run)
     assert unset.stderr == "Error: This service sends no mail. Set SMTP_URL and MAIL_FROM.\n"
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "test.txt").write_text("Dear $name")
+    own = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER, "MAIL_TEMPLATES": str(tmp_path)}
+    wrong = await asyncio.to_thread(run, **own)
+    assert wrong.stderr.startswith("Error: MAIL_TEMPLATES: ")
 
 
 @pytest.mark.parametrize(
@@ -346,6 +472,8 @@ async def test_the_command_tells_whether_mail_can_be_sent(mailbox: MailServer) -
         ("smtp://mail.example", None),
         ("smtp://mail.example", "nobody"),
         ("smtp://mail.example", "a@b.example\nBcc: x@y.example"),
+        ("smtp://mail.example", f"{BREAK} <a@b.example>"),
+        ("smtp://mail.example", "=?utf-8?q?a?=@b.example"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start(url: str, sender: str | None) -> None:

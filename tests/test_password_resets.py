@@ -14,6 +14,7 @@ from app.codes.models import Code
 from app.codes.service import MAX_OPEN
 from app.mail import postman
 from app.mail.models import Letter
+from app.mail.postman import CLAIM, Postman
 from app.main import create_app
 from app.settings import Settings
 from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
@@ -285,6 +286,7 @@ async def test_all_accounts_of_an_address_get_a_code_of_their_own(
         "lancelot@camelot.example\n",
         "lancelot@camelot.example\0",
         "a@b@camelot.example",
+        "=?utf-8?b?eA0KQmNjOiBtb3JkcmVkQG9ya25leS5leGFtcGxl?=@camelot.example",
         "<lancelot@camelot.example>",
         "lancelot@camelot.example, mordred@orkney.example",
         "lancelot@camelot\u2028.example",
@@ -339,6 +341,74 @@ async def test_nobodys_mailbox_is_flooded(
     assert len(mailbox.messages) < 25
 
 
+async def test_every_message_counts(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("lancelot", "bors", "kay"):
+        await register(client, {**LANCELOT, "username": name})
+    await ask(client)
+    await register(client, GALAHAD)
+    await deliver(app)
+    assert mailbox.recipients.count(LANCELOT["email"]) == MAILBOX.free
+    assert mailbox.recipients.count(GALAHAD["email"]) == 1  # whatever was not sent to Lancelot
+    (dropped,) = (record for record in caplog.records if record.name == "hourpass.mail")
+    assert dropped.message == "A mail was dropped"
+    assert LANCELOT["email"] not in str(vars(dropped))
+
+
+async def test_what_was_not_looked_at_yet_is_counted_and_written_down_later(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+) -> None:
+    ending = asyncio.Event()
+
+    async def end(*_: object) -> None:
+        ending.set()
+
+    for _ in range(MAILBOX.free + 3):
+        await ask(client)
+    state = app.state
+    interrupted = Postman(state.database, state.settings, (*state.listeners, end), clock)
+    assert await interrupted.round(ending) == 1
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert len(mailbox.messages) == MAILBOX.free - 1  # one was to verify the address
+    query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
+    headers = bearer(await log_in(client, ARTHUR))
+    entries = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
+    assert len(entries) == len(mailbox.messages)
+
+
+async def test_nothing_is_sent_again_because_something_else_was_not_taken(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+) -> None:
+    assert lancelot
+    other = "Lancelot@camelot.example"  # which folds alike
+    await register(client, {**LANCELOT, "username": "2", "email": other})
+    await deliver(app)
+    mailbox.recipients.clear()
+    mailbox.answers[other] = "451 Try again later"
+    await ask(client)
+    for _ in range(3):
+        await deliver(app)
+        clock.advance(CLAIM)
+    mailbox.answers.clear()
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"], other]
+
+
+async def test_a_code_that_is_too_old_is_not_mailed(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, lancelot: int
+) -> None:
+    assert lancelot
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await ask(client)
+    await deliver(app)
+    mailbox.answers.clear()
+    clock.advance(timedelta(minutes=30))
+    await deliver(app)
+    assert mailbox.messages == []
+
+
 async def test_no_more_than_a_few_codes_are_open(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
@@ -352,6 +422,34 @@ async def test_no_more_than_a_few_codes_are_open(
         assert await session.scalar(resets) == MAX_OPEN
     assert (await confirm(client, code_in(mailbox.messages[0]))).status_code == 403
     assert (await confirm(client, mailbox.last_code())).status_code == 200
+
+
+async def test_an_administrators_code_is_not_among_them(
+    app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str, clock: Clock
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    forced = await client.post(path, headers=bearer(arthurs_token))
+    for _ in range(MAX_OPEN + 1):
+        clock.advance(timedelta(minutes=1))
+        await ask(client)
+        await deliver(app)
+    assert (await confirm(client, forced.json()["code"])).status_code == 200
+
+
+async def test_a_code_lasts_no_longer_because_its_mail_was_late(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, lancelot: int
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    path, headers = f"/users/{lancelot}/password-reset", bearer(await log_in(client, ARTHUR))
+    forced = await client.post(path, json={"by_mail": True}, headers=headers)
+    assert forced.json()["expires_at"] == "2026-11-24T12:00:00Z"
+    await deliver(app)
+    mailbox.answers.clear()
+    clock.advance(timedelta(hours=23, minutes=59))
+    await deliver(app)
+    assert "until 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
+    clock.advance(timedelta(minutes=1))
+    assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
 
 
 async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient, code: str) -> None:
@@ -375,6 +473,18 @@ async def test_the_trail_says_who_asked_and_who_confirmed(
         ("user.reset_password", lancelot, "127.0.0.1"),
         ("password_reset.request", None, "127.0.0.1"),
     ]
+
+
+async def test_the_trail_names_the_request_that_asked(
+    app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str
+) -> None:
+    await ask(client, **{"X-Request-ID": "the-grail"})
+    await ask(client, "nobody@camelot.example")  # another one, meanwhile
+    await deliver(app)
+    query: dict[str, Any] = {"subject_id": lancelot}
+    answer = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    assert answer.json()["entries"][0]["action"] == "password_reset.request"
+    assert answer.json()["entries"][0]["request_id"] == "the-grail"
 
 
 async def test_without_a_mail_server_an_administrator_hands_the_code_out(
@@ -416,6 +526,23 @@ async def test_an_administrator_has_the_code_mailed(
     assert await log_in(client, RENEWED)
 
 
+async def test_no_stranger_keeps_an_administrators_mail_away(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
+) -> None:
+    for _ in range(MAILBOX.free + 3):
+        await ask(client)
+    await deliver(app)
+    mailbox.messages.clear()
+    headers = bearer(arthurs_token)
+    path = f"/users/{lancelot}/password-reset"
+    for _ in range(2 * MAILBOX.free):
+        await client.post(path, json={"by_mail": True}, headers=headers)
+        await client.post("/invitations", json={"email": LANCELOT["email"]}, headers=headers)
+        await deliver(app)
+    subjects = [message["Subject"].partition(" ")[0] for message in mailbox.messages]
+    assert subjects == ["Please", "An"] * (2 * MAILBOX.free)
+
+
 async def test_forcing_is_for_administrators_and_for_users_that_there_are(
     client: AsyncClient, lancelot: int, arthurs_token: str
 ) -> None:
@@ -450,12 +577,15 @@ async def test_an_administrator_remains_who_can_log_in(
 
 
 async def test_the_outbox_has_an_end(
-    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, arthurs_token: str
 ) -> None:
     from app.mail import service
 
     monkeypatch.setattr(service, "MAX_WAITING", 3)
     assert [(await ask(client)).status_code for _ in range(5)] == [202] * 3 + [503] * 2
-    await register(client, LANCELOT)  # which is not refused for want of room
+    lancelot = await register(client, LANCELOT)  # which is not refused for want of room
+    path, headers = f"/users/{lancelot}/password-reset", bearer(arthurs_token)
+    forced = await client.post(path, json={"by_mail": True}, headers=headers)
+    assert forced.status_code == 200  # nor is what administrators send
     await deliver(app)
     assert (await ask(client)).status_code == 202

@@ -119,6 +119,7 @@ async def test_members_that_nobody_asked_for_change_nothing(client: AsyncClient)
         pytest.param("email", "lance@lot@camelot.example", id="an address with two hosts"),
         pytest.param("email", "Lance <lancelot@camelot.example>", id="an address with a name"),
         pytest.param("email", "lancelot@camelot.example\nBcc: x", id="an address with a header"),
+        pytest.param("email", "=?utf-8?b?eA0KQmNj?=@camelot.example", id="an address in code"),
         pytest.param("email", "lancelot@camelot.example\0", id="an address with NUL"),
         pytest.param("email", "lance\ud800lot@camelot.example", id="an address with half a pair"),
         pytest.param("email", "l@" + "camelot." * 32 + "example", id="an address of 265"),

@@ -3,6 +3,7 @@
 Lifetimes are within SP 800-63B-4, 4.2.2: a day at most for what is mailed to get an account back.
 """
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -18,13 +19,15 @@ MAX_OPEN = 5  # for each user and purpose: a sixth one takes the place of the ol
 
 
 class Purpose(StrEnum):
-    RESET = "reset"
+    RESET = "reset"  # a new password, for whoever forgot it
+    RENEW = "renew"  # a new password, because an administrator wants one
     VERIFY = "verify"
     INVITE = "invite"
 
 
 LIFETIMES = {
     Purpose.RESET: timedelta(minutes=30),
+    Purpose.RENEW: timedelta(days=1),  # the owner has not asked for it, and may not look at once
     Purpose.VERIFY: timedelta(days=1),
     Purpose.INVITE: timedelta(days=7),
 }
@@ -69,18 +72,19 @@ async def issue(  # noqa: PLR0913 - what the table has
     return code, text.shown(secret)
 
 
-def redraw(code: Code, now: datetime) -> str:
-    """Another secret for a code that is about to be sent. Its lifetime begins now."""
+async def redraw(session: AsyncSession, code_id: int, now: datetime) -> tuple[Code, str]:
+    """Another secret for a code that is about to be sent. Raises InvalidCodeError."""
+    code = await session.get(Code, code_id, populate_existing=True)
+    if code is None or code.expires_at <= now:
+        raise InvalidCodeError
     secret = text.new()
     code.code_hash = text.digest(secret)
-    code.expires_at = now + (code.expires_at - code.created_at)
-    code.created_at = now
-    return text.shown(secret)
+    return code, text.shown(secret)
 
 
-async def find(session: AsyncSession, purpose: Purpose, code: str, now: datetime) -> Code:
+async def find(session: AsyncSession, code: str, now: datetime, *purposes: Purpose) -> Code:
     """Look without using it up. Raises InvalidCodeError."""
-    found = await session.scalar(select(Code).where(*_is_valid(purpose, code, now)))
+    found = await session.scalar(select(Code).where(*_is_valid(code, now, purposes)))
     if found is None:
         raise InvalidCodeError
     return found
@@ -88,17 +92,16 @@ async def find(session: AsyncSession, purpose: Purpose, code: str, now: datetime
 
 async def use(
     session: AsyncSession,
-    purpose: Purpose,
     code: str,
     now: datetime,
-    *,
+    *purposes: Purpose,
     user_id: int | None = None,
 ) -> Code:
     """Of any number who try it at once, one succeeds. With `user_id` only that user.
 
     Raises InvalidCodeError.
     """
-    conditions = _is_valid(purpose, code, now)
+    conditions = _is_valid(code, now, purposes)
     if user_id is not None:
         conditions.append(Code.user_id == user_id)
     spent = delete(Code).where(*conditions).returning(Code)
@@ -114,9 +117,9 @@ async def void(session: AsyncSession, event: Event) -> None:
         await session.execute(delete(Code).where(Code.user_id == event.subject_id))
 
 
-def _is_valid(purpose: Purpose, code: str, now: datetime) -> list[ColumnElement[bool]]:
+def _is_valid(code: str, now: datetime, purposes: Collection[Purpose]) -> list[ColumnElement[bool]]:
     return [
         Code.code_hash == text.digest(code),
-        Code.purpose == purpose,
+        Code.purpose.in_(purposes),
         Code.expires_at > now,
     ]

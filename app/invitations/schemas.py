@@ -3,6 +3,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.codes.service import LIFETIMES, Purpose
 from app.users.schemas import Email, Scopes, words
 
 
@@ -16,7 +17,9 @@ class NewInvitation(BaseModel):
         None, description="Where to send the code. Left out, it is in the answer."
     )
     scopes: Scopes = Field([], description="What else the user's tokens may be used for.")
-    days: int = Field(7, ge=1, le=30, description="How long it can be used.")
+    days: int = Field(
+        LIFETIMES[Purpose.INVITE].days, ge=1, le=30, description="How long it can be used."
+    )
 
 
 class Invitation(BaseModel):

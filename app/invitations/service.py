@@ -25,7 +25,7 @@ class Invitations:
     ) -> tuple[Code, str]:
         """With an address the code is mailed there, and proves the mailbox when it is used.
 
-        Raises MailUnavailableError and UnavailableError.
+        Raises MailUnavailableError.
         """
         if email:
             self.mail.require_server()
@@ -39,7 +39,7 @@ class Invitations:
             lifetime=lifetime,
         )
         if email:
-            await post(self.session, email, self.mail.caller, now, invitation)
+            await post(self.session, email, self.mail.caller, now, code=invitation)
         number = str(invitation.id)
         await self.events.announce("invitation.create", None, now, invitation=number)
         await self.session.commit()

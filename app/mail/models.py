@@ -15,15 +15,18 @@ class Letter(Base):
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
-    # What it brings. A forgotten password has none yet: nobody has looked whose the address is.
+    # What it brings. Without one it is a wish, until the postman has looked whose the address is:
+    # to have the user's verified or, for no user, to get a new password.
     code_id: Mapped[int | None] = mapped_column(
         _ID, ForeignKey("codes.id", ondelete="CASCADE"), index=True
     )
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
     email: Mapped[str] = mapped_column(String(254))
     # Of whom asked for it: Accept-Language, and what the audit log wants to know.
     languages: Mapped[str] = mapped_column(String(100))
     address: Mapped[str] = mapped_column(String(45))
     user_agent: Mapped[str] = mapped_column(String(200))
+    request_id: Mapped[str | None] = mapped_column(String(64))
     attempts: Mapped[int]
     due_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,8 +1,11 @@
 """Sends what waits in the outbox. Any worker may: each letter is claimed for a while first, so a
 letter whose worker dies is sent by another one.
 
-Only here is it looked whose an address is, so asking for a new password takes the same time for
-every address, and a code exists in clear text only between here and the mail server.
+A letter without a code is a wish. Only here is it looked whose its address is, so asking for a new
+password takes the same time for every address; and only wishes are counted against the mailbox, so
+that no stranger's keep an administrator's letter away. In place of a wish come letters with a code,
+each of one message, in one transaction. A code exists in clear text only between here and the mail
+server.
 """
 
 import asyncio
@@ -12,27 +15,29 @@ from datetime import datetime, timedelta
 from email.message import EmailMessage
 
 import aiosmtplib
+from email_validator import EmailNotValidError
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.caller import Caller
 from app.chores import pause
 from app.codes import service as codes
-from app.codes.models import Code
+from app.codes.errors import InvalidCodeError
 from app.codes.service import Purpose
 from app.database import Database, begin_write
 from app.events import Events, Listener
 from app.mail.messages import compose
 from app.mail.models import Letter
-from app.mail.smtp import send
+from app.mail.service import post
+from app.mail.smtp import MailRefusedError, send
 from app.settings import Settings
 from app.throttle.errors import TooManyAttemptsError
-from app.throttle.service import MAILBOX, Throttle
+from app.throttle.service import MAILBOX, allow
 from app.users.models import User, fold_email
 
 ROUND_SECONDS = 2
 BATCH = 20
-CLAIM = timedelta(minutes=5)  # and how long a letter waits that the server would not take
+CLAIM = timedelta(minutes=5)  # and how long a letter waits, then twice as long, if it is not taken
 MAX_ACCOUNTS = 5  # of one address, that get a code when it asks for new passwords
 
 _log = logging.getLogger("hourpass.mail")
@@ -43,13 +48,11 @@ class Postman:
         self,
         database: Database,
         settings: Settings,
-        throttle: Throttle,
         listeners: Sequence[Listener],
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._settings = settings
-        self._throttle = throttle
         self._listeners = listeners
         self._clock = clock
 
@@ -57,125 +60,116 @@ class Postman:
         """Round after round. What fails is logged, and tried again later."""
         while not ending.is_set():
             try:
-                while await self.round(ending) == BATCH:
+                while await self.round(ending):
                     pass
             except Exception:  # noqa: BLE001 - one bad round must not be the last
                 _log.exception("Delivering mail failed")
             await pause(ending, ROUND_SECONDS)
 
     async def round(self, ending: asyncio.Event) -> int:
-        """How many letters were at hand."""
+        """How many letters this worker took in hand."""
+        claimed = 0
         async with self._database.session() as session:
-            letters = await self._claim(session)
-            for letter in letters:
-                if ending.is_set() or self._clock() >= letter.due_at:
-                    break  # the rest is another worker's by now, or will be another process's
+            due = select(Letter.id).where(Letter.due_at <= self._clock()).order_by(Letter.due_at)
+            for letter_id in (await session.scalars(due.limit(BATCH))).all():
+                if ending.is_set():
+                    break
                 try:
-                    await self._deliver(session, letter)
-                except (aiosmtplib.SMTPException, OSError) as error:
+                    if letter := await self._claim(session, letter_id):
+                        claimed += 1
+                        deliver = self._send if letter.code_id else self._open
+                        await deliver(session, letter)
+                except Exception as error:  # noqa: BLE001 - the others' mail must not wait for it
+                    await session.rollback()
                     # Not the error's text, which may have the address in it.
                     code = getattr(error, "code", None)
-                    problem = {"letter": letter.id, "error": type(error).__name__, "code": code}
-                    _log.warning("A mail could not be sent; it will be tried again", extra=problem)
-            return len(letters)
+                    problem = {"letter": letter_id, "error": type(error).__name__, "code": code}
+                    is_usual = isinstance(error, (aiosmtplib.SMTPException, OSError))
+                    message = "A mail could not be sent; it will be tried again"
+                    _log.warning(message, extra=problem, exc_info=not is_usual)
+        return claimed
 
-    async def _claim(self, session: AsyncSession) -> Sequence[Letter]:
+    async def _claim(self, session: AsyncSession, letter_id: int) -> Letter | None:
+        """None if another worker was faster."""
         now = self._clock()
-        due = select(Letter.id).where(Letter.due_at <= now).order_by(Letter.due_at).limit(BATCH)
-        ids = (await session.scalars(due)).all()
-        if not ids:
-            return ()
         await begin_write(session)
-        claimed = await session.scalars(
+        letter = await session.scalar(
             update(Letter)
-            .where(Letter.id.in_(ids), Letter.due_at <= now)  # not if another worker was faster
-            .values(attempts=Letter.attempts + 1, due_at=now + CLAIM)
+            .where(Letter.id == letter_id, Letter.due_at <= now)
+            .values(attempts=Letter.attempts + 1)
             .returning(Letter)
             .execution_options(populate_existing=True)
         )
-        letters = claimed.all()
+        if letter:
+            letter.due_at = now + CLAIM * 2 ** (letter.attempts - 1)
         await session.commit()
-        return letters
+        return letter
 
-    async def _deliver(self, session: AsyncSession, letter: Letter) -> None:
-        for message in await self._write(session, letter):
-            try:
-                await send(self._settings, message)
-            except (aiosmtplib.SMTPDataError, aiosmtplib.SMTPRecipientsRefused) as error:
-                if not _is_final(error):
-                    raise
-                _log.warning("A mail was refused for good", extra={"letter": letter.id})
-        await begin_write(session)
-        await session.execute(delete(Letter).where(Letter.id == letter.id))
-        await session.commit()
-
-    async def _write(self, session: AsyncSession, letter: Letter) -> list[EmailMessage]:
-        """The messages of a letter; none if nobody has the address, or it got too many today."""
+    async def _open(self, session: AsyncSession, wish: Letter) -> None:
+        """A letter for each of its accounts, counted, in place of the wish."""
         now = self._clock()
-        users: Sequence[User] = ()
-        if letter.code_id is None:
-            users = await _owners(session, letter.email)
-        await session.commit()
-        if letter.attempts == 1 and (users or letter.code_id):
-            try:
-                mailbox = fold_email(letter.email)
-                await self._throttle.count(session, "mailbox", mailbox, MAILBOX, now)
-            except TooManyAttemptsError:
-                return []
+        caller = Caller(wish.address, wish.user_agent, wish.languages)
+        events = Events(session, caller, self._listeners, wish.request_id)
+        purpose = Purpose.VERIFY if wish.user_id else Purpose.RESET
         await begin_write(session)
-        if letter.code_id is None:
-            messages = [await self._write_reset(session, letter, user, now) for user in users]
-        else:
-            messages = await self._write_code(session, letter, now)
-        await session.commit()
-        return messages
+        for user in await _owners(session, wish):
+            assert user.email
+            try:
+                await allow(session, "mailbox", fold_email(user.email), MAILBOX, now)
+            except TooManyAttemptsError as error:
+                _drop(wish.id, error)
+                break
+            if purpose == Purpose.RESET:
+                await events.announce("password_reset.request", user.id, now)
+            code, _ = await codes.issue(session, purpose, now, user_id=user.id, email=user.email)
+            # To the address of the account, not to the one that was typed and looks like it.
+            await post(session, user.email, caller, now, code=code)
+        await _remove(session, wish)
 
-    async def _write_reset(
-        self, session: AsyncSession, letter: Letter, user: User, now: datetime
-    ) -> EmailMessage:
-        if letter.attempts == 1:
-            caller = Caller(letter.address, letter.user_agent)
-            events = Events(session, caller, self._listeners)
-            await events.announce("password_reset.request", user.id, now)
-        code, text = await codes.issue(
-            session, Purpose.RESET, now, user_id=user.id, email=user.email
-        )
-        values = {"code": text, "expires": _moment(code.expires_at), "account": _account(user)}
-        assert user.email
-        # To the address of the account, not to the one that was typed and looks like it.
-        return compose(self._settings, "reset", user.email, letter.languages, **values)
+    async def _send(self, session: AsyncSession, letter: Letter) -> None:
+        try:
+            await send(self._settings, await self._write(session, letter))
+        except (EmailNotValidError, InvalidCodeError, MailRefusedError) as error:
+            _drop(letter.id, error)
+        await begin_write(session)
+        await _remove(session, letter)
 
-    async def _write_code(
-        self, session: AsyncSession, letter: Letter, now: datetime
-    ) -> list[EmailMessage]:
-        code = await session.get(Code, letter.code_id, populate_existing=True)
-        if code is None:  # used up, or taken back
-            return []
-        text = codes.redraw(code, now)
-        values = {"code": text, "expires": _moment(code.expires_at)}
+    async def _write(self, session: AsyncSession, letter: Letter) -> EmailMessage:
+        """Raises InvalidCodeError if the code was used up, taken back, or is too old, and
+        EmailNotValidError for an address of earlier times."""
+        assert letter.code_id
+        await begin_write(session)
+        code, text = await codes.redraw(session, letter.code_id, self._clock())
+        values = {"code": text, "expires": f"{code.expires_at:%Y-%m-%d %H:%M} UTC"}
         if user := await session.get(User, code.user_id) if code.user_id else None:
             values["account"] = _account(user)
-        # A new password that nobody asked for is an administrator's wish.
-        name = "renew" if code.purpose == Purpose.RESET else code.purpose
-        return [compose(self._settings, name, letter.email, letter.languages, **values)]
+        await session.commit()
+        return compose(self._settings, code.purpose, letter.email, letter.languages, **values)
 
 
-async def _owners(session: AsyncSession, email: str) -> Sequence[User]:
-    enabled = select(User).where(User.email_folded == fold_email(email), User.is_enabled)
-    return (await session.scalars(enabled.order_by(User.id).limit(MAX_ACCOUNTS))).all()
+async def _owners(session: AsyncSession, wish: Letter) -> Sequence[User]:
+    """Of the address that a wish names, as they stay until the transaction ends."""
+    enabled = select(User).where(User.is_enabled).order_by(User.id).limit(MAX_ACCOUNTS)
+    if wish.user_id:
+        unverified = (User.email == wish.email, User.email_verified_at.is_(None))
+        found = enabled.where(User.id == wish.user_id, *unverified)
+    else:
+        found = enabled.where(User.email_folded == fold_email(wish.email))
+    locked = found.with_for_update(key_share=True)
+    return (await session.scalars(locked.execution_options(populate_existing=True))).all()
 
 
-def _is_final(error: aiosmtplib.SMTPDataError | aiosmtplib.SMTPRecipientsRefused) -> bool:
-    """RFC 5321, 4.2.1: a code of 500 or more. One for the login or the sender is no letter's."""
-    if isinstance(error, aiosmtplib.SMTPDataError):
-        return error.code >= 500
-    return all(refusal.code >= 500 for refusal in error.recipients)
+async def _remove(session: AsyncSession, letter: Letter) -> None:
+    await session.execute(delete(Letter).where(Letter.id == letter.id))
+    await session.commit()
+
+
+def _drop(letter_id: int, error: Exception) -> None:
+    """Not with the error's text, as above."""
+    problem = {"letter": letter_id, "error": type(error).__name__}
+    _log.warning("A mail was dropped", extra=problem)
 
 
 def _account(user: User) -> str:
     """A name may be an advertisement, until the mailbox is known to be its owner's."""
     return user.username if user.email_verified else f"#{user.id}"
-
-
-def _moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC"

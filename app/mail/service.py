@@ -1,5 +1,6 @@
 """Writing down what is to be sent, as part of the transaction that wants it sent."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -7,15 +8,16 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.caller import Caller
-from app.codes import service as codes
 from app.codes.models import Code
-from app.codes.service import Purpose
 from app.database import begin_write
 from app.errors import UnavailableError
 from app.events import Event
+from app.logs import request_id
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.mail.models import Letter
 from app.settings import Settings
+from app.throttle.errors import TooManyAttemptsError
+from app.throttle.service import VERIFICATION, allow
 from app.users.models import User
 from app.users.service import Users
 
@@ -40,56 +42,66 @@ class Mail:
     async def verify(self, user_id: int, now: datetime) -> None:
         """Send a code to the user's address.
 
-        Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError and UnavailableError.
+        Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError, UnavailableError and
+        TooManyAttemptsError.
         """
         self.require_server()
         await begin_write(self.session)
         user = await self.users.lock(user_id)
         if user.email is None or user.email_verified:
             raise NothingToVerifyError
-        await _post_verification(self.session, user.id, user.email, self.caller, now)
+        await ask(self.session, user.email, self.caller, now, user_id=user.id)
         await self.session.commit()
 
 
-async def post(
-    session: AsyncSession, email: str, caller: Caller, now: datetime, code: Code | None = None
+async def ask(
+    session: AsyncSession, email: str, caller: Caller, now: datetime, *, user_id: int | None = None
 ) -> None:
-    """A code to the mailbox; without one, a way back in for whoever has an account of that address.
+    """To have the user's address verified or, for no user, a way back in for whoever has an account
+    of that address. The same work whether there is one or not.
 
-    The same work whether there is one or not. Raises UnavailableError when too much waits already.
+    Raises UnavailableError when too much waits already, and TooManyAttemptsError when the user has
+    asked for too many.
     """
-    if not await _has_room(session):
+    waiting = select(Letter.id).limit(MAX_WAITING).subquery()
+    if (await session.scalar(select(func.count()).select_from(waiting)) or 0) >= MAX_WAITING:
         raise UnavailableError
+    if user_id is not None:
+        await allow(session, "verification", str(user_id), VERIFICATION, now)
+    await _add(session, email, caller, now, user_id=user_id)
+
+
+async def post(
+    session: AsyncSession, email: str, caller: Caller, now: datetime, *, code: Code
+) -> None:
+    """A code to the mailbox, however much waits."""
+    await _add(session, email, caller, now, code_id=code.id)
+
+
+async def ask_to_verify(session: AsyncSession, event: Event) -> None:
+    """A listener. When it is too much, nothing is sent: one can still ask for it."""
+    if event.action not in ("user.register", "user.change_email"):
+        return
+    user = await session.get(User, event.subject_id)
+    if user and user.email and not user.email_verified:
+        with suppress(UnavailableError, TooManyAttemptsError):
+            await ask(session, user.email, event.caller, event.at, user_id=user.id)
+
+
+async def _add(
+    session: AsyncSession, email: str, caller: Caller, now: datetime, **what: int | None
+) -> None:
     session.add(
         Letter(
-            code_id=code.id if code else None,
             email=email,
             languages=caller.languages,
             address=caller.address,
             user_agent=caller.user_agent,
+            request_id=request_id.get(),
             attempts=0,
             due_at=now,
             created_at=now,
+            **what,
         )
     )
     await session.flush()
-
-
-async def ask_to_verify(session: AsyncSession, event: Event) -> None:
-    """A listener. When too much waits, nothing is sent: one can still ask for it."""
-    if event.action in ("user.register", "user.change_email") and await _has_room(session):
-        user = await session.get(User, event.subject_id)
-        if user and user.email and not user.email_verified:
-            await _post_verification(session, user.id, user.email, event.caller, event.at)
-
-
-async def _post_verification(
-    session: AsyncSession, user_id: int, email: str, caller: Caller, now: datetime
-) -> None:
-    code, _ = await codes.issue(session, Purpose.VERIFY, now, user_id=user_id, email=email)
-    await post(session, email, caller, now, code)
-
-
-async def _has_room(session: AsyncSession) -> bool:
-    waiting = select(Letter.id).limit(MAX_WAITING).subquery()
-    return (await session.scalar(select(func.count()).select_from(waiting)) or 0) < MAX_WAITING

@@ -11,12 +11,15 @@ from app.settings import SMTP_PORTS, Settings
 TIMEOUT_SECONDS = 10
 
 
+class MailRefusedError(Exception):
+    """For good. Its text may have the address in it."""
+
+
 async def send(settings: Settings, message: EmailMessage) -> None:
-    """By SMTP_URL, which is set. Raises aiosmtplib.SMTPException and OSError."""
+    """By SMTP_URL, which is set. Raises MailRefusedError, aiosmtplib.SMTPException and OSError."""
     assert settings.smtp_url
     url = urlsplit(settings.smtp_url.get_secret_value())
-    await aiosmtplib.send(
-        message,
+    server = aiosmtplib.SMTP(
         hostname=url.hostname,
         port=url.port or SMTP_PORTS[url.scheme],
         username=unquote(url.username) if url.username else None,
@@ -26,3 +29,20 @@ async def send(settings: Settings, message: EmailMessage) -> None:
         local_hostname=domain_of(settings),
         timeout=TIMEOUT_SECONDS,
     )
+    async with server:
+        try:
+            await server.send_message(message)
+        except aiosmtplib.SMTPException as error:
+            if _is_final(error):
+                raise MailRefusedError(str(error)) from error
+            raise
+
+
+def _is_final(error: aiosmtplib.SMTPException) -> bool:
+    """RFC 5321, 4.2.1: a code of 500 or more. One for the login or the sender is no letter's."""
+    match error:
+        case aiosmtplib.SMTPDataError():
+            return error.code >= 500
+        case aiosmtplib.SMTPRecipientsRefused():
+            return all(refusal.code >= 500 for refusal in error.recipients)
+    return isinstance(error, aiosmtplib.SMTPNotSupported)  # SMTPUTF8, for an address beyond ASCII

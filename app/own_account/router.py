@@ -56,7 +56,8 @@ async def change_own_password(
 async def change_own_profile(
     user: CurrentUser, change: ProfileChange, proof: ProofDep, users: UsersDep, now: NowDep
 ) -> Profile:
-    """`null` takes the address away."""
+    """`null` takes the address away. A new one is sent a code, unless this user has had too many
+    sent; when the next one may go is what `POST /me/email-verification` answers."""
     password = change.password.get_secret_value()
     proven = await proof.demand("user.change_email", user.id, password, now)
     changed = await users.change(user.id, now, epoch=proven.token_epoch, email=change.email)
@@ -69,7 +70,11 @@ async def change_own_profile(
     summary="Send a code to my e-mail address",
     status_code=status.HTTP_202_ACCEPTED,
     responses=documented(
-        MissingTokenError, InvalidTokenError, MailUnavailableError, NothingToVerifyError
+        MissingTokenError,
+        InvalidTokenError,
+        MailUnavailableError,
+        NothingToVerifyError,
+        TooManyAttemptsError,
     ),
 )
 async def send_email_verification(

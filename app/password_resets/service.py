@@ -2,7 +2,7 @@
 by an administrator who knows the owner. A second factor is still asked for at the next login."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,12 +12,10 @@ from app.codes.service import Purpose
 from app.database import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.mail.service import Mail, post
+from app.mail.service import Mail, ask, post
 from app.throttle.service import RESET, Throttle, clear, network_of
 from app.users.schemas import fold
 from app.users.service import Users
-
-FORCED_FOR = timedelta(days=1)  # the owner has not asked for it, and may not look at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class PasswordResets:
         network = network_of(self.mail.caller.address)
         await self.throttle.count(self.session, "reset", network, RESET, now)
         await begin_write(self.session)
-        await post(self.session, email, self.mail.caller, now)
+        await ask(self.session, email, self.mail.caller, now)
         await self.session.commit()
 
     async def confirm(self, code: str, password: str, now: datetime) -> int:
@@ -47,14 +45,14 @@ class PasswordResets:
         Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError; the code is used up
         by none of the latter two.
         """
-        found = await codes.find(self.session, Purpose.RESET, code, now)
+        found = await codes.find(self.session, code, now, Purpose.RESET, Purpose.RENEW)
         assert found.user_id
         password_hash = await self.users.hash_password(
             found.user_id, password, field="new_password"
         )
         await begin_write(self.session)
         user = await self.users.move_on(found.user_id, now)
-        used = await codes.use(self.session, Purpose.RESET, code, now)
+        used = await codes.use(self.session, code, now, Purpose.RESET, Purpose.RENEW)
         user.password_hash = password_hash
         if used.email is not None and used.email == user.email:
             user.email_verified_at = now
@@ -67,8 +65,8 @@ class PasswordResets:
     async def force(self, user_id: int, now: datetime, *, by_mail: bool) -> tuple[Code, str]:
         """Void the password, and all tokens and sessions; the code alone sets a new one.
 
-        Raises UserNotFoundError, LastAdminError, MailUnavailableError, InvalidRequestError for a
-        user without an address, and UnavailableError.
+        Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
+        a user without an address.
         """
         if by_mail:
             self.mail.require_server()
@@ -78,9 +76,9 @@ class PasswordResets:
         await self.events.announce("user.force_reset", user_id, now)
         email = user.email if by_mail else None
         code, text = await codes.issue(
-            self.session, Purpose.RESET, now, user_id=user_id, email=email, lifetime=FORCED_FOR
+            self.session, Purpose.RENEW, now, user_id=user_id, email=email
         )
         if email:
-            await post(self.session, email, self.mail.caller, now, code)
+            await post(self.session, email, self.mail.caller, now, code=code)
         await self.session.commit()
         return code, text

@@ -59,8 +59,9 @@ REGISTRATION = Rule(free=20, memory=timedelta(hours=1))
 # Each registration by it that is tried, succeed or not: a 409 tells that a name is taken.
 INVITATION = Rule(free=10, memory=timedelta(days=1))
 RESET = Rule(free=10, memory=timedelta(hours=1))
-# All that is sent to one mailbox, whoever asked for it.
+# What strangers may have sent to one mailbox, and what one user may have sent to any.
 MAILBOX = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
+VERIFICATION = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
 
 
 class Found(NamedTuple):
@@ -215,6 +216,24 @@ def network_of(address: str) -> str:
     if ip.is_loopback:
         return ""
     return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
+
+
+async def allow(session: AsyncSession, what: str, who: str, rule: Rule, now: datetime) -> None:
+    """As Throttle.count(), but part of its caller's transaction, which writes.
+
+    Raises TooManyAttemptsError.
+    """
+    key = _key(what, who)
+    # Locked, so that of many at once each sees what the one before has counted.
+    row = await session.scalar(
+        select(Attempts)
+        .where(Attempts.key == key)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if row and row.blocked_until > now:
+        raise TooManyAttemptsError(ceil((row.blocked_until - now).total_seconds()))
+    await _charge(session, Count(key, rule), now)
 
 
 async def clear(

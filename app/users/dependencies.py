@@ -76,7 +76,7 @@ async def _admit(
         network = network_of(caller_of(request).address)
         await throttle.count(session, "register", network, REGISTRATION, now)
         if invitation:
-            found = await codes.find(session, Purpose.INVITE, invitation, now)
+            found = await codes.find(session, invitation, now, Purpose.INVITE)
             await throttle.count(session, "invitation", str(found.id), INVITATION, now)
 
     return admit

@@ -5,7 +5,7 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Any
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
@@ -40,10 +40,20 @@ def _check_username(username: str) -> str:
     return username
 
 
+def parse_email(email: str) -> ValidatedEmail:
+    """Raises EmailNotValidError."""
+    parts = validate_email(email, check_deliverability=False)
+    # Python writes an encoded word (RFC 2047) into a header as what it stands for, which may be a
+    # line break and a header more.
+    if "=?" in parts.local_part:
+        raise EmailNotValidError
+    return parts
+
+
 def _check_email(email: str) -> str:
     # The library's own message quotes the address, so it is not passed on.
     try:
-        normalized = validate_email(email, check_deliverability=False).normalized
+        normalized = parse_email(email).normalized
     except EmailNotValidError:
         raise PydanticCustomError("email", "Must be an e-mail address") from None
     if len(fold_email(normalized)) > 254:

@@ -108,7 +108,7 @@ class Users:
         await begin_write(self._session)
         details: dict[str, Any] = {}
         if invitation:
-            code = await codes.use(self._session, Purpose.INVITE, invitation, now)
+            code = await codes.use(self._session, invitation, now, Purpose.INVITE)
             user.scopes = code.scopes
             # Not as they fold: strasse@ is another one's mailbox than straße@.
             if code.email and user.email and code.email.lower() == user.email.lower():
@@ -302,7 +302,7 @@ class Users:
         """With the code that was sent there. Raises InvalidCodeError and UserNotFoundError."""
         await begin_write(self._session)
         user = await self.lock(user_id)
-        used = await codes.use(self._session, Purpose.VERIFY, code, now, user_id=user_id)
+        used = await codes.use(self._session, code, now, Purpose.VERIFY, user_id=user_id)
         if user.email != used.email:
             raise InvalidCodeError
         user.email_verified_at = now
