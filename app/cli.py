@@ -294,7 +294,7 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
                 events = Events(session, caller, listeners_for(settings))
                 users = Users(session, passwords, revocations, events)
                 proof = Proof(session, users, passwords, Throttle(), events, caller)
-                factors = SecondFactors(session, users, proof, events, settings)
+                factors = SecondFactors(proof, settings)
                 keys = KeyStore(session, settings)
                 return await work(Parts(session, users, factors, keys, revocations, events))
         finally:

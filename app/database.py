@@ -4,6 +4,7 @@ SQLite and PostgreSQL behave alike to the rest of the code: foreign keys are enf
 acknowledged write survives a power cut, and a writer waits for its turn instead of failing.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,8 +147,12 @@ class Database:
         Raises UnavailableError when the database cannot be reached or is overloaded.
         """
         try:
-            async with self._sessions() as session:
+            session = self._sessions()
+            try:
                 yield session
+            finally:
+                if session.in_transaction():  # else it holds no connection
+                    await asyncio.shield(session.close())
         except Exception as error:
             if _is_outage(error):
                 raise UnavailableError from error

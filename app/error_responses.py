@@ -38,6 +38,18 @@ def render(refusal: Refusal) -> JSONResponse:
     return JSONResponse(refusal.body(), refusal.status, refusal.header_fields())
 
 
+def render_invalid(error: RequestValidationError) -> JSONResponse:
+    fields = [
+        # loc is ("body", "email") or ("path", "user_id"), and for broken JSON an offset.
+        {
+            "field": ".".join(p for p in problem["loc"][1:] if isinstance(p, str)) or "body",
+            "message": problem["msg"],
+        }
+        for problem in error.errors()
+    ]
+    return render(InvalidRequestError(fields=fields))
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -73,15 +85,7 @@ async def _on_refusal(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    fields = [
-        # loc is ("body", "email") or ("path", "user_id"), and for broken JSON an offset.
-        {
-            "field": ".".join(p for p in problem["loc"][1:] if isinstance(p, str)) or "body",
-            "message": problem["msg"],
-        }
-        for problem in error.errors()
-    ]
-    return render(InvalidRequestError(fields=fields))
+    return render_invalid(error)
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:

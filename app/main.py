@@ -30,6 +30,7 @@ from app.errors import (
 )
 from app.events import Events
 from app.exchange import Exchange
+from app.express import Express
 from app.fast_lane import FastLane
 from app.housekeeping.service import Housekeeping
 from app.invitations.router import router as invitations_router
@@ -117,7 +118,7 @@ def create_app(
     ):
         app.include_router(router)
     # Around the framework's own layers, whose cost is not small beside that of a validation.
-    exchange = Exchange(app.build_middleware_stack(), FastLane(app.state))
+    exchange = Exchange(Express(app, app.build_middleware_stack()), FastLane(app.state))
     app.middleware_stack = app.state.exchange = exchange
     return app
 

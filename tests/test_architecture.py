@@ -14,7 +14,7 @@ from app.settings import ROOT
 # Letters split a floor: 1 is the shared ground, 2 what tokens are and how they end early.
 FLOORS = {
     "7": {"main"},
-    "6": {"cli", "fast_lane", "tables"},
+    "6": {"cli", "express", "fast_lane", "tables"},
     "5": {
         "admin",
         "auth",

@@ -6,9 +6,9 @@ When more of them wait than the queue holds, logging in is refused at once and a
 import asyncio
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from fastapi import FastAPI
 from httpx import AsyncClient
 from passlib.hash import argon2, bcrypt, django_pbkdf2_sha256, pbkdf2_sha256
@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 
 from app.database import begin_write
 from app.errors import InvalidRequestError
-from app.passwords import Passwords
+from app.passwords import _NOBODYS_PASSWORD, Passwords, _argon2id
 from app.settings import Settings
 from app.users.models import User
 from tests.conftest import Clock, make_settings
@@ -176,24 +176,48 @@ async def test_an_unusable_hash_matches_no_password(
     ],
 )
 async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
-    passwords: Passwords, password_hash: str | None
+    passwords: Passwords, password_hash: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passwords._context = noting = Noting(passwords._context)
-    assert not await passwords.matches("x" * 100, password_hash)
-    assert noting.checked == ["$argon2id$v=19$m=8,t=1,p=1"]
+    carried_through = []
+    verify = passwords._verify
 
-
-class Noting:
-    """Stands before the hashing library and notes each check that it carries through."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.checked: list[str] = []
-
-    def verify(self, password: str, password_hash: str) -> bool:
-        matches = bool(self.context.verify(password, password_hash))
-        self.checked.append(password_hash.rsplit("$", 2)[0])
+    def noting(password: str, password_hash: str) -> bool:
+        matches = verify(password, password_hash)
+        carried_through.append(password_hash.rsplit("$", 2)[0])
         return matches
+
+    monkeypatch.setattr(passwords, "_verify", noting)
+    assert not await passwords.matches("x" * 100, password_hash)
+    assert carried_through == ["$argon2id$v=19$m=8,t=1,p=1"]
+
+
+async def test_nobodys_password_is_nobodys(passwords: Passwords) -> None:
+    for nothing in (None, "", "!"):
+        assert not await passwords.matches(_NOBODYS_PASSWORD, nothing)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("type_", ["ID", "I", "D"])
+async def test_openssl_and_libargon2_agree(passwords: Passwords, type_: str, lanes: int) -> None:
+    made = argon2.using(
+        type=type_, memory_cost=64, time_cost=3, parallelism=lanes, salt_size=20, digest_size=24
+    ).hash(PASSWORD)
+    assert (_argon2id(made) is not None) == (type_ == "ID")
+    assert await passwords.matches(PASSWORD, made)
+    assert not await passwords.matches(PASSWORD.upper(), made)
+    assert passwords.needs_rehash(made)
+
+
+async def test_without_openssls_argon2_it_is_libargon2s(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise UnsupportedAlgorithm("as an OpenSSL before 3.2 does")
+
+    password_hash = await passwords.hash(PASSWORD)
+    monkeypatch.setattr("app.passwords.Argon2id", refuse)
+    assert await passwords.matches(PASSWORD, password_hash)
+    assert not await passwords.matches(PASSWORD.upper(), password_hash)
 
 
 @on_sqlite

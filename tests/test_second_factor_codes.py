@@ -162,7 +162,7 @@ async def answer_to(app: FastAPI, otp: str, now: datetime) -> Answer:
         events = Events(session, Caller(), state.listeners)
         users = users_in(session, app)
         proof = Proof(session, users, state.passwords, state.throttle, events, Caller())
-        factors = SecondFactors(session, users, proof, events, state.settings)
+        factors = SecondFactors(proof, state.settings)
         await begin_write(session)
         answer = await factors.check(2, SecretStr(otp), now)
         await session.commit()

@@ -10,24 +10,24 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.auth.errors import InvalidFormError, UnsupportedGrantTypeError
 from app.auth.schemas import GrantRequest, PasswordGrant, RefreshGrant, TokenForm
 from app.auth.service import IssuedTokens, Login
-from app.caller import caller_of
 from app.database import SessionDep
 from app.errors import InvalidRequestError, UnsupportedMediaTypeError
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
-from app.second_factors.dependencies import second_factors_of
+from app.second_factors.service import SecondFactors
 from app.sessions.dependencies import sessions_of
 from app.tokens.errors import InsufficientScopeError
-from app.users.dependencies import CurrentUser, users_of, verification_of
+from app.users.dependencies import CurrentUser, proof_of, verification_of
 from app.users.service import Identity
 
-_JSON = "application/json"
+JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 
 _SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
@@ -67,12 +67,12 @@ SCOPE_PARAMETER = {
         }
     ]
 }
-GRANT_BODY = _documented_body(_grant_schema(), _JSON, _FORM)
+GRANT_BODY = _documented_body(_grant_schema(), JSON, _FORM)
 TOKEN_BODY = _documented_body(TokenForm.model_json_schema(), _FORM)
 
 
-async def _grant_request(request: Request) -> GrantRequest:
-    by_form = _media_type(request) == _FORM
+async def grant_from(request: Request) -> GrantRequest:
+    by_form = media_type(request) == _FORM
     members = await (_form(request) if by_form else _json(request))
     if by_form and (otp := _otp_as_client_secret(request)):
         if "otp" in members:
@@ -98,12 +98,12 @@ def _otp_as_client_secret(request: Request) -> str | None:
 
 
 async def _token_form(request: Request) -> TokenForm:
-    if _media_type(request) != _FORM:
+    if media_type(request) != _FORM:
         raise UnsupportedMediaTypeError
     return _validate(TokenForm, await _form(request), by_form=True)
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -121,7 +121,7 @@ async def _form(request: Request) -> dict[str, Any]:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    if _media_type(request) != _JSON:
+    if media_type(request) != JSON:
         raise UnsupportedMediaTypeError
     try:
         members = from_json(await request.body())
@@ -147,24 +147,29 @@ def _validate(model: type[Model], members: dict[str, Any], *, by_form: bool) -> 
         raise RequestValidationError(located) from None
 
 
-GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
+GrantRequestDep = Annotated[GrantRequest, Depends(grant_from)]
 TokenFormDep = Annotated[TokenForm, Depends(_token_form)]
 
 
-async def _login(request: Request, session: SessionDep) -> Login:
+def login_of(request: Request, session: AsyncSession) -> Login:
     state = request.app.state
+    proof = proof_of(request, session)
     return Login(
         session,
-        users_of(request, session),
+        proof.users,
         sessions_of(request, session),
-        second_factors_of(request, session),
+        SecondFactors(proof, state.settings),
         state.passwords,
         state.tokens,
         state.throttle,
-        events_of(request, session),
-        caller_of(request),
+        proof.events,
+        proof.caller,
         state.settings,
     )
+
+
+async def _login(request: Request, session: SessionDep) -> Login:
+    return login_of(request, session)
 
 
 LoginDep = Annotated[Login, Depends(_login)]

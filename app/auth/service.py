@@ -133,7 +133,8 @@ class Login:
                 succeeded = authenticated is not None
                 reason = {"reason": answer.value} if answer and not succeeded else {}
                 await self.events.announce("login", subject, now, succeeded=succeeded, **reason)
-            await self.session.commit()
+            if self.session.in_transaction():
+                await self.session.commit()
         if authenticated and self.passwords.needs_rehash(authenticated.password_hash):
             await self.users.upgrade_hash(authenticated, password)
         return authenticated, answer

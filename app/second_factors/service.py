@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import direct
 from app.codes import text
 from app.database import begin_write
-from app.events import Events
 from app.second_factors import codes
 from app.second_factors.errors import (
     SecondFactorExistsError,
@@ -31,7 +30,7 @@ from app.settings import Settings
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.proof import Proof
-from app.users.service import Users, refuse_if_ended
+from app.users.service import refuse_if_ended
 from app.vault import LOCKED, Vault
 
 BURST = 5
@@ -64,18 +63,11 @@ class NewSecret:
 
 
 class SecondFactors:
-    def __init__(
-        self,
-        session: AsyncSession,
-        users: Users,
-        proof: Proof,
-        events: Events,
-        settings: Settings,
-    ) -> None:
-        self._session = session
-        self._users = users
+    def __init__(self, proof: Proof, settings: Settings) -> None:
         self._proof = proof
-        self._events = events
+        self._session = proof.session
+        self._users = proof.users
+        self._events = proof.events
         self._vault = _vault(settings)
         self._issuer = settings.issuer
 
