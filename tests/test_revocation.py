@@ -266,8 +266,9 @@ async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
     async with at_court(shorter, clock) as client:
         await revoke(client, token)
         assert not await token_holds(client, token)
-        clock.advance(timedelta(minutes=15))
-        database = Database(shorter)
-        assert await Housekeeping(database, shorter, clock).round()
-        await database.close()
+    clock.advance(timedelta(minutes=15))
+    database = Database(shorter)
+    assert await Housekeeping(database, shorter, clock).round()
+    await database.close()
+    async with at_court(shorter, clock) as client:
         assert not await token_holds(client, token)
