@@ -102,7 +102,7 @@ class Passwords:
     def needs_rehash(self, password_hash: str) -> bool:
         """Whether the hash was made by other means, or other parameters, than hash() now uses."""
         current = self._nobodys_hash
-        parameters = current[: current.index("p=")]
+        parameters = current[: current.index("$", current.index("p="))]
         if len(password_hash) == len(current) and password_hash.startswith(parameters):
             return False  # as nearly all are; to take one apart takes its time
         return bool(self._context.needs_update(password_hash))

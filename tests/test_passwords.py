@@ -208,6 +208,15 @@ async def test_openssl_and_libargon2_agree(passwords: Passwords, type_: str, lan
     assert passwords.needs_rehash(made)
 
 
+async def test_a_hash_of_more_lanes_alone_is_replaced_too(passwords: Passwords) -> None:
+    ours = await passwords.hash(PASSWORD)
+    other = ours.replace("m=8,t=1,p=1", "m=8,t=1,p=2")
+    assert len(other) == len(ours)
+    assert other != ours
+    assert not passwords.needs_rehash(ours)
+    assert passwords.needs_rehash(other)
+
+
 async def test_without_openssls_argon2_it_is_libargon2s(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
