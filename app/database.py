@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, Dialect, MetaData, event, make_url
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeDecorator
 from app import sqlite
 from app.errors import StartupError, UnavailableError
 from app.settings import Settings
+from app.shortcut import Shortcut
 
 BUSY_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
@@ -44,7 +45,7 @@ _OUTAGES = (
     sqlite3.OperationalError,
 )
 
-SHORTCUT = "shortcut"  # in a session's info, for direct.py: an sqlite.Shortcut, or None
+SHORTCUT = "shortcut"  # in a session's info, for direct.py: a Shortcut
 
 
 def utc_now() -> datetime:
@@ -95,12 +96,20 @@ def create_engine(settings: Settings) -> AsyncEngine:
         options["async_creator"] = partial(sqlite.connect, path, BUSY_TIMEOUT_SECONDS)
     else:
         options["connect_args"] = {"timeout": CONNECT_TIMEOUT_SECONDS}
-        options["pool_pre_ping"] = True  # a server or proxy may have closed an idle connection
     engine = create_async_engine(settings.database_url, **options)
     if engine.dialect.name == "sqlite":
         _keep_private(Path(engine.url.database or ""))
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
+
+
+def _refuse_closed(connection: Any, *_: Any) -> None:
+    """A server or proxy may have closed an idle connection: the pool then opens another. The driver
+    has noticed, so that it need not be asked over the wire each time (`pool_pre_ping`)."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def _keep_private(path: Path) -> None:
@@ -133,10 +142,9 @@ async def begin_write(session: AsyncSession) -> None:
 class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = create_engine(settings)
-        self._shortcut = None
-        if self.engine.dialect.name == "sqlite":
-            path = self.engine.url.database or ""
-            self._shortcut = sqlite.Shortcut(path, BUSY_TIMEOUT_SECONDS)
+        is_file = self.engine.dialect.name == "sqlite"
+        reader = sqlite.Reader(self.engine.url.database or "") if is_file else None
+        self._shortcut = Shortcut(self.engine, reader)
         info = {SHORTCUT: self._shortcut}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
 
@@ -159,8 +167,7 @@ class Database:
             raise
 
     async def close(self) -> None:
-        if self._shortcut:
-            await self._shortcut.close()
+        await self._shortcut.close()
         await self.engine.dispose()
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Dialect, Insert, Select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.database import SHORTCUT
-from app.sqlite import Shortcut
+from app.shortcut import Shortcut
 
 Processor = Callable[[Any], Any] | None
 Statement = Select[*tuple[Any, ...]] | Insert
@@ -38,14 +38,9 @@ async def run(
         process(parameters[name]) if process else parameters[name]
         for name, process in compiled.parameters
     ]
-    shortcut: Shortcut | None = session.info.get(SHORTCUT)
-    if shortcut:
-        writes = not isinstance(statement, Select)
-        rows = await shortcut.fetch(compiled.sql, values, writes=writes)
-    else:
-        async with session.bind.connect() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            rows = await driver.fetch(compiled.sql, *values)
+    shortcut: Shortcut = session.info[SHORTCUT]
+    writes = not isinstance(statement, Select)
+    rows = await shortcut.fetch(compiled.sql, values, writes=writes)
     return [
         tuple(
             process(value) if process else value

@@ -33,7 +33,8 @@ FLOORS = {
     "1c": {"protocol"},
     "1b": {"direct", "events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
-    "0": {"errors", "paging", "settings", "sqlite"},
+    "0b": {"shortcut"},
+    "0a": {"errors", "paging", "settings", "sqlite"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

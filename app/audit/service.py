@@ -2,10 +2,10 @@
 let go only of strangers' failures, and of what is older than 29 days, which is a day less than
 AUDIT_DAYS can be, since clocks differ (migrations 0003 and 0007)."""
 
-import json
 from collections.abc import Sequence
 from typing import cast
 
+from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Table, and_, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -32,7 +32,7 @@ async def write(session: AsyncSession, event: Event) -> None:
         "address": caller.address,
         "user_agent": caller.user_agent,
         "request_id": event.request_id,
-        "details": json.dumps(event.details),
+        "details": to_json(event.details).decode(),
     }
     await direct.run(session, _WRITE, entry)
 

@@ -27,7 +27,7 @@ from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.second_factors.errors import TooManyCodesError
-from app.second_factors.service import Answer, SecondFactors
+from app.second_factors.service import IS_ENABLED, Answer, SecondFactors
 from app.sessions.service import Renewal, Sessions
 from app.settings import Settings
 from app.throttle.service import Throttle
@@ -103,12 +103,13 @@ class Login:
         password = grant.password.get_secret_value()
         name, address = fold(grant.username), self.caller.address
         async with self.throttle.attempt(self.session, name, address, now) as attempt:
-            user = await self.users.account(grant.username)
-            # Checked for nobody and for the disabled as well: the time taken tells nothing. Who has
-            # a second factor is asked only after the right password, so that nobody else can tell.
+            # Whoever gets or loses a second factor meanwhile begins a new epoch, in which a token
+            # for what is known here does not count.
+            user, has_factor = await self.users.account(grant.username, IS_ENABLED)
+            # Checked for nobody and for the disabled as well: the time taken tells nothing. A code
+            # is asked for only after the right password, so that nobody else can tell who needs it.
             matches = await self.passwords.matches(password, user.password_hash if user else None)
             known = user if user and matches and user.is_enabled else None
-            has_factor = known and await self.second_factors.is_enabled(known.id)
             # Most logins write one line of the audit log, which needs no transaction around it.
             if known is None or has_factor or attempt.leaves_traces:
                 await begin_write(self.session)

@@ -12,10 +12,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from pydantic import SecretStr
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import direct
 from app.codes import text
 from app.database import begin_write
 from app.second_factors import codes
@@ -40,10 +39,8 @@ RECOVERY_CODES = 10
 ENROLMENT = timedelta(hours=1)
 
 
-# Made once: every login asks.
-_ENABLED = select(SecondFactor.user_id).where(
-    SecondFactor.user_id == bindparam("user_id"), SecondFactor.confirmed_at.is_not(None)
-)
+# Whether a user has one, as a column beside the user's.
+IS_ENABLED = exists().where(SecondFactor.user_id == User.id, SecondFactor.confirmed_at.is_not(None))
 
 
 class Answer(Enum):
@@ -72,7 +69,8 @@ class SecondFactors:
         self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
-        return bool(await direct.run(self._session, _ENABLED, {"user_id": user_id}))
+        asked = select(User.id).where(User.id == user_id, IS_ENABLED)
+        return await self._session.scalar(asked) is not None
 
     async def recovery_codes_left(self, user_id: int) -> int:
         left = select(func.count()).where(RecoveryCode.user_id == user_id)

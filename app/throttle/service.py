@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from math import ceil
 from typing import NamedTuple
@@ -206,6 +207,7 @@ class Throttle:
                     del self._under_way[key]
 
 
+@lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
     """An IPv4 address or the first 64 bits of another one, since that many are one subscriber's.
     Empty for this machine itself, which stands for a proxy that TRUSTED_PROXIES does not name."""

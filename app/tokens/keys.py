@@ -5,7 +5,6 @@ objects are built once: parsing PEM costs a hundred times what a verification do
 """
 
 import hashlib
-import json
 import logging
 import secrets
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jose import jwk, jws
 from jose.backends.base import Key
 from jose.utils import base64url_encode
+from pydantic_core import to_json
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -58,7 +58,7 @@ class SigningKey:
 
     def sign(self, claims: dict[str, object]) -> str:
         """As jws.sign, which would write the same header anew each time."""
-        payload = base64url_encode(json.dumps(claims, separators=(",", ":")).encode())
+        payload = base64url_encode(to_json(claims))
         signed = self.header_segment.encode() + b"." + payload
         token: bytes = signed + b"." + base64url_encode(self.private.sign(signed))
         return token.decode()

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -58,10 +59,10 @@ class Account(NamedTuple):
         return granted(self.scopes, is_admin=self.is_admin)
 
 
-# Made once: every login asks.
-_ACCOUNT = select(*(getattr(User, column) for column in Account._fields)).where(
-    User.username_folded == bindparam("name")
-)
+@cache  # every login asks
+def _account_and(fact: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    columns = (getattr(User, column) for column in Account._fields)
+    return select(*columns, fact).where(User.username_folded == bindparam("name"))
 
 
 class Users:
@@ -136,12 +137,18 @@ class Users:
         await self._session.commit()
         return user
 
-    async def account(self, username: str) -> Account | None:
-        """As find(), but quicker."""
+    async def account(
+        self, username: str, fact: ColumnElement[bool]
+    ) -> tuple[Account | None, bool]:
+        """As find(), but quicker, and with the answer to a question about the user, which has to be
+        a constant."""
         if "\0" in username:
-            return None
-        found = await direct.run(self._session, _ACCOUNT, {"name": fold(username)})
-        return Account(*found[0]) if found else None
+            return None, False
+        found = await direct.run(self._session, _account_and(fact), {"name": fold(username)})
+        if not found:
+            return None, False
+        *columns, holds = found[0]
+        return Account(*columns), holds
 
     async def get(self, user_id: int) -> User:
         """Raises UserNotFoundError."""

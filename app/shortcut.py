@@ -1,0 +1,44 @@
+"""Single statements past SQLAlchemy: over one connection of the engine that is kept beside its pool
+and, on SQLite, over none at all for what only reads.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.sqlite import Reader
+
+
+class Shortcut:
+    def __init__(self, engine: AsyncEngine, reader: Reader | None) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._driver: Any = None
+        self._taken = asyncio.Lock()
+
+    async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
+        """All rows, of a transaction that is committed at once. Raises what SQLAlchemy and the
+        driver do."""
+        if self._reader:
+            rows = None if writes else self._reader.fetch(sql, values)
+            if rows is not None:
+                return rows
+        elif self._taken.locked():  # a SQLite file has room for one writer, PostgreSQL for many
+            async with self._engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                return list(await driver.fetch(sql, *values))
+        async with self._taken:
+            if self._driver is None or self._driver.is_closed():
+                proxy = await self._engine.raw_connection()
+                self._driver = proxy.driver_connection
+                proxy.detach()
+            return list(await self._driver.fetch(sql, *values))
+
+    async def close(self) -> None:
+        if self._reader:
+            self._reader.close()
+        if self._driver:
+            await self._driver.close()
+            self._driver = None
