@@ -1,5 +1,7 @@
 """One statement straight to the driver says and does what it would by way of SQLAlchemy."""
 
+import asyncio
+
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import bindparam, func, insert, select, text
@@ -11,6 +13,7 @@ from app.caller import Caller
 from app.database import Database, begin_write
 from app.errors import UnavailableError
 from app.events import Event
+from app.settings import Settings
 from app.users.models import User
 from tests.conftest import Clock
 from tests.people import ARTHUR
@@ -83,6 +86,47 @@ async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: Fas
             await direct.run(session, ending, {})
     async with database.session() as session:
         assert await direct.run(session, BY_NAME, ARTHURS)
+
+
+async def test_a_statement_that_nobody_waits_for_any_more_is_in_nobodys_way(app: FastAPI) -> None:
+    database: Database = app.state.database
+    async with database.session() as session:
+        asked = asyncio.create_task(direct.run(session, BY_NAME, ARTHURS))
+        await asyncio.sleep(0)
+        asked.cancel()
+        assert await direct.run(session, BY_NAME, ARTHURS)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_slow_statement_does_not_hold_up_the_next(app: FastAPI) -> None:
+    database: Database = app.state.database
+    lock = select(func.pg_advisory_xact_lock(bindparam("number")))
+    async with database.session() as holder, database.session() as session:
+        await holder.execute(lock, {"number": 4})
+        waiting = asyncio.create_task(direct.run(session, lock, {"number": 4}))
+        await asyncio.sleep(0)
+        assert await direct.run(session, BY_NAME, ARTHURS)
+        assert not waiting.done()
+        await holder.commit()
+        await waiting
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_worker_has_no_more_connections_than_documented(
+    app: FastAPI, settings: Settings
+) -> None:
+    """The pool's, one for single statements and one for the news."""
+    database: Database = app.state.database
+
+    async def ask() -> None:
+        async with database.session() as session:
+            await direct.run(session, BY_NAME, ARTHURS)
+            await session.scalar(select(func.pg_sleep(0.01)))
+
+    await asyncio.gather(*(ask() for _ in range(3 * settings.database_pool_size)))
+    opened = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    async with database.session() as session:
+        assert await session.scalar(text(opened)) == settings.database_pool_size + 2
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

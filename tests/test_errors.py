@@ -3,6 +3,7 @@
 Around them stand the bounds of a request, the headers of every answer, and an outage.
 """
 
+import asyncio
 import gc
 import json
 import re
@@ -273,7 +274,10 @@ async def test_connections_that_the_server_has_ended_are_replaced(
 ) -> None:
     token = await log_in(client, ARTHUR)
     name = make_url(settings.database_url).database
-    postgres.run(
-        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+    # Beside the event loop, which hears of it meanwhile.
+    await asyncio.to_thread(
+        postgres.run,
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
     )
     assert await token_holds(client, token)
+    assert await log_in(client, ARTHUR)

@@ -14,6 +14,7 @@ from app.caller import Caller
 from app.database import begin_write
 from app.events import Events
 from app.revocations.service import Revocations
+from app.second_factors.service import IS_ENABLED
 from app.sessions import service
 from app.sessions.service import GRACE, Sessions
 from app.users.service import Users
@@ -399,7 +400,7 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
         sessions = Sessions(session, revocations, events, app.state.settings)
         for cut_off in (users.end_tokens, users.remove):
             session.expunge_all()
-            lancelot = await users_in(session, app).account("lancelot")
+            lancelot, _ = await users_in(session, app).account("lancelot", IS_ENABLED)
             assert lancelot
             await cut_off(lancelot.id, clock())
             assert await sessions.open(lancelot, "", Caller(), clock()) is None
