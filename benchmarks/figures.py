@@ -86,7 +86,8 @@ def logins(bench: Bench) -> Iterator[Row]:
         for kind in DATABASES:
             people = Population(bench.new_database(kind))
             server = stack.enter_context(servers.hourpass(bench.directory, people.variables))
-            subjects.append(partial(_login_rate, bench, server, people.logins()))
+            requests = _logins(bench, server, people, 2 * bench.seconds)
+            subjects.append(partial(_login_rate, bench, server, requests))
         by_cffi, by_openssl, *taken = bench.by_turns(alone(argon2_cffi), alone(openssl), *subjects)
     for kind, rates in zip(DATABASES, taken, strict=True):
         for name, hashes, goal in (
@@ -144,7 +145,8 @@ def interference(bench: Bench) -> Iterator[Row]:
         validations = _validations(bench, server, people)
         paced = partial(validations, 3, per_second=200, connections=8)
         seconds = 3 * bench.seconds + 2
-        logging_in = Load(server.port, people.logins(), connections=8, seconds=seconds)
+        requests = _logins(bench, server, people, seconds)
+        logging_in = Load(server.port, requests, connections=8, seconds=seconds)
 
         def beside_logins() -> Sample:
             with bench.under(logging_in):
@@ -383,6 +385,15 @@ def _validations(
     requests = [request(token) for token in people.tokens(200)]
     bench.drive(Load(server.port, requests, connections=32, count=4000))
     return partial(bench.measure, server, requests)
+
+
+def _logins(
+    bench: Bench, server: servers.Server, people: Population, seconds: float
+) -> list[bytes]:
+    """For so many seconds those of people who have logged in from there before, as most have."""
+    requests = people.logins()
+    bench.drive(Load(server.port, requests, seconds=1.2 * seconds))
+    return requests
 
 
 def _login_rate(bench: Bench, server: servers.Server, requests: Sequence[bytes]) -> float:
