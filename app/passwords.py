@@ -34,9 +34,6 @@ _ARGON2ID = re.compile(
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-# Only ever compared with, so that an unknown user costs what a known one does.
-_NOBODYS_PASSWORD = "nobody has this password"  # noqa: S105 - opens nothing
-
 
 class HashingOverloadedError(UnavailableError):
     """More passwords wait to be hashed than HASHING_QUEUE allows."""
@@ -67,7 +64,12 @@ class Passwords:
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_step_back)
         self._room = Semaphore(threads + settings.hashing_queue)
         self._strict = settings.strict_passwords
-        self._nobodys_hash: str = self._context.hash(_NOBODYS_PASSWORD)
+        memory, passes = settings.argon2_memory_kib, settings.argon2_passes
+        self._parameters = f"$argon2id$v=19$m={memory},t={passes},p=1$"
+        # Only ever compared with, so that an unknown user costs what a known one does. No password
+        # has it, and none need be hashed for it, which would leave the memory taken at every start.
+        salt, digest = _encode(os.urandom(16)), _encode(os.urandom(32))
+        self._nobodys_hash = f"{self._parameters}{salt}${digest}"
 
     def refuse_weak(self, password: str, *personal: str | None, field: str = "password") -> None:
         """Raise InvalidRequestError naming the rule that a new password breaks.
@@ -101,9 +103,8 @@ class Passwords:
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Whether the hash was made by other means, or other parameters, than hash() now uses."""
-        current = self._nobodys_hash
-        parameters = current[: current.index("$", current.index("p="))]
-        if len(password_hash) == len(current) and password_hash.startswith(parameters):
+        is_current = password_hash.startswith(self._parameters)
+        if is_current and len(password_hash) == len(self._nobodys_hash):
             return False  # as nearly all are; to take one apart takes its time
         return bool(self._context.needs_update(password_hash))
 
@@ -155,6 +156,10 @@ def _argon2id(password_hash: str) -> tuple[Argon2id, bytes] | None:
     except (ValueError, UnsupportedAlgorithm):  # parameters, or an OpenSSL before 3.2
         return None
     return kdf, expected
+
+
+def _encode(value: bytes) -> str:
+    return base64.b64encode(value).decode().rstrip("=")
 
 
 def _decode(text: str) -> bytes:

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 
 from app.database import begin_write
 from app.errors import InvalidRequestError
-from app.passwords import _NOBODYS_PASSWORD, Passwords, _argon2id
+from app.passwords import Passwords, _argon2id
 from app.settings import Settings
 from app.users.models import User
 from tests.conftest import Clock, make_settings
@@ -191,9 +191,14 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
     assert carried_through == ["$argon2id$v=19$m=8,t=1,p=1"]
 
 
-async def test_nobodys_password_is_nobodys(passwords: Passwords) -> None:
-    for nothing in (None, "", "!"):
-        assert not await passwords.matches(_NOBODYS_PASSWORD, nothing)
+async def test_nobodys_hash_looks_like_everybodys(passwords: Passwords) -> None:
+    """And so costs as much."""
+    made, nobodys = await passwords.hash(PASSWORD), passwords._nobodys_hash
+    assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
+    assert [len(part) for part in nobodys.split("$")] == [len(part) for part in made.split("$")]
+    assert not passwords.needs_rehash(made)
+    assert not await passwords.matches(PASSWORD, nobodys)
+    assert Passwords(make_settings())._nobodys_hash != nobodys
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
