@@ -5,7 +5,10 @@ When more of them wait than the queue holds, logging in is refused at once and a
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,7 +19,7 @@ from sqlalchemy import select, update
 
 from app.database import begin_write
 from app.errors import InvalidRequestError
-from app.passwords import Passwords, _argon2id
+from app.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
 from tests.conftest import Clock, make_settings
@@ -222,14 +225,29 @@ async def test_a_hash_of_more_lanes_alone_is_replaced_too(passwords: Passwords) 
     assert passwords.needs_rehash(other)
 
 
-async def test_without_openssls_argon2_it_is_libargon2s(
-    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(**_: object) -> None:
-        raise UnsupportedAlgorithm("as an OpenSSL before 3.2 does")
+def unsupported(**_: object) -> None:
+    raise UnsupportedAlgorithm("as an OpenSSL before 3.2 does")
 
+
+def slow(**_: object) -> Any:
+    time.sleep(0.01)
+    return SimpleNamespace(derive=bytes)
+
+
+@pytest.mark.parametrize("openssls", [unsupported, slow])
+async def test_without_a_quick_argon2_of_openssls_it_is_libargon2s(
+    monkeypatch: pytest.MonkeyPatch, openssls: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("app.passwords.Argon2id", openssls)
+    assert not _openssl_is_faster.__wrapped__()
+
+
+@pytest.mark.parametrize("by_openssl", [True, False])
+async def test_either_argon2_tells_right_from_wrong(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch, *, by_openssl: bool
+) -> None:
+    monkeypatch.setattr(passwords, "_by_openssl", by_openssl)
     password_hash = await passwords.hash(PASSWORD)
-    monkeypatch.setattr("app.passwords.Argon2id", refuse)
     assert await passwords.matches(PASSWORD, password_hash)
     assert not await passwords.matches(PASSWORD.upper(), password_hash)
 
