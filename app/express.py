@@ -15,6 +15,7 @@ from app.auth.dependencies import JSON, grant_from, login_of, media_type
 from app.database import Database
 from app.error_responses import render, render_invalid
 from app.errors import Refusal
+from app.turns import give_way
 
 _PATH = "/token"
 _ROUTE = next(route for route in router.router.routes if getattr(route, "path", None) == _PATH)
@@ -42,11 +43,13 @@ class Express:
         database: Database = state.database
         try:
             grant = await grant_from(request)
+            await give_way()
             async with database.session() as session:
                 issued = await login_of(request, session).trade(grant, state.clock())
         except Refusal as refusal:
             return render(refusal)
         except RequestValidationError as error:
             return render_invalid(error)
+        await give_way()
         body = issued.model_dump_json(exclude_none=True)
         return Response(body, media_type=JSON)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.sqlite import Reader
+from app.turns import give_way
 
 
 class Shortcut:
@@ -21,11 +22,22 @@ class Shortcut:
     async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
         """All rows, of a transaction that is committed at once. Raises what SQLAlchemy and the
         driver do."""
+        rows = self._reader.fetch(sql, values) if self._reader and not writes else None
+        if rows is None:
+            rows = await self._ask(sql, values)
+        await give_way()
+        return rows
+
+    async def close(self) -> None:
         if self._reader:
-            rows = None if writes else self._reader.fetch(sql, values)
-            if rows is not None:
-                return rows
-        elif self._taken.locked():  # a SQLite file has room for one writer, PostgreSQL for many
+            self._reader.close()
+        if self._driver:
+            await self._driver.close()
+            self._driver = None
+
+    async def _ask(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        # A SQLite file has room for one writer at a time, PostgreSQL for many.
+        if self._taken.locked() and not self._reader:
             async with self._engine.connect() as connection:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 return list(await driver.fetch(sql, *values))
@@ -35,10 +47,3 @@ class Shortcut:
                 self._driver = proxy.driver_connection
                 proxy.detach()
             return list(await self._driver.fetch(sql, *values))
-
-    async def close(self) -> None:
-        if self._reader:
-            self._reader.close()
-        if self._driver:
-            await self._driver.close()
-            self._driver = None

@@ -1,0 +1,34 @@
+"""What takes long lets those go first who are answered quickly."""
+
+import asyncio
+import socket
+from contextlib import closing
+
+import uvloop
+
+from app.turns import give_way
+
+
+def test_what_is_asked_meanwhile_is_answered_first() -> None:
+    """Read in one turn and answered in the next, as protocol.py does."""
+    done: list[str] = []
+
+    async def log_in() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+
+        def read() -> None:
+            here.recv(1)
+            loop.call_soon(done.append, "answered")
+
+        with closing(here), closing(there):
+            loop.add_reader(here, read)
+            for step in ("found", "written", "signed"):
+                there.send(b"?")
+                await give_way()
+                done.append(step)
+            loop.remove_reader(here)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(log_in())
+    assert done == ["answered", "found", "answered", "written", "answered", "signed"]
