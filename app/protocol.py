@@ -154,8 +154,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         response = render(self._refusal())
+        headers = complete(tuple(response.raw_headers))
         lines = [STATUS_LINE[response.status_code]]
-        lines += [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        lines += [name + b": " + value + b"\r\n" for name, value in headers]
         lines += [b"connection: close\r\n\r\n", bytes(response.body)]
         self.transport.write(b"".join(lines))
         self.transport.close()

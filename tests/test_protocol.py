@@ -56,6 +56,8 @@ def test_requests_without_end_are_refused_before_their_end(
     assert int(head.split()[1]) == status
     assert b"content-type: application/json" in head.lower()
     assert b"connection: close" in head.lower()
+    assert b"cache-control: no-store" in head
+    assert b"x-content-type-options: nosniff" in head
     problem = json.loads(body)
     assert problem["error"] == error
     assert set(problem) == {"message", "error"}
