@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from pydantic import SecretStr
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import direct
 from app.codes import text
 from app.database import begin_write
 from app.second_factors import codes
@@ -41,6 +42,7 @@ ENROLMENT = timedelta(hours=1)
 
 # Whether a user has one, as a column beside the user's.
 IS_ENABLED = exists().where(SecondFactor.user_id == User.id, SecondFactor.confirmed_at.is_not(None))
+_WITH_ONE = select(User.id).where(User.id == bindparam("user_id"), IS_ENABLED)
 
 
 class Answer(Enum):
@@ -69,8 +71,7 @@ class SecondFactors:
         self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
-        asked = select(User.id).where(User.id == user_id, IS_ENABLED)
-        return await self._session.scalar(asked) is not None
+        return bool(await direct.run(self._session, _WITH_ONE, {"user_id": user_id}))
 
     async def recovery_codes_left(self, user_id: int) -> int:
         left = select(func.count()).where(RecoveryCode.user_id == user_id)
