@@ -283,7 +283,7 @@ async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times
 
     async with database.session() as session:
         tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-    keys = LiveKeys(tokens, database, settings, clock)
+    keys = LiveKeys(tokens, database, settings, clock, lambda: 0)
 
     async def present(number: int) -> None:
         with pytest.raises(InvalidTokenError):
@@ -304,7 +304,7 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
     async with database.session() as session:
         tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
         chores = Chores()
-        chores.start(LiveKeys(tokens, database, settings, clock).keep_fresh)
+        chores.start(LiveKeys(tokens, database, settings, clock, lambda: 0).keep_fresh)
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
         await asyncio.sleep(0.1)
