@@ -2,6 +2,7 @@
 for listeners that wait, and no longer than what can still matter."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
@@ -17,9 +19,10 @@ from sqlalchemy import text, update
 from app.database import Database, begin_write
 from app.housekeeping.service import LEASE, Housekeeping
 from app.main import create_app
+from app.revocations import entries
 from app.revocations import feed as feed_module
 from app.revocations.entries import PAGE_SIZE
-from app.revocations.feed import RevocationFeed
+from app.revocations.feed import FeedResponse, RevocationFeed
 from app.revocations.models import Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
@@ -35,6 +38,7 @@ from tests.people import (
     register,
     revoked,
 )
+from tests.sockets import served
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -335,3 +339,128 @@ async def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
         assert time.monotonic() - asked_to_end < 10
         for answer in await asyncio.gather(*waiting):
             assert answer.json()["revocations"] == []
+
+
+class Recorder:
+    """An ASGI client that never sends and never leaves, and when it got each message."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[float, Any]] = []
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(self, message: Any) -> None:
+        self.messages.append((time.monotonic(), message))
+
+    @property
+    def heartbeats(self) -> list[float]:
+        return [at for at, message in self.messages if message.get("more_body")]
+
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for _, message in self.messages)
+
+
+async def test_while_an_answer_is_held_back_heartbeats_go_out_never_too_soon(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th one vouches for n times HEARTBEAT_SECONDS, so it must not come before."""
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.2)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder, asked_at = Recorder(), time.monotonic()
+    await FeedResponse(app.state.revocation_feed, cursor, 1)({}, recorder.receive, recorder.send)
+    assert recorder.heartbeats
+    for number, at in enumerate(recorder.heartbeats, start=1):
+        assert at >= asked_at + number * 0.2
+    assert len(recorder.heartbeats) <= 5
+    body = recorder.body()
+    assert (
+        body.lstrip(b" ")
+        == json.dumps(
+            {"revocations": [], "cursor": cursor, "more": False}, separators=(",", ":")
+        ).encode()
+    )
+    head = recorder.messages[0][1]
+    assert (b"x-accel-buffering", b"no") in head["headers"]
+    assert b"content-length" not in dict(head["headers"])
+
+
+async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder, feed = Recorder(), app.state.revocation_feed
+    waiting = asyncio.create_task(
+        FeedResponse(feed, cursor, 1)({}, recorder.receive, recorder.send)
+    )
+    await until(lambda: bool(recorder.heartbeats))
+    with monkeypatch.context() as stale:
+        stale.setattr(app.state.revocation_cache, "is_fresh", lambda: False)
+        await until(lambda: not feed.is_fresh)
+        heartbeats = len(recorder.heartbeats)
+        await asyncio.sleep(0.3)
+        assert len(recorder.heartbeats) == heartbeats
+    await waiting
+
+
+async def test_who_hangs_up_makes_room_at_once(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 20)
+    app = create_app(settings, clock)
+    with served(app) as base_url:
+        address = httpx.URL(base_url)
+        async with AsyncClient(base_url=base_url) as client:
+            cursor = (await page_after(client, None))["cursor"]
+        request = f"GET /revocations?wait=20&after={cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+        async def listen_and_hang_up() -> None:
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(request)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        for _ in range(5):
+            await asyncio.gather(*(listen_and_hang_up() for _ in range(20)))
+        await until(lambda: not app.state.revocation_feed._listeners)
+        async with AsyncClient(base_url=base_url) as client:
+            assert values(await page_after(client, cursor, wait=1)) == []
+
+
+async def test_pages_are_rendered_once(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(app, *(f"jti:{number}" for number in range(PAGE_SIZE + 1)))
+    rendered = []
+    render = entries.FeedEntries._render
+
+    def count(feed: entries.FeedEntries, start: int) -> entries.Page:
+        rendered.append(start)
+        return render(feed, start)
+
+    monkeypatch.setattr(entries.FeedEntries, "_render", count)
+    first = await page_after(client, None)
+    last = await page_after(client, first["cursor"])
+    for _ in range(3):
+        assert await page_after(client, None) == first
+        assert await page_after(client, first["cursor"]) == last
+    assert rendered == [0, PAGE_SIZE]
+    await publish(app, "jti:next")
+    assert values(await page_after(client, first["cursor"]))[-1] == "jti:next"
+    assert await page_after(client, None) == first, "a full page stays as it is"
+    assert rendered == [0, PAGE_SIZE, PAGE_SIZE]
+
+
+async def test_rendered_pages_take_a_bounded_place(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "CACHED_PAGES", 3)
+    cursors = []
+    for number in range(6):
+        await publish(app, f"jti:{number}")
+        cursors.append((await page_after(client, None))["cursor"])
+    for number, cursor in enumerate(cursors):
+        assert len(values(await page_after(client, cursor))) == 5 - number
+        assert len(app.state.revocation_cache.entries._pages) <= 3
