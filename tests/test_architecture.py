@@ -34,7 +34,7 @@ FLOORS = {
     "1b": {"direct", "events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
     "0b": {"shortcut"},
-    "0a": {"errors", "paging", "settings", "sqlite", "turns"},
+    "0a": {"bodies", "errors", "paging", "settings", "sqlite", "turns"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

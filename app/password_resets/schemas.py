@@ -2,6 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.bodies import RequestBody
 from app.codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
@@ -43,14 +44,15 @@ class PasswordWasReset(BaseModel):
     user_id: int = Field(examples=[10])
 
 
-class ForcedReset(BaseModel):
+class ForcedReset(RequestBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"by_mail": False}, {"by_mail": True}]}
     )
 
     by_mail: bool = Field(
         default=False,
-        description="Send the code to the user's address instead of answering with it.",
+        description="Send the code to the user's address instead of answering with it. "
+        "False if left out.",
     )
 
 
