@@ -41,8 +41,8 @@ from app.passwords import Passwords
 from app.revocations.news import news_from
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations, Watch
+from app.second_factors.encryption import seal
 from app.second_factors.router import router as second_factors_router
-from app.second_factors.service import seal
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.throttle.service import Throttle
