@@ -44,7 +44,7 @@ class InvitationCreated(Invitation):
     """The code is shown this once. Whoever registers gives it as `invitation`."""
 
     code: str | None = Field(
-        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK"]
+        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]
     )
 
 

@@ -67,6 +67,8 @@ class VerificationSent(BaseModel):
 
 
 class VerificationProof(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
+    )
 
     code: CodeText

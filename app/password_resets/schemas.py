@@ -28,7 +28,7 @@ class PasswordReset(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "code": "MFRG-G2DF-MZTW-Q2LK",
+                    "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
                     "new_password": "incorrect zebra alkaline paperclip",
                 }
             ]
@@ -62,6 +62,6 @@ class ResetForced(BaseModel):
     user_id: int = Field(examples=[10])
     code: str | None = Field(
         description="To be given to the user; null if it is mailed.",
-        examples=["MFRG-G2DF-MZTW-Q2LK"],
+        examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
     )
     expires_at: datetime

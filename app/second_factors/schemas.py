@@ -89,7 +89,7 @@ class Enrolment(BaseModel):
 class RecoveryCodes(BaseModel):
     """Shown once. Each stands in for a code, one time."""
 
-    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK"]])
+    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]])
 
 
 class SecondFactorRemoved(BaseModel):
