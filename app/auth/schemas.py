@@ -35,7 +35,14 @@ class PasswordGrant(RequestBody):
     scope: str = Field(
         "",
         max_length=1000,
-        description="offline_access asks for a refresh token; others narrow what the token is for.",
+        description="offline_access asks for a refresh token; others narrow what the token is for. "
+        "All that the user has if none is named.",
+    )
+    exclude_scope: str = Field(
+        "",
+        max_length=1000,
+        description="Scopes that the token must not have, such as admin.",
+        examples=["admin"],
     )
 
 
