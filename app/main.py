@@ -17,7 +17,7 @@ from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
 from app.caller import Caller
 from app.chores import Chores
-from app.database import Database, create_engine, utc_now
+from app.database import Database, create_engine, restrict_file_access, utc_now
 from app.error_responses import documented
 from app.errors import (
     ContentTooLargeError,
@@ -137,6 +137,7 @@ async def _start(
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
     state.database = database = Database(settings)
+    restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
 
     if settings.environment == "development":
