@@ -18,6 +18,7 @@ FLOORS = {
     "5": {
         "admin",
         "auth",
+        "first_admin",
         "health",
         "housekeeping",
         "invitations",
