@@ -14,7 +14,7 @@ from app import __version__, docs, error_responses, health, logs, schema
 from app.admin.router import router as admin_router
 from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
-from app.caller import Caller
+from app.caller import Caller, ProxyWarning
 from app.chores import Chores
 from app.database import Database, create_engine, restrict_file_access, utc_now
 from app.error_responses import documented
@@ -130,6 +130,7 @@ async def _start(
     state.clock = clock
     state.listeners = listeners = listeners_for(settings)
     state.throttle = Throttle()
+    state.proxy_warning = ProxyWarning()
     state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
