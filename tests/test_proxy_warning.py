@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from app.caller import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
 from tests.conftest import Clock, client_of, free_port, make_settings
-from tests.gateways import SEARCH_PATH
+from tests.gateways import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.people import LANCELOT
 from tests.sockets import served
 from tests.test_serving import HOURPASS, started
@@ -130,25 +130,37 @@ async def test_a_proxy_that_sends_another_header_is_told_which_is_read(
 @contextmanager
 def caddy_before(url: str, directory: Path) -> Iterator[str]:
     """A plain reverse proxy, which sends X-Forwarded-For without being told to."""
-    program = shutil.which("caddy", path=SEARCH_PATH)
-    assert program, "caddy is not installed; see CONTRIBUTING.md"
-    port = free_port()
-    config = directory / f"Caddyfile-{port}"
-    upstream = url.removeprefix("http://")
-    config.write_text(
-        "{\n admin off\n auto_https off\n}\n"
-        f"http://127.0.0.1:{port} {{\n reverse_proxy {upstream}\n}}\n"
-    )
-    command = [program, "run", "--config", str(config), "--adapter", "caddyfile"]
-    with (directory / f"caddy-{port}").open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={"HOME": str(directory)}
-        )
+    process, port = next(started for _ in range(5) if (started := start_caddy(url, directory)))
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(START_TIMEOUT_SECONDS)
+
+
+def start_caddy(url: str, directory: Path) -> "tuple[subprocess.Popen[bytes], int] | None":
+    """None if somebody else took the port meanwhile."""
+    program = shutil.which("caddy", path=SEARCH_PATH)
+    assert program, "caddy is not installed; see CONTRIBUTING.md"
+    port = free_port()
+    config, output = directory / f"Caddyfile-{port}", directory / f"output-{port}"
+    config.write_text(
+        "{\n\tadmin off\n\tauto_https off\n}\n"
+        f"http://127.0.0.1:{port} {{\n\tbind 127.0.0.1\n"
+        f"\treverse_proxy {url.removeprefix('http://')}\n}}\n"
+    )
+    command = [program, "run", "--config", str(config), "--adapter", "caddyfile"]
+    with output.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={"HOME": str(directory)})
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    # Its own word that it listens: whoever else has the port would answer as well.
+    while "serving initial configuration" not in (written := output.read_text()):
+        if process.poll() is not None and "address already in use" in output.read_text():
+            return None
+        assert process.poll() is None, written[-2000:]
+        assert time.monotonic() < deadline, written[-2000:]
+        time.sleep(0.02)
+    return process, port
 
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"], ids=["unnamed", "named"])
@@ -160,7 +172,7 @@ def test_a_real_proxy_is_named_until_it_is_trusted(
         service.wait_until_ready()
         with caddy_before(service.base_url, tmp_path) as url:
             for _ in range(3):
-                assert post_when_ready(f"{url}/token").status_code == 401
+                assert log_in_by(url) == 401
         written = service.written()
     expected = 0 if trusted else 1
     assert written.count("If this is your proxy, add 127.0.0.1 to TRUSTED_PROXIES") == expected
@@ -174,16 +186,9 @@ def test_plain_uvicorn_which_trusts_loopback_by_itself_is_not_warned_of(
         served(create_app(make_settings(database_url), clock)) as base_url,
         caddy_before(base_url, tmp_path) as url,
     ):
-        assert post_when_ready(f"{url}/token").status_code == 401
+        assert log_in_by(url) == 401
     assert warnings_in(caplog) == []
 
 
-def post_when_ready(url: str) -> httpx.Response:
-    deadline = time.monotonic() + 30
-    with httpx.Client(verify=False) as client:
-        while True:
-            try:
-                return client.post(url, json=LANCELOT)
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+def log_in_by(url: str) -> int:
+    return httpx.post(f"{url}/token", json=LANCELOT, timeout=60).status_code
