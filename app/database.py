@@ -139,22 +139,22 @@ def restrict_file_access(engine: AsyncEngine) -> None:
 
 
 def _restrict(path: Path) -> None:
+    others = stat.S_IRWXG | stat.S_IRWXO
     try:
         # By name, without opening: to close a file gives up every lock that this process has on it.
         found = path.lstat()
-    except OSError:
-        return
-    if not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return
-    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-        try:
-            path.chmod(stat.S_IMODE(found.st_mode) & stat.S_IRWXU)
-        except OSError:  # a file system that is read-only, or knows no permissions
-            pass
-        else:
-            _log.warning("Others had access to %s. Now only its owner has.", path)
+        if not found.st_mode & others:
             return
-    _log.warning("Others have access to %s, which holds secrets. Run `chmod 600` on it.", path)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(found.st_mode) & stat.S_IRWXU)
+            if not path.lstat().st_mode & others:  # some file systems only pretend to do it
+                _log.warning("Others had access to %s. Now only its owner has", path)
+                return
+    except FileNotFoundError:
+        return
+    except OSError:  # a file system that is read-only, for example
+        pass
+    _log.warning("Others have access to %s, which holds secrets. Run `chmod 600` on it", path)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -125,6 +125,29 @@ async def test_what_is_not_ours_is_named_and_not_changed(
     assert "chmod 600" in warning
 
 
+@pytest.mark.parametrize("does", [OSError, None], ids=["refuses", "pretends"])
+async def test_what_cannot_be_changed_is_named(
+    path: Path,
+    settings: Settings,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    does: type[OSError] | None,
+) -> None:
+    """As on a file system that is read-only, or has no permissions."""
+    set_mode(path, 0o644)
+
+    def chmod(_: Path, __: int) -> None:
+        if does:
+            raise does
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    async with at_court(settings, clock):
+        pass
+    assert mode_of(path) == 0o644
+    assert "chmod 600" in warnings_in(caplog)[0]
+
+
 async def test_a_link_beside_the_file_is_not_followed(
     path: Path, tmp_path: Path, settings: Settings
 ) -> None:
