@@ -126,7 +126,7 @@ async def test_what_is_not_ours_is_named_and_not_changed(
 
 
 @pytest.mark.parametrize("does", [OSError, None], ids=["refuses", "pretends"])
-async def test_what_cannot_be_changed_is_named(
+async def test_what_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
     path: Path,
     settings: Settings,
     clock: Clock,
