@@ -27,7 +27,9 @@ MAX_LISTENERS = 5_000  # of each worker; one takes some 30 KB
 MAX_WAIT_SECONDS = 30
 HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.025
-WOKEN_AT_ONCE = 50  # before others have a turn of the event loop
+# Before others have a turn of the event loop. The listeners ask again at once: with smaller batches
+# the first ones to ask again would keep the last ones waiting.
+WOKEN_AT_ONCE = 1_000
 WARNING_SECONDS = 3600.0  # between two warnings that the database may have been restored
 
 _JSON = (b"content-type", b"application/json")
