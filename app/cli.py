@@ -231,7 +231,7 @@ def revoke(kid: str) -> None:
         now = utc_now()
         await begin_write(parts.session)
         await parts.keys.replace(kid, now)
-        await parts.revocations.publish(f"kid:{kid}", now)
+        await parts.revocations.publish(f"kid:{kid}")
         await parts.events.announce("key.revoke", None, now, kid=kid)
         await parts.session.commit()
 

@@ -38,15 +38,16 @@ from app.listeners import listeners_for
 from app.own_account.router import router as own_account_router
 from app.password_resets.router import router as password_resets_router
 from app.passwords import Passwords
-from app.revocations.news import news_from
+from app.revocations.cache import create_cache
+from app.revocations.feed import RevocationFeed
 from app.revocations.router import router as revocations_router
-from app.revocations.service import Revocations, Watch
+from app.revocations.service import Revocations
 from app.second_factors.router import router as second_factors_router
 from app.second_factors.service import seal
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.throttle.service import Throttle
-from app.tokens.keys import CLOCK_SKEW, KeyStore
+from app.tokens.keys import KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
@@ -150,15 +151,15 @@ async def _start(
         await seal(session, settings)
         await _create_first_admin(users, settings, clock())
 
-    state.keys = keys = LiveKeys(tokens, database, settings, clock)
-    state.news = news = news_from(create_engine(settings), tokens.lifetime + CLOCK_SKEW)
-    state.memory = Memory(tokens, news)
-    state.watch = watch = Watch(news, ending)
-    stack.callback(watch.close)
+    state.revocation_cache = cache = create_cache(create_engine(settings))
+    state.keys = keys = LiveKeys(tokens, database, settings, clock, cache.count_revoked_keys)
+    state.memory = Memory(tokens, cache)
+    state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, ending)
+    stack.callback(feed.close)
     housekeeping = Housekeeping(database, settings, clock, listeners)
     chores = Chores()
     stack.push_async_callback(chores.end)
-    for chore in (news.listen, keys.keep_fresh, housekeeping.keep_house):
+    for chore in (cache.follow, keys.keep_fresh, housekeeping.keep_house):
         chores.start(chore)
     if settings.smtp_url:
         from app.mail.messages import check_templates

@@ -208,7 +208,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 def users_in(session: AsyncSession, app: FastAPI) -> Users:
     state = app.state
-    revocations = Revocations(session, state.tokens.lifetime, state.news)
+    revocations = Revocations(session, state.tokens.lifetime, state.revocation_cache)
     return Users(session, state.passwords, revocations, Events(session, Caller(), state.listeners))
 
 

@@ -121,6 +121,12 @@ def said_in(token: str, segment: int = 1) -> dict[str, Any]:
     return members
 
 
+def all_tokens_like(token: str) -> str:
+    """What the feed lists when every token of this one's user and epoch is revoked."""
+    claims = said_in(token)
+    return f"sub:{claims['sub']}:{claims['epoch']}"
+
+
 def kid_of(token: str) -> str:
     kid: str = said_in(token, 0)["kid"]
     return kid

@@ -83,14 +83,18 @@ def fill(connection: Connection) -> None:
             connection.execute(insert(table).values(row))
 
 
-# A migration names the feed anew each time, since it is another feed (0002).
-MADE_UP = {"revocation_feed": "name"}
+# A migration names and marks the feed anew each time, since it is another feed (0002, 0010).
+MADE_UP = {"revocation_feed": {"name", "mark"}}
 
 
 def read(connection: Connection) -> Rows:
     return {
         table.name: [
-            {name: value for name, value in row.items() if name != MADE_UP.get(table.name)}
+            {
+                name: value
+                for name, value in row.items()
+                if name not in MADE_UP.get(table.name, set())
+            }
             for row in connection.execute(select(table)).mappings()
         ]
         for table in tables_of(connection)

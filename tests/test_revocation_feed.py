@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from app.revocations.news import news_from
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import text
@@ -19,7 +20,6 @@ from app.database import Database, begin_write, create_engine
 from app.main import create_app
 from app.revocations import service
 from app.revocations.models import Revocation
-from app.revocations.news import news_from
 from app.revocations.service import PAGE_SIZE, Revocations, Watch
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW

@@ -174,21 +174,21 @@ async def test_what_is_known_is_answered_without_the_database(
     await register(client, LANCELOT)
     tokens = [await log_in(client, LANCELOT) for _ in range(3)]
     await client.get(f"/token_status/{tokens[0]}")  # confirms the user
-    # However late a busy machine hears of news, which is not the point here.
-    monkeypatch.setattr(app.state.news, "is_current", lambda: True)
+    # However late a busy machine polls, which is not the point here.
+    monkeypatch.setattr(app.state.revocation_cache, "is_fresh", lambda: True)
     monkeypatch.setattr(Database, "session", None)  # whoever asked would fail
     for token in tokens:
         assert (await client.get(f"/token_status/{token}")).status_code == 200
 
 
-async def test_without_news_the_database_is_asked_each_time(
+async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old answer is never believed: what is remembered counts for nothing."""
     user_id = await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert (await answers(client, token))[0][0] == 200
-    monkeypatch.setattr(app.state.news, "is_current", lambda: False)
+    monkeypatch.setattr(app.state.revocation_cache, "is_fresh", lambda: False)
     async with app.state.database.session() as session:
         await begin_write(session)
         await session.execute(update(User).where(User.id == user_id).values(is_enabled=False))

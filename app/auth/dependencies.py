@@ -161,6 +161,7 @@ def login_of(request: Request, session: AsyncSession) -> Login:
         SecondFactors(proof, state.settings),
         state.passwords,
         state.tokens,
+        state.keys,
         state.throttle,
         proof.events,
         proof.caller,

@@ -32,6 +32,7 @@ from app.sessions.service import Renewal, Sessions
 from app.settings import Settings
 from app.throttle.service import Throttle
 from app.tokens.errors import InvalidTokenError
+from app.tokens.live import LiveKeys
 from app.tokens.service import CLIENT_ID, Grant, Tokens
 from app.users.models import User
 from app.users.schemas import fold
@@ -51,6 +52,7 @@ class Login:
     second_factors: SecondFactors
     passwords: Passwords
     tokens: Tokens
+    keys: LiveKeys
     throttle: Throttle
     events: Events
     caller: Caller
@@ -93,6 +95,7 @@ class Login:
             opened = await self.sessions.open(user, _text(scopes), self.caller, now)
             if opened is None:
                 return None
+        await self.keys.catch_up()  # a revoked key must not sign
         return self._issue(user, scopes, now, opened, by_second_factor=by_second_factor)
 
     async def _authenticate(
@@ -150,6 +153,7 @@ class Login:
         scopes = self._allowed(
             set(renewal.session.scope.split()), by_second_factor=by_second_factor
         )
+        await self.keys.catch_up()
         return self._issue(renewal.user, scopes, now, renewal, by_second_factor=by_second_factor)
 
     def _allowed(self, scopes: set[str], *, by_second_factor: bool) -> set[str]:
@@ -212,7 +216,7 @@ class IssuedTokens:
             await self.sessions.end_by(token, now)
         else:
             await begin_write(self.session)
-            await self.revocations.publish(f"jti:{verified.claims.jti}", now)
+            await self.revocations.publish(f"jti:{verified.claims.jti}")
             await self.events.announce("token.revoke", verified.holder.id, now)
             await self.session.commit()
 

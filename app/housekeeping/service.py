@@ -22,6 +22,7 @@ from app.housekeeping.models import Lease
 from app.mail.models import Letter
 from app.mail.service import KEPT_TRYING
 from app.revocations.models import Revocation
+from app.revocations.service import has_expired
 from app.second_factors.models import SecondFactor
 from app.second_factors.service import ENROLMENT
 from app.sessions.models import Session
@@ -68,8 +69,7 @@ class Housekeeping:
             if not await self._take_lease(session):
                 return False
             now = self._clock()
-            has_expired = Revocation.expires_at <= now
-            await _purge(session, Revocation.position, has_expired)
+            await _purge(session, Revocation.position, has_expired())
             await _purge(session, Session.id, Session.expires_at <= now)
             await _purge(session, Session.id, ~_is_of_current_epoch)
             is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)

@@ -1,3 +1,3 @@
-"""What was ended before its time: checked on every request here, and published as a feed for the
-APIs that verify tokens themselves. Knows neither users nor sessions, only values such as `jti:…`.
+"""Tokens that were revoked before they expire: checked on every request here, and published as a
+feed for APIs that verify tokens themselves. Knows no users or sessions, only values like `jti:…`.
 """

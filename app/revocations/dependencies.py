@@ -6,4 +6,4 @@ from app.revocations.service import Revocations
 
 def revocations_of(request: Request, session: AsyncSession) -> Revocations:
     state = request.app.state
-    return Revocations(session, state.tokens.lifetime, state.news)
+    return Revocations(session, state.tokens.lifetime, state.revocation_cache)

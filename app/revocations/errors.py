@@ -2,11 +2,15 @@ from app.errors import Refusal, UnavailableError
 
 
 class CursorUnknownError(Refusal):
-    """The cursor is another feed's. Forget what was heard and begin again without a cursor."""
+    """The cursor is not of this feed, or too old. Keep what is known, read from the beginning."""
 
     status = 410
     error = "cursor_unknown"
     message = "This cursor is not of this feed, start over without one"
+
+
+class CursorOfAnotherHistoryError(CursorUnknownError):
+    """This feed once had, or has elsewhere, a revocation that this database lacks."""
 
 
 class TooManyListenersError(UnavailableError):

@@ -184,7 +184,7 @@ class Sessions:
         if ended is None:
             return False
         id_, user_id = ended
-        await self._revocations.publish(f"sid:{id_}", now)
+        await self._revocations.publish(f"sid:{id_}")
         await self._events.announce("session.end", user_id, now, session=id_, reason=reason)
         return True
 

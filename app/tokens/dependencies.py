@@ -10,6 +10,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
+from app.tokens.keys import Keyring
+from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
 
 
@@ -53,6 +55,14 @@ async def _tokens(request: Request) -> Tokens:
     return tokens
 
 
+async def _current_keys(request: Request, tokens: Annotated[Tokens, Depends(_tokens)]) -> Keyring:
+    """As new as the newest revocation of a key that this process knows."""
+    keys: LiveKeys = request.app.state.keys
+    await keys.catch_up()
+    return tokens.keyring
+
+
+CurrentKeys = Annotated[Keyring, Depends(_current_keys)]
 NowDep = Annotated[datetime, Depends(_now)]
 TokensDep = Annotated[Tokens, Depends(_tokens)]
 

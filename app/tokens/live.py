@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from app.chores import pause
 from app.database import Database
+from app.errors import UnavailableError
 from app.settings import Settings
 from app.tokens.keys import KeyStore
 from app.tokens.service import Claims, Tokens, UnknownKeyError
@@ -25,11 +26,15 @@ class LiveKeys:
         database: Database,
         settings: Settings,
         clock: Callable[[], datetime],
+        revoked_keys: Callable[[], int],
     ) -> None:
+        """`revoked_keys` tells how many keys have been revoked, as far as this process knows."""
         self._tokens = tokens
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._revoked_keys = revoked_keys
+        self._revoked_keys_read = revoked_keys()  # how many the keys at hand account for
         self._refreshing = asyncio.Lock()
         self._refreshed_at = clock()
 
@@ -46,17 +51,32 @@ class LiveKeys:
                     await self._refresh()
             return self._tokens.read(token, now)
 
+    async def catch_up(self) -> None:
+        """Read the keys if one is known to be revoked that may still be among them.
+
+        Raises UnavailableError if they cannot be read.
+        """
+        while self._revoked_keys() != self._revoked_keys_read:
+            async with self._refreshing:
+                if self._revoked_keys() != self._revoked_keys_read and not await self._refresh():
+                    raise UnavailableError
+
     async def keep_fresh(self, ending: asyncio.Event) -> None:
         while not await pause(ending, REFRESH_SECONDS):
             async with self._refreshing:
                 await self._refresh()
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
+        """Returns whether the keys could be read."""
         now = self._clock()
         self._refreshed_at = now
+        revoked_keys = self._revoked_keys()  # before the keys are read, which then account for them
         try:
             async with self._database.session() as session:
                 store = KeyStore(session, self._settings)
                 self._tokens.keyring = await store.read(now, self._tokens.keyring)
         except Exception:  # noqa: BLE001 - whatever it was must not end keep_fresh
             _log.exception("Cannot read the signing keys; going on with those known")
+            return False
+        self._revoked_keys_read = revoked_keys
+        return True

@@ -2,7 +2,7 @@ import hashlib
 
 from fastapi import APIRouter, Request, Response
 
-from app.tokens.dependencies import TokensDep
+from app.tokens.dependencies import CurrentKeys
 from app.tokens.schemas import PublicKeySet
 
 router = APIRouter(tags=["Verification"])
@@ -20,13 +20,13 @@ MAX_AGE_SECONDS = 300
     responses={304: {"description": "Not modified since the ETag sent as If-None-Match"}},
 )
 async def list_public_keys(
-    request: Request, response: Response, tokens: TokensDep
+    request: Request, response: Response, keyring: CurrentKeys
 ) -> PublicKeySet | Response:
     """A JWK Set (RFC 7517) with the next key, the current one and those whose tokens still live.
 
     With HS256 it is empty: that secret has no public half, so ask the service about each token.
     """
-    keys = tokens.keyring.public_jwks()
+    keys = keyring.public_jwks()
     kids = ",".join(key["kid"] for key in keys)
     headers = {
         "Cache-Control": f"public, max-age={MAX_AGE_SECONDS}",

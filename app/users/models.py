@@ -1,3 +1,4 @@
+import secrets
 from datetime import datetime
 
 from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
@@ -16,6 +17,12 @@ def fold_email(email: str) -> str:
 
 def granted(scopes: str, *, is_admin: bool) -> set[str]:
     return {*scopes.split(), *(["admin"] if is_admin else [])}
+
+
+def new_token_epoch() -> int:
+    """Random, so that no two users or histories of a database share one: an id that was given out
+    again after a restore must not accept the tokens of the user who had it before."""
+    return secrets.randbelow(2**31)
 
 
 class User(Base):
@@ -48,8 +55,8 @@ class User(Base):
     is_admin: Mapped[bool]
     # What else its tokens may be used for, as RFC 6749, 3.3 writes it: words between spaces.
     scopes: Mapped[str] = mapped_column(String(500), default="", server_default="")
-    # Written into every token. Adding one ends all tokens that carry the old number.
-    token_epoch: Mapped[int] = mapped_column(default=0)
+    # Written into every token. Another number revokes all tokens that carry this one.
+    token_epoch: Mapped[int] = mapped_column(default=new_token_epoch)
     created_at: Mapped[datetime]
 
     @validates("email")

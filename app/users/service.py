@@ -22,7 +22,7 @@ from app.revocations.service import Revocations, not_revoked
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
-from app.users.models import NO_PASSWORD, User, fold_email, granted
+from app.users.models import NO_PASSWORD, User, fold_email, granted, new_token_epoch
 from app.users.schemas import NewAccount, fold
 
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
@@ -232,7 +232,7 @@ class Users:
             await self._session.rollback()
             raise LastAdminError
         if changed & {"is_admin", "scopes"} or (changed & {"is_enabled"} and not user.is_enabled):
-            await self._end_tokens(user, now)
+            await self._end_tokens(user)
         if changed & {"is_admin", "scopes"}:
             await self._events.announce(
                 "user.grant", user_id, now, to=" ".join(sorted(user.granted()))
@@ -258,7 +258,7 @@ class Users:
     async def move_on(self, user_id: int, now: datetime, epoch: int | None = None) -> User:
         """As end_tokens(), but part of its caller's transaction. Raises as lock() does."""
         user = await self.lock(user_id, epoch)
-        await self._end_tokens(user, now)
+        await self._end_tokens(user)
         return user
 
     async def lock(self, user_id: int, epoch: int | None = None) -> User:
@@ -333,7 +333,7 @@ class Users:
         """Raises LastAdminError, and as lock() does."""
         user = await self._lock_unless_last_admin(user_id, epoch)
         await self._session.execute(delete(User).where(User.id == user_id))
-        await self._revocations.publish(f"sub:{user_id}:{user.token_epoch}", now)
+        await self._revocations.publish(f"sub:{user_id}:{user.token_epoch}")
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
@@ -342,7 +342,7 @@ class Users:
         caller's transaction. Raises UserNotFoundError and LastAdminError."""
         user = await self._lock_unless_last_admin(user_id)
         user.password_hash = NO_PASSWORD
-        await self._end_tokens(user, now)
+        await self._end_tokens(user)
         return user
 
     async def _lock_unless_last_admin(self, user_id: int, epoch: int | None = None) -> User:
@@ -376,10 +376,10 @@ class Users:
         await self._session.rollback()
         raise UserNotFoundError
 
-    async def _end_tokens(self, user: User, now: datetime) -> None:
+    async def _end_tokens(self, user: User) -> None:
         """Move on to the next epoch, so that tokens and sessions of this one hold no longer."""
-        await self._revocations.publish(f"sub:{user.id}:{user.token_epoch}", now)
-        user.token_epoch += 1
+        await self._revocations.publish(f"sub:{user.id}:{user.token_epoch}")
+        user.token_epoch = new_token_epoch()
 
     async def _find_id(self, username: str) -> int | None:
         found = await self._session.scalar(

@@ -1,0 +1,260 @@
+"""The unexpired revocations in a worker's memory, and whether they are complete.
+
+Every operation that ends a token early publishes a revocation in the same transaction. So a signed,
+unexpired token is valid unless one of its values is in this cache, provided that the cache is
+fresh. Callers ask that first, and go to the database if it is not.
+
+A revocation once read stays in force until it expires, whatever becomes of the database: after a
+restore or a failover the feed may lack it (decision 6).
+"""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.chores import pause
+from app.revocations.entries import Entry, FeedEntries, Head
+from app.sqlite import Reader
+
+# How long the answer to a poll counts as fresh, from when it was sent, and the time between polls.
+# Every PostgreSQL worker knows of a revocation within FRESH_SECONDS.
+FRESH_SECONDS = 0.1
+POLL_SECONDS = 0.025
+_POLL_TIMEOUT_SECONDS = 1.0
+
+_HEAD = "SELECT name, position, mark FROM revocation_feed"
+_COLUMNS = "SELECT position, mark, value, expires_at, {seconds_left} FROM revocations"
+# The entry at the last known position comes first, to show that it is still the same one.
+_SINCE = _COLUMNS + " WHERE position >= {position} ORDER BY position"
+_SQLITE_SINCE = _SINCE.format(
+    seconds_left="(julianday(expires_at) - julianday('now')) * 86400", position="?"
+)
+_POSTGRES_SINCE = _SINCE.format(
+    seconds_left="EXTRACT(EPOCH FROM expires_at - CURRENT_TIMESTAMP)", position="$1"
+)
+
+_log = logging.getLogger("hourpass.revocations")
+
+
+class RevocationCache(ABC):
+    """Bounded, since entries are forgotten when no token that they revoke can be valid. That is
+    counted on the monotonic clock: a wall clock that is set back must not bring tokens back."""
+
+    def __init__(self) -> None:
+        self.entries = FeedEntries()
+        # Raised when the database turns out to be another one, or this one with another past:
+        # nothing that it said before about users counts any longer.
+        self.history = 0
+        self._revoked_keys = 0
+        self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
+
+    @abstractmethod
+    def is_fresh(self) -> bool:
+        """Whether every revocation of this moment is known. Cheap enough for every request."""
+
+    @abstractmethod
+    async def follow(self, ending: asyncio.Event) -> None:
+        """A background job. The cache is fresh only while it runs."""
+
+    @abstractmethod
+    def invalidate(self) -> None:
+        """This very process has just revoked something: what is known so far is old."""
+
+    @property
+    def head(self) -> Head:
+        return self.entries.head
+
+    def count_revoked_keys(self) -> int:
+        """How many signing keys have been revoked, as far as is known. Never goes down."""
+        self.is_fresh()  # reads, where reading is what it takes
+        return self._revoked_keys
+
+    async def wait_until_fresh(self) -> bool:
+        """Returns False if the cache does not become fresh soon."""
+        deadline = monotonic() + _POLL_TIMEOUT_SECONDS
+        while not self.is_fresh():
+            if monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    def is_revoked(self, values: Iterable[str]) -> bool:
+        return not self._forget_at.keys().isdisjoint(values)
+
+    def _first_missing(self, head: Head) -> int | None:
+        """The position from which to read, or None if there is nothing to read."""
+        if head == self.head:
+            return None
+        return self.head.position if head.name == self.head.name else 0
+
+    def _apply(self, head: Head, entries: Sequence[Entry]) -> bool:
+        """Add what was read from _first_missing() on. Returns False, having added nothing, if it
+        does not go on from what is known: then all has to be read, and applied by _start_over()."""
+        known = self.head
+        if head.name != known.name:
+            self._start_over(head, entries)
+        elif known.position == 0:
+            self._extend(head, entries)
+        elif entries and entries[0][:2] == (known.position, known.mark):
+            self._extend(head, entries[1:])
+        else:
+            return False
+        return True
+
+    def _start_over(self, head: Head, entries: Sequence[Entry]) -> None:
+        if self.head.name:
+            _log.warning("The database has another history of revocations; reading all of them")
+        self.entries = FeedEntries()
+        self.history += 1
+        self._extend(head, entries)
+
+    def _extend(self, head: Head, entries: Sequence[Entry]) -> None:
+        now = monotonic()
+        if entries and entries[-1].position > head.position:  # the head was read before them
+            head = Head(head.name, entries[-1].position, entries[-1].mark)
+        live = [entry for entry in entries if entry.seconds_left > 0]
+        for entry in live:
+            # Put at the end, behind all that expire earlier.
+            forget_at = max(self._forget_at.pop(entry.value, 0), now + entry.seconds_left)
+            self._forget_at[entry.value] = forget_at
+            self._revoked_keys += entry.value.startswith("kid:")
+        while self._forget_at and next(iter(self._forget_at.values())) <= now:
+            del self._forget_at[next(iter(self._forget_at))]
+        self.entries.forget_expired(now)
+        self.entries.extend(head, live, now)
+
+
+class SqliteRevocationCache(RevocationCache):
+    """Asks the file itself, once in each turn of the event loop that has a request.
+
+    All requests that a turn answers had been read before it began (protocol.py sees to it), so that
+    none of them can have been sent after the answer to a revocation that the query missed.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._reader: Reader | None = None
+        self._answer: bool | None = None
+
+    async def follow(self, ending: asyncio.Event) -> None:
+        with closing(Reader(self._path)) as reader:
+            self._reader = reader
+            try:
+                await ending.wait()
+            finally:
+                self._reader = None
+
+    def is_fresh(self) -> bool:
+        if self._answer is None:
+            # First in line for the next turn, before any of its requests.
+            asyncio.get_running_loop().call_soon(self.invalidate)
+            self._answer = self._read()
+        return self._answer
+
+    def invalidate(self) -> None:
+        self._answer = None
+
+    def _read(self) -> bool:
+        if self._reader is None or not (found := self._reader.fetch(_HEAD)):
+            return False
+        head = Head(*found[0])
+        position = self._first_missing(head)
+        if position is None:
+            return True
+        entries = self._fetch(self._reader, position)
+        if entries is None:
+            return False
+        if not self._apply(head, entries):
+            entries = self._fetch(self._reader, 0)
+            if entries is None:
+                return False
+            self._start_over(head, entries)
+        return True
+
+    def _fetch(self, reader: Reader, position: int) -> list[Entry] | None:
+        rows = reader.fetch(_SQLITE_SINCE, (position,))
+        return None if rows is None else [_sqlite_entry(row) for row in rows]
+
+
+class PostgresRevocationCache(RevocationCache):
+    """Asks a server forty times a second, and takes an answer as fresh for a tenth of one.
+
+    A notification could get lost with its connection, or hang in it unnoticed; an answer that is
+    too old cannot.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """The engine becomes the cache's own, so that nobody waits for a connection because of
+        it."""
+        super().__init__()
+        self._engine = engine
+        self._fresh_until = 0.0
+        self._invalidated_at = 0.0
+
+    def is_fresh(self) -> bool:
+        return monotonic() < self._fresh_until
+
+    def invalidate(self) -> None:
+        self._invalidated_at = monotonic()
+        self._fresh_until = 0.0
+
+    async def follow(self, ending: asyncio.Event) -> None:
+        """On one connection, for as long as it lasts. While there is none, nothing is fresh."""
+        try:
+            await self._keep_polling(ending)
+        finally:
+            await self._engine.dispose()
+
+    async def _keep_polling(self, ending: asyncio.Event) -> None:
+        while not ending.is_set():
+            try:
+                async with self._engine.connect() as connection:
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    try:
+                        while not await pause(ending, POLL_SECONDS):
+                            async with asyncio.timeout(_POLL_TIMEOUT_SECONDS):
+                                await self._poll(driver)
+                    finally:  # not for the pool again: it may hang in a query
+                        await connection.invalidate()
+            except Exception as error:  # noqa: BLE001 - each driver has its own
+                _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
+                await pause(ending, _POLL_TIMEOUT_SECONDS)
+
+    async def _poll(self, driver: Any) -> None:
+        """Straight to the driver: what SQLAlchemy does besides, forty times a second, is most of
+        what an idle worker would do."""
+        asked_at = monotonic()
+        head = Head(*await driver.fetchrow(_HEAD))
+        position = self._first_missing(head)
+        if position is not None and not self._apply(head, await self._fetch(driver, position)):
+            self._start_over(head, await self._fetch(driver, 0))
+        if asked_at > self._invalidated_at:
+            self._fresh_until = asked_at + FRESH_SECONDS
+
+    async def _fetch(self, driver: Any, position: int) -> list[Entry]:
+        return [_postgres_entry(row) for row in await driver.fetch(_POSTGRES_SINCE, position)]
+
+
+def _sqlite_entry(row: Sequence[Any]) -> Entry:
+    position, mark, value, expires_at, seconds_left = row
+    moment = datetime.fromisoformat(expires_at).replace(tzinfo=UTC)
+    return Entry(position, mark, value, moment.timestamp(), seconds_left)
+
+
+def _postgres_entry(row: Sequence[Any]) -> Entry:
+    position, mark, value, expires_at, seconds_left = row
+    return Entry(position, mark, value, expires_at.timestamp(), float(seconds_left))
+
+
+def create_cache(engine: AsyncEngine) -> RevocationCache:
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        return SqliteRevocationCache(engine.url.database)
+    return PostgresRevocationCache(engine)
