@@ -1,6 +1,8 @@
 """What the service may answer, and what a guard takes for an answer. Else it is an outage."""
 
 import asyncio
+import gzip
+import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,6 +12,7 @@ import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
+from hourpass.service import MAX_ANSWER_BYTES
 from hourpass.testing import Issuer
 from tests.court import comes_true, guard_messages, refusal_of
 
@@ -40,6 +43,15 @@ def answers(
     issuer.answer = answer  # type: ignore[method-assign] # a test's own issuer
 
 
+MEMBERS = {  # all that the three answers need
+    "issuer": "https://hourpass.example",
+    "keys": [],
+    "revocations": [],
+    "cursor": "0",
+    "more": False,
+}
+
+
 @pytest.mark.parametrize(
     "path", ["/.well-known/oauth-authorization-server", "/.well-known/jwks.json", "/revocations"]
 )
@@ -59,6 +71,17 @@ def answers(
         pytest.param(
             httpx.Response(200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}),
             id="other types further inside",
+        ),
+        pytest.param(
+            httpx.Response(200, text=json.dumps(MEMBERS) + " " * MAX_ANSWER_BYTES), id="too long"
+        ),
+        pytest.param(
+            httpx.Response(
+                200,
+                content=gzip.compress(json.dumps(MEMBERS).encode()),
+                headers={"Content-Encoding": "gzip"},
+            ),
+            id="compressed",
         ),
     ],
 )
@@ -136,8 +159,9 @@ def test_a_service_that_lets_nobody_wait_is_polled(
     guard.check(token)
     issuer.revoke(token)
     assert refusal_of(guard, token) is InvalidTokenError
-    assert comes_true(lambda: waits.count("3") == 2)
-    assert waits.index("3", 2) - waits.index("3") == feed.PLAIN_POLLS + 1
+    held_back = str(feed.WAIT_SECONDS)
+    assert comes_true(lambda: waits.count(held_back) == 2)
+    assert waits.index(held_back, 2) - waits.index(held_back) == feed.PLAIN_POLLS + 1
     assert guard_messages(caplog) == []
 
 

@@ -180,7 +180,7 @@ class Feed:
         self._revocations.cursor = None
         self._read(wait=0)
         self._take(asked_at, tokens, is_beginning=True)
-        self._begins = False
+        self._begins, self._plain_polls_left = False, 0
         self._first_answer.set()
 
     def _listen(self) -> float:

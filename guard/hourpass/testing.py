@@ -158,6 +158,12 @@ class Issuer:
         """From now on another key signs, and only that one is published."""
         self._key = SigningKey()
 
+    def revoke_key(self) -> None:
+        """End all tokens so far, as `hourpass keys revoke` does."""
+        revoked = self._key
+        self.rotate_key()
+        self.publish(f"kid:{revoked.kid}")
+
     @contextmanager
     def outage(self, lasting: timedelta = timedelta(minutes=1)) -> Iterator[None]:
         """Inside, the service has been out of reach for so long; afterwards it is back."""
