@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
 from hourpass.service import MAX_ANSWER_BYTES
 from hourpass.testing import Issuer
 from tests.court import comes_true, guard_messages, refusal_of
+from tests.handmade import answers, guarded
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -22,25 +22,6 @@ pytest_plugins = ["hourpass.testing"]
 @pytest.fixture
 def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
-
-
-def guarded(by: Issuer, **options: Any) -> Guard:
-    guard = Guard("https://hourpass.example", **options)
-    by.stand_in_for(guard)
-    return guard
-
-
-def answers(
-    issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
-) -> None:
-    """From now on this is what the issuer says there, unless it is None."""
-    as_before = issuer.answer
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        other = response(request) if request.url.path == path else None
-        return other or as_before(request)
-
-    issuer.answer = answer  # type: ignore[method-assign] # a test's own issuer
 
 
 MEMBERS = {  # all that the three answers need
