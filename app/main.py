@@ -104,12 +104,12 @@ def create_app(
     error_responses.install(app)
     docs.install(app)
     for router in (
+        revocations_router,  # first: a thousand guards ask at once, and routes are tried in order
         auth_router,
         users_router,
         sessions_router,
         second_factors_router,
         tokens_router,
-        revocations_router,
         audit_router,
         admin_router,
         own_account_router,

@@ -1,7 +1,7 @@
 """The feed as it goes to listeners: pages at once, or an answer held back until there is news.
 
-A listener that waits costs a task and a timer; a look at the cache every 25 ms serves all of them,
-and they are woken only when the feed has moved. While an answer is held back, a space goes out
+One look at the cache every 25 ms serves all listeners. They are woken when the feed has moved, or
+when they asked to be. While an answer is held back, a space goes out
 every HEARTBEAT_SECONDS, which JSON allows before a value. The n-th one is sent no sooner than n
 times that after the request came in, and only while the cache is fresh. So it proves to the
 listener that it knows of everything published up to then, however late it arrives.
@@ -9,7 +9,8 @@ listener that it knows of everything published up to then, however late it arriv
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 
@@ -47,15 +48,10 @@ class Listener:
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Until wake() is called, or for that long."""
-        loop = asyncio.get_running_loop()
-        self._waiting = loop.create_future()
-        timer = loop.call_later(seconds, self.wake)
-        try:
-            await self._waiting
-        finally:
-            timer.cancel()
+    def wait(self) -> asyncio.Future[None]:
+        """Until wake() is called."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        return self._waiting
 
 
 class RevocationFeed:
@@ -70,7 +66,9 @@ class RevocationFeed:
         self.cache = cache
         self._refresh_keys = refresh_keys
         self._ending = ending
+        self.is_fresh = False  # the cache was, at the last tick
         self._listeners: set[Listener] = set()
+        self._alarms: dict[int, list[Listener]] = defaultdict(list)  # by the number of the tick
         self._ticker: asyncio.Task[None] | None = None
         self._warned_at = float("-inf")
 
@@ -106,6 +104,11 @@ class RevocationFeed:
         finally:
             self._listeners.discard(listener)
 
+    def wake_at(self, moment: float, listener: Listener) -> None:
+        """At the first tick after that moment of the monotonic clock. A timer for each listener
+        would cost more than all the rest of a heartbeat."""
+        self._alarms[int(moment / TICK_SECONDS) + 1].append(listener)
+
     def close(self) -> None:
         if self._ticker:
             self._ticker.cancel()
@@ -113,18 +116,17 @@ class RevocationFeed:
     async def _tick(self) -> None:
         """There are no ticks while nobody listens."""
         head = self.cache.head
+        number = int(monotonic() / TICK_SECONDS)
         while self._listeners:
-            self.cache.is_fresh()  # reads, where reading is what it takes
+            self.is_fresh = self.cache.is_fresh()
             if self.cache.head != head or self.is_ending:
                 head = self.cache.head
-                await self._wake_all()
+                await _wake(list(self._listeners))
+            last, number = number, int(monotonic() / TICK_SECONDS)
+            for due in range(last + 1, number + 1):
+                await _wake(self._alarms.pop(due, ()))
             await asyncio.sleep(TICK_SECONDS)
-
-    async def _wake_all(self) -> None:
-        for number, listener in enumerate(list(self._listeners), start=1):
-            listener.wake()
-            if number % WOKEN_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        self._alarms.clear()
 
     def _warn_of_another_history(self) -> None:
         """Anybody can make up such a cursor, so this is rare and only a hint."""
@@ -134,6 +136,13 @@ class RevocationFeed:
                 "A listener knows revocations that this database lacks. If it was restored from "
                 "a backup, run `hourpass after-restore`"
             )
+
+
+async def _wake(listeners: Iterable[Listener]) -> None:
+    for number, listener in enumerate(listeners, start=1):
+        listener.wake()
+        if number % WOKEN_AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 class FeedResponse(Response):
@@ -165,18 +174,20 @@ class FeedResponse(Response):
         await send({"type": "http.response.body", "body": page.body})
 
     async def _hold_back(self, listener: Listener, asked_at: float, send: Send) -> None:
-        cache, head = self._feed.cache, self._feed.cache.head
+        feed, head = self._feed, self._feed.cache.head
         ends_at = asked_at + self._wait
         beats_at = asked_at + HEARTBEAT_SECONDS
-        while cache.head == head and not listener.is_gone and not self._feed.is_ending:
+        feed.wake_at(min(beats_at, ends_at), listener)
+        while feed.cache.head == head and not listener.is_gone and not feed.is_ending:
             now = monotonic()
             if now >= ends_at:
                 return
             if now >= beats_at:
                 beats_at += HEARTBEAT_SECONDS
-                if cache.is_fresh():
+                feed.wake_at(min(beats_at, ends_at), listener)
+                if feed.is_fresh:
                     await self._beat(send)
-            await listener.wait(min(beats_at, ends_at) - now)
+            await listener.wait()
 
     async def _beat(self, send: Send) -> None:
         if not self._has_begun:
