@@ -2,10 +2,12 @@
 
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from hourpass.feed import OUTAGE_NOTICED_SECONDS, SHORT_WAITS, WAIT_SECONDS
 from hourpass.outage import Outage
 from hourpass.service import HEARTBEAT_SECONDS
 from hourpass.testing import Issuer
+from tests.certificates import certificate
 from tests.court import comes_true, guard_messages, holding_court, refusal_of
 from tests.handmade import StillClock, Waiting, answers, guarded, known_by, page
 
@@ -234,22 +237,25 @@ def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(
     waiting.next()
 
 
-@pytest.fixture
-def mute_server() -> Iterator[str]:
+@pytest.fixture(params=["http", "https"])
+def mute_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """It answers nothing, ever."""
+    context = certificate(tmp_path) if request.param == "https" else None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted: list[socket.socket] = []
 
         def accept() -> None:
             try:
                 while True:
-                    accepted.append(listener.accept()[0])
+                    connection = listener.accept()[0]
+                    secured = context.wrap_socket(connection, server_side=True) if context else None
+                    accepted.append(secured or connection)
             except OSError:
                 pass
 
         thread = threading.Thread(target=accept)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{request.param}://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
         for connection in accepted:
@@ -265,10 +271,17 @@ def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
 ) -> None:
     monkeypatch.setattr(service, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
     before = followers()
-    guard = Guard(mute_server, patience=timedelta(seconds=0.1))
+    transport = httpx.HTTPTransport(verify=False)
+    guard = Guard(mute_server, patience=timedelta(seconds=0.1), transport=transport)
     assert refusal_of(guard, "x.y.z") is ServiceUnavailableError
     (thread,) = followers() - before
-    assert comes_true(lambda: len(guard._feed._asked()._streams) == 1)
+    of_https = mute_server.startswith("https")
+
+    def is_connected() -> bool:
+        streams = list(guard._feed._asked()._streams)
+        return of_https in {isinstance(s.get_extra_info("socket"), ssl.SSLSocket) for s in streams}
+
+    assert comes_true(is_connected)
     guard.close()
     assert comes_true(lambda: not thread.is_alive())
 
