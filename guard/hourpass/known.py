@@ -7,7 +7,7 @@ from hourpass.service import OutageError, Page
 from hourpass.tokens import Tokens, User, Verified
 
 REMEMBERED = 16_384  # tokens, of 4 KiB at most and a sixth of that as a rule
-MAX_REVOCATIONS = 1_000_000  # 250 MB; at 40,000 an hour, with entries that stay for 25 hours
+MAX_REVOCATIONS = 1_000_000  # 140 MiB; 40,000 an hour, with entries that stay for 25 hours
 CLOCK_JUMP_SECONDS = 60.0  # by which wall clock and monotonic clock may part
 
 
