@@ -179,6 +179,35 @@ def test_keys_of_a_worker_that_is_behind_do_not_replace_newer_ones(
     assert workers._turn > 4
 
 
+def test_of_two_who_read_keys_the_one_who_asked_later_is_believed(
+    guard: Guard, issuer: Issuer
+) -> None:
+    old = {"keys": [issuer._key.public_jwk()]}
+    asked, can_answer = threading.Event(), threading.Event()
+
+    def late(_: httpx.Request) -> httpx.Response | None:
+        if threading.current_thread().name != "asking":
+            return None
+        asked.set()
+        assert can_answer.wait(10)
+        return httpx.Response(200, json=old)
+
+    answers(issuer, KEYS_PATH, late)
+    made_up = under_a_made_up_kid(issuer, "made up")
+    asking = threading.Thread(target=refusal_of, args=(guard, made_up), name="asking")
+    asking.start()
+    assert asked.wait(10)
+    before = known_by(guard)
+    issuer.rotate_key()
+    issuer.publish("kid:of another key")  # has the keys read by the thread that follows the feed
+    assert comes_true(lambda: known_by(guard) is not before)
+    newer = known_by(guard)
+    can_answer.set()
+    asking.join()
+    assert known_by(guard) is newer
+    assert refusal_of(guard, issuer.token()) is None
+
+
 @pytest.mark.parametrize("hears", ["first of the revocation", "first of the token"])
 def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     guard: Guard, issuer: Issuer, hears: str
@@ -189,10 +218,10 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     issuer.let_pass(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, made_up) is InvalidTokenError
     old = {"keys": [issuer._key.public_jwk()]}
-    is_behind = threading.Event()
+    has_caught_up = threading.Event()
 
     def keys(_: httpx.Request) -> httpx.Response | None:
-        return None if is_behind.is_set() else httpx.Response(200, json=old)
+        return None if has_caught_up.is_set() else httpx.Response(200, json=old)
 
     answers(issuer, KEYS_PATH, keys)
     kid = issuer._key.kid
@@ -201,10 +230,11 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     if hears == "first of the token":
         assert refusal_of(guard, token) is ServiceUnavailableError
     issuer.publish(f"kid:{kid}")
-    for _ in range(3):
+    for _ in range(6):  # long enough for a kid to be called made-up, and for the keys to be old
         assert refusal_of(guard, token) is ServiceUnavailableError
-        issuer.let_pass(seconds(1))
-    is_behind.set()
+        issuer.let_pass(seconds(1.5))
+    has_caught_up.set()
+    issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
     answers_to: set[object] = set()
 
     def is_let_in() -> bool:
@@ -250,8 +280,8 @@ def test_pauses_between_readings_of_keys_that_stay_old_double(
     old = {"keys": [issuer._key.public_jwk()]}
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json=old))
     issuer.revoke_key()
-    assert comes_true(lambda: len(pauses) >= 5)
-    assert pauses[:5] == [0.05, 0.05, 0.1, 0.2, 0.4]  # the half of each is certain
+    assert comes_true(lambda: len(pauses) >= 4)
+    assert pauses[:4] == [0.2, 0.2, 0.4, 0.8]  # the half of each is certain
 
 
 def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:

@@ -14,7 +14,7 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
 from hourpass.service import MAX_ANSWER_BYTES
 from hourpass.testing import Issuer
 from tests.court import comes_true, guard_messages, refusal_of
-from tests.handmade import answers, guarded
+from tests.handmade import answers, guarded, page
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -146,8 +146,30 @@ def test_a_service_that_lets_nobody_wait_is_polled(
     assert guard_messages(caplog) == []
 
 
+def test_after_an_outage_a_guard_tries_to_wait_again(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.05)
+    waits: list[str] = []
+
+    def no_waiting(request: httpx.Request) -> httpx.Response | None:
+        waits.append(request.url.params["wait"])
+        return httpx.Response(503) if request.url.params["wait"] != "0" else None
+
+    answers(issuer, "/revocations", no_waiting)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    assert comes_true(lambda: len(waits) == 3)
+    with issuer.outage():
+        assert comes_true(lambda: len(guard_messages(caplog)) > 0)
+        waits.clear()
+    assert comes_true(lambda: str(feed.WAIT_SECONDS) in waits)
+    assert waits.index(str(feed.WAIT_SECONDS)) < feed.PLAIN_POLLS - 3
+
+
+@pytest.mark.parametrize("listed", [[], ["jti:the same each time"]], ids=["nothing", "the same"])
 def test_a_service_that_does_not_wait_is_not_asked_without_pause(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str]
 ) -> None:
     monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
     asked_again = threading.Event()
@@ -156,7 +178,7 @@ def test_a_service_that_does_not_wait_is_not_asked_without_pause(
         if issuer.asked["/revocations"] == 2:
             asked_again.set()
         issuer.asked["/revocations"] += 1
-        return httpx.Response(200, json={"revocations": [], "cursor": "0", "more": False})
+        return page(listed, "0")
 
     answers(issuer, "/revocations", at_once)
     guard = guarded(issuer)

@@ -36,9 +36,10 @@ PLAIN_POLL_SECONDS = 1.0  # between questions while the service lets nobody more
 PLAIN_POLLS = 30  # before asking again whether one may wait
 TOO_MANY_PAUSE_SECONDS = 60.0  # before reading a feed again that is too long to be kept
 KEYS_SECONDS = 300.0  # new keys are published for longer than this before they sign
-# After a key was revoked: the pause before the keys are read again doubles for as long as it is
-# among them, and for so long a set that has it is taken for an old one, of a worker that is behind.
-FIRST_KEYS_PAUSE_SECONDS = 0.05
+# After a key was revoked, which a thousand guards hear at once: the pause before the keys are read
+# again doubles for as long as it is among them, and for so long a set that has it is taken for an
+# old one, of a worker that is behind.
+FIRST_KEYS_PAUSE_SECONDS = 0.2
 OLD_KEYS_SECONDS = 10.0
 
 _log = logging.getLogger("hourpass.guard")
@@ -124,7 +125,7 @@ class Feed:
             self.meet_unknown(kid)
             asked_at, was_answered = self._clock.monotonic(), False
             try:
-                was_answered = self._take(*self._read_tokens())
+                was_answered = self._take(*self._read_keys())
             finally:  # only now: until then others come here as well, and wait
                 now = self._clock.monotonic()
                 self._unknown_kids.looked(asked_at, now, was_answered=was_answered)
@@ -169,14 +170,17 @@ class Feed:
         if self._begins:
             self._begin()
         elif self._clock.monotonic() >= self._keys_due_at:
-            self._take(*self._read_tokens())
+            self._take(*self._read_keys())
         else:
             return self._listen()
         return 0
 
     def _begin(self) -> None:
         """From the feed's beginning. What was heard before stays, and is believed meanwhile."""
-        asked_at, tokens = self._read_tokens()
+        issuer = self._asked().issuer()
+        if self._issuer not in (None, issuer):
+            raise OutageError("its issuer is not the one expected")
+        asked_at, tokens = self._read_keys(issuer)
         self._revocations.cursor = None
         self._read(wait=0)
         self._take(asked_at, tokens, is_beginning=True)
@@ -254,17 +258,18 @@ class Feed:
             self._old_keys_until = now + OLD_KEYS_SECONDS
             self._keys_pause = FIRST_KEYS_PAUSE_SECONDS
             self._keys_due_at = now + spread(FIRST_KEYS_PAUSE_SECONDS)
-        self._unknown_kids.start_afresh()
 
     def _keys_due_in(self) -> float:
         return self._keys_due_at - self._clock.monotonic()
 
-    def _read_tokens(self) -> tuple[float, Tokens]:
-        """When they were asked for, and what they are."""
+    def _read_keys(self, issuer: str | None = None) -> tuple[float, Tokens]:
+        """When they were asked for, and what can be read with them. The issuer is as before, unless
+        another one is named."""
+        if issuer is None:
+            if self.known is None:
+                raise ServiceUnavailableError
+            issuer = self.known.tokens.issuer
         asked_at = self._clock.monotonic()
-        issuer = self._asked().issuer()
-        if self._issuer not in (None, issuer):
-            raise OutageError("its issuer is not the one expected")
         return asked_at, Tokens(issuer, self._audience, self._asked().jwks())
 
     def _take(self, asked_at: float, tokens: Tokens, *, is_beginning: bool = False) -> bool:
@@ -291,4 +296,4 @@ class Feed:
             if is_other or (is_beginning and not tokens.has_keys):
                 self.known = Known(tokens, self._revocations, self._clock.time() - now)
                 self._unknown_kids.start_afresh()
-            return not are_old or now >= self._old_keys_until
+            return True

@@ -31,7 +31,7 @@ class UnknownKids:
         self._pause = FIRST_PAUSE_SECONDS
 
     def start_afresh(self) -> None:
-        """There are other keys now, or soon: whatever was looked for is worth a look again."""
+        """There are other keys now: whatever was looked for in vain is worth a look again."""
         with self._lock:
             self._start_afresh()
 
