@@ -18,6 +18,7 @@ from app.caller import Caller
 from app.database import Database, begin_write, utc_now
 from app.errors import Refusal, StartupError
 from app.events import Events
+from app.housekeeping.restore import revoke_everything
 from app.listeners import listeners_for
 from app.passwords import Passwords
 from app.revocations.service import Revocations
@@ -237,6 +238,30 @@ def revoke(kid: str) -> None:
 
     _run(take_away)
     click.echo(f"Revoked {kid}.")
+
+
+@main.command()
+@click.confirmation_option(
+    "--yes",
+    prompt="Revoke every signing key, token, session and one-time code?",
+    help="Do not ask.",
+)
+def after_restore() -> None:
+    """Make a restored database safe: revoke all that was issued before.
+
+    Run it before the service starts on a database that was restored from a backup, copied, or taken
+    over from a standby that lacked the last changes. Everybody has to log in again.
+    """
+
+    async def revoke_all(parts: Parts) -> list[str]:
+        session, keys, revocations = parts.session, parts.keys, parts.revocations
+        return await revoke_everything(session, keys, revocations, parts.events, utc_now())
+
+    kids = _run(revoke_all)
+    click.echo(f"Revoked {len(kids)} signing keys and all tokens, sessions and one-time codes.")
+    if Settings().signing_algorithm == "HS256":
+        click.echo("Now change HS256_SECRET here and in your APIs: it signed the old tokens.")
+    click.echo("Do again what was changed after the backup: docs/restore.md has a list.")
 
 
 @main.command()

@@ -1,14 +1,17 @@
-"""The interactive page at /docs, from files that the service itself serves: no internet needed."""
+"""The OpenAPI document, and the interactive page at /docs, from files that the service itself
+serves: no internet needed."""
 
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
@@ -28,6 +31,12 @@ def install(app: FastAPI) -> None:
     ).body
     html = bytes(page).decode()
     headers = {"Content-Security-Policy": _policy(html), "Cache-Control": "no-cache"}
+
+    document = cache(lambda: to_json(app.openapi()))  # 30 ms, which anybody can ask for
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(document(), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -88,7 +88,8 @@ def create_app(
         summary="User accounts and 60-minute tokens for machine-learning APIs.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # docs.py serves it without a CDN
+        openapi_url=None,  # docs.py serves both: rendered once, and without a CDN
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},

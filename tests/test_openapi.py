@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped] # ships no types
 import openapi_spec_validator
 import pytest
+from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.main import app as default_app
@@ -236,3 +237,11 @@ def test_a_client_generator_digests_the_document_without_a_warning(tmp_path: Pat
     assert "warning" not in (generator.stdout + generator.stderr).lower()
     made = {path.stem for path in (tmp_path / "client").rglob("api/*/*.py")}
     assert {"issue_token", "read_token_status", "register_user", "remove_user"} <= made
+
+
+async def test_the_document_is_rendered_once(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (await client.get("/openapi.json")).json()
+    monkeypatch.setattr(app, "openapi", None)  # whoever called it again would fail
+    assert (await client.get("/openapi.json")).json() == document

@@ -89,7 +89,7 @@ Deed = Callable[[Court, int, str], Awaitable[None]]
     ids=[name for name in vars(Court) if not name.startswith("_")],
 )
 async def test_everything_of_a_user_ends_when_he(
-    deed: Deed, court: Court, client: AsyncClient, clock: Clock, arthurs_token: str
+    deed: Deed, court: Court, client: AsyncClient, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
     tokens = [await log_in(client, LANCELOT) for _ in range(2)]

@@ -1,31 +1,36 @@
-"""The feed of revocations, for APIs that verify tokens themselves: in order, without a gap, heard
-of at once by whoever waits, and never longer than what a token's lifetime can hold."""
+"""The feed of revocations, for APIs that verify tokens themselves: in order, without a gap, at once
+for listeners that wait, and no longer than what can still matter."""
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
-from app.revocations.news import news_from
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import text
+from sqlalchemy import text, update
 
-from app.chores import Chores
-from app.database import Database, begin_write, create_engine
+from app.database import Database, begin_write
+from app.housekeeping.service import LEASE, Housekeeping
 from app.main import create_app
-from app.revocations import service
+from app.revocations import entries
+from app.revocations import feed as feed_module
+from app.revocations.entries import PAGE_SIZE
+from app.revocations.feed import FeedResponse, RevocationFeed
 from app.revocations.models import Revocation
-from app.revocations.service import PAGE_SIZE, Revocations, Watch
+from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
 from tests.conftest import Clock, client_of, make_settings, serving
 from tests.people import (
     LANCELOT,
+    all_tokens_like,
     assert_problem,
     at_court,
     bearer,
@@ -33,20 +38,30 @@ from tests.people import (
     register,
     revoked,
 )
+from tests.sockets import served
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LIFETIME = timedelta(minutes=60)
-KNOWN_FOR = LIFETIME + CLOCK_SKEW
 SECOND = timedelta(seconds=1)
 
 
-async def publish(database: Database, clock: Clock, *values: str) -> None:
-    """One deed, as the verbs do it."""
-    async with database.session() as session:
+async def publish(app: FastAPI, *values: str, lifetime: timedelta = LIFETIME) -> None:
+    """As the operations do it."""
+    async with app.state.database.session() as session:
         await begin_write(session)
         for value in values:
-            await Revocations(session, LIFETIME).publish(value, clock())
+            await Revocations(session, lifetime, app.state.revocation_cache).publish(value)
+        await session.commit()
+
+
+async def expire(database: Database, value: str) -> None:
+    """Make it look as old as it can get."""
+    async with database.session() as session:
+        await begin_write(session)
+        is_it = Revocation.value == value
+        past = datetime.now(UTC) - SECOND
+        await session.execute(update(Revocation).where(is_it).values(expires_at=past))
         await session.commit()
 
 
@@ -63,26 +78,39 @@ def values(page: dict[str, Any]) -> list[str]:
 
 
 @asynccontextmanager
+async def started(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
+    app = create_app(settings, clock)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
 async def listening(
-    client: AsyncClient, watch: Watch, cursor: str, listeners: int = 1
+    client: AsyncClient, feed: RevocationFeed, cursor: str, listeners: int = 1
 ) -> AsyncIterator[Sequence["asyncio.Task[dict[str, Any]]"]]:
-    """Listeners who wait for news, and are certain to do so already."""
+    """Listeners that are certain to wait already."""
     async with asyncio.timeout(15), asyncio.TaskGroup() as group:
         tasks = [group.create_task(page_after(client, cursor, 20)) for _ in range(listeners)]
-        while watch._listeners < listeners:  # noqa: ASYNC110 - it has no event for this
+        while len(feed._listeners) < listeners:  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
         yield tasks
 
 
 async def test_an_empty_feed_has_a_cursor_from_which_everything_is_heard_in_order(
-    app: FastAPI, client: AsyncClient, clock: Clock
+    app: FastAPI, client: AsyncClient
 ) -> None:
     beginning = await page_after(client, None)
     assert set(beginning) == {"revocations", "cursor", "more"}
     assert (beginning["revocations"], beginning["more"]) == ([], False)
     cursor = beginning["cursor"]
     for number in range(3):
-        await publish(app.state.database, clock, f"jti:{number}")
+        await publish(app, f"jti:{number}")
         page = await page_after(client, cursor)
         assert values(page) == [f"jti:{number}"]
         cursor = page["cursor"]
@@ -93,9 +121,9 @@ async def test_an_empty_feed_has_a_cursor_from_which_everything_is_heard_in_orde
     assert await revoked(client) == everything
 
 
-async def test_a_long_feed_comes_in_pages(app: FastAPI, client: AsyncClient, clock: Clock) -> None:
+async def test_a_long_feed_comes_in_pages(app: FastAPI, client: AsyncClient) -> None:
     published = [f"jti:{number}" for number in range(PAGE_SIZE + 3)]
-    await publish(app.state.database, clock, *published)
+    await publish(app, *published)
     first = await page_after(client, None)
     second = await page_after(client, first["cursor"])
     assert (len(first["revocations"]), first["more"]) == (PAGE_SIZE, True)
@@ -103,51 +131,86 @@ async def test_a_long_feed_comes_in_pages(app: FastAPI, client: AsyncClient, clo
     assert values(first) + values(second) == published
 
 
-async def test_what_has_expired_is_not_listed_and_the_cursor_goes_on(
-    app: FastAPI, client: AsyncClient, clock: Clock
-) -> None:
-    cursor = (await page_after(client, None))["cursor"]
-    await publish(app.state.database, clock, "jti:old")
-    clock.advance(KNOWN_FOR - SECOND)
-    await publish(app.state.database, clock, "jti:new")
-    assert await revoked(client) == ["jti:old", "jti:new"]
-    clock.advance(SECOND)
-    for after in (None, cursor):
-        assert values(page := await page_after(client, after)) == ["jti:new"]
-    clock.advance(KNOWN_FOR)
-    assert values(await page_after(client, cursor)) == []
-    assert (await page_after(client, None))["cursor"] == page["cursor"]
+async def test_what_has_expired_is_no_longer_listed(settings: Settings, clock: Clock) -> None:
+    async with started(settings, clock) as app, client_of(app) as client:
+        await publish(app, "jti:old", "jti:new")
+        assert await revoked(client) == ["jti:old", "jti:new"]
+        await expire(app.state.database, "jti:old")
+    short = SECOND - CLOCK_SKEW - CLOCK_MARGIN
+    async with started(settings, clock) as app, client_of(app) as client:
+        assert await revoked(client) == ["jti:new"]
+        await expire(app.state.database, "jti:new")
+    async with started(settings, clock) as app, client_of(app) as client:
+        await publish(app, "jti:short", lifetime=short)
+        assert await revoked(client) == ["jti:short"]
+        async with asyncio.timeout(10):
+            while await revoked(client):  # noqa: ASYNC110 - it has no event for this
+                await asyncio.sleep(0.05)
 
 
 async def test_a_cursor_of_another_or_a_restored_database_says_to_start_over(
-    app: FastAPI, client: AsyncClient, clock: Clock
+    app: FastAPI, client: AsyncClient
 ) -> None:
-    await publish(app.state.database, clock, "jti:1")
-    name, _, position = (await page_after(client, None))["cursor"].partition(".")
-    assert position == "1"
+    await publish(app, "jti:1", "jti:2", "jti:3")
+    pages = [await page_after(client, None)]
+    name, position, mark = pages[0]["cursor"].split(".")
+    assert (position, len(mark)) == ("3", 16)
     for cursor in (
         "garbage",
-        f"{name}.-1",
-        f"{name}.",
-        f"{name}.1 ",
-        f"{name}.١",  # noqa: RUF001 - the Arabic digit
-        f"{name}.{'9' * 18}",
-        f"{name}.2",  # ahead: the database is older than the cursor
-        "0123456789abcdef.1",  # another feed's
+        f"{name}.3",
+        f"{name}.-1.{mark}",
+        f"{name}..{mark}",
+        f"{name}.03.{mark}",
+        f"{name}.3.{mark} ",
+        f"{name}.٣.{mark}",
+        f"{name}.{'9' * 18}.{mark}",
+        f"{name}.4.{mark}",  # ahead: the database is older than the cursor
+        f"{name}.2.{mark}",  # the mark is another revocation's
+        f"{name}.3.{'0' * 16}",
+        f"{name}.3.{mark.upper()}x",
+        f"0123456789abcdef.3.{mark}",  # another feed's
         "\0",
     ):
         response = await client.get("/revocations", params={"after": cursor})
         assert_problem(response, 410, "cursor_unknown")
         response = await client.get("/revocations", params={"after": cursor, "wait": 20})
         assert_problem(response, 410, "cursor_unknown")
-    assert values(await page_after(client, f"{name}.0")) == ["jti:1"]
+    everything = ["jti:1", "jti:2", "jti:3"]
+    assert values(await page_after(client, f"{name}.0.{'0' * 16}")) == everything
+
+
+async def test_a_cursor_whose_revocation_was_purged_says_to_start_over_unless_it_is_the_last(
+    settings: Settings, clock: Clock
+) -> None:
+    async with started(settings, clock) as app, client_of(app) as client:
+        await publish(app, "jti:1")
+        first = (await page_after(client, None))["cursor"]
+        await publish(app, "jti:2")
+        last = (await page_after(client, first))["cursor"]
+        for value in ("jti:1", "jti:2"):
+            await expire(app.state.database, value)
+        clock.now += 2 * LEASE
+        assert await Housekeeping(app.state.database, settings, clock).round()
+    async with started(settings, clock) as app, client_of(app) as client:
+        assert await page_after(client, last) == {"revocations": [], "cursor": last, "more": False}
+        response = await client.get("/revocations", params={"after": first})
+        assert_problem(response, 410, "cursor_unknown")
 
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "params", [{"wait": 21}, {"wait": -1}, {"wait": "long"}, {"after": "a" * 41}], ids=str
+    "params",
+    [
+        {"wait": 31},
+        {"wait": -1},
+        {"wait": "long"},
+        {"wait": "١"},  # noqa: RUF001 - the Arabic digit
+        {"wait": ""},
+        {"after": "a" * 101},
+    ],
+    ids=str,
 )
-async def test_a_listener_waits_twenty_seconds_at_most(
+async def test_a_listener_waits_thirty_seconds_at_most(
     client: AsyncClient, params: dict[str, str | int]
 ) -> None:
     response = await client.get("/revocations", params=params)
@@ -157,15 +220,15 @@ async def test_a_listener_waits_twenty_seconds_at_most(
 async def test_who_waits_hears_of_a_revocation_here_and_on_another_instance(
     app: FastAPI, client: AsyncClient, settings: Settings, clock: Clock
 ) -> None:
-    user_id = await register(client, LANCELOT)
+    await register(client, LANCELOT)
     cursor = (await page_after(client, None))["cursor"]
     async with at_court(settings, clock) as there:
-        for epoch, caller in enumerate([client, there]):
+        for caller in (client, there):
             token = await log_in(caller, LANCELOT)
-            async with listening(client, app.state.watch, cursor, 3) as listeners:
+            async with listening(client, app.state.revocation_feed, cursor, 3) as listeners:
                 await caller.post("/me/logout-everywhere", headers=bearer(token))
             for listener in listeners:
-                assert values(listener.result()) == [f"sub:{user_id}:{epoch}"]
+                assert values(listener.result()) == [all_tokens_like(token)]
             cursor = listener.result()["cursor"]
 
 
@@ -179,54 +242,50 @@ async def test_who_waits_holds_no_database_connection(settings: Settings, clock:
     only_one = make_settings(settings.database_url, database_pool_size=1)
     app = create_app(only_one, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
-        user_id = await register(client, LANCELOT)
+        await register(client, LANCELOT)
         cursor = (await page_after(client, None))["cursor"]
-        async with listening(client, app.state.watch, cursor, 20) as listeners:
+        async with listening(client, app.state.revocation_feed, cursor, 20) as listeners:
             token = await log_in(client, LANCELOT)
             await client.post("/me/logout-everywhere", headers=bearer(token))
         for listener in listeners:
-            assert values(listener.result()) == [f"sub:{user_id}:0"]
+            assert values(listener.result()) == [all_tokens_like(token)]
 
 
 async def test_one_listener_too_many_is_told_to_come_back(
-    app: FastAPI, client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_LISTENERS", 2)
+    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 2)
     cursor = (await page_after(client, None))["cursor"]
-    async with listening(client, app.state.watch, cursor, 2):
+    async with listening(client, app.state.revocation_feed, cursor, 2):
         response = await client.get("/revocations", params={"after": cursor, "wait": 20})
         assert_problem(response, 503, "temporarily_unavailable")
         assert response.headers["retry-after"] == "1"
         assert values(await page_after(client, cursor)) == [], "asking without waiting goes on"
-        await publish(app.state.database, clock, "jti:1")
+        await publish(app, "jti:1")
     assert values(await page_after(client, cursor, wait=1)) == ["jti:1"]
-    assert app.state.watch._listeners == 0
+    assert not app.state.revocation_feed._listeners
 
 
 async def test_listeners_wait_on_while_the_database_is_in_trouble(
-    database: Database, settings: Settings, clock: Clock
+    app: FastAPI, client: AsyncClient, database: Database
 ) -> None:
-    news = news_from(create_engine(settings), LIFETIME)
-    chores = Chores()
-    chores.start(news.listen)
-    watch = Watch(news, asyncio.Event())
-    await publish(database, clock, "jti:0")
-    waiting = asyncio.create_task(watch.wait_beyond("0123456789abcdef.1", 20))
-    async with asyncio.timeout(15), database.session() as session:
-        await session.execute(text("ALTER TABLE revocation_feed RENAME TO lost"))
-        await session.commit()
-        await asyncio.sleep(3 * service.TICK_SECONDS)
-        await session.execute(text("ALTER TABLE lost RENAME TO revocation_feed"))
-        await session.commit()
-        await publish(database, clock, "jti:1")
-        await waiting
-    assert news.position == 2
-    watch.close()
-    await chores.end()
+    await publish(app, "jti:0")
+    cursor = (await page_after(client, None))["cursor"]
+    async with listening(client, app.state.revocation_feed, cursor) as (listener,):
+        async with database.session() as session:
+            await session.execute(text("ALTER TABLE revocation_feed RENAME TO lost"))
+            await session.commit()
+            await until(lambda: not app.state.revocation_cache.is_fresh())
+            response = await client.get("/revocations", params={"after": cursor})
+            assert_problem(response, 503, "temporarily_unavailable")
+            await session.execute(text("ALTER TABLE lost RENAME TO revocation_feed"))
+            await session.commit()
+        await publish(app, "jti:1")
+    assert values(listener.result()) == ["jti:1"]
 
 
 async def test_of_simultaneous_revocations_no_reader_misses_one(
-    settings: Settings, database: Database, clock: Clock
+    settings: Settings, client: AsyncClient, database: Database
 ) -> None:
     writers, deeds = 8, 8
     elsewhere = Database(settings)
@@ -237,19 +296,19 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
                 await begin_write(session)
                 for part in range(1 + writer % 3):
                     value = f"jti:{writer}-{deed}-{part}"
-                    await Revocations(session, LIFETIME).publish(value, clock())
+                    await Revocations(session, LIFETIME).publish(value)
                     # However long it takes until the commit, nobody reads past it.
                     await asyncio.sleep(random.random() / 500)
                 await session.commit()
 
-    async def follow(count: int) -> list[Revocation]:
-        heard: list[Revocation] = []
+    async def follow(count: int) -> list[str]:
+        heard: list[str] = []
         cursor: str | None = None
-        async with database.session() as session:
-            while len(heard) < count:
-                news, cursor, _ = await Revocations(session, LIFETIME).read(cursor, clock())
-                heard += news
-                await asyncio.sleep(0)
+        while len(heard) < count:
+            page = await page_after(client, cursor)
+            heard += values(page)
+            cursor = page["cursor"]
+            await asyncio.sleep(0)
         return heard
 
     count = sum(deeds * (1 + writer % 3) for writer in range(writers))
@@ -262,8 +321,8 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     finally:
         await elsewhere.close()
     heard = reader.result()
-    assert [entry.position for entry in heard] == list(range(1, count + 1))
-    assert len({entry.value for entry in heard}) == count
+    assert len(heard) == len(set(heard)) == count
+    assert await revoked(client) == heard
 
 
 @on_sqlite
@@ -280,3 +339,128 @@ async def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
         assert time.monotonic() - asked_to_end < 10
         for answer in await asyncio.gather(*waiting):
             assert answer.json()["revocations"] == []
+
+
+class Recorder:
+    """An ASGI client that never sends and never leaves, and when it got each message."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[float, Any]] = []
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(self, message: Any) -> None:
+        self.messages.append((time.monotonic(), message))
+
+    @property
+    def heartbeats(self) -> list[float]:
+        return [at for at, message in self.messages if message.get("more_body")]
+
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for _, message in self.messages)
+
+
+async def test_while_an_answer_is_held_back_heartbeats_go_out_never_too_soon(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th one vouches for n times HEARTBEAT_SECONDS, so it must not come before."""
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.2)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder, asked_at = Recorder(), time.monotonic()
+    await FeedResponse(app.state.revocation_feed, cursor, 1)({}, recorder.receive, recorder.send)
+    assert recorder.heartbeats
+    for number, at in enumerate(recorder.heartbeats, start=1):
+        assert at >= asked_at + number * 0.2
+    assert len(recorder.heartbeats) <= 5
+    body = recorder.body()
+    assert (
+        body.lstrip(b" ")
+        == json.dumps(
+            {"revocations": [], "cursor": cursor, "more": False}, separators=(",", ":")
+        ).encode()
+    )
+    head = recorder.messages[0][1]
+    assert (b"x-accel-buffering", b"no") in head["headers"]
+    assert b"content-length" not in dict(head["headers"])
+
+
+async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder, feed = Recorder(), app.state.revocation_feed
+    waiting = asyncio.create_task(
+        FeedResponse(feed, cursor, 1)({}, recorder.receive, recorder.send)
+    )
+    await until(lambda: bool(recorder.heartbeats))
+    with monkeypatch.context() as stale:
+        stale.setattr(app.state.revocation_cache, "is_fresh", lambda: False)
+        await until(lambda: not feed.is_fresh)
+        heartbeats = len(recorder.heartbeats)
+        await asyncio.sleep(0.3)
+        assert len(recorder.heartbeats) == heartbeats
+    await waiting
+
+
+async def test_who_hangs_up_makes_room_at_once(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 20)
+    app = create_app(settings, clock)
+    with served(app) as base_url:
+        address = httpx.URL(base_url)
+        async with AsyncClient(base_url=base_url) as client:
+            cursor = (await page_after(client, None))["cursor"]
+        request = f"GET /revocations?wait=20&after={cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+        async def listen_and_hang_up() -> None:
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(request)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        for _ in range(5):
+            await asyncio.gather(*(listen_and_hang_up() for _ in range(20)))
+        await until(lambda: not app.state.revocation_feed._listeners)
+        async with AsyncClient(base_url=base_url) as client:
+            assert values(await page_after(client, cursor, wait=1)) == []
+
+
+async def test_pages_are_rendered_once(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(app, *(f"jti:{number}" for number in range(PAGE_SIZE + 1)))
+    rendered = []
+    render = entries.FeedEntries._render
+
+    def count(feed: entries.FeedEntries, start: int) -> entries.Page:
+        rendered.append(start)
+        return render(feed, start)
+
+    monkeypatch.setattr(entries.FeedEntries, "_render", count)
+    first = await page_after(client, None)
+    last = await page_after(client, first["cursor"])
+    for _ in range(3):
+        assert await page_after(client, None) == first
+        assert await page_after(client, first["cursor"]) == last
+    assert rendered == [0, PAGE_SIZE]
+    await publish(app, "jti:next")
+    assert values(await page_after(client, first["cursor"]))[-1] == "jti:next"
+    assert await page_after(client, None) == first, "a full page stays as it is"
+    assert rendered == [0, PAGE_SIZE, PAGE_SIZE]
+
+
+async def test_rendered_pages_take_a_bounded_place(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "CACHED_PAGES", 3)
+    cursors = []
+    for number in range(6):
+        await publish(app, f"jti:{number}")
+        cursors.append((await page_after(client, None))["cursor"])
+    for number, cursor in enumerate(cursors):
+        assert len(values(await page_after(client, cursor))) == 5 - number
+        assert len(app.state.revocation_cache.entries._pages) <= 3

@@ -14,9 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     for table in ("revocations", "revocation_feed"):
-        op.add_column(
-            table, sa.Column("mark", sa.BigInteger(), nullable=False, server_default="0")
-        )
+        op.add_column(table, sa.Column("mark", sa.BigInteger(), nullable=False, server_default="0"))
     feed = sa.table("revocation_feed", sa.column("mark", sa.BigInteger()))
     op.execute(feed.update().values(mark=secrets.randbits(63)))
 

@@ -127,7 +127,6 @@ class RevocationCache(ABC):
             self._revoked_keys += entry.value.startswith("kid:")
         while self._forget_at and next(iter(self._forget_at.values())) <= now:
             del self._forget_at[next(iter(self._forget_at))]
-        self.entries.forget_expired(now)
         self.entries.extend(head, live, now)
 
 

@@ -80,8 +80,9 @@ class FeedEntries:
                 del column[:expired]
             self._pages.clear()
 
-    def page_after(self, cursor: str | None) -> Page:
+    def page_after(self, cursor: str | None, now: float) -> Page:
         """Raises CursorUnknownError."""
+        self.forget_expired(now)
         start = bisect_right(self._positions, self._position_of(cursor) if cursor else 0)
         page = self._pages.get(start)
         if page is None:

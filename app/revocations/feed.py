@@ -85,7 +85,7 @@ class RevocationFeed:
             raise UnavailableError
         await self._refresh_keys()
         try:
-            return self.cache.entries.page_after(cursor)
+            return self.cache.entries.page_after(cursor, monotonic())
         except CursorOfAnotherHistoryError:
             self._warn_of_another_history()
             raise

@@ -165,6 +165,14 @@ class KeyStore:
             algorithm = self._settings.signing_algorithm
             self._session.add(self._generate(removed + 1, algorithm, now, now))
 
+    async def replace_all(self, now: datetime) -> list[str]:
+        """As replace(), for every key. Returns their kids, the oldest first."""
+        by_age = select(StoredKey.kid).order_by(StoredKey.generation)
+        kids = list(await self._session.scalars(by_age))
+        for kid in kids:
+            await self.replace(kid, now)
+        return kids
+
     async def purge(self, now: datetime) -> None:
         """Delete keys whose last token has expired."""
         for key in self._spent(await self._stored(), now):

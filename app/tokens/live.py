@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
+from time import monotonic
 
 from app.chores import pause
 from app.database import Database
@@ -13,8 +14,9 @@ from app.tokens.keys import KeyStore
 from app.tokens.service import Claims, Tokens, UnknownKeyError
 
 REFRESH_SECONDS = 1.0
-# A flood of tokens under made-up keys asks the database no more often than this.
-MISS_PAUSE = timedelta(seconds=0.1)
+# A flood of tokens under made-up keys asks the database no more often than this. Each of them waits
+# for as long: a good token under a key that was made in the last moment must not be refused.
+MISS_PAUSE_SECONDS = 0.1
 
 _log = logging.getLogger("hourpass.keys")
 
@@ -36,7 +38,7 @@ class LiveKeys:
         self._revoked_keys = revoked_keys
         self._revoked_keys_read = revoked_keys()  # how many the keys at hand account for
         self._refreshing = asyncio.Lock()
-        self._refreshed_at = clock()
+        self._refreshed_at = float("-inf")  # on the monotonic clock, when the last read began
 
     async def read(self, token: str, now: datetime) -> Claims:
         """Tokens.read, after a second look for a key that was made in the last moment.
@@ -46,10 +48,14 @@ class LiveKeys:
         try:
             return self._tokens.read(token, now)
         except UnknownKeyError:
-            async with self._refreshing:
-                if self._clock() - self._refreshed_at >= MISS_PAUSE:
-                    await self._refresh()
+            await self._look_again(monotonic())
             return self._tokens.read(token, now)
+
+    async def _look_again(self, asked_at: float) -> None:
+        async with self._refreshing:
+            if self._refreshed_at < asked_at:  # nobody else has looked since
+                await asyncio.sleep(self._refreshed_at + MISS_PAUSE_SECONDS - monotonic())
+                await self._refresh()
 
     async def catch_up(self) -> None:
         """Read the keys if one is known to be revoked that may still be among them.
@@ -69,7 +75,7 @@ class LiveKeys:
     async def _refresh(self) -> bool:
         """Returns whether the keys could be read."""
         now = self._clock()
-        self._refreshed_at = now
+        self._refreshed_at = monotonic()
         revoked_keys = self._revoked_keys()  # before the keys are read, which then account for them
         try:
             async with self._database.session() as session:

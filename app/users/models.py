@@ -6,6 +6,7 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from app.database import Base
 
+MAX_TOKEN_EPOCH = 2**31 - 1
 NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
 
 
@@ -22,7 +23,7 @@ def granted(scopes: str, *, is_admin: bool) -> set[str]:
 def new_token_epoch() -> int:
     """Random, so that no two users or histories of a database share one: an id that was given out
     again after a restore must not accept the tokens of the user who had it before."""
-    return secrets.randbelow(2**31)
+    return secrets.randbelow(MAX_TOKEN_EPOCH + 1)
 
 
 class User(Base):
