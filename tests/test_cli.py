@@ -266,6 +266,7 @@ def test_help_lists_the_commands(option: str) -> None:
     _, _, listed = result.output.partition("Commands:\n")
     assert [line.split()[0] for line in listed.splitlines()] == sorted(main.commands)
     assert set(main.commands) == {
+        "after-restore",
         "create-admin",
         "grant",
         "keys",
