@@ -104,12 +104,14 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
     threads = [threading.Thread(target=hammer) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for turn in range(20):
-        databases.now = "ba"[turn % 2]
-        assert comes_true(partial(has_read_from, databases.now))
-    ending.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for turn in range(20):
+            databases.now = "ba"[turn % 2]
+            assert comes_true(partial(has_read_from, databases.now))
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
     assert answers_to == {InvalidTokenError}
 
 
