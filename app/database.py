@@ -5,7 +5,10 @@ acknowledged write survives a power cut, and a writer waits for its turn instead
 """
 
 import asyncio
+import logging
+import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -44,6 +47,8 @@ _OUTAGES = (
     OSError,
     sqlite3.OperationalError,
 )
+
+_log = logging.getLogger("hourpass")
 
 SHORTCUT = "shortcut"  # in a session's info, for direct.py: a Shortcut
 
@@ -118,6 +123,38 @@ def _keep_private(path: Path) -> None:
         path.touch(mode=0o600)
     except OSError as error:
         raise StartupError(f"Cannot create the database {path}: {error.strerror}.") from error
+
+
+def restrict_file_access(engine: AsyncEngine) -> None:
+    """Take the access of group and others away from an existing SQLite file, and say so in the log.
+
+    A file that is not ours, or no regular file, is left as it is: then the warning says what to do.
+    The files that SQLite keeps beside it are treated alike. Windows has no such permissions.
+    """
+    if engine.dialect.name != "sqlite" or not hasattr(os, "geteuid"):
+        return
+    path = Path(engine.url.database or "").resolve()  # as SQLite does: a link may name the file
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        _restrict(path.with_name(path.name + suffix))
+
+
+def _restrict(path: Path) -> None:
+    others = stat.S_IRWXG | stat.S_IRWXO
+    try:
+        # By name, without opening: to close a file gives up every lock that this process has on it.
+        found = path.lstat()
+        if not found.st_mode & others:
+            return
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(found.st_mode) & stat.S_IRWXU)
+            if not path.lstat().st_mode & others:  # some file systems only pretend to do it
+                _log.warning("Others had access to %s. Now only its owner has", path)
+                return
+    except FileNotFoundError:
+        return
+    except OSError:  # a file system that is read-only, for example
+        pass
+    _log.warning("Others have access to %s, which holds secrets. Run `chmod 600` on it", path)
 
 
 def _begin_sqlite(connection: Connection) -> None:

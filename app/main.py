@@ -8,16 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from fastapi import FastAPI
-from pydantic import ValidationError
 from sqlalchemy import make_url
 
 from app import __version__, docs, error_responses, health, logs, schema
 from app.admin.router import router as admin_router
 from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
-from app.caller import Caller
+from app.caller import Caller, ProxyWarning
 from app.chores import Chores
-from app.database import Database, create_engine, utc_now
+from app.database import Database, create_engine, restrict_file_access, utc_now
 from app.error_responses import documented
 from app.errors import (
     ContentTooLargeError,
@@ -32,6 +31,7 @@ from app.events import Events
 from app.exchange import Exchange
 from app.express import Express
 from app.fast_lane import FastLane
+from app.first_admin.service import create_first_admin, mark_as_done
 from app.housekeeping.service import Housekeeping
 from app.invitations.router import router as invitations_router
 from app.listeners import listeners_for
@@ -42,8 +42,8 @@ from app.revocations.cache import create_cache
 from app.revocations.feed import RevocationFeed
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations
+from app.second_factors.encryption import seal
 from app.second_factors.router import router as second_factors_router
-from app.second_factors.service import seal
 from app.sessions.router import router as sessions_router
 from app.settings import ENV_FILE, Settings
 from app.throttle.service import Throttle
@@ -51,9 +51,7 @@ from app.tokens.keys import KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.router import router as tokens_router
 from app.tokens.service import Tokens
-from app.users.errors import UserExistsError
 from app.users.router import router as users_router
-from app.users.schemas import NewAccount
 from app.users.service import Users
 from app.users.verification import Memory
 
@@ -134,11 +132,13 @@ async def _start(
     state.clock = clock
     state.listeners = listeners = listeners_for(settings)
     state.throttle = Throttle()
+    state.proxy_warning = ProxyWarning()
     state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
     state.database = database = Database(settings)
+    restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
 
     if settings.environment == "development":
@@ -148,9 +148,10 @@ async def _start(
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
         revocations = Revocations(session, tokens.lifetime)
-        users = Users(session, passwords, revocations, Events(session, Caller(), listeners))
         await seal(session, settings)
-        await _create_first_admin(users, settings, clock())
+        events = Events(session, Caller(), (*listeners, mark_as_done))
+        users = Users(session, passwords, revocations, events)
+        await create_first_admin(session, users, settings, clock())
 
     state.revocation_cache = cache = create_cache(create_engine(settings))
     state.keys = keys = LiveKeys(tokens, database, settings, clock, cache.count_revoked_keys)
@@ -184,28 +185,6 @@ def _whereabouts(settings: Settings) -> dict[str, object]:
         "database": make_url(settings.database_url).render_as_string(hide_password=True),
         "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
     }
-
-
-async def _create_first_admin(users: Users, settings: Settings, now: datetime) -> None:
-    if settings.first_admin_username is None:
-        return
-    try:
-        account = NewAccount.model_validate(
-            {"username": settings.first_admin_username, "password": settings.first_admin_password}
-        )
-        await users.register(account, now, is_admin=True)
-        _log.info("Created the first administrator")
-    except UserExistsError:
-        # From an earlier start, from another worker, or somebody else's: never changed here.
-        user = await users.find(account.username)
-        if user and not user.is_admin:
-            _log.warning("FIRST_ADMIN_USERNAME is the name of a user who is no administrator")
-    except ValidationError as error:
-        problem = error.errors()[0]
-        setting = f"FIRST_ADMIN_{problem['loc'][0]}".upper()
-        raise StartupError(f"{setting}: {problem['msg']}") from None
-    except InvalidRequestError as refusal:
-        raise StartupError(f"FIRST_ADMIN_PASSWORD: {refusal}") from None
 
 
 app = create_app()

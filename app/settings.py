@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds that a new key is published before it signs; longer than verifiers cache the JWKS (300)")
     session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) ends")
     session_max_days: int = Field(90, ge=1, le=3650, description="days after which a session ends in any case")
-    first_admin_username: str | None = Field(None, description="an administrator to create at start if the name is free")
+    first_admin_username: str | None = Field(None, description="the first administrator, created at start in a database that has never had one")
     first_admin_password: SecretStr | None = Field(None, description="that administrator's password; remove it once the account exists")
     password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (8 characters, none of the common ones) or basic; empty: strict in production, else basic")
     argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory of one password hash in KiB (OWASP: 19456)")

@@ -3,6 +3,7 @@
 from app.audit import models as audit
 from app.codes import models as codes
 from app.database import Base
+from app.first_admin import models as first_admin
 from app.housekeeping import models as housekeeping
 from app.mail import models as mail
 from app.revocations import models as revocations
@@ -15,6 +16,7 @@ from app.users import models as users
 __all__ = [
     "audit",
     "codes",
+    "first_admin",
     "housekeeping",
     "mail",
     "metadata",

@@ -78,7 +78,9 @@ show(requests.put(f"{path}/0", headers={"Authorization": token}), 403)
 
 # %% An administrator disables the user: the token ends at once, and there is no other
 session = requests.Session()
-session.auth = admin = HourpassAuth(url, os.environ["ADMIN_USERNAME"], os.environ["ADMIN_PASSWORD"])
+session.auth = admin = HourpassAuth(
+    url, os.environ["ADMIN_USERNAME"], os.environ["ADMIN_PASSWORD"], scopes=["admin"]
+)
 show(session.put(f"{path}/0"), 200, "User permission updated successfully")
 show(requests.get(f"{url}/token_status/{token}"), 401, "Invalid token")
 show(requests.post(f"{url}/token", json=user_dict), 401, "Invalid credentials")

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from app.mail.postman import Postman
 
-CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){3}[A-Z2-7]{4})\r?$", re.MULTILINE)
+CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
 
 
 @dataclass

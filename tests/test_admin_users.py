@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.admin.schemas import UserChange
 from app.users.errors import LastAdminError
 from app.users.models import NO_PASSWORD
 from app.users.service import Users
@@ -143,7 +144,6 @@ async def test_creating(client: AsyncClient, arthurs_token: str) -> None:
         {"scopes": ["two words"]},
         {"scopes": ["x" * 51]},
         {"scopes": [f"{number:050}" for number in range(10)]},
-        {"is_enabled": None},
         {"username": "mordred"},
         {"password": "mordred"},
         {"email": "no\r\nBcc: address"},
@@ -165,10 +165,10 @@ async def test_a_bad_change_is_refused_whole(
         ({}, False, []),
         ({"is_enabled": True, "is_admin": False, "scopes": []}, False, []),
         ({"email": "lake@avalon.example"}, False, ["user.change_email"]),
-        ({"email": None}, False, ["user.change_email"]),
+        ({"email": ""}, False, ["user.change_email"]),
         ({"is_enabled": False}, True, ["user.disable"]),
         ({"scopes": ["predict"]}, True, ["user.grant"]),
-        ({"is_admin": True, "email": None}, True, ["user.change_email", "user.grant"]),
+        ({"is_admin": True, "email": ""}, True, ["user.change_email", "user.grant"]),
     ],
 )
 async def test_tokens_end_exactly_when_what_they_say_has_changed(
@@ -178,11 +178,33 @@ async def test_tokens_end_exactly_when_what_they_say_has_changed(
     token = await log_in(client, LANCELOT)
     answer = await patch(client, arthurs_token, lancelot, **change)
     assert answer.status_code == 200
-    assert {**answer.json(), **change} == answer.json()
+    stored = {name: None if value == "" else value for name, value in change.items()}
+    assert {**answer.json(), **stored} == answer.json()
     assert await token_holds(client, token) is not ends
     query = {"subject_id": lancelot, "actor_id": 1}
     audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
     assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
+
+
+@pytest.mark.parametrize("member", UserChange.model_fields)
+async def test_null_leaves_a_member_as_it_is(
+    client: AsyncClient, arthurs_token: str, member: str
+) -> None:
+    new = {**MORGAN, "scopes": ["train"], "is_admin": True}
+    created = await client.post("/users", json=new, headers=bearer(arthurs_token))
+    morgan = created.json()["id"]
+    for change in ({"email_verified": True}, {"is_enabled": False}):
+        before = (await patch(client, arthurs_token, morgan, **change)).json()
+    after = await patch(client, arthurs_token, morgan, **{member: None})
+    assert after.status_code == 200, after.text
+    assert after.json() == before
+
+
+async def test_an_empty_list_takes_all_scopes_away(client: AsyncClient, arthurs_token: str) -> None:
+    new = {**MORGAN, "scopes": ["train"]}
+    created = await client.post("/users", json=new, headers=bearer(arthurs_token))
+    changed = await patch(client, arthurs_token, created.json()["id"], scopes=[])
+    assert changed.json()["scopes"] == []
 
 
 async def test_the_last_administrator_stays(client: AsyncClient, arthurs_token: str) -> None:

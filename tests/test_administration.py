@@ -3,15 +3,11 @@
 import pytest
 from httpx import AsyncClient, Response
 
-from app.errors import StartupError
-from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings
+from tests.conftest import Clock
 from tests.people import (
-    ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -156,57 +152,3 @@ async def test_an_administrator_who_goes_loses_the_right_at_once(
     await users.grant(await register(client, LANCELOT), {"admin"}, clock())  # one has to remain
     assert (await make(client, call, arthur, arthurs_token)).status_code == 200
     assert_problem(await make(client, call, NOBODY, arthurs_token), 401, "invalid_token")
-
-
-async def test_the_first_administrator_is_made_once_and_never_changed(
-    database_url: str, settings: Settings, clock: Clock
-) -> None:
-    async with at_court(settings, clock) as client:
-        token = await log_in(client, ARTHUR)
-        first = (await client.get("/me", headers=bearer(token))).json()
-    assert first["is_admin"] is True
-    later = make_settings(
-        database_url, first_admin_username="ARTHUR", first_admin_password="sword in the stone"
-    )
-    async with at_court(later, clock) as client:
-        assert (await client.get("/me", headers=bearer(token))).json() == first
-        await log_in(client, ARTHUR)
-        refused = await client.post("/token", json={**ARTHUR, "password": "sword in the stone"})
-        assert_problem(refused, 401, "invalid_grant")
-
-
-async def test_an_ordinary_user_of_that_name_is_not_promoted(
-    database_url: str, clock: Clock
-) -> None:
-    async with at_court(make_settings(database_url), clock) as client:
-        await register(client, LANCELOT)
-    settings = make_settings(
-        database_url, first_admin_username="Lancelot", first_admin_password="sword in the stone"
-    )
-    async with at_court(settings, clock) as client:
-        token = await log_in(client, LANCELOT)
-        response = await client.put(NOBODY_ENABLED, headers=bearer(token))
-        assert_problem(response, 403, "insufficient_scope")
-
-
-@on_sqlite
-@pytest.mark.parametrize(
-    ("username", "password", "culprit"),
-    [
-        pytest.param("arthur\n", "once and future king", "FIRST_ADMIN_USERNAME", id="its name"),
-        pytest.param("arthur", "short", "FIRST_ADMIN_PASSWORD", id="its password"),
-    ],
-)
-async def test_a_first_administrator_who_cannot_be_is_a_setting_to_mend(
-    database_url: str, clock: Clock, username: str, password: str, culprit: str
-) -> None:
-    settings = make_settings(
-        database_url,
-        first_admin_username=username,
-        first_admin_password=password,
-        password_policy="strict",
-    )
-    with pytest.raises(StartupError, match=culprit) as refusal:
-        async with at_court(settings, clock):
-            pass
-    assert password not in str(refusal.value)

@@ -18,6 +18,7 @@ FLOORS = {
     "5": {
         "admin",
         "auth",
+        "first_admin",
         "health",
         "housekeeping",
         "invitations",
@@ -34,7 +35,7 @@ FLOORS = {
     "1b": {"direct", "events", "exchange", "schema"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
     "0b": {"shortcut"},
-    "0a": {"errors", "paging", "settings", "sqlite", "turns"},
+    "0a": {"bodies", "errors", "paging", "settings", "sqlite", "turns"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -398,7 +398,7 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(
             await asyncio.to_thread(command, "revoke", old)
             for client in (there, here):
                 async with asyncio.timeout(10):
-                    while kid_of(await log_in(client, LANCELOT)) == old:
+                    while kid_of(await log_in(client, LANCELOT)) == old:  # noqa: ASYNC110 - nothing tells
                         await asyncio.sleep(0.005)
                     while f"kid:{old}" not in await revoked(client):  # noqa: ASYNC110 - nothing tells
                         await asyncio.sleep(0.005)

@@ -56,9 +56,15 @@ async def test_a_new_password_ends_everything_and_only_it_opens(client: AsyncCli
 async def test_a_new_address(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    for email in ("lake@avalon.example", None):
-        changed = await call(client, token, "PATCH", "/me", password=PASSWORD, email=email)
-        assert changed.json()["email"] == email
+    for sent, stored in (
+        ({"email": "lake@avalon.example"}, "lake@avalon.example"),
+        ({"email": None}, "lake@avalon.example"),
+        ({}, "lake@avalon.example"),
+        ({"email": ""}, None),
+    ):
+        changed = await call(client, token, "PATCH", "/me", password=PASSWORD, **sent)
+        assert changed.status_code == 200, changed.text
+        assert changed.json()["email"] == stored
     assert (await client.get("/me", headers=bearer(token))).json()["email"] is None
     refused = await call(client, token, "PATCH", "/me", password=PASSWORD, email="a\r\nBcc: b@c.d")
     assert_problem(refused, 422, "invalid_request")

@@ -552,7 +552,7 @@ async def test_forcing_is_for_administrators_and_for_users_that_there_are(
     assert_problem(own, 403, "insufficient_scope")
     nobody = await client.post("/users/4711/password-reset", headers=headers)
     assert_problem(nobody, 404, "user_not_found")
-    await client.patch(f"/users/{lancelot}", json={"email": None}, headers=headers)
+    await client.patch(f"/users/{lancelot}", json={"email": ""}, headers=headers)
     homeless = await client.post(path, json={"by_mail": True}, headers=headers)
     body = assert_problem(homeless, 422, "invalid_request")
     assert body["fields"][0]["field"] == "by_mail"

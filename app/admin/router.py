@@ -74,8 +74,11 @@ async def read_user(_: CurrentAdmin, user_id: UserId, users: UsersDep) -> UserRe
 async def change_user(
     _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, now: NowDep
 ) -> UserRecord:
-    """Disabling, and any change of the scopes or of `is_admin`, ends the user's tokens at once."""
-    given = change.model_dump(exclude_unset=True)
-    if "scopes" in given:
-        given["scopes"] = " ".join(change.scopes)
-    return UserRecord.model_validate(await users.change(user_id, now, **given))
+    """Members that are left out or null stay as they are.
+
+    Disabling, and any change of the scopes or of `is_admin`, ends the user's tokens at once.
+    """
+    changes = change.changes()
+    if change.scopes is not None:
+        changes["scopes"] = " ".join(change.scopes)
+    return UserRecord.model_validate(await users.change(user_id, now, **changes))

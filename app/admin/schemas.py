@@ -3,8 +3,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.bodies import Change
 from app.paging import PageQuery
-from app.users.schemas import Email, NewAccount, Scopes, words
+from app.users.schemas import EmailChange, NewAccount, Scopes, words
 
 
 class UserRecord(BaseModel):
@@ -55,22 +56,27 @@ class NewUserByAdmin(NewAccount):
         },
     )
 
-    is_admin: bool = False
-    scopes: Scopes = Field([], description="What else its tokens may be used for.")
+    is_admin: bool = Field(default=False, description="False if left out.")
+    scopes: Scopes = Field(
+        [], description="What else its tokens may be used for. Nothing if left out."
+    )
 
 
-class UserChange(BaseModel):
-    """Members left out stay as they are."""
+class UserChange(Change):
+    """Members that are left out or null stay as they are."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"is_enabled": False}, {"scopes": ["predict", "train"]}]},
+        json_schema_extra={
+            "examples": [{"is_enabled": False}, {"scopes": ["predict", "train"]}, {"email": ""}]
+        }
     )
 
-    email: Email | None = None
-    email_verified: bool = Field(
-        default=False, description="An administrator may vouch for an address."
+    email: EmailChange | None = Field(
+        None, description="An empty text takes the address away.", examples=["ada@example.org"]
     )
-    is_enabled: bool = True
-    is_admin: bool = False
-    scopes: Scopes = []
+    email_verified: bool | None = Field(
+        None, description="An administrator may vouch for an address."
+    )
+    is_enabled: bool | None = Field(None, description="False disables the user.")
+    is_admin: bool | None = Field(None, description="False takes the rights away.")
+    scopes: Scopes | None = Field(None, description="An empty list takes all of them away.")

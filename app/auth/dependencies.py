@@ -49,7 +49,11 @@ def _documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any
 def _grant_schema() -> dict[str, Any]:
     """Both grants as one object, since the docs page cannot show a form of either kind."""
     by_password, by_token = PasswordGrant.model_json_schema(), RefreshGrant.model_json_schema()
-    grant_type = {"type": "string", "enum": list(_GRANTS), "default": "password"}
+    grant_type = {
+        "type": "string",
+        "enum": list(_GRANTS),
+        "description": "password if left out.",
+    }
     members = {**by_password["properties"], **by_token["properties"], "grant_type": grant_type}
     examples = by_password["examples"] + by_token["examples"]
     return {"title": "Grant", "type": "object", "properties": members, "examples": examples}

@@ -1,6 +1,7 @@
 """Refused logins: as the contract has them for JSON, as RFC 6749, 5.2 has them for forms."""
 
 from app.errors import Refusal, UnauthorizedError
+from app.second_factors.errors import SecondFactorRequiredError
 
 
 class InvalidCredentialsError(UnauthorizedError):
@@ -27,8 +28,8 @@ class InvalidGrantError(OAuthError):
 class MfaRequiredError(UnauthorizedError):
     """The password was right, so whoever hears this may know that there is a second factor."""
 
-    error = "mfa_required"
-    message = "A second factor is needed: send its code as otp"
+    error = SecondFactorRequiredError.error
+    message = SecondFactorRequiredError.message
 
 
 class MfaRequiredByFormError(OAuthError):

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from app.bodies import RequestBody
 from app.second_factors.schemas import Otp
 from app.users.schemas import Password
 from app.users.service import Identity
@@ -12,7 +13,7 @@ from app.users.service import Identity
 BEARER: Literal["bearer"] = "bearer"
 
 
-class PasswordGrant(BaseModel):
+class PasswordGrant(RequestBody):
     """RFC 6749, 4.3.2. `grant_type` may be left out, since many clients do."""
 
     model_config = ConfigDict(
@@ -34,11 +35,18 @@ class PasswordGrant(BaseModel):
     scope: str = Field(
         "",
         max_length=1000,
-        description="offline_access asks for a refresh token; others narrow what the token is for.",
+        description="offline_access asks for a refresh token; others narrow what the token is for. "
+        "All that the user has if none is named.",
+    )
+    exclude_scope: str = Field(
+        "",
+        max_length=1000,
+        description="Scopes that the token must not have, such as admin.",
+        examples=["admin"],
     )
 
 
-class RefreshGrant(BaseModel):
+class RefreshGrant(RequestBody):
     """RFC 6749, 6. Of no use a second time: go on with the refresh token of the answer."""
 
     model_config = ConfigDict(
@@ -91,7 +99,7 @@ def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
     )
 
 
-class TokenForm(BaseModel):
+class TokenForm(RequestBody):
     """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is not needed: a look tells the kinds apart."""
 
     token: SecretStr = Field(min_length=1)

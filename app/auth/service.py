@@ -87,6 +87,7 @@ class Login:
         requested = set(grant.scope.split())
         by_second_factor = answer is Answer.RIGHT
         scopes = self._allowed(user.granted(), by_second_factor=by_second_factor)
+        scopes -= set(grant.exclude_scope.split())
         if named := requested - {OFFLINE_ACCESS}:
             scopes &= named
         opened = None

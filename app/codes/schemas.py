@@ -12,7 +12,7 @@ def _check_code(code: SecretStr) -> SecretStr:
     typed = code.get_secret_value()
     if len(typed) <= MAX_TYPED and text.PATTERN.fullmatch(read := text.read(typed)):
         return SecretStr(read)
-    raise PydanticCustomError("code", "Must be 16 letters and digits")
+    raise PydanticCustomError("code", "Must be 24 letters and digits")
 
 
 CodeText = Annotated[

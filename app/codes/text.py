@@ -1,6 +1,7 @@
-"""What a code looks like: 80 random bits in base32, written in groups of four.
+"""What a code looks like: 120 random bits in base32, written in groups of four.
 
-That many nobody guesses, so they are kept as SHA-256: a slow hash would protect them no better.
+A secret of 112 bits or more may be kept as SHA-256 (ASVS 5.0, 6.5.2): nobody guesses it, and a slow
+hash would protect it no better.
 """
 
 import base64
@@ -9,8 +10,9 @@ import re
 import secrets
 import unicodedata
 
-BYTES = 10
-PATTERN = re.compile("[A-Z2-7]{16}")
+BYTES = 15  # the fewest above 112 bits that base32 writes without padding
+# Codes had 16 characters (80 bits) before. Recovery codes of that kind last until they are used.
+PATTERN = re.compile("[A-Z2-7]{24}|[A-Z2-7]{16}")
 
 
 def new() -> str:
@@ -18,7 +20,7 @@ def new() -> str:
 
 
 def shown(code: str) -> str:
-    """As people read it: ABCD-EFGH-IJKL-MNOP."""
+    """As people read it: ABCD-EFGH-IJKL-MNOP-QRST-UVWX."""
     return "-".join(re.findall("....", code))
 
 

@@ -3,11 +3,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.bodies import RequestBody
 from app.codes.service import LIFETIMES, Purpose
 from app.users.schemas import Email, Scopes, words
 
 
-class NewInvitation(BaseModel):
+class NewInvitation(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"scopes": ["predict"]}, {"email": "ada@example.org"}]},
@@ -16,9 +17,14 @@ class NewInvitation(BaseModel):
     email: Email | None = Field(
         None, description="Where to send the code. Left out, it is in the answer."
     )
-    scopes: Scopes = Field([], description="What else the user's tokens may be used for.")
+    scopes: Scopes = Field(
+        [], description="What else the user's tokens may be used for. Nothing if left out."
+    )
     days: int = Field(
-        LIFETIMES[Purpose.INVITE].days, ge=1, le=30, description="How long it can be used."
+        LIFETIMES[Purpose.INVITE].days,
+        ge=1,
+        le=30,
+        description=f"How long it can be used: {LIFETIMES[Purpose.INVITE].days} if left out.",
     )
 
 
@@ -38,7 +44,7 @@ class InvitationCreated(Invitation):
     """The code is shown this once. Whoever registers gives it as `invitation`."""
 
     code: str | None = Field(
-        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK"]
+        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]
     )
 
 

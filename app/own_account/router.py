@@ -13,10 +13,16 @@ from app.own_account.schemas import (
     VerificationSent,
 )
 from app.passwords import HashingOverloadedError
+from app.second_factors.dependencies import SecondFactorsDep
+from app.second_factors.errors import (
+    SecondFactorRequiredError,
+    TooManyCodesError,
+    WrongCodeError,
+)
 from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentUser, ProofDep, UsersDep
+from app.users.dependencies import CurrentUser, UsersDep
 from app.users.errors import LastAdminError, WrongPasswordError
 from app.users.schemas import Profile, UserRemoved
 
@@ -26,6 +32,9 @@ _REFUSALS = (
     MissingTokenError,
     InvalidTokenError,
     WrongPasswordError,
+    SecondFactorRequiredError,
+    WrongCodeError,
+    TooManyCodesError,
     TooManyAttemptsError,
     HashingOverloadedError,
 )
@@ -38,11 +47,15 @@ _REFUSALS = (
     responses=documented(*_REFUSALS),
 )
 async def change_own_password(
-    user: CurrentUser, change: PasswordChange, proof: ProofDep, users: UsersDep, now: NowDep
+    user: CurrentUser,
+    change: PasswordChange,
+    factors: SecondFactorsDep,
+    users: UsersDep,
+    now: NowDep,
 ) -> PasswordChanged:
     """Ends all of the user's tokens and sessions, the one of this call included."""
     old, new = change.password.get_secret_value(), change.new_password.get_secret_value()
-    proven = await proof.demand("user.change_password", user.id, old, now)
+    proven = await factors.reauthenticate("user.change_password", user.id, old, change.otp, now)
     await users.change_password(user.id, new, now, field="new_password", epoch=proven.token_epoch)
     return PasswordChanged(user_id=user.id)
 
@@ -54,13 +67,17 @@ async def change_own_password(
     responses=documented(*_REFUSALS),
 )
 async def change_own_profile(
-    user: CurrentUser, change: ProfileChange, proof: ProofDep, users: UsersDep, now: NowDep
+    user: CurrentUser,
+    change: ProfileChange,
+    factors: SecondFactorsDep,
+    users: UsersDep,
+    now: NowDep,
 ) -> Profile:
-    """`null` takes the address away. A new one is sent a code, unless this user has had too many
-    sent; when the next one may go is what `POST /me/email-verification` answers."""
+    """A new address is sent a code, unless this user has had too many sent; when the next one may
+    go is what `POST /me/email-verification` answers. An empty text takes the address away."""
     password = change.password.get_secret_value()
-    proven = await proof.demand("user.change_email", user.id, password, now)
-    changed = await users.change(user.id, now, epoch=proven.token_epoch, email=change.email)
+    proven = await factors.reauthenticate("user.change_email", user.id, password, change.otp, now)
+    changed = await users.change(user.id, now, epoch=proven.token_epoch, **change.changes())
     return Profile.model_validate(changed)
 
 
@@ -106,10 +123,10 @@ async def confirm_email(
     responses=documented(*_REFUSALS, LastAdminError),
 )
 async def remove_own_account(
-    user: CurrentUser, farewell: Farewell, proof: ProofDep, users: UsersDep, now: NowDep
+    user: CurrentUser, farewell: Farewell, factors: SecondFactorsDep, users: UsersDep, now: NowDep
 ) -> UserRemoved:
     """The account and its tokens end at once. Its id is never given out again."""
     password = farewell.password.get_secret_value()
-    proven = await proof.demand("user.remove", user.id, password, now)
+    proven = await factors.reauthenticate("user.remove", user.id, password, farewell.otp, now)
     await users.remove(user.id, now, proven.token_epoch)
     return UserRemoved()

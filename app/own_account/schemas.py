@@ -1,10 +1,14 @@
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.bodies import Change
 from app.codes.schemas import CodeText
-from app.users.schemas import Email, Password
+from app.second_factors.schemas import PasswordAndCode
+from app.users.schemas import EmailChange, Password
 
 
-class PasswordChange(BaseModel):
+class PasswordChange(PasswordAndCode):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -16,7 +20,6 @@ class PasswordChange(BaseModel):
         }
     )
 
-    password: Password
     new_password: Password
 
 
@@ -25,7 +28,9 @@ class PasswordChanged(BaseModel):
     user_id: int = Field(examples=[10])
 
 
-class ProfileChange(BaseModel):
+class ProfileChange(PasswordAndCode, Change):
+    """Members that are left out or null stay as they are."""
+
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
@@ -38,16 +43,23 @@ class ProfileChange(BaseModel):
         },
     )
 
-    password: Password
-    email: Email | None
+    email: EmailChange | None = Field(
+        None, description="An empty text takes the address away.", examples=["ada@example.org"]
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """Without what proves who is calling."""
+        return {
+            name: value
+            for name, value in super().changes().items()
+            if name not in PasswordAndCode.model_fields
+        }
 
 
-class Farewell(BaseModel):
+class Farewell(PasswordAndCode):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
-
-    password: Password
 
 
 class VerificationSent(BaseModel):
@@ -55,6 +67,8 @@ class VerificationSent(BaseModel):
 
 
 class VerificationProof(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
+    )
 
     code: CodeText

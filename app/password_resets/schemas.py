@@ -2,6 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.bodies import RequestBody
 from app.codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
@@ -27,7 +28,7 @@ class PasswordReset(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "code": "MFRG-G2DF-MZTW-Q2LK",
+                    "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
                     "new_password": "incorrect zebra alkaline paperclip",
                 }
             ]
@@ -43,14 +44,15 @@ class PasswordWasReset(BaseModel):
     user_id: int = Field(examples=[10])
 
 
-class ForcedReset(BaseModel):
+class ForcedReset(RequestBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"by_mail": False}, {"by_mail": True}]}
     )
 
     by_mail: bool = Field(
         default=False,
-        description="Send the code to the user's address instead of answering with it.",
+        description="Send the code to the user's address instead of answering with it. "
+        "False if left out.",
     )
 
 
@@ -60,6 +62,6 @@ class ResetForced(BaseModel):
     user_id: int = Field(examples=[10])
     code: str | None = Field(
         description="To be given to the user; null if it is mailed.",
-        examples=["MFRG-G2DF-MZTW-Q2LK"],
+        examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
     )
     expires_at: datetime

@@ -52,6 +52,7 @@ class RevocationCache(ABC):
         # Raised when the database turns out to be another one, or this one with another past:
         # nothing that it said before about users counts any longer.
         self.history = 0
+        self._known_at = float("-inf")  # when the last query was sent that has been answered
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
 
@@ -76,10 +77,11 @@ class RevocationCache(ABC):
         self.is_fresh()  # reads, where reading is what it takes
         return self._revoked_keys
 
-    async def wait_until_fresh(self) -> bool:
-        """Returns False if the cache does not become fresh soon."""
+    async def wait_until_fresh(self, asked_at: float) -> bool:
+        """Whether the cache was fresh at that moment of the monotonic clock, or is so now. Waits
+        for a second at most."""
         deadline = monotonic() + _POLL_TIMEOUT_SECONDS
-        while not self.is_fresh():
+        while not self.is_fresh() and self._known_at < asked_at - FRESH_SECONDS:
             if monotonic() > deadline:
                 return False
             await asyncio.sleep(POLL_SECONDS)
@@ -195,15 +197,14 @@ class PostgresRevocationCache(RevocationCache):
         it."""
         super().__init__()
         self._engine = engine
-        self._fresh_until = 0.0
         self._invalidated_at = 0.0
 
     def is_fresh(self) -> bool:
-        return monotonic() < self._fresh_until
+        return monotonic() < self._known_at + FRESH_SECONDS
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
-        self._fresh_until = 0.0
+        self._known_at = float("-inf")
 
     async def follow(self, ending: asyncio.Event) -> None:
         """On one connection, for as long as it lasts. While there is none, nothing is fresh."""
@@ -236,7 +237,7 @@ class PostgresRevocationCache(RevocationCache):
         if position is not None and not self._apply(head, await self._fetch(driver, position)):
             self._start_over(head, await self._fetch(driver, 0))
         if asked_at > self._invalidated_at:
-            self._fresh_until = asked_at + FRESH_SECONDS
+            self._known_at = asked_at
 
     async def _fetch(self, driver: Any, position: int) -> list[Entry]:
         return [_postgres_entry(row) for row in await driver.fetch(_POSTGRES_SINCE, position)]

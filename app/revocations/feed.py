@@ -76,12 +76,13 @@ class RevocationFeed:
     def is_ending(self) -> bool:
         return self._ending.is_set()
 
-    async def page_after(self, cursor: str | None) -> Page:
-        """What was revoked after the cursor and has not expired.
+    async def page_after(self, cursor: str | None, asked_at: float) -> Page:
+        """What was revoked after the cursor and has not expired; all of it as of `asked_at`, on the
+        monotonic clock.
 
-        Raises CursorUnknownError, and UnavailableError if not everything is known just now.
+        Raises CursorUnknownError, and UnavailableError if that much is not known.
         """
-        if not await self.cache.wait_until_fresh():
+        if not await self.cache.wait_until_fresh(asked_at):
             raise UnavailableError
         await self._refresh_keys()
         try:
@@ -157,7 +158,7 @@ class FeedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = monotonic()
-        page = await self._feed.page_after(self._cursor)
+        page = await self._feed.page_after(self._cursor, asked_at)
         if page.is_empty and self._wait:
             with self._feed.listening() as listener:
                 leaving = asyncio.create_task(_until_gone(receive, listener))
@@ -167,7 +168,7 @@ class FeedResponse(Response):
                     leaving.cancel()
             if listener.is_gone:
                 raise ClientDisconnect
-            page = await self._page_after_waiting(page)
+            page = await self._page_after_waiting(page, asked_at)
         if not self._has_begun:
             length = (b"content-length", b"%d" % len(page.body))
             await send(_start(_JSON, length))
@@ -195,11 +196,11 @@ class FeedResponse(Response):
             await send(_start(_JSON, _UNBUFFERED))
         await send({"type": "http.response.body", "body": b" ", "more_body": True})
 
-    async def _page_after_waiting(self, empty: Page) -> Page:
+    async def _page_after_waiting(self, empty: Page, asked_at: float) -> Page:
         """The status has been sent with the first heartbeat. A refusal has to wait until the
         listener asks again, which it does at once."""
         try:
-            return await self._feed.page_after(self._cursor)
+            return await self._feed.page_after(self._cursor, asked_at)
         except Refusal:
             if self._has_begun:
                 return empty

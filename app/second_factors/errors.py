@@ -13,6 +13,13 @@ class SecondFactorExistsError(ConflictError):
     message = "There is a second factor already. Remove it first"
 
 
+class SecondFactorRequiredError(ForbiddenError):
+    """The token is valid, so it is not 401 as at a login: clients would discard the token."""
+
+    error = "mfa_required"
+    message = "A second factor is needed: send its code as otp"
+
+
 class WrongCodeError(ForbiddenError):
     error = "wrong_code"
     message = "The code is wrong, or was used before"

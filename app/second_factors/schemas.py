@@ -30,6 +30,18 @@ Otp = Annotated[
 ]
 
 
+class PasswordAndCode(BaseModel):
+    """What proves that an account is the caller's own."""
+
+    password: Password
+    otp: Otp | None = Field(
+        None,
+        description="For users with a second factor: six digits from the authenticator app, "
+        "or a recovery code.",
+        json_schema_extra={"examples": ["123456"]},
+    )
+
+
 class PasswordProof(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
@@ -77,7 +89,7 @@ class Enrolment(BaseModel):
 class RecoveryCodes(BaseModel):
     """Shown once. Each stands in for a code, one time."""
 
-    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK"]])
+    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]])
 
 
 class SecondFactorRemoved(BaseModel):

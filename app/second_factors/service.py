@@ -3,7 +3,7 @@
 Of a million codes three are right at a time (codes.py). Wrong codes are forgiven one an
 hour and BURST may be open at once, whoever else logs in meanwhile: at most 29 guesses in a day,
 which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery code helps
-(SP 800-63B-4, 3.2.2). Recovery codes have 80 random bits: nobody guesses them, and whoever knows
+(SP 800-63B-4, 3.2.2). Nobody guesses recovery codes (codes/text.py), and whoever knows
 no more than the password cannot lock the owner out of them.
 """
 
@@ -13,15 +13,16 @@ from enum import Enum
 
 from pydantic import SecretStr
 from sqlalchemy import bindparam, delete, exists, func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import direct
 from app.codes import text
 from app.database import begin_write
 from app.second_factors import codes
+from app.second_factors.encryption import vault_of
 from app.second_factors.errors import (
     SecondFactorExistsError,
     SecondFactorNotFoundError,
+    SecondFactorRequiredError,
     TooManyCodesError,
     WrongCodeError,
 )
@@ -31,7 +32,6 @@ from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.proof import Proof
 from app.users.service import refuse_if_ended
-from app.vault import LOCKED, Vault
 
 BURST = 5
 FORGIVEN_AFTER = timedelta(hours=1)
@@ -67,7 +67,7 @@ class SecondFactors:
         self._session = proof.session
         self._users = proof.users
         self._events = proof.events
-        self._vault = _vault(settings)
+        self._vault = vault_of(settings)
         self._issuer = settings.issuer
 
     async def is_enabled(self, user_id: int) -> bool:
@@ -87,6 +87,30 @@ class SecondFactors:
         except UserNotFoundError:  # removed a moment ago
             factor = None
         return await self._try(factor, otp, now) if factor else Answer.WRONG
+
+    async def reauthenticate(
+        self, action: str, user_id: int, password: str, otp: SecretStr | None, now: datetime
+    ) -> User:
+        """The user whose password this is and, if there is a second factor, whose code this is.
+
+        As in a login, the code is looked at only after the password was right. The user is the one
+        of Proof.demand(): whatever changes the second factor ends the epoch that it carries.
+
+        Raises WrongPasswordError, SecondFactorRequiredError, WrongCodeError, TooManyCodesError,
+        TooManyAttemptsError, UserNotFoundError, HashingOverloadedError, and InvalidTokenError as
+        Users.lock() does.
+        """
+        user = await self._proof.demand(action, user_id, password, now)
+        if not await self.is_enabled(user_id):
+            return user
+        factor = await self._lock_enabled(user)
+        if otp is None:
+            await self._events.announce("second_factor.demand", user_id, now)
+            await self._session.commit()
+            raise SecondFactorRequiredError
+        await self._demand(action, factor, otp, now)
+        await self._session.commit()
+        return user
 
     async def enrol(self, user_id: int, password: str, now: datetime) -> NewSecret:
         """A secret for the user's authenticator app, of no effect until confirm().
@@ -253,27 +277,3 @@ class SecondFactors:
         await self._users.move_on(user_id, now)
         await self._events.announce(action, user_id, now)
         await self._session.commit()
-
-
-async def seal(session: AsyncSession, settings: Settings) -> None:
-    """Encrypt what was stored before SECRET_KEY was set.
-
-    Raises KeyUnusableError for what was encrypted under another one.
-    """
-    vault = _vault(settings)
-    is_locked = func.substr(SecondFactor.secret, 1, len(LOCKED)) == LOCKED
-    if locked := await session.scalar(select(SecondFactor.secret).where(is_locked).limit(1)):
-        vault.unlock(locked)
-    if vault.locks:
-        for secret in (await session.scalars(select(SecondFactor.secret).where(~is_locked))).all():
-            await begin_write(session)
-            await session.execute(
-                update(SecondFactor)
-                .where(SecondFactor.secret == secret)
-                .values(secret=vault.lock(secret))
-            )
-    await session.commit()
-
-
-def _vault(settings: Settings) -> Vault:
-    return Vault(settings, "second factors")

@@ -9,6 +9,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from app.bodies import RequestBody
 from app.codes.schemas import CodeText
 from app.passwords import MAX_LENGTH
 from app.users.models import fold_email
@@ -78,6 +79,9 @@ def _check_password(password: SecretStr) -> SecretStr:
 
 Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_username)]
 Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
+EmailChange = Annotated[  # in a body where null means that the address stays
+    str, Field(max_length=254), AfterValidator(lambda email: email and _check_email(email))
+]
 Password = Annotated[
     SecretStr,
     Field(json_schema_extra={"minLength": 1, "maxLength": MAX_LENGTH}),
@@ -107,7 +111,7 @@ def words(scopes: Any) -> Any:
     return scopes.split() if isinstance(scopes, str) else scopes
 
 
-class NewAccount(BaseModel):
+class NewAccount(RequestBody):
     """What every account needs. Those made from the command line may lack an address."""
 
     username: Username = Field(

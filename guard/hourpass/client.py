@@ -41,8 +41,10 @@ class HourpassAuth(httpx.Auth):
 
     It logs in at the first request, renews the token before it expires, and repeats a request once
     if the API calls its token invalid, unless the body was streamed. `scopes` are those that the
-    token is for: all that the user has if none is named, and with `offline_access` the login is a
-    session, kept by refresh tokens. Requests raise LoginError and ServiceUnavailableError.
+    token is for: all that the user has but `admin` if none is named, so that an API that is shown
+    the token of an administrator cannot administer with it. `scopes=["admin"]` asks for it. With
+    `offline_access` the login is a session, kept by refresh tokens. Requests raise LoginError and
+    ServiceUnavailableError.
 
     Leaving its `with` or `async with` block, or close(), logs out. It is not to be pickled. A
     forked child logs in anew.
@@ -73,6 +75,9 @@ class HourpassAuth(httpx.Auth):
         credentials = {"username": username, "password": password}
         if scope := " ".join([scopes] if isinstance(scopes, str) else scopes):
             credentials["scope"] = scope
+        if "admin" not in scope.split():
+            # An older service ignores this, as any parameter that it does not know (RFC 6749, 3.2).
+            credentials["exclude_scope"] = "admin"
         if not all(map(_is_text, credentials.values())):
             raise ValueError("Half a surrogate pair cannot be sent")
         self._allow_http = allow_http

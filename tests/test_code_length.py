@@ -1,0 +1,89 @@
+"""Codes are too long to be guessed, and codes of the shorter form of before still work."""
+
+import base64
+from datetime import timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import update
+
+from app.codes import text
+from app.codes.models import Code
+from app.database import begin_write
+from app.second_factors.models import RecoveryCode
+from tests.authenticator import enrol, log_in_with
+from tests.conftest import Clock
+from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register
+
+OLD = "MFRG-G2DF-MZTW-Q2LK"
+NEW_PASSWORD = "guinevere in the garden"
+
+
+async def make_old(app: FastAPI, table: type[Code | RecoveryCode]) -> None:
+    """As if the only code in the table had been made by an earlier version."""
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(table).values(code_hash=text.digest(text.read(OLD))))
+        await session.commit()
+
+
+def bits_of(code: str) -> int:
+    return len(base64.b32decode(text.read(code))) * 8
+
+
+async def test_every_kind_of_code_has_112_random_bits_or_more(
+    client: AsyncClient, clock: Clock, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    recovery_codes = (await enrol(client, LANCELOT, clock)).recovery_codes
+    headers = bearer(arthurs_token)
+    reset = await client.post(f"/users/{user_id}/password-reset", headers=headers)
+    invitation = await client.post("/invitations", json={}, headers=headers)
+    codes = [*recovery_codes, reset.json()["code"], invitation.json()["code"]]
+    assert {bits_of(code) for code in codes} == {120}
+    assert len({code[:4] for code in codes}) > 1
+
+
+async def test_an_older_recovery_code_works_once(
+    client: AsyncClient, app: FastAPI, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    authenticator = await enrol(client, LANCELOT, clock)
+    for used in authenticator.recovery_codes[1:]:
+        assert (await log_in_with(client, LANCELOT, used)).status_code == 200
+    await make_old(app, RecoveryCode)
+    clock.advance(timedelta(days=1000))
+    assert (await log_in_with(client, LANCELOT, OLD.lower())).status_code == 200
+    assert_problem(await log_in_with(client, LANCELOT, OLD), 401, "invalid_grant")
+
+
+async def test_an_older_reset_code_works_once(
+    client: AsyncClient, app: FastAPI, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await client.post(f"/users/{user_id}/password-reset", headers=bearer(arthurs_token))
+    await make_old(app, Code)
+    reset = {"code": OLD, "new_password": NEW_PASSWORD}
+    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
+    again = await client.post("/password-resets/confirm", json=reset)
+    assert_problem(again, 403, "invalid_code")
+
+
+async def test_an_older_invitation_works_once(
+    client: AsyncClient, app: FastAPI, arthurs_token: str
+) -> None:
+    await client.post("/invitations", json={}, headers=bearer(arthurs_token))
+    await make_old(app, Code)
+    await register(client, {**LANCELOT, "invitation": OLD})
+    again = await client.post("/register-user", json={**GALAHAD, "invitation": OLD})
+    assert_problem(again, 403, "invalid_code")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
+async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
+    reset = {"code": "A" * length, "new_password": NEW_PASSWORD}
+    refused = await client.post("/password-resets/confirm", json=reset)
+    (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
+    assert field["field"] == "code"
