@@ -87,14 +87,14 @@ class Court:
 
 
 @contextmanager
-def holding_court(database_url: str, **settings: str) -> Iterator[Court]:
+def holding_court(database_url: str, *arguments: str, **settings: str) -> Iterator[Court]:
     """Arthur administers."""
     variables = {
         "FIRST_ADMIN_USERNAME": ARTHUR["username"],
         "FIRST_ADMIN_PASSWORD": ARTHUR["password"],
         **settings,
     }
-    with serving(database_url, **variables) as url:
+    with serving(database_url, *arguments, **variables) as url:
         court = Court(url, database_url)
         try:
             yield court

@@ -1,8 +1,9 @@
 """What the service may answer, and what a guard takes for an answer. Else it is an outage."""
 
 import asyncio
+import gzip
+import json
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
+from hourpass.service import MAX_ANSWER_BYTES
 from hourpass.testing import Issuer
 from tests.court import comes_true, guard_messages, refusal_of
+from tests.handmade import answers, guarded, page
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -21,23 +24,13 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
 
 
-def guarded(by: Issuer, **options: Any) -> Guard:
-    guard = Guard("https://hourpass.example", **options)
-    by.stand_in_for(guard)
-    return guard
-
-
-def answers(
-    issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
-) -> None:
-    """From now on this is what the issuer says there, unless it is None."""
-    as_before = issuer.answer
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        other = response(request) if request.url.path == path else None
-        return other or as_before(request)
-
-    issuer.answer = answer  # type: ignore[method-assign] # a test's own issuer
+MEMBERS = {  # all that the three answers need
+    "issuer": "https://hourpass.example",
+    "keys": [],
+    "revocations": [],
+    "cursor": "0",
+    "more": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +52,17 @@ def answers(
         pytest.param(
             httpx.Response(200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}),
             id="other types further inside",
+        ),
+        pytest.param(
+            httpx.Response(200, text=json.dumps(MEMBERS) + " " * MAX_ANSWER_BYTES), id="too long"
+        ),
+        pytest.param(
+            httpx.Response(
+                200,
+                content=gzip.compress(json.dumps(MEMBERS).encode()),
+                headers={"Content-Encoding": "gzip"},
+            ),
+            id="compressed",
         ),
     ],
 )
@@ -136,13 +140,36 @@ def test_a_service_that_lets_nobody_wait_is_polled(
     guard.check(token)
     issuer.revoke(token)
     assert refusal_of(guard, token) is InvalidTokenError
-    assert comes_true(lambda: waits.count("3") == 2)
-    assert waits.index("3", 2) - waits.index("3") == feed.PLAIN_POLLS + 1
+    held_back = str(feed.WAIT_SECONDS)
+    assert comes_true(lambda: waits.count(held_back) == 2)
+    assert waits.index(held_back, 2) - waits.index(held_back) == feed.PLAIN_POLLS + 1
     assert guard_messages(caplog) == []
 
 
+def test_after_an_outage_a_guard_tries_to_wait_again(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.05)
+    waits: list[str] = []
+
+    def no_waiting(request: httpx.Request) -> httpx.Response | None:
+        waits.append(request.url.params["wait"])
+        return httpx.Response(503) if request.url.params["wait"] != "0" else None
+
+    answers(issuer, "/revocations", no_waiting)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    assert comes_true(lambda: len(waits) == 3)
+    with issuer.outage():
+        assert comes_true(lambda: len(guard_messages(caplog)) > 0)
+        waits.clear()
+    assert comes_true(lambda: str(feed.WAIT_SECONDS) in waits)
+    assert waits.index(str(feed.WAIT_SECONDS)) < feed.PLAIN_POLLS - 3
+
+
+@pytest.mark.parametrize("listed", [[], ["jti:the same each time"]], ids=["nothing", "the same"])
 def test_a_service_that_does_not_wait_is_not_asked_without_pause(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str]
 ) -> None:
     monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
     asked_again = threading.Event()
@@ -151,7 +178,7 @@ def test_a_service_that_does_not_wait_is_not_asked_without_pause(
         if issuer.asked["/revocations"] == 2:
             asked_again.set()
         issuer.asked["/revocations"] += 1
-        return httpx.Response(200, json={"revocations": [], "cursor": "0", "more": False})
+        return page(listed, "0")
 
     answers(issuer, "/revocations", at_once)
     guard = guarded(issuer)

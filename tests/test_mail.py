@@ -2,21 +2,17 @@
 
 import asyncio
 import logging
-import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import ValidationError
@@ -33,6 +29,7 @@ from app.mail.service import KEPT_TRYING
 from app.main import create_app
 from app.settings import ROOT, Settings
 from app.users.models import User
+from tests.certificates import certificate
 from tests.conftest import Clock, client_of, environment, make_settings, serving
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, register
@@ -352,29 +349,6 @@ async def test_two_workers_send_each_letter_once(
     while await waiting(app):
         await deliver(app)
     assert sorted(mailbox.recipients) == sorted(person["email"] for person in people)
-
-
-def certificate(place: Path) -> ssl.SSLContext:
-    """Of a server at 127.0.0.1, signed by itself; the certificate is left in `place`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    private = serialization.PrivateFormat.PKCS8
-    (place / "cert.pem").write_bytes(made.public_bytes(pem))
-    (place / "key.pem").write_bytes(key.private_bytes(pem, private, plain))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(place / "cert.pem", place / "key.pem")
-    return context
 
 
 @on_sqlite

@@ -1,36 +1,46 @@
 """Follows the service in a thread of its own, so that checks need not ask it anything.
 
-Freshness is one rule: what is known is believed for so many seconds, counted from when the last
-question that got its answer was put. How many, is the guard's decision about outages.
+Freshness is one rule: what is known is believed for so many seconds, counted from when a question
+was put that got its answer, or from the moment that a heartbeat of a waiting one stands for. How
+many, is the guard's decision about outages.
 """
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Protocol
 
 from hourpass.errors import ServiceUnavailableError
-from hourpass.known import Known, Revocations
+from hourpass.known import Known, Revocations, TooManyRevocationsError
+from hourpass.outage import LAST_RETRY_SECONDS, Outage, spread
 from hourpass.service import (
+    HEARTBEAT_SECONDS,
     CursorRefusedError,
+    HeartbeatMissingError,
     OutageError,
     Page,
     Service,
     TooManyListenersError,
 )
 from hourpass.tokens import Tokens
+from hourpass.unknown_kids import UnknownKids
 
-WAIT_SECONDS = 3  # that the service may hold back an answer for lack of news
+WAIT_SECONDS = 20  # that the service may wait for news before it answers; with heartbeats meanwhile
 # What is known is believed for this long when outages are to refuse: a lost connection is noticed
-# after WAIT_SECONDS and ANSWER_SECONDS, and the rest is for the service to start again.
+# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat, and the rest is for the service to start
+# again, or to show that only its heartbeats are missing.
 OUTAGE_NOTICED_SECONDS = 10.0
+SHORT_WAITS = 20  # of HEARTBEAT_SECONDS, after heartbeats were missing and before the next try
 PLAIN_POLL_SECONDS = 1.0  # between questions while the service lets nobody more wait
 PLAIN_POLLS = 30  # before asking again whether one may wait
+TOO_MANY_PAUSE_SECONDS = 60.0  # before reading a feed again that is too long to be kept
 KEYS_SECONDS = 300.0  # new keys are published for longer than this before they sign
-UNKNOWN_KID_PAUSE_SECONDS = 10.0
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 2.0
+# After a key was revoked, which a thousand guards hear at once: the pause before the keys are read
+# again doubles for as long as it is among them, and for so long a set that has it is taken for an
+# old one, of a worker that is behind.
+FIRST_KEYS_PAUSE_SECONDS = 0.2
+OLD_KEYS_SECONDS = 10.0
 
 _log = logging.getLogger("hourpass.guard")
 
@@ -54,6 +64,7 @@ class Feed:
         clock: Clock,
     ) -> None:
         self.known: Known | None = None
+        self._revocations = Revocations()
         self._connect = connect
         self._audience = audience
         self._issuer = issuer
@@ -64,16 +75,18 @@ class Feed:
         self._first_answer = Event()
         self._closing = Event()
         self._changing = Lock()
-        self._asking_for_keys = Lock()
-        self._keys_read_at = 0.0
-        self._keys_asked_at = float("-inf")
-        self._keys_are_certain = True
+        self._unknown_kids = UnknownKids()
+        self._looking = Lock()
+        self._keys_asked_at = self._keys_due_at = float("-inf")
+        self._keys_pause = 0.0  # none: the keys that were read last are in order
+        self._old_keys_until = float("-inf")
         self._plain_polls_left = 0
+        self._short_waits_left = 0
         self._begins = True
 
     def start(self) -> None:
         with self._changing:
-            if self._started_at is None:
+            if self._started_at is None and not self._closing.is_set():
                 self._service = self._connect()
                 Thread(target=self._run, name="hourpass-feed", daemon=True).start()
                 self._started_at = time.monotonic()
@@ -96,32 +109,33 @@ class Feed:
         """Ask the service itself. Raises ServiceUnavailableError."""
         return self._asked().vouches_for(token)
 
-    def may_have_new_keys(self) -> bool:
-        """Raises ServiceUnavailableError if that could just now not be found out."""
-        if self._clock.monotonic() >= self._keys_asked_at + UNKNOWN_KID_PAUSE_SECONDS:
-            return True
-        if not self._keys_are_certain:
-            raise ServiceUnavailableError
-        return False
+    def meet_unknown(self, kid: str) -> None:
+        """Return if it is time to look for it.
 
-    def look_for_new_keys(self) -> None:
+        Raises InvalidTokenError and ServiceUnavailableError.
+        """
+        self._unknown_kids.meet(kid, self._clock.monotonic())
+
+    def look_for(self, kid: str) -> None:
         """However many tokens come under made-up keys, one looks at a time, and seldom.
 
-        Raises ServiceUnavailableError.
+        Raises InvalidTokenError and ServiceUnavailableError.
         """
-        with self._asking_for_keys:
-            if not self.may_have_new_keys():
-                return
-            self._keys_are_certain = False
+        with self._looking:
+            self.meet_unknown(kid)
+            asked_at, was_answered = self._clock.monotonic(), False
             try:
-                self._renew_keys()
-                self._keys_are_certain = True
+                was_answered = self._take(*self._read_keys())
             finally:  # only now: until then others come here as well, and wait
-                self._keys_asked_at = self._clock.monotonic()
+                now = self._clock.monotonic()
+                self._unknown_kids.looked(asked_at, now, was_answered=was_answered)
 
     def close(self) -> None:
-        """The thread ends with the answer that it waits for, and closes the connections."""
-        self._closing.set()
+        """The thread ends at once, and closes the connections."""
+        with self._changing:
+            self._closing.set()
+        if self._service:
+            self._service.interrupt()
 
     def _asked(self) -> Service:
         if self._service is None:
@@ -129,110 +143,157 @@ class Feed:
         return self._service
 
     def _run(self) -> None:
-        outage = _Outage()
+        outage = Outage()
         pause = 0.0
         while not self._closing.wait(pause):
             try:
                 pause = self._take_step()
-                if outage.ends():
-                    self._keys_read_at = float("-inf")  # it may have come back with others
+                outage.ends()
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
                 self._begins = True
-                pause = PLAIN_POLL_SECONDS
+                pause = spread(LAST_RETRY_SECONDS)  # it refuses all guards' at once
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
-                    self._plain_polls_left = max(self._plain_polls_left, 1)  # to be back at once
+                    self._begins = True  # it may come back with another database, or other keys
                     pause = outage.goes_on(error, self._believed_for())
+                    if isinstance(error, TooManyRevocationsError):
+                        pause = TOO_MANY_PAUSE_SECONDS
         self._asked().close()
 
     def _believed_for(self) -> float:
         """The seconds for which what is known would still be believed without another answer."""
-        if self.known is None:
-            return 0
-        return self.known.revocations.believed_until - self._clock.monotonic()
+        return self._revocations.believed_until - self._clock.monotonic()
 
     def _take_step(self) -> float:
         """Returns the seconds until the next one."""
-        if self.known is None or self._begins:
+        if self._begins:
             self._begin()
-        elif self._clock.monotonic() >= self._keys_read_at + KEYS_SECONDS:
-            self._renew_keys()
+        elif self._clock.monotonic() >= self._keys_due_at:
+            self._take(*self._read_keys())
         else:
-            return self._listen(self.known.revocations)
+            return self._listen()
         return 0
 
     def _begin(self) -> None:
-        """From nothing; what was known before goes on until this is complete."""
-        known = Known(self._read_tokens(), Revocations())
-        self._read(known.revocations, wait=0)
-        with self._changing:
-            self.known = known
-        self._begins = False
-        self._first_answer.set()
-
-    def _listen(self, revocations: Revocations) -> float:
-        asked_at = time.monotonic()
-        try:
-            page = self._read(revocations, 0 if self._plain_polls_left else WAIT_SECONDS)
-        except TooManyListenersError:
-            self._plain_polls_left = PLAIN_POLLS
-            return 0
-        self._plain_polls_left = max(self._plain_polls_left - 1, 0)
-        if any(value.startswith("kid:") for value in page.revoked):
-            self._keys_read_at = float("-inf")  # another key signs from now on
-        # Neither polling nor a proxy that does not wait may make this a busy loop.
-        hurried = not page.revoked and time.monotonic() - asked_at < PLAIN_POLL_SECONDS
-        return PLAIN_POLL_SECONDS if hurried else 0
-
-    def _read(self, revocations: Revocations, wait: int) -> Page:
-        """Up to the feed's end; returns the last page."""
-        while True:
-            asked_at = self._clock.monotonic()
-            page = self._asked().revocations(revocations.cursor, wait)
-            revocations.learn(page, self._clock.time())
-            if not page.more:
-                revocations.believed_until = asked_at + self._believed_seconds
-                return page
-
-    def _renew_keys(self) -> None:
-        known = self.known
-        tokens = self._read_tokens()
-        with self._changing:
-            if known and self.known is known and not tokens.agree_with(known.tokens):
-                self.known = Known(tokens, known.revocations)
-
-    def _read_tokens(self) -> Tokens:
+        """From the feed's beginning. What was heard before stays, and is believed meanwhile."""
         issuer = self._asked().issuer()
         if self._issuer not in (None, issuer):
             raise OutageError("its issuer is not the one expected")
-        tokens = Tokens(issuer, self._audience, self._asked().jwks())
-        self._keys_read_at = self._clock.monotonic()
-        return tokens
+        asked_at, tokens = self._read_keys(issuer)
+        self._revocations.cursor = None
+        self._read(wait=0)
+        self._take(asked_at, tokens, is_beginning=True)
+        self._begins, self._plain_polls_left = False, 0
+        self._first_answer.set()
 
+    def _listen(self) -> float:
+        awaits_keys = self._keys_pause > 0
+        wait = WAIT_SECONDS
+        if self._plain_polls_left:
+            wait = 0
+        elif awaits_keys:
+            wait = min(max(int(self._keys_due_in()), 0), WAIT_SECONDS)
+        elif self._short_waits_left:
+            wait = min(HEARTBEAT_SECONDS, WAIT_SECONDS)
+        asked_at, cursor = time.monotonic(), self._revocations.cursor
+        try:
+            page = self._read(wait)
+        except TooManyListenersError:
+            self._plain_polls_left = PLAIN_POLLS
+            return 0
+        except HeartbeatMissingError:
+            self._read(wait=0)  # is it away, or does it, or a proxy, not send any?
+            self._short_waits_left = SHORT_WAITS
+            return 0
+        self._plain_polls_left = max(self._plain_polls_left - 1, 0)
+        self._short_waits_left = max(self._short_waits_left - 1, 0)
+        if page.revoked and page.cursor != cursor:
+            return 0
+        lasted = time.monotonic() - asked_at
+        if awaits_keys and wait == 0:
+            return min(max(self._keys_due_in(), 0), PLAIN_POLL_SECONDS)
+        # Neither polling nor a proxy that does not wait may make this a busy loop.
+        if lasted < min(PLAIN_POLL_SECONDS, wait or PLAIN_POLL_SECONDS):
+            return PLAIN_POLL_SECONDS
+        # A service that is about to end lets go of all its guards at once.
+        return spread(PLAIN_POLL_SECONDS) if lasted < wait - 1 else 0
 
-class _Outage:
-    """Says once that the service is away, once that nobody is let in, and once that it is back."""
+    def _read(self, wait: int) -> Page:
+        """Up to the feed's end; returns the last page."""
+        revocations = self._revocations
 
-    def __init__(self) -> None:
-        self._pause = 0.0
-        self._refuses = False
+        while True:
+            asked_at = self._clock.monotonic()
 
-    def goes_on(self, error: Exception, believed_for: float) -> float:
-        """Returns the seconds until the next attempt."""
-        cause = error.cause if isinstance(error, OutageError) else type(error).__name__
-        if not self._pause:
-            _log.warning("The Hourpass service cannot be reached: %s", cause)
-        if believed_for <= 0 and not self._refuses:
-            self._refuses = True
-            _log.error("Every request is refused until the Hourpass service can be reached")
-        self._pause = min(2 * self._pause or FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
-        return self._pause * random.uniform(0.5, 1)  # noqa: S311 - to spread load, not to hide
+            def believe_until(moment: float) -> None:
+                believed_until = moment + self._believed_seconds
+                revocations.believed_until = max(revocations.believed_until, believed_until)
 
-    def ends(self) -> bool:
-        """Whether there was one."""
-        was_away = self._pause > 0
-        if was_away:
-            _log.warning("The Hourpass service can be reached again")
-        self._pause, self._refuses = 0.0, False
-        return was_away
+            def hear(heartbeats: int, asked_at: float = asked_at) -> None:
+                """The service knew all revocations when it sent the last one, however late it comes
+                here, and that was so long after the question at least."""
+                if self._closing.is_set():
+                    raise OutageError("closed meanwhile")
+                now = self._clock.monotonic()
+                believe_until(min(asked_at + heartbeats * HEARTBEAT_SECONDS, now))
+
+            page = self._asked().revocations(revocations.cursor, wait, hear)
+            has_revoked_keys = any(
+                value.startswith("kid:") and revocations.include_none_of((value,))
+                for value in page.revoked
+            )
+            revocations.learn(page, self._clock.monotonic())
+            if has_revoked_keys:
+                self._await_keys()
+            if not page.more:
+                believe_until(asked_at)
+                return page
+            wait = 0
+
+    def _await_keys(self) -> None:
+        """Another key signs from now on."""
+        with self._changing:
+            now = self._clock.monotonic()
+            self._old_keys_until = now + OLD_KEYS_SECONDS
+            self._keys_pause = FIRST_KEYS_PAUSE_SECONDS
+            self._keys_due_at = now + spread(FIRST_KEYS_PAUSE_SECONDS)
+
+    def _keys_due_in(self) -> float:
+        return self._keys_due_at - self._clock.monotonic()
+
+    def _read_keys(self, issuer: str | None = None) -> tuple[float, Tokens]:
+        """When they were asked for, and what can be read with them. The issuer is as before, unless
+        another one is named."""
+        if issuer is None:
+            if self.known is None:
+                raise ServiceUnavailableError
+            issuer = self.known.tokens.issuer
+        asked_at = self._clock.monotonic()
+        return asked_at, Tokens(issuer, self._audience, self._asked().jwks())
+
+    def _take(self, asked_at: float, tokens: Tokens, *, is_beginning: bool = False) -> bool:
+        """Go by these keys from now on, and return True, unless the feed has revoked one of them:
+        then they are older than what is known, and have to be read again."""
+        with self._changing:
+            known, now = self.known, self._clock.monotonic()
+            if asked_at < self._keys_asked_at:
+                return False  # another thread was faster
+            self._keys_asked_at = asked_at
+            are_old = not self._revocations.include_none_of(tokens.revocable)
+            if are_old:
+                self._keys_pause = min(
+                    2 * self._keys_pause or FIRST_KEYS_PAUSE_SECONDS, KEYS_SECONDS
+                )
+                self._keys_due_at = now + self._keys_pause / 2 + spread(self._keys_pause / 2)
+                if known and now < self._old_keys_until:
+                    return False
+            else:
+                self._keys_pause = 0
+                self._keys_due_at = now + KEYS_SECONDS - spread(KEYS_SECONDS / 10)
+            # Without public keys it cannot be seen whether the service that vouched is this one.
+            is_other = known is None or not tokens.agree_with(known.tokens)
+            if is_other or (is_beginning and not tokens.has_keys):
+                self.known = Known(tokens, self._revocations, self._clock.time() - now)
+                self._unknown_kids.start_afresh()
+            return True

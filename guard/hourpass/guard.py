@@ -22,6 +22,7 @@ import httpx
 
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
 from hourpass.feed import OUTAGE_NOTICED_SECONDS, Clock, Feed
+from hourpass.known import Known
 from hourpass.middleware import ASGIApp, Middleware
 from hourpass.service import Service
 from hourpass.tokens import UnknownKeyError, User
@@ -162,38 +163,47 @@ class Guard(RouteDependency):
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
-        known = self._feed.known
+        feed = self._feed
+        known = feed.known
         if known is None:
-            if self._feed.patience_left(self.patience) <= 0:
+            if feed.patience_left(self.patience) <= 0:
                 raise ServiceUnavailableError
             return None
+        try:
+            return self._tell_by(known, token)
+        except UnknownKeyError as unknown:
+            if known.tokens.has_keys:
+                feed.meet_unknown(unknown.kid)
+            return None
+
+    def _tell_by(self, known: Known, token: str) -> User:
+        """Raises UnknownKeyError, InvalidTokenError and ServiceUnavailableError."""
         now, monotonic_now = self._clock.time(), self._clock.monotonic()
         user = known.recall(token, now, monotonic_now)
         if user is not None:
             return user
         try:
-            verified = known.tokens.read(token, now)
-        except UnknownKeyError:
-            if known.tokens.has_keys and not self._feed.may_have_new_keys():
-                raise
-            return None
-        return known.admit(token, verified)
+            return known.admit(token, known.tokens.read(token, now))
+        except UnknownKeyError as unknown:
+            if not known.revocations.include_none_of(unknown.claimed.revocable):
+                raise InvalidTokenError from None
+            raise
 
     def _find_out(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
         feed = self._feed
         known = feed.wait_for_first_answer(self.patience)
+        try:
+            return self._tell_by(known, token)
+        except UnknownKeyError as unknown:
+            if not known.tokens.has_keys:
+                if not feed.vouches_for(token):
+                    raise InvalidTokenError from None
+                return known.admit(token, unknown.claimed)
+            feed.look_for(unknown.kid)
         if user := self._tell(token):
             return user
-        if known.tokens.has_keys:
-            feed.look_for_new_keys()
-            if user := self._tell(token):
-                return user
-            raise InvalidTokenError
-        claimed = known.tokens.read_unverified(token, self._clock.time())
-        if not feed.vouches_for(token):
-            raise InvalidTokenError
-        return known.admit(token, claimed)
+        raise ServiceUnavailableError  # meanwhile there were other keys again
 
     async def _find_out_in_a_thread(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""

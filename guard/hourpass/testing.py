@@ -6,12 +6,14 @@ and let it stand in for the service of your guard.
 PYTEST_DONT_REWRITE: nothing asserts here, and a conftest.py may import from here before.
 """
 
+import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from threading import Condition, get_ident
 from typing import Any
 
@@ -23,8 +25,10 @@ from jwt.algorithms import ECAlgorithm
 
 from hourpass.feed import Clock
 from hourpass.guard import Guard
+from hourpass.service import HEARTBEAT_SECONDS
 
 LIFETIME = timedelta(minutes=60)
+KEPT_AFTERWARDS = timedelta(days=1)  # that a revocation stays in the feed, for wrong clocks
 
 _HEARD_WITHIN_SECONDS = 10.0
 
@@ -143,7 +147,8 @@ class Issuer:
 
     def publish(self, value: str) -> None:
         """`jti:…`, `sid:…`, `kid:…` or `sub:<id>:<epoch>`, as decision 6 has them."""
-        expires_at = datetime.fromtimestamp(self.clock.time(), UTC) + LIFETIME
+        now = datetime.fromtimestamp(self.clock.time(), UTC)
+        expires_at = now + LIFETIME + KEPT_AFTERWARDS
         with self._changed:
             self._revoked.append({"value": value, "expires_at": expires_at.isoformat()})
             self._changed.notify_all()
@@ -152,6 +157,12 @@ class Issuer:
     def rotate_key(self) -> None:
         """From now on another key signs, and only that one is published."""
         self._key = SigningKey()
+
+    def revoke_key(self) -> None:
+        """End all tokens so far, as `hourpass keys revoke` does."""
+        revoked = self._key
+        self.rotate_key()
+        self.publish(f"kid:{revoked.kid}")
 
     @contextmanager
     def outage(self, lasting: timedelta = timedelta(minutes=1)) -> Iterator[None]:
@@ -206,22 +217,34 @@ class Issuer:
 
     def _page(self, request: httpx.Request) -> httpx.Response:
         query = request.url.params
-        after = int(query.get("after", "0"))
+        after, wait = int(query.get("after", "0")), int(query["wait"])
         with self._changed:
             self._heard[get_ident()] = after if "after" in query else -1
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._is_away or len(self._revoked) > after,
-                float(query["wait"]),
-            )
-            if self._is_away:
-                raise httpx.ConnectError("away", request=request)
-            page = {
-                "revocations": self._revoked[after:],
-                "cursor": str(len(self._revoked)),
-                "more": False,
-            }
-        return httpx.Response(200, json=page)
+        page = _HeldBack(self._pieces_of_page(after, wait))
+        date = datetime.fromtimestamp(self.clock.time(), UTC)
+        return httpx.Response(
+            200, headers={"Date": format_datetime(date, usegmt=True)}, stream=page
+        )
+
+    def _pieces_of_page(self, after: int, wait: int) -> Iterator[bytes]:
+        """Heartbeats for as long as there is no news, and then the page."""
+        deadline = time.monotonic() + wait
+        while (left := deadline - time.monotonic()) > 0:
+            with self._changed:
+                is_over = self._changed.wait_for(
+                    lambda: self._is_away or len(self._revoked) > after,
+                    min(left, HEARTBEAT_SECONDS),
+                )
+            if is_over:
+                break
+            if left > HEARTBEAT_SECONDS:
+                yield b" "
+        if self._is_away:
+            raise httpx.ReadError("away")
+        revoked = self._revoked[after:]
+        page = {"revocations": revoked, "cursor": str(after + len(revoked)), "more": False}
+        yield json.dumps(page).encode()
 
 
 class SigningKey:
@@ -236,6 +259,14 @@ class SigningKey:
     def public_jwk(self) -> dict[str, Any]:
         jwk: dict[str, Any] = ECAlgorithm.to_jwk(self._private.public_key(), as_dict=True)
         return {**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}
+
+
+class _HeldBack(httpx.SyncByteStream):
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
 
 
 class _StandIn(httpx.BaseTransport):

@@ -17,6 +17,7 @@ import jwt
 from hourpass.errors import InvalidTokenError, MissingTokenError
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
+MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
 # A clock that is behind the service's must not refuse new tokens. None is believed past its `exp`.
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
@@ -44,10 +45,6 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
 
 
-class UnknownKeyError(InvalidTokenError):
-    """No key is known by this `kid`, or none at all: the service may know one."""
-
-
 @dataclass(frozen=True, slots=True)
 class User:
     """Whom a token stands for, what it may be used for, and until when."""
@@ -64,6 +61,16 @@ class Verified(NamedTuple):
     revocable: tuple[str, ...]  # the feed ends the token by listing one of these
 
 
+class UnknownKeyError(InvalidTokenError):
+    """No key is known by this `kid`, or none at all: the service may know one. `claimed` is what
+    the token says, not to be believed before the service vouches for it."""
+
+    def __init__(self, kid: str, claimed: Verified) -> None:
+        super().__init__()
+        self.kid = kid
+        self.claimed = claimed
+
+
 class Tokens:
     """The tokens of one issuer for one audience, under the keys of one moment."""
 
@@ -72,6 +79,7 @@ class Tokens:
         self.audience = audience
         self.jwks = list(jwks)
         self._keys = dict(_public_keys(self.jwks))
+        self.revocable = tuple(f"kid:{kid}" for kid in self._keys)  # as that of a token
 
     def agree_with(self, other: "Tokens") -> bool:
         return self.issuer == other.issuer and self.jwks == other.jwks
@@ -86,18 +94,14 @@ class Tokens:
         header, kid, payload, signature = _parts(token)
         key = self._keys.get(kid)
         if key is None:
-            raise UnknownKeyError
+            # What the service would never have signed is not worth a question.
+            raise UnknownKeyError(kid, self._checked(kid, _parse(payload), now))
         # The key says which algorithm it is for; the header has no choice but to agree.
         signed = token.rpartition(".")[0].encode()
         if header["alg"] != key.algorithm_name or not key.Algorithm.verify(
             signed, key.key, _decode(signature)
         ):
             raise InvalidTokenError
-        return self._checked(kid, _parse(payload), now)
-
-    def read_unverified(self, token: str, now: float) -> Verified:
-        """The same without its signature: not to be believed before the service vouches for it."""
-        _, kid, payload, _ = _parts(token)
         return self._checked(kid, _parse(payload), now)
 
     def _checked(self, kid: str, claims: dict[str, Any], now: float) -> Verified:
@@ -149,7 +153,7 @@ def _parts(token: str) -> tuple[dict[str, Any], str, str, str]:
     # Only what the service writes (RFC 9068, 2.1): nothing critical, embedded or far away.
     if header.keys() != {"alg", "kid", "typ"} or header["typ"] != "at+jwt":
         raise InvalidTokenError
-    if not isinstance(kid := header["kid"], str):
+    if not isinstance(kid := header["kid"], str) or len(kid) > MAX_KID_LENGTH:
         raise InvalidTokenError
     return header, kid, parts[2], parts[3]
 

@@ -1,0 +1,302 @@
+"""How a guard follows the feed: heartbeats, what it does without them, and how it lets go."""
+
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, service
+from hourpass.feed import OUTAGE_NOTICED_SECONDS, SHORT_WAITS, WAIT_SECONDS
+from hourpass.outage import Outage
+from hourpass.service import HEARTBEAT_SECONDS
+from hourpass.testing import Issuer
+from tests.certificates import certificate
+from tests.court import comes_true, guard_messages, holding_court, refusal_of
+from tests.handmade import StillClock, Waiting, answers, guarded, known_by, page
+
+pytest_plugins = ["hourpass.testing"]
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer, clock: StillClock) -> Issuer:
+    hourpass_issuer.clock = clock
+    return hourpass_issuer
+
+
+@pytest.fixture
+def waiting(issuer: Issuer) -> Iterator[Waiting]:
+    waiting = Waiting(issuer)
+    yield waiting
+    waiting.break_off()
+
+
+def seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def believed_until(guard: Guard) -> float:
+    return known_by(guard).revocations.believed_until
+
+
+def test_heartbeats_prove_that_nothing_was_missed_up_to_their_own_time(
+    issuer: Issuer, clock: StillClock, waiting: Waiting
+) -> None:
+    guard = guarded(issuer)
+    token = issuer.token()
+    guard.check(token)
+    answer = waiting.next()
+    clock.advance(seconds(OUTAGE_NOTICED_SECONDS + 1))
+    assert refusal_of(guard, token) is ServiceUnavailableError
+    # Three of them, joined by a proxy: the third was sent 9 s after the question, or later.
+    answer.send(b" \n ")
+    assert comes_true(lambda: refusal_of(guard, token) is None)
+    clock.advance(seconds(3 * HEARTBEAT_SECONDS - 1 - 0.1))
+    assert refusal_of(guard, token) is None
+    clock.advance(seconds(0.2))
+    assert refusal_of(guard, token) is ServiceUnavailableError
+    # One that arrives 90 s late proves no more than it did when it was sent.
+    clock.advance(seconds(90))
+    before = believed_until(guard)
+    answer.send(b" ")
+    assert comes_true(lambda: believed_until(guard) == before + HEARTBEAT_SECONDS)
+    assert refusal_of(guard, token) is ServiceUnavailableError
+
+
+def test_heartbeats_before_their_time_prove_nothing_of_the_future(
+    issuer: Issuer, clock: StillClock, waiting: Waiting
+) -> None:
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    answer = waiting.next()
+    clock.advance(seconds(1))
+    answer.send(b" " * 1_000)
+    now = clock.monotonic()
+    assert comes_true(lambda: believed_until(guard) == now + OUTAGE_NOTICED_SECONDS)
+    clock.advance(seconds(60))
+    answer.send(b" ")  # no question waits for more heartbeats than this
+    answer.end()
+    waiting.next()
+    assert believed_until(guard) == now + OUTAGE_NOTICED_SECONDS
+
+
+def test_the_page_after_heartbeats_proves_no_more_than_they_did(
+    issuer: Issuer, clock: StillClock, waiting: Waiting
+) -> None:
+    guard = guarded(issuer)
+    token, revoked = issuer.token(), issuer.token(jti="a")
+    guard.check(token)
+    asked_at = clock.monotonic()
+    answer = waiting.next()
+    clock.advance(seconds(8))
+    answer.send(b" ")
+    answer.end("jti:a")
+    waiting.next()
+    assert believed_until(guard) == asked_at + HEARTBEAT_SECONDS + OUTAGE_NOTICED_SECONDS
+    assert refusal_of(guard, revoked) is InvalidTokenError
+    assert refusal_of(guard, token) is None
+
+
+def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    asked: list[str] = []
+
+    class Counting(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            asked.append(request.url.path)
+            return super().handle_request(request)
+
+    database = tmp_path_factory.mktemp("heartbeats") / "hourpass.db"
+    with holding_court(f"sqlite:///{database}") as court:
+        token = court.new_token()
+        with Guard(court.url, transport=Counting()) as guard:
+            guard.check(token)
+            assert comes_true(lambda: asked.count("/revocations") == 2)
+            asked_until = believed_until(guard)
+            assert comes_true(lambda: believed_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
+            court.revoke(token)
+            assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
+            assert asked.count("/revocations") <= 3
+
+
+def test_without_heartbeats_it_asks_for_short_waits_and_nothing_shows(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As behind a proxy that collects an answer before it passes it on, or with an old service."""
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.001)
+    waits: list[int] = []
+
+    def no_heartbeats(request: httpx.Request) -> httpx.Response | None:
+        waits.append(int(request.url.params["wait"]))
+        if waits[-1] > HEARTBEAT_SECONDS:
+            raise httpx.ReadTimeout("", request=request)
+        return page([], "0")
+
+    answers(issuer, "/revocations", no_heartbeats)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    assert comes_true(lambda: waits.count(WAIT_SECONDS) == 3)
+    one_round = [WAIT_SECONDS, 0, *[HEARTBEAT_SECONDS] * SHORT_WAITS]
+    assert waits[: 1 + 2 * len(one_round)] == [0, *one_round, *one_round]
+    assert guard_messages(caplog) == []
+
+
+def test_heartbeats_that_stop_are_an_outage_if_the_service_does_not_answer_either(
+    issuer: Issuer, waiting: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    answer = waiting.next()
+    broken = threading.Event()
+
+    def away(request: httpx.Request) -> httpx.Response | None:
+        if broken.is_set():
+            return None
+        raise httpx.ConnectTimeout("", request=request)
+
+    answers(issuer, "/revocations", away)
+    answer.send(b" ")
+    answer.send(httpx.ReadTimeout(""))
+    said = "The Hourpass service cannot be reached: ConnectTimeout"
+    assert comes_true(lambda: guard_messages(caplog) == [said])
+    broken.set()
+    assert comes_true(lambda: len(guard_messages(caplog)) == 2)
+    assert guard_messages(caplog)[1] == "The Hourpass service can be reached again"
+
+
+def test_an_answer_that_trickles_in_is_an_outage(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trickle(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            for byte in page([], "0").content:
+                time.sleep(0.002)
+                yield bytes([byte])
+
+    def trickle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Trickle())
+
+    answers(issuer, "/revocations", trickle)
+    guard = guarded(issuer, patience=timedelta(seconds=5))
+    assert refusal_of(guard, issuer.token()) is None
+    monkeypatch.setattr(service, "ANSWER_SECONDS", 0.01)
+    guard = guarded(issuer, patience=timedelta(seconds=0.3))
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+
+
+def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest: list[float] = []
+
+    def uniform(lowest: float, highest: float) -> float:
+        assert lowest == 0
+        longest.append(highest)
+        return highest
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    outage = Outage()
+    for _ in range(5):
+        outage.goes_on(ValueError(), believed_for=1)
+    outage.ends()
+    outage.goes_on(ValueError(), believed_for=1)
+    assert longest == [0.5, 1, 2, 2, 2, 0.5]
+
+
+def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(
+    issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a service that stops, which ends those of all guards in one moment."""
+    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.1)
+    paused: list[float] = []
+    has_paused = threading.Event()
+
+    def spread(longest: float) -> float:
+        if longest == feed.PLAIN_POLL_SECONDS:
+            paused.append(longest)
+            has_paused.set()
+        return 0.0
+
+    monkeypatch.setattr(feed, "spread", spread)
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    answer = waiting.next()
+    time.sleep(0.11)  # not a busy loop's
+    answer.end()
+    assert has_paused.wait(5)
+    waiting.next()
+
+
+@pytest.fixture(params=["http", "https"])
+def mute_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """It answers nothing, ever."""
+    context = certificate(tmp_path) if request.param == "https" else None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            try:
+                while True:
+                    connection = listener.accept()[0]
+                    secured = context.wrap_socket(connection, server_side=True) if context else None
+                    accepted.append(secured or connection)
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"{request.param}://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in accepted:
+            connection.close()
+
+
+def followers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "hourpass-feed"}
+
+
+def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
+    mute_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
+    before = followers()
+    transport = httpx.HTTPTransport(verify=False)
+    guard = Guard(mute_server, patience=timedelta(seconds=0.1), transport=transport)
+    assert refusal_of(guard, "x.y.z") is ServiceUnavailableError
+    (thread,) = followers() - before
+    of_https = mute_server.startswith("https")
+
+    def is_connected() -> bool:
+        streams = list(guard._feed._asked()._streams)
+        return of_https in {isinstance(s.get_extra_info("socket"), ssl.SSLSocket) for s in streams}
+
+    assert comes_true(is_connected)
+    guard.close()
+    assert comes_true(lambda: not thread.is_alive())
+
+
+def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_back(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ANSWER_SECONDS", 60.0)
+    database = tmp_path_factory.mktemp("closing") / "hourpass.db"
+    before = followers()
+    with holding_court(f"sqlite:///{database}") as court:
+        guards = [Guard(court.url) for _ in range(5)]
+        for guard in guards:
+            guard.start()
+        assert len(followers() - before) == 5
+        for guard in guards:
+            guard.close()
+        assert comes_true(lambda: not followers() - before)
