@@ -127,11 +127,15 @@ class Attempt:
                 await self._refund(count)
         if self.known_key:
             await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
-        successes = self.tally.add(self.login_key)
-        # Another login of the account may have made this one due after `leaves_traces` was asked.
-        if successes >= UNWRITTEN and self.session.in_transaction():
+        await self.count()
+
+    async def count(self) -> None:
+        """As one of the account's logins, of which there are so many an hour."""
+        logins = self.tally.add(self.login_key)
+        # Another one of the account may have made this one due after `leaves_traces` was asked.
+        if logins >= UNWRITTEN and self.session.in_transaction():
             self.tally.forget(self.login_key)
-            await charge(self.session, self.login_key, self.logins, self.now, successes)
+            await charge(self.session, self.login_key, self.logins, self.now, logins)
 
     async def take_back(self) -> None:
         """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
