@@ -141,7 +141,7 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
 @click.argument("username")
 @click.option("--address", help="Forget what has failed from there as well.")
 def unlock(username: str, address: str | None) -> None:
-    """Forget a user's failed logins, so that the next attempt need not wait."""
+    """Forget a user's failed logins, and how many succeeded, so that the next need not wait."""
 
     async def forget(parts: Parts) -> None:
         user = await _named(parts, username)
@@ -318,7 +318,7 @@ def _run(work: Callable[[Parts], Awaitable[Result]]) -> Result:
                 caller = Caller(user_agent="hourpass")
                 events = Events(session, caller, listeners_for(settings))
                 users = Users(session, passwords, revocations, events)
-                proof = Proof(session, users, passwords, Throttle(), events, caller)
+                proof = Proof(session, users, passwords, Throttle(settings), events, caller)
                 factors = SecondFactors(proof, settings)
                 keys = KeyStore(session, settings)
                 return await work(Parts(session, users, factors, keys, revocations, events))

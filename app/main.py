@@ -131,7 +131,7 @@ async def _start(
     state.settings = settings
     state.clock = clock
     state.listeners = listeners = listeners_for(settings)
-    state.throttle = Throttle()
+    state.throttle = Throttle(settings)
     state.proxy_warning = ProxyWarning()
     state.ending = ending = asyncio.Event()  # set by protocol.py
     stack.callback(logs.request_log.flush)

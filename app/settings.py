@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     hs256_secret: Secret | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
     key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is made; 0: only by `hourpass keys rotate`")
     key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds that a new key is published before it signs; longer than verifiers cache the JWKS (300)")
+    user_actions_per_hour: int = Field(600, ge=1, le=1_000_000, description="logins of one user in an hour, and as many revoked access tokens; that many at once, too; beyond that the answer is 429")
     session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) ends")
     session_max_days: int = Field(90, ge=1, le=3650, description="days after which a session ends in any case")
     first_admin_username: str | None = Field(None, description="the first administrator, created at start in a database that has never had one")

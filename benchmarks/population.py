@@ -52,6 +52,7 @@ class Population:
             "ISSUER": "http://hourpass.example",  # whatever the port
             "ARGON2_MEMORY_KIB": str(memory_kib),
             "ARGON2_PASSES": str(ARGON2_PASSES),
+            "USER_ACTIONS_PER_HOUR": "1000000",  # few users do all of it
         }
         self._users = users
         self._settings = Settings.model_validate(

@@ -188,6 +188,7 @@ async def _issued_tokens(request: Request, session: SessionDep) -> IssuedTokens:
         sessions_of(request, session),
         revocations_of(request, session),
         events_of(request, session),
+        request.app.state.throttle,
     )
 
 

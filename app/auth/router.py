@@ -75,6 +75,10 @@ async def issue_token(grant: GrantRequestDep, login: LoginDep, now: NowDep) -> I
 
     `mfa_required` says that the password is right and that `otp` has to come with it: the code of
     the user's second factor. A refresh token needs none.
+
+    429 answers after too many failed logins, and a user who logs in too often (600 at once, 600 an
+    hour by default) or renews a session more than 120 times at once and 240 times an hour. A
+    refresh token that was refused so is not used up.
     """
     return await login.trade(grant, now)
 
@@ -132,12 +136,16 @@ async def verify_token(user: AllowedUser, response: Response) -> TokenStatus:
     summary="End one token",
     tags=["Tokens"],
     openapi_extra=TOKEN_BODY,
-    responses=documented(InvalidFormError, UnsupportedMediaTypeError),
+    responses=documented(InvalidFormError, UnsupportedMediaTypeError, TooManyAttemptsError),
 )
 async def revoke_token(form: TokenFormDep, tokens: IssuedTokensDep, now: NowDep) -> TokenRevoked:
     """RFC 7009: an access token ends alone, a refresh token with its whole session.
 
     Whoever has a token may end it. The answer is the same if it was not valid before.
+
+    429 answers a user whose access tokens are revoked too often (600 at once, 600 an hour by
+    default). Refresh tokens, `DELETE /me/sessions/{session_id}` and `POST /me/logout-everywhere`
+    have no such limit.
     """
     await tokens.revoke(form.token.get_secret_value(), now)
     return TokenRevoked()

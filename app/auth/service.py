@@ -30,7 +30,9 @@ from app.second_factors.errors import TooManyCodesError
 from app.second_factors.service import IS_ENABLED, Answer, SecondFactors
 from app.sessions.service import Renewal, Sessions
 from app.settings import Settings
-from app.throttle.service import Throttle
+from app.throttle.errors import TooManyAttemptsError
+from app.throttle.rates import UNFINISHED_LOGIN
+from app.throttle.service import Throttle, allow
 from app.tokens.errors import InvalidTokenError
 from app.tokens.live import LiveKeys
 from app.tokens.service import CLIENT_ID, Grant, Tokens
@@ -131,6 +133,7 @@ class Login:
                 await attempt.fail()
             else:
                 await attempt.take_back()  # the password was right, and no code was tried
+                await self._count_unfinished(known, now)
             if answer is Answer.MISSING:
                 # Neither a login nor a failed one: people who type the code second come by here.
                 await self.events.announce("second_factor.demand", subject, now)
@@ -143,6 +146,18 @@ class Login:
         if authenticated and self.passwords.needs_rehash(authenticated.password_hash):
             await self.users.upgrade_hash(authenticated, password)
         return authenticated, answer
+
+    async def _count_unfinished(self, user: Account | None, now: datetime) -> None:
+        """A count of its own: without the code nobody may use up the owner's logins.
+
+        Raises TooManyAttemptsError.
+        """
+        assert user
+        try:
+            await allow(self.session, "unfinished login", str(user.id), UNFINISHED_LOGIN, now)
+        except TooManyAttemptsError:
+            await self.session.commit()  # what was taken back
+            raise
 
     async def _renew(self, grant: RefreshGrant, now: datetime) -> IssuedToken | None:
         renewal = await self.sessions.renew(grant.refresh_token.get_secret_value(), now)
@@ -205,20 +220,27 @@ class IssuedTokens:
     sessions: Sessions
     revocations: Revocations
     events: Events
+    throttle: Throttle
 
     async def revoke(self, token: str, now: datetime) -> None:
         """End an access token, or a refresh token with its whole session (RFC 7009, 2.1).
 
         To have it in hand is the right to end it. One that is not valid is ended already.
+
+        Access tokens are counted, since renewing gives any number of them. What ends a session or
+        all of a user's tokens is never refused: each of these needs another login before it, and
+        logins are counted. Raises TooManyAttemptsError.
         """
         try:
             verified = await self.verification.verify(token, now)
         except InvalidTokenError:
             await self.sessions.end_by(token, now)
         else:
+            user_id, limit = verified.holder.id, self.throttle.actions
             await begin_write(self.session)
+            await allow(self.session, "revocation", str(user_id), limit, now)
             await self.revocations.publish(f"jti:{verified.claims.jti}")
-            await self.events.announce("token.revoke", verified.holder.id, now)
+            await self.events.announce("token.revoke", user_id, now)
             await self.session.commit()
 
     async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:

@@ -15,6 +15,7 @@ from app.invitations.schemas import (
 )
 from app.mail.errors import MailUnavailableError
 from app.paging import PageQuery
+from app.throttle.errors import TooManyAttemptsError
 from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin
@@ -29,7 +30,7 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
     operation_id="createInvitation",
     summary="Invite somebody",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(*_FOR_ADMINS, MailUnavailableError),
+    responses=documented(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
 )
 async def create_invitation(
     _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, now: NowDep

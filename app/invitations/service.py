@@ -12,6 +12,8 @@ from app.database import begin_write
 from app.events import Events
 from app.invitations.errors import InvitationNotFoundError
 from app.mail.service import Mail, post
+from app.throttle.rates import NEW_INVITATION
+from app.throttle.service import allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,13 @@ class Invitations:
     ) -> tuple[Code, str]:
         """With an address the code is mailed there, and proves the mailbox when it is used.
 
-        Raises MailUnavailableError.
+        Raises MailUnavailableError and TooManyAttemptsError.
         """
         if email:
             self.mail.require_server()
         await begin_write(self.session)
+        admin = str(self.mail.caller.user_id)
+        await allow(self.session, "invitation by", admin, NEW_INVITATION, now)
         invitation, text = await codes.issue(
             self.session,
             Purpose.INVITE,

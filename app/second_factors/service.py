@@ -28,6 +28,8 @@ from app.second_factors.errors import (
 )
 from app.second_factors.models import RecoveryCode, SecondFactor
 from app.settings import Settings
+from app.throttle.rates import NEW_SECRET
+from app.throttle.service import allow
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.proof import Proof
@@ -126,6 +128,7 @@ class SecondFactors:
                 raise SecondFactorExistsError
             await self._session.delete(factor)
             await self._session.flush()
+        await allow(self._session, "new secret", str(user_id), NEW_SECRET, now)
         self._session.add(
             SecondFactor(
                 user_id=user_id,

@@ -26,6 +26,8 @@ from app.revocations.service import Revocations
 from app.sessions.errors import SessionNotFoundError
 from app.sessions.models import Session
 from app.settings import Settings
+from app.throttle.rates import RENEWAL
+from app.throttle.service import allow
 from app.users.models import User
 from app.users.service import Account
 
@@ -104,7 +106,10 @@ class Sessions:
         return Renewal(user, opened, _refresh_token(opened, secret))
 
     async def renew(self, refresh_token: str, now: datetime) -> Renewal | None:
-        """Trade a refresh token for its successor. None if it is of no use, or no longer."""
+        """Trade a refresh token for its successor. None if it is of no use, or no longer.
+
+        Raises TooManyAttemptsError, which leaves the refresh token as it was.
+        """
         match = _REFRESH_TOKEN.fullmatch(refresh_token)
         if match is None:
             return None
@@ -129,16 +134,21 @@ class Sessions:
         session, user = found
         successor = hmac.digest(session.rotation_key, secret.encode(), "sha256").hex()
         presented = _hash(secret)
-        if hmac.compare_digest(presented, session.secret_hash):
-            session.previous_secret_hash = presented
-            session.secret_hash = _hash(successor)
-            session.rotated_at = now
-            session.expires_at = min(now + self._idle, session.created_at + self._longest)
-        elif presented != session.previous_secret_hash or now - session.rotated_at > GRACE:
+        is_newest = hmac.compare_digest(presented, session.secret_hash)
+        is_repeated = presented == session.previous_secret_hash
+        if not is_newest and not (is_repeated and now - session.rotated_at <= GRACE):
             await self._end(now, Session.id == session.id, reason="a spent refresh token")
             await self._session.commit()
             _log.warning("A spent refresh token was used again", extra={"user_id": user.id})
             return None
+        # Counted for the session, not the user: a copied refresh token must not be of use to keep
+        # the owner's other sessions from renewing.
+        await allow(self._session, "renewal", session.id, RENEWAL, now)
+        if is_newest:
+            session.previous_secret_hash = presented
+            session.secret_hash = _hash(successor)
+            session.rotated_at = now
+            session.expires_at = min(now + self._idle, session.created_at + self._longest)
         await self._session.commit()
         return Renewal(user, session, _refresh_token(session, successor))
 

@@ -4,7 +4,8 @@ from app.errors import Refusal
 
 
 class TooManyAttemptsError(Refusal):
-    """RFC 6585, 4. The same whether what was tried exists or not."""
+    """RFC 6585, 4. The same whether what was tried exists or not. Retry-After says when it works
+    again."""
 
     status = 429
     error = "too_many_attempts"

@@ -7,7 +7,8 @@ from app.database import Base
 
 
 class Attempts(Base):
-    """What has failed under a key; or, with no failures, that the key has succeeded lately."""
+    """What has failed under a key; or, with no failures, that the key has succeeded lately; or,
+    with IS_RATE in their place, when something may be done again (rates.py)."""
 
     __tablename__ = "attempts"
 

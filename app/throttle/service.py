@@ -1,4 +1,4 @@
-"""How many guesses are let through, and how soon.
+"""How many guesses are let through, and how soon; and how many logins that succeed (rates.py).
 
 Three counts are kept in the database, so that all workers share them and no restart forgets: one
 for each account, one for each address, and one for each account at an address where its owner has
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from math import ceil
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select, update
@@ -25,10 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import direct
 from app.database import begin_write
 from app.errors import UnavailableError
+from app.settings import Settings
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
+from app.throttle.rates import UNWRITTEN, Rate, Tally, charge, refuse_before, take
 
-MAX_ROWS = 1_000_000  # of failures, and as many of known addresses
+MAX_ROWS = 1_000_000  # of failures, as many of known addresses, and as many of rates
 KNOWN_FOR = timedelta(days=90)
 # Written down again only when this much is left, so that most logins need not.
 KNOWN_AGAIN = timedelta(days=60)
@@ -73,7 +74,7 @@ class Found(NamedTuple):
 
 
 # Made once: every login asks.
-_MOST_KEYS = 4
+_MOST_KEYS = 5
 _FIND = select(Attempts.key, Attempts.failures, Attempts.blocked_until, Attempts.expires_at).where(
     Attempts.key.in_([bindparam(f"key{number}") for number in range(_MOST_KEYS)]),
     Attempts.expires_at > bindparam("now"),
@@ -96,14 +97,21 @@ class Attempt:
     session: AsyncSession
     counts: list[Count]
     known_key: str | None  # to remember after a success, if this is due
+    login_key: str
+    logins: Rate
+    tally: Tally
     now: datetime
 
     @property
     def leaves_traces(self) -> bool:
         """Whether succeed() has anything to write."""
-        return self.known_key is not None or any(
-            count.is_charged or (count.failures and count.rule is not ADDRESS)
-            for count in self.counts
+        return (
+            self.known_key is not None
+            or self.tally.is_due(self.login_key)
+            or any(
+                count.is_charged or (count.failures and count.rule is not ADDRESS)
+                for count in self.counts
+            )
         )
 
     async def fail(self) -> None:
@@ -119,6 +127,15 @@ class Attempt:
                 await self._refund(count)
         if self.known_key:
             await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+        await self.count()
+
+    async def count(self) -> None:
+        """As one of the account's logins, of which there are so many an hour."""
+        logins = self.tally.add(self.login_key)
+        # Another one of the account may have made this one due after `leaves_traces` was asked.
+        if logins >= UNWRITTEN and self.session.in_transaction():
+            self.tally.forget(self.login_key)
+            await charge(self.session, self.login_key, self.logins, self.now, logins)
 
     async def take_back(self) -> None:
         """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
@@ -135,10 +152,13 @@ class Attempt:
 
 
 class Throttle:
-    """One per process: it counts what is under way in it."""
+    """One per process: it counts what is under way in it. `actions` is how often one user may log
+    in, and may revoke an access token."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.actions = Rate.hourly(settings.user_actions_per_hour)
         self._under_way: Counter[str] = Counter()
+        self._tally = Tally()
 
     @asynccontextmanager
     async def attempt(
@@ -151,8 +171,12 @@ class Throttle:
         network = network_of(address)
         known_key, pair_key = _key("known", account, network), _key("pair", account, network)
         account_key, address_key = _key("account", account), _key("address", network)
-        with self._under_way_beside(pair_key, account_key, address_key) as others:
-            found = await _find(session, now, known_key, pair_key, account_key, address_key)
+        login_key = _key("login", account)
+        keys = (pair_key, account_key, address_key)
+        with self._under_way_beside(*keys) as others:
+            found = await _find(session, now, known_key, login_key, *keys)
+            if logins := found.get(login_key):
+                refuse_before(logins.blocked_until, now)
             if known := found.get(known_key):
                 counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
             else:
@@ -163,7 +187,8 @@ class Throttle:
             counts.sort(key=lambda count: count.key)
             await _admit(session, counts, found, others, now)
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
-            attempt = Attempt(session, counts, known_key if is_due else None, now)
+            due_key = known_key if is_due else None
+            attempt = Attempt(session, counts, due_key, login_key, self.actions, self._tally, now)
             try:
                 yield attempt
             except UnavailableError:  # nothing was checked
@@ -220,12 +245,18 @@ def network_of(address: str) -> str:
     return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
 
 
-async def allow(session: AsyncSession, what: str, who: str, rule: Rule, now: datetime) -> None:
+async def allow(
+    session: AsyncSession, what: str, who: str, limit: Rule | Rate, now: datetime
+) -> None:
     """As Throttle.count(), but part of its caller's transaction, which writes.
 
-    Raises TooManyAttemptsError.
+    Where the caller locks users or sessions it does so before, and publishes revocations after, so
+    that no two transactions wait for each other. Raises TooManyAttemptsError.
     """
     key = _key(what, who)
+    if isinstance(limit, Rate):
+        await take(session, key, limit, now)
+        return
     # Locked, so that of many at once each sees what the one before has counted.
     row = await session.scalar(
         select(Attempts)
@@ -233,22 +264,25 @@ async def allow(session: AsyncSession, what: str, who: str, rule: Rule, now: dat
         .with_for_update()
         .execution_options(populate_existing=True)
     )
-    if row and row.blocked_until > now:
-        raise TooManyAttemptsError(ceil((row.blocked_until - now).total_seconds()))
-    await _charge(session, Count(key, rule), now)
+    if row:
+        refuse_before(row.blocked_until, now)
+    await _charge(session, Count(key, limit), now)
 
 
 async def clear(
     session: AsyncSession, account: str, address: str | None, *, of_all: bool = False
 ) -> None:
     """Forget what has failed for the account, there as well if an address is given, and with
-    `of_all` what others failed at there. Part of its caller's transaction."""
+    `of_all` what others failed at there; and how often the account has logged in. Part of its
+    caller's transaction."""
     keys = [_key("account", account)]
     if address is not None:
         network = network_of(address)
         keys += [_key("pair", account, network)]
         keys += [_key("address", network)] if of_all else []
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
+    # After the others, as a login does.
+    await session.execute(delete(Attempts).where(Attempts.key == _key("login", account)))
 
 
 async def spent(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
@@ -256,10 +290,11 @@ async def spent(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
     will be forgotten soonest.
 
     Known addresses make room for known ones alone: whoever logs in from a million of them, which
-    one account and an IPv6 network suffice for, must not have the failures forgotten.
+    one account and an IPv6 network suffice for, must not have the failures forgotten. Nor must
+    a million failures have the rates forgotten.
     """
     conditions = [Attempts.expires_at <= now]
-    for kind in (Attempts.failures == 0, Attempts.failures > 0):
+    for kind in (Attempts.failures == 0, Attempts.failures > 0, Attempts.failures < 0):
         latest_first = select(Attempts.expires_at).where(kind).order_by(Attempts.expires_at.desc())
         if last := await session.scalar(latest_first.offset(MAX_ROWS).limit(1)):
             conditions.append(and_(kind, Attempts.expires_at <= last))
@@ -283,8 +318,7 @@ async def _admit(
             count.is_charged = True
         elif count.failures + others[count.key] >= count.rule.free:
             raise TooManyAttemptsError
-    if blocked_until > now:
-        raise TooManyAttemptsError(ceil((blocked_until - now).total_seconds()))
+    refuse_before(blocked_until, now)
     if not any(count.is_charged for count in counts):
         return
     await begin_write(session)

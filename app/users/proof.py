@@ -44,6 +44,7 @@ class Proof:
                 await attempt.succeed()
             else:
                 await attempt.fail()
+                await attempt.count()  # with many known addresses failures alone bound too little
                 reason = "wrong password"
                 await self.events.announce(action, user_id, now, succeeded=False, reason=reason)
             await self.session.commit()

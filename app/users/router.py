@@ -14,6 +14,7 @@ from app.users.dependencies import (
     CurrentUser,
     UserId,
     UsersDep,
+    VerifiedBearer,
     refuse_if_closed,
 )
 from app.users.errors import (
@@ -59,7 +60,10 @@ async def register_user(
     """Create an account. It is enabled at once, so its owner can ask for a token."""
     invitation = new_user.invitation.get_secret_value() if new_user.invitation else None
     await admit(invitation)
-    return UserCreated(user_id=await users.register(new_user, now, invitation=invitation))
+    user_id = await users.register(
+        new_user, now, invitation=invitation, is_counted=invitation is None
+    )
+    return UserCreated(user_id=user_id)
 
 
 @router.get(
@@ -81,10 +85,11 @@ async def read_own_profile(user: CurrentUser, users: UsersDep) -> Profile:
     tags=["Users"],
     responses=documented(MissingTokenError, InvalidTokenError),
 )
-async def log_out_everywhere(user: CurrentUser, users: UsersDep, now: NowDep) -> TokensRevoked:
+async def log_out_everywhere(bearer: VerifiedBearer, users: UsersDep, now: NowDep) -> TokensRevoked:
     """The token that this call is made with included."""
-    await users.end_tokens(user.id, now)
-    return TokensRevoked(user_id=user.id)
+    user_id, epoch = bearer.account
+    await users.end_tokens(user_id, now, epoch)
+    return TokensRevoked(user_id=user_id)
 
 
 @router.post(

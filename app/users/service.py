@@ -19,6 +19,8 @@ from app.errors import InvalidRequestError
 from app.events import Events
 from app.passwords import Passwords
 from app.revocations.service import Revocations, not_revoked
+from app.throttle.rates import REGISTRATIONS
+from app.throttle.service import allow
 from app.tokens.errors import InvalidTokenError
 from app.tokens.service import Claims
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
@@ -78,7 +80,7 @@ class Users:
         self._revocations = revocations
         self._events = events
 
-    async def register(
+    async def register(  # noqa: PLR0913 - what an account can begin with
         self,
         account: NewAccount,
         now: datetime,
@@ -86,12 +88,14 @@ class Users:
         is_admin: bool = False,
         scopes: Collection[str] = (),
         invitation: str | None = None,
+        is_counted: bool = False,
     ) -> int:
         """Create an enabled user and return its id. An invitation, which admission has looked at,
-        is used up with success alone.
+        is used up with success alone. `is_counted` is for whoever is neither invited nor created by
+        an administrator.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
-        policy refuses, and HashingOverloadedError.
+        policy refuses, HashingOverloadedError and TooManyAttemptsError.
         """
         if existing := await self._find_id(account.username):
             raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
@@ -107,6 +111,8 @@ class Users:
             created_at=now,
         )
         await begin_write(self._session)
+        if is_counted:
+            await allow(self._session, "registrations", "", REGISTRATIONS, now)
         details: dict[str, Any] = {}
         if invitation:
             code = await codes.use(self._session, invitation, now, Purpose.INVITE)
@@ -248,10 +254,10 @@ class Users:
         await self._session.commit()
         return user
 
-    async def end_tokens(self, user_id: int, now: datetime) -> None:
-        """End every token and session of the user. Raises UserNotFoundError."""
+    async def end_tokens(self, user_id: int, now: datetime, epoch: int | None = None) -> None:
+        """End every token and session of the user. Raises as lock() does."""
         await begin_write(self._session)
-        await self.move_on(user_id, now)
+        await self.move_on(user_id, now, epoch)
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
