@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import inf
 from typing import Annotated, Any
 
@@ -115,6 +116,16 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=1024)
+def network_of(host: str) -> str:
+    """An IPv4 address or the first 64 bits of an IPv6 one, since that many are one subscriber's.
+    Empty for a Unix socket."""
+    address = _address(host)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))
+    return str(address or "")
 
 
 async def _caller(request: Request) -> Caller:

@@ -91,6 +91,12 @@ class MalformedRequestError(Refusal):
     message = "Malformed HTTP request"
 
 
+class RequestTimeoutError(Refusal):
+    status = 408
+    error = "request_timeout"
+    message = "The request took too long to arrive"
+
+
 class ContentTooLargeError(Refusal):
     status = 413
     error = "content_too_large"

@@ -16,6 +16,7 @@ from app.audit.router import router as audit_router
 from app.auth.router import router as auth_router
 from app.caller import Caller, ProxyWarning
 from app.chores import Chores
+from app.connections import Connections
 from app.database import Database, create_engine, restrict_file_access, utc_now
 from app.error_responses import documented
 from app.errors import (
@@ -23,6 +24,7 @@ from app.errors import (
     HeadersTooLargeError,
     InternalError,
     InvalidRequestError,
+    RequestTimeoutError,
     StartupError,
     UnavailableError,
     UriTooLongError,
@@ -92,6 +94,7 @@ def create_app(
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
         responses=documented(
+            RequestTimeoutError,
             ContentTooLargeError,
             UriTooLongError,
             InvalidRequestError,
@@ -120,6 +123,7 @@ def create_app(
     # Around the framework's own layers, whose cost is not small beside that of a validation.
     exchange = Exchange(Express(app, app.build_middleware_stack()), FastLane(app.state))
     app.middleware_stack = app.state.exchange = exchange
+    app.state.connections = Connections(settings)
     return app
 
 

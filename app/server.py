@@ -7,11 +7,13 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from app.connections import backlog, raise_open_files
 from app.protocol import BoundedHttpProtocol
 
 
 def serve(host: str, port: int, workers: int) -> None:
     """Until interrupted. Exits with a line in the log if the address cannot be had."""
+    raise_open_files()
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -22,6 +24,7 @@ def serve(host: str, port: int, workers: int) -> None:
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
+        "backlog": backlog(),
         "timeout_graceful_shutdown": 30,
     }
     if workers == 1 or sys.platform != "linux":

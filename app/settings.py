@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     mail_from: Mailbox | None = Field(None, description="sender of that mail, such as Hourpass <no-reply@example.org>")
     mail_templates: Directory | None = Field(None, description="directory (relative to the project) of your own texts, LANGUAGE/reset.txt and so on, beside those in app/mail/templates")
     trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
+    max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: what the open-files limit allows, 20000 at most")
+    max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="of these, those of one IPv4 address or IPv6 /64 that is none of TRUSTED_PROXIES; empty: three quarters")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")

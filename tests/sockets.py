@@ -14,9 +14,9 @@ START_TIMEOUT_SECONDS = 20
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, **options: Any) -> Iterator[str]:
     """The base URL of an ASGI application in a thread of its own."""
-    config = uvicorn.Config(app, port=0, log_config=None, loop="asyncio")
+    config = uvicorn.Config(app, port=0, log_config=None, loop="asyncio", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -244,7 +244,7 @@ async def test_of_administrators_who_remove_each_other_at_once_one_remains(
                     elif how % 4 == 1:
                         await verbs.set_enabled(user_id, clock(), enabled=False)
                     elif how % 4 == 2:
-                        await verbs.void_password(user_id, clock())
+                        await verbs.void_password(user_id)
                         await session.commit()
                     else:
                         await verbs.grant(user_id, set(), clock())

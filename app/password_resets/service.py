@@ -13,7 +13,7 @@ from app.database import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
 from app.mail.service import Mail, ask, post
-from app.throttle.service import RESET, Throttle, clear, network_of
+from app.throttle.service import RESET, Throttle, clear, network_to_limit
 from app.users.schemas import fold
 from app.users.service import Users
 
@@ -32,7 +32,7 @@ class PasswordResets:
         Raises MailUnavailableError, TooManyAttemptsError and UnavailableError.
         """
         self.mail.require_server()
-        network = network_of(self.mail.caller.address)
+        network = network_to_limit(self.mail.caller.address)
         await self.throttle.count(self.session, "reset", network, RESET, now)
         await begin_write(self.session)
         await ask(self.session, email, self.mail.caller, now)
@@ -51,7 +51,7 @@ class PasswordResets:
             found.user_id, password, field="new_password"
         )
         await begin_write(self.session)
-        user = await self.users.move_on(found.user_id, now)
+        user = await self.users.move_on(found.user_id)
         used = await codes.use(self.session, code, now, Purpose.RESET, Purpose.RENEW)
         user.password_hash = password_hash
         if used.email is not None and used.email == user.email:
@@ -70,7 +70,7 @@ class PasswordResets:
         """
         if by_mail:
             self.mail.require_server()
-        user = await self.users.void_password(user_id, now)
+        user = await self.users.void_password(user_id)
         if by_mail and user.email is None:
             raise InvalidRequestError.about("by_mail", "The user has no e-mail address")
         await self.events.announce("user.force_reset", user_id, now)

@@ -157,7 +157,7 @@ class SecondFactors:
         await self._demand("second_factor.confirm", factor, otp, now)
         factor.confirmed_at = now
         recovery_codes = await self._new_codes(user_id)
-        await self._users.move_on(user_id, now)
+        await self._users.move_on(user_id)
         await self._events.announce("second_factor.confirm", user_id, now)
         await self._session.commit()
         return recovery_codes
@@ -277,6 +277,6 @@ class SecondFactors:
 
     async def _take_away(self, action: str, user_id: int, now: datetime) -> None:
         await self._session.execute(delete(SecondFactor).where(SecondFactor.user_id == user_id))
-        await self._users.move_on(user_id, now)
+        await self._users.move_on(user_id)
         await self._events.announce(action, user_id, now)
         await self._session.commit()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select, update
@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import direct
+from app.caller import network_of
 from app.database import begin_write
 from app.errors import UnavailableError
 from app.settings import Settings
@@ -168,7 +169,7 @@ class Throttle:
 
         Raises TooManyAttemptsError.
         """
-        network = network_of(address)
+        network = network_to_limit(address)
         known_key, pair_key = _key("known", account, network), _key("pair", account, network)
         account_key, address_key = _key("account", account), _key("address", network)
         login_key = _key("login", account)
@@ -233,16 +234,11 @@ class Throttle:
 
 
 @lru_cache(maxsize=1024)
-def network_of(address: str) -> str:
-    """An IPv4 address or the first 64 bits of another one, since that many are one subscriber's.
-    Empty for this machine itself, which stands for a proxy that TRUSTED_PROXIES does not name."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return ""
-    if ip.is_loopback:
-        return ""
-    return address if ip.version == 4 else str(ip_network((ip, 64), strict=False))
+def network_to_limit(address: str) -> str:
+    """The client's network. Empty for this machine itself, which stands for a proxy that
+    TRUSTED_PROXIES does not name."""
+    network = network_of(address)
+    return "" if network and ip_network(network).is_loopback else network
 
 
 async def allow(
@@ -277,7 +273,7 @@ async def clear(
     caller's transaction."""
     keys = [_key("account", account)]
     if address is not None:
-        network = network_of(address)
+        network = network_to_limit(address)
         keys += [_key("pair", account, network)]
         keys += [_key("address", network)] if of_all else []
     await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))

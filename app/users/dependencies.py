@@ -13,7 +13,7 @@ from app.database import SessionDep
 from app.events import events_of
 from app.revocations.dependencies import revocations_of
 from app.settings import Settings
-from app.throttle.service import INVITATION, REGISTRATION, Throttle, network_of
+from app.throttle.service import INVITATION, REGISTRATION, Throttle, network_to_limit
 from app.tokens.dependencies import BearerToken, NowDep
 from app.tokens.errors import InsufficientScopeError
 from app.users.errors import (
@@ -73,7 +73,7 @@ async def _admit(
     async def admit(invitation: str | None) -> None:
         if settings.registration == "invite" and invitation is None:
             raise InvitationRequiredError
-        network = network_of(caller_of(request).address)
+        network = network_to_limit(caller_of(request).address)
         await throttle.count(session, "register", network, REGISTRATION, now)
         if invitation:
             found = await codes.find(session, invitation, now, Purpose.INVITE)

@@ -257,11 +257,11 @@ class Users:
     async def end_tokens(self, user_id: int, now: datetime, epoch: int | None = None) -> None:
         """End every token and session of the user. Raises as lock() does."""
         await begin_write(self._session)
-        await self.move_on(user_id, now, epoch)
+        await self.move_on(user_id, epoch)
         await self._events.announce("user.end_tokens", user_id, now)
         await self._session.commit()
 
-    async def move_on(self, user_id: int, now: datetime, epoch: int | None = None) -> User:
+    async def move_on(self, user_id: int, epoch: int | None = None) -> User:
         """As end_tokens(), but part of its caller's transaction. Raises as lock() does."""
         user = await self.lock(user_id, epoch)
         await self._end_tokens(user)
@@ -296,7 +296,7 @@ class Users:
         """
         password_hash = await self.hash_password(user_id, password, field=field)
         await begin_write(self._session)
-        user = await self.move_on(user_id, now, epoch)
+        user = await self.move_on(user_id, epoch)
         user.password_hash = password_hash
         await self._events.announce("user.change_password", user_id, now)
         await self._session.commit()
@@ -343,7 +343,7 @@ class Users:
         await self._events.announce("user.remove", user_id, now)
         await self._session.commit()
 
-    async def void_password(self, user_id: int, now: datetime) -> User:
+    async def void_password(self, user_id: int) -> User:
         """Nobody logs in until a code has set another one; tokens and sessions end. Begins its
         caller's transaction. Raises UserNotFoundError and LastAdminError."""
         user = await self._lock_unless_last_admin(user_id)

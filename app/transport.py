@@ -1,0 +1,71 @@
+"""A connection as responses are written to it."""
+
+import asyncio
+from collections.abc import Callable
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+
+class CorkedTransport:
+    """Sends the head of a response together with its body. `on_close` decides how to close."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        on_close: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._on_close = on_close
+        self._is_closing = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._write(data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)  # in case that nothing follows at once
+
+    def write_whole(self, response: bytes) -> None:
+        self._flush()
+        self._write(response)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if not self.is_closing():
+            self._flush()
+            self._is_closing = True
+            self._on_close()
+
+    def _flush(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._transport.write(data)
+
+
+class ReadFlow(FlowControl):
+    """uvicorn resumes reading whenever the application asks for more of a body. While the
+    connection holds more than it may, that must not happen."""
+
+    is_full = False
+
+    def resume_reading(self) -> None:
+        if not self.is_full:
+            super().resume_reading()
+
+    def fill(self) -> None:
+        self.is_full = True
+        self.pause_reading()
+
+    def clear(self) -> None:
+        self.is_full = False
+        self.resume_reading()
