@@ -216,7 +216,7 @@ class BoundedHttpProtocol(RequestParser):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, _: ASGI3Application) -> None:
         """What was read in one turn of the event loop is answered in the next, all together, so
-        that one look at the news (revocations/news.py) does for all."""
+        that one look for revocations (revocations/cache.py) does for all."""
         self._current = cycle
         if not self._arrived:
             self.loop.call_soon(self._answer_all)

@@ -5,7 +5,7 @@
 Counted from the moment in which the answer to POST /me/logout-everywhere arrives until the first
 refusal arrives: on the worker that gave the answer, on the other worker of the same service, and
 on a second service that, as on another host, shares nothing with the first but the database; and
-until a listener who waits at that second service has the news. On SQLite and on PostgreSQL. Each
+until a listener that waits at that second service has the revocation. On SQLite and on PostgreSQL. Each
 figure contains the request that finds it out. A negative one came before the answer did.
 """
 
@@ -145,14 +145,14 @@ async def sample(
         return time.perf_counter()
 
     hearing = asyncio.create_task(hear())
-    # Anywhere between two looks of the service at its database, every 50 ms.
+    # Anywhere between two looks of the service at its database, every 25 ms.
     await asyncio.sleep(0.1 + random.random() / 10)
     assert not hearing.done()
     response = await first.post("/me/logout-everywhere", headers=bearer(token))
     answered_at = time.perf_counter()
     assert response.status_code == 200
     moments = await asyncio.gather(*map(be_refused, askers.values()), hearing)
-    for what, moment in zip([*askers, "the news at a listener"], moments, strict=True):
+    for what, moment in zip([*askers, "the revocation at a listener"], moments, strict=True):
         latencies[what].append((moment - answered_at) * 1000)
 
 
@@ -188,7 +188,8 @@ async def fill_feed(url: str, entries: int) -> None:
                 for position in range(start, min(start + 5_000, 1_000_000 + entries))
             ]
             await session.execute(insert(Revocation), rows)
-            await session.execute(update(Feed).values(position=rows[-1]["position"]))
+            last = rows[-1]["position"]
+            await session.execute(update(Feed).values(position=last, mark=0))
             await session.commit()
     await database.close()
 
