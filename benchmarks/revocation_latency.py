@@ -5,8 +5,8 @@
 Counted from the moment in which the answer to POST /me/logout-everywhere arrives until the first
 refusal arrives: on the worker that gave the answer, on the other worker of the same service, and
 on a second service that, as on another host, shares nothing with the first but the database; and
-until a listener that waits at that second service has the revocation. On SQLite and on PostgreSQL. Each
-figure contains the request that finds it out. A negative one came before the answer did.
+until a listener that waits at that second service has the revocation. On SQLite and on PostgreSQL.
+Each figure contains the request that finds it out. A negative one came before the answer did.
 """
 
 import argparse

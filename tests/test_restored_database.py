@@ -4,6 +4,7 @@ revoked in either of the two stays revoked, and nobody gets anybody else's accou
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,9 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.cli import main as hourpass
+from hourpass import Guard, InvalidTokenError
 from tests.conftest import CHEAP_HASHING, Clock, make_settings
+from tests.court import Court, comes_true, holding_court, refusal_of
 from tests.databases import Twin, twin
 from tests.people import (
     ARTHUR,
@@ -109,6 +112,37 @@ async def test_a_listener_that_waits_is_told_to_start_over(
             await asyncio.sleep(0.01)
         twin.swap()
         assert_problem(await waiting, 410, "cursor_unknown")
+
+
+async def test_a_guard_keeps_what_it_heard_and_hears_what_the_other_database_has(
+    twin: Twin, clock: Clock
+) -> None:
+    """Both have the same feed name and as many revocations; the service runs on through it."""
+    with holding_court(twin.first_url) as court, Guard(court.url) as guard:
+        knight = court.new_knight()
+        here, there, valid = [court.log_in(knight) for _ in range(3)]
+        other_url = twin.copy()
+        assert comes_true(lambda: answers_at_all(court))
+        clock.now = datetime.now(UTC)
+        async with at_court(make_settings(other_url), clock) as other:
+            await revoke(other, there)
+        court.revoke(here)
+        assert comes_true(lambda: refusal_of(guard, here) is InvalidTokenError)
+        assert refusal_of(guard, there) is None
+
+        twin.swap()
+
+        assert comes_true(lambda: refusal_of(guard, there) is InvalidTokenError)
+        assert refusal_of(guard, here) is InvalidTokenError
+        assert comes_true(lambda: refusal_of(guard, valid) is None)
+
+
+def answers_at_all(court: Court) -> bool:
+    try:
+        court.log_in(ARTHUR)
+    except AssertionError:
+        return False
+    return True
 
 
 async def test_a_cursor_that_the_database_lacks_is_in_the_log_once_an_hour(
