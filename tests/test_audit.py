@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import insert, make_url, select, text
+from sqlalchemy import insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
@@ -346,6 +346,9 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
     await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
     await write_down(database, clock, 2, succeeded=False)
     clock.advance(2 * DAY)
+    async with database.session() as session_:  # by whose clock they expire
+        await session_.execute(update(Revocation).values(expires_at=utc_now()))
+        await session_.commit()
     assert await Housekeeping(database, settings, clock).round()
     async with database.session() as session_:
         entries = (await session_.scalars(select(Entry))).all()
