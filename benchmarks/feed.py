@@ -32,7 +32,7 @@ from benchmarks import servers
 from benchmarks.load import Load, drive, post
 from benchmarks.population import Population
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 30
 IDLE_SECONDS = 10
 CONNECTS_AT_ONCE = 50
 LOOK_SECONDS = 0.05

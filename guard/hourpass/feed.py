@@ -26,7 +26,7 @@ from hourpass.service import (
 from hourpass.tokens import Tokens
 from hourpass.unknown_kids import UnknownKids
 
-WAIT_SECONDS = 20  # that the service may wait for news before it answers; with heartbeats meanwhile
+WAIT_SECONDS = 30  # that the service may wait for news before it answers; with heartbeats meanwhile
 # What is known is believed for this long when outages are to refuse: a lost connection is noticed
 # HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat, and the rest is for the service to start
 # again, or to show that only its heartbeats are missing.
