@@ -3,18 +3,20 @@ for listeners that wait, and no longer than what can still matter."""
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import text, update
+from sqlalchemy import insert, text, update
 
 from app.database import Database, begin_write
 from app.housekeeping.service import LEASE, Housekeeping
@@ -23,7 +25,7 @@ from app.revocations import cache, entries
 from app.revocations import feed as feed_module
 from app.revocations.entries import PAGE_SIZE
 from app.revocations.feed import FeedResponse, RevocationFeed
-from app.revocations.models import Revocation
+from app.revocations.models import Feed, Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
@@ -455,11 +457,176 @@ async def test_pages_are_rendered_once(
 async def test_rendered_pages_take_a_bounded_place(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "CACHED_PAGES", 3)
+    monkeypatch.setattr(entries, "OTHER_PAGES", 3)
     cursors = []
     for number in range(6):
         await publish(app, f"jti:{number}")
         cursors.append((await page_after(client, None))["cursor"])
     for number, cursor in enumerate(cursors):
         assert len(values(await page_after(client, cursor))) == 5 - number
-        assert len(app.state.revocation_cache.entries._pages) <= 3
+        assert len(app.state.revocation_cache.entries._other_pages) <= 3
+
+
+async def test_a_feed_of_many_batches_is_read_to_its_end(settings: Settings, clock: Clock) -> None:
+    """More than one query may bring, at a start and when they are added later."""
+    batch = 2 * cache._BATCH + 1
+    async with started(settings, clock) as app, client_of(app) as client:
+        for first in (1, batch + 1):
+            await insert_revocations(app.state.database, first, batch)
+            last = first + batch - 1
+            await until(partial(has_read, app, last))
+            assert len(cache_of(app).entries._positions) == last
+    async with started(settings, clock) as app, client_of(app) as client:
+        await until(lambda: cache_of(app).is_fresh())
+        listed, cursor, more = 0, None, True
+        while more:
+            page = await page_after(client, cursor)
+            listed, cursor, more = listed + len(values(page)), page["cursor"], page["more"]
+        assert listed == 2 * batch
+        assert cache_of(app).history == 1
+
+
+def has_read(app: FastAPI, position: int) -> bool:
+    return cache_of(app).head.position == position
+
+
+def cache_of(app: FastAPI) -> cache.RevocationCache:
+    """As it is now: on SQLite it reads when it is asked."""
+    known: cache.RevocationCache = app.state.revocation_cache
+    known.is_fresh()
+    return known
+
+
+async def insert_revocations(database: Database, first: int, number: int) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    rows = [
+        {"position": position, "value": f"jti:{position}", "mark": position, "expires_at": later}
+        for position in range(first, first + number)
+    ]
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(insert(Revocation), rows)
+        last = first + number - 1
+        await session.execute(update(Feed).values(position=last, mark=last))
+        await session.commit()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.message
+        for record in caplog.records
+        if record.name == "hourpass.revocations" and record.levelno >= logging.WARNING
+    ]
+
+
+async def test_a_listener_that_heard_nothing_for_a_day_goes_on_from_its_cursor(
+    settings: Settings,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Though the revocation at its cursor has expired, for a worker that knew it and for one that
+    starts only then."""
+    async with started(settings, clock) as app, client_of(app) as client:
+        await publish(app, "jti:1")
+        cursor = (await page_after(client, None))["cursor"]
+        kept_for = (LIFETIME + CLOCK_SKEW + CLOCK_MARGIN).total_seconds()
+        for module in (cache, feed_module):
+            monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + kept_for)
+        await expire(app.state.database, "jti:1")
+        assert await page_after(client, cursor) == {
+            "revocations": [],
+            "cursor": cursor,
+            "more": False,
+        }
+        async with started(settings, clock) as another, client_of(another) as there:
+            assert await revoked(there) == []
+            await publish(app, "jti:2")
+            assert values(await page_after(client, cursor)) == ["jti:2"]
+            async with asyncio.timeout(10):
+                while not values(page := await page_after(there, cursor)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert values(page) == ["jti:2"]
+    assert warnings(caplog) == []
+
+
+async def test_a_feed_from_before_the_marks_goes_on(
+    settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was published before migration 0010 has the mark 0, as the head has."""
+    database = Database(settings)
+    await insert_revocations(database, 1, 3)
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(update(Revocation).values(mark=0))
+        await session.execute(update(Feed).values(mark=0))
+        await session.commit()
+    await database.close()
+    async with started(settings, clock) as app, client_of(app) as client:
+        cursor = (await page_after(client, None))["cursor"]
+        await publish(app, "jti:new")
+        assert values(await page_after(client, cursor)) == ["jti:new"]
+    assert warnings(caplog) == []
+
+
+async def test_an_event_loop_that_stood_still_leaves_no_listener_behind(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder = Recorder()
+    response = FeedResponse(app.state.revocation_feed, cursor, 1)
+    async with asyncio.timeout(10):
+        waiting = asyncio.create_task(response({}, recorder.receive, recorder.send))
+        await asyncio.sleep(0.1)
+        time.sleep(0.3)  # noqa: ASYNC251 - that is the point
+        await waiting
+
+
+async def test_a_revocation_between_the_look_and_the_wait_is_not_missed(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 3600)
+    cursor = (await page_after(client, None))["cursor"]
+    known, recorder = cache_of(app), Recorder()
+    head = known.head
+    entry = entries.Entry(head.position + 1, 7, "jti:7", time.time() + 60, 60.0)
+    moved = entries.Head(head.name, entry.position, entry.mark)
+    # So that what is in the database does not take it back.
+    monkeypatch.setattr(known, "is_fresh", lambda: True)
+    monkeypatch.setattr(known, "_first_missing", lambda _: None)
+    response = FeedResponse(app.state.revocation_feed, cursor, 30)
+    async with asyncio.timeout(10):
+        waiting = asyncio.create_task(response({}, recorder.receive, recorder.send))
+        asyncio.get_running_loop().call_soon(known._extend, moved, [entry])
+        await waiting
+    assert b"jti:7" in recorder.body()
+
+
+async def test_a_worker_that_revokes_all_the_time_goes_on_serving_the_feed(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    async def invalidate() -> None:
+        while True:
+            app.state.revocation_cache.invalidate()
+            await asyncio.sleep(0.002)
+
+    revoking = asyncio.create_task(invalidate())
+    try:
+        for _ in range(20):
+            await page_after(client, None)
+    finally:
+        revoking.cancel()
+
+
+async def test_http_1_0_gets_no_heartbeats_but_a_length(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.1)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder = Recorder()
+    response = FeedResponse(app.state.revocation_feed, cursor, 1)
+    await response({"http_version": "1.0"}, recorder.receive, recorder.send)
+    assert recorder.heartbeats == []
+    length = dict(recorder.messages[0][1]["headers"])[b"content-length"]
+    assert int(length) == len(recorder.body())

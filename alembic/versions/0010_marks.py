@@ -1,7 +1,5 @@
-"""A random mark on each revocation and on the feed's head, by which a cursor is told from one of
-another history of the same feed."""
-
-import secrets
+"""A mark on each revocation and on the feed's head, by which a cursor is told from one of another
+history of the same feed. It is random from now on, and 0 for what is there already."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,8 +13,6 @@ depends_on = None
 def upgrade() -> None:
     for table in ("revocations", "revocation_feed"):
         op.add_column(table, sa.Column("mark", sa.BigInteger(), nullable=False, server_default="0"))
-    feed = sa.table("revocation_feed", sa.column("mark", sa.BigInteger()))
-    op.execute(feed.update().values(mark=secrets.randbits(63)))
 
 
 def downgrade() -> None:

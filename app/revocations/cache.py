@@ -27,18 +27,18 @@ from app.sqlite import Reader
 # Every PostgreSQL worker knows of a revocation within FRESH_SECONDS.
 FRESH_SECONDS = 0.1
 POLL_SECONDS = 0.033
-_POLL_TIMEOUT_SECONDS = 1.0
-_READ_TIMEOUT_SECONDS = 30.0  # for all of a long feed
+_QUERY_TIMEOUT_SECONDS = 1.0
+_BATCH = 5_000  # rows of one query
 
 _HEAD = "SELECT name, position, mark FROM revocation_feed"
 _COLUMNS = "SELECT position, mark, value, expires_at, {seconds_left} FROM revocations"
 # The entry at the last known position comes first, to show that it is still the same one.
-_SINCE = _COLUMNS + " WHERE position >= {position} ORDER BY position"
+_SINCE = _COLUMNS + " WHERE position >= {position} ORDER BY position LIMIT {limit}"
 _SQLITE_SINCE = _SINCE.format(
-    seconds_left="(julianday(expires_at) - julianday('now')) * 86400", position="?"
+    seconds_left="(julianday(expires_at) - julianday('now')) * 86400", position="?", limit=_BATCH
 )
 _POSTGRES_SINCE = _SINCE.format(
-    seconds_left="EXTRACT(EPOCH FROM expires_at - CURRENT_TIMESTAMP)", position="$1"
+    seconds_left="EXTRACT(EPOCH FROM expires_at - CURRENT_TIMESTAMP)", position="$1", limit=_BATCH
 )
 
 _log = logging.getLogger("hourpass.revocations")
@@ -54,6 +54,7 @@ class RevocationCache(ABC):
         # nothing that it said before about users counts any longer.
         self.history = 0
         self._known_at = float("-inf")  # when the last query was sent that has been answered
+        self._invalidated_at = float("-inf")
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
 
@@ -81,8 +82,9 @@ class RevocationCache(ABC):
     async def wait_until_fresh(self, asked_at: float) -> bool:
         """Whether the cache was fresh at that moment of the monotonic clock, or is so now. Waits
         for a second at most."""
-        deadline = monotonic() + _POLL_TIMEOUT_SECONDS
-        while not self.is_fresh() and self._known_at < asked_at - FRESH_SECONDS:
+        deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
+        needed = max(asked_at - FRESH_SECONDS, self._invalidated_at)
+        while not self.is_fresh() and self._known_at <= needed:
             if monotonic() > deadline:
                 return False
             await asyncio.sleep(POLL_SECONDS)
@@ -97,40 +99,43 @@ class RevocationCache(ABC):
             return None
         return self.head.position if head.name == self.head.name else 0
 
-    def _apply(self, head: Head, entries: Sequence[Entry]) -> bool:
-        """Add what was read from _first_missing() on. Returns False, having added nothing, if it
-        does not go on from what is known: then all has to be read, and applied by _start_over()."""
+    def _apply(self, head: Head, first: int, entries: Sequence[Entry]) -> int | None:
+        """Add a batch that was read from the position `first` on. Returns the position from which
+        to read the next one, or None when all is known up to the head."""
         known = self.head
-        if head.name != known.name:
-            self._start_over(head, entries)
-        elif known.position == 0:
-            self._extend(head, entries)
+        if first == 0:
+            if head.name != known.name or known.position:
+                self._start_over()
         elif entries and entries[0][:2] == (known.position, known.mark):
-            self._extend(head, entries[1:])
-        else:
-            return False
-        return True
+            entries = entries[1:]
+        else:  # what was read does not go on from what is known
+            return 0
+        if entries and entries[-1].position > head.position:  # the head was read before them
+            head = Head(head.name, entries[-1].position, entries[-1].mark)
+        if not entries or entries[-1].position >= head.position:
+            self._extend(head, entries)
+            return None
+        self._extend(Head(head.name, entries[-1].position, entries[-1].mark), entries)
+        return entries[-1].position
 
-    def _start_over(self, head: Head, entries: Sequence[Entry]) -> None:
+    def _start_over(self) -> None:
         if self.head.name:
             _log.warning("The database has another history of revocations; reading all of them")
         self.entries = FeedEntries()
         self.history += 1
-        self._extend(head, entries)
+        self._known_at = float("-inf")
 
     def _extend(self, head: Head, entries: Sequence[Entry]) -> None:
         now = monotonic()
-        if entries and entries[-1].position > head.position:  # the head was read before them
-            head = Head(head.name, entries[-1].position, entries[-1].mark)
-        live = [entry for entry in entries if entry.seconds_left > 0]
-        for entry in live:
-            # Put at the end, behind all that expire earlier.
-            forget_at = max(self._forget_at.pop(entry.value, 0), now + entry.seconds_left)
-            self._forget_at[entry.value] = forget_at
-            self._revoked_keys += entry.value.startswith("kid:")
+        for entry in entries:
+            if entry.seconds_left > 0:
+                # Put at the end, behind all that expire earlier.
+                forget_at = max(self._forget_at.pop(entry.value, 0), now + entry.seconds_left)
+                self._forget_at[entry.value] = forget_at
+                self._revoked_keys += entry.value.startswith("kid:")
         while self._forget_at and next(iter(self._forget_at.values())) <= now:
             del self._forget_at[next(iter(self._forget_at))]
-        self.entries.extend(head, live, now)
+        self.entries.extend(head, entries, now)
 
 
 class SqliteRevocationCache(RevocationCache):
@@ -150,6 +155,8 @@ class SqliteRevocationCache(RevocationCache):
         with closing(Reader(self._path)) as reader:
             self._reader = reader
             try:
+                while not self.is_fresh() and not await pause(ending, POLL_SECONDS):
+                    pass
                 await ending.wait()
             finally:
                 self._reader = None
@@ -165,25 +172,20 @@ class SqliteRevocationCache(RevocationCache):
         self._answer = None
 
     def _read(self) -> bool:
+        """One batch in each turn, so that a long feed does not keep the event loop."""
         if self._reader is None or not (found := self._reader.fetch(_HEAD)):
             return False
         head = Head(*found[0])
-        position = self._first_missing(head)
-        if position is None:
+        first = self._first_missing(head)
+        if first is None:
             return True
-        entries = self._fetch(self._reader, position)
-        if entries is None:
+        rows = self._reader.fetch(_SQLITE_SINCE, (first,))
+        if rows is None:
             return False
-        if not self._apply(head, entries):
-            entries = self._fetch(self._reader, 0)
-            if entries is None:
-                return False
-            self._start_over(head, entries)
-        return True
-
-    def _fetch(self, reader: Reader, position: int) -> list[Entry] | None:
-        rows = reader.fetch(_SQLITE_SINCE, (position,))
-        return None if rows is None else [_sqlite_entry(row) for row in rows]
+        following = self._apply(head, first, [_sqlite_entry(row) for row in rows])
+        if following == 0:  # starts over in the next turn
+            self._start_over()
+        return following is None
 
 
 class PostgresRevocationCache(RevocationCache):
@@ -198,14 +200,14 @@ class PostgresRevocationCache(RevocationCache):
         it."""
         super().__init__()
         self._engine = engine
-        self._invalidated_at = 0.0
 
     def is_fresh(self) -> bool:
+        if self._known_at <= self._invalidated_at:
+            return False
         return monotonic() < self._known_at + FRESH_SECONDS
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
-        self._known_at = float("-inf")
 
     async def follow(self, ending: asyncio.Event) -> None:
         """On one connection, for as long as it lasts. While there is none, nothing is fresh."""
@@ -227,22 +229,18 @@ class PostgresRevocationCache(RevocationCache):
                         await connection.invalidate()
             except Exception as error:  # noqa: BLE001 - each driver has its own
                 _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
-                await pause(ending, _POLL_TIMEOUT_SECONDS)
+                await pause(ending, _QUERY_TIMEOUT_SECONDS)
 
     async def _poll(self, driver: Any) -> None:
         """Straight to the driver: what SQLAlchemy does besides, thirty times a second, is most of
         what an idle worker would do."""
         asked_at = monotonic()
-        head = Head(*await driver.fetchrow(_HEAD, timeout=_POLL_TIMEOUT_SECONDS))
-        position = self._first_missing(head)
-        if position is not None and not self._apply(head, await self._fetch(driver, position)):
-            self._start_over(head, await self._fetch(driver, 0))
-        if asked_at > self._invalidated_at:
-            self._known_at = asked_at
-
-    async def _fetch(self, driver: Any, position: int) -> list[Entry]:
-        rows = await driver.fetch(_POSTGRES_SINCE, position, timeout=_READ_TIMEOUT_SECONDS)
-        return [_postgres_entry(row) for row in rows]
+        head = Head(*await driver.fetchrow(_HEAD, timeout=_QUERY_TIMEOUT_SECONDS))
+        first = self._first_missing(head)
+        while first is not None:
+            rows = await driver.fetch(_POSTGRES_SINCE, first, timeout=_QUERY_TIMEOUT_SECONDS)
+            first = self._apply(head, first, [_postgres_entry(row) for row in rows])
+        self._known_at = asked_at
 
 
 def _sqlite_entry(row: Sequence[Any]) -> Entry:

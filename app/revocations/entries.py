@@ -1,7 +1,7 @@
 """The unexpired entries of the feed, in memory and in order, as pages of ready-made JSON.
 
-Each page is rendered once and the same bytes go to every listener: a thousand guards ask for the
-same few pages.
+Each page is rendered once a minute at most, and the same bytes go to every listener: a thousand
+guards ask for the same few pages.
 """
 
 import re
@@ -16,7 +16,8 @@ from pydantic_core import to_json
 from app.revocations.errors import CursorOfAnotherHistoryError, CursorUnknownError
 
 PAGE_SIZE = 1_000
-CACHED_PAGES = 64  # of 90 KB at most
+OTHER_PAGES = 64  # kept besides those that a new listener reads; of 90 KB at most
+FORGET_SECONDS = 60.0
 
 _CURSOR = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{16})")
 
@@ -48,20 +49,34 @@ class Page(NamedTuple):
 
 
 class FeedEntries:
-    """A million entries take some 130 MB, so they are columns rather than objects."""
+    """A million entries take some 130 MB, so they are columns rather than objects, and their pages
+    90 MB."""
 
     def __init__(self) -> None:
         self.head = Head("", 0, 0)
+        # The newest position whose entry is not listed any longer, and its mark: a listener that
+        # heard nothing for a day still has that cursor.
+        self._floor = (0, 0)
         self._positions = array("q")
         self._marks = array("q")
         self._expire_at = array("d")
         self._forget_at = array("d")  # on the monotonic clock
         self._values: list[str] = []
+        self._forgot_at = float("-inf")
+        # By the index of their first entry. Those that follow each other from the first one on are
+        # what every new listener reads. Others are for cursors in between.
         self._pages: dict[int, Page] = {}
+        self._other_pages: dict[int, Page] = {}
 
     def extend(self, head: Head, entries: Sequence[Entry], now: float) -> None:
         """Add entries that follow those known; `now` is monotonic."""
+        if not self._positions:
+            self._floor = self.head[1:]
         for entry in entries:
+            if entry.seconds_left <= 0:
+                if not self._positions:
+                    self._floor = entry[:2]
+                continue
             self._positions.append(entry.position)
             self._marks.append(entry.mark)
             self._expire_at.append(entry.expires_at)
@@ -69,26 +84,34 @@ class FeedEntries:
             self._values.append(entry.value)
         self.head = head
         self._pages = {start: page for start, page in self._pages.items() if not page.is_last}
+        self._other_pages.clear()
 
     def forget_expired(self, now: float) -> None:
+        """Once a minute at most, because all pages have to be rendered again."""
+        if now < self._forgot_at + FORGET_SECONDS:
+            return
+        self._forgot_at = now
         expired = 0
         while expired < len(self._forget_at) and self._forget_at[expired] <= now:
             expired += 1
         if expired:
+            self._floor = (self._positions[expired - 1], self._marks[expired - 1])
             columns = (self._positions, self._marks, self._expire_at, self._forget_at)
             for column in (*columns, self._values):
                 del column[:expired]
             self._pages.clear()
+            self._other_pages.clear()
 
     def page_after(self, cursor: str | None, now: float) -> Page:
         """Raises CursorUnknownError."""
         self.forget_expired(now)
         start = bisect_right(self._positions, self._position_of(cursor) if cursor else 0)
-        page = self._pages.get(start)
+        pages = self._other_pages if start % PAGE_SIZE else self._pages
+        page = pages.get(start)
         if page is None:
-            if len(self._pages) >= CACHED_PAGES:
-                self._pages.clear()
-            page = self._pages[start] = self._render(start)
+            page = pages[start] = self._render(start)
+            if len(self._other_pages) > OTHER_PAGES:
+                del self._other_pages[next(iter(self._other_pages))]
         return page
 
     def _position_of(self, cursor: str) -> int:
@@ -103,9 +126,10 @@ class FeedEntries:
         raise CursorUnknownError if expected is None else CursorOfAnotherHistoryError
 
     def _mark_at(self, position: int) -> int | None:
-        """None if the revocation there has expired."""
-        if position == self.head.position:
-            return self.head.mark
+        """None if the revocation there expired some time ago."""
+        for known, mark in (self.head[1:], self._floor):
+            if position == known:
+                return mark
         index = bisect_left(self._positions, position)
         is_there = index < len(self._positions) and self._positions[index] == position
         return self._marks[index] if is_there else None

@@ -1,10 +1,10 @@
-"""The feed as it goes to listeners: pages at once, or an answer held back until there is news.
+"""The feed as it goes to listeners: pages at once, or an answer held back until the feed moves.
 
 One look at the cache every 25 ms serves all listeners. They are woken when the feed has moved, or
-when they asked to be. While an answer is held back, a space goes out
-every HEARTBEAT_SECONDS, which JSON allows before a value. The n-th one is sent no sooner than n
-times that after the request came in, and only while the cache is fresh. So it proves to the
-listener that it knows of everything published up to then, however late it arrives.
+when they asked to be. While an answer is held back, a space goes out every HEARTBEAT_SECONDS, which
+JSON allows before a value. The n-th one is sent no sooner than n times that after the request came
+in, and only while the cache is fresh. So it proves to the listener that it knows of everything
+published up to then, however late it arrives.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import Refusal, UnavailableError
 from app.revocations.cache import RevocationCache
-from app.revocations.entries import Page
+from app.revocations.entries import Head, Page
 from app.revocations.errors import CursorOfAnotherHistoryError, TooManyListenersError
 
 MAX_LISTENERS = 5_000  # of each worker; one takes some 30 KB
@@ -72,6 +72,7 @@ class RevocationFeed:
         self._listeners: set[Listener] = set()
         self._alarms: dict[int, list[Listener]] = defaultdict(list)  # by the number of the tick
         self._ticker: asyncio.Task[None] | None = None
+        self._tick_number = 0  # the last one
         self._warned_at = float("-inf")
 
     @property
@@ -101,7 +102,8 @@ class RevocationFeed:
         listener = Listener()
         self._listeners.add(listener)
         if self._ticker is None or self._ticker.done():
-            self._ticker = asyncio.create_task(self._tick())
+            self._tick_number = int(monotonic() / TICK_SECONDS)
+            self._ticker = asyncio.create_task(self._tick(self.cache.head))
         try:
             yield listener
         finally:
@@ -110,23 +112,22 @@ class RevocationFeed:
     def wake_at(self, moment: float, listener: Listener) -> None:
         """At the first tick after that moment of the monotonic clock. A timer for each listener
         would cost more than all the rest of a heartbeat."""
-        self._alarms[int(moment / TICK_SECONDS) + 1].append(listener)
+        number = max(int(moment / TICK_SECONDS), self._tick_number) + 1
+        self._alarms[number].append(listener)
 
     def close(self) -> None:
         if self._ticker:
             self._ticker.cancel()
 
-    async def _tick(self) -> None:
-        """There are no ticks while nobody listens."""
-        head = self.cache.head
-        number = int(monotonic() / TICK_SECONDS)
+    async def _tick(self, head: Head) -> None:
+        """There are no ticks while nobody listens. `head` is the one that listeners know."""
         while self._listeners:
             self.is_fresh = self.cache.is_fresh()
             if self.cache.head != head or self.is_ending:
                 head = self.cache.head
                 await _wake(list(self._listeners))
-            last, number = number, int(monotonic() / TICK_SECONDS)
-            for due in range(last + 1, number + 1):
+            last, self._tick_number = self._tick_number, int(monotonic() / TICK_SECONDS)
+            for due in range(last + 1, self._tick_number + 1):
                 await _wake(self._alarms.pop(due, ()))
             await asyncio.sleep(TICK_SECONDS)
         self._alarms.clear()
@@ -156,10 +157,13 @@ class FeedResponse(Response):
         self._feed = feed
         self._cursor = cursor
         self._wait = wait
+        self._has_heartbeat = True
         self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = monotonic()
+        # HTTP/1.0 has no chunks (RFC 9112, 6.1), and so no beginning before the length is known.
+        self._has_heartbeat = scope.get("http_version") != "1.0"
         page = await self._feed.page_after(self._cursor, asked_at)
         if page.is_empty and self._wait:
             with self._feed.listening() as listener:
@@ -188,7 +192,7 @@ class FeedResponse(Response):
             if now >= beats_at:
                 beats_at += HEARTBEAT_SECONDS
                 feed.wake_at(min(beats_at, ends_at), listener)
-                if feed.is_fresh:
+                if feed.is_fresh and self._has_heartbeat:
                     await self._beat(send)
             await listener.wait()
 

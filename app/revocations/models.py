@@ -11,7 +11,8 @@ class Revocation(Base):
 
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     value: Mapped[str] = mapped_column(String(100), index=True)
-    # Random. After a restore or a failover the same position may come again with another mark.
+    # Random. After a restore or a failover the same position may come again with another mark. 0 if
+    # it was published before migration 0010.
     mark: Mapped[int] = mapped_column(BigInteger, server_default="0")
     # By the database's clock: when no token that it revokes can be valid (service.py).
     expires_at: Mapped[datetime] = mapped_column(index=True)
