@@ -547,8 +547,8 @@ async def test_a_listener_that_heard_nothing_for_a_day_goes_on_from_its_cursor(
                 while not values(page := await page_after(there, cursor)):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert values(page) == ["jti:2"]
-        async with started(settings, clock) as later, client_of(later) as client:
-            assert values(await page_after(client, cursor)) == ["jti:2"]
+        async with started(settings, clock) as later, client_of(later) as there:
+            assert values(await page_after(there, cursor)) == ["jti:2"]
     assert warnings(caplog) == []
 
 
