@@ -163,6 +163,9 @@ async def read_feed(client: httpx.AsyncClient, url: str, entries: int) -> str:
     more, after = True, dict[str, str]()
     while more:
         response = await client.get("/revocations", params=after)
+        if response.status_code == 503:  # the worker itself is still reading
+            await asyncio.sleep(0.1)
+            continue
         page = response.json()
         more, after = page["more"], {"after": page["cursor"]}
         size += len(response.content)
