@@ -1,8 +1,8 @@
-"""Follows the service in a thread of its own, so that checks need not ask it anything.
+"""Follows the service's keys and revocations in a background thread, so checks need no request.
 
-Freshness is one rule: what is known is believed for so many seconds, counted from when a question
-was put that got its answer, or from the moment that a heartbeat of a waiting one stands for. How
-many, is the guard's decision about outages.
+The guard uses its keys and revocations for a limited time. The time counts from when it sent the
+last request that was answered, or from the moment that the last heartbeat proves. `on_outage` and
+`trust_for` set its length.
 """
 
 import logging
@@ -25,20 +25,19 @@ from hourpass.service import (
 )
 from hourpass.tokens import Tokens
 from hourpass.unknown_kids import UnknownKids
+from hourpass.waits import Waits
 
-WAIT_SECONDS = 30  # that the service may wait for news before it answers; with heartbeats meanwhile
-# What is known is believed for this long when outages are to refuse: a lost connection is noticed
-# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat, and the rest is for the service to start
+WAIT_SECONDS = 30  # that the service may wait for a revocation; it sends heartbeats meanwhile
+# How long the guard uses what it knows with on_outage="refuse". It notices a lost connection
+# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat. The rest is for the service to start
 # again, or to show that only its heartbeats are missing.
 OUTAGE_NOTICED_SECONDS = 10.0
-SHORT_WAITS = 20  # of HEARTBEAT_SECONDS, after heartbeats were missing and before the next try
-PLAIN_POLL_SECONDS = 1.0  # between questions while the service lets nobody more wait
-PLAIN_POLLS = 30  # before asking again whether one may wait
+PLAIN_POLL_SECONDS = 1.0  # between requests that do not wait
 TOO_MANY_PAUSE_SECONDS = 60.0  # before reading a feed again that is too long to be kept
 KEYS_SECONDS = 300.0  # new keys are published for longer than this before they sign
-# After a key was revoked, which a thousand guards hear at once: the pause before the keys are read
-# again doubles for as long as it is among them, and for so long a set that has it is taken for an
-# old one, of a worker that is behind.
+# After a key was revoked, a thousand guards read the keys at the same time. The pause before the
+# next read doubles while the key set contains the revoked key. For OLD_KEYS_SECONDS the guard takes
+# such a set for an old one, from a worker that is behind.
 FIRST_KEYS_PAUSE_SECONDS = 0.2
 OLD_KEYS_SECONDS = 10.0
 
@@ -80,8 +79,7 @@ class Feed:
         self._keys_asked_at = self._keys_due_at = float("-inf")
         self._keys_pause = 0.0  # none: the keys that were read last are in order
         self._old_keys_until = float("-inf")
-        self._plain_polls_left = 0
-        self._short_waits_left = 0
+        self._waits = Waits()
         self._begins = True
 
     def start(self) -> None:
@@ -151,11 +149,11 @@ class Feed:
                 outage.ends()
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
-                self._begins = True
+                self._revocations.cursor, self._begins = None, True
                 pause = spread(LAST_RETRY_SECONDS)  # it refuses all guards' at once
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
-                    self._begins = True  # it may come back with another database, or other keys
+                    self._begins = True  # it may come back with other keys
                     pause = outage.goes_on(error, self._believed_for())
                     if isinstance(error, TooManyRevocationsError):
                         pause = TOO_MANY_PAUSE_SECONDS
@@ -176,38 +174,38 @@ class Feed:
         return 0
 
     def _begin(self) -> None:
-        """From the feed's beginning. What was heard before stays, and is believed meanwhile."""
+        """At the start, after each outage and after each 410.
+
+        An accepted cursor proves by its random mark that the history is still the same, so only a
+        410 makes the guard read from the beginning; what it knew is kept.
+        """
         issuer = self._asked().issuer()
         if self._issuer not in (None, issuer):
             raise OutageError("its issuer is not the one expected")
         asked_at, tokens = self._read_keys(issuer)
-        self._revocations.cursor = None
         self._read(wait=0)
         self._take(asked_at, tokens, is_beginning=True)
-        self._begins, self._plain_polls_left = False, 0
+        self._waits.start_afresh()
+        self._begins = False
         self._first_answer.set()
 
     def _listen(self) -> float:
         awaits_keys = self._keys_pause > 0
-        wait = WAIT_SECONDS
-        if self._plain_polls_left:
-            wait = 0
-        elif awaits_keys:
-            wait = min(max(int(self._keys_due_in()), 0), WAIT_SECONDS)
-        elif self._short_waits_left:
-            wait = min(HEARTBEAT_SECONDS, WAIT_SECONDS)
+        longest = WAIT_SECONDS
+        if awaits_keys:
+            longest = min(max(int(self._keys_due_in()), 0), WAIT_SECONDS)
+        wait = self._waits.next_wait(longest)
         asked_at, cursor = time.monotonic(), self._revocations.cursor
         try:
             page = self._read(wait)
         except TooManyListenersError:
-            self._plain_polls_left = PLAIN_POLLS
+            self._waits.refused()
             return 0
         except HeartbeatMissingError:
-            self._read(wait=0)  # is it away, or does it, or a proxy, not send any?
-            self._short_waits_left = SHORT_WAITS
+            self._read(wait=0)  # fails if the service is away; else only heartbeats are missing
+            self._waits.heartbeat_missing()
             return 0
-        self._plain_polls_left = max(self._plain_polls_left - 1, 0)
-        self._short_waits_left = max(self._short_waits_left - 1, 0)
+        self._waits.answered(wait)
         if page.revoked and page.cursor != cursor:
             return 0
         lasted = time.monotonic() - asked_at
