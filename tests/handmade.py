@@ -104,7 +104,7 @@ class HeldBack(httpx.SyncByteStream):
 
 
 class Waiting:
-    """The questions of a guard that wait for news. What does not wait is left to the issuer."""
+    """Requests of a guard that wait for revocations. The issuer answers all others."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._questions: Queue[HeldBack] = Queue()

@@ -38,7 +38,7 @@ class TwoDatabases:
         answers(issuer, "/revocations", self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        time.sleep(0.005)  # all that it waits for news
+        time.sleep(0.005)  # it does not wait for revocations
         if self.is_away:
             raise httpx.ConnectError("", request=request)
         now, after = self.now, request.url.params.get("after")

@@ -45,7 +45,7 @@ _log = logging.getLogger("hourpass.guard")
 
 
 class Clock(Protocol):
-    """As the module `time` has them."""
+    """The functions of the module `time` that the guard uses."""
 
     def time(self) -> float: ...
     def monotonic(self) -> float: ...
@@ -90,7 +90,7 @@ class Feed:
                 self._started_at = time.monotonic()
 
     def patience_left(self, patience: float) -> float:
-        """Seconds for which a first answer is still worth waiting for."""
+        """Seconds that a caller may still wait for the first answer."""
         if self._started_at is None:
             return patience
         return self._started_at + patience - time.monotonic()
@@ -104,18 +104,18 @@ class Feed:
         return self.known
 
     def vouches_for(self, token: str) -> bool:
-        """Ask the service itself. Raises ServiceUnavailableError."""
+        """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
         return self._asked().vouches_for(token)
 
     def meet_unknown(self, kid: str) -> None:
-        """Return if it is time to look for it.
+        """Return if it is time to read the key set for it.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
         self._unknown_kids.meet(kid, self._clock.monotonic())
 
     def look_for(self, kid: str) -> None:
-        """However many tokens come under made-up keys, one looks at a time, and seldom.
+        """Read the key set for it: one thread at a time, with pauses (unknown_kids.py).
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
@@ -124,12 +124,12 @@ class Feed:
             asked_at, was_answered = self._clock.monotonic(), False
             try:
                 was_answered = self._take(*self._read_keys())
-            finally:  # only now: until then others come here as well, and wait
+            finally:  # only now: until then other threads wait for the same read
                 now = self._clock.monotonic()
                 self._unknown_kids.looked(asked_at, now, was_answered=was_answered)
 
     def close(self) -> None:
-        """The thread ends at once, and closes the connections."""
+        """End the thread at once. It closes the connections."""
         with self._changing:
             self._closing.set()
         if self._service:
@@ -150,7 +150,7 @@ class Feed:
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
                 self._revocations.cursor, self._begins = None, True
-                pause = spread(LAST_RETRY_SECONDS)  # it refuses all guards' at once
+                pause = spread(LAST_RETRY_SECONDS)  # all guards get a 410 at the same time
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
                     self._begins = True  # it may come back with other keys
@@ -160,7 +160,7 @@ class Feed:
         self._asked().close()
 
     def _believed_for(self) -> float:
-        """The seconds for which what is known would still be believed without another answer."""
+        """Seconds for which the guard may use what it knows without another answer."""
         return self._revocations.believed_until - self._clock.monotonic()
 
     def _take_step(self) -> float:
@@ -211,14 +211,14 @@ class Feed:
         lasted = time.monotonic() - asked_at
         if awaits_keys and wait == 0:
             return min(max(self._keys_due_in(), 0), PLAIN_POLL_SECONDS)
-        # Neither polling nor a proxy that does not wait may make this a busy loop.
+        # Polling, or a proxy that does not wait, must not make this a busy loop.
         if lasted < min(PLAIN_POLL_SECONDS, wait or PLAIN_POLL_SECONDS):
             return PLAIN_POLL_SECONDS
-        # A service that is about to end lets go of all its guards at once.
+        # A service that shuts down ends the requests of all guards at the same time.
         return spread(PLAIN_POLL_SECONDS) if lasted < wait - 1 else 0
 
     def _read(self, wait: int) -> Page:
-        """Up to the feed's end; returns the last page."""
+        """Read up to the feed's end, and return the last page. Earlier pages prove nothing."""
         revocations = self._revocations
 
         while True:
@@ -229,8 +229,8 @@ class Feed:
                 revocations.believed_until = max(revocations.believed_until, believed_until)
 
             def hear(heartbeats: int, asked_at: float = asked_at) -> None:
-                """The service knew all revocations when it sent the last one, however late it comes
-                here, and that was so long after the question at least."""
+                """The service knew all revocations when it sent the last heartbeat, however late
+                that arrives. It sends the n-th one at least n intervals after the request."""
                 if self._closing.is_set():
                     raise OutageError("closed meanwhile")
                 now = self._clock.monotonic()
@@ -250,7 +250,7 @@ class Feed:
             wait = 0
 
     def _await_keys(self) -> None:
-        """Another key signs from now on."""
+        """A key was revoked, so another key signs from now on."""
         with self._changing:
             now = self._clock.monotonic()
             self._old_keys_until = now + OLD_KEYS_SECONDS
@@ -261,8 +261,7 @@ class Feed:
         return self._keys_due_at - self._clock.monotonic()
 
     def _read_keys(self, issuer: str | None = None) -> tuple[float, Tokens]:
-        """When they were asked for, and what can be read with them. The issuer is as before, unless
-        another one is named."""
+        """The time of the request, and the keys. `issuer` is the same as before by default."""
         if issuer is None:
             if self.known is None:
                 raise ServiceUnavailableError
@@ -271,8 +270,8 @@ class Feed:
         return asked_at, Tokens(issuer, self._audience, self._asked().jwks())
 
     def _take(self, asked_at: float, tokens: Tokens, *, is_beginning: bool = False) -> bool:
-        """Go by these keys from now on, and return True, unless the feed has revoked one of them:
-        then they are older than what is known, and have to be read again."""
+        """Use these keys from now on, and return True, unless the feed has revoked one of them.
+        Such a key set is old and has to be read again."""
         with self._changing:
             known, now = self.known, self._clock.monotonic()
             if asked_at < self._keys_asked_at:
@@ -289,7 +288,7 @@ class Feed:
             else:
                 self._keys_pause = 0
                 self._keys_due_at = now + KEYS_SECONDS - spread(KEYS_SECONDS / 10)
-            # Without public keys it cannot be seen whether the service that vouched is this one.
+            # Without public keys the guard cannot see whether it is still the same service.
             is_other = known is None or not tokens.agree_with(known.tokens)
             if is_other or (is_beginning and not tokens.has_keys):
                 self.known = Known(tokens, self._revocations, self._clock.time() - now)
