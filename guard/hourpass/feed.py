@@ -33,7 +33,7 @@ WAIT_SECONDS = 30  # that the service may wait for a revocation; it sends heartb
 # again, or to show that only its heartbeats are missing.
 OUTAGE_NOTICED_SECONDS = 10.0
 PLAIN_POLL_SECONDS = 1.0  # between requests that do not wait
-TOO_MANY_PAUSE_SECONDS = 60.0  # before reading a feed again that is too long to be kept
+TOO_MANY_PAUSE_SECONDS = 60.0  # before asking again, if the feed is too long to be kept
 KEYS_SECONDS = 300.0  # new keys are published for longer than this before they sign
 # After a key was revoked, a thousand guards read the keys at the same time. The pause before the
 # next read doubles while the key set contains the revoked key. For OLD_KEYS_SECONDS the guard takes
@@ -176,8 +176,8 @@ class Feed:
     def _begin(self) -> None:
         """At the start, after each outage and after each 410.
 
-        An accepted cursor proves by its random mark that the history is still the same, so only a
-        410 makes the guard read from the beginning; what it knew is kept.
+        The guard does not start over after every outage: an accepted cursor proves by its random
+        mark that the history is the same. After a 410 it does, and keeps what it knew.
         """
         issuer = self._asked().issuer()
         if self._issuer not in (None, issuer):
