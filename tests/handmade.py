@@ -69,12 +69,13 @@ def page(
     *,
     date: datetime | None = None,
     expires_in: timedelta = timedelta(hours=25),
+    more: bool = False,
 ) -> httpx.Response:
-    """The last page of a feed, by a clock of its own."""
+    """A page of a feed, the last one unless there is `more`, by a clock of its own."""
     now = date or datetime.now(UTC)
     expires_at = (now + expires_in).isoformat()
     listed = [{"value": value, "expires_at": expires_at} for value in values]
-    body = {"revocations": listed, "cursor": cursor, "more": False}
+    body = {"revocations": listed, "cursor": cursor, "more": more}
     headers = {"Date": format_datetime(now, usegmt=True)}
     return httpx.Response(200, json=body, headers=headers)
 
@@ -103,7 +104,7 @@ class HeldBack(httpx.SyncByteStream):
 
 
 class Waiting:
-    """The questions of a guard that wait for news. What does not wait is left to the issuer."""
+    """Requests of a guard that wait for revocations. The issuer answers all others."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._questions: Queue[HeldBack] = Queue()

@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, service
-from hourpass.feed import OUTAGE_NOTICED_SECONDS, SHORT_WAITS, WAIT_SECONDS
+from hourpass.feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
 from hourpass.outage import Outage
 from hourpass.service import HEARTBEAT_SECONDS
 from hourpass.testing import Issuer
+from hourpass.waits import SHORT_WAITS
 from tests.certificates import certificate
 from tests.court import comes_true, guard_messages, holding_court, refusal_of
 from tests.handmade import StillClock, Waiting, answers, guarded, known_by, page

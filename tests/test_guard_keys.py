@@ -17,10 +17,10 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
 from hourpass.feed import OLD_KEYS_SECONDS
 from hourpass.testing import Issuer, SigningKey
 from hourpass.unknown_kids import (
-    FIRST_PAUSE_SECONDS,
     LAST_PAUSE_SECONDS,
     MAX_KIDS,
     PUBLISHED_SECONDS,
+    QUIET_SECONDS,
     UnknownKids,
 )
 from tests.court import Court, comes_true, holding_court, refusal_of
@@ -294,18 +294,22 @@ def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
     assert len(kids._met_at) == MAX_KIDS
 
 
-def test_after_a_quiet_time_the_pause_between_looks_is_short_again() -> None:
+def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> None:
     kids = UnknownKids()
     now = 0.0
-    for _ in range(9):
+    pauses = []
+    for quiet_seconds in (0, 0, 0, 0, 0, 0, QUIET_SECONDS - 1, QUIET_SECONDS, 0):
+        now += quiet_seconds
         kids.looked(now, now, was_answered=True)
-        now += LAST_PAUSE_SECONDS
-    kids.looked(now, now, was_answered=True)
-    with pytest.raises(ServiceUnavailableError):
-        kids.meet("x", now + LAST_PAUSE_SECONDS - 0.1)
-    now += 100
-    kids.looked(now, now, was_answered=True)
-    kids.meet("y", now + FIRST_PAUSE_SECONDS)
+        pause = 0
+        while True:
+            try:
+                kids.meet(f"at {now}", now)
+                break
+            except ServiceUnavailableError:
+                now, pause = now + 1, pause + 1
+        pauses.append(pause)
+    assert pauses == [1, 2, 4, 8, 10, 10, 10, 1, 2]
 
 
 def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(

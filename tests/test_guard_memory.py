@@ -31,20 +31,19 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 class TwoDatabases:
     """Behind one address, with the same feed name and position, and different rows in it."""
 
-    def __init__(self, issuer: Issuer, *, checks_marks: bool = True) -> None:
+    def __init__(self, issuer: Issuer) -> None:
         self.now = "a"
         self.rows = {"a": ["jti:in both", "jti:only in a"], "b": ["jti:in both", "jti:only in b"]}
         self.is_away = False
-        self._checks_marks = checks_marks
         answers(issuer, "/revocations", self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        time.sleep(0.005)  # all that it waits for news
+        time.sleep(0.005)  # it does not wait for revocations
         if self.is_away:
             raise httpx.ConnectError("", request=request)
         now, after = self.now, request.url.params.get("after")
         position, mark = after.split(".") if after else ("0", now)
-        if mark != now and self._checks_marks:
+        if mark != now:
             return httpx.Response(410)
         return page(self.rows[now][int(position) :], f"{len(self.rows[now])}.{now}")
 
@@ -55,12 +54,12 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "spread", lambda _: 0.001)
 
 
-@pytest.mark.parametrize("by", ["the mark", "an outage"])
+@pytest.mark.parametrize("when", ["while it answers", "during an outage"])
 @pytest.mark.parametrize("keys", ["the same keys", "other keys as well"])
 def test_another_database_in_place_of_the_first_makes_a_guard_forget_nothing_and_miss_nothing(
-    issuer: Issuer, by: str, keys: str, caplog: pytest.LogCaptureFixture
+    issuer: Issuer, when: str, keys: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    databases = TwoDatabases(issuer, checks_marks=by == "the mark")
+    databases = TwoDatabases(issuer)
     guard = guarded(issuer)
     neither, in_both, in_a, in_b = (
         issuer.token(jti=jti) for jti in ("x", "in both", "only in a", "only in b")
@@ -71,7 +70,7 @@ def test_another_database_in_place_of_the_first_makes_a_guard_forget_nothing_and
     if keys == "other keys as well":
         both = [issuer._key.public_jwk(), SigningKey().public_jwk()]
         answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": both}))
-    if by == "an outage":
+    if when == "during an outage":
         databases.is_away = True
         assert comes_true(lambda: len(guard_messages(caplog)) == 1)
     databases.now, databases.is_away = "b", False

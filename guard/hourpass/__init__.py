@@ -1,4 +1,4 @@
-"""Lets only Hourpass users into a machine-learning API, and keeps its clients logged in."""
+"""Protects a machine-learning API with Hourpass tokens, and keeps its clients logged in."""
 
 from hourpass.client import HourpassAuth
 from hourpass.errors import (

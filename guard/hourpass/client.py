@@ -17,7 +17,7 @@ import httpx
 
 from hourpass.login import Login
 
-if TYPE_CHECKING:  # whoever uses requests has it; nobody else needs it
+if TYPE_CHECKING:  # optional: only users of requests have it
     import requests
 
 # An upload up to this size is kept in memory, so that it can be sent once more if it must.
@@ -29,7 +29,7 @@ _INVALID_TOKEN = re.compile(r'\berror="?invalid_token\b')
 
 
 def running_time() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while a laptop sleeps, where it can."""
+    """Seconds of a clock that cannot be set. Where possible, it runs while the machine sleeps."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -63,10 +63,10 @@ class HourpassAuth(httpx.Auth):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """`otp` gives the code of a second factor whenever the password is sent: each hour, or with
-        `offline_access` once. It is called in a thread of its own.
+        `offline_access` once. It is called in its own thread.
 
         `allow_http` lets passwords and tokens leave this machine unencrypted, for a network that
-        nobody else can listen to. `transport` carries logins, as that of an httpx.Client."""
+        is private. `transport` carries logins, as that of an httpx.Client."""
         service = httpx.URL(url)
         if service.scheme not in ("http", "https") or not service.host:
             raise ValueError("The URL of the login service must begin with https:// or http://")

@@ -1,11 +1,11 @@
-"""What can be refused, drawn as a tree.
+"""The errors of this package, as a tree.
 
 GuardError
-├── MissingTokenError        401  no token came with the request
-├── InvalidTokenError        401  it is forged, expired, revoked, or its user is gone
-├── InsufficientScopeError   403  it holds, but does not allow this
-├── ServiceUnavailableError  503  nobody can say whether it holds
-└── LoginError                    the service gives no token for this name, password and code
+├── MissingTokenError        401  the request has no token
+├── InvalidTokenError        401  the token is forged, expired or revoked, or its user was removed
+├── InsufficientScopeError   403  the token is valid, but lacks a scope
+├── ServiceUnavailableError  503  the guard cannot tell whether the token is valid
+└── LoginError                    the service refuses this username, password or code
 """
 
 from typing import ClassVar
@@ -16,7 +16,7 @@ _CHALLENGE = 'Bearer realm="hourpass"'
 
 
 class GuardError(Exception):
-    """`status` and `code` are those of RFC 6750, 3.1; the text is fit for the client to read."""
+    """`status` and `code` are those of RFC 6750, 3.1. The message may be shown to the client."""
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -26,7 +26,7 @@ class GuardError(Exception):
         super().__init__(message or self.message)
 
     def headers(self) -> dict[str, str]:
-        """What an HTTP answer with this status has to carry."""
+        """Headers of an HTTP response with this status."""
         return {}
 
 
@@ -36,7 +36,7 @@ class MissingTokenError(GuardError):
     message = "A bearer token is needed"
 
     def headers(self) -> dict[str, str]:
-        # Without an error code: none was made (RFC 6750, 3.1).
+        # Without an error code, because there is no token (RFC 6750, 3.1).
         return {"WWW-Authenticate": _CHALLENGE}
 
 
@@ -55,7 +55,7 @@ class InsufficientScopeError(GuardError):
     message = "The token does not allow this"
 
     def __init__(self, *scopes: str) -> None:
-        """`scopes` are those that this needs."""
+        """`scopes` are those that the request needs."""
         super().__init__()
         self.scopes = scopes
 

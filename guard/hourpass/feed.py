@@ -1,8 +1,8 @@
-"""Follows the service in a thread of its own, so that checks need not ask it anything.
+"""Follows the service's keys and revocations in a background thread, so checks need no request.
 
-Freshness is one rule: what is known is believed for so many seconds, counted from when a question
-was put that got its answer, or from the moment that a heartbeat of a waiting one stands for. How
-many, is the guard's decision about outages.
+The guard uses its keys and revocations for a limited time. The time counts from when it sent the
+last request that was answered, or from the moment that the last heartbeat proves. `on_outage` and
+`trust_for` set its length.
 """
 
 import logging
@@ -25,20 +25,19 @@ from hourpass.service import (
 )
 from hourpass.tokens import Tokens
 from hourpass.unknown_kids import UnknownKids
+from hourpass.waits import Waits
 
-WAIT_SECONDS = 30  # that the service may wait for news before it answers; with heartbeats meanwhile
-# What is known is believed for this long when outages are to refuse: a lost connection is noticed
-# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat, and the rest is for the service to start
+WAIT_SECONDS = 30  # that the service may wait for a revocation; it sends heartbeats meanwhile
+# How long the guard uses what it knows with on_outage="refuse". It notices a lost connection
+# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat. The rest is for the service to start
 # again, or to show that only its heartbeats are missing.
 OUTAGE_NOTICED_SECONDS = 10.0
-SHORT_WAITS = 20  # of HEARTBEAT_SECONDS, after heartbeats were missing and before the next try
-PLAIN_POLL_SECONDS = 1.0  # between questions while the service lets nobody more wait
-PLAIN_POLLS = 30  # before asking again whether one may wait
-TOO_MANY_PAUSE_SECONDS = 60.0  # before reading a feed again that is too long to be kept
+PLAIN_POLL_SECONDS = 1.0  # between requests that do not wait
+TOO_MANY_PAUSE_SECONDS = 60.0  # before asking again, if the feed is too long to be kept
 KEYS_SECONDS = 300.0  # new keys are published for longer than this before they sign
-# After a key was revoked, which a thousand guards hear at once: the pause before the keys are read
-# again doubles for as long as it is among them, and for so long a set that has it is taken for an
-# old one, of a worker that is behind.
+# After a key was revoked, a thousand guards read the keys at the same time. The pause before the
+# next read doubles while the key set contains the revoked key. For OLD_KEYS_SECONDS the guard takes
+# such a set for an old one, from a worker that is behind.
 FIRST_KEYS_PAUSE_SECONDS = 0.2
 OLD_KEYS_SECONDS = 10.0
 
@@ -46,7 +45,7 @@ _log = logging.getLogger("hourpass.guard")
 
 
 class Clock(Protocol):
-    """As the module `time` has them."""
+    """The functions of the module `time` that the guard uses."""
 
     def time(self) -> float: ...
     def monotonic(self) -> float: ...
@@ -80,8 +79,7 @@ class Feed:
         self._keys_asked_at = self._keys_due_at = float("-inf")
         self._keys_pause = 0.0  # none: the keys that were read last are in order
         self._old_keys_until = float("-inf")
-        self._plain_polls_left = 0
-        self._short_waits_left = 0
+        self._waits = Waits()
         self._begins = True
 
     def start(self) -> None:
@@ -92,7 +90,7 @@ class Feed:
                 self._started_at = time.monotonic()
 
     def patience_left(self, patience: float) -> float:
-        """Seconds for which a first answer is still worth waiting for."""
+        """Seconds that a caller may still wait for the first answer."""
         if self._started_at is None:
             return patience
         return self._started_at + patience - time.monotonic()
@@ -106,18 +104,18 @@ class Feed:
         return self.known
 
     def vouches_for(self, token: str) -> bool:
-        """Ask the service itself. Raises ServiceUnavailableError."""
+        """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
         return self._asked().vouches_for(token)
 
     def meet_unknown(self, kid: str) -> None:
-        """Return if it is time to look for it.
+        """Return if it is time to read the key set for it.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
         self._unknown_kids.meet(kid, self._clock.monotonic())
 
     def look_for(self, kid: str) -> None:
-        """However many tokens come under made-up keys, one looks at a time, and seldom.
+        """Read the key set for it: one thread at a time, with pauses (unknown_kids.py).
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
@@ -126,12 +124,12 @@ class Feed:
             asked_at, was_answered = self._clock.monotonic(), False
             try:
                 was_answered = self._take(*self._read_keys())
-            finally:  # only now: until then others come here as well, and wait
+            finally:  # only now: until then other threads wait for the same read
                 now = self._clock.monotonic()
                 self._unknown_kids.looked(asked_at, now, was_answered=was_answered)
 
     def close(self) -> None:
-        """The thread ends at once, and closes the connections."""
+        """End the thread at once. It closes the connections."""
         with self._changing:
             self._closing.set()
         if self._service:
@@ -151,18 +149,18 @@ class Feed:
                 outage.ends()
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
-                self._begins = True
-                pause = spread(LAST_RETRY_SECONDS)  # it refuses all guards' at once
+                self._revocations.cursor, self._begins = None, True
+                pause = spread(LAST_RETRY_SECONDS)  # all guards get a 410 at the same time
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
-                    self._begins = True  # it may come back with another database, or other keys
+                    self._begins = True  # it may come back with other keys
                     pause = outage.goes_on(error, self._believed_for())
                     if isinstance(error, TooManyRevocationsError):
                         pause = TOO_MANY_PAUSE_SECONDS
         self._asked().close()
 
     def _believed_for(self) -> float:
-        """The seconds for which what is known would still be believed without another answer."""
+        """Seconds for which the guard may use what it knows without another answer."""
         return self._revocations.believed_until - self._clock.monotonic()
 
     def _take_step(self) -> float:
@@ -176,51 +174,51 @@ class Feed:
         return 0
 
     def _begin(self) -> None:
-        """From the feed's beginning. What was heard before stays, and is believed meanwhile."""
+        """At the start, after each outage and after each 410.
+
+        The guard does not start over after every outage: an accepted cursor proves by its random
+        mark that the history is the same. After a 410 it does, and keeps what it knew.
+        """
         issuer = self._asked().issuer()
         if self._issuer not in (None, issuer):
             raise OutageError("its issuer is not the one expected")
         asked_at, tokens = self._read_keys(issuer)
-        self._revocations.cursor = None
         self._read(wait=0)
         self._take(asked_at, tokens, is_beginning=True)
-        self._begins, self._plain_polls_left = False, 0
+        self._waits.start_afresh()
+        self._begins = False
         self._first_answer.set()
 
     def _listen(self) -> float:
         awaits_keys = self._keys_pause > 0
-        wait = WAIT_SECONDS
-        if self._plain_polls_left:
-            wait = 0
-        elif awaits_keys:
-            wait = min(max(int(self._keys_due_in()), 0), WAIT_SECONDS)
-        elif self._short_waits_left:
-            wait = min(HEARTBEAT_SECONDS, WAIT_SECONDS)
+        longest = WAIT_SECONDS
+        if awaits_keys:
+            longest = min(max(int(self._keys_due_in()), 0), WAIT_SECONDS)
+        wait = self._waits.next_wait(longest)
         asked_at, cursor = time.monotonic(), self._revocations.cursor
         try:
             page = self._read(wait)
         except TooManyListenersError:
-            self._plain_polls_left = PLAIN_POLLS
+            self._waits.refused()
             return 0
         except HeartbeatMissingError:
-            self._read(wait=0)  # is it away, or does it, or a proxy, not send any?
-            self._short_waits_left = SHORT_WAITS
+            self._read(wait=0)  # fails if the service is away; else only heartbeats are missing
+            self._waits.heartbeat_missing()
             return 0
-        self._plain_polls_left = max(self._plain_polls_left - 1, 0)
-        self._short_waits_left = max(self._short_waits_left - 1, 0)
+        self._waits.answered(wait)
         if page.revoked and page.cursor != cursor:
             return 0
         lasted = time.monotonic() - asked_at
         if awaits_keys and wait == 0:
             return min(max(self._keys_due_in(), 0), PLAIN_POLL_SECONDS)
-        # Neither polling nor a proxy that does not wait may make this a busy loop.
+        # Polling, or a proxy that does not wait, must not make this a busy loop.
         if lasted < min(PLAIN_POLL_SECONDS, wait or PLAIN_POLL_SECONDS):
             return PLAIN_POLL_SECONDS
-        # A service that is about to end lets go of all its guards at once.
+        # A service that shuts down ends the requests of all guards at the same time.
         return spread(PLAIN_POLL_SECONDS) if lasted < wait - 1 else 0
 
     def _read(self, wait: int) -> Page:
-        """Up to the feed's end; returns the last page."""
+        """Read up to the feed's end, and return the last page. Earlier pages prove nothing."""
         revocations = self._revocations
 
         while True:
@@ -231,8 +229,8 @@ class Feed:
                 revocations.believed_until = max(revocations.believed_until, believed_until)
 
             def hear(heartbeats: int, asked_at: float = asked_at) -> None:
-                """The service knew all revocations when it sent the last one, however late it comes
-                here, and that was so long after the question at least."""
+                """The service knew all revocations when it sent the last heartbeat, however late
+                that arrives. It sends the n-th one at least n intervals after the request."""
                 if self._closing.is_set():
                     raise OutageError("closed meanwhile")
                 now = self._clock.monotonic()
@@ -252,7 +250,7 @@ class Feed:
             wait = 0
 
     def _await_keys(self) -> None:
-        """Another key signs from now on."""
+        """A key was revoked, so another key signs from now on."""
         with self._changing:
             now = self._clock.monotonic()
             self._old_keys_until = now + OLD_KEYS_SECONDS
@@ -263,8 +261,7 @@ class Feed:
         return self._keys_due_at - self._clock.monotonic()
 
     def _read_keys(self, issuer: str | None = None) -> tuple[float, Tokens]:
-        """When they were asked for, and what can be read with them. The issuer is as before, unless
-        another one is named."""
+        """The time of the request, and the keys. `issuer` is the same as before by default."""
         if issuer is None:
             if self.known is None:
                 raise ServiceUnavailableError
@@ -273,8 +270,8 @@ class Feed:
         return asked_at, Tokens(issuer, self._audience, self._asked().jwks())
 
     def _take(self, asked_at: float, tokens: Tokens, *, is_beginning: bool = False) -> bool:
-        """Go by these keys from now on, and return True, unless the feed has revoked one of them:
-        then they are older than what is known, and have to be read again."""
+        """Use these keys from now on, and return True, unless the feed has revoked one of them.
+        Such a key set is old and has to be read again."""
         with self._changing:
             known, now = self.known, self._clock.monotonic()
             if asked_at < self._keys_asked_at:
@@ -291,7 +288,7 @@ class Feed:
             else:
                 self._keys_pause = 0
                 self._keys_due_at = now + KEYS_SECONDS - spread(KEYS_SECONDS / 10)
-            # Without public keys it cannot be seen whether the service that vouched is this one.
+            # Without public keys the guard cannot see whether it is still the same service.
             is_other = known is None or not tokens.agree_with(known.tokens)
             if is_other or (is_beginning and not tokens.has_keys):
                 self.known = Known(tokens, self._revocations, self._clock.time() - now)

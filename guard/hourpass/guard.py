@@ -1,8 +1,8 @@
-"""Lets only the users of a Hourpass service in, by verifying their tokens in this very process.
+"""Verifies the tokens of a Hourpass service in the API's own process.
 
-A token that was seen before costs one look into memory, a new one the verification of its
-signature. Neither asks the service anything: a thread follows its keys and its revocations
-(feed.py). Only where the service signs with a shared secret is it asked about each new token.
+The guard looks up tokens that it has seen before in memory, and verifies the signature of new ones.
+Neither needs a request to the service: a thread follows its keys and revocations (feed.py). Only if
+the service signs with a shared secret, the guard asks it about each new token.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ except ModuleNotFoundError as missing:
         raise
 
     class RouteDependency:  # type: ignore[no-redef] # FastAPI is optional
-        """Without FastAPI there are no routes to depend on the guard."""
+        """Without FastAPI, no route depends on the guard."""
 
 
 PATIENCE = timedelta(seconds=5)
-MAX_TRUST = timedelta(minutes=60)  # no token lives longer, unless TOKEN_MINUTES is changed
-# Async callers whose token only the service can tell about: so many ask at once, so many wait.
+MAX_TRUST = timedelta(minutes=60)  # a token's lifetime, unless TOKEN_MINUTES is changed
+# For async callers whose token needs a request to the service: threads, and callers in all.
 ASKING_THREADS = 8
 MAX_ASKING = 1_024
 
@@ -48,12 +48,12 @@ _log = logging.getLogger("hourpass.guard")
 
 class Guard(RouteDependency):
     """`Depends(guard)` in FastAPI, `guard.middleware` around any ASGI app, `guard.check(token)`
-    everywhere else. Makes no connection and no thread before the first check.
+    everywhere else. Opens no connection and starts no thread before the first check.
 
-    `url` is where this process reaches the service, and what it trusts. `issuer` is what the
-    service's metadata must say, if that is to be pinned. While the service cannot be reached,
-    `on_outage="refuse"` lets nobody in after OUTAGE_NOTICED_SECONDS, and `"trust"` goes on with
-    what it knew for `trust_for`; revocations made meanwhile are not heard of.
+    `url` is the URL of the service; the guard trusts it. `issuer` pins the issuer in the service's
+    metadata. If the service is unreachable, `on_outage="refuse"` refuses all tokens after
+    OUTAGE_NOTICED_SECONDS. `"trust"` uses the known keys and revocations for `trust_for`, and
+    accepts tokens that are revoked meanwhile.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing to decide, and all have a default
@@ -87,12 +87,12 @@ class Guard(RouteDependency):
         self.issuer = issuer
         self.believed_for = trust_for if on_outage == "trust" else noticed
         self.patience = patience.total_seconds()
-        # Read when the service is asked for the first time, and again after close().
+        # Read before the first request to the service, and again after close().
         self.transport = transport
         self.clock = clock
         self._begin_anew()
         if hasattr(os, "register_at_fork"):
-            # Neither thread nor lock nor connection may be shared with the parent process.
+            # A child process must not share thread, lock or connection with its parent.
             alive = weakref.WeakMethod(self._begin_anew)
 
             def in_child() -> None:
@@ -102,7 +102,7 @@ class Guard(RouteDependency):
             os.register_at_fork(after_in_child=in_child)
 
     def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
-        """In another process it begins anew, as after a fork. A transport or clock stays here."""
+        """For pickle. The copy has its own thread, and no `transport` or `clock`."""
         return partial(type(self), **self._arguments), ()
 
     def check(self, token: str) -> User:
@@ -110,20 +110,20 @@ class Guard(RouteDependency):
         return self._tell(token) or self._find_out(token)
 
     async def acheck(self, token: str) -> User:
-        """As check(), and never blocks the event loop."""
+        """Like check(), but never blocks the event loop."""
         return self._tell(token) or await self._find_out_in_a_thread(token)
 
     def middleware(self, app: ASGIApp, public: Iterable[str] = ()) -> Middleware:
-        """The app, closed to all but users; but for `public` paths, or all below those ending
-        in `/*`. The user is in the request's state."""
+        """The app, with a valid token needed for all paths except `public` ones: exact paths, and
+        all paths below one that ends in `/*`. The user is in the request's state."""
         return Middleware(app, self.acheck, public)
 
     def start(self) -> None:
-        """Learn all that is needed before the first check. Raises ServiceUnavailableError."""
+        """Connect before the first check. Raises ServiceUnavailableError."""
         self._feed.wait_for_first_answer(self.patience)
 
     def close(self) -> None:
-        """Let go of thread and connections. A later check begins anew."""
+        """End the thread and close the connections. A later check starts them again."""
         self._feed.close()
         self._threads.shutdown(wait=False)
         self._begin_anew()
@@ -159,7 +159,7 @@ class Guard(RouteDependency):
         return Service(self.url, self.transport)
 
     def _tell(self, token: str) -> User | None:
-        """Whose token it is, or None if only the service can tell. Asks nobody, waits for nothing.
+        """The token's user, or None if that needs a request to the service. Never blocks.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """

@@ -1,4 +1,4 @@
-"""What a guard knows: the keys, what is revoked, tokens that hold, and until when to believe it."""
+"""What a guard knows: keys, revocations, valid tokens, and until when it may use them."""
 
 from threading import Lock
 
@@ -12,15 +12,15 @@ CLOCK_JUMP_SECONDS = 60.0  # by which wall clock and monotonic clock may part
 
 
 class TooManyRevocationsError(OutageError):
-    """To let any of them go would let a revoked token in."""
+    """Forgetting one of them would make a revoked token valid again."""
 
 
 class Revocations:
-    """What the feed has said, also before it was another one. Written by one thread, read by all.
+    """All revocations that the guard has received. One thread writes them, all threads read them.
 
-    A revocation once heard is kept for its time, whatever the feed says later: a service that was
-    restored from a backup, or replaced by its standby, may know less than it did. The time is
-    that of the monotonic clock, so that no change of the wall clock ends it.
+    Each is kept for its time, even if the feed lacks it later: a service that was restored from a
+    backup, or replaced by its standby, may know fewer than before. The time is measured on the
+    monotonic clock, so that no change of the wall clock ends it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Revocations:
     def learn(self, page: Page, monotonic_now: float) -> None:
         """Raises TooManyRevocationsError."""
         for value, seconds in page.revoked.items():
-            # Never taken out to be put in again: in between a check could miss it.
+            # Updated in place: if it were removed and added again, a check could miss it.
             forget_at = max(monotonic_now + seconds, self._forget_at.get(value, 0.0))
             if len(self._forget_at) >= MAX_REVOCATIONS and value not in self._forget_at:
                 self._forget_old(monotonic_now)
@@ -51,10 +51,10 @@ class Revocations:
 
 
 class Known:
-    """What is known under one set of keys. Another set begins with an empty memory of tokens, so
-    that nothing that the old one vouched for can get into it, and goes on with the revocations.
+    """The valid tokens under one set of keys. A new set starts without tokens, so that no token
+    that was valid under the old keys stays valid, and keeps the revocations.
 
-    `wall_ahead` is by how many seconds the wall clock is ahead of the monotonic one.
+    `wall_ahead` is the difference between wall clock and monotonic clock in seconds.
     """
 
     def __init__(self, tokens: Tokens, revocations: Revocations, wall_ahead: float) -> None:
@@ -65,10 +65,10 @@ class Known:
         self._adding = Lock()
 
     def recall(self, token: str, now: float, monotonic_now: float) -> User | None:
-        """Whose token it is, if it has been remembered and still holds.
+        """The user of a token that was verified before, or None.
 
-        Raises InvalidTokenError, and ServiceUnavailableError if the time has passed for which
-        what is known is believed.
+        Raises InvalidTokenError if the token has expired or was revoked, and
+        ServiceUnavailableError if the guard has been without an answer for too long.
         """
         if monotonic_now >= self.revocations.believed_until:
             raise ServiceUnavailableError
@@ -83,7 +83,7 @@ class Known:
         return verified.user
 
     def admit(self, token: str, verified: Verified) -> User:
-        """Remember a token that holds; forged ones never get here, and so evict nothing.
+        """Remember a valid token. Forged tokens do not get here, so they evict nothing.
 
         Raises InvalidTokenError if it has been revoked.
         """
@@ -96,8 +96,7 @@ class Known:
         return verified.user
 
     def _start_afresh(self, wall_ahead: float) -> None:
-        """The wall clock was set: each token is verified again, where the service has no public
-        key by the service, which knows the time."""
+        """The wall clock was set, so each token is verified again; with HS256 by the service."""
         with self._adding:
             self._remembered.clear()
             self._wall_ahead = wall_ahead

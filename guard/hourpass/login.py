@@ -1,4 +1,4 @@
-"""Keeps one user logged in: gives a token that holds, whoever asks and however many ask at once.
+"""Keeps one user logged in, and gives a valid token to any number of callers at the same time.
 
 Knows how the login service talks, but nothing of the requests that the token is for.
 """
@@ -21,7 +21,7 @@ import httpx
 from hourpass.errors import GuardError, LoginError, ServiceUnavailableError
 
 # A token is renewed this long before it expires, or in the last tenth of a short life. Until then
-# nobody waits for the new one, and nobody notices an outage that is shorter than this.
+# requests use the old one and do not wait, so an outage that is shorter than this has no effect.
 RENEWAL_MARGIN = 300
 # What a request may need to reach its API: a token is not sent off in its last seconds.
 TRAVEL = 5
@@ -66,7 +66,7 @@ Outcome: TypeAlias = Token | Failure
 
 
 class Login:
-    """Each login runs in a short-lived thread of its own, and whoever needs its token waits for
+    """Each login runs in its own short-lived thread, and callers that need its token wait for
     the thread: tasks of several event loops and threads can share one, and a task that is
     cancelled takes nothing with it."""
 
@@ -96,7 +96,7 @@ class Login:
         self._silent_until = 0.0
 
     def token(self, refused: str | None = None) -> str:
-        """A token that holds. It is another one than `refused`, unless that would be in vain.
+        """A valid token. It is not `refused`, unless the service would not give another one.
 
         Raises LoginError, ServiceUnavailableError.
         """
@@ -151,7 +151,7 @@ class Login:
             if isinstance(outcome, Token):
                 self._held, self._failure = outcome, None
             else:
-                # Once per outage: while a token still holds nobody else would hear of it.
+                # Once per outage: while the old token is valid, callers get no error.
                 if self._failure is None:
                     _log.warning("%s", outcome)
                 self._failure = outcome
@@ -172,7 +172,7 @@ class Login:
             )
         except Failure as failure:
             return failure
-        except Exception as error:  # noqa: BLE001 - somebody waits for an outcome, whatever happens
+        except Exception as error:  # noqa: BLE001 - a caller waits for an outcome in any case
             # The text of the error may quote what was sent.
             what = f"No login at {self.origin} ({type(error).__name__})"
             return Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
@@ -238,7 +238,7 @@ class Login:
 def _value(outcome: Outcome) -> str:
     if isinstance(outcome, Token):
         return outcome.value
-    raise copy(outcome.error)  # each of those who waited has a traceback of their own
+    raise copy(outcome.error)  # each waiting caller gets its own traceback
 
 
 def _error_of(answer: httpx.Response) -> object:

@@ -1,6 +1,6 @@
-"""Closes an ASGI app to all but users, whichever framework it is made with.
+"""Protects an ASGI app of any framework: requests need a valid token.
 
-Put a CORS middleware outside of this one: browsers send a preflight without any token.
+Put a CORS middleware outside of this one: browsers send a preflight without a token.
 """
 
 import json
@@ -68,15 +68,15 @@ def _split(public: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _path_within(scope: Scope) -> str:
-    """The path as the app's own routes see it, wherever the app is mounted."""
+    """The path relative to where the app is mounted, as its routes see it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
 def _has_one_meaning(path: str, raw_path: bytes) -> bool:
-    """Not if anything further inside could take it for another path: `/static/../private`,
-    `/static//private`, what is encoded twice, or a slash that was encoded."""
+    """False if the app could read it as another path: `/static/../private`, `/static//private`, a
+    path that is encoded twice, or an encoded slash."""
     first, *segments = path.split("/")
     return not (
         first

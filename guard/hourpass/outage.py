@@ -1,23 +1,24 @@
-"""What the log says of an outage, and when to try again."""
+"""Log lines about an outage, and the pauses between attempts."""
 
 import logging
 import random
 
 from hourpass.service import OutageError
 
-# Up to so long, at random: a service that restarts has a thousand guards, who all lost it at once.
+# Pauses are random, up to these: after a restart of the service, a thousand guards reconnect.
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 2.0
 
 _log = logging.getLogger("hourpass.guard")
 
 
 def spread(seconds: float) -> float:
-    """A random time up to so long."""
+    """A random time between 0 and `seconds`."""
     return random.uniform(0, seconds)  # noqa: S311 - to spread load, not to hide
 
 
 class Outage:
-    """Says once that the service is away, once that nobody is let in, and once that it is back."""
+    """Logs one line when the service becomes unreachable, one when the guard starts to refuse all
+    tokens, and one when the service is back."""
 
     def __init__(self) -> None:
         self._longest_pause = 0.0
@@ -37,7 +38,7 @@ class Outage:
         return spread(self._longest_pause)
 
     def ends(self) -> None:
-        """Does nothing if there was none."""
+        """Call this after each success; it does nothing if there was no outage."""
         if self._longest_pause:
             _log.warning("The Hourpass service can be reached again")
         self._longest_pause, self._refuses = 0.0, False

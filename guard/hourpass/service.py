@@ -1,4 +1,4 @@
-"""What is asked of the Hourpass service over HTTP. Whatever is not an answer is an outage."""
+"""Requests to the Hourpass service. A failed request or a malformed answer is an outage."""
 
 import json
 import socket
@@ -15,25 +15,25 @@ import httpx
 
 from hourpass.errors import ServiceUnavailableError
 
-ANSWER_SECONDS = 2.0  # that any answer may take, besides those that it was asked to wait
-# While the service waits for news, it sends one byte of whitespace in so many seconds.
+ANSWER_SECONDS = 2.0  # time limit of an answer, on top of the `wait` in its request
+# While a request waits for revocations, the service sends one byte of whitespace this often.
 HEARTBEAT_SECONDS = 3
-MAX_ANSWER_BYTES = 1 << 20  # a page of the feed, the longest answer, has about an eighth of that
+MAX_ANSWER_BYTES = 1 << 20  # the longest answer, a page of the feed, has about an eighth of that
 MAX_VALUE_LENGTH = 200  # of a revocation, in characters; the service's have up to 60
 
-# How long a revocation is kept. The service says for how long, and is believed within these bounds:
-# a token lives an hour, or a day at most, and a day is added for clocks that are wrong.
+# Bounds for how long the guard keeps a revocation, whatever the service says. A token is valid for
+# an hour, or for a day at most. Another day is added for wrong clocks.
 MIN_KEPT = timedelta(hours=1)
 MAX_KEPT = timedelta(days=2)
 
-# Waiting for more connections than these is an outage too: a flood must not pile up here.
+# A request that gets none of these connections fails, so that a flood cannot fill the memory.
 _LIMITS = httpx.Limits(
     max_connections=16,
-    # Closed well before the service would (uvicorn: 5 s), so that none is lost in mid-question.
+    # Shorter than the service's (uvicorn: 5 s), which could close a connection during a request.
     keepalive_expiry=2,
 )
 _HEADERS = {
-    # A compressing proxy would keep heartbeats back, and a small body could become a large one.
+    # A compressing proxy would delay heartbeats, and a small body could become a large one.
     "Accept-Encoding": "identity",
     # A shared cache may have the keys of five minutes ago (RFC 9111, 5.2.1.4).
     "Cache-Control": "no-cache",
@@ -42,7 +42,7 @@ _WHITESPACE = b" \t\r\n"  # RFC 8259, 2
 
 
 class OutageError(ServiceUnavailableError):
-    """`cause` is for the log, and never quotes what was received."""
+    """`cause` is for the log. It never quotes what was received."""
 
     def __init__(self, cause: str) -> None:
         super().__init__()
@@ -50,15 +50,15 @@ class OutageError(ServiceUnavailableError):
 
 
 class TooManyListenersError(OutageError):
-    """The service answers, but lets nobody more wait for news."""
+    """The service answered 503 to a request that waits."""
 
 
 class HeartbeatMissingError(OutageError):
-    """The service is away, or too old to send any, or a proxy collects them."""
+    """The service is unreachable or sends no heartbeats, or a proxy delays them."""
 
 
 class CursorRefusedError(OutageError):
-    """The feed is another one than that which was followed."""
+    """410: the feed's history is not the one of the cursor."""
 
 
 class Page(NamedTuple):
@@ -87,7 +87,7 @@ class Service:
         self._streams: WeakSet[Any] = WeakSet()  # httpcore.NetworkStream
 
     def issuer(self) -> str:
-        """RFC 8414. Of the addresses in there none is used: they are for clients elsewhere."""
+        """RFC 8414. The guard ignores the URLs in the metadata: they are for other clients."""
         issuer = _json(self._get("/.well-known/oauth-authorization-server")).get("issuer")
         if not isinstance(issuer, str):
             raise OutageError("malformed metadata")
@@ -103,11 +103,10 @@ class Service:
     def revocations(
         self, after: str | None, wait: int, on_heartbeats: Callable[[int], None] = lambda _: None
     ) -> Page:
-        """The next page of the feed, having waited for news if there is none yet.
+        """The page of the feed after that cursor. The service may wait for `wait` seconds if there
+        is none yet; meanwhile `on_heartbeats` is called with the number of heartbeats so far.
 
-        `on_heartbeats` is called with the number of all heartbeats whenever it has grown.
-
-        Raises HeartbeatMissingError, CursorRefusedError and TooManyListenersError.
+        Raises HeartbeatMissingError, CursorRefusedError, TooManyListenersError and OutageError.
         """
         query = {"wait": str(wait), **({"after": after} if after else {})}
         answer = self._ask("/revocations", query, wait=wait, on_heartbeats=on_heartbeats)
@@ -126,7 +125,10 @@ class Service:
         return Page(revoked, cursor, more)
 
     def vouches_for(self, token: str) -> bool:
-        """Whether the token holds. The token has to be ASCII."""
+        """Whether the service calls the token valid. The token must be ASCII.
+
+        Raises OutageError.
+        """
         headers = {"Authorization": f"Bearer {token}"}
         answer = self._ask("/verify", headers=headers)
         if answer.status == 401:
@@ -135,18 +137,18 @@ class Service:
         return True
 
     def close(self) -> None:
-        """Not while another thread asks; see interrupt()."""
+        """Must not be called during a request of another thread; see interrupt()."""
         self._client.close()
 
     def interrupt(self) -> None:
-        """Let every question that other threads are asking fail at once."""
+        """Make all requests of other threads fail at once."""
         with self._interrupting:
             self._is_interrupted = True
             for stream in self._streams:
                 _shut_down(stream)
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore's way to tell which connections it opens."""
+        """httpcore calls this for each connection that it opens."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._interrupting:
                 self._streams.add(info["return_value"])
@@ -165,7 +167,7 @@ class Service:
         on_heartbeats: Callable[[int], None] = lambda _: None,
     ) -> _Answer:
         deadline = time.monotonic() + wait + ANSWER_SECONDS
-        # Each piece has its time, and the whole as well: a trickle is no answer.
+        # A time limit for each piece, and one for the whole answer: it could arrive byte by byte.
         timeout = httpx.Timeout(ANSWER_SECONDS, read=min(wait, HEARTBEAT_SECONDS) + ANSWER_SECONDS)
         with (
             _failures_are_outages(is_long=wait > HEARTBEAT_SECONDS),
@@ -188,7 +190,7 @@ class Service:
                 if time.monotonic() > deadline:
                     raise OutageError("too slow")
                 heartbeats_before = heartbeats
-                # Bytes, not pieces: whoever passes them on may join them.
+                # Bytes are counted, not pieces: a proxy may join pieces.
                 heartbeats = min(_leading_whitespace(body), wait // HEARTBEAT_SECONDS)
                 if heartbeats > heartbeats_before:
                     on_heartbeats(heartbeats)
@@ -207,8 +209,9 @@ def _failures_are_outages(*, is_long: bool) -> Iterator[None]:
 
 
 def _shut_down(stream: Any) -> None:
-    """Wakes whoever reads from it. The file descriptor stays theirs, so that it cannot meanwhile
-    become another connection's. TLS is passed by: to end it would let a writer go on in plain."""
+    """Wake the thread that reads from the stream. Its file descriptor stays open, so another
+    connection cannot get the same number meanwhile. This shuts down the socket below TLS: after
+    an end of TLS alone, a writer could continue in plain text."""
     with suppress(OSError):  # closed already
         socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
@@ -234,7 +237,7 @@ def _json(answer: _Answer) -> dict[str, Any]:
 
 
 def _date(headers: httpx.Headers) -> datetime | None:
-    """What time it was where the answer was made (RFC 9110, 6.6.1)."""
+    """The service's time when it answered (RFC 9110, 6.6.1), or None."""
     try:
         date = parsedate_to_datetime(headers["Date"])
     except (KeyError, ValueError):
@@ -249,6 +252,6 @@ def _entries(
         if not isinstance(value := entry["value"], str) or len(value) > MAX_VALUE_LENGTH:
             raise ValueError("a value is a short string")
         expires_at = datetime.fromisoformat(entry["expires_at"])
-        # The service's own clock on both sides: what this machine's says has no part in it.
+        # Both times are of the service's clock, so the clock of this machine does not matter.
         left = expires_at - date if date else MAX_KEPT
         yield value, min(max(left, MIN_KEPT), MAX_KEPT).total_seconds()

@@ -1,9 +1,9 @@
-"""For the tests of an API behind a guard: an issuer of tokens that needs no service to run.
+"""An issuer of tokens that replaces the service in the tests of an API with a guard.
 
-In conftest.py `pytest_plugins = ["hourpass.testing"]`, then ask for the fixture `hourpass_issuer`,
-and let it stand in for the service of your guard.
+Put `pytest_plugins = ["hourpass.testing"]` into conftest.py, use the fixture `hourpass_issuer`, and
+call its `stand_in_for(guard)`.
 
-PYTEST_DONT_REWRITE: nothing asserts here, and a conftest.py may import from here before.
+PYTEST_DONT_REWRITE: there are no assertions here, and a conftest.py may import this module first.
 """
 
 import json
@@ -28,7 +28,7 @@ from hourpass.guard import Guard
 from hourpass.service import HEARTBEAT_SECONDS
 
 LIFETIME = timedelta(minutes=60)
-KEPT_AFTERWARDS = timedelta(days=1)  # that a revocation stays in the feed, for wrong clocks
+KEPT_AFTERWARDS = timedelta(days=1)  # the feed keeps a revocation this much longer than a token
 
 _HEARD_WITHIN_SECONDS = 10.0
 
@@ -46,7 +46,7 @@ def authorization(token: str) -> dict[str, str]:
 
 
 class MovableClock:
-    """Real time, and whatever it has been moved by."""
+    """Real time plus all that it was advanced by."""
 
     def __init__(self) -> None:
         self._moved_by = 0.0
@@ -62,7 +62,7 @@ class MovableClock:
 
 
 class Issuer:
-    """Mints tokens, revokes them, and answers guards as the service would. Can be away."""
+    """Issues and revokes tokens, and answers guards as the service does. Can simulate outages."""
 
     def __init__(self, name: str = "https://hourpass.example", audience: str = "ml-api") -> None:
         self.name = name
@@ -73,12 +73,12 @@ class Issuer:
         self._revoked: list[dict[str, str]] = []
         self._is_away = False
         self._changed = Condition()
-        # By the thread of each guard that follows the feed: up to which revocation it has read.
+        # By thread of a guard: the number of revocations that it has read.
         self._heard: dict[int, int] = {}
         self._undo = ExitStack()
 
     def stand_in_for(self, guard: Guard) -> None:
-        """Until the test is over: the guard asks this issuer, and goes by its clock."""
+        """Make the guard use this issuer and its clock until the test ends."""
         self.audience = guard.audience
         self.name = guard.issuer or self.name
         before = guard.transport, guard.clock
@@ -99,7 +99,7 @@ class Issuer:
     def token(
         self, *scopes: str, user_id: int = 1, username: str = "lancelot", **claims: Any
     ) -> str:
-        """A token that holds. `claims` replace those it would have."""
+        """A valid token. `claims` replace the usual ones."""
         now = int(self.clock.time())
         said = {
             "iss": self.name,
@@ -126,27 +126,27 @@ class Issuer:
         return token
 
     def forged_token(self, *scopes: str) -> str:
-        """Of somebody who has no key of the issuer's, but writes the right kid."""
+        """A token with this issuer's `kid`, signed with another key."""
         stranger = Issuer(self.name, self.audience)
         stranger.clock = self.clock
         stranger._key.kid = self._key.kid
         return stranger.token(*scopes)
 
     def foreign_token(self, *scopes: str) -> str:
-        """Of another issuer, with another key."""
+        """A token of another issuer, signed with another key."""
         return Issuer("https://elsewhere.example", self.audience).token(*scopes)
 
     def revoke(self, token: str) -> None:
-        """End one token; the guards have heard of it when this returns."""
+        """Revoke one token. The guards know it when this returns."""
         claims = jwt.decode(token, options={"verify_signature": False})
         self.publish(f"jti:{claims['jti']}")
 
     def disable(self, user_id: int) -> None:
-        """End all tokens of a user, as disabling, removing and logging out everywhere do."""
+        """Revoke all tokens of a user. The service does so when it disables or removes a user."""
         self.publish(f"sub:{user_id}:0")
 
     def publish(self, value: str) -> None:
-        """`jti:…`, `sid:…`, `kid:…` or `sub:<id>:<epoch>`, as decision 6 has them."""
+        """Revoke a value: `jti:…`, `sid:…`, `kid:…` or `sub:<id>:<epoch>` (decision 6)."""
         now = datetime.fromtimestamp(self.clock.time(), UTC)
         expires_at = now + LIFETIME + KEPT_AFTERWARDS
         with self._changed:
@@ -155,18 +155,18 @@ class Issuer:
         self._wait_until_heard()
 
     def rotate_key(self) -> None:
-        """From now on another key signs, and only that one is published."""
+        """Sign with a new key, and publish only that one."""
         self._key = SigningKey()
 
     def revoke_key(self) -> None:
-        """End all tokens so far, as `hourpass keys revoke` does."""
+        """Revoke all tokens so far, as `hourpass keys revoke` does."""
         revoked = self._key
         self.rotate_key()
         self.publish(f"kid:{revoked.kid}")
 
     @contextmanager
     def outage(self, lasting: timedelta = timedelta(minutes=1)) -> Iterator[None]:
-        """Inside, the service has been out of reach for so long; afterwards it is back."""
+        """Inside the block, the service has been unreachable for `lasting`. Then it is back."""
         with self._changed:
             self._is_away = True
             self._changed.notify_all()
@@ -178,17 +178,17 @@ class Issuer:
         self._catch_up()
 
     def let_pass(self, span: timedelta) -> None:
-        """Time in which the service goes on answering, so that what the guards know is fresh."""
+        """Advance the clock while the service stays reachable, so the guards stay up to date."""
         self.clock.advance(span)
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """The first piece of news ends a question put before now, the second one put since."""
+        """The first revocation ends a request that was sent before now, the second a new one."""
         for _ in range(2):
             self.publish(f"jti:{secrets.token_urlsafe(16)}")
 
     def _wait_until_heard(self) -> None:
-        """Until every guard asks for what comes after the feed's end."""
+        """Wait until every guard asks for what comes after the feed's end."""
 
         def all_heard() -> bool:
             return self._is_away or set(self._heard.values()) <= {len(self._revoked)}
@@ -228,7 +228,7 @@ class Issuer:
         )
 
     def _pieces_of_page(self, after: int, wait: int) -> Iterator[bytes]:
-        """Heartbeats for as long as there is no news, and then the page."""
+        """Heartbeats until there is a revocation or the wait ends, and then the page."""
         deadline = time.monotonic() + wait
         while (left := deadline - time.monotonic()) > 0:
             with self._changed:
@@ -270,7 +270,7 @@ class _HeldBack(httpx.SyncByteStream):
 
 
 class _StandIn(httpx.BaseTransport):
-    """What a guard asks instead of the service, and closes in the thread that follows the feed."""
+    """Passes a guard's requests on to the issuer. The guard closes it in its background thread."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer

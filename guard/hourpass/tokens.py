@@ -1,7 +1,7 @@
-"""What a token says, once its signature and its claims have been checked. Knows no network.
+"""Verifies a token's signature and claims, and reads them. Makes no requests.
 
-The reading is as strict as the service's own: there is one spelling of a token, and a claim of
-another type, or a header that the service would not write, is refused.
+It is as strict as the service: a token has exactly one encoding, and a claim of another type, or a
+header that the service would not write, makes it invalid.
 """
 
 import base64
@@ -18,7 +18,7 @@ from hourpass.errors import InvalidTokenError, MissingTokenError
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
 MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
-# A clock that is behind the service's must not refuse new tokens. None is believed past its `exp`.
+# For a clock that is behind the service's: `iat` may be this far in the future. `exp` is exact.
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
 
@@ -28,7 +28,7 @@ _USER_ID = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What an ASGI request has in `Authorization`: `Bearer <jwt>`, any case, or the bare JWT.
+    """The token in the `Authorization` header of an ASGI request: `Bearer <jwt>` or the bare JWT.
 
     Raises MissingTokenError and InvalidTokenError.
     """
@@ -41,13 +41,13 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if not token:
         return scheme
     if scheme.lower() != "bearer":
-        raise MissingTokenError  # Basic and the like: not our kind of credential
+        raise MissingTokenError  # another scheme, such as Basic
     return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a token stands for, what it may be used for, and until when."""
+    """The user of a token, with the token's scopes and expiry."""
 
     id: int
     username: str
@@ -62,8 +62,8 @@ class Verified(NamedTuple):
 
 
 class UnknownKeyError(InvalidTokenError):
-    """No key is known by this `kid`, or none at all: the service may know one. `claimed` is what
-    the token says, not to be believed before the service vouches for it."""
+    """The guard has no key with this `kid`, or no key at all; the service may have one. `claimed`
+    holds the token's unverified claims."""
 
     def __init__(self, kid: str, claimed: Verified) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class UnknownKeyError(InvalidTokenError):
 
 
 class Tokens:
-    """The tokens of one issuer for one audience, under the keys of one moment."""
+    """Verifies tokens of one issuer for one audience with one key set."""
 
     def __init__(self, issuer: str, audience: str, jwks: Iterable[dict[str, Any]]) -> None:
         self.issuer = issuer
@@ -86,17 +86,17 @@ class Tokens:
 
     @property
     def has_keys(self) -> bool:
-        """Not if the service signs with a shared secret: then it has to vouch for each token."""
+        """False if the service signs with a shared secret and has to check each token itself."""
         return bool(self._keys)
 
     def read(self, token: str, now: float) -> Verified:
-        """What the token says. Raises InvalidTokenError, and UnknownKeyError, which is one."""
+        """The verified claims. Raises InvalidTokenError, or UnknownKeyError, a subclass of it."""
         header, kid, payload, signature = _parts(token)
         key = self._keys.get(kid)
         if key is None:
-            # What the service would never have signed is not worth a question.
+            # A token with claims that the service never signs needs no request.
             raise UnknownKeyError(kid, self._checked(kid, _parse(payload), now))
-        # The key says which algorithm it is for; the header has no choice but to agree.
+        # The algorithm is that of the key, never one that the header chooses.
         signed = token.rpartition(".")[0].encode()
         if header["alg"] != key.algorithm_name or not key.Algorithm.verify(
             signed, key.key, _decode(signature)
@@ -137,7 +137,7 @@ class Tokens:
 def _public_keys(jwks: Iterable[dict[str, Any]]) -> Iterable[tuple[str, jwt.PyJWK]]:
     for jwk in jwks:
         if not isinstance(kid := jwk.get("kid"), str) or jwk.get("alg") not in _ALGORITHMS:
-            continue  # RFC 7517, 5: a key of a kind that one does not know is none
+            continue  # RFC 7517, 5: ignore keys of an unknown type
         try:
             yield kid, jwt.PyJWK(jwk)
         except (jwt.PyJWTError, ValueError):
@@ -150,7 +150,7 @@ def _parts(token: str) -> tuple[dict[str, Any], str, str, str]:
     if parts is None:
         raise InvalidTokenError
     header = _parse(parts[1])
-    # Only what the service writes (RFC 9068, 2.1): nothing critical, embedded or far away.
+    # Only what the service writes (RFC 9068, 2.1): no `crit`, and no key in the header or at a URL.
     if header.keys() != {"alg", "kid", "typ"} or header["typ"] != "at+jwt":
         raise InvalidTokenError
     if not isinstance(kid := header["kid"], str) or len(kid) > MAX_KID_LENGTH:
@@ -176,7 +176,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(segment: str) -> bytes:
-    """base64url without padding (RFC 7515, 2), in the one spelling that encodes its bytes."""
+    """base64url without padding (RFC 7515, 2). Only the canonical encoding is accepted."""
     try:
         decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:

@@ -1,20 +1,20 @@
-"""Token headers that name a key nobody has published: yet, or ever.
+"""Tokens whose `kid` is not in the key set: the key may be new, or made up.
 
-A new key may sign before every worker of the service publishes it, and a client throws a token away
-that is called invalid. So a `kid` is called invalid only when a look for it, put long enough after
-it was met first, has been answered without it. Until then nobody can say.
+A new key may sign before every worker of the service publishes it, and clients discard a token on
+401. So a `kid` is invalid only if a key set lacks it that the guard requested long enough after it
+first saw that `kid`. Until then the answer is 503.
 """
 
 from threading import Lock
 
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
 
-# How far behind another worker a worker may be, and much more: the service promises 0.1 s.
+# Much longer than one worker may be behind another: the service promises 0.1 s.
 PUBLISHED_SECONDS = 2.0
-# Between looks, however many made-up kids come: the pause doubles with each look.
+# Between reads of the key set, however many unknown kids there are. The pause doubles each time.
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 10.0
-QUIET_SECONDS = 60.0  # without a look, until the pause is the first one again
-MAX_KIDS = 1_024  # met and remembered; the oldest go
+QUIET_SECONDS = 60.0  # without a read after a pause, until the pauses start again with the first
+MAX_KIDS = 1_024  # remembered; the oldest are dropped
 
 
 class UnknownKids:
@@ -31,15 +31,15 @@ class UnknownKids:
         self._pause = FIRST_PAUSE_SECONDS
 
     def start_afresh(self) -> None:
-        """There are other keys now: whatever was looked for in vain is worth a look again."""
+        """There is a new key set, so that each unknown `kid` may be a new key again."""
         with self._lock:
             self._start_afresh()
 
     def meet(self, kid: str, now: float) -> None:
-        """Return if it is time to look for it.
+        """Return if it is time to read the key set for it.
 
-        Raises InvalidTokenError if there is no such key, and ServiceUnavailableError if that
-        cannot be said yet.
+        Raises InvalidTokenError if there is no such key, and ServiceUnavailableError if there
+        may be one.
         """
         with self._lock:
             if kid not in self._met_at and len(self._met_at) >= MAX_KIDS:
@@ -51,7 +51,7 @@ class UnknownKids:
                 raise ServiceUnavailableError
 
     def looked(self, asked_at: float, now: float, *, was_answered: bool) -> None:
-        """To be called after every look, `was_answered` or not."""
+        """Call this after every read of the key set, whether it `was_answered` or not."""
         with self._lock:
             if was_answered:
                 self._answered_at = max(self._answered_at, asked_at)
