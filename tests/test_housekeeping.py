@@ -45,7 +45,7 @@ async def housekeeping(database: Database, settings: Settings, clock: Clock) -> 
     """One worker's. The service sees to a signing key before it keeps house."""
     async with database.session() as session:
         await KeyStore(session, settings).load(clock())
-    return Housekeeping(database, settings, clock)
+    return Housekeeping(database, settings)
 
 
 async def store(database: Database, *rows: object) -> None:
@@ -175,8 +175,8 @@ async def test_spent_keys_go_and_those_with_live_tokens_stay(
 async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
     housekeeping: Housekeeping, settings: Settings, clock: Clock
 ) -> None:
-    hosts = [Database(settings) for _ in range(3)]
-    workers = [housekeeping, *(Housekeeping(host, settings, clock) for host in hosts * 2)]
+    hosts = [Database(settings, clock) for _ in range(3)]
+    workers = [housekeeping, *(Housekeeping(host, settings) for host in hosts * 2)]
 
     async def keepers() -> list[Housekeeping]:
         rounds = await asyncio.gather(*(worker.round() for worker in workers))
@@ -226,7 +226,7 @@ async def test_a_round_changes_nothing_that_anybody_could_notice(
     clock.advance(timedelta(minutes=59))
     session = await open_session(client, LANCELOT)
     feed = (await client.get("/revocations")).json()
-    assert await Housekeeping(app.state.database, app.state.settings, clock).round()
+    assert await Housekeeping(app.state.database, app.state.settings).round()
     assert (await client.get("/revocations")).json() == feed
     for refused in (ended, revoked):
         assert not await token_holds(client, refused["token"])

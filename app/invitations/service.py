@@ -33,7 +33,7 @@ class Invitations:
             self.mail.require_server()
         await begin_write(self.session)
         admin = str(self.mail.caller.user_id)
-        await allow(self.session, "invitation by", admin, NEW_INVITATION, now)
+        await allow(self.session, "invitation by", admin, NEW_INVITATION)
         invitation, text = await codes.issue(
             self.session,
             Purpose.INVITE,

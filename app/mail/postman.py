@@ -115,7 +115,7 @@ class Postman:
         for user in await _owners(session, wish):
             assert user.email
             try:
-                await allow(session, "mailbox", fold_email(user.email), MAILBOX, now)
+                await allow(session, "mailbox", fold_email(user.email), MAILBOX)
             except TooManyAttemptsError as error:
                 _drop(wish.id, error)
                 break

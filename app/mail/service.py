@@ -67,7 +67,7 @@ async def ask(
     if (await session.scalar(select(func.count()).select_from(waiting)) or 0) >= MAX_WAITING:
         raise UnavailableError
     if user_id is not None:
-        await allow(session, "verification", str(user_id), VERIFICATION, now)
+        await allow(session, "verification", str(user_id), VERIFICATION)
     await _add(session, email, caller, now, user_id=user_id)
 
 

@@ -33,7 +33,7 @@ class PasswordResets:
         """
         self.mail.require_server()
         network = network_to_limit(self.mail.caller.address)
-        await self.throttle.count(self.session, "reset", network, RESET, now)
+        await self.throttle.count(self.session, "reset", network, RESET)
         await begin_write(self.session)
         await ask(self.session, email, self.mail.caller, now)
         await self.session.commit()

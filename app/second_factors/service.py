@@ -128,7 +128,7 @@ class SecondFactors:
                 raise SecondFactorExistsError
             await self._session.delete(factor)
             await self._session.flush()
-        await allow(self._session, "new secret", str(user_id), NEW_SECRET, now)
+        await allow(self._session, "new secret", str(user_id), NEW_SECRET)
         self._session.add(
             SecondFactor(
                 user_id=user_id,
