@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from app.database import Database, begin_write
 from app.housekeeping.service import LEASE, Housekeeping
@@ -190,6 +190,8 @@ async def test_a_cursor_whose_revocation_was_purged_says_to_start_over_unless_it
             await expire(app.state.database, value)
         clock.now += 2 * LEASE
         assert await Housekeeping(app.state.database, settings).round()
+        async with app.state.database.session() as session:
+            assert (await session.scalars(select(Revocation.value))).all() == ["jti:2"]
     async with started(settings, clock) as app, client_of(app) as client:
         assert await page_after(client, last) == {"revocations": [], "cursor": last, "more": False}
         response = await client.get("/revocations", params={"after": first})

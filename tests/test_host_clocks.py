@@ -1,0 +1,185 @@
+"""A host whose clock is wrong harms nobody on other hosts: times that hosts compare are taken from
+the database's clock. Here the database's clock is its own, and so the real one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import func, select, update
+
+from app import direct
+from app.caller import Caller
+from app.codes.models import Code
+from app.database import Database, begin_write, utc_now
+from app.events import Events
+from app.housekeeping.models import Lease
+from app.main import create_app
+from app.second_factors.models import SecondFactor
+from app.sessions.models import Session
+from app.settings import Settings
+from app.throttle.models import Attempts
+from app.throttle.rates import UNWRITTEN
+from app.throttle.service import ACCOUNT
+from app.tokens.keys import KeyStore
+from app.tokens.models import StoredKey
+from tests.conftest import Clock, client_of
+from tests.people import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+)
+
+HOUR = timedelta(hours=1)
+WRONG_BY = pytest.mark.parametrize("wrong_by", [2 * HOUR, 24 * HOUR, -2 * HOUR], ids=str)
+WRONG = {**LANCELOT, "password": "wrong"}
+ADDRESS = "192.0.2.7"
+
+
+def wrong_clock(wrong_by: timedelta) -> Clock:
+    clock = Clock()
+    clock.now = utc_now() + wrong_by
+    return clock
+
+
+@asynccontextmanager
+async def host(
+    settings: Settings, wrong_by: timedelta = timedelta(0), database_clock: Clock | None = None
+) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
+    app = create_app(settings, wrong_clock(wrong_by), database_clock)
+    async with app.router.lifespan_context(app), client_of(app, ADDRESS) as client:
+        yield app, client
+
+
+async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Settings) -> None:
+    database = Database(settings)
+    async with database.session() as session:
+        before = utc_now() - timedelta(milliseconds=1)  # SQLite's has whole ones
+        alone = await direct.current_time(session)
+        await begin_write(session)
+        first = await direct.current_time(session)
+        await session.execute(select(1))
+        while (second := await direct.current_time(session)) == first:
+            pass  # later statements of a transaction have a later time
+    assert before <= alone <= first < second <= utc_now()
+    assert second.tzinfo is UTC
+    await database.close()
+
+
+@WRONG_BY
+async def test_a_wrong_host_keeps_nobody_from_what_has_a_rate(
+    settings: Settings, wrong_by: timedelta
+) -> None:
+    async with host(settings, wrong_by) as (_, wrong), host(settings) as (_, right):
+        await register(wrong, LANCELOT)
+        for _ in range(UNWRITTEN):
+            token = await log_in(wrong, LANCELOT)
+        assert (await wrong.post("/revoke", data={"token": token})).status_code == 200
+        arthurs = bearer(await log_in(wrong, ARTHUR))
+        assert (await wrong.post("/invitations", json={}, headers=arthurs)).status_code == 201
+        session = await open_session(wrong, LANCELOT)
+        renewal = await renew(wrong, session["refresh_token"])
+        assert renewal.status_code == 200
+
+        await register(right, GALAHAD)
+        token = await log_in(right, LANCELOT)
+        assert (await right.post("/revoke", data={"token": token})).status_code == 200
+        arthurs = bearer(await log_in(right, ARTHUR))
+        assert (await right.post("/invitations", json={}, headers=arthurs)).status_code == 201
+        if wrong_by < 24 * HOUR:
+            answer = await renew(right, renewal.json()["refresh_token"])
+            assert answer.status_code != 429
+
+
+@WRONG_BY
+async def test_delays_are_equally_long_on_all_hosts(
+    settings: Settings, clock: Clock, wrong_by: timedelta
+) -> None:
+    """Neither does a wrong host delay for longer, nor can a guesser go there to be let through."""
+    async with (
+        host(settings, database_clock=clock) as (_, right),
+        host(settings, wrong_by, clock) as (_, wrong),
+    ):
+        for _ in range(ACCOUNT.free):
+            assert (await right.post("/token", json=WRONG)).status_code == 401
+        for seconds in (1, 2, 4, 8):
+            for client in (wrong, right):
+                answer = await client.post("/token", json=WRONG)
+                assert_problem(answer, 429, "too_many_attempts")
+                assert answer.headers["Retry-After"] == str(seconds)
+            clock.advance(timedelta(seconds=seconds))
+            assert (await wrong.post("/token", json=WRONG)).status_code == 401
+
+
+async def hold_lease(database: Database, expires_at: datetime) -> None:
+    """As some other worker."""
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(update(Lease).values(holder="other", expires_at=expires_at))
+        await session.commit()
+
+
+async def lease_holder(database: Database) -> str | None:
+    async with database.session() as session:
+        return await session.scalar(select(Lease.holder))
+
+
+async def counts(database: Database) -> dict[str, int]:
+    async with database.session() as session:
+        return {
+            table.__tablename__: await session.scalar(select(func.count()).select_from(table)) or 0
+            for table in (StoredKey, Session, Code, Attempts, SecondFactor)
+        }
+
+
+@pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
+async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
+    settings: Settings, ahead: timedelta
+) -> None:
+    """Not the key that signs until the announced one does, to begin with."""
+    daily = settings.model_copy(update={"key_rotation_days": 1})
+    async with host(daily) as (app, client):
+        database: Database = app.state.database
+        await register(client, LANCELOT)
+        token = await log_in(client, LANCELOT)
+        session = await open_session(client, LANCELOT)
+        proof = {"password": LANCELOT["password"]}
+        answer = await client.post("/me/second-factor", json=proof, headers=bearer(token))
+        assert answer.status_code == 201
+        arthurs = bearer(await log_in(client, ARTHUR))
+        assert (await client.post("/invitations", json={}, headers=arthurs)).status_code == 201
+        await client.post("/token", json=WRONG)
+        async with database.session() as opened:
+            keys = KeyStore(opened, daily)
+            await keys.rotate(utc_now(), Events(opened, Caller(), ()))
+            await begin_write(opened)
+            for table in (Session, Code, Attempts):
+                await opened.execute(update(table).values(expires_at=utc_now() + HOUR))
+            await opened.commit()
+        before = await counts(database)
+        assert set(before.values()).isdisjoint({0})
+        await hold_lease(database, utc_now() - HOUR)
+        async with host(daily, ahead):
+            pass  # it ends after its first round
+        assert await lease_holder(database) != "other"
+        assert await counts(database) == before
+        answer = await renew(client, session["refresh_token"])
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
+async def test_a_host_that_is_ahead_takes_no_lease_that_another_one_holds(
+    settings: Settings, database: Database, ahead: timedelta
+) -> None:
+    await hold_lease(database, utc_now() + timedelta(minutes=4))
+    async with host(settings, ahead):
+        pass  # it ends after its first round
+    assert await lease_holder(database) == "other"
