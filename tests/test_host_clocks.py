@@ -17,8 +17,12 @@ from app.codes.models import Code
 from app.database import Database, begin_write, utc_now
 from app.events import Events
 from app.housekeeping.models import Lease
+from app.mail.models import Letter
+from app.mail.postman import Postman
+from app.mail.service import ask
 from app.main import create_app
 from app.second_factors.models import SecondFactor
+from app.second_factors.service import FORGIVEN_AFTER
 from app.sessions.models import Session
 from app.settings import Settings
 from app.throttle.models import Attempts
@@ -26,6 +30,7 @@ from app.throttle.rates import UNWRITTEN
 from app.throttle.service import ACCOUNT
 from app.tokens.keys import KeyStore
 from app.tokens.models import StoredKey
+from tests.authenticator import STEP, enrol, log_in_with
 from tests.conftest import Clock, client_of
 from tests.people import (
     ARTHUR,
@@ -193,3 +198,51 @@ async def test_a_host_that_is_ahead_takes_no_lease_that_another_one_holds(
     async with host(settings, ahead):
         pass  # it ends after its first round
     assert await lease_holder(database) == "other"
+
+
+@WRONG_BY
+async def test_wrong_codes_are_forgiven_equally_soon_on_all_hosts(
+    settings: Settings, clock: Clock, wrong_by: timedelta
+) -> None:
+    """Those of a second factor."""
+    async with (
+        host(settings, database_clock=clock) as (_, right),
+        host(settings, wrong_by, clock) as (_, wrong),
+    ):
+        await register(right, LANCELOT)
+        lancelots = await enrol(right, LANCELOT, wrong_clock(timedelta(0)))
+        steps = [steps + wrong_by // STEP for steps in range(-9, 10)] + list(range(-9, 10))
+        valid = {lancelots.code(ahead) for ahead in steps}  # on either host
+        guess = next(code for code in map("{:06}".format, range(50)) if code not in valid)
+
+        async def answers() -> list[int]:
+            guesses = [await log_in_with(client, LANCELOT, guess) for client in (wrong, right)]
+            return [answer.status_code for answer in guesses]
+
+        assert [await answers() for _ in range(2)] == [[401, 401]] * 2
+        assert await answers() == [401, 429]
+        assert await answers() == [429, 429]
+        clock.advance(FORGIVEN_AFTER)
+        assert await answers() == [401, 429]
+
+
+@WRONG_BY
+async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(
+    settings: Settings, wrong_by: timedelta
+) -> None:
+    async with host(settings, wrong_by) as (app, _), host(settings) as (right, _):
+        async with app.state.database.session() as session:
+            await begin_write(session)
+            await ask(session, "nobody@camelot.example", Caller())
+            await session.commit()
+            due_at = await session.scalar(select(Letter.due_at))
+        assert due_at
+        assert due_at <= utc_now()
+        postmen = [
+            Postman(each.state.database, settings, (), each.state.clock) for each in (app, right)
+        ]
+        async with right.state.database.session() as session:
+            letter_id = await session.scalar(select(Letter.id)) or 0
+            first, *others = [await postman._claim(session, letter_id) for postman in postmen * 2]
+        assert first is not None
+        assert others == [None] * 3

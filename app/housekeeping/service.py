@@ -79,7 +79,7 @@ class Housekeeping:
             await _purge(session, Attempts.key, await spent(session, now))
             await _purge(session, Code.id, Code.expires_at <= now)
             await _purge(session, Letter.id, Letter.created_at <= now - KEPT_TRYING)
-            # Later than it could last have been confirmed, as `created_at` is by a host's clock.
+            # Some time after it could last have been confirmed.
             is_forgotten = SecondFactor.created_at <= now - 2 * ENROLMENT
             never_confirmed = SecondFactor.confirmed_at.is_(None)
             await _purge(session, SecondFactor.user_id, and_(never_confirmed, is_forgotten))

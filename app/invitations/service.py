@@ -43,7 +43,7 @@ class Invitations:
             lifetime=lifetime,
         )
         if email:
-            await post(self.session, email, self.mail.caller, now, code=invitation)
+            await post(self.session, email, self.mail.caller, code=invitation)
         number = str(invitation.id)
         await self.events.announce("invitation.create", None, now, invitation=number)
         await self.session.commit()
