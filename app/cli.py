@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import __version__, schema
 from app.caller import Caller
 from app.database import Database, begin_write, utc_now
+from app.direct import current_time
 from app.errors import Refusal, StartupError
 from app.events import Events
 from app.housekeeping.restore import revoke_everything
@@ -218,7 +219,8 @@ def rotate() -> None:
     """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
 
     async def make(parts: Parts) -> str:
-        return await parts.keys.rotate(utc_now(), parts.events)
+        # All hosts compare when it signs and when the one before can be purged.
+        return await parts.keys.rotate(await current_time(parts.session), parts.events)
 
     click.echo(f"The next key is {_run(make)}.")
 
@@ -229,7 +231,7 @@ def revoke(kid: str) -> None:
     """Take away a stolen key, which ends every token that it signed."""
 
     async def take_away(parts: Parts) -> None:
-        now = utc_now()
+        now = await current_time(parts.session)
         await begin_write(parts.session)
         await parts.keys.replace(kid, now)
         await parts.revocations.publish(f"kid:{kid}")

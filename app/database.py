@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -50,7 +50,9 @@ _OUTAGES = (
 
 _log = logging.getLogger("hourpass")
 
-SHORTCUT = "shortcut"  # in a session's info, for direct.py: a Shortcut
+# In a session's info, for direct.py.
+SHORTCUT = "shortcut"  # a Shortcut
+CLOCK = "clock"  # what replaces the database's clock, or None
 
 
 def utc_now() -> datetime:
@@ -177,12 +179,14 @@ async def begin_write(session: AsyncSession) -> None:
 
 
 class Database:
-    def __init__(self, settings: Settings) -> None:
+    """`clock` replaces the database's own clock, so that tests can move the time."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
         self.engine = create_engine(settings)
         is_file = self.engine.dialect.name == "sqlite"
         reader = sqlite.Reader(self.engine.url.database or "") if is_file else None
         self._shortcut = Shortcut(self.engine, reader)
-        info = {SHORTCUT: self._shortcut}
+        info = {SHORTCUT: self._shortcut, CLOCK: clock}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
 
     @asynccontextmanager

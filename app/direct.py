@@ -5,13 +5,16 @@ Statements are SQLAlchemy's all the same, compiled once each, so they have to be
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Dialect, Insert, Select
+from sqlalchemy import Dialect, Insert, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from app.database import SHORTCUT
+from app.database import CLOCK, SHORTCUT, UtcDateTime
 from app.shortcut import Shortcut
 
 Processor = Callable[[Any], Any] | None
@@ -22,6 +25,39 @@ class _Compiled(NamedTuple):
     sql: str
     parameters: tuple[tuple[str, Processor], ...]  # in the order of the SQL
     columns: tuple[Processor, ...]
+
+
+async def current_time(session: AsyncSession) -> datetime:
+    """The time by the database's clock.
+
+    What one host writes and another host compares needs one clock for all hosts: the clock of a
+    host may be wrong by hours.
+    """
+    if clock := session.info[CLOCK]:
+        return cast("datetime", clock())
+    ((now,),) = await run(session, _TIME, {})
+    return cast("datetime", now)
+
+
+class _CurrentTime(FunctionElement[datetime]):
+    """When the statement began. CURRENT_TIMESTAMP is older on PostgreSQL, where it is when the
+    transaction began, and has whole seconds on SQLite."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_CurrentTime, "postgresql")
+def _on_postgresql(*_: Any, **__: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(_CurrentTime, "sqlite")
+def _on_sqlite(*_: Any, **__: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+_TIME = select(_CurrentTime().label("now"))
 
 
 async def run(

@@ -61,9 +61,14 @@ _log = logging.getLogger("hourpass")
 
 
 def create_app(
-    settings: Settings | None = None, clock: Callable[[], datetime] = utc_now
+    settings: Settings | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    database_clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
-    """The service for these settings. Touches neither database nor logs until it is started."""
+    """The service for these settings. Touches neither database nor logs until it is started.
+
+    `clock` is this host's. Only tests give a `database_clock`, which replaces the database's own.
+    """
     settings = settings or Settings()
 
     @asynccontextmanager
@@ -74,7 +79,7 @@ def create_app(
             _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
         async with AsyncExitStack() as stack:
             try:
-                await _start(app, settings, clock, stack)
+                await _start(app, settings, clock, database_clock, stack)
             except StartupError as error:
                 _log.critical(str(error))
                 raise
@@ -128,7 +133,11 @@ def create_app(
 
 
 async def _start(
-    app: FastAPI, settings: Settings, clock: Callable[[], datetime], stack: AsyncExitStack
+    app: FastAPI,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    database_clock: Callable[[], datetime] | None,
+    stack: AsyncExitStack,
 ) -> None:
     """Make what lives as long as the process; the stack ends it in the opposite order."""
     state = app.state
@@ -141,7 +150,7 @@ async def _start(
     stack.callback(logs.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
-    state.database = database = Database(settings)
+    state.database = database = Database(settings, database_clock)
     restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
 
@@ -162,7 +171,7 @@ async def _start(
     state.memory = Memory(tokens, cache)
     state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, ending)
     stack.callback(feed.close)
-    housekeeping = Housekeeping(database, settings, clock, listeners)
+    housekeeping = Housekeeping(database, settings, listeners)
     chores = Chores()
     stack.push_async_callback(chores.end)
     for chore in (cache.follow, keys.keep_fresh, housekeeping.keep_house):

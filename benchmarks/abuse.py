@@ -108,7 +108,7 @@ async def attack(
     clock = Clock()
     url = f"sqlite:///{directory / title}.db"
     settings = Settings.model_validate({"database_url": url, **CHEAP})
-    app = create_app(settings, clock)
+    app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         await populate(app, [f"user{number}" for number in range(5_000)])
         await log_in(app, HOME, "user0", "right")

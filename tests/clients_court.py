@@ -34,7 +34,7 @@ def service_and_clock(
         log_level="warning",
     )
     with (
-        served(create_app(settings, clock)) as url,
+        served(create_app(settings, clock, clock)) as url,
         httpx.Client(base_url=url, verify=False) as service,
     ):
         yield service, clock

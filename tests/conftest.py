@@ -190,7 +190,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def app(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
-    app = create_app(settings, clock)
+    app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         yield app
 
@@ -220,9 +220,9 @@ async def users(app: FastAPI) -> AsyncIterator[Users]:
 
 
 @pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
+async def database(settings: Settings, clock: Clock) -> AsyncIterator[Database]:
     """The database by itself: no service is running."""
-    database = Database(settings)
+    database = Database(settings, clock)
     yield database
     await database.close()
 

@@ -72,7 +72,7 @@ async def an_hour_ago(database_url: str) -> str:
     clock = Clock()
     clock.now = utc_now() - timedelta(minutes=61)
     admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
-    app = create_app(make_settings(database_url, **admin), clock)
+    app = create_app(make_settings(database_url, **admin), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         guinevere = await register(client, GUINEVERE)
         async with app.state.database.session() as session:

@@ -35,7 +35,7 @@ Person = dict[str, str]
 @asynccontextmanager
 async def at_court(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[AsyncClient]:
     """A client of a service started for these settings, for tests that start it more than once."""
-    app = create_app(settings, clock)
+    app = create_app(settings, clock, clock)
     transport = ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

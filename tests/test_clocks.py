@@ -124,6 +124,6 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
         feed_before = await revoked(elsewhere)
         wrong.now += timedelta(minutes=10)  # past the other one's lease
         database = elsewhere._transport.app.state.database  # type: ignore[attr-defined]
-        await Housekeeping(database, settings, wrong).round()
+        await Housekeeping(database, settings).round()
         assert await revoked(elsewhere) == feed_before != []
     assert await comes_to_an_end(client, token)

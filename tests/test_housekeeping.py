@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import event, select, text
+from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.caller import Caller
@@ -19,7 +19,7 @@ from app.database import Database, begin_write
 from app.events import Events
 from app.housekeeping import service
 from app.housekeeping.service import BATCH, LEASE, Housekeeping
-from app.revocations.models import Revocation
+from app.revocations.models import Feed, Revocation
 from app.sessions.models import Session
 from app.settings import Settings
 from app.tokens.keys import KeyStore
@@ -45,7 +45,7 @@ async def housekeeping(database: Database, settings: Settings, clock: Clock) -> 
     """One worker's. The service sees to a signing key before it keeps house."""
     async with database.session() as session:
         await KeyStore(session, settings).load(clock())
-    return Housekeeping(database, settings, clock)
+    return Housekeeping(database, settings)
 
 
 async def store(database: Database, *rows: object) -> None:
@@ -62,6 +62,14 @@ async def stored(database: Database, column: InstrumentedAttribute[Any]) -> Sequ
 
 def revocation(position: int, expires_at: datetime) -> Revocation:
     return Revocation(position=position, value=f"jti:{position}", expires_at=expires_at)
+
+
+async def set_head(database: Database, position: int) -> None:
+    """Of the feed, as if that many revocations had been published."""
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(update(Feed).values(position=position))
+        await session.commit()
 
 
 def knight(name: str, epoch: int, now: datetime) -> User:
@@ -103,6 +111,7 @@ async def test_expired_revocations_go_in_batches_and_live_ones_stay(
         *(revocation(position, now - SECOND) for position in range(2 * BATCH + 1)),
         *(revocation(position, now + timedelta(minutes=5)) for position in live),
     )
+    await set_head(database, live[-1])
     clock.now = now + timedelta(hours=2)
     batches = []
 
@@ -118,6 +127,21 @@ async def test_expired_revocations_go_in_batches_and_live_ones_stay(
     assert await housekeeping.round()
     assert await stored(database, Revocation.position) == live
     assert len(batches) == 3
+
+
+async def test_the_newest_revocation_stays_when_it_has_expired(
+    database: Database, housekeeping: Housekeeping
+) -> None:
+    """Its row is the cursor of every listener that waits, for days in a service that is idle."""
+    long_ago = datetime.now(UTC) - 90 * DAY
+    await store(database, *(revocation(position, long_ago) for position in (1, 2, 3)))
+    await set_head(database, 3)
+    assert await housekeeping.round()
+    assert await stored(database, Revocation.position) == [3]
+    await store(database, revocation(4, long_ago + 180 * DAY))
+    await set_head(database, 4)
+    assert await housekeeping.round()
+    assert await stored(database, Revocation.position) == [4]
 
 
 async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
@@ -175,8 +199,8 @@ async def test_spent_keys_go_and_those_with_live_tokens_stay(
 async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
     housekeeping: Housekeeping, settings: Settings, clock: Clock
 ) -> None:
-    hosts = [Database(settings) for _ in range(3)]
-    workers = [housekeeping, *(Housekeeping(host, settings, clock) for host in hosts * 2)]
+    hosts = [Database(settings, clock) for _ in range(3)]
+    workers = [housekeeping, *(Housekeeping(host, settings) for host in hosts * 2)]
 
     async def keepers() -> list[Housekeeping]:
         rounds = await asyncio.gather(*(worker.round() for worker in workers))
@@ -201,6 +225,7 @@ async def test_a_failed_round_is_not_the_last(
 ) -> None:
     monkeypatch.setattr(service, "ROUND_SECONDS", 0.01)
     await store(database, revocation(1, clock() - timedelta(days=1)))
+    await set_head(database, 2)
     async with database.session() as session:
         await session.execute(text("ALTER TABLE leases RENAME TO lost"))
         await session.commit()
@@ -226,7 +251,7 @@ async def test_a_round_changes_nothing_that_anybody_could_notice(
     clock.advance(timedelta(minutes=59))
     session = await open_session(client, LANCELOT)
     feed = (await client.get("/revocations")).json()
-    assert await Housekeeping(app.state.database, app.state.settings, clock).round()
+    assert await Housekeeping(app.state.database, app.state.settings).round()
     assert (await client.get("/revocations")).json() == feed
     for refused in (ended, revoked):
         assert not await token_holds(client, refused["token"])

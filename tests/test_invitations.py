@@ -173,7 +173,7 @@ async def test_in_the_other_modes(
 ) -> None:
     code = (await invite(client, arthurs_token, scopes=["train"]))["code"]
     values = {**settings.model_dump(), "registration": registration}
-    app = create_app(Settings.model_validate(values), clock)
+    app = create_app(Settings.model_validate(values), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as other:
         if registration == "closed":
             assert_problem(await come(other, code), 403, "registration_closed")
@@ -204,7 +204,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
     monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
-        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock)
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
         async with app.router.lifespan_context(app), client_of(app) as client:
             token = await log_in(client, ARTHUR)
             body = {"email": invited, "days": 2}
@@ -227,7 +227,7 @@ async def test_one_that_was_taken_back_is_not_mailed(
     monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
-        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock)
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
         async with app.router.lifespan_context(app), client_of(app) as client:
             token = await log_in(client, ARTHUR)
             invitation = await invite(client, token, email=GALAHAD["email"])

@@ -132,7 +132,7 @@ async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_
     await look_again(client, clock)
     assert await published(client) == [new]
     clock.advance(LEASE)
-    assert await Housekeeping(database, settings, clock).round()
+    assert await Housekeeping(database, settings).round()
     async with database.session() as session:
         kids = await session.scalars(text("SELECT kid FROM signing_keys"))
         assert kids.all() == [new]
@@ -154,7 +154,7 @@ async def test_simultaneous_rotations_make_one_key(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     first = await stored(database, settings, clock)
-    hosts = [Database(settings) for _ in range(6)]
+    hosts = [Database(settings, clock) for _ in range(6)]
     try:
         kids = await asyncio.gather(*(rotate(host, settings, clock) for host in hosts))
     finally:
@@ -179,7 +179,7 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
         (day, settings, 2),
     ]:
         clock.advance(elapsed)
-        assert await Housekeeping(database, by, clock).round()
+        assert await Housekeeping(database, by).round()
         assert len(await stored(database, settings, clock)) == count
     assert first[0] not in await stored(database, settings, clock)
 
@@ -213,7 +213,7 @@ async def test_with_hs256_the_key_is_the_operators_to_change(
     with pytest.raises(KeyNotFoundError, match="Change that instead"):
         await rotate(database, hs256, clock)
     clock.advance(timedelta(days=1000))
-    assert await Housekeeping(database, hs256, clock).round()
+    assert await Housekeeping(database, hs256).round()
     settings_of_operator = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": secret}
     for arguments, text_ in [
         (["rotate"], "Error: With HS256 the key is HS256_SECRET. Change that instead.\n"),
@@ -271,7 +271,7 @@ async def test_a_token_of_a_key_made_a_moment_ago_elsewhere_gets_a_second_look(
     async with at_court(at_once, clock) as here:
         await register(here, LANCELOT)
         async with at_court(at_once, clock) as there:
-            database = Database(at_once)
+            database = Database(at_once, clock)
             new = await rotate(database, at_once, clock)
             await database.close()
             await look_again(here, clock)

@@ -277,7 +277,7 @@ async def test_a_restart_and_another_worker_know_how_often_a_user_has_logged_in(
     await register(client, LANCELOT)
     for _ in range(PER_HOUR):
         await log_in(client, LANCELOT)
-    other = create_app(settings, clock)
+    other = create_app(settings, clock, clock)
     async with other.router.lifespan_context(other):
         transport = httpx.ASGITransport(other)
         async with AsyncClient(transport=transport, base_url="http://h.example") as elsewhere:
@@ -424,7 +424,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         async with app.state.database.session() as session:
             await begin_write(session)
             try:
-                await allow(session, "test", "1", rate, clock.now)
+                await allow(session, "test", "1", rate)
             except TooManyAttemptsError:
                 return False
             await session.commit()
@@ -443,7 +443,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         session.add_all(Attempts(key=f"other {number}", **values) for number in range(5))
         await session.commit()
     monkeypatch.setattr(service, "MAX_ROWS", 1)
-    housekeeping = Housekeeping(app.state.database, settings, clock)
+    housekeeping = Housekeeping(app.state.database, settings)
     async with app.state.database.session() as session:
         await begin_write(session)
         await session.execute(update(Lease).values(expires_at=clock.now))

@@ -308,7 +308,7 @@ async def test_a_server_without_the_letters_of_an_address_is_asked_once(
 ) -> None:
     async with mail_server(utf8=False) as server:
         settings = make_settings(database_url, smtp_url=server.url, mail_from=SENDER)
-        app = create_app(settings, clock)
+        app = create_app(settings, clock, clock)
         async with app.router.lifespan_context(app), client_of(app) as client:
             await register(client, {**LANCELOT, "email": "straße@camelot.example"})
             await register(client, GALAHAD)
@@ -326,7 +326,7 @@ async def test_without_its_server_mail_waits_for_a_day(
     await register(client, LANCELOT)
     await deliver(app)
     assert await waiting(app) == 1
-    housekeeping = Housekeeping(app.state.database, settings, clock)
+    housekeeping = Housekeeping(app.state.database, settings)
     clock.advance(KEPT_TRYING - timedelta(minutes=1))
     assert await housekeeping.round()
     assert await waiting(app) == 1
@@ -368,7 +368,7 @@ async def test_name_and_password_go_only_over_tls_to_a_server_that_is_who_it_say
         port = server.url.rpartition(":")[2]
         url = f"smtp://camelot:p%40ss@localhost:{port}"
         settings = make_settings(database_url, smtp_url=url, mail_from=SENDER)
-        app = create_app(settings, clock)
+        app = create_app(settings, clock, clock)
         async with app.router.lifespan_context(app), client_of(app) as client:
             await register(client, LANCELOT)
             await deliver(app)
@@ -381,7 +381,7 @@ async def test_a_server_without_tls_is_sent_nothing_unless_that_was_asked_for(
     database_url: str, clock: Clock, mailbox: MailServer
 ) -> None:
     url = mailbox.url.replace("smtp+plain", "smtp")
-    app = create_app(make_settings(database_url, smtp_url=url, mail_from=SENDER), clock)
+    app = create_app(make_settings(database_url, smtp_url=url, mail_from=SENDER), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await register(client, LANCELOT)
         await deliver(app)

@@ -129,7 +129,7 @@ async def test_who_is_let_in_and_then_cut_off_does_nothing_more(  # noqa: PLR091
 
 
 async def test_a_weak_new_password_is_named_as_such(database_url: str, clock: Clock) -> None:
-    app = create_app(make_settings(database_url, password_policy="strict"), clock)
+    app = create_app(make_settings(database_url, password_policy="strict"), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
@@ -143,7 +143,7 @@ async def test_closed_registration_tells_nothing_of_names(
     client: AsyncClient, database_url: str, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
-    closed = create_app(make_settings(database_url, registration="closed"), clock)
+    closed = create_app(make_settings(database_url, registration="closed"), clock, clock)
     async with closed.router.lifespan_context(closed), client_of(closed) as visitor:
         answers = [await visitor.post("/register-user", json=who) for who in (LANCELOT, GALAHAD)]
         for answer in answers:

@@ -491,7 +491,7 @@ async def test_without_a_mail_server_an_administrator_hands_the_code_out(
     settings: Settings, clock: Clock
 ) -> None:
     values = {**settings.model_dump(), "smtp_url": None}
-    app = create_app(Settings.model_validate(values), clock)
+    app = create_app(Settings.model_validate(values), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         lancelot = await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)

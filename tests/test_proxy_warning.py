@@ -103,7 +103,7 @@ async def test_without_such_a_header_nothing_is_said(
 async def test_a_proxy_that_is_named_is_not_warned_of(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock)
+    app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock, clock)
     async with app.router.lifespan_context(app):
         await log_in_from(app, PROXY, X_Forwarded_For=CLIENT, X_Real_IP=CLIENT, Forwarded="for=_x")
         await log_in_from(app, "", X_Forwarded_For=CLIENT)
@@ -118,7 +118,7 @@ async def test_a_proxy_that_is_named_is_not_warned_of(
 async def test_a_proxy_that_sends_another_header_is_told_which_is_read(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, header: str, trusted: str
 ) -> None:
-    app = create_app(make_settings(database_url, trusted_proxies=trusted), clock)
+    app = create_app(make_settings(database_url, trusted_proxies=trusted), clock, clock)
     async with app.router.lifespan_context(app):
         await log_in_from(app, PROXY, **{header: CLIENT})
     (warning,) = warnings_in(caplog)
@@ -183,7 +183,7 @@ def test_plain_uvicorn_which_trusts_loopback_by_itself_is_not_warned_of(
 ) -> None:
     """It has put the client's address in the place of the proxy's, which is nobody's proxy."""
     with (
-        served(create_app(make_settings(database_url), clock)) as base_url,
+        served(create_app(make_settings(database_url), clock, clock)) as base_url,
         caddy_before(base_url, tmp_path) as url,
     ):
         assert log_in_by(url) == 401

@@ -81,7 +81,7 @@ async def test_no_statement_of_a_day_reads_a_growing_table_through(
         await client.post("/me/logout-everywhere", headers=arthurs)
         await users.remove(lancelot, clock())
         clock.now += 2 * LEASE
-        assert await Housekeeping(database, settings, clock).round()
+        assert await Housekeeping(database, settings).round()
     found = await plans(database, statements)
     assert len(statements) > 30
     slow = {statement for statement, plan in found if reads_through(statement, plan)}

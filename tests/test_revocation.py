@@ -272,8 +272,8 @@ async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
         await revoke(client, token)
         assert not await token_holds(client, token)
     clock.advance(timedelta(minutes=15))
-    database = Database(shorter)
-    assert await Housekeeping(database, shorter, clock).round()
+    database = Database(shorter, clock)
+    assert await Housekeeping(database, shorter).round()
     await database.close()
     async with at_court(shorter, clock) as client:
         assert not await token_holds(client, token)

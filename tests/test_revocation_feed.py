@@ -16,7 +16,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import insert, text, update
+from sqlalchemy import insert, select, text, update
 
 from app.database import Database, begin_write
 from app.housekeeping.service import LEASE, Housekeeping
@@ -81,7 +81,7 @@ def values(page: dict[str, Any]) -> list[str]:
 
 @asynccontextmanager
 async def started(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
-    app = create_app(settings, clock)
+    app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         yield app
 
@@ -191,7 +191,9 @@ async def test_a_cursor_whose_revocation_was_purged_says_to_start_over_unless_it
         for value in ("jti:1", "jti:2"):
             await expire(app.state.database, value)
         clock.now += 2 * LEASE
-        assert await Housekeeping(app.state.database, settings, clock).round()
+        assert await Housekeeping(app.state.database, settings).round()
+        async with app.state.database.session() as session:
+            assert (await session.scalars(select(Revocation.value))).all() == ["jti:2"]
     async with started(settings, clock) as app, client_of(app) as client:
         assert await page_after(client, last) == {"revocations": [], "cursor": last, "more": False}
         response = await client.get("/revocations", params={"after": first})
@@ -241,7 +243,7 @@ async def test_without_news_the_answer_is_empty_when_the_time_is_up(client: Asyn
 
 async def test_who_waits_holds_no_database_connection(settings: Settings, clock: Clock) -> None:
     only_one = make_settings(settings.database_url, database_pool_size=1)
-    app = create_app(only_one, clock)
+    app = create_app(only_one, clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await register(client, LANCELOT)
         cursor = (await page_after(client, None))["cursor"]
@@ -409,7 +411,7 @@ async def test_who_hangs_up_makes_room_at_once(
     settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "MAX_LISTENERS", 20)
-    app = create_app(settings, clock)
+    app = create_app(settings, clock, clock)
     with served(app) as base_url:
         address = httpx.URL(base_url)
         async with AsyncClient(base_url=base_url) as client:

@@ -107,7 +107,7 @@ async def test_it_has_to_be_confirmed_in_time_and_is_then_forgotten(
     token = await log_in(client, LANCELOT)
     response = await confirm(client, token, authenticator.code())
     assert_problem(response, 404, "second_factor_not_found")
-    house = Housekeeping(app.state.database, settings, clock)
+    house = Housekeeping(app.state.database, settings)
     counts = []
     for _ in range(2):
         async with app.state.database.session() as session:

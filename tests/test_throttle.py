@@ -159,7 +159,7 @@ async def test_a_restart_and_another_worker_know_the_counts(
     settings: Settings, app: FastAPI, clock: Clock
 ) -> None:
     await statuses(app, HOME, WRONG, ACCOUNT.free)
-    other = create_app(settings, clock)
+    other = create_app(settings, clock, clock)
     async with other.router.lifespan_context(other):
         assert (await log_in(other, HOME, WRONG)).status_code == 429
 
@@ -226,7 +226,7 @@ async def test_what_is_kept_is_forgotten_bounded_and_in_no_clear_text(
     assert not any("nobody" in key or HOME in key for key in keys)
     assert await rows() == 6 + 10
     monkeypatch.setattr(service, "MAX_ROWS", 4)
-    housekeeping = Housekeeping(database, settings, clock)
+    housekeeping = Housekeeping(database, settings)
     clock.now += timedelta(minutes=10)  # until the service's own lease is over
     assert await housekeeping.round()
     assert await rows() == 4 + 4
@@ -281,7 +281,7 @@ def test_nobody_is_believed_unless_named(forwarded: list[str]) -> None:
 
 
 async def test_behind_a_proxy_addresses_are_told_apart(database_url: str, clock: Clock) -> None:
-    app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock)
+    app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock, clock)
     async with app.router.lifespan_context(app):
         for number in range(ADDRESS.free):
             await log_in(

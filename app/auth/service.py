@@ -108,7 +108,7 @@ class Login:
         it came to that."""
         password = grant.password.get_secret_value()
         name, address = fold(grant.username), self.caller.address
-        async with self.throttle.attempt(self.session, name, address, now) as attempt:
+        async with self.throttle.attempt(self.session, name, address) as attempt:
             # Whoever gets or loses a second factor meanwhile begins a new epoch, in which a token
             # for what is known here does not count.
             user, has_factor = await self.users.account(grant.username, IS_ENABLED)
@@ -154,7 +154,7 @@ class Login:
         """
         assert user
         try:
-            await allow(self.session, "unfinished login", str(user.id), UNFINISHED_LOGIN, now)
+            await allow(self.session, "unfinished login", str(user.id), UNFINISHED_LOGIN)
         except TooManyAttemptsError:
             await self.session.commit()  # what was taken back
             raise
@@ -238,7 +238,7 @@ class IssuedTokens:
         else:
             user_id, limit = verified.holder.id, self.throttle.actions
             await begin_write(self.session)
-            await allow(self.session, "revocation", str(user_id), limit, now)
+            await allow(self.session, "revocation", str(user_id), limit)
             await self.revocations.publish(f"jti:{verified.claims.jti}")
             await self.events.announce("token.revoke", user_id, now)
             await self.session.commit()

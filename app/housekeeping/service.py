@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.caller import Caller
 from app.chores import pause
 from app.codes.models import Code
 from app.database import Database, begin_write
+from app.direct import current_time
 from app.events import Events, Listener
 from app.housekeeping.models import Lease
 from app.mail.models import Letter
@@ -44,12 +45,10 @@ class Housekeeping:
         self,
         database: Database,
         settings: Settings,
-        clock: Callable[[], datetime],
         listeners: Sequence[Listener] = (),
     ) -> None:
         self._database = database
         self._settings = settings
-        self._clock = clock
         self._listeners = listeners
         self._name = secrets.token_hex(8)
 
@@ -66,9 +65,11 @@ class Housekeeping:
     async def round(self) -> bool:
         """Do what is due, if it is this worker's turn. Returns whether it was."""
         async with self._database.session() as session:
-            if not await self._take_lease(session):
+            # One clock for all hosts. A host that is hours ahead would otherwise purge what the
+            # others still use, the key that signs for example.
+            now = await current_time(session)
+            if not await self._take_lease(session, now):
                 return False
-            now = self._clock()
             await _purge(session, Revocation.position, has_expired())
             await _purge(session, Session.id, Session.expires_at <= now)
             await _purge(session, Session.id, ~_is_of_current_epoch)
@@ -78,7 +79,7 @@ class Housekeeping:
             await _purge(session, Attempts.key, await spent(session, now))
             await _purge(session, Code.id, Code.expires_at <= now)
             await _purge(session, Letter.id, Letter.created_at <= now - KEPT_TRYING)
-            # Some time after it could last have been confirmed, whatever the hosts' clocks say.
+            # Some time after it could last have been confirmed.
             is_forgotten = SecondFactor.created_at <= now - 2 * ENROLMENT
             never_confirmed = SecondFactor.confirmed_at.is_(None)
             await _purge(session, SecondFactor.user_id, and_(never_confirmed, is_forgotten))
@@ -87,8 +88,7 @@ class Housekeeping:
             await keys.purge(now)
             return True
 
-    async def _take_lease(self, session: AsyncSession) -> bool:
-        now = self._clock()
+    async def _take_lease(self, session: AsyncSession, now: datetime) -> bool:
         await begin_write(session)
         taken = await session.scalar(
             update(Lease)

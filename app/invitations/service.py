@@ -33,7 +33,7 @@ class Invitations:
             self.mail.require_server()
         await begin_write(self.session)
         admin = str(self.mail.caller.user_id)
-        await allow(self.session, "invitation by", admin, NEW_INVITATION, now)
+        await allow(self.session, "invitation by", admin, NEW_INVITATION)
         invitation, text = await codes.issue(
             self.session,
             Purpose.INVITE,
@@ -43,7 +43,7 @@ class Invitations:
             lifetime=lifetime,
         )
         if email:
-            await post(self.session, email, self.mail.caller, now, code=invitation)
+            await post(self.session, email, self.mail.caller, code=invitation)
         number = str(invitation.id)
         await self.events.announce("invitation.create", None, now, invitation=number)
         await self.session.commit()

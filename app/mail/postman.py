@@ -25,6 +25,7 @@ from app.codes import service as codes
 from app.codes.errors import InvalidCodeError
 from app.codes.service import Purpose
 from app.database import Database, begin_write
+from app.direct import current_time
 from app.events import Events, Listener
 from app.mail.messages import compose
 from app.mail.models import Letter
@@ -70,7 +71,8 @@ class Postman:
         """How many letters this worker took in hand."""
         claimed = 0
         async with self._database.session() as session:
-            due = select(Letter.id).where(Letter.due_at <= self._clock()).order_by(Letter.due_at)
+            now = await current_time(session)
+            due = select(Letter.id).where(Letter.due_at <= now).order_by(Letter.due_at)
             for letter_id in (await session.scalars(due.limit(BATCH))).all():
                 if ending.is_set():
                     break
@@ -91,7 +93,7 @@ class Postman:
 
     async def _claim(self, session: AsyncSession, letter_id: int) -> Letter | None:
         """None if another worker was faster."""
-        now = self._clock()
+        now = await current_time(session)
         await begin_write(session)
         letter = await session.scalar(
             update(Letter)
@@ -115,7 +117,7 @@ class Postman:
         for user in await _owners(session, wish):
             assert user.email
             try:
-                await allow(session, "mailbox", fold_email(user.email), MAILBOX, now)
+                await allow(session, "mailbox", fold_email(user.email), MAILBOX)
             except TooManyAttemptsError as error:
                 _drop(wish.id, error)
                 break
@@ -123,7 +125,7 @@ class Postman:
                 await events.announce("password_reset.request", user.id, now)
             code, _ = await codes.issue(session, purpose, now, user_id=user.id, email=user.email)
             # To the address of the account, not to the one that was typed and looks like it.
-            await post(session, user.email, caller, now, code=code)
+            await post(session, user.email, caller, code=code)
         await _remove(session, wish)
 
     async def _send(self, session: AsyncSession, letter: Letter) -> None:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.caller import Caller
 from app.codes.models import Code
 from app.database import begin_write
+from app.direct import current_time
 from app.errors import UnavailableError
 from app.events import Event
 from app.logs import request_id
@@ -39,7 +40,7 @@ class Mail:
         if self.settings.smtp_url is None:
             raise MailUnavailableError
 
-    async def verify(self, user_id: int, now: datetime) -> None:
+    async def verify(self, user_id: int) -> None:
         """Send a code to the user's address.
 
         Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError, UnavailableError and
@@ -50,12 +51,12 @@ class Mail:
         user = await self.users.lock(user_id)
         if user.email is None or user.email_verified:
             raise NothingToVerifyError
-        await ask(self.session, user.email, self.caller, now, user_id=user.id)
+        await ask(self.session, user.email, self.caller, user_id=user.id)
         await self.session.commit()
 
 
 async def ask(
-    session: AsyncSession, email: str, caller: Caller, now: datetime, *, user_id: int | None = None
+    session: AsyncSession, email: str, caller: Caller, *, user_id: int | None = None
 ) -> None:
     """To have the user's address verified or, for no user, a way back in for whoever has an account
     of that address. The same work whether there is one or not.
@@ -67,15 +68,13 @@ async def ask(
     if (await session.scalar(select(func.count()).select_from(waiting)) or 0) >= MAX_WAITING:
         raise UnavailableError
     if user_id is not None:
-        await allow(session, "verification", str(user_id), VERIFICATION, now)
-    await _add(session, email, caller, now, user_id=user_id)
+        await allow(session, "verification", str(user_id), VERIFICATION)
+    await _add(session, email, caller, user_id=user_id)
 
 
-async def post(
-    session: AsyncSession, email: str, caller: Caller, now: datetime, *, code: Code
-) -> None:
+async def post(session: AsyncSession, email: str, caller: Caller, *, code: Code) -> None:
     """A code to the mailbox, however much waits."""
-    await _add(session, email, caller, now, code_id=code.id)
+    await _add(session, email, caller, code_id=code.id)
 
 
 async def ask_to_verify(session: AsyncSession, event: Event) -> None:
@@ -85,12 +84,11 @@ async def ask_to_verify(session: AsyncSession, event: Event) -> None:
     user = await session.get(User, event.subject_id)
     if user and user.email and not user.email_verified:
         with suppress(UnavailableError, TooManyAttemptsError):
-            await ask(session, user.email, event.caller, event.at, user_id=user.id)
+            await ask(session, user.email, event.caller, user_id=user.id)
 
 
-async def _add(
-    session: AsyncSession, email: str, caller: Caller, now: datetime, **what: int | None
-) -> None:
+async def _add(session: AsyncSession, email: str, caller: Caller, **what: int | None) -> None:
+    now = await current_time(session)  # other hosts' workers compare when it is due
     session.add(
         Letter(
             email=email,

@@ -94,11 +94,9 @@ async def change_own_profile(
         TooManyAttemptsError,
     ),
 )
-async def send_email_verification(
-    user: CurrentUser, mail: MailDep, now: NowDep
-) -> VerificationSent:
+async def send_email_verification(user: CurrentUser, mail: MailDep) -> VerificationSent:
     """One is sent by itself after a registration, and when the address changes."""
-    await mail.verify(user.id, now)
+    await mail.verify(user.id)
     return VerificationSent()
 
 

@@ -33,10 +33,10 @@ router = APIRouter()
     responses=documented(MailUnavailableError, TooManyAttemptsError),
 )
 async def request_password_reset(
-    forgotten: ForgottenPassword, resets: PasswordResetsDep, now: NowDep
+    forgotten: ForgottenPassword, resets: PasswordResetsDep
 ) -> ResetRequested:
     """Mails a code to the address if enabled accounts have it. The answer never tells."""
-    await resets.request(forgotten.email, now)
+    await resets.request(forgotten.email)
     return ResetRequested()
 
 

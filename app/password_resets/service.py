@@ -26,16 +26,16 @@ class PasswordResets:
     events: Events
     mail: Mail
 
-    async def request(self, email: str, now: datetime) -> None:
+    async def request(self, email: str) -> None:
         """Whether anybody has the address is looked up by the postman, when nobody waits for it.
 
         Raises MailUnavailableError, TooManyAttemptsError and UnavailableError.
         """
         self.mail.require_server()
         network = network_to_limit(self.mail.caller.address)
-        await self.throttle.count(self.session, "reset", network, RESET, now)
+        await self.throttle.count(self.session, "reset", network, RESET)
         await begin_write(self.session)
-        await ask(self.session, email, self.mail.caller, now)
+        await ask(self.session, email, self.mail.caller)
         await self.session.commit()
 
     async def confirm(self, code: str, password: str, now: datetime) -> int:
@@ -79,6 +79,6 @@ class PasswordResets:
             self.session, Purpose.RENEW, now, user_id=user_id, email=email
         )
         if email:
-            await post(self.session, email, self.mail.caller, now, code=code)
+            await post(self.session, email, self.mail.caller, code=code)
         await self.session.commit()
         return code, text

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, event, exists, func, update
+from sqlalchemy import ColumnElement, and_, event, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import UtcDateTime
@@ -23,8 +23,12 @@ def not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
 
 
 def has_expired() -> ColumnElement[bool]:
-    """A condition for a query, by the database's clock: those of hosts may differ."""
-    return Revocation.expires_at <= func.current_timestamp()
+    """A condition for a query, by the database's clock: those of hosts may differ.
+
+    The newest revocation never expires: its row is the cursor of every listener that waits.
+    """
+    head = select(Feed.position).scalar_subquery()
+    return and_(Revocation.expires_at <= func.current_timestamp(), Revocation.position < head)
 
 
 class Revocations:

@@ -128,13 +128,14 @@ class SecondFactors:
                 raise SecondFactorExistsError
             await self._session.delete(factor)
             await self._session.flush()
-        await allow(self._session, "new secret", str(user_id), NEW_SECRET, now)
+        await allow(self._session, "new secret", str(user_id), NEW_SECRET)
+        created_at = await direct.current_time(self._session)
         self._session.add(
             SecondFactor(
                 user_id=user_id,
                 secret=self._vault.lock(secret),
-                created_at=now,
-                forgiven_at=now,
+                created_at=created_at,
+                forgiven_at=created_at,
             )
         )
         await self._events.announce("second_factor.enrol", user_id, now)
@@ -152,10 +153,11 @@ class SecondFactors:
             raise WrongCodeError  # there are no recovery codes yet
         await begin_write(self._session)
         factor = await self._lock(user_id, epoch)
-        if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= now:
+        confirmed_at = await direct.current_time(self._session)
+        if factor is None or factor.confirmed_at or factor.created_at + ENROLMENT <= confirmed_at:
             raise SecondFactorNotFoundError
         await self._demand("second_factor.confirm", factor, otp, now)
-        factor.confirmed_at = now
+        factor.confirmed_at = confirmed_at
         recovery_codes = await self._new_codes(user_id)
         await self._users.move_on(user_id)
         await self._events.announce("second_factor.confirm", user_id, now)
@@ -241,9 +243,10 @@ class SecondFactors:
         code = otp.get_secret_value()
         if len(code) != codes.DIGITS:
             return await self._try_recovery_code(factor, code, now)
+        tried_at = await direct.current_time(self._session)  # the codes are by this host's clock
         if (
             factor.failures >= MAX_FAILURES
-            or factor.forgiven_at > now + (BURST - 1) * FORGIVEN_AFTER
+            or factor.forgiven_at > tried_at + (BURST - 1) * FORGIVEN_AFTER
         ):
             return Answer.BLOCKED
         step = codes.matching_step(self._vault.unlock(factor.secret), code, now)
@@ -253,7 +256,7 @@ class SecondFactors:
         if await self._session.scalar(spent.returning(SecondFactor.user_id)):
             return Answer.RIGHT
         factor.failures += 1
-        factor.forgiven_at = max(factor.forgiven_at, now) + FORGIVEN_AFTER
+        factor.forgiven_at = max(factor.forgiven_at, tried_at) + FORGIVEN_AFTER
         return Answer.WRONG
 
     async def _try_recovery_code(self, factor: SecondFactor, code: str, now: datetime) -> Answer:

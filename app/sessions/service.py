@@ -143,7 +143,7 @@ class Sessions:
             return None
         # Counted for the session, not the user: a copied refresh token must not be of use to keep
         # the owner's other sessions from renewing.
-        await allow(self._session, "renewal", session.id, RENEWAL, now)
+        await allow(self._session, "renewal", session.id, RENEWAL)
         if is_newest:
             session.previous_secret_hash = presented
             session.secret_hash = _hash(successor)

@@ -60,7 +60,7 @@ REGISTRATIONS = Rate(burst=3_600, interval=timedelta(seconds=1))
 
 
 async def take(session: AsyncSession, key: str, rate: Rate, now: datetime) -> None:
-    """Count one. Part of its caller's transaction, which writes.
+    """Count one, at `now` by the database's clock. Part of its caller's transaction, which writes.
 
     Raises TooManyAttemptsError, which says when the next one is allowed.
     """

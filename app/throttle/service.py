@@ -5,6 +5,9 @@ for each account, one for each address, and one for each account at an address w
 logged in before. There only this last one counts, so nobody else's guesses keep the owner out.
 Beyond the free failures of its rule, an attempt is charged before it is made, and each has to wait
 twice as long as the one before. Up to then those under way in this process count as failed.
+
+All times are by the database's clock. If each host used its own, one that is hours ahead would lock
+users out on the others, and a guesser could go to the host that takes the delays for over.
 """
 
 import hashlib
@@ -163,7 +166,7 @@ class Throttle:
 
     @asynccontextmanager
     async def attempt(
-        self, session: AsyncSession, account: str, address: str, now: datetime
+        self, session: AsyncSession, account: str, address: str
     ) -> AsyncIterator[Attempt]:
         """A login to the account of that folded name, whether there is one or not.
 
@@ -175,6 +178,7 @@ class Throttle:
         login_key = _key("login", account)
         keys = (pair_key, account_key, address_key)
         with self._under_way_beside(*keys) as others:
+            now = await direct.current_time(session)
             found = await _find(session, now, known_key, login_key, *keys)
             if logins := found.get(login_key):
                 refuse_before(logins.blocked_until, now)
@@ -200,9 +204,7 @@ class Throttle:
                     await session.commit()
                 raise
 
-    async def count(
-        self, session: AsyncSession, what: str, who: str, rule: Rule, now: datetime
-    ) -> None:
+    async def count(self, session: AsyncSession, what: str, who: str, rule: Rule) -> None:
         """Something that counts whether it succeeds or not; nothing does for `who` is empty.
 
         Raises TooManyAttemptsError.
@@ -211,6 +213,7 @@ class Throttle:
             return
         count = Count(_key(what, who), rule)
         with self._under_way_beside(count.key) as others:
+            now = await direct.current_time(session)
             found = await _find(session, now, count.key)
             await _admit(session, [count], found, others, now)
             await begin_write(session)
@@ -241,15 +244,14 @@ def network_to_limit(address: str) -> str:
     return "" if network and ip_network(network).is_loopback else network
 
 
-async def allow(
-    session: AsyncSession, what: str, who: str, limit: Rule | Rate, now: datetime
-) -> None:
+async def allow(session: AsyncSession, what: str, who: str, limit: Rule | Rate) -> None:
     """As Throttle.count(), but part of its caller's transaction, which writes.
 
     Where the caller locks users or sessions it does so before, and publishes revocations after, so
     that no two transactions wait for each other. Raises TooManyAttemptsError.
     """
     key = _key(what, who)
+    now = await direct.current_time(session)
     if isinstance(limit, Rate):
         await take(session, key, limit, now)
         return

@@ -74,10 +74,10 @@ async def _admit(
         if settings.registration == "invite" and invitation is None:
             raise InvitationRequiredError
         network = network_to_limit(caller_of(request).address)
-        await throttle.count(session, "register", network, REGISTRATION, now)
+        await throttle.count(session, "register", network, REGISTRATION)
         if invitation:
             found = await codes.find(session, invitation, now, Purpose.INVITE)
-            await throttle.count(session, "invitation", str(found.id), INVITATION, now)
+            await throttle.count(session, "invitation", str(found.id), INVITATION)
 
     return admit
 

@@ -36,7 +36,7 @@ class Proof:
         """
         user = await self.users.get(user_id)
         name, address = fold(user.username), self.caller.address
-        async with self.throttle.attempt(self.session, name, address, now) as attempt:
+        async with self.throttle.attempt(self.session, name, address) as attempt:
             await self.session.commit()
             matches = await self.passwords.matches(password, user.password_hash)
             await begin_write(self.session)

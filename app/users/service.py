@@ -112,7 +112,7 @@ class Users:
         )
         await begin_write(self._session)
         if is_counted:
-            await allow(self._session, "registrations", "", REGISTRATIONS, now)
+            await allow(self._session, "registrations", "", REGISTRATIONS)
         details: dict[str, Any] = {}
         if invitation:
             code = await codes.use(self._session, invitation, now, Purpose.INVITE)
