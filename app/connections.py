@@ -1,8 +1,8 @@
-"""How many connections a worker keeps, and for how long each may keep it waiting.
+"""Limits on the number of connections of a worker, and on the time that clients take.
 
-docs/security.md lists the numbers. A connection is in at most one queue: the one of the thing that
-it waits for. In each queue all have the same number of seconds, so that only the first of it has to
-be looked at. A connection with a request in progress is in none, and is never closed from here.
+docs/security.md lists the numbers. A connection is in one queue at most, which stands for what it
+waits for. All connections in a queue have the same time limit, so only the first can have exceeded
+it. A connection with a request in progress is in no queue, and is never closed from here.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ from app.settings import Settings
 
 DEFAULT_MAX_CONNECTIONS = 20_000
 NETWORK_SHARE = 0.75
-MAX_REFUSALS = 100  # connections beyond the limit that are told so, all at the same time
+MAX_REFUSALS = 100  # connections beyond the limit that get a 503 at the same time
 
-_RESERVED_FILES = MAX_REFUSALS + 100  # beside the database's pool, and what was just accepted
+_RESERVED_FILES = MAX_REFUSALS + 100  # besides the database pool and the listen backlog
 _OPEN_FILES_IF_UNLIMITED = 65_536
 _SWEEP_SECONDS = 1.0
 _MAX_EXPIRED = 100  # in one turn of the event loop
-_MAX_CANDIDATES = 50  # to look through for one of the same network
+_MAX_CANDIDATES = 50  # connections searched for one of the same network
 _WARNING_SECONDS = 60
 
 _log = logging.getLogger("hourpass.connections")
 
 
 class Times(NamedTuple):
-    """Seconds that a client has for each thing."""
+    """Time limits in seconds."""
 
     first_head: float = 10  # from the connection to the end of the first request's head
     head: float = 10  # of a later request, from its first byte
     body: float = 20
-    idle: float = 5  # between requests; the guard closes its own after 2
-    stalled: float = 30  # while it takes nothing of its answers
-    closing: float = 5  # to take the last answer, and to close its side
+    idle: float = 5  # between requests; the guard closes its connections after 2
+    stalled: float = 30  # while the client reads too little of its answers
+    closing: float = 5  # to read the last answer and close the connection
 
 
 class Connection(Protocol):
@@ -51,10 +51,11 @@ class Connection(Protocol):
 
     def expire(self) -> None: ...
     def evict(self) -> None: ...
+    def fail(self) -> None: ...
 
 
 class Queue:
-    """Connections that wait for the same thing, with the time since when; the longest first."""
+    """Connections that wait for the same thing, each with its start time; the oldest first."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -68,14 +69,14 @@ class Queue:
 
 
 class Connections:
-    """Those of one worker."""
+    """All connections of one worker."""
 
     def __init__(self, settings: Settings, times: Times | None = None) -> None:
         times = times or Times()
         self._settings = settings
         self.open = 0
         self._of_network: dict[str, int] = {}
-        self._is_sweeping = False
+        self._sweeping_loop: asyncio.AbstractEventLoop | None = None
         self._warned_at = float("-inf")
         self._evicted = self._refused = 0
         self.first_heads = Queue(times.first_head)
@@ -86,8 +87,8 @@ class Connections:
         self.stalled = Queue(times.stalled)
         self.closing = Queue(times.closing)
         self.refused = Queue(times.closing)  # beyond the limit, and not counted
-        # In the order in which they have to go for a newcomer: those who have never asked for
-        # anything first, the trusted proxies' pools last.
+        # In the order of eviction: first the connections that have never sent a request, last the
+        # pools of trusted proxies.
         self._evictable = (
             self.first_heads,
             self.heads,
@@ -101,7 +102,8 @@ class Connections:
 
     @cached_property
     def limit(self) -> int:
-        """Below the limit of open files, which is the operating system's."""
+        """Connections that the worker keeps. It reads the open-files limit of the process once, so
+        raise_open_files() has to come first."""
         reserved = _RESERVED_FILES + backlog() + self._settings.database_pool_size
         possible = max(10, open_files() - reserved)
         wanted = self._settings.max_connections
@@ -117,7 +119,7 @@ class Connections:
         return min(self.limit, wanted or max(1, int(self.limit * NETWORK_SHARE)))
 
     def join(self, connection: Connection, host: str) -> bool:
-        """Whether there is a place for it; another connection may have to go for it."""
+        """Whether there is a place for the connection. May evict another one."""
         self._start_sweeping()
         is_proxy = self._is_proxy(host)
         connection.idle_queue = self.idle_proxies if is_proxy else self.idle
@@ -152,7 +154,7 @@ class Connections:
 
     @property
     def can_tell(self) -> bool:
-        """Whether a newcomer that is refused can be told so."""
+        """Whether a connection beyond the limit can get a 503."""
         return len(self.refused.since) <= MAX_REFUSALS
 
     def move(self, connection: Connection, queue: Queue | None) -> None:
@@ -171,7 +173,7 @@ class Connections:
         return any(address in network for network in proxies)
 
     def _make_room(self, network: str | None = None) -> bool:
-        """Close the connection that has kept us waiting longest, if there is one."""
+        """Evict the connection that has kept the service waiting longest, if there is one."""
         waiting = chain.from_iterable(queue.since for queue in self._evictable)
         found = next(
             (one for one in islice(waiting, _MAX_CANDIDATES) if network in (None, one.network)),
@@ -196,36 +198,47 @@ class Connections:
         self._evicted = self._refused = 0
 
     def _start_sweeping(self) -> None:
-        if not self._is_sweeping:
-            self._is_sweeping = True
-            asyncio.get_running_loop().call_later(self._interval, self._sweep)
+        loop = asyncio.get_running_loop()
+        if self._sweeping_loop is not loop:  # an earlier one may have stopped before its next sweep
+            self._sweeping_loop = loop
+            loop.call_later(self._interval, self._sweep)
 
     @property
     def _interval(self) -> float:
         return min(_SWEEP_SECONDS, *(queue.seconds / 4 for queue in self._queues))
 
     def _sweep(self) -> None:
+        is_done = True
+        try:
+            is_done = self._expire_connections()
+        finally:
+            self._sweeping_loop = None
+            if self.open or self.refused.since:
+                loop = self._sweeping_loop = asyncio.get_running_loop()
+                loop.call_later(self._interval if is_done else 0, self._sweep)
+
+    def _expire_connections(self) -> bool:
+        """Whether that was all of them. An error on one connection does not affect the others."""
         now = monotonic()
         left = _MAX_EXPIRED
         for queue in self._queues:
             while left and (connection := queue.expired(now)):
                 self.move(connection, None)
-                connection.expire()
+                try:
+                    connection.expire()
+                except Exception:  # noqa: BLE001 - fail() logs it
+                    connection.fail()
                 left -= 1
-        self._is_sweeping = False
-        if self.open or self.refused.since:
-            self._is_sweeping = True
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._interval if left else 0, self._sweep)
+        return left > 0
 
 
 def backlog() -> int:
-    """Connections that the operating system may accept before the process has seen them."""
+    """Connections that the operating system accepts before the process does."""
     return min(2048, open_files() // 8)
 
 
 def open_files() -> int:
-    """The limit of this process."""
+    """The open-files limit of this process."""
     if sys.platform == "win32":
         return _OPEN_FILES_IF_UNLIMITED
     import resource
@@ -235,7 +248,7 @@ def open_files() -> int:
 
 
 def raise_open_files() -> None:
-    """To the hard limit, which processes started later inherit."""
+    """Raise the open-files limit to the hard limit. Processes started later inherit it."""
     if sys.platform == "win32":
         return
     import resource
@@ -243,5 +256,5 @@ def raise_open_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS calls it unlimited, and then refuses it
+    except (OSError, ValueError):  # macOS reports "unlimited" and then refuses it
         _log.warning("The open-files limit stays as it is", extra={"limit": open_files()})

@@ -41,7 +41,7 @@ from app.own_account.router import router as own_account_router
 from app.password_resets.router import router as password_resets_router
 from app.passwords import Passwords
 from app.revocations.cache import create_cache
-from app.revocations.feed import RevocationFeed
+from app.revocations.feed import MAX_LISTENERS, RevocationFeed
 from app.revocations.router import router as revocations_router
 from app.revocations.service import Revocations
 from app.second_factors.encryption import seal
@@ -169,7 +169,10 @@ async def _start(
     state.revocation_cache = cache = create_cache(create_engine(settings))
     state.keys = keys = LiveKeys(tokens, database, settings, clock, cache.count_revoked_keys)
     state.memory = Memory(tokens, cache)
-    state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, ending)
+    # A request in progress is never evicted, and anybody may listen: half of all connections stay
+    # free for other requests. The open-files limit is final here; server.py has raised it.
+    max_listeners = min(MAX_LISTENERS, state.connections.limit // 2)
+    state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, ending, max_listeners)
     stack.callback(feed.close)
     housekeeping = Housekeeping(database, settings, listeners)
     chores = Chores()

@@ -1,21 +1,22 @@
-"""What only uvicorn's own protocol can do, so that `hourpass serve` alone has it.
+"""The HTTP protocol of `hourpass serve`: one answer for each request, in the order of the requests.
 
-Exactly one answer for each request, in their order, while no more of them is kept than has to be.
-Bounds on what is parsed are in request_parser.py, those on connections and on the time that clients
-take in connections.py. And one call to the kernel per response instead of two.
+It bounds the bytes that wait to be parsed, and sends each response in one system call. Bounds on
+requests are in request_parser.py, bounds on connections and on clients' time in connections.py.
 """
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from app.batch import batch_of
 from app.connections import Connections, Queue
 from app.error_responses import render
 from app.errors import Refusal, RequestTimeoutError, UnavailableError
@@ -23,22 +24,24 @@ from app.exchange import Exchange, Header, complete
 from app.request_parser import RequestParser
 from app.transport import CorkedTransport, ReadFlow
 
-# What is parsed at a time, and so how many requests at most can wait in line: 56 of 18 bytes.
+# Bytes parsed at a time. They contain 56 requests of 18 bytes at most, all of which may be queued.
 SLICE_BYTES = 1024
-# Bytes behind a request that waits in line, after which the connection is not read any further.
-# One more read may come on top; the receive buffer (twice this, says socket(7)) bounds it.
+# The service stops reading when more bytes than this follow a queued request. The last read may add
+# up to the size of the receive buffer, which Linux doubles (socket(7)).
 MAX_HELD_BYTES = 16_384
 RECEIVE_BUFFER_BYTES = 32_768
-# Of a request that was answered early: read and dropped, because a client that still sends when the
+# Bytes read and dropped after the last answer, because a client that still sends when the
 # connection is closed loses the answer (RFC 9112, 9.6).
 MAX_DROPPED_BYTES = 2**20
-# A client that takes this much of its answers in the time that it has, has that time again.
+# A client that reads this much of its answers within the time limit gets the same time again.
 MIN_TAKEN_BYTES = 32_768
+
+_log = logging.getLogger("hourpass.connections")
 
 
 @lru_cache(maxsize=4096)
 def _head(status: int, headers: tuple[Header, ...]) -> bytes:
-    """With places for the server's own lines, the request's id, and a line more."""
+    """The head, with placeholders for the server's lines, the request id and one more line."""
     lines = b"".join(b"%s: %s\r\n" % header for header in complete(headers)).replace(b"%", b"%%")
     return STATUS_LINE[status] + b"%s" + lines + b"x-request-id: %s\r\n%s\r\n"
 
@@ -50,31 +53,28 @@ class BoundedHttpProtocol(RequestParser):
     network = ""
 
     _current: RequestResponseCycle | None = None  # the request that is being answered
-    _refusal: type[Refusal] | None = None  # to be sent after the answers that are due before it
+    _refusal: type[Refusal] | None = None  # sent after the answers to earlier requests
     _is_closed = False
     _dropped_bytes = 0
     _unsent_bytes = 0
-
-    _arrived: ClassVar[list[tuple["BoundedHttpProtocol", RequestResponseCycle]]] = []
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         state = cast("FastAPI", self.app).state
         self._exchange: Exchange = state.exchange
         self._connections: Connections = state.connections
+        self._batch = batch_of(self.loop)
         self._held = bytearray()
 
     # The connection
 
-    def connection_made(  # type: ignore[override] # as uvicorn has it
-        self, transport: asyncio.Transport
-    ) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._raw = transport
         self._flow = self.flow = ReadFlow(transport)
         self._corked = CorkedTransport(transport, self.loop, self._on_close)
         self.transport = cast("asyncio.Transport", self._corked)
-        with suppress(OSError):  # the client may have gone already
+        with suppress(OSError):  # the client may have disconnected
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
             )
@@ -103,10 +103,10 @@ class BoundedHttpProtocol(RequestParser):
         self._watch()
 
     def expire(self) -> None:
-        """The client has let the time pass that it had."""
+        """Refuse or close the connection: the client has exceeded its time limit."""
         if self._is_closed or self.flow.write_paused:
             if self._unsent_bytes - self._raw.get_write_buffer_size() >= MIN_TAKEN_BYTES:
-                self._move_to_stalled()
+                self._wait_for_client()
             else:
                 self._raw.abort()
         elif self._in_head or self._in_body:
@@ -115,37 +115,42 @@ class BoundedHttpProtocol(RequestParser):
             self.transport.close()
 
     def evict(self) -> None:
-        """Another connection needs the place of this one, on which no request is in progress."""
+        """Abort this connection, so that another one can take its place."""
         self._is_closed = self._is_last = True
         self._raw.abort()
 
+    def fail(self) -> None:
+        """Log the exception being handled, and abort this connection alone."""
+        _log.exception("Unexpected error on a connection")
+        self.evict()
+
     def shutdown(self) -> None:
-        """Whoever waits for news is answered now, so that the service need not wait for them."""
+        """Make the feed answer its listeners at once, so that the server can stop."""
         cast("FastAPI", self.app).state.ending.set()
         if self._is_closed and not self._raw.get_write_buffer_size():
             self._raw.abort()
         super().shutdown()
 
     def _on_close(self) -> None:
-        """If the client may still be sending, it gets the end of what we send first, and time to
-        read it: what arrives at a closed socket makes the kernel throw the answer away."""
+        """Close the connection. If the client may still be sending, end only the service's side
+        first: bytes that arrive at a closed socket make the kernel discard the answer."""
         if self._is_closed:
             return
         is_unread = self._has_unread or self._in_head or self._in_body or bool(self._held)
         self._is_closed = self._is_last = True
         self._held.clear()
-        if self._raw.get_write_buffer_size():
-            self._move_to_stalled()
-        else:
-            self._connections.move(self, self.closing_queue)
+        self._wait_for_client()
         if is_unread and self._dropped_bytes <= MAX_DROPPED_BYTES:
             self._flow.clear()
-            self._raw.write_eof()
+            try:
+                self._raw.write_eof()
+            except OSError:  # from asyncio's transport: the client has disconnected
+                self._raw.abort()
         else:
             self._raw.close()
 
     def _watch(self) -> None:
-        """Have the time of what is now waited for taken."""
+        """Move the connection to the queue of what it now waits for."""
         current = self._current
         if current is None or self._is_closed:
             return
@@ -162,15 +167,17 @@ class BoundedHttpProtocol(RequestParser):
         else:
             queue = self.idle_queue
         if queue is connections.stalled and self.queue is not queue:
-            self._move_to_stalled()
+            self._wait_for_client()
         elif queue is not self.queue:
             connections.move(self, queue)
 
-    def _move_to_stalled(self) -> None:
+    def _wait_for_client(self) -> None:
+        """Start the time limit for reading the unsent bytes or, if there are none, for closing."""
         self._unsent_bytes = self._raw.get_write_buffer_size()
-        self._connections.move(self, self._connections.stalled)
+        queue = self._connections.stalled if self._unsent_bytes else self.closing_queue
+        self._connections.move(self, queue)
 
-    # What arrives
+    # Receiving
 
     def data_received(self, data: bytes) -> None:
         if self._is_last:
@@ -186,7 +193,7 @@ class BoundedHttpProtocol(RequestParser):
         self._watch()
 
     def _parse_held(self) -> None:
-        """As far as no request waits in line."""
+        """Parse the held bytes until a request has to be queued."""
         while self._held and not self.pipeline:
             data = bytes(self._held[:SLICE_BYTES])
             del self._held[:SLICE_BYTES]
@@ -194,8 +201,8 @@ class BoundedHttpProtocol(RequestParser):
         self._keep_reading()
 
     def _keep_reading(self) -> None:
-        """While there is room, though uvicorn would stop: only by reading is it heard that the
-        client has gone."""
+        """Read while there is room, which uvicorn would not do. Only reading shows that the client
+        has disconnected."""
         if self._is_closed:
             return
         if len(self._held) > MAX_HELD_BYTES:
@@ -212,27 +219,14 @@ class BoundedHttpProtocol(RequestParser):
             else:
                 self._flow.fill()
 
-    # What is answered
+    # Answering
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, _: ASGI3Application) -> None:
-        """What was read in one turn of the event loop is answered in the next, all together, so
-        that one look for revocations (revocations/cache.py) does for all."""
         self._current = cycle
-        if not self._arrived:
-            self.loop.call_soon(self._answer_all)
-        self._arrived.append((self, cycle))
-
-    @classmethod
-    def _answer_all(cls) -> None:
-        """All are worked out before the first is sent: a client or proxy on this machine is woken
-        by it, which costs as much as an answer, and then finds the others one by one."""
-        arrived, cls._arrived = cls._arrived, []
-        responses = [protocol.at_once(cycle) for protocol, cycle in arrived]
-        for (protocol, cycle), response in zip(arrived, responses, strict=True):
-            protocol.answer(cycle, response)
+        self._batch.add(self, cycle)
 
     def at_once(self, cycle: RequestResponseCycle) -> bytes | None:
-        """The whole response, if it can be had without waiting."""
+        """The whole response, or None if it takes a database or another wait."""
         if cycle.disconnected or self.flow.write_paused:
             return None
         known = self._exchange.at_once(cast("Scope", cycle.scope))
@@ -245,8 +239,8 @@ class BoundedHttpProtocol(RequestParser):
         return head if cycle.scope["method"] == "HEAD" else head + answer.body
 
     def answer(self, cycle: RequestResponseCycle, response: bytes | None) -> None:
-        """What needs no waiting needs no task either, nor what comes with one."""
-        if cycle.response_complete:  # refused, for what came after its head
+        """Send the response, or start a task that computes it."""
+        if cycle.response_complete:  # refused because of its body
             return
         if response is None:
             super()._start_asgi_task(cycle, self.app)
@@ -271,19 +265,19 @@ class BoundedHttpProtocol(RequestParser):
         self._watch()
 
     def _end_with(self, cycle: RequestResponseCycle) -> None:
-        """The answer to this request is the last one; if it was sent already, close."""
+        """Make the answer to this request the last one; close if it has been sent."""
         self._is_last = True
         cycle.keep_alive = False
         if cycle.response_complete:
             self.transport.close()
 
     def _refuse(self, refusal: type[Refusal]) -> None:
-        """Answer what is being received with an error, once the requests before it are answered.
-        If it has an answer already, it gets no other one."""
+        """Answer the message being received with an error, after the answers to earlier requests.
+        A message that has been answered gets no second answer."""
         self._is_last = self._has_unread = True
         self._held.clear()
         cycle, current = self.cycle, self._current
-        if self._in_body and cycle is not current:  # it waits in line
+        if self._in_body and cycle is not current:  # it is queued
             self.pipeline.popleft()
         elif self._in_body and (cycle.response_started or cycle.response_complete):
             self._end_with(cycle)

@@ -1,7 +1,7 @@
-"""Reads requests, with a bound for everything that arrives besides the bodies that the app reads.
+"""Parses requests and limits the size of their parts.
 
-uvicorn's parser takes an offer to upgrade as the end of HTTP, trailer fields as header fields, and
-has no bounds. What is refused here, the app never sees; what to do then is up to protocol.py.
+uvicorn's parser treats an offer to upgrade as the end of HTTP and trailer fields as header fields,
+and has no limits. The app never sees a request that is refused here; protocol.py answers it.
 """
 
 from abc import abstractmethod
@@ -16,32 +16,33 @@ _NOTED_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
 class RequestParser(HttpToolsProtocol):
-    # Of the message that is being received:
+    # State of the message being received:
     _in_head = False
     _in_body = False
-    _has_begun = False  # within the slice at hand
-    _is_replaying = False  # its head, to a parser that sees no offer to upgrade
+    _has_begun = False  # within the current slice
+    _is_replaying = False  # the head is being replayed without its offer to upgrade
     _head_bytes = 0
     _body_bytes = 0
     _framing_bytes = 0  # chunk sizes and extensions, trailers
     _announced_bytes = 0  # Content-Length
+    _number_of_hosts = 0
     _keeps_alive_if_complete = False
 
-    _is_last = False  # nothing that still arrives will be answered
+    _is_last = False  # later messages get no answer
     _has_unread = False
 
     @abstractmethod
     def _refuse(self, refusal: type[Refusal]) -> None:
-        """Answer what is being received with an error, once the requests before it are answered.
-        If it has an answer already, it gets no other one."""
+        """Answer the message being received with an error, after the answers to earlier requests.
+        A message that has been answered gets no second answer."""
 
     @abstractmethod
     def _end_with(self, cycle: RequestResponseCycle) -> None:
-        """The answer to this request is the last one; if it was sent already, close."""
+        """Make the answer to this request the last one; close if it has been sent."""
 
     @abstractmethod
     def _drop(self, number: int) -> None:
-        """So many bytes came after the last request."""
+        """Count bytes that arrived after the last request."""
 
     def _parse(self, data: bytes) -> None:
         if self._is_last:
@@ -64,8 +65,8 @@ class RequestParser(HttpToolsProtocol):
             self._check_bounds(0 if self._has_begun else len(data), self._body_bytes - body_bytes)
 
     def _check_bounds(self, received: int, of_the_body: int) -> None:
-        """The parser speaks of a header, a chunk or a trailer once it is whole, which it may never
-        be. So all bytes count, but for those of the slice in which the message began."""
+        """The parser reports a header, chunk or trailer only when it is complete. So all received
+        bytes count, except those of the slice in which the message began."""
         if self._in_head:
             self._head_bytes += received
             if len(self.url) > MAX_TARGET_BYTES:
@@ -80,8 +81,8 @@ class RequestParser(HttpToolsProtocol):
                 self._refuse(HeadersTooLargeError)
 
     def _ignore_upgrade(self) -> None:
-        """No other protocol is spoken here, so that an offer of one is to be ignored (RFC 9110,
-        7.8). The parser takes it as the end of HTTP; another one takes over after the head."""
+        """Ignore an offer of another protocol (RFC 9110, 7.8). The parser treats it as the end of
+        HTTP, so a new parser continues after the head."""
         if self.scope["method"] == "CONNECT":
             self._refuse(MalformedRequestError)
             return
@@ -107,25 +108,27 @@ class RequestParser(HttpToolsProtocol):
             self._has_unread = True
             raise ValueError  # stops the parser
         super().on_message_begin()
-        self._head_bytes = self._announced_bytes = 0
+        self._head_bytes = self._announced_bytes = self._number_of_hosts = 0
         self._in_head = self._has_begun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailer fields, which come here as well, are dropped (RFC 9110, 6.5.1)."""
+        """Drops trailer fields, which the parser reports here too (RFC 9110, 6.5.1)."""
         if not self._in_head:
             return
         name = name.lower()
-        if name in _NOTED_HEADERS:
+        if name == b"host":
+            self._number_of_hosts += 1
+        elif name in _NOTED_HEADERS:
             self._note(name, value)
         self.headers.append((name, value))
 
     def _note(self, name: bytes, value: bytes) -> None:
-        """The parser has refused lengths that are ambiguous. ValueError refuses a message too."""
+        """The parser has refused ambiguous lengths. ValueError makes it refuse the message."""
         is_old = self.parser.get_http_version() == "1.0"
         if name == b"content-length":
             self._announced_bytes = int(value)
         elif name == b"transfer-encoding":
-            # RFC 9112, 6.1: HTTP/1.0 has none. And nothing here could decode another one.
+            # RFC 9112, 6.1: HTTP/1.0 has no transfer codings. Only chunked is implemented here.
             if is_old or value.strip().lower() != b"chunked":
                 raise ValueError
         elif value.lower() == b"100-continue" and not is_old:  # RFC 9110, 10.1.1
@@ -134,6 +137,10 @@ class RequestParser(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_replaying:
             return
+        if self._number_of_hosts != 1:
+            is_old = self.parser.get_http_version() == "1.0"
+            if self._number_of_hosts or not is_old:  # RFC 9112, 3.2
+                raise ValueError
         self._in_head = False
         super().on_headers_complete()
         self._in_body = True
@@ -142,7 +149,7 @@ class RequestParser(HttpToolsProtocol):
         if self._announced_bytes > MAX_BODY_BYTES:
             self._end_with(self.cycle)
         elif self.expect_100_continue and self.cycle.keep_alive:
-            # A client that is answered instead of asked for the body may send it, or may not.
+            # A client that gets a final answer instead of 100 may still send the body, or may not.
             self.cycle.keep_alive = False
             self._keeps_alive_if_complete = True
 
@@ -160,7 +167,7 @@ class RequestParser(HttpToolsProtocol):
         cycle = self.cycle
         if self._keeps_alive_if_complete and not cycle.response_started:
             cycle.keep_alive = True
-        # A trailer may say close too; the parser would then skip all that follows.
+        # The parser skips everything after a message with `Connection: close`, even in a trailer.
         if not cycle.keep_alive or not parser.should_keep_alive():
             self._end_with(cycle)
         if not cycle.response_complete:

@@ -1,4 +1,4 @@
-"""A connection as responses are written to it."""
+"""Transport and flow control: one write per response, and pauses in reading that last."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class CorkedTransport:
-    """Sends the head of a response together with its body. `on_close` decides how to close."""
+    """Sends the head of a response together with its body. close() calls `on_close`, which closes
+    the transport."""
 
     def __init__(
         self,
@@ -27,7 +28,7 @@ class CorkedTransport:
             self._write(data)
         else:
             self._held = data
-            self._loop.call_soon(self._flush)  # in case that nothing follows at once
+            self._loop.call_soon(self._flush)  # in case the body does not follow at once
 
     def write_whole(self, response: bytes) -> None:
         self._flush()
@@ -53,8 +54,8 @@ class CorkedTransport:
 
 
 class ReadFlow(FlowControl):
-    """uvicorn resumes reading whenever the application asks for more of a body. While the
-    connection holds more than it may, that must not happen."""
+    """Flow control that ignores resume_reading() while the connection holds too many bytes. uvicorn
+    resumes reading whenever the application asks for more of a body."""
 
     is_full = False
 

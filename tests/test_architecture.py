@@ -33,7 +33,7 @@ FLOORS = {
     "1e": {"server"},
     "1d": {"protocol"},
     "1c": {"request_parser"},
-    "1b": {"connections", "direct", "events", "exchange", "schema", "transport"},
+    "1b": {"batch", "connections", "direct", "events", "exchange", "schema", "transport"},
     "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
     "0b": {"shortcut"},
     "0a": {"bodies", "errors", "paging", "settings", "sqlite", "turns"},

@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,49 @@ def test_one_network_cannot_take_the_places_of_others(run: Any) -> None:
             (answer,) = read_answers(sixth)
             assert answer.status == 503
         assert httpx.get(f"{service.base_url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listeners"),
+    [(20, 10), (1_001, 500), (100_000, 5_000)],
+    ids=["20", "1,001", "100,000"],
+)
+def test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most(
+    sqlite_template: Path,
+    tmp_path: Path,
+    wanted: int,
+    listeners: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.connections.open_files", lambda: 1_000_000)
+    limits = {"max_connections": wanted}
+    with limited_service(sqlite_template, tmp_path, LONG, **limits) as service:
+        assert service.app.state.revocation_feed.max_listeners == listeners
+
+
+def test_listeners_leave_half_of_all_places_to_others(run: Any) -> None:
+    """They are never replaced, and two addresses together could hold all places."""
+    sources = (NEIGHBOUR, "127.0.0.3")
+    with run(max_connections=20) as service, ExitStack() as stack:
+        cursor = httpx.get(f"{service.base_url}/revocations").json()["cursor"]
+        asked = request(f"GET /revocations?wait=30&after={cursor}")
+        waiting = [
+            stack.enter_context(connected(service.base_url, source))
+            for source in sources
+            for _ in range(10)
+        ]
+        for connection in waiting:
+            connection.sendall(asked)
+        idle = service.connections.idle.since
+        wait_for(lambda: not service.connections.first_heads.since and len(idle) == 10)
+        refused = select.select(waiting, [], [], 0)[0]
+        assert len(refused) == 10
+        for connection in refused:
+            assert connection.recv(65536)[:12] == b"HTTP/1.1 503"
+        for _ in range(20):
+            assert httpx.get(f"{service.base_url}/healthz").status_code == 200
+        assert not select.select(set(waiting) - set(refused), [], [], 0)[0]
+        service.app.state.ending.set()
 
 
 def test_a_trusted_proxy_may_take_all_places(run: Any) -> None:

@@ -1,6 +1,7 @@
 """What the service does with bytes: requests without end, many at once, answers without a body."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -192,3 +193,27 @@ def test_an_answer_from_memory_has_the_headers_of_any_other(base_url: str, beare
     assert quick.headers.keys() - own == slow.headers.keys()
     assert quick.headers["x-request-id"] == "quest-1"
     assert quick.headers["cache-control"] == slow.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        pytest.param("1.1", [], 400, id="HTTP/1.1 without Host"),
+        pytest.param("1.1", ["Host: x", "Host: x"], 400, id="HTTP/1.1 with two"),
+        pytest.param("1.1", ["hOST:"], 200, id="HTTP/1.1 with an empty one"),
+        pytest.param("1.0", [], 200, id="HTTP/1.0 without Host"),
+        pytest.param("1.0", ["Host: x"], 200, id="HTTP/1.0 with one"),
+        pytest.param("1.0", ["Host: x", "Host: y"], 400, id="HTTP/1.0 with two"),
+    ],
+)
+def test_requests_without_exactly_one_host_are_refused(
+    base_url: str, bearer: str, version: str, hosts: list[str], status: int
+) -> None:
+    """RFC 9112, 3.2. HTTP/1.0 needs none. The Host of an earlier request does not count."""
+    head = "\r\n".join([f"GET /verify HTTP/{version}", *hosts, bearer, "", ""]).encode()
+    last = request("GET /verify", bearer, "Connection: close")
+    with connected(base_url) as connection:
+        received = answer_to(connection, request("GET /verify", bearer) + head + last)
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", received)
+    is_kept = status == 200 and version == "1.1"
+    assert [int(found) for found in statuses] == [200, status] + [200] * is_kept

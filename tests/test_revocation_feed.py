@@ -255,9 +255,9 @@ async def test_who_waits_holds_no_database_connection(settings: Settings, clock:
 
 
 async def test_one_listener_too_many_is_told_to_come_back(
-    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: AsyncClient
 ) -> None:
-    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 2)
+    app.state.revocation_feed.max_listeners = 2
     cursor = (await page_after(client, None))["cursor"]
     async with listening(client, app.state.revocation_feed, cursor, 2):
         response = await client.get("/revocations", params={"after": cursor, "wait": 20})
@@ -407,12 +407,10 @@ async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
     await waiting
 
 
-async def test_who_hangs_up_makes_room_at_once(
-    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 20)
+async def test_who_hangs_up_makes_room_at_once(settings: Settings, clock: Clock) -> None:
     app = create_app(settings, clock, clock)
     with served(app) as base_url:
+        app.state.revocation_feed.max_listeners = 20
         address = httpx.URL(base_url)
         async with AsyncClient(base_url=base_url) as client:
             cursor = (await page_after(client, None))["cursor"]

@@ -62,12 +62,14 @@ class RevocationFeed:
         cache: RevocationCache,
         refresh_keys: Callable[[], Awaitable[None]],
         ending: asyncio.Event,
+        max_listeners: int = MAX_LISTENERS,
     ) -> None:
         """`refresh_keys` reads the signing keys if one has been revoked since they were read: the
         feed must not list a revoked key before this worker can publish the one that follows it."""
         self.cache = cache
         self._refresh_keys = refresh_keys
         self._ending = ending
+        self.max_listeners = max_listeners
         self.is_fresh = False  # the cache was, at the last tick
         self._listeners: set[Listener] = set()
         self._alarms: dict[int, list[Listener]] = defaultdict(list)  # by the number of the tick
@@ -97,7 +99,7 @@ class RevocationFeed:
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         """Raises TooManyListenersError."""
-        if len(self._listeners) >= MAX_LISTENERS:
+        if len(self._listeners) >= self.max_listeners:
             raise TooManyListenersError
         listener = Listener()
         self._listeners.add(listener)
