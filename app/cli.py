@@ -260,7 +260,8 @@ def after_restore() -> None:
         return await revoke_everything(session, keys, revocations, parts.events, utc_now())
 
     kids = _run(revoke_all)
-    click.echo(f"Revoked {len(kids)} signing keys and all tokens, sessions and one-time codes.")
+    number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"
+    click.echo(f"Revoked {number} and all tokens, sessions and one-time codes.")
     if Settings().signing_algorithm == "HS256":
         click.echo("Now change HS256_SECRET here and in your APIs: it signed the old tokens.")
     click.echo("Do again what was changed after the backup: docs/restore.md has a list.")

@@ -190,7 +190,7 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
 
     output = await asyncio.to_thread(after_restore, "--yes")
 
-    assert "Revoked 1 signing keys and all tokens" in output
+    assert "Revoked 1 signing key and all tokens" in output
     for token in tokens:
         assert await answers(client, f"/token_status/{token}", 401)
     assert (await renew(client, session["refresh_token"])).status_code == 400
