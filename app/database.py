@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, Dialect, MetaData, event, make_url
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
@@ -109,6 +109,7 @@ def create_engine(settings: Settings) -> AsyncEngine:
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     else:
         event.listen(engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(engine.sync_engine, "handle_error", _replace_ended)
     return engine
 
 
@@ -117,6 +118,19 @@ def _refuse_closed(connection: Any, *_: Any) -> None:
     has noticed, so that it need not be asked over the wire each time (`pool_pre_ping`)."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _replace_ended(context: ExceptionContext) -> None:
+    if _has_ended(context.original_exception):
+        context.is_disconnect = True
+
+
+def _has_ended(error: BaseException | None) -> bool:
+    """How asyncpg refuses a connection of which the server has taken leave, until it is closed. By
+    name: on SQLite the driver is not even imported."""
+    return type(error).__name__ == "InternalClientError" or (
+        error is not None and type(error.__cause__).__name__ == "InternalClientError"
+    )
 
 
 def _keep_private(path: Path) -> None:
@@ -217,6 +231,8 @@ def _is_outage(error: Exception) -> bool:
     if isinstance(error, _OUTAGES):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else error
+    if _has_ended(cause):
+        return True
     return str(getattr(cause, "sqlstate", None))[:2] in _OUT_OF_ORDER
 
 

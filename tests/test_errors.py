@@ -279,5 +279,8 @@ async def test_connections_that_the_server_has_ended_are_replaced(
         postgres.run,
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
     )
+    async with asyncio.timeout(10):  # in the instant between its last message and its end: 503
+        while (await client.get(f"/token_status/{token}")).status_code == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert await token_holds(client, token)
     assert await log_in(client, ARTHUR)

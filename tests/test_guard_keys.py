@@ -332,7 +332,9 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
                 elif refusal is None:
                     let_in.add(kid_of(token))
 
-    with holding_court(database_url, "--workers", "2") as court, ThreadPoolExecutor(1) as threads:
+    without_limit = {"USER_ACTIONS_PER_HOUR": "1000000"}
+    serving = holding_court(database_url, "--workers", "2", **without_limit)
+    with serving as court, ThreadPoolExecutor(1) as threads:
         knight = court.new_knight()
         guards = [Guard(court.url) for _ in range(4)]
         for guard in guards:
