@@ -1,6 +1,5 @@
 """How a guard follows the feed: heartbeats, what it does without them, and how it lets go."""
 
-import random
 import socket
 import ssl
 import threading
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, service
+from hourpass import outage as outage_module
 from hourpass.feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
 from hourpass.outage import Outage
 from hourpass.service import HEARTBEAT_SECONDS
@@ -205,7 +205,7 @@ def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.Monkey
         longest.append(highest)
         return highest
 
-    monkeypatch.setattr(random, "uniform", uniform)
+    monkeypatch.setattr(outage_module._random, "uniform", uniform)
     outage = Outage()
     for _ in range(5):
         outage.goes_on(ValueError(), believed_for=1)

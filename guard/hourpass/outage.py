@@ -5,6 +5,9 @@ import random
 
 from hourpass.service import OutageError
 
+# The operating system's: the state of `random` belongs to the API that this runs in.
+_random = random.SystemRandom()
+
 # Pauses are random, up to these: after a restart of the service, a thousand guards reconnect.
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 2.0
 
@@ -13,7 +16,7 @@ _log = logging.getLogger("hourpass.guard")
 
 def spread(seconds: float) -> float:
     """A random time between 0 and `seconds`."""
-    return random.uniform(0, seconds)  # noqa: S311 - to spread load, not to hide
+    return _random.uniform(0, seconds)
 
 
 class Outage:
