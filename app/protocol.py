@@ -24,7 +24,7 @@ from app.exchange import Exchange, Header, complete
 from app.request_parser import RequestParser
 from app.transport import CorkedTransport, ReadFlow
 
-# Bytes parsed at a time. They contain 56 requests of 18 bytes at most, all of which may be queued.
+# Bytes parsed at a time. They complete 41 requests of 25 bytes at most, all of which may be queued.
 SLICE_BYTES = 1024
 # The service stops reading when more bytes than this follow a queued request. The last read may add
 # up to the size of the receive buffer, which Linux doubles (socket(7)).

@@ -283,7 +283,7 @@ def test_requests_in_line_behind_a_long_poll_are_not_kept(service: Service) -> N
             for connection in ready:
                 sent = connection.send(rest[connection])
                 rest[connection] = rest[connection][sent:]
-        assert all(rest.values())
+                assert rest[connection]
         assert httpx.get(f"{service.base_url}/healthz").status_code == 200
         assert memory_of(service) - before < 20 * MEBIBYTE
 
