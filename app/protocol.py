@@ -68,6 +68,7 @@ class BoundedHttpProtocol(RequestParser):
 
     # The connection
 
+    # uvicorn narrows the argument as well.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._raw = transport

@@ -25,7 +25,7 @@ class Twin:
         return self._copy()
 
     def swap(self) -> None:
-        """Whoever has the first one's URL finds the copy there, as after a failover or restore."""
+        """The first one's URL leads to the copy from now on, as after a failover or restore."""
         self._swap()
 
 

@@ -3,8 +3,8 @@
 Of a million codes three are right at a time (codes.py). Wrong codes are forgiven one an
 hour and BURST may be open at once, whoever else logs in meanwhile: at most 29 guesses in a day,
 which hit with a chance below 10^-4. After MAX_FAILURES in a row only a recovery code helps
-(SP 800-63B-4, 3.2.2). Nobody guesses recovery codes (codes/text.py), and whoever knows
-no more than the password cannot lock the owner out of them.
+(SP 800-63B-4, 3.2.2). Recovery codes cannot be guessed (codes/text.py), and knowing
+the password alone does not suffice to lock the owner out of them.
 """
 
 from dataclasses import dataclass

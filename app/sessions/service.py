@@ -141,8 +141,8 @@ class Sessions:
             await self._session.commit()
             _log.warning("A spent refresh token was used again", extra={"user_id": user.id})
             return None
-        # Counted for the session, not the user: a copied refresh token must not be of use to keep
-        # the owner's other sessions from renewing.
+        # Counted for the session, not the user: a thief with a copied refresh token must not
+        # block renewals of the owner's other sessions.
         await allow(self._session, "renewal", session.id, RENEWAL)
         if is_newest:
             session.previous_secret_hash = presented

@@ -91,8 +91,8 @@ class Users:
         is_counted: bool = False,
     ) -> int:
         """Create an enabled user and return its id. An invitation, which admission has looked at,
-        is used up with success alone. `is_counted` is for whoever is neither invited nor created by
-        an administrator.
+        is used up with success alone. `is_counted` is for users who are neither invited nor created
+        by an administrator.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
         policy refuses, HashingOverloadedError and TooManyAttemptsError.
