@@ -34,6 +34,8 @@ from app.main import create_app
 from app.revocations.service import Revocations
 from app.settings import ROOT, Settings
 from app.users.service import Users
+from hourpass import Guard
+from hourpass.service import Service
 from tests.people import ARTHUR, log_in
 
 SERVE_TIMEOUT_SECONDS = 30
@@ -59,6 +61,22 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The thread of a guard left behind would log into later tests."""
+    started: list[Guard] = []
+    connect = Guard._connect
+
+    def note(guard: Guard) -> Service:
+        started.append(guard)
+        return connect(guard)
+
+    monkeypatch.setattr(Guard, "_connect", note)
+    yield
+    for guard in started:
+        guard.close()
 
 
 def make_settings(database_url: str, **changes: object) -> Settings:
