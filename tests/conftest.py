@@ -1,9 +1,11 @@
 """The ground every test stands on: a migrated database of its own, an app of its own, a clock.
 
 Each test that asks for a database runs on SQLite and on PostgreSQL. One template per database is
-migrated by Alembic once; each test gets a copy.
+migrated by Alembic once, and a second one has what the first start of the service adds; each test
+gets a copy.
 """
 
+import asyncio
 import logging
 import os
 import shutil
@@ -30,9 +32,13 @@ from app import schema
 from app.caller import Caller
 from app.database import Database
 from app.events import Events
+from app.first_admin.service import create_first_admin, mark_as_done
+from app.listeners import listeners_for
 from app.main import create_app
+from app.passwords import Passwords
 from app.revocations.service import Revocations
 from app.settings import ROOT, Settings
+from app.tokens.keys import KeyStore
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
@@ -40,6 +46,10 @@ from tests.people import ARTHUR, log_in
 
 SERVE_TIMEOUT_SECONDS = 30
 CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
+ARTHUR_ADMINISTERS = {
+    "first_admin_username": ARTHUR["username"],
+    "first_admin_password": ARTHUR["password"],
+}
 
 
 class Clock:
@@ -94,10 +104,35 @@ def refuse_writes_without_a_transaction(  # on SQLite each would be committed al
         assert driver_connection.in_transaction, statement
 
 
+async def _start_once(database_url: str) -> None:
+    """Add what the service adds when it starts for the first time, and nothing else: no background
+    job runs."""
+    clock = Clock()
+    settings = make_settings(database_url, **ARTHUR_ADMINISTERS)
+    database = Database(settings, clock)
+    passwords = Passwords(settings)
+    async with database.session() as session:
+        await KeyStore(session, settings).load(clock())
+        revocations = Revocations(session, timedelta(minutes=settings.token_minutes))
+        events = Events(session, Caller(), (*listeners_for(settings), mark_as_done))
+        users = Users(session, passwords, revocations, events)
+        await create_first_admin(session, users, settings, clock())
+    passwords.close()
+    await database.close()
+
+
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "hourpass.db"
     schema.upgrade(make_settings(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def started_sqlite_template(sqlite_template: Path) -> Path:
+    path = sqlite_template.with_name("started.db")
+    shutil.copy(sqlite_template, path)
+    asyncio.run(_start_once(f"sqlite:///{path}"))
     return path
 
 
@@ -167,17 +202,35 @@ def postgres_template(postgres: Postgres) -> str:
     return "migrated"
 
 
+@pytest.fixture(scope="session")
+def started_postgres_template(postgres: Postgres, postgres_template: str) -> str:
+    postgres.run(f"CREATE DATABASE started TEMPLATE {postgres_template} STRATEGY FILE_COPY")
+    asyncio.run(_start_once(postgres.url("started")))
+    return "started"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated database that nobody has used yet."""
+    """A database with the first signing key and with Arthur, user 1, as its only user.
+
+    With the mark `first_start` it is migrated and empty, for tests about what a start makes. With
+    `on_sqlite`, the test runs on SQLite only.
+    """
+    is_empty = request.node.get_closest_marker("first_start") is not None
+    started = "" if is_empty else "started_"
     if request.param == "sqlite":
         copy = tmp_path / "hourpass.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        shutil.copy(request.getfixturevalue(f"{started}sqlite_template"), copy)
         yield f"sqlite:///{copy}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(request.getfixturevalue("postgres_template")) as url:
+    with postgres.database(request.getfixturevalue(f"{started}postgres_template")) as url:
         yield url
+
+
+# For tests of what is decided before any database is asked: refused bodies, paths, headers and
+# malformed tokens. Only what reads or writes rows has to be seen on both.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -194,11 +247,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     """Arthur administers."""
-    return make_settings(
-        database_url,
-        first_admin_username=ARTHUR["username"],
-        first_admin_password=ARTHUR["password"],
-    )
+    return make_settings(database_url, **ARTHUR_ADMINISTERS)
 
 
 @pytest.fixture

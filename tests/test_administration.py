@@ -4,7 +4,7 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.users.service import Users
-from tests.conftest import Clock
+from tests.conftest import Clock, on_sqlite
 from tests.people import (
     LANCELOT,
     assert_problem,
@@ -13,9 +13,6 @@ from tests.people import (
     register,
     token_holds,
 )
-
-# These refusals are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 Call = tuple[str, str]
 

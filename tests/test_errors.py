@@ -20,11 +20,8 @@ from sqlalchemy import URL, make_url
 from app.database import Database
 from app.logs import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import Postgres, free_port, make_settings
+from tests.conftest import Postgres, free_port, make_settings, on_sqlite
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
-
-# These answers are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -47,6 +47,8 @@ from tests.people import (
     token_holds,
 )
 
+pytestmark = pytest.mark.first_start
+
 ANNOUNCED = timedelta(seconds=600)
 LIFETIME = timedelta(minutes=60)
 CLOCK_SKEW = timedelta(minutes=1)

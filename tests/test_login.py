@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from tests.conftest import Clock
+from tests.conftest import Clock, on_sqlite
 from tests.people import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
 FORM = "application/x-www-form-urlencoded"
@@ -34,9 +34,6 @@ async def by_raw_form(client: AsyncClient, content: str) -> Response:
 
 
 either_way = pytest.mark.parametrize("ask", [by_json, by_form], ids=["by JSON", "by form"])
-
-# These refusals are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def assert_refused(response: Response, ask: Ask) -> None:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.main import app as default_app
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
 
 DOCUMENT: dict[str, Any] = default_app.openapi()
@@ -27,7 +28,6 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 

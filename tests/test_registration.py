@@ -10,10 +10,8 @@ import unicodedata
 import pytest
 from httpx import AsyncClient, Response
 
+from tests.conftest import on_sqlite
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register, token_holds
-
-# These refusals are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 async def send(client: AsyncClient, person: object) -> Response:

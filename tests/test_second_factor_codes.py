@@ -34,10 +34,8 @@ from tests.authenticator import (
     enrol,
     log_in_with,
 )
-from tests.conftest import Clock, users_in
+from tests.conftest import Clock, on_sqlite, users_in
 from tests.people import LANCELOT, assert_problem, register
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
 

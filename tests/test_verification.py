@@ -16,7 +16,7 @@ from app.users import verification
 from app.users.models import User
 from app.users.service import Users
 from app.users.verification import Memory
-from tests.conftest import Clock
+from tests.conftest import Clock, on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
 
@@ -123,7 +123,7 @@ async def test_what_only_begins_like_verify_is_not_found(client: AsyncClient) ->
 
 
 @pytest.mark.usefixtures("lane")
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize(
     ("query", "status"),
     [
