@@ -316,28 +316,36 @@ def environment(**settings: str) -> dict[str, str]:
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
     """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
+    workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **CHEAP_HASHING, **settings)
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(process, base_url)
+        _wait_until_ready(process, base_url, workers)
         yield base_url
     finally:
         process.terminate()
         process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
+    """Until every worker has answered: each begins its request ids with a text of its own."""
     deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
-    with httpx.Client(verify=False) as client:  # to read the certificates takes longer than to ask
+    ready: set[str] = set()
+    limits = httpx.Limits(max_keepalive_connections=0)  # so that any worker may answer the next one
+    # To read the certificates takes longer than to ask.
+    with httpx.Client(verify=False, limits=limits) as client:
         while time.monotonic() < deadline:
             assert process.poll() is None, "the service ended instead of serving"
             try:
-                if client.get(f"{base_url}/readyz").status_code == 200:
-                    return
+                response = client.get(f"{base_url}/readyz")
+                if response.status_code == 200:
+                    ready.add(response.headers["x-request-id"].partition("-")[0])
             except httpx.TransportError:
                 pass
+            if len(ready) == workers:
+                return
             time.sleep(0.05)
     raise AssertionError("the service did not become ready")
 
