@@ -1,7 +1,8 @@
 """The ground every test stands on: a migrated database of its own, an app of its own, a clock.
 
 Each test that asks for a database runs on SQLite and on PostgreSQL. One template per database is
-migrated by Alembic once; each test gets a copy.
+migrated by Alembic once, and a second one has what the first start of the service adds; each test
+gets a copy.
 """
 
 import os
@@ -12,7 +13,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -33,23 +33,13 @@ from hourpass import Guard
 from hourpass.service import Service
 from tests import templates
 from tests.people import ARTHUR, log_in
+from tests.settings import ARTHUR_ADMINISTERS as ARTHUR_ADMINISTERS
+from tests.settings import CHEAP_HASHING as CHEAP_HASHING
+from tests.settings import Clock as Clock
+from tests.settings import make_settings as make_settings
 from tests.templates import Postgres
 
 SERVE_TIMEOUT_SECONDS = 30
-CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
-
-
-class Clock:
-    """The time as the app under test sees it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, span: timedelta) -> None:
-        self.now += span
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +66,6 @@ def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         guard.close()
 
 
-def make_settings(database_url: str, **changes: object) -> Settings:
-    values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
-    return Settings.model_validate({**values, **changes})
-
-
 @event.listens_for(Engine, "before_cursor_execute")
 def refuse_writes_without_a_transaction(  # on SQLite each would be committed alone
     connection: Connection, _cursor: object, statement: str, *_: object
@@ -99,6 +84,7 @@ def template_removal() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(template_removal: None) -> Path:  # noqa: ARG001
+    """Migrated, and empty."""
     return templates.migrated_sqlite()
 
 
@@ -107,22 +93,29 @@ def postgres(template_removal: None) -> Postgres:  # noqa: ARG001
     return templates.postgres()
 
 
-@pytest.fixture(scope="session")
-def postgres_template(template_removal: None) -> str:  # noqa: ARG001
-    return templates.migrated_postgres()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated database that nobody has used yet."""
+    """A database with the first signing key and with Arthur, user 1, as its only user.
+
+    With the mark `first_start` it is migrated and empty, for tests about what a start makes. With
+    `on_sqlite`, the test runs on SQLite only.
+    """
+    is_empty = request.node.get_closest_marker("first_start") is not None
     if request.param == "sqlite":
+        sqlite: Path = request.getfixturevalue("sqlite_template")
         copy = tmp_path / "hourpass.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        shutil.copy(sqlite if is_empty else templates.started_sqlite(), copy)
         yield f"sqlite:///{copy}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(request.getfixturevalue("postgres_template")) as url:
+    name = templates.migrated_postgres() if is_empty else templates.started_postgres()
+    with postgres.database(name) as url:
         yield url
+
+
+# For tests of what is decided before any database is asked: refused bodies, paths, headers and
+# malformed tokens. Only what reads or writes rows has to be seen on both.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -139,11 +132,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     """Arthur administers."""
-    return make_settings(
-        database_url,
-        first_admin_username=ARTHUR["username"],
-        first_admin_password=ARTHUR["password"],
-    )
+    return make_settings(database_url, **ARTHUR_ADMINISTERS)
 
 
 @pytest.fixture
@@ -212,28 +201,36 @@ def environment(**settings: str) -> dict[str, str]:
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
     """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
+    workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **CHEAP_HASHING, **settings)
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(process, base_url)
+        _wait_until_ready(process, base_url, workers)
         yield base_url
     finally:
         process.terminate()
         process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
+    """Until every worker has answered: each begins its request ids with a text of its own."""
     deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
-    with httpx.Client(verify=False) as client:  # to read the certificates takes longer than to ask
+    ready: set[str] = set()
+    limits = httpx.Limits(max_keepalive_connections=0)  # so that any worker may answer the next one
+    # To read the certificates takes longer than to ask.
+    with httpx.Client(verify=False, limits=limits) as client:
         while time.monotonic() < deadline:
             assert process.poll() is None, "the service ended instead of serving"
             try:
-                if client.get(f"{base_url}/readyz").status_code == 200:
-                    return
+                response = client.get(f"{base_url}/readyz")
+                if response.status_code == 200:
+                    ready.add(response.headers["x-request-id"].partition("-")[0])
             except httpx.TransportError:
                 pass
+            if len(ready) == workers:
+                return
             time.sleep(0.05)
     raise AssertionError("the service did not become ready")
 

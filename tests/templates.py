@@ -1,5 +1,6 @@
 """Databases to copy. Each is made once in a process; a forked process shares its parent's."""
 
+import asyncio
 import logging
 import os
 import shutil
@@ -7,12 +8,22 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
 
 from app import schema
-from app.settings import Settings
+from app.caller import Caller
+from app.database import Database
+from app.events import Events
+from app.first_admin.service import create_first_admin, mark_as_done
+from app.listeners import listeners_for
+from app.passwords import Passwords
+from app.revocations.service import Revocations
+from app.tokens.keys import KeyStore
+from app.users.service import Users
+from tests.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 
 _numbers = count()
 _owner = os.getpid()
@@ -68,7 +79,7 @@ def postgres() -> Postgres:
 @cache
 def migrated_sqlite() -> Path:
     path = _directory() / "migrated.db"
-    schema.upgrade(_settings(f"sqlite:///{path}"))
+    schema.upgrade(make_settings(f"sqlite:///{path}"))
     return path
 
 
@@ -76,8 +87,42 @@ def migrated_sqlite() -> Path:
 def migrated_postgres() -> str:
     """The name of the database."""
     postgres().run("CREATE DATABASE migrated")
-    schema.upgrade(_settings(postgres().url("migrated")))
+    schema.upgrade(make_settings(postgres().url("migrated")))
     return "migrated"
+
+
+@cache
+def started_sqlite() -> Path:
+    path = _directory() / "started.db"
+    shutil.copy(migrated_sqlite(), path)
+    asyncio.run(_start_once(f"sqlite:///{path}"))
+    return path
+
+
+@cache
+def started_postgres() -> str:
+    """The name of the database."""
+    template = migrated_postgres()
+    postgres().run(f"CREATE DATABASE started TEMPLATE {template} STRATEGY FILE_COPY")
+    asyncio.run(_start_once(postgres().url("started")))
+    return "started"
+
+
+async def _start_once(database_url: str) -> None:
+    """Add what the service adds when it starts for the first time, and nothing else: no background
+    job runs."""
+    clock = Clock()
+    settings = make_settings(database_url, **ARTHUR_ADMINISTERS)
+    database = Database(settings, clock)
+    passwords = Passwords(settings)
+    async with database.session() as session:
+        await KeyStore(session, settings).load(clock())
+        revocations = Revocations(session, timedelta(minutes=settings.token_minutes))
+        events = Events(session, Caller(), (*listeners_for(settings), mark_as_done))
+        users = Users(session, passwords, revocations, events)
+        await create_first_admin(session, users, settings, clock())
+    passwords.close()
+    await database.close()
 
 
 def remove() -> None:
@@ -92,10 +137,6 @@ def remove() -> None:
 @cache
 def _directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="hourpass-tests-", dir=_in_memory()))
-
-
-def _settings(database_url: str) -> Settings:
-    return Settings.model_validate({"database_url": database_url})
 
 
 def _in_memory() -> Path | None:

@@ -13,7 +13,7 @@ from app.codes.models import Code
 from app.database import begin_write
 from app.second_factors.models import RecoveryCode
 from tests.authenticator import enrol, log_in_with
-from tests.conftest import Clock
+from tests.conftest import Clock, on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register
 
 OLD = "MFRG-G2DF-MZTW-Q2LK"
@@ -80,7 +80,7 @@ async def test_an_older_invitation_works_once(
     assert_problem(again, 403, "invalid_code")
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
 async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
     reset = {"code": "A" * length, "new_password": NEW_PASSWORD}

@@ -13,7 +13,7 @@ from joserfc.jwk import KeySet, KeySetSerialization
 
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings
+from tests.conftest import Clock, make_settings, on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -29,7 +29,7 @@ from tests.people import (
 )
 
 # None of this depends on the kind of database.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 JWKS = "/.well-known/jwks.json"
 METADATA = "/.well-known/oauth-authorization-server"

@@ -22,7 +22,7 @@ from app.errors import InvalidRequestError
 from app.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock, make_settings
+from tests.conftest import Clock, make_settings, on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -36,9 +36,6 @@ from tests.people import (
 
 NO_DATABASE = "sqlite:///never-opened.db"
 PASSWORD = LANCELOT["password"]
-
-# What these tests are about is decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

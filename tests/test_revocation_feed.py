@@ -29,7 +29,7 @@ from app.revocations.models import Feed, Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
-from tests.conftest import Clock, client_of, make_settings, serving
+from tests.conftest import Clock, client_of, make_settings, on_sqlite, serving
 from tests.people import (
     LANCELOT,
     all_tokens_like,
@@ -41,8 +41,6 @@ from tests.people import (
     revoked,
 )
 from tests.sockets import served
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LIFETIME = timedelta(minutes=60)
 SECOND = timedelta(seconds=1)

@@ -25,7 +25,7 @@ from tests.authenticator import (
     log_in_with,
     token_with,
 )
-from tests.conftest import Clock
+from tests.conftest import Clock, on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -39,7 +39,6 @@ from tests.people import (
     token_holds,
 )
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PASSWORD = LANCELOT["password"]
 
 

@@ -18,7 +18,7 @@ from app.second_factors.service import IS_ENABLED
 from app.sessions import service
 from app.sessions.service import GRACE, Sessions
 from app.users.service import Users
-from tests.conftest import Clock, users_in
+from tests.conftest import Clock, on_sqlite, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -33,8 +33,6 @@ from tests.people import (
     said_in,
     token_holds,
 )
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)

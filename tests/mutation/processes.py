@@ -32,8 +32,8 @@ class Process(NamedTuple):
 
 def preload() -> None:
     """Make the databases once, and import once what the tests import from elsewhere."""
-    templates.migrated_sqlite()
-    templates.migrated_postgres()
+    templates.started_sqlite()
+    templates.started_postgres()
     names: set[str] = set()
     for path in [*ROOT.glob("tests/*.py"), *ROOT.glob("app/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
