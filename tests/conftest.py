@@ -36,7 +36,8 @@ from app.settings import ROOT, Settings
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
-from tests.people import ARTHUR, log_in
+from tests.authenticator import EnrolledUser, register_enrolled
+from tests.people import ARTHUR, GALAHAD, LANCELOT, log_in
 
 SERVE_TIMEOUT_SECONDS = 30
 CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
@@ -248,6 +249,16 @@ async def database(settings: Settings, clock: Clock) -> AsyncIterator[Database]:
 @pytest.fixture
 async def arthurs_token(client: httpx.AsyncClient) -> str:
     return await log_in(client, ARTHUR)
+
+
+@pytest.fixture
+async def two_users(client: httpx.AsyncClient, clock: Clock) -> tuple[EnrolledUser, EnrolledUser]:
+    """Lancelot and Galahad, each with a second factor and a session. For queries that name a user:
+    with a single user in the database, a query without that condition gives the same result."""
+    return (
+        await register_enrolled(client, LANCELOT, clock),
+        await register_enrolled(client, GALAHAD, clock),
+    )
 
 
 def free_port() -> int:
