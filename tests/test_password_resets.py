@@ -424,6 +424,31 @@ async def test_no_more_than_a_few_codes_are_open(
     assert (await confirm(client, mailbox.last_code())).status_code == 200
 
 
+async def test_other_peoples_codes_do_not_displace_mine(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
+) -> None:
+    """However many they ask for: each as many as its mailbox is sent."""
+    for name in ("bors", "kay"):
+        email = f"{name}@camelot.example"
+        await register(client, {**LANCELOT, "username": name, "email": email})
+        for _ in range(MAILBOX.free):
+            await ask(client, email)
+    await deliver(app)
+    assert len(mailbox.messages) > 1 + MAX_OPEN
+    assert (await confirm(client, code)).status_code == 200
+    assert await log_in(client, RENEWED)
+
+
+async def test_what_voids_the_codes_of_one_user_leaves_the_others(
+    client: AsyncClient, code: str
+) -> None:
+    await register(client, GALAHAD)
+    body = {"password": GALAHAD["password"], "new_password": NEW}
+    headers = bearer(await log_in(client, GALAHAD))
+    assert (await client.post("/me/password", json=body, headers=headers)).status_code == 200
+    assert (await confirm(client, code)).status_code == 200
+
+
 async def test_an_administrators_code_is_not_among_them(
     app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str, clock: Clock
 ) -> None:
