@@ -188,17 +188,20 @@ async def test_letters_to_verify_an_address_are_counted_for_each_user(
         assert answers == [202] * (VERIFICATION.free - 1) + [429] * 2  # one at the registration
 
 
-async def test_a_verification_is_mailed_to_its_own_user_only(
+async def test_of_two_users_with_one_address_each_verifies_it_with_a_code_of_its_own(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str
 ) -> None:
-    """Galahad has the same address."""
     await register(client, {**GALAHAD, "email": LANCELOT["email"]})
+    galahads = await log_in(client, GALAHAD)
     await deliver(app)
     mailbox.messages.clear()
     await send(client, token)
     await deliver(app)
-    (message,) = mailbox.messages
-    assert (await confirm(client, token, code_in(message))).status_code == 200
+    (message,) = mailbox.messages  # and none for Galahad
+    code = code_in(message)
+    assert_problem(await confirm(client, galahads, code), 403, "invalid_code")
+    assert (await confirm(client, token, code)).status_code == 200
+    assert not await is_verified(client, galahads)
 
 
 async def vouch(client: AsyncClient, arthurs_token: str) -> None:

@@ -193,6 +193,17 @@ async def test_a_spent_refresh_token_ends_its_own_session_only(
     await assert_untouched(client, galahad)
 
 
+async def test_a_secret_under_the_handle_of_another_session_revokes_neither(
+    client: AsyncClient, two_users: TwoUsers
+) -> None:
+    lancelot, galahad = two_users
+    for user, other in (two_users, two_users[::-1]):
+        made_up = user.refresh_token[:-64] + other.refresh_token[-64:]
+        assert (await client.post("/revoke", data={"token": made_up})).status_code == 200
+    await assert_untouched(client, lancelot)
+    await assert_untouched(client, galahad)
+
+
 @pytest.mark.parametrize(
     "deed", ["logs out everywhere", "is logged out", "is disabled", "is removed", "leaves"]
 )
