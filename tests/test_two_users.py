@@ -323,6 +323,18 @@ async def test_a_users_audit_log_has_what_the_user_did_or_had_done_only(
             assert {entry[name] for entry in entries} == {user.id}
 
 
+async def test_what_an_administrator_does_to_others_is_in_the_own_audit_log(
+    client: AsyncClient, two_users: TwoUsers
+) -> None:
+    by_arthur = bearer(await log_in(client, ARTHUR))
+    for user in two_users:
+        path = f"/users/{user.id}/revoke-tokens"
+        assert (await client.post(path, headers=by_arthur)).status_code == 200
+    own = (await client.get("/me/audit", headers=by_arthur)).json()["entries"]
+    ended = [entry["subject_id"] for entry in own if entry["action"] == "user.end_tokens"]
+    assert ended == [two_users[1].id, two_users[0].id]
+
+
 async def test_failed_logins_at_a_known_address_count_for_their_own_account_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
