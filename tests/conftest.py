@@ -32,7 +32,8 @@ from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
 from tests import templates
-from tests.people import ARTHUR, log_in
+from tests.authenticator import EnrolledUser, register_enrolled
+from tests.people import ARTHUR, GALAHAD, LANCELOT, log_in
 from tests.settings import ARTHUR_ADMINISTERS as ARTHUR_ADMINISTERS
 from tests.settings import CHEAP_HASHING as CHEAP_HASHING
 from tests.settings import Clock as Clock
@@ -182,6 +183,16 @@ async def database(settings: Settings, clock: Clock) -> AsyncIterator[Database]:
 @pytest.fixture
 async def arthurs_token(client: httpx.AsyncClient) -> str:
     return await log_in(client, ARTHUR)
+
+
+@pytest.fixture
+async def two_users(client: httpx.AsyncClient, clock: Clock) -> tuple[EnrolledUser, EnrolledUser]:
+    """Lancelot and Galahad, each with a second factor and a session. For queries that name a user:
+    with a single user in the database, a query without that condition gives the same result."""
+    return (
+        await register_enrolled(client, LANCELOT, clock),
+        await register_enrolled(client, GALAHAD, clock),
+    )
 
 
 def free_port() -> int:

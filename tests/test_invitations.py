@@ -118,6 +118,14 @@ async def test_late_or_taken_back_it_is_of_no_use(
     assert_problem(await come(client, first["code"]), 403, "invalid_code")
 
 
+async def test_taking_one_back_leaves_the_others(client: AsyncClient, arthurs_token: str) -> None:
+    kept, taken_back = [await invite(client, arthurs_token) for _ in range(2)]
+    path = f"/invitations/{taken_back['id']}"
+    assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
+    assert_problem(await come(client, taken_back["code"]), 403, "invalid_code")
+    assert (await come(client, kept["code"])).status_code == 201
+
+
 async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str) -> None:
     ids = [(await invite(client, arthurs_token))["id"] for _ in range(5)]
     page = await client.get("/invitations?limit=3", headers=bearer(arthurs_token))

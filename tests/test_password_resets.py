@@ -14,7 +14,7 @@ from app.codes.models import Code
 from app.codes.service import MAX_OPEN
 from app.mail import postman
 from app.mail.models import Letter
-from app.mail.postman import CLAIM, Postman
+from app.mail.postman import CLAIM, MAX_ACCOUNTS, Postman
 from app.main import create_app
 from app.settings import Settings
 from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
@@ -435,6 +435,49 @@ async def test_no_more_than_a_few_codes_are_open(
         assert await session.scalar(resets) == MAX_OPEN
     assert (await confirm(client, code_in(mailbox.messages[0]))).status_code == 403
     assert (await confirm(client, mailbox.last_code())).status_code == 200
+
+
+async def test_other_peoples_codes_do_not_displace_mine(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
+) -> None:
+    """However many they ask for: each as many as its mailbox is sent."""
+    for name in ("bors", "kay"):
+        email = f"{name}@camelot.example"
+        await register(client, {**LANCELOT, "username": name, "email": email})
+        for _ in range(MAILBOX.free):
+            await ask(client, email)
+    await deliver(app)
+    assert len(mailbox.messages) > 1 + MAX_OPEN
+    assert (await confirm(client, code)).status_code == 200
+    assert await log_in(client, RENEWED)
+
+
+async def test_accounts_that_others_made_with_my_address_do_not_keep_my_code_away(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str, clock: Clock
+) -> None:
+    for number in range(MAX_ACCOUNTS):
+        await register(client, {**LANCELOT, "username": f"mordred{number}"})
+    lancelot = await register(client, LANCELOT)
+    path, body = f"/users/{lancelot}", {"email_verified": True}
+    await client.patch(path, json=body, headers=bearer(arthurs_token))
+    await deliver(app)
+    clock.advance(MAILBOX.memory)
+    mailbox.messages.clear()
+    await ask(client)
+    await deliver(app)
+    assert len(mailbox.messages) == MAX_ACCOUNTS
+    reset = await confirm(client, code_in(mailbox.messages[0]))
+    assert reset.json()["user_id"] == lancelot
+
+
+async def test_what_voids_the_codes_of_one_user_leaves_the_others(
+    client: AsyncClient, code: str
+) -> None:
+    await register(client, GALAHAD)
+    body = {"password": GALAHAD["password"], "new_password": NEW}
+    headers = bearer(await log_in(client, GALAHAD))
+    assert (await client.post("/me/password", json=body, headers=headers)).status_code == 200
+    assert (await confirm(client, code)).status_code == 200
 
 
 async def test_an_administrators_code_is_not_among_them(

@@ -124,6 +124,17 @@ async def test_the_owner_at_a_known_address_notices_nothing_of_an_attack(
     assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 200
 
 
+async def test_failures_at_one_known_address_do_not_count_at_another(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    for address in (HOME, ELSEWHERE):
+        assert (await log_in(app, address, LANCELOT)).status_code == 200
+    await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.free)
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 429
+    assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 200
+
+
 async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_does_not_help(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
