@@ -1,22 +1,24 @@
 """How many connections the service keeps, and that no client can take the places of all others."""
 
+import asyncio
 import logging
 import resource
 import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
 from app.caller import network_of
 from app.connections import MAX_REFUSALS, Connections, Times, open_files
+from app.protocol import BoundedHttpProtocol
 from tests.conftest import make_settings
 from tests.flood import flooding
 from tests.limited_service import JSON, limited_service, wait_for
@@ -122,6 +124,67 @@ def test_whatever_keeps_the_service_waiting_goes_for_newcomers(
                 newcomer.sendall(request("GET /healthz", "Connection: close"))
                 assert [answer.status for answer in read_answers(newcomer)] == [200]
         assert service.open <= 10
+
+
+class Unread(NamedTuple):
+    """What one connection holds in memory."""
+
+    answered: int  # requests, since the service started
+    unsent: int  # bytes of answers
+    unparsed: int  # bytes of requests
+    queued: int  # requests
+    is_stopped: bool  # neither read from nor written to
+
+
+async def at_rest(connection: BoundedHttpProtocol) -> Unread | None:
+    """None if 100 turns of the event loop change anything."""
+
+    def look() -> Unread:
+        return Unread(
+            connection.server_state.total_requests,
+            connection._raw.get_write_buffer_size(),
+            len(connection._held),
+            len(connection.pipeline),
+            connection._flow.is_full and connection._flow.write_paused,
+        )
+
+    before = look()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    return before if look() == before and before.is_stopped else None
+
+
+@pytest.mark.parametrize("path", ["/verify", "/openapi.json"], ids=["at once", "by a task"])
+def test_a_client_that_sends_and_never_reads_fills_no_memory(run: Any, path: str) -> None:
+    asked = request(f"GET {path}")
+    with run() as service, socket.socket() as client:
+        longest = len(httpx.get(f"{service.base_url}{path}").content) + 1_000  # with its head
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = httpx.URL(service.base_url)
+        client.connect((url.host, url.port))
+        client.setblocking(False)
+        heads = service.connections.first_heads.since
+        wait_for(lambda: len(heads) == 1)
+        (connection,) = heads
+        rest = memoryview(asked * 200_000)
+
+        found: Unread | None = None
+
+        def has_stopped() -> bool:
+            nonlocal rest, found
+            with suppress(BlockingIOError):
+                while rest:
+                    rest = rest[client.send(rest) :]
+            assert rest, "the service has read all requests"
+            looking = asyncio.run_coroutine_threadsafe(at_rest(connection), connection.loop)
+            found = looking.result(10)
+            return found is not None
+
+        wait_for(has_stopped)
+        assert found
+        assert found.unsent <= 65_536 + longest
+        assert found.unparsed <= 16_384 + 65_536
+        assert found.queued <= 41
 
 
 def test_one_network_cannot_take_the_places_of_others(run: Any) -> None:

@@ -293,34 +293,37 @@ async def test_all_accounts_of_an_address_get_a_code_of_their_own(
 
 
 @pytest.mark.parametrize(
-    "email",
+    ("email", "status"),
     [
-        "x@y.example\r\nBcc: mordred@orkney.example",
-        "lancelot@camelot.example\n",
-        "lancelot@camelot.example\0",
-        "a@b@camelot.example",
-        "=?utf-8?b?eA0KQmNjOiBtb3JkcmVkQG9ya25leS5leGFtcGxl?=@camelot.example",
-        "<lancelot@camelot.example>",
-        "lancelot@camelot.example, mordred@orkney.example",
-        "lancelot@camelot\u2028.example",
-        "\u202elancelot@camelot.example",
-        "lance\u200blot@camelot.example",
-        "x" * 65 + "@camelot.example",
-        "",
-        None,
-        ["lancelot@camelot.example"],
+        ("x@y.example\r\nBcc: mordred@orkney.example", 422),
+        ("lancelot@camelot.example\n", 422),
+        (" lancelot@camelot.example", 422),
+        ("lancelot@camelot.example\0", 422),
+        ("a@b@camelot.example", 422),
+        ("=?utf-8?b?eA0KQmNjOiBtb3JkcmVkQG9ya25leS5leGFtcGxl?=@camelot.example", 422),
+        ("<lancelot@camelot.example>", 422),
+        ("Lancelot <lancelot@camelot.example>", 422),
+        ("lancelot@camelot.example, mordred@orkney.example", 422),
+        ("lancelot@camelot\u2028.example", 422),
+        ("\u202elancelot@camelot.example", 422),
+        ("lance\u200blot@camelot.example", 422),
+        # An address that nobody has here. Some mail servers take more than the 64 of RFC 5321.
+        ("x" * 65 + "@camelot.example", 202),
+        ("lancelot+x@camelot.example", 202),
+        ("lancelot@camelot.example.orkney.example", 202),
+        ("", 422),
+        (None, 422),
+        (["lancelot@camelot.example"], 422),
     ],
 )
-async def test_tricks_with_addresses_are_refused(
-    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, email: Any
+@pytest.mark.usefixtures("lancelot")
+async def test_tricks_with_addresses_send_nothing(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, email: Any, status: int
 ) -> None:
-    assert lancelot
-    refused = await client.post("/password-resets", json={"email": email})
-    if refused.status_code == 202:  # what is around it was taken off
-        await deliver(app)
-        assert mailbox.recipients[-1] == LANCELOT["email"]
-        return
-    assert_problem(refused, 422, "invalid_request")
+    answer = await client.post("/password-resets", json={"email": email})
+    if status == 422:
+        assert_problem(answer, 422, "invalid_request")
+    assert answer.status_code == status
     await deliver(app)
     assert mailbox.messages == []
 

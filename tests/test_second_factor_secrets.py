@@ -1,11 +1,14 @@
 """What an authenticator app is told is encrypted in the database, as the signing keys are."""
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.database import Database
+from app.database import Database, begin_write
+from app.second_factors.encryption import vault_of
 from app.second_factors.models import SecondFactor
 from app.settings import Settings
+from app.tokens.keys import KeyStore
+from app.tokens.models import StoredKey
 from app.vault import KeyUnusableError
 from tests.authenticator import STEP, enrol, log_in_with
 from tests.conftest import Clock, make_settings
@@ -63,3 +66,34 @@ async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
         with pytest.raises(KeyUnusableError, match=r"second factors .* SECRET_KEY"):
             async with at_court(settings, clock):
                 pass
+
+
+@pytest.mark.parametrize("kind", ["signing keys", "second factors"])
+async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
+    sealed: Settings, clock: Clock, kind: str
+) -> None:
+    """Though it is in order otherwise, and under the same SECRET_KEY."""
+    async with at_court(sealed, clock) as client:
+        await register(client, LANCELOT)
+        await enrol(client, LANCELOT, clock)
+    database = Database(sealed)
+    async with database.session() as session:
+        for_factors, for_keys = vault_of(sealed), KeyStore(session, sealed)._vault
+        column, own, other = {
+            "signing keys": (StoredKey.private_key, for_keys, for_factors),
+            "second factors": (SecondFactor.secret, for_factors, for_keys),
+        }[kind]
+        (stored,) = await session.scalars(select(column))
+        await session.rollback()
+        for vault in (own, other):
+            await begin_write(session)
+            changed = vault.lock(own.unlock(stored))
+            await session.execute(update(column.class_).values({column: changed}))
+            await session.commit()
+            if vault is own:
+                async with at_court(sealed, clock):
+                    pass
+    await database.close()
+    with pytest.raises(KeyUnusableError, match=kind):
+        async with at_court(sealed, clock):
+            pass

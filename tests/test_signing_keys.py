@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fastapi import FastAPI
 from sqlalchemy import select
 
@@ -16,7 +18,7 @@ from app.database import Database
 from app.settings import ROOT
 from app.tokens.keys import Keyring, KeyStore
 from app.tokens.models import StoredKey
-from app.vault import KeyUnusableError
+from app.vault import KeyUnusableError, Vault
 from tests.conftest import Clock, make_settings, on_sqlite
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
 
@@ -112,6 +114,21 @@ async def test_a_token_names_its_key_and_algorithm_and_survives_a_restart(
     header = header_of(token)
     assert header == {"alg": algorithm, "typ": "at+jwt", "kid": header["kid"]}
     assert header_of(await castle.next_token(token, **settings)) == header
+
+
+async def test_an_rsa_key_has_3072_bits_in_the_database_and_in_the_key_set(
+    castle: Castle, clock: Clock
+) -> None:
+    settings = make_settings(castle.database_url, **RS256, **SECRET_KEY)
+    async with at_court(settings, clock) as client:
+        (shown,) = (await client.get("/.well-known/jwks.json")).json()["keys"]
+    (stored,) = await castle.stored()
+    pem = Vault(settings, "signing keys").unlock(stored.private_key)
+    private = load_pem_private_key(pem.encode(), password=None)
+    assert isinstance(private, RSAPrivateKey)
+    modulus = int.from_bytes(base64.urlsafe_b64decode(shown["n"] + "=="), "big")
+    assert (private.key_size, modulus.bit_length()) == (3072, 3072)
+    assert private.public_key().public_numbers().n == modulus
 
 
 async def test_whoever_shares_the_secret_can_verify_an_hs256_token(castle: Castle) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import count
 from threading import Semaphore
 from typing import Any
 
@@ -19,8 +20,20 @@ from app.housekeeping.service import Housekeeping
 from app.main import create_app
 from app.settings import Settings
 from app.throttle import service
+from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
-from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, KNOWN_FOR, REGISTRATION
+from app.throttle.service import (
+    ACCOUNT,
+    ACCOUNT_AT_ADDRESS,
+    ADDRESS,
+    INVITATION,
+    KNOWN_FOR,
+    MAILBOX,
+    REGISTRATION,
+    RESET,
+    VERIFICATION,
+    Rule,
+)
 from tests.conftest import Clock, make_settings, serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 
@@ -151,6 +164,94 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
     assert (await log_in(app, HOME, LANCELOT)).status_code == 200  # where it is known by now
     clock.now += ADDRESS.memory
     assert (await log_in(app, HOME, nobody(97))).status_code == 401
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize("is_swept", [False, True], ids=["still stored", "purged"])
+@pytest.mark.parametrize(
+    ("address", "rule"),
+    [
+        pytest.param("127.0.0.1", Rule(5, DAY), id="account"),
+        pytest.param(HOME, Rule(10, DAY), id="account at a known address"),
+        pytest.param(ELSEWHERE, Rule(20, HOUR), id="address"),
+    ],
+)
+async def test_failures_are_forgotten_as_a_whole_and_not_a_moment_too_soon(
+    app: FastAPI, clock: Clock, address: str, rule: Rule, *, is_swept: bool
+) -> None:
+    free, memory = rule.free, rule.memory
+    assert (await log_in(app, HOME, ARTHUR)).status_code == 200
+    numbers = count()
+
+    async def guess() -> int:
+        wrong = {**ARTHUR, "password": "wrong"}
+        person = nobody(next(numbers)) if address == ELSEWHERE else wrong
+        return (await log_in(app, address, person)).status_code
+
+    async def come_back_after(span: timedelta) -> list[int]:
+        clock.now += span
+        if is_swept:
+            assert await Housekeeping(app.state.database, app.state.settings).round()
+        return [await guess() for _ in range(free + 1)]
+
+    all_free = [401] * free + [429]
+    assert [await guess() for _ in range(free + 1)] == all_free
+    assert await come_back_after(memory - MOMENT) == [401] + [429] * free
+    assert await come_back_after(memory) == all_free
+    assert await come_back_after(memory) == all_free
+
+
+@pytest.mark.parametrize(
+    ("rule", "free", "memory"),
+    [
+        pytest.param(REGISTRATION, 20, HOUR, id="registrations"),
+        pytest.param(INVITATION, 10, DAY, id="registrations by an invitation"),
+        pytest.param(RESET, 10, HOUR, id="asking for a new password"),
+    ],
+)
+async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
+    app: FastAPI, clock: Clock, rule: Rule, free: int, memory: timedelta
+) -> None:
+    async def times() -> int:
+        """How often it works until it has to wait."""
+        for number in range(free + 2):
+            async with app.state.database.session() as session:
+                try:
+                    await app.state.throttle.count(session, "what", "who", rule)
+                except TooManyAttemptsError:
+                    return number
+        raise AssertionError
+
+    assert await times() == free
+    clock.now += memory - MOMENT
+    assert await times() == 1
+    clock.now += memory
+    assert await times() == free
+
+
+@pytest.mark.parametrize("rule", [MAILBOX, VERIFICATION], ids=["mailbox", "verification"])
+async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
+    app: FastAPI, clock: Clock, rule: Rule
+) -> None:
+    async def times() -> int:
+        for number in range(7):
+            async with app.state.database.session() as session:
+                await begin_write(session)
+                try:
+                    await service.allow(session, "what", "who", rule)
+                except TooManyAttemptsError:
+                    return number
+                await session.commit()
+        raise AssertionError
+
+    assert await times() == 5
+    clock.now += DAY - MOMENT
+    assert await times() == 1
+    clock.now += DAY
+    assert await times() == 5
 
 
 async def test_ipv6_counts_by_the_first_64_bits(app: FastAPI) -> None:

@@ -26,6 +26,10 @@ CLIENT_ID = "hourpass"
 
 # To the letter, with a kid that the service could have made (keys.py).
 _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ":"at\+jwt"\}')
+# Holders of an HS256 secret can sign anything. Ids are stored and published, scopes and methods
+# are sent in headers.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ASCII = re.compile(r"[\x20-\x7e]*")
 
 
 class UnknownKeyError(InvalidTokenError):
@@ -121,11 +125,15 @@ class Tokens:
             or claims.get("aud") != self.audience
             or not isinstance(subject := claims.get("sub"), str)
             or not isinstance(username := claims.get("preferred_username"), str)
+            or not _is_unicode(username)
             or not isinstance(jti := claims.get("jti"), str)
+            or not _ID.fullmatch(jti)
             or not isinstance(scope := claims.get("scope", ""), str)
+            or not _ASCII.fullmatch(scope)
             or not isinstance(session := claims.get("sid"), str | None)
+            or not (session is None or _ID.fullmatch(session))
             or not isinstance(methods := claims.get("amr", []), list)
-            or not all(isinstance(method, str) for method in methods)
+            or not all(isinstance(method, str) and _ASCII.fullmatch(method) for method in methods)
             or type(epoch := claims.get("epoch")) is not int
             or not 0 <= epoch < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int
@@ -154,6 +162,11 @@ class Tokens:
 def _is_like_ours(header: str) -> bool:
     """Whether the service could have written this header, under a key that is not known here."""
     return _HEADER.fullmatch(_decode(header)) is not None
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can write half of a surrogate pair, which no answer can."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _verifies(key: SigningKey, signed: str, signature: str) -> bool:
