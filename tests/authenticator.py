@@ -14,7 +14,7 @@ from httpx import AsyncClient, Response
 from tests.people import Person, bearer, log_in, open_session, register
 
 if TYPE_CHECKING:  # conftest.py imports this module
-    from tests.conftest import Clock
+    from tests.settings import Clock
 
 STEP = timedelta(seconds=30)
 

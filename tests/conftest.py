@@ -34,10 +34,7 @@ from hourpass.service import Service
 from tests import templates
 from tests.authenticator import EnrolledUser, register_enrolled
 from tests.people import ARTHUR, GALAHAD, LANCELOT, log_in
-from tests.settings import ARTHUR_ADMINISTERS as ARTHUR_ADMINISTERS
-from tests.settings import CHEAP_HASHING as CHEAP_HASHING
-from tests.settings import Clock as Clock
-from tests.settings import make_settings as make_settings
+from tests.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settings
 from tests.templates import Postgres
 
 SERVE_TIMEOUT_SECONDS = 30

@@ -11,7 +11,7 @@ from app.admin.schemas import UserChange
 from app.users.errors import LastAdminError
 from app.users.models import NO_PASSWORD
 from app.users.service import Users
-from tests.conftest import Clock, on_sqlite, users_in
+from tests.conftest import on_sqlite, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -23,6 +23,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock
 
 MORGAN = {
     "username": "Morgan le Fay",

@@ -4,7 +4,7 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.users.service import Users
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     LANCELOT,
     assert_problem,
@@ -13,6 +13,7 @@ from tests.people import (
     register,
     token_holds,
 )
+from tests.settings import Clock
 
 Call = tuple[str, str]
 

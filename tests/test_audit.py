@@ -24,7 +24,7 @@ from app.housekeeping.service import Housekeeping
 from app.revocations.models import Feed, Revocation
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
-from tests.conftest import Clock, make_settings, on_sqlite, serving
+from tests.conftest import on_sqlite, serving
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -38,6 +38,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 DAY = timedelta(days=1)
 

@@ -13,8 +13,9 @@ from app.codes.models import Code
 from app.database import begin_write
 from app.second_factors.models import RecoveryCode
 from tests.authenticator import enrol, log_in_with
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register
+from tests.settings import Clock
 
 OLD = "MFRG-G2DF-MZTW-Q2LK"
 NEW_PASSWORD = "guinevere in the garden"

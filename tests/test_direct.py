@@ -15,8 +15,9 @@ from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR
+from tests.settings import Clock
 
 ARTHURS = {"name": ARTHUR["username"]}
 BY_NAME = select(

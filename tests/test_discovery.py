@@ -13,7 +13,7 @@ from joserfc.jwk import KeySet, KeySetSerialization
 
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -27,6 +27,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 # None of this depends on the kind of database.
 pytestmark = on_sqlite

@@ -12,9 +12,9 @@ from app.mail import postman
 from app.mail.postman import CLAIM
 from app.settings import Settings
 from app.throttle.service import VERIFICATION
-from tests.conftest import Clock
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from sqlalchemy import URL, make_url
 from app.database import Database
 from app.logs import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import free_port, make_settings, on_sqlite
+from tests.conftest import free_port, on_sqlite
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
+from tests.settings import make_settings
 from tests.templates import Postgres
 
 P = ParamSpec("P")

@@ -8,7 +8,6 @@ from httpx import AsyncClient
 
 from app.users.service import Users
 from tests.clients import Court, by_httpx, token_of
-from tests.conftest import Clock
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -20,6 +19,7 @@ from tests.people import (
     renew,
     said_in,
 )
+from tests.settings import Clock
 
 pytest_plugins = ["tests.clients_court"]
 

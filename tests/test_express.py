@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.exchange import MAX_BODY_BYTES, Exchange
 from tests.authenticator import enrol
-from tests.conftest import Clock, client_of
+from tests.conftest import client_of
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
+from tests.settings import Clock
 
 JSON = {"Content-Type": "application/json"}
 

@@ -16,7 +16,7 @@ from app.first_admin.models import SetupStep
 from app.first_admin.service import STEP
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -28,6 +28,7 @@ from tests.people import (
     register,
     said_in,
 )
+from tests.settings import Clock, make_settings
 from tests.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
 
 pytestmark = pytest.mark.first_start

@@ -7,7 +7,7 @@ from httpx import AsyncClient
 
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -19,6 +19,7 @@ from tests.people import (
     register,
     said_in,
 )
+from tests.settings import Clock
 
 INACTIVE = {"active": False}
 

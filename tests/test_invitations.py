@@ -13,9 +13,10 @@ from app.mail import postman
 from app.main import create_app
 from app.settings import Settings
 from app.throttle.service import INVITATION
-from tests.conftest import Clock, client_of, on_sqlite
+from tests.conftest import client_of, on_sqlite
 from tests.mail_server import deliver, mail_server
 from tests.people import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 
 @pytest.fixture

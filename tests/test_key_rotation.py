@@ -31,7 +31,6 @@ from app.tokens.errors import InvalidTokenError
 from app.tokens.keys import KeyNotFoundError, KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
-from tests.conftest import CHEAP_HASHING, Clock, make_settings
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -46,6 +45,7 @@ from tests.people import (
     revoked,
     token_holds,
 )
+from tests.settings import CHEAP_HASHING, Clock, make_settings
 
 pytestmark = pytest.mark.first_start
 

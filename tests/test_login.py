@@ -13,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 FORM = "application/x-www-form-urlencoded"
 

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.users.service import Users
 from tests.authenticator import enrol
-from tests.conftest import Clock, client_of, on_sqlite
+from tests.conftest import client_of, on_sqlite
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import (
     ARTHUR,
@@ -34,6 +34,7 @@ from tests.people import (
     renew,
     token_holds,
 )
+from tests.settings import Clock
 
 NEW = "guinevere in the garden"
 RENEWED = {**LANCELOT, "password": NEW}

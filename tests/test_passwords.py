@@ -23,7 +23,7 @@ from app.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -34,6 +34,7 @@ from tests.people import (
     register,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 NO_DATABASE = "sqlite:///never-opened.db"
 PASSWORD = LANCELOT["password"]

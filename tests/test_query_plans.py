@@ -14,8 +14,9 @@ from app.database import Database
 from app.housekeeping.service import LEASE, Housekeeping
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
+from tests.settings import Clock
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
 GROWING |= {"codes", "outbox"}

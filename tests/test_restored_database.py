@@ -13,7 +13,7 @@ from httpx import AsyncClient
 
 from app.cli import main as hourpass
 from hourpass import Guard, InvalidTokenError
-from tests.conftest import CHEAP_HASHING, Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.court import Court, comes_true, holding_court, refusal_of
 from tests.databases import Twin, twin
 from tests.people import (
@@ -33,6 +33,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import CHEAP_HASHING, Clock, make_settings
 
 __all__ = ["twin"]
 

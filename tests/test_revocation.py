@@ -12,7 +12,7 @@ from app.database import Database
 from app.housekeeping.service import Housekeeping
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -29,6 +29,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 NEW_PASSWORD = "lady of the lake"
 

@@ -29,7 +29,7 @@ from app.revocations.models import Feed, Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
-from tests.conftest import Clock, client_of, make_settings, on_sqlite, serving
+from tests.conftest import client_of, on_sqlite, serving
 from tests.people import (
     LANCELOT,
     all_tokens_like,
@@ -41,6 +41,7 @@ from tests.people import (
     revoked,
     said_in,
 )
+from tests.settings import Clock, make_settings
 from tests.sockets import served
 
 LIFETIME = timedelta(minutes=60)

@@ -34,8 +34,9 @@ from tests.authenticator import (
     enrol,
     log_in_with,
 )
-from tests.conftest import Clock, on_sqlite, users_in
+from tests.conftest import on_sqlite, users_in
 from tests.people import LANCELOT, assert_problem, register
+from tests.settings import Clock
 
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
 

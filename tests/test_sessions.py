@@ -23,7 +23,7 @@ from app.sessions.models import Session
 from app.sessions.service import GRACE, Sessions
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import Clock, on_sqlite, users_in
+from tests.conftest import on_sqlite, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -38,6 +38,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)

@@ -19,8 +19,9 @@ from app.settings import ROOT
 from app.tokens.keys import Keyring, KeyStore
 from app.tokens.models import StoredKey
 from app.vault import KeyUnusableError, Vault
-from tests.conftest import Clock, make_settings, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
+from tests.settings import Clock, make_settings
 
 pytestmark = pytest.mark.first_start
 

@@ -10,8 +10,8 @@ from sqlalchemy import select
 
 from app.database import Database
 from app.users.models import User
-from tests.conftest import make_settings
 from tests.people import GALAHAD
+from tests.settings import make_settings
 
 AT_ONCE = 40
 SPELLINGS = ("galahad", "Galahad", "GALAHAD", "ｇａｌａｈａｄ")  # noqa: RUF001 - one name once folded

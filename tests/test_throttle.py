@@ -34,8 +34,9 @@ from app.throttle.service import (
     VERIFICATION,
     Rule,
 )
-from tests.conftest import Clock, make_settings, serving
+from tests.conftest import serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
+from tests.settings import Clock, make_settings
 
 SECOND = timedelta(seconds=1)
 WRONG = {**LANCELOT, "password": "wrong"}

@@ -30,7 +30,7 @@ from app.tokens.errors import InvalidTokenError
 from app.users.models import User
 from app.users.service import Users
 from tests.authenticator import Authenticator, EnrolledUser, confirm, log_in_with
-from tests.conftest import Clock, client_of
+from tests.conftest import client_of
 from tests.people import (
     ARTHUR,
     assert_problem,
@@ -41,6 +41,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock
 
 # The conditions are the same on both databases.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

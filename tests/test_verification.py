@@ -16,8 +16,9 @@ from app.users import verification
 from app.users.models import User
 from app.users.service import Users
 from app.users.verification import Memory
-from tests.conftest import Clock, on_sqlite
+from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 
 def forged(token: str) -> str:
