@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.settings import ROOT
-from tests import templates
-from tests.mutation import equivalents, processes
+from tests.mutation import equivalents
 from tests.mutation.changes import Change, changes
 from tests.mutation.coverage import Coverage
 from tests.mutation.equivalents import Key
+from tests.mutation.processes import Process, Processes
 
 _PATHS = [
     "app/tokens",
@@ -40,70 +40,69 @@ class Trial(NamedTuple):
     key: Key
     line: int
     tests: int
-    process: processes.Process
+    process: Process
 
 
 class Run:
     """As many trials at a time as there are jobs."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, options: argparse.Namespace, coverage: Coverage) -> None:
         self.counts: dict[str, Counter[str]] = {}
-        self._jobs = jobs
+        self.met: set[Key] = set()
+        self.known = equivalents.read()
+        self._options = options
+        self._coverage = coverage
+        self._deadline = time.monotonic() + 60 * options.minutes
+        self._checked: set[Path] = set()
         self._trials: list[Trial] = []
 
-    def count(self, path: str, outcome: str) -> None:
-        self.counts.setdefault(path, Counter())[outcome] += 1
+    def __call__(self, processes: Processes) -> None:
+        for path in self._options.paths:
+            self.counts[path] = Counter()
+            for module, tree, change in _changes(ROOT / path, self._options.since):
+                self._try(processes, path, module, tree, change)
+        self._wait()
 
-    def add(self, trial: Trial) -> None:
-        self._trials.append(trial)
-        self.wait(self._jobs - 1)
+    def _try(
+        self, processes: Processes, path: str, module: Path, tree: ast.Module, change: Change
+    ) -> None:
+        key = Key(str(module.relative_to(ROOT)), change.function, str(change))
+        self.met.add(key)
+        if key in self.known or time.monotonic() > self._deadline:
+            self.counts[path]["equivalent" if key in self.known else "left out"] += 1
+            return
+        choice = self._coverage.choose(module, change.lines, self._options.seconds, processes.items)
+        if not choice.ids:
+            self.counts[path]["survived"] += 1
+            report(key, change.lines.start, 0)
+            return
+        if module not in self._checked:
+            self._checked.add(module)
+            processes.check(module, choice)
+        process = processes.start(module, tree, choice)
+        self._trials.append(Trial(path, key, change.lines.start, len(choice.ids), process))
+        self._wait(self._options.jobs - 1)
 
-    def wait(self, still_running: int = 0) -> None:
+    def _wait(self, still_running: int = 0) -> None:
         while len(self._trials) > still_running:
             for trial in list(self._trials):
-                has_passed = processes.passed(trial.process)
+                has_passed = trial.process.passed()
                 if has_passed is None:
                     continue
                 self._trials.remove(trial)
-                self.count(trial.path, "survived" if has_passed else "killed")
+                self.counts[trial.path]["survived" if has_passed else "killed"] += 1
                 if has_passed:
                     report(trial.key, trial.line, trial.tests)
-            time.sleep(0.01)
+            time.sleep(0.005)
 
 
 def main() -> int:
     options = _options()
-    known = equivalents.read()
-    coverage = Coverage()
-    processes.preload()
-    run = Run(options.jobs)
-    met: set[Key] = set()
-    checked: set[Path] = set()
-    deadline = time.monotonic() + 60 * options.minutes
-    try:
-        for path in options.paths:
-            for module, tree, change in _changes(ROOT / path, options.since):
-                key = Key(str(module.relative_to(ROOT)), change.function, str(change))
-                met.add(key)
-                if key in known:
-                    run.count(path, "equivalent")
-                elif time.monotonic() > deadline:
-                    run.count(path, "left out")
-                elif tests := coverage.tests(module, change.lines, options.seconds):
-                    if module not in checked:
-                        checked.add(module)
-                        processes.check(module, tests)
-                    process = processes.start(module, tree, tests)
-                    run.add(Trial(path, key, change.lines.start, len(tests), process))
-                else:
-                    run.count(path, "survived")
-                    report(key, change.lines.start, 0)
-        run.wait()
-    finally:
-        templates.remove()
+    run = Run(options, Coverage())
+    Processes(run).run()
     _summarize(run.counts)
-    modules = {key.module for key in met}
-    outdated = {key for key in known if key.module in modules} - met
+    modules = {key.module for key in run.met}
+    outdated = {key for key in run.known if key.module in modules} - run.met
     if outdated and not options.since:
         print("No longer made, so equivalent.toml need not have them:", *outdated, sep="\n")
     return int(any(count["survived"] for count in run.counts.values()))

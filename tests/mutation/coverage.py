@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +21,12 @@ _DURATIONS_VARIABLE = "TEST_DURATIONS_FILE"
 _CASES = 4
 
 
-class Test(NamedTuple):
-    id: str
+class Choice(NamedTuple):
+    """Of tests. `at_import`: their line is executed when its module is imported."""
+
+    ids: list[str]
     seconds: float
+    at_import: bool
 
 
 class Coverage:
@@ -35,36 +38,37 @@ class Coverage:
         self._data = CoverageData(str(_DATA))
         self._data.read()
         self._seconds: dict[str, float] = json.loads(_DURATIONS.read_text())
-        self._collected = _collect()
         self._lines_of: Counter[str] = Counter()  # of all files
         for path in self._data.measured_files():
             self._lines_of.update(_count(self._data.contexts_by_lineno(path).values()))
 
-    def tests(self, path: Path, lines: Iterable[int], seconds: float) -> list[Test]:
-        """The nearest ones, for so many seconds. Lines that are executed when the module is
-        imported, before any test, have all tests of the module."""
+    def choose(
+        self, path: Path, lines: Iterable[int], seconds: float, there_are: Container[str]
+    ) -> Choice:
+        """The nearest ones, for so many seconds. A line that is executed only at import
+        has all tests of the module."""
         by_line = self._data.contexts_by_lineno(str(path))
         found = {context for line in lines for context in by_line.get(line, ())}
+        at_import = "" in found
         if found == {""}:
             found = {context for contexts in by_line.values() for context in contexts}
-        ids = _ids(found, "run") or _ids(found, "setup")
-        ids = [id_ for id_ in ids if id_ in self._collected]
+        ids = [id_ for id_ in _ids(found, "run") or _ids(found, "setup") if id_ in there_are]
         in_module = _count(by_line.values())
         ids.sort(key=lambda id_: (-in_module[id_] / max(self._lines_of[id_], 1), id_))
-        cases: defaultdict[str, int] = defaultdict(int)
+        cases: Counter[str] = Counter()
         ranks: dict[str, tuple[bool, int]] = {}
         for id_ in ids:
             function = id_.partition("[")[0]
-            # PostgreSQL last: its server takes a while to start.
+            # PostgreSQL last: its databases take longer to make.
             ranks[id_] = "[postgresql" in id_, cases[function] // _CASES
             cases[function] += 1
-        chosen: list[Test] = []
+        chosen: list[str] = []
+        left = seconds
         for id_ in sorted(ids, key=ranks.__getitem__):
-            test = Test(id_, self._seconds.get(id_, 1.0))
-            if not chosen or test.seconds <= seconds:
-                chosen.append(test)
-                seconds -= test.seconds
-        return chosen
+            if not chosen or self._seconds.get(id_, 1.0) <= left:
+                chosen.append(id_)
+                left -= self._seconds.get(id_, 1.0)
+        return Choice(chosen, seconds - left, at_import)
 
 
 def _ids(contexts: Iterable[str], phase: str) -> list[str]:
@@ -74,13 +78,6 @@ def _ids(contexts: Iterable[str], phase: str) -> list[str]:
 
 def _count(contexts_by_line: Iterable[list[str]]) -> Counter[str]:
     return Counter(id_ for contexts in contexts_by_line for id_ in _ids(contexts, "run"))
-
-
-def _collect() -> set[str]:
-    """The tests that there are today: an unknown name would fail without testing anything."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return {line for line in output.splitlines() if "::" in line}
 
 
 def _run_all_tests() -> None:
