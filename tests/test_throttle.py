@@ -153,6 +153,19 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
     assert (await log_in(app, HOME, nobody(97))).status_code == 401
 
 
+async def test_a_success_at_one_address_leaves_the_delay_of_another(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    for address in (HOME, ELSEWHERE):
+        for number in range(ADDRESS.free):
+            await log_in(app, address, nobody(number))
+    clock.now += SECOND
+    assert (await log_in(app, ELSEWHERE, nobody(98))).status_code == 401
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert (await log_in(app, ELSEWHERE, nobody(99))).status_code == 429
+
+
 async def test_ipv6_counts_by_the_first_64_bits(app: FastAPI) -> None:
     for number in range(ADDRESS.free):
         await log_in(app, f"2001:db8::{number:x}", nobody(number))
