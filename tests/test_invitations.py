@@ -76,11 +76,12 @@ async def test_without_an_invitation_nobody_learns_which_names_exist(client: Asy
 async def test_with_one_only_a_few_names_can_be_tried(
     client: AsyncClient, arthurs_token: str, clock: Clock
 ) -> None:
-    code = (await invite(client, arthurs_token))["code"]
+    code, another = [(await invite(client, arthurs_token))["code"] for _ in range(2)]
     for _ in range(INVITATION.free):
         taken = await come(client, code, username=ARTHUR["username"])
         assert_problem(taken, 409, "user_exists")  # whoever is invited has to be told
     assert_problem(await come(client, code), 429, "too_many_attempts")
+    assert (await come(client, another, username="elaine")).status_code == 201
     clock.advance(INVITATION.longest)
     assert (await come(client, code)).status_code == 201
 

@@ -255,6 +255,19 @@ async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
     assert await times() == 5
 
 
+async def test_a_success_at_one_address_leaves_the_delay_of_another(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    for address in (HOME, ELSEWHERE):
+        for number in range(ADDRESS.free):
+            await log_in(app, address, nobody(number))
+    clock.now += SECOND
+    assert (await log_in(app, ELSEWHERE, nobody(98))).status_code == 401
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert (await log_in(app, ELSEWHERE, nobody(99))).status_code == 429
+
+
 async def test_ipv6_counts_by_the_first_64_bits(app: FastAPI) -> None:
     for number in range(ADDRESS.free):
         await log_in(app, f"2001:db8::{number:x}", nobody(number))

@@ -348,6 +348,18 @@ async def test_failed_logins_at_a_known_address_count_for_their_own_account_only
     await assert_untouched(client, galahad)
 
 
+async def test_a_success_forgets_the_failures_of_its_own_account_only(
+    client: AsyncClient, two_users: TwoUsers
+) -> None:
+    lancelot, galahad = two_users
+    wrong = {**lancelot.person, "password": "wrong"}
+    for _ in range(ACCOUNT_AT_ADDRESS.free):
+        await client.post("/token", json=wrong)
+    await client.post("/token", json={**galahad.person, "password": "wrong"})
+    await assert_untouched(client, galahad)
+    assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
+
+
 async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
     app: FastAPI, two_users: TwoUsers
 ) -> None:
