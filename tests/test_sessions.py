@@ -33,6 +33,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.waiting import blocking
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -132,8 +133,8 @@ async def test_a_session_that_ends_while_it_is_renewed_is_over(
     async with app.state.database.session() as ending:
         await begin_write(ending)
         await ending.execute(text("DELETE FROM sessions"))
-        renewal = asyncio.create_task(renew(client, session["refresh_token"]))
-        await asyncio.sleep(0.1)
+        async with blocking(app.state.database):
+            renewal = asyncio.create_task(renew(client, session["refresh_token"]))
         await ending.commit()
     assert_problem(await renewal, 400, "invalid_grant")
 
