@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock native bench migration up clean
+.PHONY: help run test lint format lock native mutation bench migration up clean
 
 help: ## List the chores
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ native: .venv/service ## Compile the password hash for this machine's CPU: twice
 	@sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements.txt | CFLAGS="-O3 -march=native" \
 		$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps \
 		--no-binary argon2-cffi-bindings --require-hashes -r /dev/stdin
+
+mutation: .venv/dev debian-packages ## Change the code in small ways; a test must fail each time (ARGS="app/codes app/vault.py")
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: .venv/bench ## Measure the service beside uvicorn alone, its own hash and its peers (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.run $(ARGS)

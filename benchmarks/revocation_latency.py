@@ -29,8 +29,10 @@ from sqlalchemy import insert, update
 
 from app.database import Database, begin_write, utc_now
 from app.revocations.models import Feed, Revocation
-from tests.conftest import Postgres, make_settings, serving
+from tests.conftest import serving
 from tests.people import LANCELOT, bearer, log_in, register, token_holds
+from tests.settings import make_settings
+from tests.templates import Postgres
 
 LIMIT_SECONDS = 600  # for each database
 CONNECTIONS = 12

@@ -4,13 +4,17 @@ what people with a second factor do over HTTP."""
 import base64
 import hmac
 import struct
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from httpx import AsyncClient, Response
 
-from tests.conftest import Clock
-from tests.people import Person, bearer, log_in
+from tests.people import Person, bearer, log_in, open_session, register
+
+if TYPE_CHECKING:  # conftest.py imports this module
+    from tests.settings import Clock
 
 STEP = timedelta(seconds=30)
 
@@ -18,7 +22,7 @@ STEP = timedelta(seconds=30)
 class Authenticator:
     """Reads the otpauth:// URI that a QR code would hold, and has a clock of its own."""
 
-    def __init__(self, uri: str, clock: Clock) -> None:
+    def __init__(self, uri: str, clock: "Clock") -> None:
         parts = urlsplit(uri)
         assert (parts.scheme, parts.netloc) == ("otpauth", "totp")
         self.label = parts.path
@@ -45,7 +49,7 @@ class Authenticator:
         return next(code for code in map("{:06}".format, range(20)) if code not in right)
 
 
-async def begin(client: AsyncClient, person: Person, clock: Clock) -> tuple[Authenticator, str]:
+async def begin(client: AsyncClient, person: Person, clock: "Clock") -> tuple[Authenticator, str]:
     """Enrol without confirming. Returns the token as well, which still holds."""
     token = await log_in(client, person)
     sent = {"password": person["password"]}
@@ -60,7 +64,7 @@ async def confirm(client: AsyncClient, token: str, otp: str) -> Response:
     return await client.post("/me/second-factor/confirm", json={"otp": otp}, headers=bearer(token))
 
 
-async def enrol(client: AsyncClient, person: Person, clock: Clock) -> Authenticator:
+async def enrol(client: AsyncClient, person: Person, clock: "Clock") -> Authenticator:
     """From now on this person needs a code."""
     app, token = await begin(client, person, clock)
     response = await confirm(client, token, app.code())
@@ -79,3 +83,28 @@ async def token_with(client: AsyncClient, person: Person, otp: str) -> str:
     assert response.status_code == 200, response.text
     token: str = response.json()["token"]
     return token
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledUser:
+    """A user with a second factor and a session, and what only this user has."""
+
+    id: int
+    person: Person
+    authenticator: Authenticator
+    token: str
+    refresh_token: str
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The password and the current code."""
+        return {"password": self.person["password"], "otp": self.authenticator.code()}
+
+
+async def register_enrolled(client: AsyncClient, person: Person, clock: "Clock") -> EnrolledUser:
+    user_id = await register(client, person)
+    authenticator = await enrol(client, person, clock)
+    session = await open_session(client, {**person, "otp": authenticator.code()})
+    clock.advance(STEP)
+    tokens = (session["token"], session["refresh_token"])
+    return EnrolledUser(user_id, person, authenticator, *tokens)

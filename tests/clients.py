@@ -11,8 +11,8 @@ import httpx
 import requests
 
 from hourpass import HourpassAuth
-from tests.conftest import Clock
 from tests.people import ARTHUR, LANCELOT, Person, bearer
+from tests.settings import Clock
 
 Call = Callable[..., Any]
 

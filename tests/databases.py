@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests.conftest import Postgres
+from tests.templates import Postgres
 
 
 class Twin:

@@ -23,8 +23,9 @@ import httpx
 from app.database import utc_now
 from app.main import create_app
 from app.settings import ROOT
-from tests.conftest import Clock, client_of, free_port, make_settings, users_in
+from tests.conftest import client_of, free_port, users_in
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
+from tests.settings import Clock, make_settings
 
 EXAMPLES = ROOT / "examples"
 START_TIMEOUT_SECONDS = 20

@@ -14,7 +14,7 @@ from app.connections import Connections, Times
 from app.main import create_app
 from app.protocol import BoundedHttpProtocol
 from app.settings import Settings
-from tests.conftest import make_settings
+from tests.settings import make_settings
 from tests.sockets import served
 
 JSON = "Content-Type: application/json"

@@ -4,7 +4,7 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.users.service import Users
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import (
     LANCELOT,
     assert_problem,
@@ -13,9 +13,7 @@ from tests.people import (
     register,
     token_holds,
 )
-
-# These refusals are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.settings import Clock
 
 Call = tuple[str, str]
 
@@ -62,86 +60,93 @@ async def test_only_an_administrator_may(
 
 
 @each_call
-@pytest.mark.parametrize("user_id", [NOBODY, 2**63 - 1], ids=["small", "the largest"])
 async def test_an_unknown_user_is_not_found(
-    client: AsyncClient, arthurs_token: str, call: Call, user_id: int
+    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
 ) -> None:
-    response = await make(client, call, user_id, arthurs_token)
-    assert assert_problem(response, 404, "user_not_found")["message"] == "User not found"
+    for user_id in (NOBODY, 2**63 - 1):
+        with subtests.test(str(user_id)):
+            response = await make(client, call, user_id, arthurs_token)
+            assert assert_problem(response, 404, "user_not_found")["message"] == "User not found"
+
+
+IMPOSSIBLE_IDS = {
+    "zero": "0",
+    "a negative number": "-1",
+    "a number past 64 bits": str(2**63),
+    "a number of 5000 digits": "9" * 5_000,
+    "a text": "arthur",
+    "a fraction": "1.5",
+}
 
 
 @on_sqlite
 @each_call
-@pytest.mark.parametrize(
-    "user_id",
-    [
-        pytest.param("0", id="zero"),
-        pytest.param("-1", id="a negative number"),
-        pytest.param(str(2**63), id="a number past 64 bits"),
-        pytest.param("9" * 5_000, id="a number of 5000 digits"),
-        pytest.param("arthur", id="a text"),
-        pytest.param("1.5", id="a fraction"),
-    ],
-)
 async def test_an_id_is_a_positive_number_of_64_bits(
-    client: AsyncClient, arthurs_token: str, call: Call, user_id: str
+    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
 ) -> None:
-    response = await make(client, call, user_id, arthurs_token)
-    body = assert_problem(response, 422, "invalid_request")
-    assert [problem["field"] for problem in body["fields"]] == ["user_id"]
-    # Who may not ask is not told what is wrong with the question either.
-    assert_problem(await make(client, call, user_id), 401, "missing_token")
+    for case, user_id in IMPOSSIBLE_IDS.items():
+        with subtests.test(case):
+            response = await make(client, call, user_id, arthurs_token)
+            body = assert_problem(response, 422, "invalid_request")
+            assert [problem["field"] for problem in body["fields"]] == ["user_id"]
+            # Who may not ask is not told what is wrong with the question either.
+            assert_problem(await make(client, call, user_id), 401, "missing_token")
 
 
 @on_sqlite
-@pytest.mark.parametrize("permission", ["2", "-1", "yes"])
 async def test_a_permission_is_zero_or_one(
-    client: AsyncClient, arthurs_token: str, permission: str
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    url = f"/toggle-user-permission/1/{permission}"
-    body = assert_problem(
-        await client.put(url, headers=bearer(arthurs_token)), 422, "invalid_request"
-    )
-    assert [problem["field"] for problem in body["fields"]] == ["permission"]
+    for permission in ("2", "-1", "yes"):
+        with subtests.test(permission):
+            url = f"/toggle-user-permission/1/{permission}"
+            body = assert_problem(
+                await client.put(url, headers=bearer(arthurs_token)), 422, "invalid_request"
+            )
+            assert [problem["field"] for problem in body["fields"]] == ["permission"]
+
+
+ACCEPTED_HEADERS = {
+    "as RFC 6750 has it": "Bearer {}",
+    "in lower case": "bearer {}",
+    "in upper case": "BEARER {}",
+    "after more than one space": "Bearer   {}",
+    "without a scheme": "{}",
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "header",
-    [
-        pytest.param("Bearer {}", id="as RFC 6750 has it"),
-        pytest.param("bearer {}", id="in lower case"),
-        pytest.param("BEARER {}", id="in upper case"),
-        pytest.param("Bearer   {}", id="after more than one space"),
-        pytest.param("{}", id="without a scheme"),
-    ],
-)
-async def test_a_token_is_accepted(client: AsyncClient, arthurs_token: str, header: str) -> None:
-    headers = {"Authorization": header.format(arthurs_token)}
-    response = await client.put(NOBODY_ENABLED, headers=headers)
-    assert_problem(response, 404, "user_not_found")
+async def test_a_token_is_accepted(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for case, header in ACCEPTED_HEADERS.items():
+        with subtests.test(case):
+            headers = {"Authorization": header.format(arthurs_token)}
+            response = await client.put(NOBODY_ENABLED, headers=headers)
+            assert_problem(response, 404, "user_not_found")
+
+
+REFUSED_HEADERS = {
+    "under another scheme": (["Basic {}"], "missing_token"),
+    "under an unknown scheme": (["Token {}"], "missing_token"),
+    "sent twice": (["Bearer {}", "Bearer {}"], "invalid_token"),
+    "beside another scheme": (["Basic x", "Bearer {}"], "invalid_token"),
+    "doubled": (["Bearer {} {}"], "invalid_token"),
+    "in a list": (["Bearer {}, Bearer {}"], "invalid_token"),
+    "left out after its scheme": (["Bearer"], "invalid_token"),
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("headers", "error"),
-    [
-        pytest.param(["Basic {}"], "missing_token", id="under another scheme"),
-        pytest.param(["Token {}"], "missing_token", id="under an unknown scheme"),
-        pytest.param(["Bearer {}", "Bearer {}"], "invalid_token", id="sent twice"),
-        pytest.param(["Basic x", "Bearer {}"], "invalid_token", id="beside another scheme"),
-        pytest.param(["Bearer {} {}"], "invalid_token", id="doubled"),
-        pytest.param(["Bearer {}, Bearer {}"], "invalid_token", id="in a list"),
-        pytest.param(["Bearer"], "invalid_token", id="left out after its scheme"),
-    ],
-)
 async def test_a_token_is_refused(
-    client: AsyncClient, arthurs_token: str, headers: list[str], error: str
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    sent = [("Authorization", header.replace("{}", arthurs_token)) for header in headers]
-    response = await client.put(NOBODY_ENABLED, headers=sent)
-    assert_problem(response, 401, error)
-    assert ("error=" in response.headers["www-authenticate"]) == (error == "invalid_token")
+    for case, (headers, error) in REFUSED_HEADERS.items():
+        with subtests.test(case):
+            sent = [("Authorization", header.replace("{}", arthurs_token)) for header in headers]
+            response = await client.put(NOBODY_ENABLED, headers=sent)
+            assert_problem(response, 401, error)
+            assert ("error=" in response.headers["www-authenticate"]) == (error == "invalid_token")
 
 
 @each_call

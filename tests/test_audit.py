@@ -24,7 +24,7 @@ from app.housekeeping.service import Housekeeping
 from app.revocations.models import Feed, Revocation
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
-from tests.conftest import Clock, make_settings, serving
+from tests.conftest import on_sqlite, serving
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -38,6 +38,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 DAY = timedelta(days=1)
 
@@ -194,25 +195,27 @@ async def test_filters(client: AsyncClient, clock: Clock, arthurs_token: str) ->
     assert await count(subject_id=lancelot, succeeded=True, limit=1) == 2
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"cursor": "0"},
-        {"cursor": "x"},
-        {"cursor": "9" * 19},
-        {"limit": 0},
-        {"limit": 201},
-        {"action": "user%"},
-        {"subject_id": 2**63},
-        {"since": "soon"},
-    ],
-)
+IMPOSSIBLE_QUERIES = [
+    {"cursor": "0"},
+    {"cursor": "x"},
+    {"cursor": "9" * 19},
+    {"limit": 0},
+    {"limit": 201},
+    {"action": "user%"},
+    {"subject_id": 2**63},
+    {"since": "soon"},
+]
+
+
+@on_sqlite
 async def test_an_impossible_question_is_refused(
-    client: AsyncClient, arthurs_token: str, query: dict[str, Any]
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    response = await client.get("/audit", params=query, headers=bearer(arthurs_token))
-    (field,) = assert_problem(response, 422, "invalid_request")["fields"]
-    assert field["field"] in query
+    for query in IMPOSSIBLE_QUERIES:
+        with subtests.test(str(query)):
+            response = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+            (field,) = assert_problem(response, 422, "invalid_request")["fields"]
+            assert field["field"] in query
 
 
 async def test_pages_neither_repeat_nor_hide_while_more_is_written(

@@ -10,9 +10,9 @@ from httpx import AsyncClient
 from app.mail import postman
 from app.settings import Settings
 from tests.authenticator import enrol
-from tests.conftest import Clock
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, open_session, register, said_in
+from tests.settings import Clock
 
 Call = tuple[str, str, dict[str, Any]]
 

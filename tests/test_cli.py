@@ -23,7 +23,7 @@ from app.cli import main
 from app.database import Database, utc_now
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
-from tests.conftest import CHEAP_HASHING, SERVE_TIMEOUT_SECONDS, Clock, environment
+from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
 from tests.people import (
     GALAHAD,
     LANCELOT,
@@ -35,6 +35,7 @@ from tests.people import (
     register,
     token_holds,
 )
+from tests.settings import CHEAP_HASHING, Clock
 
 Command = Callable[..., Awaitable[Result]]
 

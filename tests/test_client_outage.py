@@ -15,7 +15,7 @@ from hourpass.login import (
     TRAVEL,
 )
 from tests.clients import CALLS, Call, Court, by_httpx, settle, token_of
-from tests.conftest import Clock
+from tests.settings import Clock
 
 pytest_plugins = ["tests.clients_court"]
 

@@ -15,7 +15,6 @@ from app.revocations import cache, feed
 from app.revocations.models import Revocation
 from app.settings import Settings
 from app.users import verification
-from tests.conftest import Clock
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -27,6 +26,7 @@ from tests.people import (
     revoked,
     token_holds,
 )
+from tests.settings import Clock
 
 HOUR = timedelta(hours=1)
 

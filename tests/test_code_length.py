@@ -13,8 +13,9 @@ from app.codes.models import Code
 from app.database import begin_write
 from app.second_factors.models import RecoveryCode
 from tests.authenticator import enrol, log_in_with
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register
+from tests.settings import Clock
 
 OLD = "MFRG-G2DF-MZTW-Q2LK"
 NEW_PASSWORD = "guinevere in the garden"
@@ -80,7 +81,7 @@ async def test_an_older_invitation_works_once(
     assert_problem(again, 403, "invalid_code")
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
 async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
     reset = {"code": "A" * length, "new_password": NEW_PASSWORD}

@@ -21,9 +21,9 @@ from app.connections import Connections, Queue, Times
 from app.exchange import Answer
 from app.main import create_app
 from app.protocol import BoundedHttpProtocol
-from tests.conftest import make_settings
 from tests.limited_service import JSON, LimitedService, limited_service, wait_for
 from tests.raw_http import connected, read_all, read_answers, request
+from tests.settings import make_settings
 
 LONG = Times(*[60.0] * 6)
 LAST = request("GET /token_status/abc", "Connection: close")

@@ -19,11 +19,11 @@ import pytest
 from app.caller import network_of
 from app.connections import MAX_REFUSALS, Connections, Times, open_files
 from app.protocol import BoundedHttpProtocol
-from tests.conftest import make_settings
 from tests.flood import flooding
 from tests.limited_service import JSON, limited_service, wait_for
 from tests.people import LANCELOT
 from tests.raw_http import connected, read_answers, request
+from tests.settings import make_settings
 from tests.test_serving import HOURPASS, Service, started
 
 LONG = Times(*[60.0] * 6)

@@ -15,8 +15,9 @@ from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR
+from tests.settings import Clock
 
 ARTHURS = {"name": ARTHUR["username"]}
 BY_NAME = select(
@@ -129,7 +130,7 @@ async def test_a_worker_has_no_more_connections_than_documented(
         assert await session.scalar(text(opened)) == settings.database_pool_size + 2
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_what_cannot_be_read_at_once_is_asked_for_patiently(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from joserfc.jwk import KeySet, KeySetSerialization
 
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -27,9 +27,10 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 # None of this depends on the kind of database.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 JWKS = "/.well-known/jwks.json"
 METADATA = "/.well-known/oauth-authorization-server"

@@ -14,8 +14,9 @@ import pytest
 from playwright.sync_api import ConsoleMessage, Page, Route, expect, sync_playwright
 
 from tests.authenticator import Authenticator
-from tests.conftest import Clock, serving
+from tests.conftest import serving
 from tests.people import LANCELOT, bearer
+from tests.settings import Clock
 
 # A browser that stays at home and needs no sandbox of its own, so that it also runs as root.
 ARGUMENTS = [

@@ -48,7 +48,7 @@ from app.throttle.service import (
     Rule,
 )
 from app.users.verification import REMEMBERED
-from tests.conftest import make_settings
+from tests.settings import make_settings
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)

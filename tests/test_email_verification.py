@@ -1,18 +1,20 @@
 """An address counts as verified once a code that was sent there has come back from its account."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.codes.service import MAX_OPEN
 from app.mail import postman
+from app.mail.postman import CLAIM
 from app.settings import Settings
 from app.throttle.service import VERIFICATION
-from tests.conftest import Clock
-from tests.mail_server import MailServer, deliver, mail_server
+from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 
 @pytest.fixture
@@ -165,3 +167,101 @@ async def test_an_administrator_vouches_for_an_address_and_doubts_it(
     assert field["field"] == "email_verified"
     record = (await client.get(path, headers=headers)).json()
     assert record["email"] == "a@b.example"
+
+
+async def test_other_peoples_codes_do_not_displace_mine(
+    app: FastAPI, client: AsyncClient, code: str, token: str
+) -> None:
+    for number in range(MAX_OPEN + 2):
+        other = {"username": f"knight{number}", "email": f"knight{number}@camelot.example"}
+        await register(client, {**GALAHAD, **other})
+    await deliver(app)
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_letters_to_verify_an_address_are_counted_for_each_user(
+    client: AsyncClient, token: str
+) -> None:
+    await register(client, GALAHAD)
+    for own in (token, await log_in(client, GALAHAD)):
+        answers = [(await send(client, own)).status_code for _ in range(VERIFICATION.free + 1)]
+        assert answers == [202] * (VERIFICATION.free - 1) + [429] * 2  # one at the registration
+
+
+async def test_of_two_users_with_one_address_each_verifies_it_with_a_code_of_its_own(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str
+) -> None:
+    await register(client, {**GALAHAD, "email": LANCELOT["email"]})
+    galahads = await log_in(client, GALAHAD)
+    await deliver(app)
+    mailbox.messages.clear()
+    await send(client, token)
+    await deliver(app)
+    (message,) = mailbox.messages  # and none for Galahad
+    code = code_in(message)
+    assert_problem(await confirm(client, galahads, code), 403, "invalid_code")
+    assert (await confirm(client, token, code)).status_code == 200
+    assert not await is_verified(client, galahads)
+
+
+async def vouch(client: AsyncClient, arthurs_token: str) -> None:
+    path, body = "/users/2", {"email_verified": True}
+    answer = await client.patch(path, json=body, headers=bearer(arthurs_token))
+    assert answer.status_code == 200, answer.text
+
+
+async def move(client: AsyncClient, arthurs_token: str) -> None:
+    path, body = "/users/2", {"email": "lake@avalon.example"}
+    answer = await client.patch(path, json=body, headers=bearer(arthurs_token))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["asked for", "written"])
+@pytest.mark.parametrize(
+    ("deed", "others"),
+    [(vouch, []), (move, ["lake@avalon.example"])],
+    ids=["done", "outdated"],
+)
+async def test_no_letter_goes_out_for_a_verification_that_is(  # noqa: PLR0917 - fixtures
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    arthurs_token: str,
+    clock: Clock,
+    deed: Callable[[AsyncClient, str], Awaitable[None]],
+    others: list[str],
+    is_written: bool,
+) -> None:
+    """Before its code is made, and after it was made while the mail server was busy."""
+    await register(client, LANCELOT)
+    if is_written:
+        mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+        await deliver(app)
+        mailbox.answers.clear()
+    await deed(client, arthurs_token)
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == others
+
+
+async def test_no_second_letter_goes_out_when_the_first_ones_code_has_come_back(  # noqa: PLR0917 - fixtures
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str, clock: Clock
+) -> None:
+    await send(client, token)
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await deliver(app)
+    mailbox.answers.clear()
+    assert (await confirm(client, token, code)).status_code == 200
+    clock.advance(CLAIM)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_verifying_an_address_leaves_the_code_for_a_new_password(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    await client.post("/password-resets", json={"email": LANCELOT["email"]})
+    await deliver(app)
+    assert (await confirm(client, token, code)).status_code == 200
+    reset = {"code": mailbox.last_code(), "new_password": "guinevere in the garden"}
+    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200

@@ -20,11 +20,10 @@ from sqlalchemy import URL, make_url
 from app.database import Database
 from app.logs import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import Postgres, free_port, make_settings
+from tests.conftest import free_port, on_sqlite
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
-
-# These answers are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.settings import make_settings
+from tests.templates import Postgres
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,46 +40,41 @@ async def stream(size: int, beginning: bytes = b"") -> AsyncIterator[bytes]:
         yield b" " * 1_000
 
 
+REFUSALS = {
+    "an unknown path": ({"url": f"/{SECRET}"}, (404, "not_found")),
+    "a slash too many": ({"url": "/me/"}, (404, "not_found")),
+    "a wrong method": ({"url": "/me", "method": "POST"}, (405, "method_not_allowed")),
+    "a member that is wrong": (
+        {"url": "/register-user", "method": "POST", "json": {**LANCELOT, "email": SECRET}},
+        (422, "invalid_request"),
+    ),
+    "a long body": (
+        {"url": "/token", "method": "POST", "content": SECRET * 2_000, "headers": JSON},
+        (413, "content_too_large"),
+    ),
+    "a long path": ({"url": f"/{SECRET * 1_000}"}, (414, "uri_too_long")),
+    "a long query": ({"url": f"/me?{SECRET * 1_000}"}, (414, "uri_too_long")),
+    "a long header": (
+        {"url": "/me", "headers": {"Authorization": SECRET * 2_000}},
+        (431, "headers_too_large"),
+    ),
+    "many headers": (
+        {"url": "/me", "headers": {f"X-Knight-{n}": SECRET for n in range(1_000)}},
+        (431, "headers_too_large"),
+    ),
+}
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("sent", "refusal"),
-    [
-        pytest.param({"url": f"/{SECRET}"}, (404, "not_found"), id="an unknown path"),
-        pytest.param({"url": "/me/"}, (404, "not_found"), id="a slash too many"),
-        pytest.param(
-            {"url": "/me", "method": "POST"}, (405, "method_not_allowed"), id="a wrong method"
-        ),
-        pytest.param(
-            {"url": "/register-user", "method": "POST", "json": {**LANCELOT, "email": SECRET}},
-            (422, "invalid_request"),
-            id="a member that is wrong",
-        ),
-        pytest.param(
-            {"url": "/token", "method": "POST", "content": SECRET * 2_000, "headers": JSON},
-            (413, "content_too_large"),
-            id="a long body",
-        ),
-        pytest.param({"url": f"/{SECRET * 1_000}"}, (414, "uri_too_long"), id="a long path"),
-        pytest.param({"url": f"/me?{SECRET * 1_000}"}, (414, "uri_too_long"), id="a long query"),
-        pytest.param(
-            {"url": "/me", "headers": {"Authorization": SECRET * 2_000}},
-            (431, "headers_too_large"),
-            id="a long header",
-        ),
-        pytest.param(
-            {"url": "/me", "headers": {f"X-Knight-{n}": SECRET for n in range(1_000)}},
-            (431, "headers_too_large"),
-            id="many headers",
-        ),
-    ],
-)
 async def test_every_refusal_has_one_shape_and_repeats_nothing(
-    client: AsyncClient, sent: dict[str, Any], refusal: tuple[int, str]
+    client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    response = await client.request(**{"method": "GET", **sent})
-    assert_problem(response, *refusal)
-    assert_safe_headers(response)
-    assert SECRET not in response.text
+    for case, (sent, refusal) in REFUSALS.items():
+        with subtests.test(case):
+            response = await client.request(**{"method": "GET", **sent})
+            assert_problem(response, *refusal)
+            assert_safe_headers(response)
+            assert SECRET not in response.text
 
 
 def assert_safe_headers(response: Response) -> None:
@@ -178,21 +172,24 @@ async def test_a_sane_request_id_is_kept(client: AsyncClient, given: str) -> Non
     assert response.headers["x-request-id"] == given
 
 
+BAD_REQUEST_IDS = {
+    "empty": b"",
+    "long": b"0" * 65,
+    "two words": b"round table",
+    "with a sign of its own": b"id=1",
+    "beyond ASCII": "Guenièvre".encode(),
+    "with a line break": b"camelot-1\n",
+}
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    "given",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"0" * 65, id="long"),
-        pytest.param(b"round table", id="two words"),
-        pytest.param(b"id=1", id="with a sign of its own"),
-        pytest.param("Guenièvre".encode(), id="beyond ASCII"),
-        pytest.param(b"camelot-1\n", id="with a line break"),
-    ],
-)
-async def test_any_other_request_id_is_replaced(client: AsyncClient, given: bytes) -> None:
-    response = await client.get("/healthz", headers=[(b"X-Request-ID", given)])
-    assert re.fullmatch("[0-9a-f]{10}-[0-9a-f]+", response.headers["x-request-id"])
+async def test_any_other_request_id_is_replaced(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
+    for case, given in BAD_REQUEST_IDS.items():
+        with subtests.test(case):
+            response = await client.get("/healthz", headers=[(b"X-Request-ID", given)])
+            assert re.fullmatch("[0-9a-f]{10}-[0-9a-f]+", response.headers["x-request-id"])
 
 
 @on_sqlite

@@ -8,7 +8,6 @@ from httpx import AsyncClient
 
 from app.users.service import Users
 from tests.clients import Court, by_httpx, token_of
-from tests.conftest import Clock
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -20,32 +19,34 @@ from tests.people import (
     renew,
     said_in,
 )
+from tests.settings import Clock
 
 pytest_plugins = ["tests.clients_court"]
 
 
+LEFT_OUT: list[tuple[Person, str | None]] = [
+    ({}, "admin predict train"),
+    ({"exclude_scope": ""}, "admin predict train"),
+    ({"exclude_scope": "admin"}, "predict train"),
+    ({"exclude_scope": "admin  train nothing"}, "predict"),
+    ({"exclude_scope": "admin", "scope": "predict"}, "predict"),
+    ({"exclude_scope": "admin", "scope": "offline_access"}, "offline_access predict train"),
+    ({"exclude_scope": "admin", "scope": "admin"}, None),
+]
+
+
 @pytest.mark.parametrize("kind", ["json", "data"])
-@pytest.mark.parametrize(
-    ("asked", "given"),
-    [
-        ({}, "admin predict train"),
-        ({"exclude_scope": ""}, "admin predict train"),
-        ({"exclude_scope": "admin"}, "predict train"),
-        ({"exclude_scope": "admin  train nothing"}, "predict"),
-        ({"exclude_scope": "admin", "scope": "predict"}, "predict"),
-        ({"exclude_scope": "admin", "scope": "offline_access"}, "offline_access predict train"),
-        ({"exclude_scope": "admin", "scope": "admin"}, None),
-    ],
-)
-async def test_a_token_lacks_the_scopes_that_were_left_out(  # noqa: PLR0917 - fixtures
-    client: AsyncClient, users: Users, clock: Clock, kind: str, asked: Person, given: str | None
+async def test_a_token_lacks_the_scopes_that_were_left_out(
+    client: AsyncClient, users: Users, clock: Clock, kind: str, subtests: pytest.Subtests
 ) -> None:
     await users.grant(1, {"admin", "predict", "train"}, clock())
-    sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}
-    answer = (await client.post("/token", **sent)).json()
-    assert answer.get("scope") == said_in(answer["token"]).get("scope") == given
-    if "refresh_token" in answer:
-        assert (await renew(client, answer["refresh_token"])).json()["scope"] == given
+    for asked, given in LEFT_OUT:
+        with subtests.test(str(asked)):
+            sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}
+            answer = (await client.post("/token", **sent)).json()
+            assert answer.get("scope") == said_in(answer["token"]).get("scope") == given
+            if "refresh_token" in answer:
+                assert (await renew(client, answer["refresh_token"])).json()["scope"] == given
 
 
 async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:

@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.exchange import MAX_BODY_BYTES, Exchange
 from tests.authenticator import enrol
-from tests.conftest import Clock, client_of
+from tests.conftest import client_of
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
+from tests.settings import Clock
 
 JSON = {"Content-Type": "application/json"}
 
@@ -61,18 +62,19 @@ LOGINS = {
 }
 
 
-@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in LOGINS.items()])
 async def test_both_ways_answer_alike(
-    body: str, client: AsyncClient, route: AsyncClient, clock: Clock
+    client: AsyncClient, route: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     arthurs = bearer(await log_in(client, ARTHUR))
     lancelot = await register(client, LANCELOT)
     await client.put(f"/toggle-user-permission/{lancelot}/0", headers=arthurs)
     await register(client, GALAHAD)
     await enrol(client, GALAHAD, clock)
-    short = await client.post("/token", content=body, headers=JSON)
-    long = await route.post("/token", content=body, headers=JSON)
-    assert what_counts(short) == what_counts(long)
+    for case, body in LOGINS.items():
+        with subtests.test(case):
+            short = await client.post("/token", content=body, headers=JSON)
+            long = await route.post("/token", content=body, headers=JSON)
+            assert what_counts(short) == what_counts(long)
 
 
 async def test_all_else_is_the_routes(app: FastAPI) -> None:

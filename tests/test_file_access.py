@@ -10,8 +10,8 @@ import pytest
 
 from app import database
 from app.settings import Settings
-from tests.conftest import Clock, make_settings
 from tests.people import ARTHUR, LANCELOT, at_court, log_in, register
+from tests.settings import Clock, make_settings
 
 
 @pytest.fixture

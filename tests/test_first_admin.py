@@ -16,7 +16,7 @@ from app.first_admin.models import SetupStep
 from app.first_admin.service import STEP
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock, make_settings
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -28,9 +28,10 @@ from tests.people import (
     register,
     said_in,
 )
+from tests.settings import Clock, make_settings
 from tests.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.first_start
 
 NOBODY_ENABLED = "/toggle-user-permission/4711/1"
 

@@ -14,9 +14,10 @@ from app.settings import ROOT
 from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
 from hourpass.feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.conftest import CHEAP_HASHING, _wait_until_ready, environment, free_port
+from tests.conftest import _wait_until_ready, environment, free_port
 from tests.court import Court, comes_true, guard_messages, refusal_of
 from tests.handmade import guarded
+from tests.settings import CHEAP_HASHING
 
 pytest_plugins = ["hourpass.testing"]
 

@@ -31,7 +31,7 @@ from app.throttle.service import ACCOUNT
 from app.tokens.keys import KeyStore
 from app.tokens.models import StoredKey
 from tests.authenticator import STEP, enrol, log_in_with
-from tests.conftest import Clock, client_of
+from tests.conftest import client_of
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -43,6 +43,7 @@ from tests.people import (
     register,
     renew,
 )
+from tests.settings import Clock
 
 HOUR = timedelta(hours=1)
 WRONG_BY = pytest.mark.parametrize("wrong_by", [2 * HOUR, 24 * HOUR, -2 * HOUR], ids=str)

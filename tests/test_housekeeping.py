@@ -25,7 +25,6 @@ from app.settings import Settings
 from app.tokens.keys import KeyStore
 from app.tokens.models import StoredKey
 from app.users.models import User
-from tests.conftest import Clock
 from tests.people import (
     GALAHAD,
     LANCELOT,
@@ -35,6 +34,7 @@ from tests.people import (
     renew,
     token_holds,
 )
+from tests.settings import Clock
 from tests.waiting import until
 
 SECOND = timedelta(seconds=1)

@@ -3,12 +3,11 @@
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from httpx import AsyncClient
 
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -20,8 +19,7 @@ from tests.people import (
     register,
     said_in,
 )
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.settings import Clock
 
 INACTIVE = {"active": False}
 

@@ -31,7 +31,6 @@ from app.tokens.errors import InvalidTokenError
 from app.tokens.keys import KeyNotFoundError, KeyStore
 from app.tokens.live import LiveKeys
 from app.tokens.service import Tokens
-from tests.conftest import CHEAP_HASHING, Clock, make_settings
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -46,7 +45,10 @@ from tests.people import (
     revoked,
     token_holds,
 )
+from tests.settings import CHEAP_HASHING, Clock, make_settings
 from tests.waiting import until
+
+pytestmark = pytest.mark.first_start
 
 ANNOUNCED = timedelta(seconds=600)
 LIFETIME = timedelta(minutes=60)
@@ -358,7 +360,7 @@ class Load:
             await asyncio.sleep(0.05)
 
 
-async def test_three_rotations_under_load_on_two_workers_refuse_no_request(
+async def test_a_rotation_under_load_on_two_workers_refuses_no_request(
     serve: Callable[..., AbstractContextManager[str]], command: Callable[..., str]
 ) -> None:
     with serve("--workers", "2", KEY_ANNOUNCE_SECONDS="2") as base_url:
@@ -368,10 +370,9 @@ async def test_three_rotations_under_load_on_two_workers_refuse_no_request(
         await register(clients[0], GALAHAD)
         load = Load(await log_in(clients[0], GALAHAD))
 
-        async def rotate_thrice() -> None:
-            for _ in range(3):
-                answer = await asyncio.to_thread(command, "rotate", KEY_ANNOUNCE_SECONDS="2")
-                await load.reached(answer.removeprefix("The next key is ").rstrip(".\n"))
+        async def rotate_once() -> None:
+            answer = await asyncio.to_thread(command, "rotate", KEY_ANNOUNCE_SECONDS="2")
+            await load.reached(answer.removeprefix("The next key is ").rstrip(".\n"))
             load.stop()
 
         async with asyncio.timeout(100), asyncio.TaskGroup() as group:
@@ -379,14 +380,14 @@ async def test_three_rotations_under_load_on_two_workers_refuse_no_request(
                 group.create_task(load.log_in(client))
             for client in clients[2:]:
                 group.create_task(load.validate(client))
-            group.create_task(rotate_thrice())
+            group.create_task(rotate_once())
         kids = list(dict.fromkeys(kid_of(token) for token in load.tokens))
         assert await published(clients[0]) == kids
         await asyncio.gather(*(client.aclose() for client in clients))
 
-    assert len(kids) == 4
+    assert len(kids) == 2
     assert set(load.answers) == {"login 200", "validation 200"}, load.answers
-    assert load.answers.total() > 100
+    assert load.answers.total() > 30
 
 
 async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(

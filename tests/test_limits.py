@@ -39,7 +39,7 @@ from app.throttle.rates import (
 from app.throttle.service import ACCOUNT_AT_ADDRESS, allow
 from app.users import service as users_service
 from tests.authenticator import enrol, log_in_with
-from tests.conftest import Clock, make_settings, serving
+from tests.conftest import serving
 from tests.people import (
     GALAHAD,
     LANCELOT,
@@ -54,6 +54,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 PER_HOUR = 60
 MINUTE = timedelta(minutes=1)

@@ -13,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.settings import Clock
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -34,9 +35,6 @@ async def by_raw_form(client: AsyncClient, content: str) -> Response:
 
 
 either_way = pytest.mark.parametrize("ask", [by_json, by_form], ids=["by JSON", "by form"])
-
-# These refusals are decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def assert_refused(response: Response, ask: Ask) -> None:
@@ -160,112 +158,118 @@ async def test_an_equivalent_spelling_logs_in(
     assert (await ask(client, {**elaine, member: typed})).status_code == 200
 
 
+NOBODYS = {
+    "with NUL": {"username": "lancelot\0"},
+    "after a space": {"username": " lancelot"},
+    "that normalisation lengthens": {"username": "ﷺ" * 64},
+    "that would be SQL": {"username": "' OR 1=1 --"},
+    "with a password in other case": {"password": LANCELOT["password"].upper()},
+}
+
+
 @either_way
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param({"username": "lancelot\0"}, id="with NUL"),
-        pytest.param({"username": " lancelot"}, id="after a space"),
-        pytest.param({"username": "ﷺ" * 64}, id="that normalisation lengthens"),
-        pytest.param({"username": "' OR 1=1 --"}, id="that would be SQL"),
-        pytest.param(
-            {"password": LANCELOT["password"].upper()}, id="with a password in other case"
-        ),
-    ],
-)
 async def test_a_name_that_cannot_exist_is_nobodys(
-    client: AsyncClient, ask: Ask, change: dict[str, str]
+    client: AsyncClient, ask: Ask, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)
-    assert_refused(await ask(client, {**LANCELOT, **change}), ask)
+    for case, change in NOBODYS.items():
+        with subtests.test(case):
+            assert_refused(await ask(client, {**LANCELOT, **change}), ask)
+
+
+FORGIVEN = {
+    "no grant_type": "username=arthur&password={}",
+    "an empty grant_type": "grant_type=&username=arthur&password={}",
+    "an empty scope": "grant_type=password&username=arthur&password={}&scope=",
+    "a client_id": "username=arthur&password={}&client_id=book",
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param("username=arthur&password={}", id="no grant_type"),
-        pytest.param("grant_type=&username=arthur&password={}", id="an empty grant_type"),
-        pytest.param("grant_type=password&username=arthur&password={}&scope=", id="an empty scope"),
-        pytest.param("username=arthur&password={}&client_id=book", id="a client_id"),
-    ],
-)
-async def test_a_form_is_forgiven(client: AsyncClient, form: str) -> None:
-    response = await by_raw_form(client, form.format("once+and%20future+king"))
-    assert response.status_code == 200
+async def test_a_form_is_forgiven(client: AsyncClient, subtests: pytest.Subtests) -> None:
+    for case, form in FORGIVEN.items():
+        with subtests.test(case):
+            response = await by_raw_form(client, form.format("once+and%20future+king"))
+            assert response.status_code == 200
 
 
 @on_sqlite
-@pytest.mark.parametrize("grant_type", ["client_credentials", "authorization_code", "PASSWORD"])
-async def test_no_other_grant_is_supported(client: AsyncClient, grant_type: str) -> None:
-    response = await by_form(client, {**ARTHUR, "grant_type": grant_type})
-    assert_oauth_problem(response, "unsupported_grant_type")
+async def test_no_other_grant_is_supported(client: AsyncClient, subtests: pytest.Subtests) -> None:
+    for grant_type in ("client_credentials", "authorization_code", "PASSWORD"):
+        with subtests.test(grant_type):
+            response = await by_form(client, {**ARTHUR, "grant_type": grant_type})
+            assert_oauth_problem(response, "unsupported_grant_type")
+
+
+MALFORMED_FORMS = {
+    "two names": "username=arthur&username=arthur&password=excalibur",
+    "two passwords": "username=arthur&password=excalibur&password=x",
+    "two grants": "grant_type=password&grant_type=password&username=arthur&password=excalibur",
+    "no name": "password=excalibur",
+    "an empty name": "username=&password=excalibur",
+    "no password": "username=arthur",
+    "an empty password": "username=arthur&password=",
+    "a password of 135": "username=arthur&password=" + "excalibur" * 15,
+    "a password with NUL": "username=arthur&password=exca%00libur",
+    "nothing": "",
+    "JSON": '{"username": "arthur", "password": "excalibur"}',
+    "a thousand parameters": "&".join(f"excalibur{n}=" for n in range(1_001)),
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param("username=arthur&username=arthur&password=excalibur", id="two names"),
-        pytest.param("username=arthur&password=excalibur&password=x", id="two passwords"),
-        pytest.param(
-            "grant_type=password&grant_type=password&username=arthur&password=excalibur",
-            id="two grants",
-        ),
-        pytest.param("password=excalibur", id="no name"),
-        pytest.param("username=&password=excalibur", id="an empty name"),
-        pytest.param("username=arthur", id="no password"),
-        pytest.param("username=arthur&password=", id="an empty password"),
-        pytest.param("username=arthur&password=" + "excalibur" * 15, id="a password of 135"),
-        pytest.param("username=arthur&password=exca%00libur", id="a password with NUL"),
-        pytest.param("", id="nothing"),
-        pytest.param('{"username": "arthur", "password": "excalibur"}', id="JSON"),
-        pytest.param("&".join(f"excalibur{n}=" for n in range(1_001)), id="a thousand parameters"),
-    ],
-)
-async def test_a_malformed_form_is_an_invalid_request(client: AsyncClient, form: str) -> None:
-    response = await by_raw_form(client, form)
-    assert_oauth_problem(response, "invalid_request")
-    assert "excalibur" not in response.text
+async def test_a_malformed_form_is_an_invalid_request(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
+    for case, form in MALFORMED_FORMS.items():
+        with subtests.test(case):
+            response = await by_raw_form(client, form)
+            assert_oauth_problem(response, "invalid_request")
+            assert "excalibur" not in response.text
+
+
+MALFORMED_JSON = {
+    "nothing": b"",
+    "broken JSON": b'{"username": "arthur", "password": "excalibur"',
+    "a list": b'["arthur", "excalibur"]',
+    "null": b"null",
+    "no UTF-8": b'{"username": "arthur", "password": "exca\xfflibur"}',
+    "JSON of endless depth": b"[" * 9_000,
+    "no password": b'{"username": "arthur"}',
+    "no name": b'{"password": "excalibur"}',
+    "a number": b'{"username": "arthur", "password": 123456}',
+    "an empty password": b'{"username": "arthur", "password": ""}',
+    "NUL": b'{"username": "arthur", "password": "exca\\u0000libur"}',
+    "half a pair": b'{"username": "arthur", "password": "exca\\ud800libur"}',
+    "a password of 135": b'{"username": "arthur", "password": "' + b"excalibur" * 15 + b'"}',
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b'{"username": "arthur", "password": "excalibur"', id="broken JSON"),
-        pytest.param(b'["arthur", "excalibur"]', id="a list"),
-        pytest.param(b"null", id="null"),
-        pytest.param(b'{"username": "arthur", "password": "exca\xfflibur"}', id="no UTF-8"),
-        pytest.param(b"[" * 9_000, id="JSON of endless depth"),
-        pytest.param(b'{"username": "arthur"}', id="no password"),
-        pytest.param(b'{"password": "excalibur"}', id="no name"),
-        pytest.param(b'{"username": "arthur", "password": 123456}', id="a number"),
-        pytest.param(b'{"username": "arthur", "password": ""}', id="an empty password"),
-        pytest.param(b'{"username": "arthur", "password": "exca\\u0000libur"}', id="NUL"),
-        pytest.param(b'{"username": "arthur", "password": "exca\\ud800libur"}', id="half a pair"),
-        pytest.param(
-            b'{"username": "arthur", "password": "' + b"excalibur" * 15 + b'"}',
-            id="a password of 135",
-        ),
-    ],
-)
-async def test_malformed_json_is_unprocessable(client: AsyncClient, content: bytes) -> None:
+async def test_malformed_json_is_unprocessable(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
     headers = {"Content-Type": "application/json"}
-    response = await client.post("/token", content=content, headers=headers)
-    assert assert_problem(response, 422, "invalid_request")["fields"]
-    for sent in ("arthur", "exca", "123456"):
-        assert sent not in response.text
+    for case, content in MALFORMED_JSON.items():
+        with subtests.test(case):
+            response = await client.post("/token", content=content, headers=headers)
+            assert assert_problem(response, 422, "invalid_request")["fields"]
+            for sent in ("arthur", "exca", "123456"):
+                assert sent not in response.text
+
+
+OTHER_MEDIA_TYPES = ["text/plain", "application/xml", "multipart/form-data; boundary=x", ""]
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "media_type", ["text/plain", "application/xml", "multipart/form-data; boundary=x", ""]
-)
-async def test_no_other_media_type_is_understood(client: AsyncClient, media_type: str) -> None:
-    response = await client.post("/token", content="x", headers={"Content-Type": media_type})
-    assert_problem(response, 415, "unsupported_media_type")
+async def test_no_other_media_type_is_understood(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
+    for media_type in OTHER_MEDIA_TYPES:
+        with subtests.test(media_type):
+            headers = {"Content-Type": media_type}
+            response = await client.post("/token", content="x", headers=headers)
+            assert_problem(response, 415, "unsupported_media_type")
 
 
 @on_sqlite

@@ -14,8 +14,8 @@ from uvicorn.config import LOGGING_CONFIG
 from app import logs
 from app.logs import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import make_settings
 from tests.people import GALAHAD, LANCELOT, bearer
+from tests.settings import make_settings
 
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 

@@ -30,14 +30,14 @@ from app.main import create_app
 from app.settings import ROOT, Settings
 from app.users.models import User
 from tests.certificates import certificate
-from tests.conftest import Clock, client_of, environment, make_settings, serving
+from tests.conftest import client_of, environment, on_sqlite, serving
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, register
+from tests.settings import Clock, make_settings
 
 SENDER = "Camelot <no-reply@camelot.example>"
 MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
 BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from app import schema
 from app.database import create_engine
 from app.settings import ROOT, Settings
 from app.tables import metadata
-from tests.conftest import CHEAP_HASHING, SERVE_TIMEOUT_SECONDS, environment, make_settings
+from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
+from tests.settings import CHEAP_HASHING, make_settings
 
 T = TypeVar("T")
 Rows = dict[str, list[dict[str, Any]]]

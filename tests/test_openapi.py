@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.main import app as default_app
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
 
 DOCUMENT: dict[str, Any] = default_app.openapi()
@@ -27,7 +28,6 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
@@ -165,59 +165,59 @@ WRONG = {**ARTHUR, "password": "wrong"}
 HUGE = "x" * 20_000
 
 
+REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
+    "a taken name": ("POST /register-user", None, {"json": LANCELOT}, 409),
+    "no members": ("POST /register-user", None, {"json": {}}, 422),
+    "half of JSON": ("POST /register-user", None, {"content": b"{"}, 422),
+    "JSON that is no UTF-8": ("POST /register-user", None, NO_UTF_8, 422),
+    "JSON too deep": ("POST /register-user", None, TOO_DEEP, 422),
+    "half a character": ("POST /register-user", None, HALF_A_CHARACTER, 422),
+    "a huge registration": ("POST /register-user", None, {"content": HUGE}, 413),
+    "half a form": ("POST /token", None, {"data": {"username": "x"}}, 400),
+    "an unknown grant": ("POST /token", None, {"data": MAGIC}, 400),
+    "a form with a wrong password": ("POST /token", None, {"data": WRONG}, 400),
+    "a form of thousands of fields": ("POST /token", None, MANY_FIELDS, 400),
+    "a wrong password": ("POST /token", None, {"json": WRONG}, 401),
+    "a huge login": ("POST /token", None, {"content": HUGE}, 413),
+    "no media type": ("POST /token", None, {"content": b"x"}, 415),
+    "no JSON object": ("POST /token", None, {"json": []}, 422),
+    "no token": ("GET /token_status/x", None, {}, 401),
+    "a huge token in the path": (f"GET /token_status/{HUGE}", None, {}, 414),
+    "nobody asks": ("GET /me", None, {}, 401),
+    "a forged token asks": ("GET /me", "forged", {}, 401),
+    "a huge token asks": ("GET /me", HUGE, {}, 431),
+    "nobody enables": ("PUT /toggle-user-permission/2/1", None, {}, 401),
+    "a knight enables": ("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403),
+    "enable nobody": ("PUT /toggle-user-permission/77/1", ARTHUR, {}, 404),
+    "enable twofold": ("PUT /toggle-user-permission/2/2", ARTHUR, {}, 422),
+    "nobody removes": ("DELETE /remove-user/2", None, {}, 401),
+    "a knight removes": ("DELETE /remove-user/2", LANCELOT, {}, 403),
+    "remove nobody": ("DELETE /remove-user/77", ARTHUR, {}, 404),
+    "remove beyond 64 bits": (f"DELETE /remove-user/{2**63}", ARTHUR, {}, 422),
+    "a huge header": ("GET /healthz", HUGE, {}, 431),
+}
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("call", "caller", "sent", "status"),
-    [
-        pytest.param("POST /register-user", None, {"json": LANCELOT}, 409, id="a taken name"),
-        pytest.param("POST /register-user", None, {"json": {}}, 422, id="no members"),
-        pytest.param("POST /register-user", None, {"content": b"{"}, 422, id="half of JSON"),
-        pytest.param("POST /register-user", None, NO_UTF_8, 422, id="JSON that is no UTF-8"),
-        pytest.param("POST /register-user", None, TOO_DEEP, 422, id="JSON too deep"),
-        pytest.param("POST /register-user", None, HALF_A_CHARACTER, 422, id="half a character"),
-        pytest.param("POST /register-user", None, {"content": HUGE}, 413, id="a huge registration"),
-        pytest.param("POST /token", None, {"data": {"username": "x"}}, 400, id="half a form"),
-        pytest.param("POST /token", None, {"data": MAGIC}, 400, id="an unknown grant"),
-        pytest.param("POST /token", None, {"data": WRONG}, 400, id="a form with a wrong password"),
-        pytest.param("POST /token", None, MANY_FIELDS, 400, id="a form of thousands of fields"),
-        pytest.param("POST /token", None, {"json": WRONG}, 401, id="a wrong password"),
-        pytest.param("POST /token", None, {"content": HUGE}, 413, id="a huge login"),
-        pytest.param("POST /token", None, {"content": b"x"}, 415, id="no media type"),
-        pytest.param("POST /token", None, {"json": []}, 422, id="no JSON object"),
-        pytest.param("GET /token_status/x", None, {}, 401, id="no token"),
-        pytest.param(f"GET /token_status/{HUGE}", None, {}, 414, id="a huge token in the path"),
-        pytest.param("GET /me", None, {}, 401, id="nobody asks"),
-        pytest.param("GET /me", "forged", {}, 401, id="a forged token asks"),
-        pytest.param("GET /me", HUGE, {}, 431, id="a huge token asks"),
-        pytest.param("PUT /toggle-user-permission/2/1", None, {}, 401, id="nobody enables"),
-        pytest.param("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403, id="a knight enables"),
-        pytest.param("PUT /toggle-user-permission/77/1", ARTHUR, {}, 404, id="enable nobody"),
-        pytest.param("PUT /toggle-user-permission/2/2", ARTHUR, {}, 422, id="enable twofold"),
-        pytest.param("DELETE /remove-user/2", None, {}, 401, id="nobody removes"),
-        pytest.param("DELETE /remove-user/2", LANCELOT, {}, 403, id="a knight removes"),
-        pytest.param("DELETE /remove-user/77", ARTHUR, {}, 404, id="remove nobody"),
-        pytest.param(f"DELETE /remove-user/{2**63}", ARTHUR, {}, 422, id="remove beyond 64 bits"),
-        pytest.param("GET /healthz", HUGE, {}, 431, id="a huge header"),
-    ],
-)
 async def test_a_refusal_that_happens_is_documented(
-    call: str,
-    caller: dict[str, str] | str | None,
-    sent: dict[str, Any],
-    status: int,
-    court: AsyncClient,
+    court: AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    method, path = call.split(" ")
-    headers = dict(sent.get("headers", {}))
-    if caller is not None:
-        headers |= bearer(caller if isinstance(caller, str) else await log_in(court, caller))
-    response = await court.request(method, path, **{**sent, "headers": headers})
-    assert response.status_code == status, response.text
-    documented = refusals_of(operation_of(call))[str(status)]
-    assert response.json()["error"] in documented["content"]["application/json"]["examples"]
-    for name in documented.get("headers", {}):
-        assert name in response.headers
-    jsonschema.validate(response.json(), {**DOCUMENT, "$ref": "#/components/schemas/Problem"})
+    schema = {**DOCUMENT, "$ref": "#/components/schemas/Problem"}
+    for case, (call, caller, sent, status) in REFUSALS.items():
+        with subtests.test(case):
+            method, path = call.split(" ")
+            headers = dict(sent.get("headers", {}))
+            if caller is not None:
+                is_token = isinstance(caller, str)
+                headers |= bearer(caller if is_token else await log_in(court, caller))
+            response = await court.request(method, path, **{**sent, "headers": headers})
+            assert response.status_code == status, response.text
+            documented = refusals_of(operation_of(call))[str(status)]
+            examples = documented["content"]["application/json"]["examples"]
+            assert response.json()["error"] in examples
+            for name in documented.get("headers", {}):
+                assert name in response.headers
+            jsonschema.validate(response.json(), schema)
 
 
 def schemas_in(node: Any, seen: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:

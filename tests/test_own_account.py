@@ -9,7 +9,7 @@ from app.main import create_app
 from app.throttle.service import ACCOUNT_AT_ADDRESS
 from app.users.models import User
 from app.users.proof import Proof
-from tests.conftest import Clock, client_of, make_settings
+from tests.conftest import client_of
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -22,6 +22,7 @@ from tests.people import (
     renew,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 PASSWORD = LANCELOT["password"]
 NEW = "guinevere in the garden"

@@ -22,7 +22,8 @@ from app.errors import InvalidRequestError
 from app.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import Clock, make_settings
+from app.users.service import Users
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -33,12 +34,10 @@ from tests.people import (
     register,
     token_holds,
 )
+from tests.settings import Clock, make_settings
 
 NO_DATABASE = "sqlite:///never-opened.db"
 PASSWORD = LANCELOT["password"]
-
-# What these tests are about is decided before any database is asked.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -132,6 +131,36 @@ async def test_a_hash_from_elsewhere_is_upgraded_at_the_next_login(
     assert await token_holds(client, earlier_token)
     await log_in(client, LANCELOT)
     assert await stored_hash(app, user_id) == upgraded
+
+
+async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_changed(
+    client: AsyncClient,
+    app: FastAPI,
+    users: Users,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await store_hash(app, user_id, bcrypt.using(rounds=4).hash(PASSWORD))
+    rehashing, changed = asyncio.Event(), asyncio.Event()
+    hash_ = app.state.passwords.hash
+
+    async def hash_late(password: str) -> str:
+        if password == PASSWORD:
+            rehashing.set()
+            await changed.wait()
+        made: str = await hash_(password)
+        return made
+
+    monkeypatch.setattr(app.state.passwords, "hash", hash_late)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        login = group.create_task(log_in(client, LANCELOT))
+        await rehashing.wait()
+        await users.change_password(user_id, "joyous gard", clock())
+        changed.set()
+    assert not await token_holds(client, login.result())
+    assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
+    await log_in(client, {**LANCELOT, "password": "joyous gard"})
 
 
 async def store_hash(app: FastAPI, user_id: int, password_hash: str) -> None:

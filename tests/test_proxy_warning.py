@@ -13,15 +13,16 @@ from fastapi import FastAPI
 
 from app.caller import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
-from tests.conftest import Clock, client_of, free_port, make_settings
+from tests.conftest import client_of, free_port, on_sqlite
 from tests.gateways import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.people import LANCELOT
+from tests.settings import Clock, make_settings
 from tests.sockets import served
 from tests.test_serving import HOURPASS, started
 
 PROXY = "203.0.113.7"
 CLIENT = "198.51.100.23"
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 
 class Seconds:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
@@ -15,11 +14,9 @@ from app.database import Database
 from app.housekeeping.service import LEASE, Housekeeping
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
-
-# SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.settings import Clock
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
 GROWING |= {"codes", "outbox"}
@@ -62,6 +59,7 @@ def is_of_ended_epochs(statement: str) -> bool:
     return statement.startswith("SELECT sessions.id") and "NOT (EXISTS" in statement
 
 
+# SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
 @on_sqlite
 async def test_no_statement_of_a_day_reads_a_growing_table_through(
     app: FastAPI, client: AsyncClient, users: Users, settings: Settings, clock: Clock

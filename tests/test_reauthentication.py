@@ -8,8 +8,8 @@ from httpx import AsyncClient, Response
 from app.second_factors.service import BURST
 from app.throttle.service import ACCOUNT_AT_ADDRESS
 from tests.authenticator import Authenticator, enrol, log_in_with, token_with
-from tests.conftest import Clock
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
+from tests.settings import Clock
 
 PASSWORD = LANCELOT["password"]
 each_call = pytest.mark.parametrize(

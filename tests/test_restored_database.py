@@ -13,7 +13,7 @@ from httpx import AsyncClient
 
 from app.cli import main as hourpass
 from hourpass import Guard, InvalidTokenError
-from tests.conftest import CHEAP_HASHING, Clock, make_settings
+from tests.conftest import on_sqlite
 from tests.court import Court, comes_true, holding_court, refusal_of
 from tests.databases import Twin, twin
 from tests.people import (
@@ -33,6 +33,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import CHEAP_HASHING, Clock, make_settings
 
 __all__ = ["twin"]
 
@@ -228,7 +229,7 @@ async def test_with_a_shared_secret_the_service_refuses_old_tokens_and_says_what
         assert await token_holds(client, again)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_after_restore_asks_first(database_url: str) -> None:
     environment = {"DATABASE_URL": database_url, **CHEAP_HASHING}
     result = CliRunner().invoke(hourpass, ["after-restore"], input="n\n", env=environment)

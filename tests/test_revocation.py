@@ -12,7 +12,7 @@ from app.database import Database
 from app.housekeeping.service import Housekeeping
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import Clock, make_settings
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -29,8 +29,7 @@ from tests.people import (
     said_in,
     token_holds,
 )
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+from tests.settings import Clock, make_settings
 
 NEW_PASSWORD = "lady of the lake"
 

@@ -32,7 +32,7 @@ from app.revocations.models import Feed, Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
-from tests.conftest import Clock, client_of, make_settings
+from tests.conftest import client_of, on_sqlite
 from tests.limited_service import limited_service, wait_for
 from tests.people import (
     LANCELOT,
@@ -43,11 +43,11 @@ from tests.people import (
     log_in,
     register,
     revoked,
+    said_in,
 )
+from tests.settings import Clock, make_settings
 from tests.sockets import served
 from tests.waiting import until
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LIFETIME = timedelta(minutes=60)
 SECOND = timedelta(seconds=1)
@@ -641,3 +641,43 @@ async def test_http_1_0_gets_no_heartbeats_but_a_length(
     assert recorder.heartbeats == []
     length = dict(recorder.messages[0][1]["headers"])[b"content-length"]
     assert int(length) == len(recorder.body())
+
+
+async def test_revocations_that_cannot_be_read_are_never_taken_for_read(
+    app: FastAPI, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The head of the feed can be read, and says that there is another one."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://hourpass.example") as client:
+        await register(client, LANCELOT)
+        token = await log_in(client, LANCELOT)
+        assert (await client.get(f"/token_status/{token}")).status_code == 200
+        cursor = (await page_after(client, None))["cursor"]
+        async with database.session() as session:  # another process's
+            await begin_write(session)
+            await Revocations(session, LIFETIME).publish(f"jti:{said_in(token)['jti']}")
+            await session.flush()
+            await session.execute(text("ALTER TABLE revocations RENAME TO unreadable"))
+            await session.commit()
+        # What was read before counts for a tenth of a second on PostgreSQL.
+        await until(lambda: not app.state.revocation_cache.is_fresh())
+        async with asyncio.timeout(20):
+            answers = 0
+            # PostgreSQL is polled; SQLite is read by each request.
+            while answers < 10 or (
+                app.state.database.engine.dialect.name == "postgresql"
+                and caplog.messages.count("Revocations cannot be polled") < 3
+            ):
+                assert (await client.get(f"/token_status/{token}")).status_code >= 500
+                answers += 1
+                await asyncio.sleep(0.01)
+        refused = await client.get("/revocations", params={"after": cursor, "wait": 0})
+        assert_problem(refused, 503, "temporarily_unavailable")
+
+        async with database.session() as session:
+            await begin_write(session)
+            await session.execute(text("ALTER TABLE unreadable RENAME TO revocations"))
+            await session.commit()
+        await until(app.state.revocation_cache.is_fresh)
+        assert_problem(await client.get(f"/token_status/{token}"), 401, "invalid_token")
+        assert values(await page_after(client, cursor)) == [f"jti:{said_in(token)['jti']}"]

@@ -25,7 +25,7 @@ from tests.authenticator import (
     log_in_with,
     token_with,
 )
-from tests.conftest import Clock
+from tests.conftest import on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -38,8 +38,8 @@ from tests.people import (
     renew,
     token_holds,
 )
+from tests.settings import Clock
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PASSWORD = LANCELOT["password"]
 
 

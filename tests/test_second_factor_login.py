@@ -23,7 +23,7 @@ from tests.authenticator import (
     log_in_with,
     token_with,
 )
-from tests.conftest import Clock, client_of
+from tests.conftest import client_of, on_sqlite
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -36,10 +36,9 @@ from tests.people import (
     renew,
     said_in,
 )
+from tests.settings import Clock
 
 FORM = {"username": LANCELOT["username"], "password": LANCELOT["password"]}
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

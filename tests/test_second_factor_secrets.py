@@ -11,8 +11,8 @@ from app.tokens.keys import KeyStore
 from app.tokens.models import StoredKey
 from app.vault import KeyUnusableError
 from tests.authenticator import STEP, enrol, log_in_with
-from tests.conftest import Clock, make_settings
 from tests.people import LANCELOT, Person, at_court, register
+from tests.settings import Clock, make_settings
 
 SECRET_KEY = "the lady of the lake keeps it dry"
 

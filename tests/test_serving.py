@@ -21,15 +21,9 @@ import pytest
 from app import schema
 from app.main import create_app
 from app.settings import ROOT, Settings
-from tests.conftest import (
-    CHEAP_HASHING,
-    SERVE_TIMEOUT_SECONDS,
-    _wait_until_ready,
-    environment,
-    free_port,
-    make_settings,
-)
+from tests.conftest import SERVE_TIMEOUT_SECONDS, _wait_until_ready, environment, free_port
 from tests.people import ARTHUR
+from tests.settings import CHEAP_HASHING, make_settings
 
 HOURPASS = (sys.executable, "-m", "app.cli")
 UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")

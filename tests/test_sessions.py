@@ -2,13 +2,16 @@
 access token, and whoever copies one ends the session instead of taking it over."""
 
 import asyncio
+import random
+import secrets
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
 from app.caller import Caller
 from app.database import begin_write
@@ -16,9 +19,11 @@ from app.events import Events
 from app.revocations.service import Revocations
 from app.second_factors.service import IS_ENABLED
 from app.sessions import service
+from app.sessions.models import Session
 from app.sessions.service import GRACE, Sessions
+from app.users.models import User
 from app.users.service import Users
-from tests.conftest import Clock, users_in
+from tests.conftest import on_sqlite, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -33,9 +38,8 @@ from tests.people import (
     said_in,
     token_holds,
 )
+from tests.settings import Clock
 from tests.waiting import blocking
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
@@ -315,6 +319,42 @@ async def test_a_copy_of_the_database_holds_no_refresh_token(
             assert bytes.fromhex(secret) != column
 
 
+async def test_a_refresh_token_cannot_be_computed_from_its_predecessor(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions in which all is the same that a holder of the spent refresh token can know:
+    user, times, id, handle and secret. What the database alone knows decides."""
+    same = SimpleNamespace(token_hex=lambda count: "5a" * count, token_bytes=secrets.token_bytes)
+    monkeypatch.setattr(service, "secrets", same)
+    await register(client, LANCELOT)
+    spent, successors = set(), set()
+    for _ in range(2):
+        random.seed(22)  # whoever draws from here can be predicted
+        opened = await open_session(client, LANCELOT)
+        async with app.state.database.session() as session:
+            assert len(await session.scalar(select(Session.rotation_key)) or b"") * 8 == 256
+        spent.add(opened["refresh_token"])
+        successors.add((await renewed(client, opened))["refresh_token"])
+        await client.post("/revoke", data={"token": opened["refresh_token"]})
+    assert len(spent) == 1
+    assert len(successors) == 2
+    assert not spent & successors
+
+
+async def test_each_session_begins_with_a_refresh_token_of_384_random_bits(
+    client: AsyncClient,
+) -> None:
+    await register(client, LANCELOT)
+    drawn = []
+    for _ in range(2):
+        random.seed(22)
+        prefix, *parts = (await open_session(client, LANCELOT))["refresh_token"].split("_")
+        assert (prefix, [4 * len(part) for part in parts]) == ("hpr", [128, 256])
+        drawn.append(parts)
+    for one, another in zip(*drawn, strict=True):
+        assert one != another
+
+
 async def test_offline_access_alone_keeps_every_scope_and_naming_one_narrows(
     client: AsyncClient, users: Users, clock: Clock
 ) -> None:
@@ -393,8 +433,10 @@ async def test_a_refresh_token_must_be_there_and_of_a_sensible_size(client: Asyn
 async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
     app: FastAPI, client: AsyncClient, users: Users, clock: Clock
 ) -> None:
-    """As the password is checked, which takes a while, so nothing is locked meanwhile."""
+    """As the password is checked, which takes a while, so nothing is locked meanwhile. That
+    another user is in the same epoch does not help."""
     await register(client, LANCELOT)
+    await register(client, GALAHAD)
     async with app.state.database.session() as session:
         revocations = Revocations(session, app.state.tokens.lifetime)
         events = Events(session, Caller(), [])
@@ -403,5 +445,9 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
             session.expunge_all()
             lancelot, _ = await users_in(session, app).account("lancelot", IS_ENABLED)
             assert lancelot
+            await begin_write(session)
+            same_epoch = update(User).values(token_epoch=lancelot.token_epoch)
+            await session.execute(same_epoch.execution_options(synchronize_session=False))
+            await session.commit()
             await cut_off(lancelot.id, clock())
             assert await sessions.open(lancelot, "", Caller(), clock()) is None

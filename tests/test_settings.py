@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from app.database import Database
 from app.settings import ROOT, Settings
-from tests.conftest import Postgres, make_settings
+from tests.settings import make_settings
+from tests.templates import Postgres
 
 SECRET = "excalibur"
 PRODUCTION = {

@@ -19,8 +19,11 @@ from app.settings import ROOT
 from app.tokens.keys import Keyring, KeyStore
 from app.tokens.models import StoredKey
 from app.vault import KeyUnusableError, Vault
-from tests.conftest import Clock, make_settings
+from tests.conftest import on_sqlite
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
+from tests.settings import Clock, make_settings
+
+pytestmark = pytest.mark.first_start
 
 SECRET_KEY = {"secret_key": "the lady of the lake keeps it safe"}
 OTHER_SECRET_KEY = {"secret_key": "mordred has quite another one here"}
@@ -168,7 +171,7 @@ async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, cl
     assert {keyring.current(clock()).kid for keyring in keyrings} == {key.kid}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_the_backend_that_signs_is_cryptography(app: FastAPI) -> None:
     """Not ecdsa, whose signing leaks the key through its timing (CVE-2024-23342)."""
     current = app.state.tokens.keyring.keys[-1]

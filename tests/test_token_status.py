@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from httpx import AsyncClient
 
-from tests.conftest import Clock
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register, token_holds
+from tests.settings import Clock
 
 
 async def test_a_fresh_token_is_valid(client: AsyncClient) -> None:

@@ -113,8 +113,12 @@ async def use(
 
 async def void(session: AsyncSession, event: Event) -> None:
     """A listener."""
+    own = delete(Code).where(Code.user_id == event.subject_id)
     if event.action in _VOIDING and event.succeeded:
-        await session.execute(delete(Code).where(Code.user_id == event.subject_id))
+        await session.execute(own)
+    elif event.action == "user.verify_email":
+        # Nothing is left to verify, so a code that waits in the outbox is not sent.
+        await session.execute(own.where(Code.purpose == Purpose.VERIFY))
 
 
 def _is_valid(code: str, now: datetime, purposes: Collection[Purpose]) -> list[ColumnElement[bool]]:

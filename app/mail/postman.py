@@ -16,7 +16,7 @@ from email.message import EmailMessage
 
 import aiosmtplib
 from email_validator import EmailNotValidError
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.caller import Caller
@@ -150,15 +150,20 @@ class Postman:
 
 
 async def _owners(session: AsyncSession, wish: Letter) -> Sequence[User]:
-    """Of the address that a wish names, as they stay until the transaction ends."""
-    enabled = select(User).where(User.is_enabled).order_by(User.id).limit(MAX_ACCOUNTS)
+    """Of the address that a wish names, as they stay until the transaction ends. Those who have
+    verified it come first: strangers can register any number of accounts with it."""
     if wish.user_id:
         unverified = (User.email == wish.email, User.email_verified_at.is_(None))
-        found = enabled.where(User.id == wish.user_id, *unverified)
+        conditions = and_(User.is_enabled, User.id == wish.user_id, *unverified)
     else:
-        found = enabled.where(User.email_folded == fold_email(wish.email))
-    locked = found.with_for_update(key_share=True)
-    return (await session.scalars(locked.execution_options(populate_existing=True))).all()
+        conditions = and_(User.is_enabled, User.email_folded == fold_email(wish.email))
+    verified_first = (User.email_verified_at.is_(None), User.id)
+    chosen = select(User.id).where(conditions).order_by(*verified_first).limit(MAX_ACCOUNTS)
+    # Locked in the order of their ids, as everywhere, so that no two wait for each other.
+    locked = select(User).where(conditions, User.id.in_(chosen)).order_by(User.id)
+    locked = locked.with_for_update(key_share=True).execution_options(populate_existing=True)
+    owners = (await session.scalars(locked)).all()
+    return sorted(owners, key=lambda user: not user.email_verified)
 
 
 async def _remove(session: AsyncSession, letter: Letter) -> None:

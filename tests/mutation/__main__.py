@@ -1,0 +1,153 @@
+"""python -m tests.mutation [PATH ...]: see `make mutation`."""
+
+import argparse
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from app.settings import ROOT
+from tests.mutation import equivalents
+from tests.mutation.changes import Change, changes
+from tests.mutation.coverage import Coverage
+from tests.mutation.equivalents import Key
+from tests.mutation.processes import Process, Processes
+
+_PATHS = [
+    "app/tokens",
+    "app/revocations",
+    "app/sessions",
+    "app/second_factors",
+    "app/codes",
+    "app/throttle",
+    "app/users",
+    "app/protocol.py",
+    "app/vault.py",
+    "guard/hourpass",
+]
+_COLUMNS = ("killed", "equivalent", "survived", "left out")
+_HUNK = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", re.MULTILINE)
+
+
+class Trial(NamedTuple):
+    path: str  # of _PATHS
+    key: Key
+    line: int
+    tests: int
+    process: Process
+
+
+class Run:
+    """As many trials at a time as there are jobs."""
+
+    def __init__(self, options: argparse.Namespace, coverage: Coverage) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+        self.met: set[Key] = set()
+        self.known = equivalents.read()
+        self._options = options
+        self._coverage = coverage
+        self._deadline = time.monotonic() + 60 * options.minutes
+        self._checked: set[Path] = set()
+        self._trials: list[Trial] = []
+
+    def __call__(self, processes: Processes) -> None:
+        for path in self._options.paths:
+            self.counts[path] = Counter()
+            for module, tree, change in _changes(ROOT / path, self._options.since):
+                self._try(processes, path, module, tree, change)
+        self._wait()
+
+    def _try(
+        self, processes: Processes, path: str, module: Path, tree: ast.Module, change: Change
+    ) -> None:
+        key = Key(str(module.relative_to(ROOT)), change.function, str(change))
+        self.met.add(key)
+        if key in self.known or time.monotonic() > self._deadline:
+            self.counts[path]["equivalent" if key in self.known else "left out"] += 1
+            return
+        choice = self._coverage.choose(module, change.lines, self._options.seconds, processes.items)
+        if not choice.ids:
+            self.counts[path]["survived"] += 1
+            report(key, change.lines.start, 0)
+            return
+        if module not in self._checked:
+            self._checked.add(module)
+            processes.check(module, choice)
+        process = processes.start(module, tree, choice)
+        self._trials.append(Trial(path, key, change.lines.start, len(choice.ids), process))
+        self._wait(self._options.jobs - 1)
+
+    def _wait(self, still_running: int = 0) -> None:
+        while len(self._trials) > still_running:
+            for trial in list(self._trials):
+                has_passed = trial.process.passed()
+                if has_passed is None:
+                    continue
+                self._trials.remove(trial)
+                self.counts[trial.path]["survived" if has_passed else "killed"] += 1
+                if has_passed:
+                    report(trial.key, trial.line, trial.tests)
+            time.sleep(0.005)
+
+
+def main() -> int:
+    options = _options()
+    run = Run(options, Coverage())
+    Processes(run).run()
+    _summarize(run.counts)
+    modules = {key.module for key in run.met}
+    outdated = {key for key in run.known if key.module in modules} - run.met
+    if outdated and not options.since:
+        print("No longer made, so equivalent.toml need not have them:", *outdated, sep="\n")
+    return int(any(count["survived"] for count in run.counts.values()))
+
+
+def report(key: Key, line: int, tests: int) -> None:
+    print(
+        f"{key.module}:{line} {key.function}: {key.change}\n    survived {tests} tests", flush=True
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tests.mutation", description=__doc__)
+    parser.add_argument("paths", nargs="*", default=_PATHS, help="folders and modules")
+    parser.add_argument("--since", metavar="COMMIT", help="only lines that changed since then")
+    parser.add_argument("--seconds", type=float, default=20, help="of tests for each change")
+    parser.add_argument("--minutes", type=float, default=600, help="then no more are tried")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    return parser.parse_args()
+
+
+def _changes(path: Path, since: str | None) -> Iterator[tuple[Path, ast.Module, Change]]:
+    for module in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        wanted = _lines_since(since, module) if since else None
+        tree = ast.parse(module.read_text("utf-8"))
+        for change in changes(tree):
+            if wanted is None or not wanted.isdisjoint(change.lines):
+                yield module, tree, change
+
+
+def _lines_since(commit: str, module: Path) -> set[int]:
+    command = ["git", "diff", "--unified=0", commit, "--", str(module)]
+    diff = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    lines: set[int] = set()
+    for first, number in _HUNK.findall(diff):
+        lines.update(range(int(first), int(first) + int(number or 1)))
+    return lines
+
+
+def _summarize(counts: dict[str, Counter[str]]) -> None:
+    print(f"{'':24}{'tried':>12}" + "".join(f"{name:>12}" for name in _COLUMNS))
+    for path, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
+        tried = count["killed"] + count["survived"]
+        print(f"{path:24}{tried:12}" + "".join(f"{count[name]:12}" for name in _COLUMNS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Which tests execute a line, the nearest first: those that execute little else."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from coverage import CoverageData
+
+from app.settings import ROOT
+
+_DATA = ROOT / ".coverage.mutation"
+_DURATIONS = ROOT / ".coverage.mutation.json"
+_DURATIONS_VARIABLE = "TEST_DURATIONS_FILE"
+# So many cases of one test function come before the first cases of farther functions.
+_CASES = 4
+
+
+class Choice(NamedTuple):
+    """Of tests. `at_import`: their line is executed when its module is imported."""
+
+    ids: list[str]
+    seconds: float
+    at_import: bool
+
+
+class Coverage:
+    """The data of one run of all tests. It is made first if there is none."""
+
+    def __init__(self) -> None:
+        if not _DATA.exists() or not _DURATIONS.exists():
+            _run_all_tests()
+        self._data = CoverageData(str(_DATA))
+        self._data.read()
+        self._seconds: dict[str, float] = json.loads(_DURATIONS.read_text())
+        self._lines_of: Counter[str] = Counter()  # of all files
+        for path in self._data.measured_files():
+            self._lines_of.update(_count(self._data.contexts_by_lineno(path).values()))
+
+    def choose(
+        self, path: Path, lines: Iterable[int], seconds: float, there_are: Container[str]
+    ) -> Choice:
+        """The nearest ones, for so many seconds. A line that is executed only at import
+        has all tests of the module."""
+        by_line = self._data.contexts_by_lineno(str(path))
+        found = {context for line in lines for context in by_line.get(line, ())}
+        at_import = "" in found
+        if found == {""}:
+            found = {context for contexts in by_line.values() for context in contexts}
+        ids = [id_ for id_ in _ids(found, "run") or _ids(found, "setup") if id_ in there_are]
+        in_module = _count(by_line.values())
+        ids.sort(key=lambda id_: (-in_module[id_] / max(self._lines_of[id_], 1), id_))
+        cases: Counter[str] = Counter()
+        ranks: dict[str, tuple[bool, int]] = {}
+        for id_ in ids:
+            function = id_.partition("[")[0]
+            # PostgreSQL last: its databases take longer to make.
+            ranks[id_] = "[postgresql" in id_, cases[function] // _CASES
+            cases[function] += 1
+        chosen: list[str] = []
+        left = seconds
+        for id_ in sorted(ids, key=ranks.__getitem__):
+            if not chosen or self._seconds.get(id_, 1.0) <= left:
+                chosen.append(id_)
+                left -= self._seconds.get(id_, 1.0)
+        return Choice(chosen, seconds - left, at_import)
+
+
+def _ids(contexts: Iterable[str], phase: str) -> list[str]:
+    """Of contexts such as `tests/test_x.py::test_y[z]|run`."""
+    return [id_ for id_, _, name in (each.rpartition("|") for each in contexts) if name == phase]
+
+
+def _count(contexts_by_line: Iterable[list[str]]) -> Counter[str]:
+    return Counter(id_ for contexts in contexts_by_line for id_ in _ids(contexts, "run"))
+
+
+def _run_all_tests() -> None:
+    print("No coverage by test yet: running all tests once", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", __name__]
+    command += ["--cov", "--cov-context=test", "--cov-report="]
+    variables = {"COVERAGE_FILE": str(_DATA), _DURATIONS_VARIABLE: str(_DURATIONS)}
+    # Failures are no obstacle: a failing test of the untouched code is not used (see __main__.py).
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False)
+
+
+# As a plugin of that run
+
+
+_durations: defaultdict[str, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _durations[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # of pytest-xdist
+        Path(os.environ[_DURATIONS_VARIABLE]).write_text(json.dumps(_durations))

@@ -1,0 +1,142 @@
+"""Runs tests on a changed module, in a process forked from one that has collected all tests."""
+
+import ast
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import pytest
+
+from app.settings import ROOT
+from tests import templates
+from tests.mutation.coverage import Choice
+
+_OPTIONS = ["-x", "-qq", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+_OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # its plugins were imported before
+_STARTUP_SECONDS = 20
+_SLOWNESS = 5  # so many times slower than without a change, a test is taken to hang
+
+
+class Process(NamedTuple):
+    pid: int
+    deadline: float
+
+    def passed(self) -> bool | None:
+        """Whether all tests passed, or None if they are still running. A process that takes too
+        long is killed, and so are the processes that it started."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid and time.monotonic() < self.deadline:
+            return None
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if not pid:
+            os.waitpid(self.pid, 0)
+            return False
+        return os.waitstatus_to_exitcode(status) == pytest.ExitCode.OK
+
+
+class Processes:
+    """`main` is called when all tests have been collected and the databases made."""
+
+    def __init__(self, main: Callable[["Processes"], None]) -> None:
+        self._main = main
+        self.items: dict[str, pytest.Item] = {}
+        self._has_failed = False
+
+    def run(self) -> int:
+        return pytest.main([*_OPTIONS, "-s"], plugins=[self])
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        templates.started_sqlite()
+        templates.started_postgres()
+        self.items = {item.nodeid: item for item in session.items}
+        try:
+            self._main(self)
+        finally:
+            templates.remove()
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._has_failed |= report.failed
+
+    def start(self, path: Path, tree: ast.Module, choice: Choice) -> Process:
+        """The tree is the module at `path`, as it is now: the process has a copy."""
+        functions = _functions(path)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setpgid(0, 0)
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                for descriptor in range(3):
+                    os.dup2(nowhere, descriptor)
+                code = compile(tree, str(path), "exec")
+                if choice.at_import or not _replace(functions, code):
+                    os._exit(_import_and_run(path, code, choice.ids))
+                os._exit(self._run(choice.ids))
+            finally:
+                os._exit(pytest.ExitCode.INTERNAL_ERROR)
+        return Process(pid, time.monotonic() + _STARTUP_SECONDS + _SLOWNESS * choice.seconds)
+
+    def check(self, path: Path, choice: Choice) -> None:
+        """Raises RuntimeError if a test fails without any change."""
+        process = self.start(path, ast.parse(path.read_text("utf-8")), choice)
+        while (has_passed := process.passed()) is None:
+            time.sleep(0.01)
+        if not has_passed:
+            raise RuntimeError(f"Some of these fail without any change: {choice.ids}")
+
+    def _run(self, ids: list[str]) -> int:
+        items = [self.items[id_] for id_ in ids]
+        for item, next_item in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
+            if self._has_failed:
+                return pytest.ExitCode.TESTS_FAILED
+        return pytest.ExitCode.OK
+
+
+@cache
+def _functions(path: Path) -> list[FunctionType]:
+    of_all_modules = (found for found in gc.get_objects() if isinstance(found, FunctionType))
+    return [found for found in of_all_modules if found.__code__.co_filename == str(path)]
+
+
+def _replace(functions: list[FunctionType], code: CodeType) -> bool:
+    """Give each function its changed code. Without success if there are others variables of outer
+    functions in it, which a function has for life."""
+    changed = {(inner.co_qualname, inner.co_firstlineno): inner for inner in _inner_codes(code)}
+    for function in functions:
+        now = function.__code__
+        try:
+            function.__code__ = changed[now.co_qualname, now.co_firstlineno]
+        except (KeyError, ValueError):
+            return False
+    return True
+
+
+def _inner_codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _inner_codes(constant)
+
+
+def _import_and_run(path: Path, code: CodeType, ids: list[str]) -> int:
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("app", "hourpass", "tests") and name != templates.__name__:
+            del sys.modules[name]
+    read_code = SourceFileLoader.get_code
+
+    def get_code(loader: SourceFileLoader, name: str) -> Any:
+        return code if loader.path == str(path) else read_code(loader, name)
+
+    SourceFileLoader.get_code = get_code  # type: ignore[assignment, method-assign]
+    return pytest.main([*_OPTIONS, *ids])
