@@ -180,6 +180,13 @@ class Exchange:
         return Answer("/", None, 200, ((b"content-length", b"%d" % len(body)),), body), "1"
 
 
+async def readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    arrived = asyncio.Event()
+    loop.add_reader(connection, arrived.set)
+    await arrived.wait()
+    loop.remove_reader(connection)
+
+
 def test_two_servers_in_one_process_answer_their_own_requests() -> None:
     app = create_app(make_settings("sqlite:///x.db"))
     app.state.exchange = Exchange()
@@ -201,7 +208,7 @@ def test_two_servers_in_one_process_answer_their_own_requests() -> None:
         protocol.data_received(asked)
         other_protocol.data_received(asked)
         for loop, received_by in ((second, other_client), (first, client)):
-            loop.run_until_complete(asyncio.sleep(0.05))
+            loop.run_until_complete(asyncio.wait_for(readable(loop, received_by), 10))
             (answer,) = read_answers(received_by)
             assert answer.body.decode() == str(id(loop))
 

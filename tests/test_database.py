@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.database import Database, begin_write
+from tests.waiting import blocking
 
 
 async def test_a_writer_who_is_cut_off_while_it_waits_keeps_nobody_waiting(app: FastAPI) -> None:
@@ -20,8 +21,8 @@ async def test_a_writer_who_is_cut_off_while_it_waits_keeps_nobody_waiting(app: 
     async with database.session() as first:
         await begin_write(first)
         await first.execute(text("UPDATE users SET is_enabled = is_enabled"))
-        waiting = [asyncio.create_task(write()) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        async with blocking(database, 3):
+            waiting = [asyncio.create_task(write()) for _ in range(3)]
         for task in waiting:
             task.cancel()
         outcomes = asyncio.gather(*waiting, return_exceptions=True)

@@ -27,6 +27,7 @@ from app.errors import (
     RequestTimeoutError,
     UriTooLongError,
 )
+from app.mail.postman import MAX_ACCOUNTS
 from app.mail.service import MAX_WAITING
 from app.revocations.feed import MAX_LISTENERS
 from app.revocations.service import CLOCK_MARGIN
@@ -154,6 +155,7 @@ ROWS = [
         LIFETIMES[Purpose.VERIFY] / DAY,
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
+    row("If more than {five} accounts have one address", MAX_ACCOUNTS),
     row(
         "each message: {five} go at once, and each further one waits {twice} as long as the one "
         "before, from {a} second up to {six} hours",

@@ -13,12 +13,16 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import settings as examples
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, known
+from hourpass import tokens as tokens_module
 from hourpass.testing import Issuer, SigningKey
 from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES, Tokens
 from tests.court import refusal_of
+from tests.test_token_reading import JSON_VALUES
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -150,6 +154,69 @@ def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) ->
             *([ServiceUnavailableError] if place < token.index(".") else []),
         }
         assert refusal_of(guard, altered) in may_be, place
+
+
+ISSUER = Issuer()
+OPTIONAL: dict[str, Any] = {"scope": "predict", "sid": "0123456789abcdef", "amr": ["pwd", "otp"]}
+
+
+class NotedClaims(dict[str, Any]):
+    """Remembers which claims it was asked for."""
+
+    def __init__(self, claims: dict[str, Any]) -> None:
+        super().__init__(claims)
+        self.asked_for: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked_for.add(name)
+        return super().get(name, default)
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+FULL = claims_of(ISSUER.token(**OPTIONAL))
+CLAIMS = sorted(FULL)
+
+
+def signed(claims: dict[str, Any]) -> str:
+    """By the issuer's key, whatever they are."""
+    header = {"kid": ISSUER._key.kid, "typ": "at+jwt"}
+    payload = json.dumps(claims).encode()
+    return jwt.PyJWS().encode(payload, ISSUER._key._private, "ES256", header)
+
+
+READER = Tokens(ISSUER.name, ISSUER.audience, [ISSUER._key.public_jwk()])
+
+
+def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = signed(FULL)
+    claims = NotedClaims(FULL)
+    parse = tokens_module._parse
+    payload = token.split(".")[1]
+    monkeypatch.setattr(
+        tokens_module, "_parse", lambda part: claims if part == payload else parse(part)
+    )
+    READER.read(token, time.time())
+    assert {"sub", "exp", "sid"} < claims.asked_for <= set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+@examples(deadline=None, database=None, derandomize=True, max_examples=40)
+@given(value=JSON_VALUES)
+def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
+    now = time.time()
+    try:
+        verified = READER.read(signed({**FULL, name: value}), now)
+    except InvalidTokenError:
+        return
+    user = verified.user
+    assert (type(user.id), type(user.username), type(user.scopes)) == (int, str, frozenset)
+    assert user.expires_at.timestamp() == verified.expires_at > now
+    for text in (*user.scopes, *verified.revocable):
+        assert type(text) is str
 
 
 def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: Issuer) -> None:

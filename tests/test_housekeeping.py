@@ -35,6 +35,7 @@ from tests.people import (
     token_holds,
 )
 from tests.settings import Clock
+from tests.waiting import until
 
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
@@ -221,7 +222,11 @@ async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
 
 
 async def test_a_failed_round_is_not_the_last(
-    database: Database, clock: Clock, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    clock: Clock,
+    housekeeping: Housekeeping,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(service, "ROUND_SECONDS", 0.01)
     await store(database, revocation(1, clock() - timedelta(days=1)))
@@ -231,7 +236,7 @@ async def test_a_failed_round_is_not_the_last(
         await session.commit()
         chores = Chores()
         chores.start(housekeeping.keep_house)
-        await asyncio.sleep(0.1)
+        await until(lambda: "Housekeeping failed" in caplog.text)
         await session.execute(text("ALTER TABLE lost RENAME TO leases"))
         await session.commit()
     async with asyncio.timeout(10):

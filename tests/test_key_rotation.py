@@ -46,6 +46,7 @@ from tests.people import (
     token_holds,
 )
 from tests.settings import CHEAP_HASHING, Clock, make_settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.first_start
 
@@ -305,7 +306,11 @@ async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times
 
 
 async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trouble(
-    database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
     async with database.session() as session:
@@ -314,13 +319,11 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
         chores.start(LiveKeys(tokens, database, settings, clock, lambda: 0).keep_fresh)
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
-        await asyncio.sleep(0.1)
+        await until(lambda: "Cannot read the signing keys" in caplog.text)
         await session.execute(text("ALTER TABLE lost RENAME TO signing_keys"))
         await session.commit()
     new = await rotate(database, settings, clock)
-    async with asyncio.timeout(5):
-        while new not in [key.kid for key in tokens.keyring.keys]:  # noqa: ASYNC110 - nothing tells us
-            await asyncio.sleep(0.01)
+    await until(lambda: new in [key.kid for key in tokens.keyring.keys])
     await chores.end()
 
 

@@ -6,10 +6,12 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,18 +20,20 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import insert, select, text, update
 
+from app.connections import Times
 from app.database import Database, begin_write
 from app.housekeeping.service import LEASE, Housekeeping
 from app.main import create_app
 from app.revocations import cache, entries
 from app.revocations import feed as feed_module
 from app.revocations.entries import PAGE_SIZE
-from app.revocations.feed import FeedResponse, RevocationFeed
+from app.revocations.feed import FeedResponse, Listener, RevocationFeed
 from app.revocations.models import Feed, Revocation
 from app.revocations.service import CLOCK_MARGIN, Revocations
 from app.settings import Settings
 from app.tokens.keys import CLOCK_SKEW
-from tests.conftest import client_of, on_sqlite, serving
+from tests.conftest import client_of, on_sqlite
+from tests.limited_service import limited_service, wait_for
 from tests.people import (
     LANCELOT,
     all_tokens_like,
@@ -43,6 +47,7 @@ from tests.people import (
 )
 from tests.settings import Clock, make_settings
 from tests.sockets import served
+from tests.waiting import until
 
 LIFETIME = timedelta(minutes=60)
 SECOND = timedelta(seconds=1)
@@ -84,12 +89,6 @@ async def started(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
     app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         yield app
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells us
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -328,20 +327,20 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     assert await revoked(client) == heard
 
 
-@on_sqlite
-async def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
-    database_url: str,
+def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
+    sqlite_template: Path, tmp_path: Path
 ) -> None:
-    async with AsyncClient(timeout=30) as client:
-        with serving(database_url) as base_url:
-            feed = f"{base_url}/revocations"
-            query = {"after": (await client.get(feed)).json()["cursor"], "wait": 20}
-            waiting = [asyncio.create_task(client.get(feed, params=query)) for _ in range(5)]
-            await asyncio.sleep(0.5)
+    with ThreadPoolExecutor(5) as pool:
+        with limited_service(sqlite_template, tmp_path, Times()) as service:
+            feed = f"{service.base_url}/revocations"
+            query: dict[str, str | int] = {"after": httpx.get(feed).json()["cursor"], "wait": 30}
+            ask = partial(httpx.get, feed, params=query, timeout=60)
+            waiting = [pool.submit(ask) for _ in range(5)]
+            wait_for(lambda: len(service.app.state.revocation_feed._listeners) == 5)
             asked_to_end = time.monotonic()
-        assert time.monotonic() - asked_to_end < 10
-        for answer in await asyncio.gather(*waiting):
-            assert answer.json()["revocations"] == []
+        assert time.monotonic() - asked_to_end < 15
+        for answer in waiting:
+            assert answer.result().json()["revocations"] == []
 
 
 class Recorder:
@@ -394,17 +393,27 @@ async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
     cursor = (await page_after(client, None))["cursor"]
     recorder, feed = Recorder(), app.state.revocation_feed
+    due: list[float] = []
+    wake_at = feed.wake_at
+
+    def note(moment: float, listener: Listener) -> None:
+        """For the next one, just before it is decided whether this one goes out."""
+        due.append(moment)
+        wake_at(moment, listener)
+
+    monkeypatch.setattr(feed, "wake_at", note)
     waiting = asyncio.create_task(
-        FeedResponse(feed, cursor, 1)({}, recorder.receive, recorder.send)
+        FeedResponse(feed, cursor, 30)({}, recorder.receive, recorder.send)
     )
     await until(lambda: bool(recorder.heartbeats))
     with monkeypatch.context() as stale:
         stale.setattr(app.state.revocation_cache, "is_fresh", lambda: False)
         await until(lambda: not feed.is_fresh)
-        heartbeats = len(recorder.heartbeats)
-        await asyncio.sleep(0.3)
+        heartbeats, decided = len(recorder.heartbeats), len(due)
+        await until(lambda: len(due) >= decided + 3)
         assert len(recorder.heartbeats) == heartbeats
-    await waiting
+    await until(lambda: len(recorder.heartbeats) > heartbeats)
+    waiting.cancel()
 
 
 async def test_who_hangs_up_makes_room_at_once(settings: Settings, clock: Clock) -> None:
@@ -580,7 +589,7 @@ async def test_an_event_loop_that_stood_still_leaves_no_listener_behind(
     response = FeedResponse(app.state.revocation_feed, cursor, 1)
     async with asyncio.timeout(10):
         waiting = asyncio.create_task(response({}, recorder.receive, recorder.send))
-        await asyncio.sleep(0.1)
+        await until(lambda: bool(recorder.heartbeats))
         time.sleep(0.3)  # noqa: ASYNC251 - that is the point
         await waiting
 

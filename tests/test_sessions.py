@@ -39,6 +39,7 @@ from tests.people import (
     token_holds,
 )
 from tests.settings import Clock
+from tests.waiting import blocking
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
@@ -136,8 +137,8 @@ async def test_a_session_that_ends_while_it_is_renewed_is_over(
     async with app.state.database.session() as ending:
         await begin_write(ending)
         await ending.execute(text("DELETE FROM sessions"))
-        renewal = asyncio.create_task(renew(client, session["refresh_token"]))
-        await asyncio.sleep(0.1)
+        async with blocking(app.state.database):
+            renewal = asyncio.create_task(renew(client, session["refresh_token"]))
         await ending.commit()
     assert_problem(await renewal, 400, "invalid_grant")
 

@@ -108,8 +108,10 @@ def test_empty_lines_do_not_keep_a_connection_open(run: Any) -> None:
 def test_a_request_in_progress_may_take_longer_than_any_client(run: Any) -> None:
     with run() as service, connected(service.base_url) as connection:
         connection.sendall(request("GET /slow", "Connection: close"))
-        time.sleep(3)
-        assert service.open == 1
+        wait_for(lambda: service.open == 1 and not service.connections.first_heads.since)
+        with connected(service.base_url) as later:
+            assert later.recv(100) == b""  # its time is over, and that of the other one was before
+        wait_for(lambda: service.open == 1)
         service.go_on.set()
         assert [answer.status for answer in read_answers(connection)] == [200]
 
@@ -122,10 +124,13 @@ def test_a_request_in_progress_may_take_longer_than_any_client(run: Any) -> None
 def test_an_application_hears_at_once_that_its_client_has_gone(run: Any, behind: bytes) -> None:
     with run() as service:
         with connected(service.base_url) as connection:
+            heads = service.connections.first_heads.since
+            wait_for(lambda: len(heads) == 1)
+            (served,) = heads
             connection.sendall(request("GET /slow"))
-            wait_for(lambda: service.open == 1)
+            wait_for(lambda: not heads)
             connection.sendall(behind)
-            time.sleep(0.2)
+            wait_for(lambda: bool(served.pipeline) == bool(behind))
         assert service.hung_up.wait(10)
         wait_for(lambda: service.open == 0)
 

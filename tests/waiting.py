@@ -1,0 +1,45 @@
+"""Waiting for a condition, which takes as long as it takes on a slow machine too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from sqlalchemy import event, text
+
+from app.database import Database
+
+_BLOCKED = text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def blocking(database: Database, number: int = 1) -> AsyncIterator[None]:
+    """Leave the block once so many statements wait for the transaction that is under way."""
+    engine = database.engine.sync_engine
+    if engine.dialect.name != "sqlite":
+        yield
+        async with asyncio.timeout(10), database.session() as session:
+            while (await session.scalar(_BLOCKED) or 0) < number:
+                await session.rollback()
+                await asyncio.sleep(0.01)
+        return
+    begun: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "BEGIN IMMEDIATE":  # which waits for its turn in the driver's thread
+            begun.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield
+        await until(lambda: len(begun) >= number)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
