@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -154,9 +155,14 @@ class Postgres:
         self.run("ALTER SYSTEM SET synchronous_commit = off")
         self.run("SELECT pg_reload_conf()")
         self._names = (f"test_{number}" for number in count())
+        # For what each test does. `psql` would be started twice a test.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._connection = self._runner.run(asyncpg.connect(self._server.get_uri()))
 
     def stop(self) -> None:
         """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
+        self._runner.run(self._connection.close())
+        self._runner.close()
         process = self._server.get_postmaster_info().process
         assert process is not None
         process.send_signal(signal.SIGQUIT)
@@ -170,9 +176,11 @@ class Postgres:
     def database(self, template: str = "template0") -> Iterator[str]:
         """The URL of a new one, which goes afterwards, since memory is not without end."""
         name = next(self._names)
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"
+        self._runner.run(self._connection.execute(create))
         yield self.url(name)
-        self.run(f"DROP DATABASE {name} WITH (FORCE)")
+        drop = f"DROP DATABASE {name} WITH (FORCE)"
+        self._runner.run(self._connection.execute(drop))
 
     def url(self, name: str) -> str:
         uri: str = self._server.get_uri(name)
