@@ -13,6 +13,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
+import asyncpg
+
 from app import schema
 from app.caller import Caller
 from app.database import Database
@@ -46,9 +48,13 @@ class Postgres:
         self.run("ALTER SYSTEM SET fsync = off")
         self.run("ALTER SYSTEM SET synchronous_commit = off")
         self.run("SELECT pg_reload_conf()")
+        self._connection_of: int | None = None
 
     def stop(self) -> None:
         """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
+        if self._connection_of:
+            self._runner.run(self._connection.close())
+            self._runner.close()
         process = self._server.get_postmaster_info().process
         assert process is not None
         process.send_signal(signal.SIGQUIT)
@@ -62,13 +68,21 @@ class Postgres:
     def database(self, template: str = "template0") -> Iterator[str]:
         """The URL of a new one, which goes afterwards, since memory is not without end."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         yield self.url(name)
-        self.run(f"DROP DATABASE {name} WITH (FORCE)")
+        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def url(self, name: str) -> str:
         uri: str = self._server.get_uri(name)
         return uri
+
+    def _execute(self, statement: str) -> None:
+        """Over a connection that stays open: `psql` would be started twice a test."""
+        if self._connection_of != os.getpid():  # a forked process needs its own
+            self._connection_of = os.getpid()
+            self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+            self._connection = self._runner.run(asyncpg.connect(self._server.get_uri()))
+        self._runner.run(self._connection.execute(statement))
 
 
 @cache

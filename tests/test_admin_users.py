@@ -116,7 +116,7 @@ async def test_search_and_filters(client: AsyncClient, arthurs_token: str) -> No
     assert await names(client, arthurs_token, is_enabled=False) == ["bors"]
 
 
-IMPOSSIBLE_QUERIES = [
+IMPOSSIBLE_QUERIES: list[dict[str, Any]] = [
     {"limit": 0},
     {"limit": 201},
     {"cursor": "-1"},
@@ -151,7 +151,7 @@ async def test_creating(client: AsyncClient, arthurs_token: str) -> None:
     assert assert_problem(again, 409, "user_exists")["user_id"] == record["id"]
 
 
-BAD_CHANGES = [
+BAD_CHANGES: list[dict[str, Any]] = [
     {"scopes": ["admin"]},
     {"scopes": ["offline_access"]},
     {"scopes": ["two words"]},

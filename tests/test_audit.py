@@ -195,7 +195,7 @@ async def test_filters(client: AsyncClient, clock: Clock, arthurs_token: str) ->
     assert await count(subject_id=lancelot, succeeded=True, limit=1) == 2
 
 
-IMPOSSIBLE_QUERIES = [
+IMPOSSIBLE_QUERIES: list[dict[str, Any]] = [
     {"cursor": "0"},
     {"cursor": "x"},
     {"cursor": "9" * 19},
@@ -317,6 +317,7 @@ async def service_url(database_url: str) -> AsyncIterator[str]:
     await owner.close()
 
 
+@pytest.mark.first_start
 @on_postgresql
 async def test_a_role_that_owns_no_table_is_enough_to_serve(
     service_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -412,6 +413,7 @@ def test_no_user_agent_can_keep_a_deed_from_being_done(
             assert answer.split()[1] in (b"201", b"400"), user_agent
 
 
+@pytest.mark.first_start
 async def test_old_entries_go_and_strangers_failures_are_bounded(
     database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def verified(token: str, jwks: KeySetSerialization, algorithm: str) -> jwt.Token
     return jwt.decode(token, KeySet.import_key_set(jwks), algorithms=[algorithm])
 
 
+@pytest.mark.first_start
 @pytest.mark.parametrize("members", [EC_MEMBERS, RSA_MEMBERS], ids=["ES256", "RS256"])
 async def test_a_foreign_library_verifies_a_token_from_the_published_key_alone(
     settings_with: Callable[..., Settings], clock: Clock, members: dict[str, Any]

@@ -40,7 +40,7 @@ async def stream(size: int, beginning: bytes = b"") -> AsyncIterator[bytes]:
         yield b" " * 1_000
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
     "an unknown path": ({"url": f"/{SECRET}"}, (404, "not_found")),
     "a slash too many": ({"url": "/me/"}, (404, "not_found")),
     "a wrong method": ({"url": "/me", "method": "POST"}, (405, "method_not_allowed")),

@@ -37,7 +37,7 @@ def serving_at(port: int, database: Path) -> Iterator[Court]:
     )
     court = Court(f"http://127.0.0.1:{port}", database_url)
     try:
-        _wait_until_ready(process, court.url)
+        _wait_until_ready(process, court.url, workers=1)
         yield court
     finally:
         court.close()

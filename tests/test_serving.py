@@ -44,7 +44,7 @@ class Service:
     output: Path
 
     def wait_until_ready(self) -> None:
-        _wait_until_ready(self.process, self.base_url)
+        _wait_until_ready(self.process, self.base_url, workers=1)
 
     def wait_for_workers(self, number: int) -> None:
         self.wait_until_ready()  # the first of them is

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import httpx
+import pytest
 from sqlalchemy import select
 
 from app.database import Database
@@ -17,6 +18,7 @@ AT_ONCE = 40
 SPELLINGS = ("galahad", "Galahad", "GALAHAD", "ｇａｌａｈａｄ")  # noqa: RUF001 - one name once folded
 
 
+@pytest.mark.first_start
 async def test_of_40_simultaneous_registrations_of_one_name_one_succeeds(
     database_url: str, serve: Callable[..., AbstractContextManager[str]]
 ) -> None:
