@@ -8,13 +8,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from threading import Semaphore
 from typing import Any
 
 import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
-from hourpass.feed import OLD_KEYS_SECONDS
+from hourpass.feed import OLD_KEYS_SECONDS, Feed
 from hourpass.testing import Issuer, SigningKey
 from hourpass.unknown_kids import (
     LAST_PAUSE_SECONDS,
@@ -23,7 +24,7 @@ from hourpass.unknown_kids import (
     QUIET_SECONDS,
     UnknownKids,
 )
-from tests.court import Court, comes_true, holding_court, refusal_of
+from tests.court import SOON_SECONDS, Court, comes_true, holding_court, refusal_of
 from tests.handmade import KEYS_PATH, answers, guarded, known_by
 from tests.people import kid_of
 
@@ -62,11 +63,22 @@ def test_a_new_key_is_found_at_once(guard: Guard, issuer: Issuer) -> None:
 
 
 def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
-    guard: Guard, issuer: Issuer
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer.rotate_key()
     tokens = [issuer.token() for _ in range(50)]
     asked_before = issuer.asked[KEYS_PATH]
+    look_for, looking = Feed.look_for, Semaphore(0)
+
+    def look_for_and_count(*arguments: Any) -> None:
+        looking.release()
+        look_for(*arguments)
+
+    def when_all_are_looking(_: httpx.Request) -> None:
+        assert all(looking.acquire(timeout=SOON_SECONDS) for _ in tokens)
+
+    monkeypatch.setattr(Feed, "look_for", look_for_and_count)
+    answers(issuer, KEYS_PATH, when_all_are_looking)
     with ThreadPoolExecutor(50) as threads:
         refusals = set(threads.map(lambda token: refusal_of(guard, token), tokens))
     assert refusals == {None}

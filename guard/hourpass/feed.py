@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Protocol
 
-from hourpass.errors import ServiceUnavailableError
+from hourpass.errors import GuardError, ServiceUnavailableError
 from hourpass.known import Known, Revocations, TooManyRevocationsError
 from hourpass.outage import LAST_RETRY_SECONDS, Outage, spread
 from hourpass.service import (
@@ -107,20 +107,27 @@ class Feed:
         """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
         return self._asked().vouches_for(token)
 
-    def meet_unknown(self, kid: str) -> None:
-        """Return if it is time to read the key set for it.
+    def meet_unknown(self, kid: str, known: Known) -> None:
+        """Return if it is time to read the key set for it, or if another thread has read one since
+        `known` lacked the key.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
-        self._unknown_kids.meet(kid, self._clock.monotonic())
+        try:
+            self._unknown_kids.meet(kid, self._clock.monotonic())
+        except GuardError:
+            if self.known is known:
+                raise
 
-    def look_for(self, kid: str) -> None:
+    def look_for(self, kid: str, known: Known) -> None:
         """Read the key set for it: one thread at a time, with pauses (unknown_kids.py).
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
         with self._looking:
-            self.meet_unknown(kid)
+            if self.known is not known:
+                return  # the thread that this one waited for has read a new key set
+            self.meet_unknown(kid, known)
             asked_at, was_answered = self._clock.monotonic(), False
             try:
                 was_answered = self._take(*self._read_keys())

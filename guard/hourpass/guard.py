@@ -173,7 +173,7 @@ class Guard(RouteDependency):
             return self._tell_by(known, token)
         except UnknownKeyError as unknown:
             if known.tokens.has_keys:
-                feed.meet_unknown(unknown.kid)
+                feed.meet_unknown(unknown.kid, known)
             return None
 
     def _tell_by(self, known: Known, token: str) -> User:
@@ -200,7 +200,7 @@ class Guard(RouteDependency):
                 if not feed.vouches_for(token):
                     raise InvalidTokenError from None
                 return known.admit(token, unknown.claimed)
-            feed.look_for(unknown.kid)
+            feed.look_for(unknown.kid, known)
         if user := self._tell(token):
             return user
         raise ServiceUnavailableError  # meanwhile there were other keys again

@@ -51,7 +51,7 @@ class Coverage:
         found = {context for line in lines for context in by_line.get(line, ())}
         at_import = "" in found
         if found == {""}:
-            found = {context for contexts in by_line.values() for context in contexts}
+            found = self._contexts(path) or self._contexts(path.parent)
         ids = [id_ for id_ in _ids(found, "run") or _ids(found, "setup") if id_ in there_are]
         in_module = _count(by_line.values())
         ids.sort(key=lambda id_: (-in_module[id_] / max(self._lines_of[id_], 1), id_))
@@ -69,6 +69,13 @@ class Coverage:
                 chosen.append(id_)
                 left -= self._seconds.get(id_, 1.0)
         return Choice(chosen, seconds - left, at_import)
+
+    def _contexts(self, place: Path) -> set[str]:
+        """Of a module, or of all modules in a folder. Empty if no test calls anything in it."""
+        paths = (path for path in self._data.measured_files() if Path(path).is_relative_to(place))
+        by_line = (self._data.contexts_by_lineno(path) for path in paths)
+        found = {name for lines in by_line for names in lines.values() for name in names}
+        return found - {""}
 
 
 def _ids(contexts: Iterable[str], phase: str) -> list[str]:
