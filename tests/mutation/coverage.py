@@ -18,7 +18,8 @@ _DATA = ROOT / ".coverage.mutation"
 _DURATIONS = ROOT / ".coverage.mutation.json"
 _DURATIONS_VARIABLE = "TEST_DURATIONS_FILE"
 # So many cases of one test function come before the first cases of farther functions.
-_CASES = 4
+_CASES = 2
+_SLOW_SECONDS = 2.0
 
 
 class Choice(NamedTuple):
@@ -56,11 +57,12 @@ class Coverage:
         in_module = _count(by_line.values())
         ids.sort(key=lambda id_: (-in_module[id_] / max(self._lines_of[id_], 1), id_))
         cases: Counter[str] = Counter()
-        ranks: dict[str, tuple[bool, int]] = {}
+        ranks: dict[str, tuple[bool, bool, int]] = {}
         for id_ in ids:
             function = id_.partition("[")[0]
+            is_slow = self._seconds.get(id_, 0) > _SLOW_SECONDS
             # PostgreSQL last: its databases take longer to make.
-            ranks[id_] = "[postgresql" in id_, cases[function] // _CASES
+            ranks[id_] = "[postgresql" in id_, is_slow, cases[function] // _CASES
             cases[function] += 1
         chosen: list[str] = []
         left = seconds
