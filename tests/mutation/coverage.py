@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,38 +47,53 @@ class Coverage:
     def choose(
         self, path: Path, lines: Iterable[int], seconds: float, there_are: Container[str]
     ) -> Choice:
-        """The nearest ones, for so many seconds. A line that is executed only at import
-        has all tests of the module."""
-        by_line = self._data.contexts_by_lineno(str(path))
+        """The nearest tests, for so many seconds. A line that is executed only at import has all
+        tests of the module."""
+        by_line = self._by_line(path)
         found = {context for line in lines for context in by_line.get(line, ())}
         at_import = "" in found
         if found == {""}:
             found = self._contexts(path) or self._contexts(path.parent)
-        ids = [id_ for id_ in _ids(found, "run") or _ids(found, "setup") if id_ in there_are]
-        in_module = _count(by_line.values())
-        ids.sort(key=lambda id_: (-in_module[id_] / max(self._lines_of[id_], 1), id_))
+        ids = set(_ids(found, "run") or _ids(found, "setup"))
+        chosen: list[str] = []
+        left = seconds
+        for id_ in self._ranked(path.parent if ids.isdisjoint(self._ranked(path)) else path):
+            if id_ in ids and id_ in there_are and self._seconds[id_] <= left:
+                chosen.append(id_)
+                left -= self._seconds[id_]
+        return Choice(chosen, seconds - left, at_import)
+
+    @cache  # noqa: B019 - there is one instance
+    def _by_line(self, path: Path) -> dict[int, list[str]]:
+        return self._data.contexts_by_lineno(str(path))
+
+    @cache  # noqa: B019 - there is one instance
+    def _contexts(self, place: Path) -> set[str]:
+        """Of a module, or of all modules in a folder. Empty if no test calls anything in it."""
+        paths = (Path(path) for path in self._data.measured_files())
+        by_line = (self._by_line(path) for path in paths if path.is_relative_to(place))
+        return {name for lines in by_line for names in lines.values() for name in names} - {""}
+
+    @cache  # noqa: B019 - there is one instance
+    def _ranked(self, place: Path) -> list[str]:
+        """The tests of a module or folder that passed, in the order in which they are tried."""
+        paths = (Path(path) for path in self._data.measured_files())
+        in_place: Counter[str] = Counter()
+        for path in paths:
+            if path.is_relative_to(place):
+                in_place.update(_count(self._by_line(path).values()))
+        found = {*in_place, *_ids(self._contexts(place), "setup")}
+        ids = [id_ for id_ in found if id_ in self._seconds]
+        ids.sort(key=lambda id_: (-in_place[id_] / max(self._lines_of[id_], 1), id_))
         cases: Counter[str] = Counter()
         ranks: dict[str, tuple[bool, bool, int]] = {}
         for id_ in ids:
             function = id_.partition("[")[0]
-            is_slow = self._seconds.get(id_, 0) > _SLOW_SECONDS
+            is_slow = self._seconds[id_] > _SLOW_SECONDS
             # PostgreSQL last: its databases take longer to make.
             ranks[id_] = "[postgresql" in id_, is_slow, cases[function] // _CASES
             cases[function] += 1
-        chosen: list[str] = []
-        left = seconds
-        for id_ in sorted(ids, key=ranks.__getitem__):
-            if not chosen or self._seconds.get(id_, 1.0) <= left:
-                chosen.append(id_)
-                left -= self._seconds.get(id_, 1.0)
-        return Choice(chosen, seconds - left, at_import)
-
-    def _contexts(self, place: Path) -> set[str]:
-        """Of a module, or of all modules in a folder. Empty if no test calls anything in it."""
-        paths = (path for path in self._data.measured_files() if Path(path).is_relative_to(place))
-        by_line = (self._data.contexts_by_lineno(path) for path in paths)
-        found = {name for lines in by_line for names in lines.values() for name in names}
-        return found - {""}
+        return sorted(ids, key=ranks.__getitem__)
 
 
 def _ids(contexts: Iterable[str], phase: str) -> list[str]:
@@ -94,7 +110,7 @@ def _run_all_tests() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", __name__]
     command += ["--cov", "--cov-context=test", "--cov-report="]
     variables = {"COVERAGE_FILE": str(_DATA), _DURATIONS_VARIABLE: str(_DURATIONS)}
-    # Failures are no obstacle: a failing test of the untouched code is not used (see __main__.py).
+    # A test that fails today is not used.
     subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False)
 
 
@@ -102,12 +118,16 @@ def _run_all_tests() -> None:
 
 
 _durations: defaultdict[str, float] = defaultdict(float)
+_failed: set[str] = set()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _durations[report.nodeid] += report.duration
+    if report.failed:
+        _failed.add(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # of pytest-xdist
-        Path(os.environ[_DURATIONS_VARIABLE]).write_text(json.dumps(_durations))
+        passed = {id_: seconds for id_, seconds in _durations.items() if id_ not in _failed}
+        Path(os.environ[_DURATIONS_VARIABLE]).write_text(json.dumps(passed))
