@@ -132,8 +132,8 @@ def _is_left_alone(parent: ast.AST, field: str, child: ast.AST) -> bool:
             return True  # the last is a docstring
         case ast.Assign(value=ast.Constant(str())) if isinstance(parent, ast.ClassDef):
             return True  # the name of a table, a member of an enumeration
-        case ast.Call():
-            return ast.unparse(child.func).startswith(("_log.", "TypeVar", "cast"))
+        case ast.Call() | ast.Expr(ast.Call()):
+            return ast.unparse(child).startswith(("_log.", "TypeVar", "cast"))
         case ast.keyword():
             return child.arg in _PROSE
     if field == "annotation":
