@@ -1,4 +1,8 @@
-"""Which tests execute a line, the nearest first: those that execute little else."""
+"""Which tests execute a line, the nearest first.
+
+A file of tests is near to a module if its tests execute little else. All tests of the nearest file
+come first.
+"""
 
 import json
 import os
@@ -18,9 +22,9 @@ from app.settings import ROOT
 _DATA = ROOT / ".coverage.mutation"
 _DURATIONS = ROOT / ".coverage.mutation.json"
 _DURATIONS_VARIABLE = "TEST_DURATIONS_FILE"
-# So many cases of one test function come before the first cases of farther functions.
-_CASES = 2
 _SLOW_SECONDS = 2.0
+# Their tests read what is made when modules are imported: tables, routes, numbers.
+_OF_IMPORTS = ("test_migrations.py", "test_openapi.py", "test_documented_numbers.py")
 
 
 class Choice(NamedTuple):
@@ -40,9 +44,10 @@ class Coverage:
         self._data = CoverageData(str(_DATA))
         self._data.read()
         self._seconds: dict[str, float] = json.loads(_DURATIONS.read_text())
-        self._lines_of: Counter[str] = Counter()  # of all files
+        lines_of: Counter[str] = Counter()
         for path in self._data.measured_files():
-            self._lines_of.update(_count(self._data.contexts_by_lineno(path).values()))
+            lines_of.update(_count(self._by_line(Path(path)).values()))
+        self._lines_of_file = _by_file(lines_of)
 
     def choose(
         self, path: Path, lines: Iterable[int], seconds: float, there_are: Container[str]
@@ -55,13 +60,26 @@ class Coverage:
         if found == {""}:
             found = self._contexts(path) or self._contexts(path.parent)
         ids = set(_ids(found, "run") or _ids(found, "setup"))
+        place = path.parent if ids.isdisjoint(self._ranked(path)) else path
+        ranked = [id_ for id_ in self._ranked(place) if id_ in ids]
+        if at_import:
+            ranked = [*self._of_imports(), *ranked]
         chosen: list[str] = []
         left = seconds
-        for id_ in self._ranked(path.parent if ids.isdisjoint(self._ranked(path)) else path):
-            if id_ in ids and id_ in there_are and self._seconds[id_] <= left:
+        for id_ in ranked:
+            if id_ in there_are and self._seconds[id_] <= left:
                 chosen.append(id_)
                 left -= self._seconds[id_]
         return Choice(chosen, seconds - left, at_import)
+
+    def _of_imports(self) -> list[str]:
+        return [
+            id_
+            for id_, seconds in self._seconds.items()
+            if _file(id_).endswith(_OF_IMPORTS)
+            and seconds <= _SLOW_SECONDS
+            and "[postgresql" not in id_
+        ]
 
     @cache  # noqa: B019 - there is one instance
     def _by_line(self, path: Path) -> dict[int, list[str]]:
@@ -77,23 +95,34 @@ class Coverage:
     @cache  # noqa: B019 - there is one instance
     def _ranked(self, place: Path) -> list[str]:
         """The tests of a module or folder that passed, in the order in which they are tried."""
-        paths = (Path(path) for path in self._data.measured_files())
         in_place: Counter[str] = Counter()
-        for path in paths:
+        for path in map(Path, self._data.measured_files()):
             if path.is_relative_to(place):
                 in_place.update(_count(self._by_line(path).values()))
         found = {*in_place, *_ids(self._contexts(place), "setup")}
-        ids = [id_ for id_ in found if id_ in self._seconds]
-        ids.sort(key=lambda id_: (-in_place[id_] / max(self._lines_of[id_], 1), id_))
+        ids = sorted(id_ for id_ in found if id_ in self._seconds)
+        in_place_by_file = _by_file(in_place)
         cases: Counter[str] = Counter()
-        ranks: dict[str, tuple[bool, bool, int]] = {}
+        ranks: dict[str, tuple[bool, bool, float, int]] = {}
         for id_ in ids:
-            function = id_.partition("[")[0]
+            function, file = id_.partition("[")[0], _file(id_)
+            nearness = in_place_by_file[file] / max(self._lines_of_file[file], 1)
             is_slow = self._seconds[id_] > _SLOW_SECONDS
             # PostgreSQL last: its databases take longer to make.
-            ranks[id_] = "[postgresql" in id_, is_slow, cases[function] // _CASES
+            ranks[id_] = "[postgresql" in id_, is_slow, -nearness, cases[function]
             cases[function] += 1
         return sorted(ids, key=ranks.__getitem__)
+
+
+def _file(id_: str) -> str:
+    return id_.partition("::")[0]
+
+
+def _by_file(by_test: Counter[str]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for id_, number in by_test.items():
+        total[_file(id_)] += number
+    return total
 
 
 def _ids(contexts: Iterable[str], phase: str) -> list[str]:
