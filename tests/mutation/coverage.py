@@ -61,16 +61,16 @@ class Coverage:
             found = self._contexts(path) or self._contexts(path.parent)
         ids = set(_ids(found, "run") or _ids(found, "setup"))
         place = path.parent if ids.isdisjoint(self._ranked(path)) else path
-        ranked = [id_ for id_ in self._ranked(place) if id_ in ids]
-        if at_import:
-            ranked = [*self._of_imports(), *ranked]
+        nearest = [id_ for id_ in self._ranked(place) if id_ in ids and id_ in there_are]
+        last = [id_ for id_ in self._of_imports() if id_ in there_are] if at_import else []
         chosen: list[str] = []
-        left = seconds
-        for id_ in ranked:
-            if id_ in there_are and self._seconds[id_] <= left:
+        left = seconds - sum(self._seconds[id_] for id_ in last)
+        for id_ in nearest:
+            if self._seconds[id_] <= left:
                 chosen.append(id_)
                 left -= self._seconds[id_]
-        return Choice(chosen, seconds - left, at_import)
+        chosen = [*dict.fromkeys([*chosen, *last])]
+        return Choice(chosen, sum(self._seconds[id_] for id_ in chosen), at_import)
 
     def _of_imports(self) -> list[str]:
         return [
