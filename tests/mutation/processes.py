@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -50,6 +50,7 @@ class Processes:
     def __init__(self, main: Callable[["Processes"], None]) -> None:
         self._main = main
         self.items: dict[str, pytest.Item] = {}
+        self._functions: dict[str, list[FunctionType]] = {}
         self._has_failed = False
 
     def run(self) -> int:
@@ -59,6 +60,8 @@ class Processes:
         templates.started_sqlite()
         templates.started_postgres()
         self.items = {item.nodeid: item for item in session.items}
+        self._functions = _functions_by_file()
+        gc.freeze()  # else each process would copy all of this memory when it collects garbage
         try:
             self._main(self)
         finally:
@@ -70,7 +73,6 @@ class Processes:
 
     def start(self, path: Path, tree: ast.Module, choice: Choice) -> Process:
         """The tree is the module at `path`, as it is now: the process has a copy."""
-        functions = _functions(path)
         pid = os.fork()
         if pid == 0:
             try:
@@ -79,7 +81,7 @@ class Processes:
                 for descriptor in range(3):
                     os.dup2(nowhere, descriptor)
                 code = compile(tree, str(path), "exec")
-                if choice.at_import or not _replace(functions, code):
+                if choice.at_import or not _replace(self._functions[str(path)], code):
                     os._exit(_import_and_run(path, code, choice.ids))
                 os._exit(self._run(choice.ids))
             finally:
@@ -103,10 +105,12 @@ class Processes:
         return pytest.ExitCode.OK
 
 
-@cache
-def _functions(path: Path) -> list[FunctionType]:
-    of_all_modules = (found for found in gc.get_objects() if isinstance(found, FunctionType))
-    return [found for found in of_all_modules if found.__code__.co_filename == str(path)]
+def _functions_by_file() -> dict[str, list[FunctionType]]:
+    by_file: defaultdict[str, list[FunctionType]] = defaultdict(list)
+    for found in gc.get_objects():
+        if isinstance(found, FunctionType):
+            by_file[found.__code__.co_filename].append(found)
+    return by_file
 
 
 def _replace(functions: list[FunctionType], code: CodeType) -> bool:
