@@ -82,6 +82,22 @@ async def test_an_older_invitation_works_once(
 
 
 @on_sqlite
+async def test_a_code_may_be_typed_with_64_characters(
+    client: AsyncClient, clock: Clock, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    recovery_code, *_ = (await enrol(client, LANCELOT, clock)).recovery_codes
+    assert (await log_in_with(client, LANCELOT, recovery_code.ljust(65))).status_code == 422
+    assert (await log_in_with(client, LANCELOT, recovery_code.ljust(64))).status_code == 200
+    path = f"/users/{user_id}/password-reset"
+    code = (await client.post(path, headers=bearer(arthurs_token))).json()["code"]
+    for length, status in [(65, 422), (64, 200)]:
+        reset = {"code": code.ljust(length), "new_password": NEW_PASSWORD}
+        answer = await client.post("/password-resets/confirm", json=reset)
+        assert answer.status_code == status
+
+
+@on_sqlite
 @pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
 async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
     reset = {"code": "A" * length, "new_password": NEW_PASSWORD}

@@ -151,6 +151,30 @@ def test_autogenerate_finds_nothing_to_do(settings: Settings) -> None:
     command.check(schema.alembic_config(settings))  # raises what it finds
 
 
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+def test_sqlite_uses_no_id_again_in_the_tables_that_say_so(settings: Settings) -> None:
+    """Which `alembic check` does not compare."""
+    schema.upgrade(settings)
+    find = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
+    made = in_database(
+        settings, lambda connection: connection.exec_driver_sql(find).scalars().all()
+    )
+    declared = [
+        name
+        for name, table in metadata.tables.items()
+        if table.dialect_options["sqlite"]["autoincrement"]
+    ]
+    assert sorted(made) == sorted(declared) == ["audit_log", "codes", "outbox", "users"]
+
+
+def test_the_primary_keys_are_those_of_the_models(settings: Settings) -> None:
+    """`alembic check` does not compare them either."""
+    schema.upgrade(settings)
+    made = {table.name: table for table in in_database(settings, tables_of)}
+    for name, table in metadata.tables.items():
+        assert made[name].primary_key.columns.keys() == table.primary_key.columns.keys()
+
+
 def test_the_code_expects_the_newest_revision_and_knows_all_before_it() -> None:
     assert scripts().get_heads() == [schema.HEAD]
     assert all(schema._is_known(revision) for revision in revisions())
