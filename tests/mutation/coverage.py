@@ -64,7 +64,7 @@ class Coverage:
         nearest = [id_ for id_ in self._ranked(place) if id_ in ids and id_ in there_are]
         last = [id_ for id_ in self._of_imports() if id_ in there_are] if at_import else []
         chosen: list[str] = []
-        left = seconds - sum(self._seconds[id_] for id_ in last)
+        left = seconds
         for id_ in nearest:
             if self._seconds[id_] <= left:
                 chosen.append(id_)
