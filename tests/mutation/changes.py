@@ -58,6 +58,7 @@ _CONSTRAINTS = {"Body", "Cookie", "Field", "Form", "Header", "Path", "Query", "S
 # Functions that cannot be replaced by one of their arguments.
 _CONVERSIONS = {"delete", "insert", "select", "update", *dir(builtins)} - {"min", "max", "sorted"}
 _PROSE = {"description", "summary", "title", "examples", "openapi_examples", "responses", "tags"}
+_UNTESTABLE = ("_log.", "TypeVar(", "cast(", "dataclass(")  # calls of these
 _LEFT_ALONE = {"returns", "decorator_list", "bases", "msg", "names"}
 _LONGEST_WORD = 40
 _COLLECTIONS = (ast.JoinedStr, ast.Set, ast.List, ast.Tuple, ast.Dict)  # each element is left out
@@ -133,7 +134,7 @@ def _is_left_alone(parent: ast.AST, field: str, child: ast.AST) -> bool:
         case ast.Assign(value=ast.Constant(str())) if isinstance(parent, ast.ClassDef):
             return True  # the name of a table, a member of an enumeration
         case ast.Call() | ast.Expr(ast.Call()):
-            return ast.unparse(child).startswith(("_log.", "TypeVar", "cast"))
+            return ast.unparse(child).startswith(_UNTESTABLE)
         case ast.keyword():
             return child.arg in _PROSE
     if field == "annotation":
