@@ -155,6 +155,7 @@ ROWS = [
         LIFETIMES[Purpose.VERIFY] / DAY,
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
+    row("minutes, {a} day and", LIFETIMES[Purpose.RENEW] / DAY),
     row("If more than {five} accounts have one address", MAX_ACCOUNTS),
     row(
         "each message: {five} go at once, and each further one waits {twice} as long as the one "

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.codes.service import MAX_OPEN
 from app.mail import postman
 from app.main import create_app
 from app.settings import Settings
@@ -126,6 +127,14 @@ async def test_taking_one_back_leaves_the_others(client: AsyncClient, arthurs_to
     assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
     assert_problem(await come(client, taken_back["code"]), 403, "invalid_code")
     assert (await come(client, kept["code"])).status_code == 201
+
+
+async def test_any_number_of_invitations_are_open_at_once(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    """Unlike a user's own codes, of which the newest five are."""
+    first, *_ = [await invite(client, arthurs_token) for _ in range(MAX_OPEN + 2)]
+    assert (await come(client, first["code"])).status_code == 201
 
 
 async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str) -> None:

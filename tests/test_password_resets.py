@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
+from app.codes.errors import InvalidCodeError
 from app.codes.models import Code
-from app.codes.service import MAX_OPEN
+from app.codes.service import MAX_OPEN, redraw
 from app.mail import postman
 from app.mail.models import Letter
 from app.mail.postman import CLAIM, MAX_ACCOUNTS, Postman
@@ -248,6 +249,21 @@ async def test_what_changes_the_account_voids_its_codes(
     assert_problem(await confirm(client, code), 403, "invalid_code")
 
 
+async def test_a_change_that_was_refused_voids_no_code(
+    client: AsyncClient, code: str, lancelot: int
+) -> None:
+    assert lancelot
+    own = bearer(await log_in(client, LANCELOT))
+    for method, path, change in [
+        ("POST", "/me/password", {"new_password": "another"}),
+        ("PATCH", "/me", {"email": "lake@avalon.example"}),
+    ]:
+        body = {"password": "wrong", **change}
+        refused = await client.request(method, path, json=body, headers=own)
+        assert_problem(refused, 403, "wrong_password")
+    assert (await confirm(client, code)).status_code == 200
+
+
 async def test_unknown_and_disabled_are_answered_alike_and_sent_nothing(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
 ) -> None:
@@ -424,6 +440,12 @@ async def test_a_code_that_is_too_old_is_not_mailed(
     clock.advance(timedelta(minutes=30))
     await deliver(app)
     assert mailbox.messages == []
+
+
+async def test_a_code_that_is_gone_is_not_drawn_anew(app: FastAPI, clock: Clock) -> None:
+    async with app.state.database.session() as session:
+        with pytest.raises(InvalidCodeError):
+            await redraw(session, 4711, clock())
 
 
 async def test_no_more_than_a_few_codes_are_open(
