@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, LargeBinary, String
+from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
@@ -16,7 +16,7 @@ class Code(Base):
 
     id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
     purpose: Mapped[str] = mapped_column(String(10))
-    code_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    code_hash: Mapped[bytes] = mapped_column(unique=True)
     # Whose it is. An invitation is nobody's yet.
     user_id: Mapped[int | None] = mapped_column(
         _ID, ForeignKey("users.id", ondelete="CASCADE"), index=True

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base
@@ -21,10 +21,10 @@ class Session(Base):
     scope: Mapped[str] = mapped_column(String(1000))
     # Carried by its refresh tokens alone, so that knowing a `sid` is of no use.
     handle: Mapped[str] = mapped_column(String(32), unique=True)
-    secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
-    previous_secret_hash: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    secret_hash: Mapped[bytes]
+    previous_secret_hash: Mapped[bytes | None]
     # Each secret is derived from the one before under this key; see service.py.
-    rotation_key: Mapped[bytes] = mapped_column(LargeBinary(32))
+    rotation_key: Mapped[bytes]
     rotated_at: Mapped[datetime]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
