@@ -115,6 +115,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 # malformed tokens. Only what reads or writes rows has to be seen on both.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+# For tests of what waits for what: on SQLite one transaction writes at a time.
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:

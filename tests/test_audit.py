@@ -22,9 +22,10 @@ from app.events import Event
 from app.housekeeping import service as housekeeping
 from app.housekeeping.service import Housekeeping
 from app.revocations.models import Feed, Revocation
+from app.sessions import service as sessions_service
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
-from tests.conftest import on_sqlite, serving
+from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -41,8 +42,6 @@ from tests.people import (
 from tests.settings import Clock, make_settings
 
 DAY = timedelta(days=1)
-
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 async def entries_of(client: AsyncClient, token: str, **query: Any) -> list[dict[str, Any]]:
@@ -94,6 +93,29 @@ async def test_each_deed_leaves_one_entry(client: AsyncClient) -> None:
         ("user.enable", arthur, lancelot, True),
         ("user.end_tokens", arthur, lancelot, True),
         ("user.remove", arthur, lancelot, True),
+    ]
+
+
+async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
+    client: AsyncClient, arthurs_token: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_service, "MAX_PER_USER", 1)
+    await register(client, LANCELOT)
+    displaced, copied = [await open_session(client, LANCELOT) for _ in range(2)]
+    await renew(client, copied["refresh_token"])
+    clock.advance(timedelta(minutes=1))
+    await renew(client, copied["refresh_token"])
+    ended = await open_session(client, LANCELOT)
+    await client.post("/revoke", data={"token": ended["refresh_token"]})
+    ids = [said_in(session["token"])["sid"] for session in (displaced, copied, ended)]
+    entries = await entries_of(client, arthurs_token, action="session.")
+    assert [(entry["action"], entry["details"]) for entry in reversed(entries)] == [
+        ("session.open", {"session": ids[0]}),
+        ("session.end", {"session": ids[0], "reason": "too many sessions"}),
+        ("session.open", {"session": ids[1]}),
+        ("session.end", {"session": ids[1], "reason": "a spent refresh token"}),
+        ("session.open", {"session": ids[2]}),
+        ("session.end", {"session": ids[2], "reason": "asked to"}),
     ]
 
 

@@ -20,15 +20,17 @@ from app.revocations.service import Revocations
 from app.second_factors.service import IS_ENABLED
 from app.sessions import service
 from app.sessions.models import Session
-from app.sessions.service import GRACE, Sessions
+from app.sessions.service import Renewal, Sessions
+from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_sqlite, users_in
+from tests.conftest import on_postgresql, on_sqlite, users_in
 from tests.people import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
+    at_court,
     bearer,
     log_in,
     open_session,
@@ -43,6 +45,7 @@ from tests.waiting import blocking
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
+GRACE = 10 * SECOND
 
 
 async def renewed(client: AsyncClient, session: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +120,18 @@ async def test_after_a_lost_answer_the_same_successor_is_given_again(
     assert not await is_over(client, again)
 
 
+async def test_asking_for_a_lost_answer_again_does_not_extend_the_grace(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    await renewed(client, session)
+    clock.advance(GRACE)
+    await renewed(client, session)
+    clock.advance(SECOND)
+    assert await is_over(client, session)
+
+
 async def test_of_two_simultaneous_renewals_both_get_the_same_successor(
     client: AsyncClient,
 ) -> None:
@@ -145,7 +160,7 @@ async def test_a_session_that_ends_while_it_is_renewed_is_over(
 
 @pytest.mark.parametrize("theft", ["after the grace", "with an older one", "with a made-up one"])
 async def test_the_reuse_of_a_spent_refresh_token_ends_its_whole_session(
-    client: AsyncClient, clock: Clock, theft: str
+    client: AsyncClient, clock: Clock, caplog: pytest.LogCaptureFixture, theft: str
 ) -> None:
     await register(client, LANCELOT)
     session, other = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
@@ -158,6 +173,9 @@ async def test_the_reuse_of_a_spent_refresh_token_ends_its_whole_session(
     else:
         stolen = {"refresh_token": session["refresh_token"][:-64] + "0" * 64}
     assert await is_over(client, stolen)
+    (warning,) = (record for record in caplog.records if record.name == "hourpass.sessions")
+    assert warning.message == "A spent refresh token was used again"
+    assert vars(warning)["user_id"] == 2
     assert await is_over(client, second)
     for token in (session["access_token"], second["access_token"]):
         assert not await token_holds(client, token)
@@ -188,6 +206,29 @@ async def test_a_session_ends_after_ninety_days_however_much_it_is_used(
         clock.advance(elapsed)
         session = await renewed(client, session)
     clock.advance(SECOND)
+    assert await is_over(client, session)
+
+
+async def test_a_session_that_is_never_used_ends_by_the_shorter_of_both_times(
+    settings: Settings, clock: Clock
+) -> None:
+    shorter = settings.model_copy(update={"session_idle_days": 14, "session_max_days": 7})
+    async with at_court(shorter, clock) as client:
+        await register(client, LANCELOT)
+        session = await open_session(client, LANCELOT)
+        clock.advance(7 * DAY)
+        assert await is_over(client, session)
+
+
+async def test_a_disabled_user_renews_no_session_of_whatever_epoch(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    async with app.state.database.session() as writing:
+        await begin_write(writing)
+        await writing.execute(update(User).values(is_enabled=False))
+        await writing.commit()
     assert await is_over(client, session)
 
 
@@ -282,16 +323,30 @@ async def test_nobody_but_an_administrator_sees_or_ends_the_sessions_of_others(
     assert await is_over(client, session)
 
 
+@on_sqlite
+@pytest.mark.parametrize("session_id", ["0" * 15, "0" * 17, "0" * 15 + "G", "0" * 15 + "%00"])
+async def test_what_is_no_session_id_is_refused(
+    client: AsyncClient, arthurs_token: str, session_id: str
+) -> None:
+    for whose in ("/me", "/users/1"):
+        path = f"{whose}/sessions/{session_id}"
+        refused = await client.delete(path, headers=bearer(arthurs_token))
+        (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
+        assert field["field"] == "session_id"
+
+
 async def test_a_users_oldest_session_makes_room_for_one_too_many(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_PER_USER", 3)
+    monkeypatch.setattr(service, "MAX_PER_USER", 5)
     await register(client, LANCELOT)
     await register(client, GALAHAD)
     others = await open_session(client, GALAHAD)
-    sessions = []
-    for _ in range(5):
+    sessions: list[dict[str, Any]] = []
+    for number in range(7):
         clock.advance(SECOND)
+        if number == 5:  # to have been used last does not make it younger
+            sessions[0] = await renewed(client, sessions[0])
         sessions.append(await open_session(client, LANCELOT))
     ids = [said_in(session["token"])["sid"] for session in sessions]
     listed = await sessions_of(client, sessions[-1]["token"])
@@ -302,6 +357,57 @@ async def test_a_users_oldest_session_makes_room_for_one_too_many(
         assert await token_holds(client, session["token"]) != ended
     assert not await is_over(client, others)
     assert await revoked(client) == [f"sid:{id_}" for id_ in ids[:2]]
+
+
+async def open_directly(app: FastAPI, clock: Clock) -> Renewal | None:
+    """As a login does, and without all that it does before."""
+    async with app.state.database.session() as session:
+        lancelot, _ = await users_in(session, app).account("lancelot", IS_ENABLED)
+        assert lancelot
+        revocations = Revocations(session, app.state.tokens.lifetime)
+        events = Events(session, Caller(), [])
+        sessions = Sessions(session, revocations, events, app.state.settings)
+        return await sessions.open(lancelot, "", Caller(), clock())
+
+
+async def test_sessions_that_are_opened_at_once_count_each_other(
+    app: FastAPI, client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_PER_USER", 2)
+    await register(client, LANCELOT)
+    for _ in range(2):
+        await open_session(client, LANCELOT)
+    async with app.state.database.session() as blocker:
+        await begin_write(blocker)
+        await blocker.execute(select(User).with_for_update())
+        async with blocking(app.state.database, 2):
+            opening = [asyncio.create_task(open_directly(app, clock)) for _ in range(2)]
+        await blocker.commit()
+    assert all(await asyncio.gather(*opening))
+    async with app.state.database.session() as session:
+        assert len((await session.scalars(select(Session.id))).all()) == 2
+
+
+@on_postgresql
+async def test_a_session_is_opened_while_something_that_refers_to_its_user_is_written(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    async with app.state.database.session() as writing, asyncio.timeout(10):
+        await writing.execute(select(User).with_for_update(read=True, key_share=True))
+        assert await open_directly(app, clock)
+
+
+@on_postgresql
+async def test_a_session_is_renewed_while_its_user_is_locked(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    """Users are locked before sessions. To lock a user after a session could be a deadlock."""
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    async with app.state.database.session() as writing, asyncio.timeout(10):
+        await writing.execute(select(User).with_for_update())
+        await renewed(client, session)
 
 
 async def test_a_copy_of_the_database_holds_no_refresh_token(
@@ -430,6 +536,14 @@ async def test_a_refresh_token_must_be_there_and_of_a_sensible_size(client: Asyn
         assert_problem(await client.post("/token", json=grant), 422, "invalid_request")
 
 
+async def test_a_refused_renewal_keeps_no_lock(app: FastAPI, clock: Clock) -> None:
+    async with app.state.database.session() as session:
+        revocations = Revocations(session, app.state.tokens.lifetime)
+        sessions = Sessions(session, revocations, Events(session, Caller(), []), app.state.settings)
+        assert await sessions.renew(f"hpr_{'0' * 32}_{'0' * 64}", clock()) is None
+        assert not session.in_transaction()
+
+
 async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
     app: FastAPI, client: AsyncClient, users: Users, clock: Clock
 ) -> None:
@@ -451,3 +565,4 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
             await session.commit()
             await cut_off(lancelot.id, clock())
             assert await sessions.open(lancelot, "", Caller(), clock()) is None
+            assert not session.in_transaction()
