@@ -14,7 +14,7 @@ from app.database import begin_write
 from app.housekeeping.service import Housekeeping
 from app.second_factors import service
 from app.second_factors.models import RecoveryCode, SecondFactor
-from app.second_factors.service import ENROLMENT, RECOVERY_CODES
+from app.second_factors.service import RECOVERY_CODES
 from app.settings import Settings
 from app.users.service import Users
 from tests.authenticator import (
@@ -41,6 +41,7 @@ from tests.people import (
 from tests.settings import Clock
 
 PASSWORD = LANCELOT["password"]
+ENROLMENT = timedelta(hours=1)
 
 
 async def state(client: AsyncClient, token: str) -> tuple[bool, int]:
@@ -226,6 +227,31 @@ async def test_who_has_none_has_none_to_change(
     assert_problem(response, 404, "second_factor_not_found")
     clock.advance(STEP)
     assert (await log_in_with(client, LANCELOT, "123456")).status_code == 200
+
+
+async def test_what_waits_to_be_confirmed_cannot_be_changed(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    sent = {"password": PASSWORD, "otp": authenticator.code()}
+    for method, path in [("POST", "/recovery-codes"), ("DELETE", "")]:
+        url = f"/me/second-factor{path}"
+        response = await client.request(method, url, json=sent, headers=bearer(token))
+        assert_problem(response, 404, "second_factor_not_found")
+    assert (await confirm(client, token, authenticator.code())).status_code == 200
+
+
+async def test_a_recovery_code_confirms_nothing_and_leaves_no_entry(
+    client: AsyncClient, clock: Clock
+) -> None:
+    """None has been issued yet. It is not counted, so the audit log would grow without an end."""
+    await register(client, LANCELOT)
+    _, token = await begin(client, LANCELOT, clock)
+    response = await confirm(client, token, "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP")
+    assert_problem(response, 403, "wrong_code")
+    entries = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
+    assert entries[0]["action"] == "second_factor.enrol"
 
 
 async def test_a_stolen_token_does_not_set_one_up(client: AsyncClient) -> None:

@@ -10,7 +10,8 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import select, update
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
 from app.caller import Caller
@@ -21,10 +22,10 @@ from app.second_factors.models import RecoveryCode, SecondFactor
 from app.second_factors.service import (
     BURST,
     FORGIVEN_AFTER,
-    MAX_FAILURES,
     Answer,
     SecondFactors,
 )
+from app.users.models import User
 from app.users.proof import Proof
 from tests.authenticator import (
     STEP,
@@ -34,7 +35,7 @@ from tests.authenticator import (
     enrol,
     log_in_with,
 )
-from tests.conftest import on_sqlite, users_in
+from tests.conftest import on_postgresql, on_sqlite, users_in
 from tests.people import LANCELOT, assert_problem, register
 from tests.settings import Clock
 
@@ -154,16 +155,20 @@ async def test_a_wrong_code_looks_like_a_wrong_password(
         assert response.headers["www-authenticate"] == wrong.headers["www-authenticate"]
 
 
-async def answer_to(app: FastAPI, otp: str, now: datetime) -> Answer:
-    """Without a login around it, so that nothing else slows down who guesses."""
+def second_factors_in(session: AsyncSession, app: FastAPI) -> SecondFactors:
     state = app.state
-    async with state.database.session() as session:
-        events = Events(session, Caller(), state.listeners)
-        users = users_in(session, app)
-        proof = Proof(session, users, state.passwords, state.throttle, events, Caller())
-        factors = SecondFactors(proof, state.settings)
+    events = Events(session, Caller(), state.listeners)
+    users = users_in(session, app)
+    proof = Proof(session, users, state.passwords, state.throttle, events, Caller())
+    return SecondFactors(proof, state.settings)
+
+
+async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> Answer:
+    """Without a login around it, so that nothing else slows down who guesses."""
+    async with app.state.database.session() as session:
+        factors = second_factors_in(session, app)
         await begin_write(session)
-        answer = await factors.check(2, SecretStr(otp), now)
+        answer = await factors.check(user_id, SecretStr(otp), now)
         await session.commit()
         return answer
 
@@ -172,6 +177,7 @@ async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
     app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
     compared = 0
+    clock.advance(timedelta(days=30))  # in which nothing is saved up
     for _ in range(24 * 4):
         while (answer := await answer_to(app, lancelots.wrong_code(), clock())) is Answer.WRONG:
             compared += 1
@@ -216,15 +222,52 @@ async def test_who_is_kept_waiting_gets_in_with_a_recovery_code_or_an_hour_later
 async def test_after_a_hundred_wrong_ones_in_a_row_only_a_recovery_code_helps(
     client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
-    async with app.state.database.session() as session:
-        await begin_write(session)
-        await session.execute(update(SecondFactor).values(failures=MAX_FAILURES - 1))
-        await session.commit()
-    assert await status_of(client, lancelots.wrong_code()) == 401
+    for _ in range(100):
+        assert await answer_to(app, lancelots.wrong_code(), clock()) is Answer.WRONG
+        clock.advance(FORGIVEN_AFTER)
     clock.advance(timedelta(days=30))
     assert await status_of(client, lancelots.code()) == 429
     assert await status_of(client, lancelots.recovery_codes[0]) == 200
     assert await status_of(client, lancelots.code()) == 200
+
+
+async def test_a_code_that_proved_an_account_is_used_up_whatever_comes_of_the_rest(
+    client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    code = lancelots.code()
+    async with app.state.database.session() as session:
+        factors = second_factors_in(session, app)
+        proof = (LANCELOT["password"], SecretStr(code))
+        await factors.reauthenticate("user.remove", 2, *proof, clock())
+    assert await status_of(client, code) == 401
+
+
+@pytest.mark.parametrize("kind", ["a code", "a recovery code"])
+async def test_a_right_one_begins_the_count_of_a_hundred_anew(
+    client: AsyncClient, app: FastAPI, lancelots: Authenticator, kind: str
+) -> None:
+    assert await status_of(client, lancelots.wrong_code()) == 401
+    right = lancelots.code() if kind == "a code" else lancelots.recovery_codes[0]
+    assert await status_of(client, right) == 200
+    async with app.state.database.session() as session:
+        assert (await session.scalars(select(SecondFactor.failures))).all() == [0]
+
+
+async def test_who_was_removed_or_lost_the_second_factor_a_moment_ago_is_refused(
+    app: FastAPI, clock: Clock
+) -> None:
+    removed, arthur = 4711, 1
+    for user_id in (removed, arthur):
+        assert await answer_to(app, "123456", clock(), user_id) is Answer.WRONG
+
+
+@on_postgresql
+async def test_a_code_is_tried_while_something_that_refers_to_its_user_is_written(
+    app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    async with app.state.database.session() as writing, asyncio.timeout(10):
+        await writing.execute(select(User).with_for_update(read=True, key_share=True))
+        assert await answer_to(app, lancelots.code(), clock()) is Answer.RIGHT
 
 
 async def test_confirming_cannot_be_guessed_either(client: AsyncClient, clock: Clock) -> None:

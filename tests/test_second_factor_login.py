@@ -207,6 +207,8 @@ async def test_so_is_what_is_done_to_it(
 ) -> None:
     await register(client, LANCELOT)
     authenticator, token = await begin(client, LANCELOT, clock)
+    unproved = {"password": "guinevere"}
+    await client.post("/me/second-factor", json=unproved, headers=bearer(token))
     await confirm(client, token, authenticator.wrong_code())
     await confirm(client, token, authenticator.code())
     headers = bearer(await token_with(client, LANCELOT, authenticator.next_code()))
@@ -226,6 +228,7 @@ async def test_so_is_what_is_done_to_it(
     ]
     assert done == [
         ("second_factor.enrol", True, None),
+        ("second_factor.enrol", False, "wrong password"),
         ("second_factor.confirm", False, "wrong code"),
         ("second_factor.confirm", True, None),
         ("second_factor.renew_codes", False, "wrong password"),
