@@ -11,7 +11,7 @@ from app.tokens.keys import KeyStore
 from app.tokens.models import StoredKey
 from app.vault import KeyUnusableError
 from tests.authenticator import STEP, enrol, log_in_with
-from tests.people import LANCELOT, Person, at_court, register
+from tests.people import GALAHAD, LANCELOT, Person, at_court, register
 from tests.settings import Clock, make_settings
 
 SECRET_KEY = "the lady of the lake keeps it dry"
@@ -34,14 +34,16 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
     settings: Settings, sealed: Settings, clock: Clock
 ) -> None:
     plain = make_settings(settings.database_url)
-    people: list[Person] = [LANCELOT, {**LANCELOT, "username": "galahad"}]
+    people: list[Person] = [LANCELOT, GALAHAD, {**LANCELOT, "username": "bors"}]
+    authenticators = []
     async with at_court(plain, clock) as client:
-        await register(client, people[0])
-        authenticators = [await enrol(client, people[0], clock)]
-        assert await stored(plain) == [authenticators[0].parameters["secret"]]
+        for person in people[:2]:
+            await register(client, person)
+            authenticators.append(await enrol(client, person, clock))
+        assert await stored(plain) == [each.parameters["secret"] for each in authenticators]
     async with at_court(sealed, clock) as client:
-        await register(client, people[1])
-        authenticators.append(await enrol(client, people[1], clock))
+        await register(client, people[2])
+        authenticators.append(await enrol(client, people[2], clock))
         for person, authenticator in zip(people, authenticators, strict=True):
             assert (await log_in_with(client, person, authenticator.code())).status_code == 200
             for secret in await stored(plain):
@@ -66,6 +68,27 @@ async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
         with pytest.raises(KeyUnusableError, match=r"second factors .* SECRET_KEY"):
             async with at_court(settings, clock):
                 pass
+
+
+async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
+    sealed: Settings, clock: Clock
+) -> None:
+    async with at_court(sealed, clock) as client:
+        for person in (LANCELOT, GALAHAD):
+            await register(client, person)
+            await enrol(client, person, clock)
+    database = Database(sealed)
+    async with database.session() as session:
+        await begin_write(session)
+        first = update(SecondFactor).where(SecondFactor.user_id == 2)
+        await session.execute(first.values(secret="GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"))
+        await session.commit()
+    await database.close()
+    hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
+    other = make_settings(sealed.database_url, **hs256, secret_key=SECRET_KEY.upper())
+    with pytest.raises(KeyUnusableError, match="second factors"):
+        async with at_court(other, clock):
+            pass
 
 
 @pytest.mark.parametrize("kind", ["signing keys", "second factors"])
