@@ -167,6 +167,14 @@ def test_sqlite_uses_no_id_again_in_the_tables_that_say_so(settings: Settings) -
     assert sorted(made) == sorted(declared) == ["audit_log", "codes", "outbox", "users"]
 
 
+def test_the_primary_keys_are_those_of_the_models(settings: Settings) -> None:
+    """`alembic check` does not compare them either."""
+    schema.upgrade(settings)
+    made = {table.name: table for table in in_database(settings, tables_of)}
+    for name, table in metadata.tables.items():
+        assert made[name].primary_key.columns.keys() == table.primary_key.columns.keys()
+
+
 def test_the_code_expects_the_newest_revision_and_knows_all_before_it() -> None:
     assert scripts().get_heads() == [schema.HEAD]
     assert all(schema._is_known(revision) for revision in revisions())

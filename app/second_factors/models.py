@@ -12,7 +12,7 @@ class SecondFactor(Base):
     __tablename__ = "second_factors"
 
     user_id: Mapped[int] = mapped_column(
-        _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
     )
     # 160 bits in base32, or the same encrypted under SECRET_KEY (vault.py)
     secret: Mapped[str] = mapped_column(String(200))
@@ -35,6 +35,5 @@ class RecoveryCode(Base):
         _ID,
         ForeignKey("second_factors.user_id", ondelete="CASCADE"),
         primary_key=True,
-        autoincrement=False,
     )
     code_hash: Mapped[bytes] = mapped_column(primary_key=True)
