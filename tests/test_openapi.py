@@ -130,6 +130,13 @@ def test_the_example_of_a_registration_is_one() -> None:
         jsonschema.validate(example, schema, format_checker=jsonschema.FormatChecker())
 
 
+@pytest.mark.parametrize("name", DOCUMENT["components"]["schemas"])
+def test_the_examples_of_a_schema_are_valid(name: str) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    for example in DOCUMENT["components"]["schemas"][name].get("examples", []):
+        jsonschema.validate(example, schema, jsonschema.Draft202012Validator)
+
+
 def test_the_lengths_of_a_typed_code_are_documented() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     members = {
