@@ -463,6 +463,18 @@ async def test_no_more_than_a_few_codes_are_open(
     assert (await confirm(client, mailbox.last_code())).status_code == 200
 
 
+async def test_codes_that_strangers_ask_for_do_not_displace_that_of_an_administrator(
+    app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str, clock: Clock
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    forced = await client.post(path, headers=bearer(arthurs_token))
+    for _ in range(MAX_OPEN + 2):
+        clock.advance(timedelta(minutes=1))
+        await ask(client)
+        await deliver(app)
+    assert (await confirm(client, forced.json()["code"])).status_code == 200
+
+
 async def test_other_peoples_codes_do_not_displace_mine(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
 ) -> None:
