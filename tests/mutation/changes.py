@@ -57,7 +57,16 @@ _CONJUNCTIONS = {"where", "and_", "or_"}  # their arguments are conditions
 _CONSTRAINTS = {"Body", "Cookie", "Field", "Form", "Header", "Path", "Query", "StringConstraints"}
 # Functions that cannot be replaced by one of their arguments.
 _CONVERSIONS = {"delete", "insert", "select", "update", *dir(builtins)} - {"min", "max", "sorted"}
-_PROSE = {"description", "summary", "title", "examples", "openapi_examples", "responses", "tags"}
+_PROSE = {
+    "description",
+    "examples",
+    "json_schema_extra",
+    "openapi_examples",
+    "responses",
+    "summary",
+    "tags",
+    "title",
+}
 _UNTESTABLE = ("_log.", "TypeVar(", "cast(", "dataclass(")  # calls of these
 _LEFT_ALONE = {"returns", "decorator_list", "bases", "msg", "names"}
 _LONGEST_WORD = 40
