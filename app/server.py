@@ -27,8 +27,9 @@ def serve(host: str, port: int, workers: int) -> None:
         "backlog": backlog(),
         "timeout_graceful_shutdown": 30,
         # The supervisor kills a worker that does not answer in time. On a busy machine, the imports
-        # of a starting worker take longer than uvicorn's 5 seconds.
-        "timeout_worker_healthcheck": 60,
+        # of a starting worker take longer than uvicorn's 5 seconds. While it waits for the answer,
+        # the supervisor does not handle signals.
+        "timeout_worker_healthcheck": 20,
     }
     if workers == 1 or sys.platform != "linux":
         uvicorn.run("app.main:app", **options)

@@ -38,6 +38,9 @@ from tests.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settin
 from tests.templates import Postgres
 
 SERVE_TIMEOUT_SECONDS = 30
+# The databases to copy are of the day at which the tests' clock begins. A served process has the
+# real time, at which the key must not be due for replacement, nor the audit log for its purge.
+_AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +217,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
-    variables = environment(DATABASE_URL=database_url, **CHEAP_HASHING, **settings)
+    variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
@@ -222,7 +225,12 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
         yield base_url
     finally:
         process.terminate()
-        process.wait(SERVE_TIMEOUT_SECONDS)
+        try:
+            process.wait(SERVE_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:

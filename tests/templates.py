@@ -53,7 +53,7 @@ class Postgres:
     def stop(self) -> None:
         """At once (SIGQUIT): an orderly end would first write down what nobody will read."""
         if self._connection_of:
-            self._runner.run(self._connection.close())
+            self._connection.terminate()
             self._runner.close()
         process = self._server.get_postmaster_info().process
         assert process is not None
@@ -69,8 +69,10 @@ class Postgres:
         """The URL of a new one, which goes afterwards, since memory is not without end."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        yield self.url(name)
-        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+        try:
+            yield self.url(name)
+        finally:
+            self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def url(self, name: str) -> str:
         uri: str = self._server.get_uri(name)
@@ -87,12 +89,12 @@ class Postgres:
 
 @cache
 def postgres() -> Postgres:
-    return Postgres(_directory())
+    return Postgres(directory())
 
 
 @cache
 def migrated_sqlite() -> Path:
-    path = _directory() / "migrated.db"
+    path = directory() / "migrated.db"
     schema.upgrade(make_settings(f"sqlite:///{path}"))
     return path
 
@@ -107,7 +109,7 @@ def migrated_postgres() -> str:
 
 @cache
 def started_sqlite() -> Path:
-    path = _directory() / "started.db"
+    path = directory() / "started.db"
     shutil.copy(migrated_sqlite(), path)
     asyncio.run(_start_once(f"sqlite:///{path}"))
     return path
@@ -143,13 +145,16 @@ def remove() -> None:
     """End the server and remove the files, unless they are the parent's."""
     if os.getpid() != _owner:
         return
-    if postgres.cache_info().currsize:
-        postgres().stop()
-    shutil.rmtree(_directory(), ignore_errors=True)
+    try:
+        if postgres.cache_info().currsize:
+            postgres().stop()
+    finally:
+        shutil.rmtree(directory(), ignore_errors=True)
 
 
 @cache
-def _directory() -> Path:
+def directory() -> Path:
+    """For what is made here. remove() removes it."""
     return Path(tempfile.mkdtemp(prefix="hourpass-tests-", dir=_in_memory()))
 
 

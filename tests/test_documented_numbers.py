@@ -156,7 +156,8 @@ ROWS = [
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
     row("minutes, {a} day and", LIFETIMES[Purpose.RENEW] / DAY),
-    row("If more than {five} accounts have one address", MAX_ACCOUNTS),
+    row("If more than {five} accounts share an address", MAX_ACCOUNTS),
+    row("only {five} get a code", MAX_ACCOUNTS),
     row(
         "each message: {five} go at once, and each further one waits {twice} as long as the one "
         "before, from {a} second up to {six} hours",

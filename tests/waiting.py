@@ -1,4 +1,4 @@
-"""Waiting for a condition, which takes as long as it takes on a slow machine too."""
+"""Waiting for a condition, for as long as a slow machine needs: a minute at most."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +8,7 @@ from sqlalchemy import event, text
 
 from app.database import Database
 
+_LONGEST = 60
 _BLOCKED = text(
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -15,18 +16,19 @@ _BLOCKED = text(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(_LONGEST):
         while not condition():  # noqa: ASYNC110 - nothing tells us
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def blocking(database: Database, number: int = 1) -> AsyncIterator[None]:
-    """Leave the block once so many statements wait for the transaction that is under way."""
+    """Leave the block once so many statements wait for the transaction that is under way. On SQLite
+    each transaction that begins is taken for one of them: no background job may run."""
     engine = database.engine.sync_engine
     if engine.dialect.name != "sqlite":
         yield
-        async with asyncio.timeout(10), database.session() as session:
+        async with asyncio.timeout(_LONGEST), database.session() as session:
             while (await session.scalar(_BLOCKED) or 0) < number:
                 await session.rollback()
                 await asyncio.sleep(0.01)

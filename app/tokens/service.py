@@ -26,10 +26,10 @@ CLIENT_ID = "hourpass"
 
 # To the letter, with a kid that the service could have made (keys.py).
 _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ":"at\+jwt"\}')
-# Holders of an HS256 secret can sign anything. Ids are stored and published, scopes and methods
-# are sent in headers.
+# Holders of an HS256 secret can sign anything. A `jti` or `sid` is stored in the revocation feed,
+# so it is short and plain. Scopes and methods are sent in headers.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ASCII = re.compile(r"[\x20-\x7e]*")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
 class UnknownKeyError(InvalidTokenError):
@@ -129,11 +129,13 @@ class Tokens:
             or not isinstance(jti := claims.get("jti"), str)
             or not _ID.fullmatch(jti)
             or not isinstance(scope := claims.get("scope", ""), str)
-            or not _ASCII.fullmatch(scope)
+            or not _PRINTABLE.fullmatch(scope)
             or not isinstance(session := claims.get("sid"), str | None)
             or not (session is None or _ID.fullmatch(session))
             or not isinstance(methods := claims.get("amr", []), list)
-            or not all(isinstance(method, str) and _ASCII.fullmatch(method) for method in methods)
+            or not all(
+                isinstance(method, str) and _PRINTABLE.fullmatch(method) for method in methods
+            )
             or type(epoch := claims.get("epoch")) is not int
             or not 0 <= epoch < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int

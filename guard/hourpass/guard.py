@@ -42,6 +42,7 @@ MAX_TRUST = timedelta(minutes=60)  # a token's lifetime, unless TOKEN_MINUTES is
 # For async callers whose token needs a request to the service: threads, and callers in all.
 ASKING_THREADS = 8
 MAX_ASKING = 1_024
+MAX_KEY_SETS = 3  # under which one token is tried: meanwhile other threads may read new ones
 
 _log = logging.getLogger("hourpass.guard")
 
@@ -193,17 +194,17 @@ class Guard(RouteDependency):
         """Raises InvalidTokenError and ServiceUnavailableError."""
         feed = self._feed
         known = feed.wait_for_first_answer(self.patience)
-        try:
-            return self._tell_by(known, token)
-        except UnknownKeyError as unknown:
-            if not known.tokens.has_keys:
-                if not feed.vouches_for(token):
-                    raise InvalidTokenError from None
-                return known.admit(token, unknown.claimed)
-            feed.look_for(unknown.kid, known)
-        if user := self._tell(token):
-            return user
-        raise ServiceUnavailableError  # meanwhile there were other keys again
+        for _ in range(MAX_KEY_SETS):
+            try:
+                return self._tell_by(known, token)
+            except UnknownKeyError as unknown:
+                if not known.tokens.has_keys:
+                    if not feed.vouches_for(token):
+                        raise InvalidTokenError from None
+                    return known.admit(token, unknown.claimed)
+                feed.look_for(unknown.kid, known)
+            known = feed.wait_for_first_answer(self.patience)
+        raise ServiceUnavailableError
 
     async def _find_out_in_a_thread(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""

@@ -3,21 +3,25 @@
 import argparse
 import ast
 import os
+import random
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from app.settings import ROOT
 from tests.mutation import equivalents
 from tests.mutation.changes import Change, changes
-from tests.mutation.coverage import Coverage
+from tests.mutation.coverage import Choice, Coverage
 from tests.mutation.equivalents import Key
-from tests.mutation.processes import Process, Processes
+from tests.mutation.processes import Outcome, Process, Processes
 
 _PATHS = [
     "app/tokens",
@@ -31,7 +35,7 @@ _PATHS = [
     "app/vault.py",
     "guard/hourpass",
 ]
-_COLUMNS = ("killed", "equivalent", "survived", "left out")
+_COLUMNS = ("killed", "survived", "broken", "equivalent", "left out")
 _HUNK = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", re.MULTILINE)
 
 
@@ -53,15 +57,19 @@ class Run:
         self._options = options
         self._coverage = coverage
         self._deadline = time.monotonic() + 60 * options.minutes
-        self._checked: set[Path] = set()
+        self._usable: dict[str, bool] = {}  # by test: whether it passes without a change
         self._trials: list[Trial] = []
 
     def __call__(self, processes: Processes) -> None:
-        for path in self._options.paths:
-            self.counts[path] = Counter()
-            for module, tree, change in _changes(ROOT / path, self._options.since):
-                self._try(processes, path, module, tree, change)
-        self._wait()
+        try:
+            for path in self._options.paths:
+                self.counts[path] = Counter()
+                for module, tree, change in _changes(ROOT / path, self._options.since):
+                    self._try(processes, path, module, tree, change)
+            self._wait()
+        finally:
+            for trial in self._trials:
+                trial.process.kill()
 
     def _try(
         self, processes: Processes, path: str, module: Path, tree: ast.Module, change: Change
@@ -72,60 +80,77 @@ class Run:
             self.counts[path]["equivalent" if key in self.known else "left out"] += 1
             return
         choice = self._coverage.choose(module, change.lines, self._options.seconds, processes.items)
+        choice = self._without_failing(processes, module, choice)
         if not choice.ids:
             self.counts[path]["survived"] += 1
-            report(key, change.lines.start, 0)
+            report(key, change.lines.start, "survived, because no test executes it")
             return
-        if module not in self._checked:
-            self._checked.add(module)
-            processes.check(module, choice)
         process = processes.start(module, tree, choice)
         self._trials.append(Trial(path, key, change.lines.start, len(choice.ids), process))
         self._wait(self._options.jobs - 1)
 
+    def _without_failing(self, processes: Processes, module: Path, choice: Choice) -> Choice:
+        """Tests may fail by themselves, for example because they run alone here."""
+        if new := [id_ for id_ in choice.ids if id_ not in self._usable]:
+            is_passing = processes.pass_unchanged(module, choice._replace(ids=new))
+            for id_ in new:
+                self._usable[id_] = is_passing or (
+                    len(new) > 1 and processes.pass_unchanged(module, choice._replace(ids=[id_]))
+                )
+                if not self._usable[id_]:
+                    print(f"Not used, because it fails without a change: {id_}")
+        return choice._replace(ids=[id_ for id_ in choice.ids if self._usable[id_]])
+
     def _wait(self, still_running: int = 0) -> None:
         while len(self._trials) > still_running:
             for trial in list(self._trials):
-                has_passed = trial.process.passed()
-                if has_passed is None:
+                if (outcome := trial.process.outcome()) is None:
                     continue
                 self._trials.remove(trial)
-                self.counts[trial.path]["survived" if has_passed else "killed"] += 1
-                if has_passed:
-                    report(trial.key, trial.line, trial.tests)
+                self.counts[trial.path][outcome] += 1
+                if outcome is not Outcome.KILLED:
+                    report(trial.key, trial.line, f"{outcome}, with {trial.tests} tests")
             time.sleep(0.005)
 
 
 def main() -> int:
     options = _options()
     run = Run(options, Coverage())
-    Processes(run).run()
+    status = Processes(run).run()
     _summarize(run.counts)
+    if status != pytest.ExitCode.OK:
+        print(f"The run ended early, with pytest's status {status}")
+        return 1
     modules = {key.module for key in run.met}
     outdated = {key for key in run.known if key.module in modules} - run.met
     if outdated and not options.since:
         print("No longer made, so equivalent.toml need not have them:", *outdated, sep="\n")
-    return int(any(count["survived"] for count in run.counts.values()))
+    return int(any(count["survived"] or count["broken"] for count in run.counts.values()))
 
 
-def report(key: Key, line: int, tests: int) -> None:
-    print(
-        f"{key.module}:{line} {key.function}: {key.change}\n    survived {tests} tests", flush=True
-    )
+def report(key: Key, line: int, what: str) -> None:
+    print(f"{key.module}:{line} {key.function}: {key.change}\n    {what}", flush=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.mutation", description=__doc__)
-    parser.add_argument("paths", nargs="*", default=_PATHS, help="folders and modules")
+    parser.add_argument("paths", nargs="*", help="folders and modules")
     parser.add_argument("--since", metavar="COMMIT", help="only lines that changed since then")
     parser.add_argument("--seconds", type=float, default=20, help="of tests for each change")
     parser.add_argument("--minutes", type=float, default=600, help="then no more are tried")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    return parser.parse_args()
+    # All jobs share one PostgreSQL server with 100 connections.
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
+    options = parser.parse_args()
+    if not options.paths:
+        options.paths = ["app", "guard/hourpass"] if options.since else _PATHS
+    return options
 
 
 def _changes(path: Path, since: str | None) -> Iterator[tuple[Path, ast.Module, Change]]:
-    for module in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+    """The modules come in another order each day, so that a run that ends early reaches others."""
+    modules = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    random.Random(str(datetime.now(UTC).date())).shuffle(modules)
+    for module in modules:
         wanted = _lines_since(since, module) if since else None
         tree = ast.parse(module.read_text("utf-8"))
         for change in changes(tree):
@@ -145,7 +170,7 @@ def _lines_since(commit: str, module: Path) -> set[int]:
 def _summarize(counts: dict[str, Counter[str]]) -> None:
     print(f"{'':24}{'tried':>12}" + "".join(f"{name:>12}" for name in _COLUMNS))
     for path, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        tried = count["killed"] + count["survived"]
+        tried = count["killed"] + count["survived"] + count["broken"]
         print(f"{path:24}{tried:12}" + "".join(f"{count[name]:12}" for name in _COLUMNS))
 
 

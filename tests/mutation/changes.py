@@ -2,6 +2,8 @@
 
 import ast
 import builtins
+import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -80,13 +82,16 @@ class Change(NamedTuple):
     function: str
     before: str
     after: str
+    number: int  # of the equal ones in the function
 
     def __str__(self) -> str:
-        return f"{self.before} → {self.after or 'nothing'}"
+        number = f" (number {self.number})" if self.number > 1 else ""
+        return f"{self.before} → {self.after or 'nothing'}{number}"
 
 
 def changes(tree: ast.Module) -> Iterator[Change]:
     """While the caller has a change, the tree contains it."""
+    number: Counter[tuple[str, str, str]] = Counter()
     for slot, function in _slots(tree, ""):
         original = slot.get()
         for replacement in _replacements(original, slot):
@@ -100,8 +105,13 @@ def changes(tree: ast.Module) -> Iterator[Change]:
                 last = original.end_lineno or first
             if before == after:
                 continue
-            slot.set(ast.fix_missing_locations(ast.copy_location(replacement, original)))
-            yield Change(range(first, last + 1), function, before, after)
+            # A copy, because the replacement may be a part of the original.
+            changed = ast.copy_location(copy.copy(replacement), original)
+            slot.set(ast.fix_missing_locations(changed))
+            number[function, before, after] += 1
+            yield Change(
+                range(first, last + 1), function, before, after, number[function, before, after]
+            )
             slot.set(original)
 
 
@@ -184,8 +194,8 @@ def _expressions(node: ast.AST, slot: _Slot) -> Iterator[ast.AST]:  # noqa: C901
         case ast.Compare():
             yield from _comparisons(node, is_condition=slot.field == "test")
         case ast.BoolOp():
-            for values in _each_left_out(node.values):
-                yield values[0] if len(values) == 1 else ast.BoolOp(node.op, values)
+            for number in range(len(node.values)):
+                yield _without(node, number)
         case ast.BinOp():
             if operator := _OPERATORS.get(type(node.op)):
                 yield ast.BinOp(node.left, operator(), node.right)
@@ -203,6 +213,17 @@ def _expressions(node: ast.AST, slot: _Slot) -> Iterator[ast.AST]:  # noqa: C901
         case ast.Dict() if len(node.keys) > 1:
             for items in _each_left_out(list(zip(node.keys, node.values, strict=True))):
                 yield ast.Dict([key for key, _ in items], [value for _, value in items])
+
+
+def _without(node: ast.BoolOp, number: int) -> ast.AST:
+    before, left_out, after = node.values[:number], node.values[number], node.values[number + 1 :]
+    if any(isinstance(part, ast.NamedExpr) for part in ast.walk(left_out)):
+        # It names something that the others need, so it stays, as what decides nothing.
+        always: ast.expr = ast.Tuple([left_out], ast.Load())
+        neutral = always if isinstance(node.op, ast.And) else ast.UnaryOp(ast.Not(), always)
+        return ast.BoolOp(node.op, [*before, neutral, *after])
+    rest = [*before, *after]
+    return rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
 
 
 def _comparisons(node: ast.Compare, *, is_condition: bool) -> Iterator[ast.AST]:
@@ -253,7 +274,7 @@ def _calls(node: ast.Call, *, is_awaited: bool) -> Iterator[ast.AST]:
 
 
 def _is_collection(node: ast.Tuple | ast.List | ast.Set, slot: _Slot) -> bool:
-    """Not so the tuples that stand for several results, types or targets."""
+    """False for tuples of return values, types or assignment targets."""
     if len(node.elts) < 2:
         return False
     if not isinstance(node, ast.Tuple):

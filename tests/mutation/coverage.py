@@ -41,6 +41,8 @@ class Coverage:
     def __init__(self) -> None:
         if not _DATA.exists() or not _DURATIONS.exists():
             _run_all_tests()
+        elif newer := _newer_than(_DURATIONS.stat().st_mtime):
+            print(f"{len(newer)} files are newer than .coverage.mutation, such as {newer[0]}")
         self._data = CoverageData(str(_DATA))
         self._data.read()
         self._seconds: dict[str, float] = json.loads(_DURATIONS.read_text())
@@ -52,8 +54,8 @@ class Coverage:
     def choose(
         self, path: Path, lines: Iterable[int], seconds: float, there_are: Container[str]
     ) -> Choice:
-        """The nearest tests, for so many seconds. A line that is executed only at import has all
-        tests of the module."""
+        """The nearest tests that fit into `seconds`. For a line that runs only at import: all tests
+        of the module."""
         by_line = self._by_line(path)
         found = {context for line in lines for context in by_line.get(line, ())}
         at_import = "" in found
@@ -134,6 +136,11 @@ def _count(contexts_by_line: Iterable[list[str]]) -> Counter[str]:
     return Counter(id_ for contexts in contexts_by_line for id_ in _ids(contexts, "run"))
 
 
+def _newer_than(moment: float) -> list[str]:
+    paths = (path for folder in ("app", "guard", "tests") for path in (ROOT / folder).rglob("*.py"))
+    return [str(path.relative_to(ROOT)) for path in paths if path.stat().st_mtime > moment]
+
+
 def _run_all_tests() -> None:
     print("No coverage by test yet: running all tests once", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", __name__]
@@ -156,7 +163,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _failed.add(report.nodeid)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput"):  # of pytest-xdist
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if is_whole and not hasattr(session.config, "workerinput"):  # of pytest-xdist
         passed = {id_: seconds for id_, seconds in _durations.items() if id_ not in _failed}
         Path(os.environ[_DURATIONS_VARIABLE]).write_text(json.dumps(passed))

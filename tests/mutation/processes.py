@@ -3,12 +3,14 @@
 import ast
 import gc
 import os
+import shutil
 import signal
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import StrEnum
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -23,25 +25,38 @@ from tests.mutation.coverage import Choice
 _OPTIONS = ["-x", "-qq", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 _OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # its plugins were imported before
 _STARTUP_SECONDS = 20
-_SLOWNESS = 5  # so many times slower than without a change, a test is taken to hang
+_SLOWNESS = 5  # a test that takes this many times longer than without a change counts as hanging
+
+
+class Outcome(StrEnum):
+    KILLED = "killed"
+    SURVIVED = "survived"
+    BROKEN = "broken"  # the run itself failed, so it says nothing
 
 
 class Process(NamedTuple):
     pid: int
     deadline: float
 
-    def passed(self) -> bool | None:
-        """Whether all tests passed, or None if they are still running. A process that takes too
-        long is killed, and so are the processes that it started."""
+    def outcome(self) -> Outcome | None:
+        """None if the tests are still running. A process that takes too long is killed."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid and time.monotonic() < self.deadline:
-            return None
+        if not pid:
+            if time.monotonic() < self.deadline:
+                return None
+            self.kill()
+            os.waitpid(self.pid, 0)
+            return Outcome.KILLED
+        self.kill()
+        code = os.waitstatus_to_exitcode(status)
+        if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return Outcome.BROKEN
+        return Outcome.SURVIVED if code == pytest.ExitCode.OK else Outcome.KILLED
+
+    def kill(self) -> None:
+        """With the processes that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        if not pid:
-            os.waitpid(self.pid, 0)
-            return False
-        return os.waitstatus_to_exitcode(status) == pytest.ExitCode.OK
 
 
 class Processes:
@@ -57,6 +72,8 @@ class Processes:
         return pytest.main([*_OPTIONS, "-s"], plugins=[self])
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted("Some tests cannot be collected")
         templates.started_sqlite()
         templates.started_postgres()
         self.items = {item.nodeid: item for item in session.items}
@@ -77,6 +94,7 @@ class Processes:
         if pid == 0:
             try:
                 os.setpgid(0, 0)
+                gc.unfreeze = lambda: None  # which an app calls when it ends
                 nowhere = os.open(os.devnull, os.O_RDWR)
                 for descriptor in range(3):
                     os.dup2(nowhere, descriptor)
@@ -88,13 +106,11 @@ class Processes:
                 os._exit(pytest.ExitCode.INTERNAL_ERROR)
         return Process(pid, time.monotonic() + _STARTUP_SECONDS + _SLOWNESS * choice.seconds)
 
-    def check(self, path: Path, choice: Choice) -> None:
-        """Raises RuntimeError if a test fails without any change."""
+    def pass_unchanged(self, path: Path, choice: Choice) -> bool:
         process = self.start(path, ast.parse(path.read_text("utf-8")), choice)
-        while (has_passed := process.passed()) is None:
+        while (outcome := process.outcome()) is None:
             time.sleep(0.01)
-        if not has_passed:
-            raise RuntimeError(f"Some of these fail without any change: {choice.ids}")
+        return outcome is Outcome.SURVIVED
 
     def _run(self, ids: list[str]) -> int:
         items = [self.items[id_] for id_ in ids]
@@ -114,8 +130,8 @@ def _functions_by_file() -> dict[str, list[FunctionType]]:
 
 
 def _replace(functions: list[FunctionType], code: CodeType) -> bool:
-    """Give each function its changed code. Without success if there are others variables of outer
-    functions in it, which a function has for life."""
+    """Give each function its changed code. Returns False if the change adds or removes a variable
+    of an outer function, because Python cannot change those of an existing function."""
     changed = {(inner.co_qualname, inner.co_firstlineno): inner for inner in _inner_codes(code)}
     for function in functions:
         now = function.__code__
@@ -143,4 +159,8 @@ def _import_and_run(path: Path, code: CodeType, ids: list[str]) -> int:
         return code if loader.path == str(path) else read_code(loader, name)
 
     SourceFileLoader.get_code = get_code  # type: ignore[assignment, method-assign]
-    return pytest.main([*_OPTIONS, *ids])
+    directory = templates.directory() / str(os.getpid())
+    try:
+        return pytest.main([*_OPTIONS, "--basetemp", str(directory), *ids])
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
