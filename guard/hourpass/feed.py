@@ -248,21 +248,21 @@ class Feed:
                 value.startswith("kid:") and revocations.include_none_of((value,))
                 for value in page.revoked
             )
-            revocations.learn(page, self._clock.monotonic())
-            if has_revoked_keys:
-                self._await_keys()
+            with self._changing:  # both at once for a thread that has just read an old key set
+                revocations.learn(page, self._clock.monotonic())
+                if has_revoked_keys:
+                    self._await_keys()
             if not page.more:
                 believe_until(asked_at)
                 return page
             wait = 0
 
     def _await_keys(self) -> None:
-        """A key was revoked, so another key signs from now on."""
-        with self._changing:
-            now = self._clock.monotonic()
-            self._old_keys_until = now + OLD_KEYS_SECONDS
-            self._keys_pause = FIRST_KEYS_PAUSE_SECONDS
-            self._keys_due_at = now + spread(FIRST_KEYS_PAUSE_SECONDS)
+        """A key was revoked, so another key signs from now on. The caller has the lock."""
+        now = self._clock.monotonic()
+        self._old_keys_until = now + OLD_KEYS_SECONDS
+        self._keys_pause = FIRST_KEYS_PAUSE_SECONDS
+        self._keys_due_at = now + spread(FIRST_KEYS_PAUSE_SECONDS)
 
     def _keys_due_in(self) -> float:
         return self._keys_due_at - self._clock.monotonic()
