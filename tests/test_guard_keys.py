@@ -244,7 +244,7 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     issuer.publish(f"kid:{kid}")
     revocations = known_by(guard).revocations
     assert comes_true(lambda: not revocations.include_none_of((f"kid:{kid}",)))
-    # Long enough for a kid to be called made-up; the guard takes the keys for old ones for 10 seconds.
+    # Long enough for a kid to be called made-up. The guard takes the keys for old ones for 10 s.
     for _ in range(4):
         assert refusal_of(guard, token) is ServiceUnavailableError
         issuer.let_pass(seconds(1.5))
