@@ -57,7 +57,8 @@ class Run:
         self._options = options
         self._coverage = coverage
         self._deadline = time.monotonic() + 60 * options.minutes
-        self._usable: dict[str, bool] = {}  # by test: whether it passes without a change
+        # By test: whether it passes without a change, if the module is imported anew and if not.
+        self._usable: dict[bool, dict[str, bool]] = {True: {}, False: {}}
         self._trials: list[Trial] = []
 
     def __call__(self, processes: Processes) -> None:
@@ -91,15 +92,15 @@ class Run:
 
     def _without_failing(self, processes: Processes, module: Path, choice: Choice) -> Choice:
         """Tests may fail by themselves, for example because they run alone here."""
-        if new := [id_ for id_ in choice.ids if id_ not in self._usable]:
-            is_passing = processes.pass_unchanged(module, choice._replace(ids=new))
+        usable = self._usable[choice.at_import]
+        if new := [id_ for id_ in choice.ids if id_ not in usable]:
+            all_pass = processes.pass_unchanged(module, choice._replace(ids=new))
             for id_ in new:
-                self._usable[id_] = is_passing or (
-                    len(new) > 1 and processes.pass_unchanged(module, choice._replace(ids=[id_]))
-                )
-                if not self._usable[id_]:
-                    print(f"Not used, because it fails without a change: {id_}")
-        return choice._replace(ids=[id_ for id_ in choice.ids if self._usable[id_]])
+                alone = choice._replace(ids=[id_])
+                usable[id_] = all_pass or processes.pass_unchanged(module, alone)
+                if not usable[id_]:
+                    print(f"Not used, because it fails without a change: {id_}", flush=True)
+        return choice._replace(ids=[id_ for id_ in choice.ids if usable[id_]])
 
     def _wait(self, still_running: int = 0) -> None:
         while len(self._trials) > still_running:
