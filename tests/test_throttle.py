@@ -401,17 +401,18 @@ async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
 async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
     app: FastAPI, clock: Clock, rule: Rule
 ) -> None:
-    async def times() -> int:
+    async def times(who: str = "who") -> int:
         for number in range(7):
             async with app.state.database.session() as session:
                 await begin_write(session)
                 try:
-                    await service.allow(session, "what", "who", rule)
+                    await service.allow(session, "what", who, rule)
                 except TooManyAttemptsError:
                     return number
                 await session.commit()
         raise AssertionError
 
+    assert await times("somebody else") == 5
     assert await times() == 5
     clock.now += DAY - MOMENT
     assert await times() == 1
