@@ -129,6 +129,7 @@ async def test_a_token_is_accepted(
 REFUSED_HEADERS = {
     "under another scheme": (["Basic {}"], "missing_token"),
     "under an unknown scheme": (["Token {}"], "missing_token"),
+    "under a scheme that begins like ours": (["Bearerx {}"], "missing_token"),
     "sent twice": (["Bearer {}", "Bearer {}"], "invalid_token"),
     "beside another scheme": (["Basic x", "Bearer {}"], "invalid_token"),
     "doubled": (["Bearer {} {}"], "invalid_token"),

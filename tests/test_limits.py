@@ -441,8 +441,11 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
     async with app.state.database.session() as session:  # which others keep for longer
         await begin_write(session)
         latest = clock.now + timedelta(days=1)
-        values = {"failures": 3, "blocked_until": clock.now, "expires_at": latest}
-        session.add_all(Attempts(key=f"other {number}", **values) for number in range(5))
+        values = {"blocked_until": clock.now, "expires_at": latest}
+        session.add_all(
+            Attempts(key=f"other {number}", failures=failures, **values)
+            for number, failures in enumerate([3, 3, 3, 0, 0, 0])  # 0 is a known address
+        )
         await session.commit()
     monkeypatch.setattr(service, "MAX_ROWS", 1)
     housekeeping = Housekeeping(app.state.database, settings)
@@ -452,10 +455,22 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         await session.commit()
     assert await housekeeping.round()
     assert not await try_it()
+    clock.advance(rate.interval)
+    assert await housekeeping.round()
+    assert [await try_it() for _ in range(2)] == [True, False]
     clock.advance(rate.burst * rate.interval)
     assert await housekeeping.round()
     assert await rows() == 0
     assert await try_it()
+
+
+def test_the_twentieth_login_is_written_down() -> None:
+    tally = Tally()
+    for number in range(1, 20):
+        assert not tally.is_due("lancelot")
+        assert tally.add("lancelot") == number
+    assert tally.is_due("lancelot")
+    assert not tally.is_due("galahad")
 
 
 def test_a_workers_tally_is_bounded() -> None:
@@ -464,6 +479,7 @@ def test_a_workers_tally_is_bounded() -> None:
         assert tally.add(str(number)) == 1
     assert len(tally._counts) == MAX_TALLIED
     assert tally.add(str(MAX_TALLIED)) == 2
+    assert len(tally._counts) == MAX_TALLIED  # none was forgotten for one that is known
     assert tally.add("0") == 1  # was forgotten for another one
 
 

@@ -30,6 +30,7 @@ OTHER_SECRET_KEY = {"secret_key": "mordred has quite another one here"}
 HS256 = {"signing_algorithm": "HS256", "hs256_secret": "what Arthur and his knights all know"}
 RS256 = {"signing_algorithm": "RS256"}
 ES256: dict[str, str] = {}
+UNUSED_SECRET = {**HS256, "signing_algorithm": "ES256"}
 
 
 class Castle:
@@ -105,8 +106,8 @@ async def test_a_key_that_cannot_be_decrypted_is_a_setting_to_mend_and_spoils_no
 
 @pytest.mark.parametrize(
     ("settings", "algorithm"),
-    [(ES256, "ES256"), (RS256, "RS256"), (HS256, "HS256")],
-    ids=["ES256", "RS256", "HS256"],
+    [(ES256, "ES256"), (RS256, "RS256"), (HS256, "HS256"), (UNUSED_SECRET, "ES256")],
+    ids=["ES256", "RS256", "HS256", "ES256 beside an unused HS256_SECRET"],
 )
 async def test_a_token_names_its_key_and_algorithm_and_survives_a_restart(
     castle: Castle, settings: dict[str, str], algorithm: str
@@ -139,6 +140,11 @@ async def test_whoever_shares_the_secret_can_verify_an_hs256_token(castle: Castl
     assert await castle.stored() == []
 
 
+async def test_the_kid_of_a_shared_secret_stays_the_same_in_later_versions(castle: Castle) -> None:
+    """Else an upgrade would end every token."""
+    assert header_of(await castle.first_token(**HS256))["kid"] == "34cb7a328a29aa10"
+
+
 async def test_another_hs256_secret_ends_all_tokens(castle: Castle, clock: Clock) -> None:
     token = await castle.first_token(**HS256)
     changed = {**HS256, "hs256_secret": HS256["hs256_secret"].upper()}
@@ -154,6 +160,18 @@ async def test_going_over_to_another_algorithm_and_back_ends_no_token(castle: Ca
     assert [key.kid for key in await castle.stored()] == [
         header_of(token)["kid"] for token in (first, second, third)
     ]
+
+
+async def test_keys_that_were_stored_in_the_clear_are_encrypted_each_by_itself(
+    castle: Castle,
+) -> None:
+    first = await castle.first_token(**ES256)
+    second = await castle.next_token(first, **RS256)
+    for _ in range(2):
+        await castle.next_token(first, second, **RS256, **SECRET_KEY)
+        keys = {key.private_key for key in await castle.stored()}
+        assert len(keys) == 2
+        assert not any("BEGIN" in key for key in keys)
 
 
 async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, clock: Clock) -> None:

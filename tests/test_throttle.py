@@ -16,12 +16,14 @@ from sqlalchemy import func, select
 
 from app.caller import first_untrusted
 from app.database import Database, begin_write
+from app.direct import current_time
 from app.housekeeping.service import Housekeeping
 from app.main import create_app
 from app.settings import Settings
 from app.throttle import service
 from app.throttle.errors import TooManyAttemptsError
 from app.throttle.models import Attempts
+from app.throttle.rates import UNWRITTEN, Rate, Tally
 from app.throttle.service import (
     ACCOUNT,
     ACCOUNT_AT_ADDRESS,
@@ -32,13 +34,16 @@ from app.throttle.service import (
     REGISTRATION,
     RESET,
     VERIFICATION,
+    Attempt,
     Rule,
+    Throttle,
 )
 from tests.conftest import serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 from tests.settings import Clock, make_settings
 
-SECOND = timedelta(seconds=1)
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
 WRONG = {**LANCELOT, "password": "wrong"}
 HOME, ELSEWHERE, PROXY = "192.0.2.7", "198.51.100.9", "203.0.113.1"
 
@@ -138,6 +143,169 @@ async def test_the_owner_at_a_known_address_notices_nothing_of_an_attack(
     assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 200
 
 
+async def test_a_success_at_a_known_address_forgets_the_failures_there_and_no_others(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    for person in (ARTHUR, LANCELOT):
+        assert (await log_in(app, HOME, person)).status_code == 200
+    arthurs = {**ARTHUR, "password": "wrong"}
+    assert await statuses(app, HOME, arthurs, 10) == [401] * 10
+    for _ in range(2):
+        assert await statuses(app, HOME, WRONG, 9) == [401] * 9
+        assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    assert (await log_in(app, HOME, ARTHUR)).status_code == 429
+
+
+async def test_a_known_address_stays_known_for_90_days_after_it_was_used_a_month_later(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    clock.now += 31 * DAY
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+    clock.now += 90 * DAY - SECOND
+    await statuses(app, ELSEWHERE, WRONG, 6)
+    assert (await log_in(app, HOME, LANCELOT)).status_code == 200
+
+
+async def test_what_is_neither_a_success_nor_a_failure_leaves_the_count_as_it_was(
+    app: FastAPI, clock: Clock
+) -> None:
+    async def attempt(*, is_failure: bool) -> None:
+        async with (
+            app.state.database.session() as session,
+            app.state.throttle.attempt(session, "lancelot", HOME) as under_way,
+        ):
+            await begin_write(session)
+            await (under_way.fail() if is_failure else under_way.take_back())
+            await session.commit()
+
+    for is_failure in (True, True, True, True, False, False, True):  # five of the free ones
+        await attempt(is_failure=is_failure)
+    with pytest.raises(TooManyAttemptsError):
+        await attempt(is_failure=True)
+    for seconds in (1, 2):
+        clock.now += SECOND * seconds
+        await attempt(is_failure=False)
+        await attempt(is_failure=True)
+        with pytest.raises(TooManyAttemptsError):
+            await attempt(is_failure=True)
+
+
+async def test_a_login_that_was_not_announced_as_writing_writes_nothing(app: FastAPI) -> None:
+    """Another one of the account may have made it the one that is written down."""
+    rate, tally = Rate.hourly(600), Tally()
+    async with app.state.database.session() as session:
+        now = await current_time(session)
+        attempt = Attempt(session, [], None, "key", rate, tally, now)
+        await session.rollback()
+        for _ in range(UNWRITTEN + 1):
+            await attempt.count()
+        assert not session.in_transaction()
+        await begin_write(session)
+        await attempt.count()
+        await session.commit()
+        written = await session.get_one(Attempts, "key")
+        first = now - rate.slack
+        assert written.blocked_until == first + (UNWRITTEN + 2) * rate.interval
+
+
+def test_attempts_that_are_under_way_are_counted_until_they_end(settings: Settings) -> None:
+    throttle = Throttle(settings)
+    with throttle._under_way_beside("key", "other") as before_first:
+        assert before_first == {"key": 0, "other": 0}
+        for _ in range(2):
+            with throttle._under_way_beside("key") as before_second:
+                assert before_second == {"key": 1}
+                with throttle._under_way_beside("key") as before_third:
+                    assert before_third == {"key": 2}
+    assert len(throttle._under_way) == 0
+
+
+async def test_beyond_the_free_ones_what_counts_in_any_case_waits_twice_as_long_each_time(
+    app: FastAPI, clock: Clock
+) -> None:
+    async def count() -> None:
+        async with app.state.database.session() as session:
+            await app.state.throttle.count(session, "what", "who", Rule(2, DAY))
+
+    for _ in range(2):
+        await count()
+    for seconds in (1, 2, 4):
+        with pytest.raises(TooManyAttemptsError) as refusal:
+            await count()
+        assert refusal.value.header_fields() == {"Retry-After": str(seconds)}
+        clock.now += SECOND * seconds
+        await count()
+
+
+async def test_a_failure_beyond_the_free_ones_is_remembered_for_as_long_as_any_other(
+    app: FastAPI, clock: Clock
+) -> None:
+    async def is_let_through() -> bool:
+        async with app.state.database.session() as session:
+            try:
+                await app.state.throttle.count(session, "what", "who", Rule(2, DAY))
+            except TooManyAttemptsError:
+                return False
+        return True
+
+    assert [await is_let_through() for _ in range(3)] == [True, True, False]
+    for _ in range(2):
+        clock.now += DAY - SECOND
+        assert [await is_let_through() for _ in range(2)] == [True, False]
+
+
+async def test_of_many_that_ask_for_mail_at_once_each_sees_what_the_one_before_has_counted(
+    app: FastAPI,
+) -> None:
+    async def ask() -> bool:
+        async with app.state.database.session() as session:
+            await begin_write(session)
+            try:
+                await service.allow(session, "what", "who", Rule(5, DAY))
+            except TooManyAttemptsError:
+                return False
+            await session.commit()
+            return True
+
+    assert await ask()
+    assert (await asyncio.gather(*(ask() for _ in range(20)))).count(True) == 4
+
+
+@pytest.mark.parametrize(
+    ("address", "of_all"), [(None, False), (HOME, False), ("2001:db8::7", True)]
+)
+async def test_what_is_cleared_is_the_accounts_own_and_of_the_address_what_was_asked_for(
+    app: FastAPI, client: AsyncClient, address: str | None, *, of_all: bool
+) -> None:
+    await register(client, LANCELOT)
+    home = address or HOME
+    for at_home in (home, ELSEWHERE):
+        assert (await log_in(app, at_home, LANCELOT)).status_code == 200
+        await statuses(app, at_home, WRONG, 10)  # at a known address
+        for number in range(20):
+            await log_in(app, at_home, nobody(number))
+    for person in (WRONG, {**ARTHUR, "password": "wrong"}):
+        await statuses(app, "203.0.113.50", person, 5)
+    assert (await log_in(app, "203.0.113.51", LANCELOT)).status_code == 429
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await service.clear(session, "lancelot", address, of_all=of_all)
+        await session.commit()
+
+    async def is_open(place: str, person: Person) -> bool:
+        return (await log_in(app, place, person)).status_code != 429
+
+    assert await is_open("203.0.113.51", WRONG)
+    assert not await is_open("203.0.113.52", ARTHUR)
+    assert await is_open(home, LANCELOT) == (address is not None)
+    assert await is_open(home, nobody(99)) == of_all
+    assert not await is_open(ELSEWHERE, LANCELOT)
+    assert not await is_open(ELSEWHERE, nobody(98))
+
+
 async def test_failures_at_one_known_address_do_not_count_at_another(
     app: FastAPI, client: AsyncClient
 ) -> None:
@@ -165,10 +333,6 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
     assert (await log_in(app, HOME, LANCELOT)).status_code == 200  # where it is known by now
     clock.now += ADDRESS.memory
     assert (await log_in(app, HOME, nobody(97))).status_code == 401
-
-
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-MOMENT = timedelta(microseconds=1)
 
 
 @pytest.mark.parametrize("is_swept", [False, True], ids=["still stored", "purged"])
@@ -237,17 +401,18 @@ async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
 async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
     app: FastAPI, clock: Clock, rule: Rule
 ) -> None:
-    async def times() -> int:
+    async def times(who: str = "who") -> int:
         for number in range(7):
             async with app.state.database.session() as session:
                 await begin_write(session)
                 try:
-                    await service.allow(session, "what", "who", rule)
+                    await service.allow(session, "what", who, rule)
                 except TooManyAttemptsError:
                     return number
                 await session.commit()
         raise AssertionError
 
+    assert await times("somebody else") == 5
     assert await times() == 5
     clock.now += DAY - MOMENT
     assert await times() == 1
@@ -297,6 +462,16 @@ async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: Asy
         answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
     assert answers.count(401) == ACCOUNT.free
     assert answers.count(429) == 50 - ACCOUNT.free
+
+
+async def test_of_many_guesses_at_once_those_that_failed_before_are_counted_too(
+    app: FastAPI,
+) -> None:
+    assert await statuses(app, HOME, WRONG, 3) == [401] * 3
+    async with at(app, ELSEWHERE) as guesser:
+        guesses = (guesser.post("/token", json=WRONG) for _ in range(50))
+        answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
+    assert answers.count(401) == 2
 
 
 async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_url: str) -> None:

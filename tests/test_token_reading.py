@@ -127,7 +127,7 @@ WRONG_VALUES: dict[str, list[object]] = {
     "aud": ["avalon", "", ["ml-api"], ["ml-api", "avalon"]],
     "sub": [1, True, ["1"], {"id": "1"}],
     "jti": [1, ["1"]],
-    "iat": [True, "1795435200", 1795435200.0, -1, 10**30],
+    "iat": [True, "1795435200", 1795435200.0, -1, 10**30, -(10**400)],
     "exp": [True, "9999999999", 9999999999.0, [9999999999], 0, -1, 10**12, 10**30, 10**400],
     "epoch": [False, "0", 0.0, -1, 2**31, 10**30],
     "preferred_username": [1, ["lancelot"]],
@@ -277,6 +277,58 @@ def test_what_a_forger_starts_from_holds() -> None:
     original = Original(TOKEN, KEY)
     for token in (TOKEN, original.with_members(), original.with_payload(original.claims)):
         assert TOKENS.read(token, NOW).subject == "1"
+
+
+ISSUED = int(NOW.timestamp())
+LIFETIME = 3600  # seconds
+# The last claims that are accepted, and the first ones that are refused.
+LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "expires a second after now": ({"exp": ISSUED + 1}, {"exp": ISSUED}),
+    "is valid for its lifetime": ({"exp": ISSUED + LIFETIME}, {"exp": ISSUED + LIFETIME + 1}),
+    "is issued by a clock that is a minute ahead": (
+        {"iat": ISSUED + 60, "exp": ISSUED + 60 + LIFETIME},
+        {"iat": ISSUED + 61, "exp": ISSUED + 61 + LIFETIME},
+    ),
+    "has the first epoch": ({"epoch": 0}, {"epoch": -1}),
+    "has the last epoch": ({"epoch": 2**31 - 1}, {"epoch": 2**31}),
+    "has the longest jti": ({"jti": "a" * 64}, {"jti": "a" * 65}),
+    "has the longest sid": ({"sid": "a" * 64}, {"sid": "a" * 65}),
+    "is below the surrogates": ({"preferred_username": "\ud7ff"}, {"preferred_username": "\ud800"}),
+    "is above the surrogates": ({"preferred_username": "\ue000"}, {"preferred_username": "\udfff"}),
+}
+
+
+@pytest.mark.parametrize(("accepted", "refused"), LIMITS.values(), ids=LIMITS)
+def test_a_claim_is_accepted_up_to_its_limit(
+    accepted: dict[str, Any], refused: dict[str, Any]
+) -> None:
+    original = Original(TOKEN, KEY)
+    TOKENS.read(original.with_payload({**original.claims, **accepted}), NOW)
+    with pytest.raises(InvalidTokenError):
+        TOKENS.read(original.with_payload({**original.claims, **refused}), NOW)
+
+
+def test_a_token_has_at_most_4096_characters() -> None:
+    original = Original(TOKEN, KEY)
+    longest = original.with_claim("filler", "a" * 2_662)
+    too_long = original.with_claim("filler", "a" * 2_663)
+    assert (len(longest), len(too_long)) == (4_096, 4_097)
+    TOKENS.read(longest, NOW)
+    with pytest.raises(InvalidTokenError):
+        TOKENS.read(too_long, NOW)
+
+
+@pytest.mark.parametrize("last", ALPHABET)
+def test_a_segment_may_end_in_any_character(last: str) -> None:
+    """Of what an RSA key signs, one token in 64 ends in each."""
+    assert encoded(service._decode(f"AAA{last}")) == f"AAA{last}"
+
+
+def test_a_token_can_be_revoked_by_its_user_id_key_and_session() -> None:
+    values = ["sub:1:7", f"jti:{Original(TOKEN, KEY).claims['jti']}", "kid:camelot"]
+    assert TOKENS.read(TOKEN, NOW).revocable() == [*values, "sid:0123456789abcdef"]
+    without_session = Original(TOKEN, KEY).without_claim("sid")
+    assert TOKENS.read(without_session, NOW).revocable() == values
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)

@@ -112,10 +112,7 @@ class Attempt:
         return (
             self.known_key is not None
             or self.tally.is_due(self.login_key)
-            or any(
-                count.is_charged or (count.failures and count.rule is not ADDRESS)
-                for count in self.counts
-            )
+            or any(count.failures for count in self.counts)
         )
 
     async def fail(self) -> None:
@@ -185,11 +182,10 @@ class Throttle:
             if known := found.get(known_key):
                 counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
             else:
+                # In this order everywhere, so that no two wait for each other.
                 counts = [Count(account_key, ACCOUNT)]
                 if network:
                     counts.append(Count(address_key, ADDRESS))
-            # In one order everywhere, so that no two wait for each other.
-            counts.sort(key=lambda count: count.key)
             await _admit(session, counts, found, others, now)
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
             due_key = known_key if is_due else None

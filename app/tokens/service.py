@@ -141,9 +141,9 @@ class Tokens:
             or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or not 0 <= issued_at <= seconds + CLOCK_SKEW.total_seconds()
+            or issued_at > seconds + CLOCK_SKEW.total_seconds()
             # Not longer than any of ours, or its revocation could be forgotten before it.
-            or not seconds < expires_at <= issued_at + self.lifetime.total_seconds()
+            or not seconds < expires_at <= issued_at + int(self.lifetime.total_seconds())
         ):
             raise InvalidTokenError
         return Claims(
@@ -204,9 +204,9 @@ def _decode(segment: str) -> bytes:
     bits or stray characters would make many texts out of one token."""
     given = segment.encode()
     try:
-        decoded = base64.urlsafe_b64decode(given + b"=" * (-len(given) % 4))
+        decoded = base64.urlsafe_b64decode(given + b"==")  # more padding than needed is ignored
     except binascii.Error:
         raise InvalidTokenError from None
-    if not decoded or base64.urlsafe_b64encode(decoded).rstrip(b"=") != given:
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != given:
         raise InvalidTokenError
     return decoded
