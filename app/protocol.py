@@ -68,8 +68,9 @@ class BoundedHttpProtocol(RequestParser):
 
     # The connection
 
-    # uvicorn narrows the argument as well.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(  # type: ignore[override] # uvicorn narrows the argument as well
+        self, transport: asyncio.Transport
+    ) -> None:
         super().connection_made(transport)
         self._raw = transport
         self._flow = self.flow = ReadFlow(transport)

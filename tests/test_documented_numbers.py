@@ -76,7 +76,7 @@ def an_hour(rate: Rate) -> tuple[int, float]:
 
 
 def guesses(rule: Rule, span: timedelta) -> int:
-    """How many a rule lets through, to somebody who never waits longer than it says."""
+    """How many attempts a rule allows if each one is made as soon as its delay has passed."""
     number, elapsed = 0, timedelta()
     while elapsed < span:
         number += 1

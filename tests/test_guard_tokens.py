@@ -21,8 +21,8 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, known
 from hourpass import tokens as tokens_module
 from hourpass.testing import Issuer, SigningKey
 from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES, Tokens
+from tests.claims import JSON_VALUES, NotedClaims
 from tests.court import refusal_of
-from tests.test_token_reading import JSON_VALUES
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -158,18 +158,6 @@ def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) ->
 
 ISSUER = Issuer()
 OPTIONAL: dict[str, Any] = {"scope": "predict", "sid": "0123456789abcdef", "amr": ["pwd", "otp"]}
-
-
-class NotedClaims(dict[str, Any]):
-    """Remembers which claims it was asked for."""
-
-    def __init__(self, claims: dict[str, Any]) -> None:
-        super().__init__(claims)
-        self.asked_for: set[str] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked_for.add(name)
-        return super().get(name, default)
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -435,7 +435,7 @@ async def test_a_refresh_token_cannot_be_computed_from_its_predecessor(
     await register(client, LANCELOT)
     spent, successors = set(), set()
     for _ in range(2):
-        random.seed(22)  # whoever draws from here can be predicted
+        random.seed(22)  # numbers from `random` can be predicted
         opened = await open_session(client, LANCELOT)
         async with app.state.database.session() as session:
             assert len(await session.scalar(select(Session.rotation_key)) or b"") * 8 == 256

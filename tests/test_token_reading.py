@@ -29,6 +29,7 @@ from app.tokens import service
 from app.tokens.errors import InvalidTokenError
 from app.tokens.keys import Keyring, SigningKey
 from app.tokens.service import Grant, Tokens
+from tests.claims import JSON_VALUES, NotedClaims
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -263,13 +264,6 @@ NOBODYS: dict[str, Forge] = {
 }
 
 # What an attacker could put into a claim if it had the key, as holders of an HS256 secret have.
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=5,
-)
-
-
 reproducible = examples(deadline=None, database=None, derandomize=True)
 
 
@@ -393,21 +387,6 @@ def test_no_text_behind_a_good_header_makes_the_reader_stumble(rest: str) -> Non
 
 
 CLAIMS = sorted(Original(TOKEN, KEY).claims)
-
-
-class NotedClaims(dict[str, Any]):
-    """Remembers which claims it was asked for."""
-
-    def __init__(self, claims: dict[str, Any]) -> None:
-        super().__init__(claims)
-        self.asked_for: set[str] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked_for.add(name)
-        return super().get(name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.get(name)
 
 
 def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:

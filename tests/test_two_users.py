@@ -206,14 +206,14 @@ async def test_a_secret_under_the_handle_of_another_session_revokes_neither(
 
 
 @pytest.mark.parametrize(
-    "deed", ["logs out everywhere", "is logged out", "is disabled", "is removed", "leaves"]
+    "action", ["logs out everywhere", "is logged out", "is disabled", "is removed", "leaves"]
 )
 async def test_the_tokens_and_sessions_of_one_user_end_when_it(
-    client: AsyncClient, two_users: TwoUsers, deed: str
+    client: AsyncClient, two_users: TwoUsers, action: str
 ) -> None:
     lancelot, galahad = two_users
     by_arthur = bearer(await log_in(client, ARTHUR))
-    match deed:
+    match action:
         case "logs out everywhere":
             done = await call(client, lancelot, "POST", "/me/logout-everywhere")
         case "is logged out":

@@ -130,16 +130,19 @@ def _functions_by_file() -> dict[str, list[FunctionType]]:
 
 
 def _replace(functions: list[FunctionType], code: CodeType) -> bool:
-    """Give each function its changed code. Returns False if the change adds or removes a variable
-    of an outer function, because Python cannot change those of an existing function."""
-    changed = {(inner.co_qualname, inner.co_firstlineno): inner for inner in _inner_codes(code)}
+    """Give each function its changed code. Returns False if the module has to be imported anew: it
+    has not been imported, two functions cannot be told apart, or the change adds or removes a
+    variable of an outer function, which Python does not allow for an existing function."""
+    changed: defaultdict[tuple[str, int], list[CodeType]] = defaultdict(list)
+    for inner in _inner_codes(code):
+        changed[inner.co_qualname, inner.co_firstlineno].append(inner)
     for function in functions:
         now = function.__code__
         try:
-            function.__code__ = changed[now.co_qualname, now.co_firstlineno]
-        except (KeyError, ValueError):
+            [function.__code__] = changed[now.co_qualname, now.co_firstlineno]
+        except ValueError:
             return False
-    return True
+    return bool(functions)
 
 
 def _inner_codes(code: CodeType) -> Iterator[CodeType]:
