@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -41,6 +42,10 @@ SERVE_TIMEOUT_SECONDS = 30
 # The databases to copy are of the day at which the tests' clock begins. A served process has the
 # real time, at which the key must not be due for replacement, nor the audit log for its purge.
 _AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
+# Ports below those that the system chooses itself, a range for each pytest worker. A second run on
+# the same machine begins at another place in it.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+_ports = cycle(10_000 + 1_000 * _WORKER + (os.getpid() + number) % 1_000 for number in range(1_000))
 
 
 @pytest.fixture(autouse=True)
@@ -199,10 +204,13 @@ async def two_users(client: httpx.AsyncClient, clock: Clock) -> tuple[EnrolledUs
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nothing else takes before the service listens on it."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as listener, suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(**settings: str) -> dict[str, str]:
