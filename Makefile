@@ -31,7 +31,7 @@ native: .venv/service ## Compile the password hash for this machine's CPU: twice
 		$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps \
 		--no-binary argon2-cffi-bindings --require-hashes -r /dev/stdin
 
-mutation: .venv/dev debian-packages ## Run mutation tests: each small change to the code must make a test fail (ARGS="app/codes app/vault.py")
+mutation: .venv/dev debian-packages ## Run mutation tests: each small change to the code must make a test fail (ARGS="app/security/one_time_codes app/users")
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: .venv/bench ## Measure the service beside uvicorn alone, its own hash and its peers (ARGS=--quick)

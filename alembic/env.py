@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from app.database import create_engine
+from app.database.engine import create_engine
 from app.settings import Settings
 from app.tables import metadata
 

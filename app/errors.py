@@ -121,5 +121,21 @@ class HeadersTooLargeError(Refusal):
     message = "The request headers are too large"
 
 
+class OAuthError(Refusal):
+    """400 and no challenge: strict OAuth clients take a 401 for a failed client authentication."""
+
+    status = 400
+
+    def body(self) -> dict[str, object]:
+        return {**super().body(), "error_description": self.message}
+
+
+class InvalidFormError(OAuthError):
+    """A parameter is missing, sent twice, or out of bounds."""
+
+    error = "invalid_request"
+    message = "A parameter is missing, repeated or out of bounds"
+
+
 class StartupError(Exception):
     """The service must not start as it is set up; the text, meant for its operator, says why."""

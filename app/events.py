@@ -9,8 +9,8 @@ from datetime import datetime
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.caller import Caller, caller_of
-from app.logs import request_id
+from app.context import Caller, caller_of
+from app.http.access_log import request_id
 
 
 @dataclass(frozen=True, slots=True)

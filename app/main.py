@@ -10,15 +10,21 @@ from datetime import datetime
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import make_url
 
-from app import __version__, docs, error_responses, health, logs, schema
-from app.admin.router import router as admin_router
+from app import __version__
+from app.accounts.admin.router import router as admin_router
+from app.accounts.first_admin.service import create_first_admin, mark_as_done
+from app.accounts.invitations.router import router as invitations_router
+from app.accounts.me.router import router as own_account_router
+from app.accounts.password_resets.router import router as password_resets_router
+from app.accounts.registration.router import router as registration_router
 from app.audit.router import router as audit_router
-from app.auth.router import router as auth_router
-from app.caller import Caller, ProxyWarning
-from app.chores import Chores
-from app.connections import Connections
-from app.database import Database, create_engine, restrict_file_access, utc_now
-from app.error_responses import documented
+from app.background_jobs import Chores
+from app.context import Caller, ProxyWarning
+from app.credentials.second_factors.encryption import seal
+from app.credentials.second_factors.router import router as second_factors_router
+from app.credentials.sessions.router import router as sessions_router
+from app.database import migrations
+from app.database.engine import Database, create_engine, restrict_file_access, utc_now
 from app.errors import (
     ContentTooLargeError,
     HeadersTooLargeError,
@@ -30,32 +36,30 @@ from app.errors import (
     UriTooLongError,
 )
 from app.events import Events
-from app.exchange import Exchange
-from app.express import Express
-from app.fast_lane import FastLane
-from app.first_admin.service import create_first_admin, mark_as_done
-from app.housekeeping.service import Housekeeping
-from app.invitations.router import router as invitations_router
-from app.listeners import listeners_for
-from app.own_account.router import router as own_account_router
-from app.password_resets.router import router as password_resets_router
-from app.passwords import Passwords
-from app.revocations.cache import create_cache
-from app.revocations.feed import MAX_LISTENERS, RevocationFeed
-from app.revocations.router import router as revocations_router
-from app.revocations.service import Revocations
-from app.second_factors.encryption import seal
-from app.second_factors.router import router as second_factors_router
-from app.sessions.router import router as sessions_router
+from app.http import access_log, docs_page, error_responses
+from app.http.error_responses import documented
+from app.http.middleware import Exchange
+from app.login.express import Express
+from app.login.router import router as login_router
+from app.retention.service import Housekeeping
+from app.security.passwords import Passwords
+from app.security.rate_limits.service import Throttle
+from app.server import health
+from app.server.connections import Connections
 from app.settings import ENV_FILE, Settings
-from app.throttle.service import Throttle
-from app.tokens.keys import KeyStore
-from app.tokens.live import LiveKeys
+from app.subscribers import listeners_for
+from app.token_checks.fast_path import FastLane
+from app.token_checks.router import router as token_checks_router
+from app.tokens.jwt import Tokens
+from app.tokens.key_refresher import LiveKeys
+from app.tokens.revocations.cache import create_cache
+from app.tokens.revocations.feed import MAX_LISTENERS, RevocationFeed
+from app.tokens.revocations.router import router as revocations_router
+from app.tokens.revocations.service import Revocations
 from app.tokens.router import router as tokens_router
-from app.tokens.service import Tokens
-from app.users.router import router as users_router
+from app.tokens.signing_keys.store import KeyStore
 from app.users.service import Users
-from app.users.verification import Memory
+from app.users.token_cache import Memory
 
 _log = logging.getLogger("hourpass")
 
@@ -74,8 +78,9 @@ _routes = APIRouter(
 )
 for _router in (
     revocations_router,  # first: a thousand guards ask at once, and routes are tried in order
-    auth_router,
-    users_router,
+    login_router,
+    token_checks_router,
+    registration_router,
     sessions_router,
     second_factors_router,
     tokens_router,
@@ -102,7 +107,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        logs.configure(settings)
+        access_log.configure(settings)
         _log.info("Starting", extra=_whereabouts(settings))
         if not settings.strict_passwords:
             _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
@@ -130,7 +135,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     error_responses.install(app)
-    docs.install(app)
+    docs_page.install(app)
     # Around the framework's own layers, whose cost is not small beside that of a validation.
     exchange = Exchange(Express(app, app.build_middleware_stack()), FastLane(app.state))
     app.middleware_stack = app.state.exchange = exchange
@@ -153,7 +158,7 @@ async def _start(
     state.throttle = Throttle(settings)
     state.proxy_warning = ProxyWarning()
     state.ending = ending = asyncio.Event()  # set by protocol.py
-    stack.callback(logs.request_log.flush)
+    stack.callback(access_log.request_log.flush)
     state.passwords = passwords = Passwords(settings)
     stack.callback(passwords.close)
     state.database = database = Database(settings, database_clock)
@@ -161,8 +166,8 @@ async def _start(
     stack.push_async_callback(database.close)
 
     if settings.environment == "development":
-        await schema.create_if_empty(database.engine, settings)
-    await schema.check(database.engine)
+        await migrations.create_if_empty(database.engine, settings)
+    await migrations.check(database.engine)
     async with database.session() as session:
         keyring = await KeyStore(session, settings).load(clock())
         state.tokens = tokens = Tokens(settings, keyring)
@@ -187,7 +192,7 @@ async def _start(
         chores.start(chore)
     if settings.smtp_url:
         from app.mail.messages import check_templates
-        from app.mail.postman import Postman  # with its library, which else nobody needs
+        from app.mail.worker import Postman  # with its library, which else nobody needs
 
         check_templates(settings)
         chores.start(Postman(database, settings, listeners, clock).deliver)

@@ -1,30 +1,30 @@
-"""Imports every models.py, so that Alembic sees all tables."""
+"""Imports every table, so that Alembic sees all of them."""
 
+from app.accounts.first_admin import models as first_admin
 from app.audit import models as audit
-from app.codes import models as codes
-from app.database import Base
-from app.first_admin import models as first_admin
-from app.housekeeping import models as housekeeping
+from app.credentials.second_factors import models as second_factors
+from app.credentials.sessions import models as sessions
+from app.database import job_lock
+from app.database.base import Base
 from app.mail import models as mail
-from app.revocations import models as revocations
-from app.second_factors import models as second_factors
-from app.sessions import models as sessions
-from app.throttle import models as throttle
-from app.tokens import models as tokens
+from app.security.one_time_codes import models as one_time_codes
+from app.security.rate_limits import models as rate_limits
+from app.tokens.revocations import models as revocations
+from app.tokens.signing_keys import models as signing_keys
 from app.users import models as users
 
 __all__ = [
     "audit",
-    "codes",
     "first_admin",
-    "housekeeping",
+    "job_lock",
     "mail",
     "metadata",
+    "one_time_codes",
+    "rate_limits",
     "revocations",
     "second_factors",
     "sessions",
-    "throttle",
-    "tokens",
+    "signing_keys",
     "users",
 ]
 

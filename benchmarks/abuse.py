@@ -19,11 +19,11 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import insert, update
 
-from app.database import begin_write
-from app.mail import postman
+from app.database.engine import begin_write
+from app.mail import worker
 from app.main import create_app
+from app.security.rate_limits.models import Attempts
 from app.settings import Settings
-from app.throttle.models import Attempts
 from app.users.models import User
 
 GUESSES = 10_000
@@ -162,7 +162,7 @@ async def timing(directory: Path) -> None:
 
 async def timing_of_resets(directory: Path) -> None:
     """The mail server is none; what waits for it is looked at once, at the start."""
-    postman.ROUND_SECONDS = 3600
+    worker.ROUND_SECONDS = 3600
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "no-reply@camelot.example"}
     url = f"sqlite:///{directory}/resets.db"
     app = create_app(Settings.model_validate({"database_url": url, **mail}))

@@ -23,7 +23,7 @@ import jwt
 from jose import jwk
 from jose import jwt as jose_jwt
 
-from app.database import utc_now
+from app.database.engine import utc_now
 from benchmarks import servers
 from benchmarks.bench import Bench, Row, Sample, ratio
 from benchmarks.population import Population, verify

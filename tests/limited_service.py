@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 
-from app.connections import Connections, Times
 from app.main import create_app
-from app.protocol import BoundedHttpProtocol
+from app.server.connections import Connections, Times
+from app.server.protocol import BoundedHttpProtocol
 from app.settings import Settings
 from tests.settings import make_settings
 from tests.sockets import served

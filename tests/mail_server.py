@@ -14,7 +14,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from fastapi import FastAPI
 
-from app.mail.postman import Postman
+from app.mail.worker import Postman
 
 CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
 

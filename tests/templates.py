@@ -15,15 +15,15 @@ from pathlib import Path
 
 import asyncpg
 
-from app import schema
-from app.caller import Caller
-from app.database import Database
+from app.accounts.first_admin.service import create_first_admin, mark_as_done
+from app.context import Caller
+from app.database import migrations
+from app.database.engine import Database
 from app.events import Events
-from app.first_admin.service import create_first_admin, mark_as_done
-from app.listeners import listeners_for
-from app.passwords import Passwords
-from app.revocations.service import Revocations
-from app.tokens.keys import KeyStore
+from app.security.passwords import Passwords
+from app.subscribers import listeners_for
+from app.tokens.revocations.service import Revocations
+from app.tokens.signing_keys.store import KeyStore
 from app.users.service import Users
 from tests.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 
@@ -95,7 +95,7 @@ def postgres() -> Postgres:
 @cache
 def migrated_sqlite() -> Path:
     path = directory() / "migrated.db"
-    schema.upgrade(make_settings(f"sqlite:///{path}"))
+    migrations.upgrade(make_settings(f"sqlite:///{path}"))
     return path
 
 
@@ -103,7 +103,7 @@ def migrated_sqlite() -> Path:
 def migrated_postgres() -> str:
     """The name of the database."""
     postgres().run("CREATE DATABASE migrated")
-    schema.upgrade(make_settings(postgres().url("migrated")))
+    migrations.upgrade(make_settings(postgres().url("migrated")))
     return "migrated"
 
 

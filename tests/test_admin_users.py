@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.admin.schemas import UserChange
+from app.accounts.admin.schemas import UserChange
 from app.users.errors import LastAdminError
 from app.users.models import NO_PASSWORD
 from app.users.service import Users

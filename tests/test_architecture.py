@@ -1,47 +1,45 @@
-"""Rooms stand on floors, and an import goes to a lower floor or stays in its own room.
+"""Each folder has a layer. A module imports only from lower layers, or from its own folder.
 
-Imports inside functions and for type checkers count too: each is a thing one has to know.
+Imports inside functions and for type checkers count too: readers have to follow them as well.
 """
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from app.settings import ROOT
 
-# Letters split a floor: 1 is the shared ground, 2 what tokens are and how they end early.
-FLOORS = {
-    "7": {"main"},
-    "6": {"cli", "express", "fast_lane", "tables"},
-    "5": {
-        "admin",
-        "auth",
-        "first_admin",
-        "health",
-        "housekeeping",
-        "invitations",
-        "listeners",
-        "own_account",
-        "password_resets",
-    },
-    "4": {"audit", "mail", "second_factors", "sessions"},
-    "3": {"users"},
-    "2b": {"revocations"},
-    "2a": {"codes", "throttle", "tokens"},
-    "1e": {"server"},
-    "1d": {"protocol"},
-    "1c": {"request_parser"},
-    "1b": {"batch", "connections", "direct", "events", "exchange", "schema", "transport"},
-    "1a": {"caller", "chores", "database", "docs", "error_responses", "logs", "passwords", "vault"},
-    "0b": {"shortcut"},
-    "0a": {"bodies", "errors", "paging", "settings", "sqlite", "turns"},
+LAYERS = {
+    12: {"main"},
+    11: {"cli", "login", "tables"},
+    10: {"accounts", "retention", "subscribers", "token_checks"},
+    9: {"audit", "credentials", "mail"},
+    8: {"users"},
+    7: {"tokens"},
+    6: {"security"},
+    5: {"events", "server"},
+    4: {"http"},
+    3: {"context"},
+    2: {"database"},
+    1: {"background_jobs", "errors", "settings"},
 }
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
+
+# Folders inside folders, from the lowest to the highest. The modules beside them are above them.
+# `None`: they do not import one another.
+SUBFOLDERS: dict[str, tuple[str, ...] | None] = {
+    "accounts": None,
+    "credentials": None,
+    "security": None,
+    "tokens": ("signing_keys", "revocations"),
+}
 
 APP = ROOT / "app"
-MODULES = sorted(path.relative_to(APP).as_posix() for path in APP.rglob("*.py"))
+PATHS = sorted(APP.rglob("*.py"))
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -54,52 +52,110 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room_of(module: str) -> str:
-    return module.partition("/")[0].removesuffix(".py")
+def module_at(path: Path) -> tuple[str, ...]:
+    """As its parts below app/, without `__init__`."""
+    parts = path.relative_to(APP).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def rooms_imported(path: Path) -> set[str]:
-    names = (name.split(".") for name in imported(path))
-    # app/__init__.py itself holds nothing but the version.
-    return {name[1] for name in names if name[0] == "app" and name[1:] != ["__version__"]}
+MODULES = {module_at(path): path for path in PATHS}
 
 
-def test_the_table_lists_every_room_and_no_other() -> None:
-    assert {room_of(module) for module in MODULES} - {"__init__"} == set(FLOOR_OF)
+@cache
+def modules_imported(module: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
+    """The modules of app/ that a module imports, without app/__init__.py, which all may import."""
+    found = set()
+    for name in imported(MODULES[module]):
+        parts = tuple(name.split("."))
+        if parts[0] == "app":
+            found.add(parts[1:] if parts[1:] in MODULES else parts[1:-1])
+    return frozenset(found - {()})
 
 
-def test_no_room_stands_on_two_floors() -> None:
-    assert len(FLOOR_OF) == sum(len(rooms) for rooms in FLOORS.values())
+def modules_reached(module: tuple[str, ...]) -> set[tuple[str, ...]]:
+    reached: set[tuple[str, ...]] = set()
+    waiting = [module]
+    while waiting:
+        current = waiting.pop()
+        if current not in reached:
+            reached.add(current)
+            waiting.extend(modules_imported(current))
+    return reached
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down_or_stay_in_the_room(module: str) -> None:
-    room = room_of(module)
-    others = rooms_imported(APP / module) - {room}
-    # app/__init__.py is below every floor.
-    assert {other for other in others if FLOOR_OF[other] >= FLOOR_OF.get(room, "")} == set()
+def test_the_table_lists_every_folder_and_module_once() -> None:
+    assert {module[0] for module in MODULES if module} == set(LAYER_OF)
+    assert len(LAYER_OF) == sum(len(names) for names in LAYERS.values())
+    groups = {
+        module[:2] for module, path in MODULES.items() if len(path.relative_to(APP).parts) > 2
+    }
+    assert {group for group, _ in groups} == set(SUBFOLDERS)
+    for group, order in SUBFOLDERS.items():
+        if order:
+            assert {folder for name, folder in groups if name == group} == set(order)
 
 
-def test_the_tables_room_imports_every_models_module() -> None:
-    models = {f"app.{path.parent.name}.models" for path in APP.glob("*/models.py")}
-    assert models <= set(imported(APP / "tables.py"))
+@pytest.mark.parametrize("module", [module for module in MODULES if module], ids="/".join)
+def test_imports_go_down_or_stay_in_the_folder(module: tuple[str, ...]) -> None:
+    layer = LAYER_OF[module[0]]
+    others = {other[0] for other in modules_imported(module)} - {module[0]}
+    assert {other for other in others if LAYER_OF[other] >= layer} == set()
+
+
+@pytest.mark.parametrize("group", SUBFOLDERS)
+def test_subfolders_import_lower_ones_only(group: str) -> None:
+    order = SUBFOLDERS[group]
+    for module, path in MODULES.items():
+        parts = path.relative_to(APP).parts
+        if parts[0] != group or len(parts) < 3:
+            continue
+        lower = order[: order.index(module[1])] if order else ()
+        siblings = {other[1] for other in modules_imported(module) if other[0] == group} - {
+            module[1]
+        }
+        assert siblings <= set(lower), module
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_no_imports_form_a_circle(depth: int) -> None:
+    """Of folders, of their subfolders, and of single modules."""
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for module in MODULES:
+        others = {other[:depth] for other in modules_imported(module)} - {module[:depth]}
+        graph.setdefault(module[:depth], set()).update(others)
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_tables_imports_every_models_module() -> None:
+    models = {module for module in MODULES if module[-1:] == ("models",)}
+    with_tables = {*models, ("database", "job_lock")}
+    assert len(models) >= 10
+    assert with_tables <= modules_imported(("tables",))
 
 
 @pytest.mark.parametrize(
     ("module", "unknown"),
     [
-        pytest.param("errors.py", {"fastapi", "starlette"}, id="refusals know no framework"),
+        pytest.param("errors", {"fastapi", "starlette"}, id="errors know no framework"),
         pytest.param(
-            "tokens/service.py",
+            "tokens/jwt",
             {"fastapi", "starlette", "sqlalchemy"},
             id="reading a token needs neither framework nor database",
+        ),
+        pytest.param(
+            "tokens/signing_keys/keys",
+            {"fastapi", "starlette", "sqlalchemy"},
+            id="signing needs neither framework nor database",
         ),
     ],
 )
 def test_pure_code_stays_pure(module: str, unknown: set[str]) -> None:
-    assert {name.split(".")[0] for name in imported(APP / module)} & unknown == set()
+    """Nor does anything that it imports."""
+    for reached in modules_reached(tuple(module.split("/"))):
+        found = {name.split(".")[0] for name in imported(MODULES[reached])}
+        assert found & unknown == set(), reached
 
 
-def test_what_other_services_install_never_imports_the_app() -> None:
+def test_the_guard_never_imports_the_app() -> None:
     for path in (ROOT / "guard").rglob("*.py"):
         assert "app" not in {name.split(".")[0] for name in imported(path)}, path

@@ -17,13 +17,13 @@ from sqlalchemy import insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
-from app.database import Database, begin_write, utc_now
+from app.credentials.sessions import service as sessions_service
+from app.database.engine import Database, begin_write, utc_now
 from app.events import Event
-from app.housekeeping import service as housekeeping
-from app.housekeeping.service import Housekeeping
-from app.revocations.models import Feed, Revocation
-from app.sessions import service as sessions_service
+from app.retention import service as housekeeping
+from app.retention.service import Housekeeping
 from app.settings import ROOT, Settings
+from app.tokens.revocations.models import Feed, Revocation
 from tests.authenticator import enrol, token_with
 from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.people import (

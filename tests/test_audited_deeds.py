@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 
-from app.mail import postman
+from app.mail import worker
 from app.settings import Settings
 from tests.authenticator import enrol
 from tests.mail_server import MailServer, deliver, mail_server
@@ -31,7 +31,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

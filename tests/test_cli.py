@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 from httpx import AsyncClient
 from sqlalchemy import select
 
-from app import logs, schema
 from app.audit.models import Entry
-from app.cli import main
-from app.database import Database, utc_now
+from app.cli.main import main
+from app.database import migrations
+from app.database.engine import Database, utc_now
+from app.http import access_log
 from app.settings import ROOT, Settings
 from tests.authenticator import enrol, token_with
 from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
@@ -53,8 +54,8 @@ def hourpass(database_url: str) -> Command:
     async def run_beside(*arguments: str, stdin: str = "", **variables: str) -> Result:
         variables["DATABASE_URL"] = database_url
         # The app's request lines go to standard error, which CliRunner takes for the command's.
-        logs.request_log.flush()
-        logs.request_log.configure(enabled=False, as_text=False)
+        access_log.request_log.flush()
+        access_log.request_log.configure(enabled=False, as_text=False)
         return await asyncio.to_thread(run, *arguments, stdin=stdin, **variables)
 
     return run_beside
@@ -192,7 +193,7 @@ def test_a_password_that_is_no_text_is_refused_without_a_traceback(
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
     command = subprocess.run(
-        [sys.executable, "-m", "app.cli", "create-admin", "galahad"],
+        [sys.executable, "-m", "app.cli.main", "create-admin", "galahad"],
         cwd=ROOT,
         env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
         input=b"caf\xe9 au lait\n",
@@ -212,7 +213,7 @@ def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as terminal:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "create-admin", "galahad"],
+            [sys.executable, "-m", "app.cli.main", "create-admin", "galahad"],
             cwd=ROOT,
             env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
             stdin=theirs,
@@ -239,7 +240,7 @@ def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
 def test_migrate_prints_the_revision_and_may_be_repeated(empty_database_url: str) -> None:
     for _ in range(2):
         result = run("migrate", DATABASE_URL=empty_database_url)
-        assert (result.exit_code, result.output) == (0, f"The database is at {schema.HEAD}.\n")
+        assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
 
 
 def test_a_chore_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import delete
 
-from app.database import begin_write
-from app.housekeeping.service import Housekeeping
-from app.revocations import cache, feed
-from app.revocations.models import Revocation
+from app.database.engine import begin_write
+from app.retention.service import Housekeeping
 from app.settings import Settings
-from app.users import verification
+from app.tokens.revocations import cache, feed
+from app.tokens.revocations.models import Revocation
+from app.users import token_cache
 from tests.people import (
     ARTHUR,
     LANCELOT,
@@ -47,7 +47,7 @@ class MonotonicClock:
 @pytest.fixture
 def monotonic(monkeypatch: pytest.MonkeyPatch) -> MonotonicClock:
     clock = MonotonicClock()
-    for module in (cache, feed, verification):
+    for module in (cache, feed, token_cache):
         monkeypatch.setattr(module, "monotonic", clock)
     return clock
 

@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import update
 
-from app.codes import text
-from app.codes.models import Code
-from app.database import begin_write
-from app.second_factors.models import RecoveryCode
+from app.credentials.second_factors.models import RecoveryCode
+from app.database.engine import begin_write
+from app.security.one_time_codes import text
+from app.security.one_time_codes.models import Code
 from tests.authenticator import enrol, log_in_with
 from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register

@@ -17,10 +17,10 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.connections import Connections, Queue, Times
-from app.exchange import Answer
+from app.http.middleware import Answer
 from app.main import create_app
-from app.protocol import BoundedHttpProtocol
+from app.server.connections import Connections, Queue, Times
+from app.server.protocol import BoundedHttpProtocol
 from tests.limited_service import JSON, LimitedService, limited_service, wait_for
 from tests.raw_http import connected, read_all, read_answers, request
 from tests.settings import make_settings

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from app.caller import network_of
-from app.connections import MAX_REFUSALS, Connections, Times, open_files
-from app.protocol import BoundedHttpProtocol
-from app.revocations import feed
+from app.context import network_of
+from app.server.connections import MAX_REFUSALS, Connections, Times, open_files
+from app.server.protocol import BoundedHttpProtocol
+from app.tokens.revocations import feed
 from tests.flood import flooding
 from tests.limited_service import JSON, limited_service, wait_for
 from tests.people import LANCELOT
@@ -213,7 +213,7 @@ def test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most(
     listeners: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.connections.open_files", lambda: 1_000_000)
+    monkeypatch.setattr("app.server.connections.open_files", lambda: 1_000_000)
     limits = {"max_connections": wanted}
     with limited_service(sqlite_template, tmp_path, LONG, **limits) as service:
         assert service.app.state.revocation_feed.max_listeners == listeners

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.database import Database, begin_write
+from app.database.engine import Database, begin_write
 from tests.waiting import blocking
 
 

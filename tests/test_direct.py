@@ -6,11 +6,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import bindparam, func, insert, select, text
 
-from app import direct
 from app.audit.models import Entry
 from app.audit.service import write
-from app.caller import Caller
-from app.database import Database, begin_write
+from app.context import Caller
+from app.database import fast_queries
+from app.database.engine import Database, begin_write
 from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
@@ -30,9 +30,9 @@ ENTRIES = select(func.count(Entry.id)).where(Entry.action == bindparam("action")
 async def test_rows_are_those_of_the_session(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         alone = [
-            [tuple(row) for row in await direct.run(session, BY_NAME, ARTHURS)],
-            [tuple(row) for row in await direct.run(session, BY_TIME, {"now": clock()})],
-            await direct.run(session, BY_NAME, {"name": "nobody"}),
+            [tuple(row) for row in await fast_queries.run(session, BY_NAME, ARTHURS)],
+            [tuple(row) for row in await fast_queries.run(session, BY_TIME, {"now": clock()})],
+            await fast_queries.run(session, BY_NAME, {"name": "nobody"}),
         ]
         assert not session.in_transaction()
         beside = [
@@ -61,11 +61,11 @@ async def test_within_a_transaction_it_is_part_of_that(app: FastAPI, clock: Cloc
     async with app.state.database.session() as session:
         await begin_write(session)
         await write(session, login(clock))
-        assert await direct.run(session, ENTRIES, {"action": "login"}) == [(1,)]
+        assert await fast_queries.run(session, ENTRIES, {"action": "login"}) == [(1,)]
         await session.rollback()
-        assert [tuple(row) for row in await direct.run(session, ENTRIES, {"action": "login"})] == [
-            (0,)
-        ]
+        assert [
+            tuple(row) for row in await fast_queries.run(session, ENTRIES, {"action": "login"})
+        ] == [(0,)]
 
 
 async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> None:
@@ -73,8 +73,8 @@ async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> 
     incomplete = insert(Entry.__table__).inline()  # type: ignore[arg-type] # a Table, as declared
     async with database.session() as session:
         with pytest.raises(Exception, match=r"(?i)not.null"):
-            await direct.run(session, incomplete, {"action": "login"})
-        assert await direct.run(session, BY_NAME, ARTHURS)
+            await fast_queries.run(session, incomplete, {"action": "login"})
+        assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -84,18 +84,18 @@ async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: Fas
     ending = select(func.pg_terminate_backend(func.pg_backend_pid()))
     with pytest.raises(UnavailableError):
         async with database.session() as session:
-            await direct.run(session, ending, {})
+            await fast_queries.run(session, ending, {})
     async with database.session() as session:
-        assert await direct.run(session, BY_NAME, ARTHURS)
+        assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
 async def test_a_statement_that_nobody_waits_for_any_more_is_in_nobodys_way(app: FastAPI) -> None:
     database: Database = app.state.database
     async with database.session() as session:
-        asked = asyncio.create_task(direct.run(session, BY_NAME, ARTHURS))
+        asked = asyncio.create_task(fast_queries.run(session, BY_NAME, ARTHURS))
         await asyncio.sleep(0)
         asked.cancel()
-        assert await direct.run(session, BY_NAME, ARTHURS)
+        assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -104,9 +104,9 @@ async def test_a_slow_statement_does_not_hold_up_the_next(app: FastAPI) -> None:
     lock = select(func.pg_advisory_xact_lock(bindparam("number")))
     async with database.session() as holder, database.session() as session:
         await holder.execute(lock, {"number": 4})
-        waiting = asyncio.create_task(direct.run(session, lock, {"number": 4}))
+        waiting = asyncio.create_task(fast_queries.run(session, lock, {"number": 4}))
         await asyncio.sleep(0)
-        assert await direct.run(session, BY_NAME, ARTHURS)
+        assert await fast_queries.run(session, BY_NAME, ARTHURS)
         assert not waiting.done()
         await holder.commit()
         await waiting
@@ -121,7 +121,7 @@ async def test_a_worker_has_no_more_connections_than_documented(
 
     async def ask() -> None:
         async with database.session() as session:
-            await direct.run(session, BY_NAME, ARTHURS)
+            await fast_queries.run(session, BY_NAME, ARTHURS)
             await session.scalar(select(func.pg_sleep(0.01)))
 
     await asyncio.gather(*(ask() for _ in range(3 * settings.database_pool_size)))
@@ -137,8 +137,8 @@ async def test_what_cannot_be_read_at_once_is_asked_for_patiently(
     """And if that does not help either, it is an outage."""
     database: Database = app.state.database
     async with database.session() as session:
-        monkeypatch.setattr(session.info["shortcut"]._reader, "_path", "/nowhere/hourpass.db")
-        assert await direct.run(session, BY_NAME, ARTHURS)
+        monkeypatch.setattr(session.info["fast_queries"]._reader, "_path", "/nowhere/hourpass.db")
+        assert await fast_queries.run(session, BY_NAME, ARTHURS)
     with pytest.raises(UnavailableError):
         async with database.session() as session:
-            await direct.run(session, select(text("1")).select_from(text("nothing")), {})
+            await fast_queries.run(session, select(text("1")).select_from(text("nothing")), {})

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from app import __version__
-from app.cli import main
+from app.cli.main import main
 from app.settings import ROOT, Settings
 from tests.conftest import client_of, free_port, serving
 from tests.people import LANCELOT, log_in, register

@@ -13,13 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from app import caller, connections, exchange, protocol
+from app import context
 from app.audit.service import MAX_STRANGERS
-from app.caller import network_of
-from app.codes import service as codes
-from app.codes import text
-from app.codes.service import LIFETIMES, Purpose
-from app.connections import Connections, Times
+from app.context import network_of
+from app.credentials.second_factors import service as second_factors
+from app.credentials.sessions.service import MAX_PER_USER
 from app.errors import (
     ContentTooLargeError,
     HeadersTooLargeError,
@@ -27,16 +25,15 @@ from app.errors import (
     RequestTimeoutError,
     UriTooLongError,
 )
-from app.mail.postman import MAX_ACCOUNTS
+from app.http import middleware
 from app.mail.service import MAX_WAITING
-from app.revocations.feed import MAX_LISTENERS
-from app.revocations.service import CLOCK_MARGIN
-from app.second_factors import service as second_factors
-from app.sessions.service import MAX_PER_USER
-from app.settings import ROOT, Settings
-from app.throttle import rates
-from app.throttle.rates import UNWRITTEN, Rate
-from app.throttle.service import (
+from app.mail.worker import MAX_ACCOUNTS
+from app.security.one_time_codes import service as codes
+from app.security.one_time_codes import text
+from app.security.one_time_codes.service import LIFETIMES, Purpose
+from app.security.rate_limits import rates
+from app.security.rate_limits.rates import UNWRITTEN, Rate
+from app.security.rate_limits.service import (
     ACCOUNT,
     ACCOUNT_AT_ADDRESS,
     ADDRESS,
@@ -48,7 +45,12 @@ from app.throttle.service import (
     VERIFICATION,
     Rule,
 )
-from app.users.verification import REMEMBERED
+from app.server import connections, protocol
+from app.server.connections import Connections, Times
+from app.settings import ROOT, Settings
+from app.tokens.revocations.feed import MAX_LISTENERS
+from app.tokens.revocations.service import CLOCK_MARGIN
+from app.users.token_cache import REMEMBERED
 from tests.settings import make_settings
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -250,18 +252,18 @@ ROWS = [
         Settings.model_fields["database_pool_size"].default,
     ),
     # Where an address comes from
-    row("with that address, at most once {an} hour", caller.WARNING_INTERVAL / 3600),
+    row("with that address, at most once {an} hour", context.WARNING_INTERVAL / 3600),
     # Requests and connections
-    row("| path and query | {8,192} bytes | {414} |", exchange.MAX_TARGET_BYTES, UriTooLongError),
+    row("| path and query | {8,192} bytes | {414} |", middleware.MAX_TARGET_BYTES, UriTooLongError),
     row(
         "| header fields | {16,384} bytes | {431} |",
-        exchange.MAX_HEADER_BYTES,
+        middleware.MAX_HEADER_BYTES,
         HeadersTooLargeError,
     ),
-    row("| body | {16,384} bytes | {413} |", exchange.MAX_BODY_BYTES, ContentTooLargeError),
+    row("| body | {16,384} bytes | {413} |", middleware.MAX_BODY_BYTES, ContentTooLargeError),
     row(
         "trailer fields of a body | {16,384} bytes | {431} |",
-        exchange.MAX_HEADER_BYTES,
+        middleware.MAX_HEADER_BYTES,
         HeadersTooLargeError,
     ),
     row("after the last answer | {1} MiB |", protocol.MAX_DROPPED_BYTES / 2**20),

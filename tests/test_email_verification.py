@@ -7,11 +7,11 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.codes.service import MAX_OPEN
-from app.mail import postman
-from app.mail.postman import CLAIM
+from app.mail import worker
+from app.mail.worker import CLAIM
+from app.security.one_time_codes.service import MAX_OPEN
+from app.security.rate_limits.service import VERIFICATION
 from app.settings import Settings
-from app.throttle.service import VERIFICATION
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 from tests.settings import Clock
@@ -25,7 +25,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import URL, make_url
 
-from app.database import Database
-from app.logs import JsonFormatter, TextFormatter
+from app.database.engine import Database
+from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
 from tests.conftest import free_port, on_sqlite
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds

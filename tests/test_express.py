@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from starlette.types import Receive, Scope, Send
 
-from app.exchange import MAX_BODY_BYTES, Exchange
+from app.http.middleware import MAX_BODY_BYTES, Exchange
 from tests.authenticator import enrol
 from tests.conftest import client_of
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app import database
+from app.database.engine import create_engine, restrict_file_access
 from app.settings import Settings
 from tests.people import ARTHUR, LANCELOT, at_court, log_in, register
 from tests.settings import Clock, make_settings
@@ -154,8 +154,8 @@ async def test_a_link_beside_the_file_is_not_followed(
     other = tmp_path / "other"
     other.touch(0o644)
     path.with_name(f"{path.name}-journal").symlink_to(other)
-    engine = database.create_engine(settings)
-    database.restrict_file_access(engine)
+    engine = create_engine(settings)
+    restrict_file_access(engine)
     await engine.dispose()
     assert mode_of(other) == 0o644
 

@@ -10,10 +10,10 @@ import pytest
 from httpx import AsyncClient
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.database import Database
+from app.accounts.first_admin.models import SetupStep
+from app.accounts.first_admin.service import STEP
+from app.database.engine import Database
 from app.errors import StartupError
-from app.first_admin.models import SetupStep
-from app.first_admin.service import STEP
 from app.settings import Settings
 from app.users.models import User
 from tests.conftest import on_sqlite

@@ -22,7 +22,7 @@ from schemathesis.checks import (
 )
 
 from app.main import app as default_app
-from app.revocations.feed import MAX_WAIT_SECONDS
+from app.tokens.revocations.feed import MAX_WAIT_SECONDS
 from tests.conftest import serving
 from tests.people import ARTHUR, LANCELOT, bearer
 

@@ -11,25 +11,25 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select, update
 
-from app import direct
-from app.caller import Caller
-from app.codes.models import Code
-from app.database import Database, begin_write, utc_now
+from app.context import Caller
+from app.credentials.second_factors.models import SecondFactor
+from app.credentials.second_factors.service import FORGIVEN_AFTER
+from app.credentials.sessions.models import Session
+from app.database import fast_queries
+from app.database.engine import Database, begin_write, utc_now
+from app.database.job_lock import Lease
 from app.events import Events
-from app.housekeeping.models import Lease
 from app.mail.models import Letter
-from app.mail.postman import Postman
 from app.mail.service import ask
+from app.mail.worker import Postman
 from app.main import create_app
-from app.second_factors.models import SecondFactor
-from app.second_factors.service import FORGIVEN_AFTER
-from app.sessions.models import Session
+from app.security.one_time_codes.models import Code
+from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.rates import UNWRITTEN
+from app.security.rate_limits.service import ACCOUNT
 from app.settings import Settings
-from app.throttle.models import Attempts
-from app.throttle.rates import UNWRITTEN
-from app.throttle.service import ACCOUNT
-from app.tokens.keys import KeyStore
-from app.tokens.models import StoredKey
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
 from tests.authenticator import STEP, enrol, log_in_with
 from tests.conftest import client_of
 from tests.people import (
@@ -70,11 +70,11 @@ async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Sett
     database = Database(settings)
     async with database.session() as session:
         before = utc_now() - timedelta(milliseconds=1)  # SQLite's has whole ones
-        alone = await direct.current_time(session)
+        alone = await fast_queries.current_time(session)
         await begin_write(session)
-        first = await direct.current_time(session)
+        first = await fast_queries.current_time(session)
         async with asyncio.timeout(10):  # later statements of a transaction have a later time
-            while (second := await direct.current_time(session)) == first:
+            while (second := await fast_queries.current_time(session)) == first:
                 pass
     assert before <= alone <= first < second <= utc_now()
     assert second.tzinfo is UTC

@@ -12,18 +12,18 @@ from httpx import AsyncClient
 from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.caller import Caller
-from app.chores import Chores
-from app.codes.models import Code
-from app.database import Database, begin_write
+from app.background_jobs import Chores
+from app.context import Caller
+from app.credentials.sessions.models import Session
+from app.database.engine import Database, begin_write
 from app.events import Events
-from app.housekeeping import service
-from app.housekeeping.service import BATCH, LEASE, Housekeeping
-from app.revocations.models import Feed, Revocation
-from app.sessions.models import Session
+from app.retention import service
+from app.retention.service import BATCH, LEASE, Housekeeping
+from app.security.one_time_codes.models import Code
 from app.settings import Settings
-from app.tokens.keys import KeyStore
-from app.tokens.models import StoredKey
+from app.tokens.revocations.models import Feed, Revocation
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
 from app.users.models import User
 from tests.people import (
     GALAHAD,

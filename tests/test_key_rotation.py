@@ -20,18 +20,19 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
 
-from app.caller import Caller
-from app.chores import Chores
-from app.cli import main as hourpass
-from app.database import Database, begin_write, utc_now
+from app.background_jobs import Chores
+from app.cli.main import main as hourpass
+from app.context import Caller
+from app.database.engine import Database, begin_write, utc_now
 from app.events import Events
-from app.housekeeping.service import LEASE, Housekeeping
+from app.retention.service import LEASE, Housekeeping
 from app.settings import Settings
-from app.tokens import live
+from app.tokens import key_refresher
 from app.tokens.errors import InvalidTokenError
-from app.tokens.keys import KeyNotFoundError, Keyring, KeyStore
-from app.tokens.live import LiveKeys
-from app.tokens.service import Tokens
+from app.tokens.jwt import Tokens
+from app.tokens.key_refresher import LiveKeys
+from app.tokens.signing_keys.keys import Keyring
+from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -408,8 +409,8 @@ async def test_keys_are_read_by_one_at_a_time(
     database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else an older answer that comes later would replace a newer one."""
-    monkeypatch.setattr(live, "REFRESH_SECONDS", 0)
-    monkeypatch.setattr(live, "MISS_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(key_refresher, "MISS_PAUSE_SECONDS", 0)
     read = KeyStore.read
     revoked_keys = under_way = most = 0
 
@@ -451,7 +452,7 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(live, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0.01)
     async with database.session() as session:
         tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
         chores = Chores()
@@ -533,7 +534,7 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(
     settings: Settings, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However seldom it looks for new keys by itself. Nor does the revoked one sign any more."""
-    monkeypatch.setattr(live, "REFRESH_SECONDS", 3600)
+    monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 3600)
     async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
         await register(here, LANCELOT)
         for _ in range(3):

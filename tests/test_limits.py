@@ -12,19 +12,17 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import event, func, select, update
 
+from app.accounts.invitations import service as invitations_service
 from app.audit.models import Entry
-from app.database import begin_write
-from app.housekeeping.models import Lease
-from app.housekeeping.service import Housekeeping
-from app.invitations import service as invitations_service
+from app.credentials.second_factors import service as second_factors_service
+from app.database.engine import begin_write
+from app.database.job_lock import Lease
 from app.main import create_app
-from app.revocations.models import Revocation
-from app.second_factors import service as second_factors_service
-from app.settings import ROOT, Settings
-from app.throttle import rates, service
-from app.throttle.errors import TooManyAttemptsError
-from app.throttle.models import Attempts
-from app.throttle.rates import (
+from app.retention.service import Housekeeping
+from app.security.rate_limits import rates, service
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.rates import (
     IS_RATE,
     MAX_TALLIED,
     NEW_INVITATION,
@@ -36,7 +34,9 @@ from app.throttle.rates import (
     Rate,
     Tally,
 )
-from app.throttle.service import ACCOUNT_AT_ADDRESS, allow
+from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS, allow
+from app.settings import ROOT, Settings
+from app.tokens.revocations.models import Revocation
 from app.users import service as users_service
 from tests.authenticator import enrol, log_in_with
 from tests.conftest import serving
@@ -330,7 +330,7 @@ async def test_what_a_refused_unfinished_login_was_charged_is_given_back(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever knows the password could keep the owner out by it."""
-    monkeypatch.setattr("app.auth.service.UNFINISHED_LOGIN", Rate(1, timedelta(days=1)))
+    monkeypatch.setattr("app.login.service.UNFINISHED_LOGIN", Rate(1, timedelta(days=1)))
     await register(client, LANCELOT)
     await enrol(client, LANCELOT, clock)
     wrong = {**LANCELOT, "password": "wrong"}

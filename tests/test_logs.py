@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from uvicorn.config import LOGGING_CONFIG
 
-from app import logs
-from app.logs import JsonFormatter, TextFormatter
+from app.http import access_log
+from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
 from tests.people import GALAHAD, LANCELOT, bearer
 from tests.settings import make_settings
@@ -82,9 +82,9 @@ async def visit(client: AsyncClient) -> list[Expected]:
 async def test_each_request_leaves_one_line_of_json(
     client: AsyncClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(settings)  # once more, because capsys listens only from here on
+    access_log.configure(settings)  # once more, because capsys listens only from here on
     expected = await visit(client)
-    logs.request_log.flush()
+    access_log.request_log.flush()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     requests = [line for line in lines if line["logger"] == "hourpass.request"]
     for line in requests:
@@ -109,9 +109,9 @@ async def test_each_request_leaves_one_line_of_json(
 async def test_each_request_leaves_one_line_of_text(
     client: AsyncClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(settings)  # once more, because capsys listens only from here on
+    access_log.configure(settings)  # once more, because capsys listens only from here on
     expected = await visit(client)
-    logs.request_log.flush()
+    access_log.request_log.flush()
     lines = capsys.readouterr().err.splitlines()
     for response, method, route, user_id in expected:
         request_id = f" request_id={response.headers['x-request-id']}"
@@ -131,7 +131,7 @@ async def test_each_request_leaves_one_line_of_text(
 async def test_no_line_of_a_whole_visit_tells_a_secret(
     client: AsyncClient, app: FastAPI, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(settings)
+    access_log.configure(settings)
 
     async def crash(token: str) -> None:
         raise RuntimeError(f"{token} {LANCELOT}")
@@ -140,7 +140,7 @@ async def test_no_line_of_a_whole_visit_tells_a_secret(
     answers = await visit(client)
     token = answers[1][0].json()["token"]
     assert (await client.get(f"/crash/{token}")).status_code == 500
-    logs.request_log.flush()
+    access_log.request_log.flush()
     written = capsys.readouterr()
     assert "Unexpected error" in written.err
     _, payload, signature = token.split(".")
@@ -228,11 +228,11 @@ def test_uvicorns_access_log_is_silent_and_its_other_lines_look_like_ours(
     logging.config.dictConfig(LOGGING_CONFIG)  # as `uvicorn app.main:app` does
     logging.getLogger("uvicorn.access").propagate = True  # as it is without that configuration
     for _ in range(2):  # twice is no worse than once
-        logs.configure(make_settings("sqlite:///never-opened.db", log_format="json"))
+        access_log.configure(make_settings("sqlite:///never-opened.db", log_format="json"))
     path = f"/token_status/{TOKEN}"
     logging.getLogger("uvicorn.access").info('%s - "%s %s" %d', "192.0.2.1", "GET", path, 200)
     logging.getLogger("uvicorn.error").warning("Cannot serve %s", path)
-    logs.request_log.flush()
+    access_log.request_log.flush()
     written = capsys.readouterr()
     (line,) = (written.out + written.err).splitlines()
     assert json.loads(line)["message"] == "Cannot serve /token_status/[redacted]"

@@ -18,15 +18,15 @@ from httpx import AsyncClient
 from pydantic import ValidationError
 from sqlalchemy import func, select, update
 
-from app.database import begin_write
+from app.database.engine import begin_write
 from app.errors import StartupError
-from app.housekeeping.service import Housekeeping
-from app.mail import messages, postman
+from app.mail import messages, worker
 from app.mail.messages import check_templates, compose, preferred
 from app.mail.models import Letter
-from app.mail.postman import BATCH, CLAIM
 from app.mail.service import KEPT_TRYING
+from app.mail.worker import BATCH, CLAIM
 from app.main import create_app
+from app.retention.service import Housekeeping
 from app.settings import ROOT, Settings
 from app.users.models import User
 from tests.certificates import certificate
@@ -42,7 +42,7 @@ BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ async def test_a_letter_whose_worker_died_is_sent_by_another_one(
 
     await register(client, LANCELOT)
     with monkeypatch.context() as patch:
-        patch.setattr(postman, "send", die)
+        patch.setattr(worker, "send", die)
         with pytest.raises(asyncio.CancelledError):
             await deliver(app)
     await deliver(app)
@@ -280,7 +280,7 @@ async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
     await register(client, LANCELOT)
     await register(client, GALAHAD)
     with monkeypatch.context() as patch:
-        patch.setattr(postman, "compose", fail)
+        patch.setattr(worker, "compose", fail)
         await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"]]
     clock.advance(CLAIM)
@@ -406,7 +406,7 @@ async def test_the_command_tells_whether_mail_can_be_sent(
     mailbox: MailServer, tmp_path: Path
 ) -> None:
     def run(**settings: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "app.cli", "test-mail", LANCELOT["email"]]
+        command = [sys.executable, "-m", "app.cli.main", "test-mail", LANCELOT["email"]]
         return subprocess.run(
             command,
             cwd=ROOT,

@@ -12,8 +12,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, insert, select
 
-from app import schema
-from app.database import create_engine
+from app.database import migrations
+from app.database.engine import create_engine
 from app.settings import ROOT, Settings
 from app.tables import metadata
 from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
@@ -38,7 +38,7 @@ def settings(empty_database_url: str) -> Settings:
 
 
 def scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(schema.alembic_config(Settings()))
+    return ScriptDirectory.from_config(migrations.alembic_config(Settings()))
 
 
 def revisions() -> list[str]:
@@ -47,11 +47,11 @@ def revisions() -> list[str]:
 
 
 def upgrade(settings: Settings, revision: str) -> None:
-    command.upgrade(schema.alembic_config(settings), revision)
+    command.upgrade(migrations.alembic_config(settings), revision)
 
 
 def downgrade(settings: Settings, revision: str) -> None:
-    command.downgrade(schema.alembic_config(settings), revision)
+    command.downgrade(migrations.alembic_config(settings), revision)
 
 
 def in_database(settings: Settings, work: Callable[[Connection], T]) -> T:
@@ -129,7 +129,7 @@ def test_every_revision_can_be_taken_back_and_keeps_the_rows(settings: Settings)
 
 def test_from_empty_to_head_and_back_to_nothing_twice(settings: Settings) -> None:
     for _ in range(2):
-        schema.upgrade(settings)
+        migrations.upgrade(settings)
         assert set(in_database(settings, read)) == set(metadata.tables)
         in_database(settings, fill)
         downgrade(settings, "base")
@@ -137,24 +137,24 @@ def test_from_empty_to_head_and_back_to_nothing_twice(settings: Settings) -> Non
 
 
 def test_upgrading_what_is_at_head_changes_nothing(settings: Settings) -> None:
-    schema.upgrade(settings)
+    migrations.upgrade(settings)
     in_database(settings, fill)
     before = in_database(settings, read)
-    schema.upgrade(settings)
+    migrations.upgrade(settings)
     upgrade(settings, "head")
     assert in_database(settings, read) == before
 
 
 def test_autogenerate_finds_nothing_to_do(settings: Settings) -> None:
     """Asked by way of env.py, as `make migration` does."""
-    schema.upgrade(settings)
-    command.check(schema.alembic_config(settings))  # raises what it finds
+    migrations.upgrade(settings)
+    command.check(migrations.alembic_config(settings))  # raises what it finds
 
 
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 def test_sqlite_uses_no_id_again_in_the_tables_that_say_so(settings: Settings) -> None:
     """Which `alembic check` does not compare."""
-    schema.upgrade(settings)
+    migrations.upgrade(settings)
     find = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
     made = in_database(
         settings, lambda connection: connection.exec_driver_sql(find).scalars().all()
@@ -169,16 +169,16 @@ def test_sqlite_uses_no_id_again_in_the_tables_that_say_so(settings: Settings) -
 
 def test_the_primary_keys_are_those_of_the_models(settings: Settings) -> None:
     """`alembic check` does not compare them either."""
-    schema.upgrade(settings)
+    migrations.upgrade(settings)
     made = {table.name: table for table in in_database(settings, tables_of)}
     for name, table in metadata.tables.items():
         assert made[name].primary_key.columns.keys() == table.primary_key.columns.keys()
 
 
 def test_the_code_expects_the_newest_revision_and_knows_all_before_it() -> None:
-    assert scripts().get_heads() == [schema.HEAD]
-    assert all(schema._is_known(revision) for revision in revisions())
-    assert not schema._is_known("from tomorrow")
+    assert scripts().get_heads() == [migrations.HEAD]
+    assert all(migrations._is_known(revision) for revision in revisions())
+    assert not migrations._is_known("from tomorrow")
 
 
 def test_the_folder_is_no_package_which_would_hide_the_library() -> None:
@@ -188,7 +188,7 @@ def test_the_folder_is_no_package_which_would_hide_the_library() -> None:
 def test_four_migrations_at_once_of_one_empty_database_all_succeed(empty_database_url: str) -> None:
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "migrate"],
+            [sys.executable, "-m", "app.cli.main", "migrate"],
             cwd=ROOT,
             env=environment(DATABASE_URL=empty_database_url, **CHEAP_HASHING),
             stdout=subprocess.PIPE,
@@ -198,5 +198,5 @@ def test_four_migrations_at_once_of_one_empty_database_all_succeed(empty_databas
         for _ in range(4)
     ]
     ended = [process.communicate(timeout=SERVE_TIMEOUT_SECONDS) for process in running]
-    assert ended == [(f"The database is at {schema.HEAD}.\n", "")] * 4
+    assert ended == [(f"The database is at {migrations.HEAD}.\n", "")] * 4
     assert [process.returncode for process in running] == [0] * 4

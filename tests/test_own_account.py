@@ -6,9 +6,9 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.main import create_app
-from app.throttle.service import ACCOUNT_AT_ADDRESS
+from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS
 from app.users.models import User
-from app.users.proof import Proof
+from app.users.reauthentication import Proof
 from tests.conftest import client_of
 from tests.people import (
     ARTHUR,

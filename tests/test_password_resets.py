@@ -10,15 +10,15 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
-from app.codes.errors import InvalidCodeError
-from app.codes.models import Code
-from app.codes.service import MAX_OPEN, redraw
-from app.mail import postman
+from app.mail import worker
 from app.mail.models import Letter
-from app.mail.postman import CLAIM, MAX_ACCOUNTS, Postman
+from app.mail.worker import CLAIM, MAX_ACCOUNTS, Postman
 from app.main import create_app
+from app.security.one_time_codes.errors import InvalidCodeError
+from app.security.one_time_codes.models import Code
+from app.security.one_time_codes.service import MAX_OPEN, redraw
+from app.security.rate_limits.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
-from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.users.service import Users
 from tests.authenticator import enrol
 from tests.conftest import client_of, on_sqlite
@@ -49,7 +49,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(postman, "ROUND_SECONDS", 3600)  # each test delivers when it is time
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)  # each test delivers when it is time
     mail = {"smtp_url": mailbox.url, "mail_from": "Camelot <no-reply@camelot.example>"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

@@ -17,9 +17,9 @@ from httpx import AsyncClient
 from passlib.hash import argon2, bcrypt, django_pbkdf2_sha256, pbkdf2_sha256
 from sqlalchemy import select, update
 
-from app.database import begin_write
+from app.database.engine import begin_write
 from app.errors import InvalidRequestError
-from app.passwords import Passwords, _argon2id, _openssl_is_faster
+from app.security.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
@@ -267,7 +267,7 @@ def slow(**_: object) -> Any:
 async def test_without_a_quick_argon2_of_openssls_it_is_libargon2s(
     monkeypatch: pytest.MonkeyPatch, openssls: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("app.passwords.Argon2id", openssls)
+    monkeypatch.setattr("app.security.passwords.Argon2id", openssls)
     assert not _openssl_is_faster.__wrapped__()
 
 

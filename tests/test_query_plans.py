@@ -10,8 +10,8 @@ from httpx import AsyncClient
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection
 
-from app.database import Database
-from app.housekeeping.service import LEASE, Housekeeping
+from app.database.engine import Database
+from app.retention.service import LEASE, Housekeeping
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite

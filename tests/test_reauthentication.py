@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 
-from app.second_factors.service import BURST
-from app.throttle.service import ACCOUNT_AT_ADDRESS
+from app.credentials.second_factors.service import BURST
+from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS
 from tests.authenticator import Authenticator, enrol, log_in_with, token_with
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
 from tests.settings import Clock

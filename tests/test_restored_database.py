@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fastapi import FastAPI
 from httpx import AsyncClient
 
-from app.cli import main as hourpass
+from app.cli.main import main as hourpass
 from hourpass import Guard, InvalidTokenError
 from tests.conftest import on_sqlite
 from tests.court import Court, comes_true, holding_court, refusal_of

@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.database import Database
-from app.housekeeping.service import Housekeeping
+from app.database.engine import Database
+from app.retention.service import Housekeeping
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite

@@ -20,18 +20,18 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import insert, select, text, update
 
-from app.connections import Times
-from app.database import Database, begin_write
-from app.housekeeping.service import LEASE, Housekeeping
+from app.database.engine import Database, begin_write
 from app.main import create_app
-from app.revocations import cache, entries
-from app.revocations import feed as feed_module
-from app.revocations.entries import PAGE_SIZE
-from app.revocations.feed import FeedResponse, Listener, RevocationFeed
-from app.revocations.models import Feed, Revocation
-from app.revocations.service import CLOCK_MARGIN, Revocations
+from app.retention.service import LEASE, Housekeeping
+from app.server.connections import Times
 from app.settings import Settings
-from app.tokens.keys import CLOCK_SKEW
+from app.tokens.revocations import cache, entries
+from app.tokens.revocations import feed as feed_module
+from app.tokens.revocations.entries import PAGE_SIZE
+from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
+from app.tokens.revocations.models import Feed, Revocation
+from app.tokens.revocations.service import CLOCK_MARGIN, Revocations
+from app.tokens.signing_keys.keys import CLOCK_SKEW
 from tests.conftest import client_of, on_sqlite
 from tests.limited_service import limited_service, wait_for
 from tests.people import (

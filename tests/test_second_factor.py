@@ -10,11 +10,11 @@ from httpx import AsyncClient
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import begin_write
-from app.housekeeping.service import Housekeeping
-from app.second_factors import service
-from app.second_factors.models import RecoveryCode, SecondFactor
-from app.second_factors.service import RECOVERY_CODES
+from app.credentials.second_factors import service
+from app.credentials.second_factors.models import RecoveryCode, SecondFactor
+from app.credentials.second_factors.service import RECOVERY_CODES
+from app.database.engine import begin_write
+from app.retention.service import Housekeeping
 from app.settings import Settings
 from app.users.service import Users
 from tests.authenticator import (

@@ -14,19 +14,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
-from app.caller import Caller
-from app.database import begin_write
+from app.context import Caller
+from app.credentials.second_factors.codes import matching_step
+from app.credentials.second_factors.models import RecoveryCode, SecondFactor
+from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, Answer, SecondFactors
+from app.database.engine import begin_write
 from app.events import Events
-from app.second_factors.codes import matching_step
-from app.second_factors.models import RecoveryCode, SecondFactor
-from app.second_factors.service import (
-    BURST,
-    FORGIVEN_AFTER,
-    Answer,
-    SecondFactors,
-)
 from app.users.models import User
-from app.users.proof import Proof
+from app.users.reauthentication import Proof
 from tests.authenticator import (
     STEP,
     Authenticator,

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from httpx import AsyncClient, BasicAuth, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import logs
+from app.credentials.second_factors.service import BURST
 from app.events import Event
-from app.second_factors.service import BURST
+from app.http import access_log
+from app.security.rate_limits.service import ACCOUNT
 from app.settings import Settings
-from app.throttle.service import ACCOUNT
 from tests.authenticator import (
     Authenticator,
     begin,
@@ -280,7 +280,7 @@ async def test_no_code_and_no_secret_is_written_into_the_log(
     for code in codes:
         await log_in_with(client, LANCELOT, code)
     await client.post("/token", data=FORM, auth=BasicAuth("", codes[1]))
-    logs.request_log.flush()
+    access_log.request_log.flush()
     captured = capfd.readouterr()
     assert '"/token"' in captured.err
     for secret in (*codes, lancelots.parameters["secret"]):

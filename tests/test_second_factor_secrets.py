@@ -3,13 +3,13 @@
 import pytest
 from sqlalchemy import select, update
 
-from app.database import Database, begin_write
-from app.second_factors.encryption import vault_of
-from app.second_factors.models import SecondFactor
+from app.credentials.second_factors.encryption import vault_of
+from app.credentials.second_factors.models import SecondFactor
+from app.database.engine import Database, begin_write
+from app.security.encryption import KeyUnusableError
 from app.settings import Settings
-from app.tokens.keys import KeyStore
-from app.tokens.models import StoredKey
-from app.vault import KeyUnusableError
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
 from tests.authenticator import STEP, enrol, log_in_with
 from tests.people import GALAHAD, LANCELOT, Person, at_court, register
 from tests.settings import Clock, make_settings

@@ -18,14 +18,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import schema
+from app.database import migrations
 from app.main import create_app
 from app.settings import ROOT, Settings
 from tests.conftest import SERVE_TIMEOUT_SECONDS, _wait_until_ready, environment, free_port
 from tests.people import ARTHUR
 from tests.settings import CHEAP_HASHING, make_settings
 
-HOURPASS = (sys.executable, "-m", "app.cli")
+HOURPASS = (sys.executable, "-m", "app.cli.main")
 UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
 PRODUCTION = {
     "ENVIRONMENT": "production",
@@ -233,13 +233,15 @@ def test_a_schema_ahead_is_refused_however_the_service_is_started(
 
 
 def test_a_schema_behind_is_refused_and_the_way_out_named(sqlite_template: Path) -> None:
-    newer = "import uvicorn; from app import schema; schema.HEAD = 'newer'; "
+    newer = "import uvicorn; from app import schema; migrations.HEAD = 'newer'; "
     run = ended(
         *(sys.executable, "-c", f"{newer} uvicorn.run('app.main:app', port=0)"),
         DATABASE_URL=f"sqlite:///{sqlite_template}",
     )
     assert run.returncode != 0
-    assert f"behind this version (at {schema.HEAD}, needs newer). Run `hourpass mig" in run.stdout
+    assert (
+        f"behind this version (at {migrations.HEAD}, needs newer). Run `hourpass mig" in run.stdout
+    )
     assert "Traceback" not in run.stdout
 
 

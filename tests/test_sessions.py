@@ -13,15 +13,15 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select, text, update
 
-from app.caller import Caller
-from app.database import begin_write
+from app.context import Caller
+from app.credentials.second_factors.service import IS_ENABLED
+from app.credentials.sessions import service
+from app.credentials.sessions.models import Session
+from app.credentials.sessions.service import Renewal, Sessions
+from app.database.engine import begin_write
 from app.events import Events
-from app.revocations.service import Revocations
-from app.second_factors.service import IS_ENABLED
-from app.sessions import service
-from app.sessions.models import Session
-from app.sessions.service import Renewal, Sessions
 from app.settings import Settings
+from app.tokens.revocations.service import Revocations
 from app.users.models import User
 from app.users.service import Users
 from tests.conftest import on_postgresql, on_sqlite, users_in

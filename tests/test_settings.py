@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.database import Database
+from app.database.engine import Database
 from app.settings import ROOT, Settings
 from tests.settings import make_settings
 from tests.templates import Postgres

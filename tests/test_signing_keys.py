@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fastapi import FastAPI
 from sqlalchemy import select
 
-from app.database import Database
+from app.database.engine import Database
+from app.security.encryption import KeyUnusableError, Vault
 from app.settings import ROOT
-from app.tokens.keys import Keyring, KeyStore
-from app.tokens.models import StoredKey
-from app.vault import KeyUnusableError, Vault
+from app.tokens.signing_keys.keys import Keyring
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
 from tests.conftest import on_sqlite
 from tests.people import LANCELOT, at_court, log_in, register, token_holds
 from tests.settings import Clock, make_settings

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.database import Database
+from app.database.engine import Database
 from app.users.models import User
 from tests.people import GALAHAD
 from tests.settings import make_settings

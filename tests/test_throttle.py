@@ -14,17 +14,16 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from sqlalchemy import func, select
 
-from app.caller import first_untrusted
-from app.database import Database, begin_write
-from app.direct import current_time
-from app.housekeeping.service import Housekeeping
+from app.context import first_untrusted
+from app.database.engine import Database, begin_write
+from app.database.fast_queries import current_time
 from app.main import create_app
-from app.settings import Settings
-from app.throttle import service
-from app.throttle.errors import TooManyAttemptsError
-from app.throttle.models import Attempts
-from app.throttle.rates import UNWRITTEN, Rate, Tally
-from app.throttle.service import (
+from app.retention.service import Housekeeping
+from app.security.rate_limits import service
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.rates import UNWRITTEN, Rate, Tally
+from app.security.rate_limits.service import (
     ACCOUNT,
     ACCOUNT_AT_ADDRESS,
     ADDRESS,
@@ -38,6 +37,7 @@ from app.throttle.service import (
     Rule,
     Throttle,
 )
+from app.settings import Settings
 from tests.conftest import serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 from tests.settings import Clock, make_settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.connections import Times
+from app.server.connections import Times
 from tests.limited_service import JSON, limited_service, wait_for
 from tests.raw_http import connected, parse_answers, read_answers, request, send_all
 

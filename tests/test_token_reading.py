@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from jose import jwk
 
 from app.settings import Settings
-from app.tokens import service
+from app.tokens import jwt
 from app.tokens.errors import InvalidTokenError
-from app.tokens.keys import Keyring, SigningKey
-from app.tokens.service import Grant, Tokens
+from app.tokens.jwt import Grant, Tokens
+from app.tokens.signing_keys.keys import Keyring, SigningKey
 from tests.claims import JSON_VALUES, NotedClaims
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register
 
@@ -315,7 +315,7 @@ def test_a_token_has_at_most_4096_characters() -> None:
 @pytest.mark.parametrize("last", ALPHABET)
 def test_a_segment_may_end_in_any_character(last: str) -> None:
     """Of what an RSA key signs, one token in 64 ends in each."""
-    assert encoded(service._decode(f"AAA{last}")) == f"AAA{last}"
+    assert encoded(jwt._decode(f"AAA{last}")) == f"AAA{last}"
 
 
 def test_a_token_can_be_revoked_by_its_user_id_key_and_session() -> None:
@@ -394,7 +394,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
     for field in fields(GRANT):
         assert getattr(GRANT, field.name), f"{field.name} is left out"
     claims = NotedClaims(Original(TOKEN, KEY).claims)
-    monkeypatch.setattr(service, "_parse", lambda _: claims)
+    monkeypatch.setattr(jwt, "_parse", lambda _: claims)
     TOKENS.read(TOKEN, NOW)
     assert {"iss", "exp", "sid", "amr"} < claims.asked_for <= set(CLAIMS)
     assert claims.asked_for - {*REQUIRED} <= {*WRONG_VALUES}

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import uvloop
 
-from app.turns import give_way
+from app.database.fast_queries import yield_to_event_loop
 
 
 def test_what_is_asked_meanwhile_is_answered_first() -> None:
@@ -25,7 +25,7 @@ def test_what_is_asked_meanwhile_is_answered_first() -> None:
             loop.add_reader(here, read)
             for step in ("found", "written", "signed"):
                 there.send(b"?")
-                await give_way()
+                await yield_to_event_loop()
                 done.append(step)
             loop.remove_reader(here)
 

@@ -16,16 +16,16 @@ from passlib.hash import bcrypt
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.accounts.invitations import service as invitations_service
 from app.audit.models import Entry
-from app.auth import service as login_service
-from app.database import begin_write
-from app.housekeeping.service import LEASE, Housekeeping
-from app.invitations import service as invitations_service
-from app.second_factors import service as second_factors_service
-from app.sessions.models import Session
+from app.credentials.second_factors import service as second_factors_service
+from app.credentials.sessions.models import Session
+from app.database.engine import begin_write
+from app.login import service as login_service
+from app.retention.service import LEASE, Housekeeping
+from app.security.rate_limits.rates import Rate
+from app.security.rate_limits.service import ACCOUNT, ACCOUNT_AT_ADDRESS
 from app.settings import Settings
-from app.throttle.rates import Rate
-from app.throttle.service import ACCOUNT, ACCOUNT_AT_ADDRESS
 from app.tokens.errors import InvalidTokenError
 from app.users.models import User
 from app.users.service import Users

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import update
 
-from app.database import Database, begin_write
-from app.users import verification
+from app.database.engine import Database, begin_write
+from app.users import token_cache
 from app.users.models import User
 from app.users.service import Users
-from app.users.verification import Memory
+from app.users.token_cache import Memory
 from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 from tests.settings import Clock
@@ -201,7 +201,7 @@ async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
 async def test_memory_is_bounded_and_forged_tokens_do_not_get_in(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "REMEMBERED", 3)
+    monkeypatch.setattr(token_cache, "REMEMBERED", 3)
     memory: Memory = app.state.memory
     await register(client, LANCELOT)
     good = [await log_in(client, LANCELOT) for _ in range(5)]

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import event, text
 
-from app.database import Database
+from app.database.engine import Database
 
 _LONGEST = 60
 _BLOCKED = text(

@@ -3,7 +3,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base
+from app.database.base import Base
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 

@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, or_
 from app.audit.models import Entry
 from app.audit.schemas import AuditEntry, AuditPage, AuditQuery
 from app.audit.service import read
-from app.database import SessionDep
-from app.error_responses import documented
-from app.paging import PageQuery
+from app.database.engine import SessionDep
+from app.http.error_responses import documented
+from app.http.pagination import PageQuery
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser
 

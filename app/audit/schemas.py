@@ -3,7 +3,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 
-from app.paging import PageQuery
+from app.http.pagination import PageQuery
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -9,10 +9,10 @@ from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Table, and_, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import direct
 from app.audit.models import Entry
+from app.database import fast_queries
 from app.events import Event
-from app.paging import PageQuery
+from app.http.pagination import PageQuery
 
 MAX_STRANGERS = 200_000  # refused logins kept: who guesses can make the log grow by no more
 
@@ -34,7 +34,7 @@ async def write(session: AsyncSession, event: Event) -> None:
         "request_id": event.request_id,
         "details": to_json(event.details).decode(),
     }
-    await direct.run(session, _WRITE, entry)
+    await fast_queries.run(session, _WRITE, entry)
 
 
 async def beyond(session: AsyncSession, kept: int) -> ColumnElement[bool]:

@@ -3,8 +3,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.caller import caller_of
-from app.database import SessionDep
+from app.context import caller_of
+from app.database.engine import SessionDep
 from app.mail.service import Mail
 from app.users.dependencies import users_of
 

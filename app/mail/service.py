@@ -7,18 +7,18 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.caller import Caller
-from app.codes.models import Code
-from app.database import begin_write
-from app.direct import current_time
+from app.context import Caller
+from app.database.engine import begin_write
+from app.database.fast_queries import current_time
 from app.errors import UnavailableError
 from app.events import Event
-from app.logs import request_id
+from app.http.access_log import request_id
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.mail.models import Letter
+from app.security.one_time_codes.models import Code
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.service import VERIFICATION, allow
 from app.settings import Settings
-from app.throttle.errors import TooManyAttemptsError
-from app.throttle.service import VERIFICATION, allow
 from app.users.models import User
 from app.users.service import Users
 

@@ -10,9 +10,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.tokens.keys import Keyring
-from app.tokens.live import LiveKeys
-from app.tokens.service import Tokens
+from app.tokens.jwt import Tokens
+from app.tokens.key_refresher import LiveKeys
+from app.tokens.signing_keys.keys import Keyring
 
 
 def bearer_token(scope: Scope) -> str:

@@ -4,7 +4,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
-from app.database import Base
+from app.database.base import Base
 
 MAX_TOKEN_EPOCH = 2**31 - 1
 NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow

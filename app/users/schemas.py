@@ -3,15 +3,16 @@
 import re
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from app.bodies import RequestBody
-from app.codes.schemas import CodeText
-from app.passwords import MAX_LENGTH
+from app.http.bodies import RequestBody
+from app.security.one_time_codes.schemas import CodeText
+from app.security.passwords import MAX_LENGTH
+from app.tokens.scopes import RESERVED_SCOPES, SCOPE
 from app.users.models import fold_email
 
 # Characters that show nothing would let one name pass for another. Categories C* (control, format,
@@ -89,13 +90,8 @@ Password = Annotated[
 ]
 
 
-# RFC 6749, 3.3. These two are not granted as others are: by `is_admin`, and by asking for it.
-SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")
-_RESERVED = {"admin", "offline_access"}
-
-
 def _check_scopes(scopes: list[str]) -> list[str]:
-    if not all(SCOPE.fullmatch(scope) and scope not in _RESERVED for scope in scopes):
+    if not all(SCOPE.fullmatch(scope) and scope not in RESERVED_SCOPES for scope in scopes):
         rule = "Must be words of RFC 6749, 3.3, and neither admin nor offline_access"
         raise PydanticCustomError("scopes", rule)
     if len(" ".join(scopes)) > 500:
@@ -104,11 +100,6 @@ def _check_scopes(scopes: list[str]) -> list[str]:
 
 
 Scopes = Annotated[list[str], Field(max_length=250), AfterValidator(_check_scopes)]
-
-
-def words(scopes: Any) -> Any:
-    """From the one text that the table has."""
-    return scopes.split() if isinstance(scopes, str) else scopes
 
 
 class NewAccount(RequestBody):

@@ -10,19 +10,19 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, or_, sele
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import direct
-from app.codes import service as codes
-from app.codes.errors import InvalidCodeError
-from app.codes.service import Purpose
-from app.database import begin_write
+from app.database import fast_queries
+from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.passwords import Passwords
-from app.revocations.service import Revocations, not_revoked
-from app.throttle.rates import REGISTRATIONS
-from app.throttle.service import allow
+from app.security.one_time_codes import service as codes
+from app.security.one_time_codes.errors import InvalidCodeError
+from app.security.one_time_codes.service import Purpose
+from app.security.passwords import Passwords
+from app.security.rate_limits.rates import REGISTRATIONS
+from app.security.rate_limits.service import allow
 from app.tokens.errors import InvalidTokenError
-from app.tokens.service import Claims
+from app.tokens.jwt import Claims
+from app.tokens.revocations.service import Revocations, not_revoked
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
 from app.users.models import NO_PASSWORD, User, fold_email, granted, new_token_epoch
 from app.users.schemas import NewAccount, fold
@@ -150,7 +150,7 @@ class Users:
         a constant."""
         if "\0" in username:
             return None, False
-        found = await direct.run(self._session, _account_and(fact), {"name": fold(username)})
+        found = await fast_queries.run(self._session, _account_and(fact), {"name": fold(username)})
         if not found:
             return None, False
         *columns, holds = found[0]

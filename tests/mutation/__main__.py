@@ -25,14 +25,10 @@ from tests.mutation.processes import Outcome, Process, Processes
 
 _PATHS = [
     "app/tokens",
-    "app/revocations",
-    "app/sessions",
-    "app/second_factors",
-    "app/codes",
-    "app/throttle",
+    "app/credentials",
+    "app/security",
     "app/users",
-    "app/protocol.py",
-    "app/vault.py",
+    "app/server/protocol.py",
     "guard/hourpass",
 ]
 _COLUMNS = ("killed", "survived", "broken", "equivalent", "left out")

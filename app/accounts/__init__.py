@@ -1,0 +1,1 @@
+"""What people do with accounts: register, change them, reset passwords, administer."""

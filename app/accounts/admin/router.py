@@ -1,0 +1,135 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response, status
+
+from app.accounts.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserQuery, UserRecord
+from app.http.error_responses import documented
+from app.security.passwords import HashingOverloadedError
+from app.tokens.dependencies import NowDep
+from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
+from app.users.dependencies import CurrentAdmin, UserId, UsersDep
+from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
+from app.users.schemas import (
+    PermissionUpdated,
+    TokensRevoked,
+    UserRemoved,
+)
+
+router = APIRouter(tags=["Administration"])
+
+_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
+
+
+@router.get(
+    "/users",
+    operation_id="listUsers",
+    summary="List or search the users",
+    responses=documented(*_FOR_ADMINS),
+)
+async def list_users(
+    _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
+) -> UserPage:
+    """The oldest first. Who is created or removed meanwhile moves nobody else to another page."""
+    found = await users.list_after(
+        query.position or 0,
+        query.limit + 1,
+        query.search,
+        is_enabled=query.is_enabled,
+        is_admin=query.is_admin,
+    )
+    page, further = query.cut(found)
+    return UserPage(users=[UserRecord.model_validate(user) for user in page], next_cursor=further)
+
+
+@router.post(
+    "/users",
+    operation_id="createUser",
+    summary="Create a user",
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(*_FOR_ADMINS, UserExistsError, HashingOverloadedError),
+)
+async def create_user(
+    _: CurrentAdmin, account: NewUserByAdmin, users: UsersDep, now: NowDep, response: Response
+) -> UserRecord:
+    """As by registration, but with scopes, as an administrator, or without an e-mail address."""
+    user_id = await users.register(
+        account, now, is_admin=account.is_admin, scopes=set(account.scopes)
+    )
+    response.headers["Location"] = f"/users/{user_id}"
+    return UserRecord.model_validate(await users.get(user_id))
+
+
+@router.get(
+    "/users/{user_id}",
+    operation_id="readUser",
+    summary="Read a user",
+    responses=documented(*_FOR_ADMINS, UserNotFoundError),
+)
+async def read_user(_: CurrentAdmin, user_id: UserId, users: UsersDep) -> UserRecord:
+    """All that is known but the password's hash."""
+    return UserRecord.model_validate(await users.get(user_id))
+
+
+@router.patch(
+    "/users/{user_id}",
+    operation_id="changeUser",
+    summary="Change a user",
+    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+)
+async def change_user(
+    _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, now: NowDep
+) -> UserRecord:
+    """Members that are left out or null stay as they are.
+
+    Disabling, and any change of the scopes or of `is_admin`, ends the user's tokens at once.
+    """
+    changes = change.changes()
+    if change.scopes is not None:
+        changes["scopes"] = " ".join(change.scopes)
+    return UserRecord.model_validate(await users.change(user_id, now, **changes))
+
+
+@router.post(
+    "/users/{user_id}/revoke-tokens",
+    operation_id="revokeTokensOfUser",
+    summary="End all of a user's tokens and sessions",
+    responses=documented(*_FOR_ADMINS, UserNotFoundError),
+)
+async def revoke_tokens_of_user(
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+) -> TokensRevoked:
+    """The user stays enabled and can log in again."""
+    await users.end_tokens(user_id, now)
+    return TokensRevoked(user_id=user_id)
+
+
+@router.put(
+    "/toggle-user-permission/{user_id}/{permission}",
+    operation_id="toggleUserPermission",
+    summary="Enable or disable a user",
+    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+)
+async def toggle_user_permission(
+    _: CurrentAdmin,
+    user_id: UserId,
+    permission: Annotated[int, Path(ge=0, le=1, description="1 enables, 0 disables.")],
+    users: UsersDep,
+    now: NowDep,
+) -> PermissionUpdated:
+    """Disabling ends the user's tokens at once. Enabling does not bring them back."""
+    await users.set_enabled(user_id, now, enabled=permission == 1)
+    return PermissionUpdated(user_id=user_id)
+
+
+@router.delete(
+    "/remove-user/{user_id}",
+    operation_id="removeUser",
+    summary="Remove a user",
+    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+)
+async def remove_user(
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+) -> UserRemoved:
+    """The account and its tokens end at once. Its id is never given out again."""
+    await users.remove(user_id, now)
+    return UserRemoved()

@@ -1,0 +1,83 @@
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.http.bodies import Change
+from app.http.pagination import PageQuery
+from app.tokens.scopes import split_scopes
+from app.users.schemas import EmailChange, NewAccount, Scopes
+
+
+class UserRecord(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(examples=[10])
+    username: str = Field(examples=["eligijus"])
+    email: str | None = Field(examples=["eligijus@testmail.com"])
+    email_verified: bool = Field(examples=[False])
+    is_enabled: bool = Field(examples=[True])
+    is_admin: bool = Field(examples=[False])
+    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(examples=[["predict"]])
+    created_at: datetime
+
+
+class UserQuery(PageQuery):
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=254,
+        pattern=r"^[^\x00-\x1f]+$",
+        description="The beginning of a name, in any spelling, or a whole e-mail address.",
+    )
+    is_enabled: bool | None = None
+    is_admin: bool | None = None
+
+
+class UserPage(BaseModel):
+    users: list[UserRecord]
+    next_cursor: str | None = Field(
+        description="Ask with it as `cursor` for those that follow; null at the end.",
+        examples=["10"],
+    )
+
+
+class NewUserByAdmin(NewAccount):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "username": "eligijus",
+                    "password": "correct horse battery staple",
+                    "email": "eligijus@testmail.com",
+                    "scopes": ["predict"],
+                }
+            ]
+        },
+    )
+
+    is_admin: bool = Field(default=False, description="False if left out.")
+    scopes: Scopes = Field(
+        [], description="What else its tokens may be used for. Nothing if left out."
+    )
+
+
+class UserChange(Change):
+    """Members that are left out or null stay as they are."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"is_enabled": False}, {"scopes": ["predict", "train"]}, {"email": ""}]
+        }
+    )
+
+    email: EmailChange | None = Field(
+        None, description="An empty text takes the address away.", examples=["ada@example.org"]
+    )
+    email_verified: bool | None = Field(
+        None, description="An administrator may vouch for an address."
+    )
+    is_enabled: bool | None = Field(None, description="False disables the user.")
+    is_admin: bool | None = Field(None, description="False takes the rights away.")
+    scopes: Scopes | None = Field(None, description="An empty list takes all of them away.")

@@ -1,0 +1,73 @@
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, status
+
+from app.accounts.invitations.dependencies import InvitationId, InvitationsDep
+from app.accounts.invitations.errors import InvitationNotFoundError
+from app.accounts.invitations.schemas import (
+    Invitation,
+    InvitationCreated,
+    InvitationPage,
+    InvitationTakenBack,
+    NewInvitation,
+)
+from app.http.error_responses import documented
+from app.http.pagination import PageQuery
+from app.mail.errors import MailUnavailableError
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.tokens.dependencies import NowDep
+from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
+from app.users.dependencies import CurrentAdmin
+
+router = APIRouter(prefix="/invitations", tags=["Administration"])
+
+_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
+
+
+@router.post(
+    "",
+    operation_id="createInvitation",
+    summary="Invite somebody",
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
+)
+async def create_invitation(
+    _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, now: NowDep
+) -> InvitationCreated:
+    """Whoever has the code can register once, whatever REGISTRATION is, unless it is `closed`."""
+    lifetime = timedelta(days=new.days)
+    invitation, code = await invitations.create(new.email, new.scopes, lifetime, now)
+    created = InvitationCreated.model_validate(invitation)
+    created.code = None if new.email else code
+    return created
+
+
+@router.get(
+    "",
+    operation_id="listInvitations",
+    summary="List the open invitations",
+    responses=documented(*_FOR_ADMINS),
+)
+async def list_invitations(
+    _: CurrentAdmin, invitations: InvitationsDep, query: Annotated[PageQuery, Query()], now: NowDep
+) -> InvitationPage:
+    """The oldest first, without their codes. Those that were used or are too old are gone."""
+    found = await invitations.list_after(query.position or 0, query.limit + 1, now)
+    page, further = query.cut(found)
+    shown = [Invitation.model_validate(invitation) for invitation in page]
+    return InvitationPage(invitations=shown, next_cursor=further)
+
+
+@router.delete(
+    "/{invitation_id}",
+    operation_id="takeBackInvitation",
+    summary="Take an invitation back",
+    responses=documented(*_FOR_ADMINS, InvitationNotFoundError),
+)
+async def take_back_invitation(
+    _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, now: NowDep
+) -> InvitationTakenBack:
+    """Its code is of no use from now on, and is not mailed if it has not been yet."""
+    await invitations.take_back(invitation_id, now)
+    return InvitationTakenBack()

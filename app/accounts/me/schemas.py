@@ -1,0 +1,74 @@
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.credentials.second_factors.schemas import PasswordAndCode
+from app.http.bodies import Change
+from app.security.one_time_codes.schemas import CodeText
+from app.users.schemas import EmailChange, Password
+
+
+class PasswordChange(PasswordAndCode):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "password": "correct horse battery staple",
+                    "new_password": "incorrect zebra alkaline paperclip",
+                }
+            ]
+        }
+    )
+
+    new_password: Password
+
+
+class PasswordChanged(BaseModel):
+    message: str = Field("Password changed", examples=["Password changed"])
+    user_id: int = Field(examples=[10])
+
+
+class ProfileChange(PasswordAndCode, Change):
+    """Members that are left out or null stay as they are."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "password": "correct horse battery staple",
+                    "email": "eligijus@testmail.com",
+                }
+            ]
+        },
+    )
+
+    email: EmailChange | None = Field(
+        None, description="An empty text takes the address away.", examples=["ada@example.org"]
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """Without what proves who is calling."""
+        return {
+            name: value
+            for name, value in super().changes().items()
+            if name not in PasswordAndCode.model_fields
+        }
+
+
+class Farewell(PasswordAndCode):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
+    )
+
+
+class VerificationSent(BaseModel):
+    message: str = Field("A code is on its way", examples=["A code is on its way"])
+
+
+class VerificationProof(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
+    )
+
+    code: CodeText

@@ -1,0 +1,67 @@
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.http.bodies import RequestBody
+from app.security.one_time_codes.schemas import CodeText
+from app.users.schemas import Email, Password
+
+
+class ForgottenPassword(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"email": "eligijus@testmail.com"}]}
+    )
+
+    email: Email
+
+
+class ResetRequested(BaseModel):
+    message: str = Field(
+        "If an account has this address, a code is on its way",
+        examples=["If an account has this address, a code is on its way"],
+    )
+
+
+class PasswordReset(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
+                    "new_password": "incorrect zebra alkaline paperclip",
+                }
+            ]
+        },
+    )
+
+    code: CodeText
+    new_password: Password
+
+
+class PasswordWasReset(BaseModel):
+    message: str = Field("Password changed", examples=["Password changed"])
+    user_id: int = Field(examples=[10])
+
+
+class ForcedReset(RequestBody):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"by_mail": False}, {"by_mail": True}]}
+    )
+
+    by_mail: bool = Field(
+        default=False,
+        description="Send the code to the user's address instead of answering with it. "
+        "False if left out.",
+    )
+
+
+class ResetForced(BaseModel):
+    """The code is shown this once."""
+
+    user_id: int = Field(examples=[10])
+    code: str | None = Field(
+        description="To be given to the user; null if it is mailed.",
+        examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
+    )
+    expires_at: datetime

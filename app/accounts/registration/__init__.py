@@ -1,0 +1,1 @@
+"""Registration: open, by invitation, or closed."""

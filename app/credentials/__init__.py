@@ -1,0 +1,1 @@
+"""What a user logs in with besides the password."""

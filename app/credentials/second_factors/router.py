@@ -1,0 +1,138 @@
+from fastapi import APIRouter, status
+
+from app.credentials.second_factors.dependencies import SecondFactorsDep
+from app.credentials.second_factors.errors import (
+    SecondFactorExistsError,
+    SecondFactorNotFoundError,
+    TooManyCodesError,
+    WrongCodeError,
+)
+from app.credentials.second_factors.schemas import (
+    CodeProof,
+    Enrolment,
+    FullProof,
+    PasswordProof,
+    RecoveryCodes,
+    SecondFactorRemoved,
+    SecondFactorState,
+)
+from app.http.error_responses import documented
+from app.security.passwords import HashingOverloadedError
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.tokens.dependencies import NowDep
+from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
+from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, VerifiedBearer
+from app.users.errors import UserNotFoundError, WrongPasswordError
+
+router = APIRouter()
+
+_FOR_USERS = (MissingTokenError, InvalidTokenError)
+_BY_CODE = (*_FOR_USERS, WrongCodeError, SecondFactorNotFoundError, TooManyCodesError)
+_BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError, HashingOverloadedError)
+
+
+@router.get(
+    "/me/second-factor",
+    operation_id="readSecondFactor",
+    summary="Do I have a second factor?",
+    tags=["Second factor"],
+    responses=documented(*_FOR_USERS),
+)
+async def read_second_factor(user: CurrentUser, factors: SecondFactorsDep) -> SecondFactorState:
+    """If so, how many recovery codes are left."""
+    return SecondFactorState(
+        enabled=await factors.is_enabled(user.id),
+        recovery_codes_left=await factors.recovery_codes_left(user.id),
+    )
+
+
+@router.post(
+    "/me/second-factor",
+    operation_id="enrolSecondFactor",
+    summary="Begin to set up a second factor",
+    tags=["Second factor"],
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(
+        *_FOR_USERS,
+        WrongPasswordError,
+        SecondFactorExistsError,
+        TooManyAttemptsError,
+        HashingOverloadedError,
+    ),
+)
+async def enrol_second_factor(
+    proof: PasswordProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+) -> Enrolment:
+    """A secret for an authenticator app (TOTP, RFC 6238). Confirm it with a code within an hour.
+
+    Until then nothing changes. Asked again, a new secret takes the place of the unconfirmed one.
+    """
+    made = await factors.enrol(user.id, proof.password.get_secret_value(), now)
+    return Enrolment(secret=made.secret, otpauth_uri=made.uri)
+
+
+@router.post(
+    "/me/second-factor/confirm",
+    operation_id="confirmSecondFactor",
+    summary="Switch the second factor on",
+    tags=["Second factor"],
+    responses=documented(*_BY_CODE),
+)
+async def confirm_second_factor(
+    proof: CodeProof, bearer: VerifiedBearer, factors: SecondFactorsDep, now: NowDep
+) -> RecoveryCodes:
+    """From now on `POST /token` wants a code. The recovery codes are shown this once.
+
+    All of the user's tokens and sessions end, that of this call included. Log in with the app's
+    next code, since no code is taken twice.
+    """
+    user_id, epoch = bearer.account
+    return RecoveryCodes(recovery_codes=await factors.confirm(user_id, epoch, proof.otp, now))
+
+
+@router.post(
+    "/me/second-factor/recovery-codes",
+    operation_id="renewRecoveryCodes",
+    summary="Get new recovery codes",
+    tags=["Second factor"],
+    responses=documented(*_BY_BOTH),
+)
+async def renew_recovery_codes(
+    proof: FullProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+) -> RecoveryCodes:
+    """They replace all that there are, and are shown this once."""
+    password = proof.password.get_secret_value()
+    codes = await factors.renew_recovery_codes(user.id, password, proof.otp, now)
+    return RecoveryCodes(recovery_codes=codes)
+
+
+@router.delete(
+    "/me/second-factor",
+    operation_id="removeSecondFactor",
+    summary="Switch the second factor off",
+    tags=["Second factor"],
+    responses=documented(*_BY_BOTH),
+)
+async def remove_second_factor(
+    proof: FullProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+) -> SecondFactorRemoved:
+    """All of the user's tokens and sessions end, that of this call included."""
+    await factors.remove(user.id, proof.password.get_secret_value(), proof.otp, now)
+    return SecondFactorRemoved()
+
+
+@router.delete(
+    "/users/{user_id}/second-factor",
+    operation_id="resetSecondFactorOfUser",
+    summary="Take away a user's second factor",
+    tags=["Administration"],
+    responses=documented(
+        *_FOR_USERS, InsufficientScopeError, UserNotFoundError, SecondFactorNotFoundError
+    ),
+)
+async def reset_second_factor_of_user(
+    _: CurrentAdmin, user_id: UserId, factors: SecondFactorsDep, now: NowDep
+) -> SecondFactorRemoved:
+    """For a user who lost the phone and the recovery codes. The user's tokens and sessions end."""
+    await factors.reset(user_id, now)
+    return SecondFactorRemoved()

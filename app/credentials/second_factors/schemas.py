@@ -1,0 +1,96 @@
+"""Codes and second factors as they travel over HTTP."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from app.security.one_time_codes import text
+from app.security.one_time_codes.schemas import MAX_TYPED
+from app.users.schemas import Password
+
+_CODE = re.compile(rf"[0-9]{{6}}|{text.PATTERN.pattern}")
+
+
+def _check_otp(otp: SecretStr) -> SecretStr:
+    typed = otp.get_secret_value()
+    if len(typed) <= MAX_TYPED and _CODE.fullmatch(code := text.read(typed)):
+        return SecretStr(code)
+    raise PydanticCustomError("otp", "Must be 6 digits or a recovery code")
+
+
+Otp = Annotated[
+    SecretStr,
+    Field(
+        description="Six digits from the authenticator app, or a recovery code.",
+        json_schema_extra={"minLength": 6, "maxLength": MAX_TYPED},
+    ),
+    AfterValidator(_check_otp),
+]
+
+
+class PasswordAndCode(BaseModel):
+    """What proves that an account is the caller's own."""
+
+    password: Password
+    otp: Otp | None = Field(
+        None,
+        description="For users with a second factor: six digits from the authenticator app, "
+        "or a recovery code.",
+        json_schema_extra={"examples": ["123456"]},
+    )
+
+
+class PasswordProof(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
+    )
+
+    password: Password
+
+
+class CodeProof(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"otp": "123456"}]})
+
+    otp: Otp
+
+
+class FullProof(BaseModel):
+    """What a login takes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"password": "correct horse battery staple", "otp": "123456"}]
+        }
+    )
+
+    password: Password
+    otp: Otp
+
+
+class SecondFactorState(BaseModel):
+    enabled: bool = Field(description="Whether a login needs a code.", examples=[True])
+    recovery_codes_left: int = Field(examples=[10])
+
+
+class Enrolment(BaseModel):
+    """Shown once. `otpauth_uri` is what authenticator apps read from a QR code."""
+
+    secret: str = Field(
+        description="In base32, to be typed into an authenticator app.",
+        examples=["JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"],
+    )
+    otpauth_uri: str = Field(
+        examples=["otpauth://totp/login.example.org:eligijus?digits=6&secret=JBSWY3DPEHPK3PXP…"]
+    )
+
+
+class RecoveryCodes(BaseModel):
+    """Shown once. Each stands in for a code, one time."""
+
+    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]])
+
+
+class SecondFactorRemoved(BaseModel):
+    message: str = Field("Second factor removed", examples=["Second factor removed"])

@@ -1,0 +1,32 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+
+
+class Session(Base):
+    __tablename__ = "sessions"
+
+    # Shown to its owner and carried by its access tokens as `sid`.
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"),
+        ForeignKey("users.id", ondelete="CASCADE"),
+        index=True,
+    )
+    # The session ends with the user's other tokens, when the user moves on to the next epoch.
+    epoch: Mapped[int]
+    scope: Mapped[str] = mapped_column(String(1000))
+    # Carried by its refresh tokens alone, so that knowing a `sid` is of no use.
+    handle: Mapped[str] = mapped_column(String(32), unique=True)
+    secret_hash: Mapped[bytes]
+    previous_secret_hash: Mapped[bytes | None]
+    # Each secret is derived from the one before under this key; see service.py.
+    rotation_key: Mapped[bytes]
+    rotated_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    address: Mapped[str] = mapped_column(String(45))
+    user_agent: Mapped[str] = mapped_column(String(200))

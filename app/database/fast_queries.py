@@ -1,0 +1,155 @@
+"""Single statements, past SQLAlchemy and its pool: what lies between takes several times as long as
+the database. FIGURE
+
+Statements are SQLAlchemy's all the same, each compiled once, so they have to be constants.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import Dialect, Insert, Select, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.database.base import UtcDateTime
+from app.database.sqlite_driver import Reader
+
+Processor = Callable[[Any], Any] | None
+Statement = Select[*tuple[Any, ...]] | Insert
+
+# Keys of a session's `info`.
+FAST_QUERIES = "fast_queries"  # a FastQueries
+CLOCK = "clock"  # what replaces the database's clock, or None
+
+
+async def current_time(session: AsyncSession) -> datetime:
+    """The time by the database's clock.
+
+    What one host writes and another host compares needs one clock for all hosts: the clock of a
+    host may be wrong by hours.
+    """
+    if clock := session.info[CLOCK]:
+        return cast("datetime", clock())
+    ((now,),) = await run(session, _TIME, {})
+    return cast("datetime", now)
+
+
+class _CurrentTime(FunctionElement[datetime]):
+    """When the statement began. CURRENT_TIMESTAMP is older on PostgreSQL, where it is when the
+    transaction began, and has whole seconds on SQLite."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_CurrentTime, "postgresql")
+def _on_postgresql(*_: Any, **__: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(_CurrentTime, "sqlite")
+def _on_sqlite(*_: Any, **__: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+_TIME = select(_CurrentTime().label("now"))
+
+
+async def run(
+    session: AsyncSession, statement: Statement, parameters: Mapping[str, Any]
+) -> Sequence[Any]:
+    """The rows, as tuples. Part of the session's transaction or, if none is under way, of one that
+    is committed at once. No parameter may stand for a list."""
+    if session.in_transaction():
+        result = await session.execute(statement, parameters)
+        return result.all() if isinstance(statement, Select) else ()
+    assert isinstance(session.bind, AsyncEngine)
+    compiled = _compile(statement, session.bind.dialect, tuple(parameters))
+    values = [
+        process(parameters[name]) if process else parameters[name]
+        for name, process in compiled.parameters
+    ]
+    fast_queries: FastQueries = session.info[FAST_QUERIES]
+    writes = not isinstance(statement, Select)
+    rows = await fast_queries.fetch(compiled.sql, values, writes=writes)
+    return [
+        tuple(
+            process(value) if process else value
+            for process, value in zip(compiled.columns, row, strict=True)
+        )
+        for row in rows
+    ]
+
+
+class FastQueries:
+    """One connection of the engine, kept beside its pool and, on SQLite, none at all for statements
+    that only read."""
+
+    def __init__(self, engine: AsyncEngine, reader: Reader | None) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._driver: Any = None
+        self._in_use = asyncio.Lock()
+
+    async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
+        """All rows, of a transaction that is committed at once. Raises what SQLAlchemy and the
+        driver do."""
+        rows = self._reader.fetch(sql, values) if self._reader and not writes else None
+        if rows is None:
+            rows = await self._fetch(sql, values)
+        await yield_to_event_loop()
+        return rows
+
+    async def close(self) -> None:
+        if self._reader:
+            self._reader.close()
+        if self._driver:
+            await self._driver.close()
+            self._driver = None
+
+    async def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        # A SQLite file has room for one writer at a time, PostgreSQL for many.
+        if self._in_use.locked() and not self._reader:
+            async with self._engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                return list(await driver.fetch(sql, *values))
+        async with self._in_use:
+            if self._driver is None or self._driver.is_closed():
+                proxy = await self._engine.raw_connection()
+                self._driver = proxy.driver_connection
+                proxy.detach()
+            return list(await self._driver.fetch(sql, *values))
+
+
+async def yield_to_event_loop() -> None:
+    """Answer first the requests that have arrived by now.
+
+    One turn of the event loop is not enough: what it reads is answered in the next one
+    (server/batch.py), but only after the tasks that yielded for one turn.
+    """
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+class _Compiled(NamedTuple):
+    sql: str
+    parameters: tuple[tuple[str, Processor], ...]  # in the order of the SQL
+    columns: tuple[Processor, ...]
+
+
+@lru_cache(maxsize=64)
+def _compile(statement: Statement, dialect: Dialect, given: tuple[str, ...]) -> _Compiled:
+    compiled = statement.compile(dialect=dialect, column_keys=given)
+    names = compiled.positiontup or ()
+    bound = [(name, compiled.binds[name].type.dialect_impl(dialect)) for name in names]
+    columns = statement.selected_columns if isinstance(statement, Select) else ()
+    read = [column.type.dialect_impl(dialect) for column in columns]
+    return _Compiled(
+        str(compiled),
+        tuple((name, type_.bind_processor(dialect)) for name, type_ in bound),
+        tuple(type_.result_processor(dialect, None) for type_ in read),
+    )

@@ -1,0 +1,103 @@
+"""Whether the database's tables are the ones this code expects, and how to make them so.
+
+Alembic is imported only where it is needed: a process that finds the schema at HEAD never pays
+for it.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.database.engine import create_engine
+from app.errors import StartupError
+from app.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# The newest revision in alembic/versions; tests/test_migrations.py holds the two together.
+HEAD = "0011"
+
+
+class SchemaError(StartupError):
+    """The database cannot be reached, or its schema is not the one this code was written for."""
+
+
+async def check(engine: AsyncEngine) -> None:
+    """Raise SchemaError unless the database stands at HEAD."""
+    found = await _revision(engine)
+    if found == HEAD:
+        return
+    if found is None:
+        raise SchemaError("The database has no tables yet. Run `hourpass migrate`.")
+    if _is_known(found):
+        raise SchemaError(
+            f"The database is behind this version (at {found}, needs {HEAD}). "
+            "Run `hourpass migrate`."
+        )
+    raise _ahead(found)
+
+
+def upgrade(settings: Settings) -> None:
+    """Bring the database to HEAD. Safe when several processes do it at once.
+
+    Raises SchemaError when it cannot be reached or is ahead of this version.
+    """
+    found = asyncio.run(_configured_revision(settings))
+    if found == HEAD:
+        return
+    if found is not None and not _is_known(found):
+        raise _ahead(found)
+    from alembic import command
+
+    command.upgrade(alembic_config(settings), "head")
+
+
+async def create_if_empty(engine: AsyncEngine, settings: Settings) -> None:
+    """Give a database that has no tables yet those of HEAD."""
+    if await _revision(engine) is None:
+        await asyncio.to_thread(upgrade, settings)  # Alembic runs an event loop of its own
+
+
+def alembic_config(settings: Settings) -> "Config":
+    """What Alembic's own command line would read, for these settings."""
+    from alembic.config import Config
+
+    return Config(ROOT / "alembic.ini", attributes={"settings": settings})
+
+
+async def _configured_revision(settings: Settings) -> str | None:
+    engine = create_engine(settings)
+    try:
+        return await _revision(engine)
+    finally:
+        await engine.dispose()
+
+
+async def _revision(engine: AsyncEngine) -> str | None:
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_read_revision)
+    except Exception as error:  # each driver has its own, and some quote the password
+        raise SchemaError(f"The database cannot be reached ({type(error).__name__}).") from error
+
+
+def _read_revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _is_known(revision: str) -> bool:
+    return any((ROOT / "alembic" / "versions").glob(f"{revision}_*.py"))
+
+
+def _ahead(found: str) -> SchemaError:
+    return SchemaError(
+        f"The database is ahead of this version (at {found}, which is unknown here). "
+        "Start the version that migrated it, or a newer one."
+    )

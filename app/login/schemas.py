@@ -1,0 +1,94 @@
+"""Grants, tokens and what is said about them, as they travel over HTTP."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from app.credentials.second_factors.schemas import Otp
+from app.http.bodies import RequestBody
+from app.tokens.scopes import BEARER
+from app.users.schemas import Password
+
+
+class PasswordGrant(RequestBody):
+    """RFC 6749, 4.3.2. `grant_type` may be left out, since many clients do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"username": "eligijus", "password": "correct horse battery staple"}]
+        }
+    )
+
+    grant_type: Literal["password"] = "password"
+    # Looser than a new user's name: a name that cannot exist is simply nobody's.
+    username: Annotated[str, Field(max_length=64)]
+    password: Password
+    otp: Otp | None = Field(
+        None,
+        description="For users with a second factor: six digits from the authenticator app, "
+        "or a recovery code.",
+        json_schema_extra={"examples": ["123456"]},
+    )
+    scope: str = Field(
+        "",
+        max_length=1000,
+        description="offline_access asks for a refresh token; others narrow what the token is for. "
+        "All that the user has if none is named.",
+    )
+    exclude_scope: str = Field(
+        "",
+        max_length=1000,
+        description="Scopes that the token must not have, such as admin.",
+        examples=["admin"],
+    )
+
+
+class RefreshGrant(RequestBody):
+    """RFC 6749, 6. Of no use a second time: go on with the refresh token of the answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"grant_type": "refresh_token", "refresh_token": "hpr_7d1e…"}]
+        }
+    )
+
+    grant_type: Literal["refresh_token"]
+    refresh_token: SecretStr = Field(max_length=200)
+
+
+class GrantRequest(NamedTuple):
+    """`by_form` decides how a refusal looks."""
+
+    grant: PasswordGrant | RefreshGrant
+    by_form: bool
+
+
+class IssuedToken(BaseModel):
+    """RFC 6749, 5.1. `token` repeats `access_token` under the name that the first clients knew."""
+
+    token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
+    access_token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
+    token_type: Literal["bearer"] = BEARER
+    expires_in: int = Field(description="Seconds.", examples=[3600])
+    refresh_token: str | None = Field(
+        None, description="Only if offline_access was asked for.", examples=["hpr_7d1e…"]
+    )
+    scope: str | None = Field(None, description="If there is any.", examples=["admin"])
+
+
+class ServerMetadata(BaseModel):
+    """RFC 8414, 2."""
+
+    issuer: str
+    token_endpoint: str
+    jwks_uri: str | None = Field(None, description="Absent with HS256, which has no public key.")
+    revocation_endpoint: str
+    introspection_endpoint: str
+    service_documentation: str
+    scopes_supported: list[str]
+    response_types_supported: list[str] = Field(
+        description="Empty: there is no authorization endpoint, only the token endpoint."
+    )
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
+    revocation_endpoint_auth_methods_supported: list[str]

@@ -1,0 +1,1 @@
+"""How `hourpass serve` runs uvicorn."""

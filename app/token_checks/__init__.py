@@ -1,0 +1,1 @@
+"""Checks of a token: whether it is valid, and whose it is."""

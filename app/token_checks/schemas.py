@@ -1,0 +1,63 @@
+"""Tokens and what is said about them, as they travel over HTTP."""
+
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, SecretStr
+
+from app.http.bodies import RequestBody
+from app.users.service import Identity
+
+
+class TokenStatus(BaseModel):
+    message: str = Field("Token is valid", examples=["Token is valid"])
+
+
+IDENTITY_HEADERS = {
+    "X-Auth-User-Id": "The user's id.",
+    "X-Auth-Username": "The user's name as UTF-8, percent-encoded (RFC 3986, 2.1).",
+    "X-Auth-Scopes": "The token's scopes, between spaces.",
+}
+
+
+def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
+    """IDENTITY_HEADERS as ASGI has them."""
+    values = str(holder.id), quote(holder.username), " ".join(sorted(holder.scopes))
+    return tuple(
+        (name.lower().encode(), value.encode())
+        for name, value in zip(IDENTITY_HEADERS, values, strict=True)
+    )
+
+
+class TokenForm(RequestBody):
+    """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is not needed: a look tells the kinds apart."""
+
+    token: SecretStr = Field(min_length=1)
+    token_type_hint: str | None = None
+
+
+class TokenRevoked(BaseModel):
+    message: str = Field("The token holds no more", examples=["The token holds no more"])
+
+
+class Introspection(BaseModel):
+    """RFC 7662, 2.2. Of an inactive token nothing more is said than that."""
+
+    active: bool
+    scope: str | None = Field(None, examples=["admin"])
+    client_id: str | None = Field(None, examples=["hourpass"])
+    username: str | None = Field(None, examples=["eligijus"])
+    token_type: Literal["bearer"] | None = None
+    exp: int | None = Field(None, examples=[1795461965])
+    iat: int | None = Field(None, examples=[1795458365])
+    auth_time: int | None = Field(None, examples=[1795458365])
+    amr: list[str] | None = Field(
+        None,
+        description="RFC 8176. Only after a login with a second factor.",
+        examples=[["pwd", "otp", "mfa"]],
+    )
+    sub: str | None = Field(None, examples=["10"])
+    aud: str | None = Field(None, examples=["ml-api"])
+    iss: str | None = Field(None, examples=["https://auth.example.com"])
+    jti: str | None = Field(None, examples=["WCy_rFKJALVgQjyXDV5HeQ"])
+    sid: str | None = Field(None, examples=["1c7a40a3e5b64dd2"])

@@ -1,0 +1,212 @@
+"""Issuing and reading tokens: pure, so no database, no FastAPI, and the time is an argument.
+
+python-jose signs and verifies; everything around that is checked here first, because the library
+lets too much through (altered base64, `crit`, missing claims) and trips over what it should refuse.
+"""
+
+import base64
+import binascii
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from app.settings import Settings
+from app.tokens.errors import InvalidTokenError
+from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey
+
+MAX_TOKEN_BYTES = 4_096
+
+# RFC 9068 wants every token to name its client. Only one kind gets tokens here: the users
+# themselves, through whatever sends their password.
+CLIENT_ID = "hourpass"
+
+
+# To the letter, with a kid that the service could have made (keys.py).
+_HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ":"at\+jwt"\}')
+# Holders of an HS256 secret can sign anything. A `jti` or `sid` is stored in the revocation feed,
+# so it is short and plain. Scopes and methods are sent in headers.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+
+
+class UnknownKeyError(InvalidTokenError):
+    """To its caller no different from any other invalid token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token is to stand for.
+
+    `epoch` is whatever the subject's keeper compares to end all of its tokens at once; `session`
+    names the session that keeps renewing the token, if one does; `methods` are those of RFC 8176
+    by which the subject has shown who it is, if there is more to say than that it has.
+    """
+
+    subject: str
+    username: str
+    epoch: int
+    scope: str
+    authenticated_at: datetime
+    session: str | None = None
+    methods: tuple[str, ...] = ()
+
+
+class Claims(NamedTuple):
+    """What a token says, once its signature and its times have been checked (RFC 9068, 2.2)."""
+
+    subject: str
+    username: str
+    epoch: int
+    scopes: frozenset[str]
+    jti: str
+    kid: str
+    session: str | None
+    methods: tuple[str, ...]
+    authenticated_at: int
+    issued_at: int
+    expires_at: int
+
+    def revocable(self) -> list[str]:
+        """The values under which this token can have been revoked."""
+        values = [f"sub:{self.subject}:{self.epoch}", f"jti:{self.jti}", f"kid:{self.kid}"]
+        return [*values, f"sid:{self.session}"] if self.session else values
+
+
+class Tokens:
+    def __init__(self, settings: Settings, keyring: Keyring) -> None:
+        self.lifetime = timedelta(minutes=settings.token_minutes)
+        self.keyring = keyring
+        self.issuer = settings.issuer
+        self.audience = settings.audience
+
+    def issue(self, grant: Grant, now: datetime) -> str:
+        """A signed token, good for `lifetime` from `now`."""
+        issued_at = int(now.timestamp())
+        claims: dict[str, object] = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": grant.subject,
+            "preferred_username": grant.username,
+            "client_id": CLIENT_ID,
+            "jti": secrets.token_urlsafe(16),
+            "iat": issued_at,
+            "exp": issued_at + int(self.lifetime.total_seconds()),
+            "auth_time": int(grant.authenticated_at.timestamp()),
+            "epoch": grant.epoch,
+        }
+        if grant.scope:  # RFC 6749, 3.3 knows no empty one
+            claims["scope"] = grant.scope
+        if grant.session:
+            claims["sid"] = grant.session
+        if grant.methods:
+            claims["amr"] = list(grant.methods)
+        return self.keyring.current(now).sign(claims)
+
+    def read(self, token: str, now: datetime) -> Claims:
+        """What the token says. Raises InvalidTokenError unless every part of it is in order, and
+        UnknownKeyError, which is one, if all that is wrong so far is that no key is known for it.
+        """
+        if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+            raise InvalidTokenError
+        header, _, rest = token.partition(".")
+        payload, _, signature = rest.partition(".")
+        key = self.keyring.by_header.get(header)
+        if key is None:
+            raise UnknownKeyError if _is_like_ours(header) else InvalidTokenError
+        if not _verifies(key, f"{header}.{payload}", signature):
+            raise InvalidTokenError
+        claims = _parse(payload)
+        seconds = now.timestamp()
+        if (
+            claims.get("iss") != self.issuer
+            or claims.get("aud") != self.audience
+            or not isinstance(subject := claims.get("sub"), str)
+            or not isinstance(username := claims.get("preferred_username"), str)
+            or not _is_unicode(username)
+            or not isinstance(jti := claims.get("jti"), str)
+            or not _ID.fullmatch(jti)
+            or not isinstance(scope := claims.get("scope", ""), str)
+            or not _PRINTABLE.fullmatch(scope)
+            or not isinstance(session := claims.get("sid"), str | None)
+            or not (session is None or _ID.fullmatch(session))
+            or not isinstance(methods := claims.get("amr", []), list)
+            or not all(
+                isinstance(method, str) and _PRINTABLE.fullmatch(method) for method in methods
+            )
+            or type(epoch := claims.get("epoch")) is not int
+            or not 0 <= epoch < 2**31
+            or type(authenticated_at := claims.get("auth_time")) is not int
+            or type(issued_at := claims.get("iat")) is not int
+            or type(expires_at := claims.get("exp")) is not int
+            or issued_at > seconds + CLOCK_SKEW.total_seconds()
+            # Not longer than any of ours, or its revocation could be forgotten before it.
+            or not seconds < expires_at <= issued_at + int(self.lifetime.total_seconds())
+        ):
+            raise InvalidTokenError
+        return Claims(
+            subject=subject,
+            username=username,
+            epoch=epoch,
+            scopes=frozenset(scope.split()),
+            jti=jti,
+            kid=key.kid,
+            session=session,
+            methods=tuple(methods),
+            authenticated_at=authenticated_at,
+            issued_at=issued_at,
+            expires_at=expires_at,
+        )
+
+
+def _is_like_ours(header: str) -> bool:
+    """Whether the service could have written this header, under a key that is not known here."""
+    return _HEADER.fullmatch(_decode(header)) is not None
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can write half of a surrogate pair, which no answer can."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _verifies(key: SigningKey, signed: str, signature: str) -> bool:
+    verified: bool = key.public.verify(signed.encode(), _decode(signature))
+    return verified
+
+
+def _parse(payload: str) -> dict[str, Any]:
+    """Only reached for what one of our keys signed, yet an HS256 secret is shared with others."""
+    decoded = _decode(payload)
+    try:
+        text = decoded.decode()
+        claims, end = _JSON.raw_decode(text)
+    except (ValueError, RecursionError):
+        raise InvalidTokenError from None
+    if not isinstance(claims, dict) or end != len(text):
+        raise InvalidTokenError
+    return claims
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate member")
+    return members
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+
+
+def _decode(segment: str) -> bytes:
+    """base64url without padding (RFC 7515, 2), in the one spelling that encodes its bytes: spare
+    bits or stray characters would make many texts out of one token."""
+    given = segment.encode()
+    try:
+        decoded = base64.urlsafe_b64decode(given + b"==")  # more padding than needed is ignored
+    except binascii.Error:
+        raise InvalidTokenError from None
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != given:
+        raise InvalidTokenError
+    return decoded

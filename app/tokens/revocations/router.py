@@ -1,0 +1,84 @@
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from app.http.error_responses import documented
+from app.tokens.revocations.errors import CursorUnknownError, TooManyListenersError
+from app.tokens.revocations.feed import (
+    HEARTBEAT_SECONDS,
+    MAX_WAIT_SECONDS,
+    FeedResponse,
+    RevocationFeed,
+)
+from app.tokens.revocations.schemas import RevocationPage
+
+MAX_CURSOR_LENGTH = 100
+
+
+class _FeedRoute(APIRoute):
+    """Answers requests that are plainly valid without FastAPI's reading of them: a thousand guards
+    that ask again after each revocation would wait for one another."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET" and (query := _valid_query(scope["query_string"])):
+            feed: RevocationFeed = scope["app"].state.revocation_feed
+            await FeedResponse(feed, *query)(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+def _valid_query(query_string: bytes) -> tuple[str | None, int] | None:
+    """`after` and `wait`, or None if FastAPI has to say what is wrong with them."""
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    query = dict(pairs)
+    after, wait = query.pop("after", None), query.pop("wait", "0")
+    is_valid = (
+        len(pairs) <= 2
+        and not query
+        and (after is None or len(after) <= MAX_CURSOR_LENGTH)
+        and (wait.isascii() and wait.isdecimal() and len(wait) <= 2)
+        and int(wait) <= MAX_WAIT_SECONDS
+    )
+    return (after, int(wait)) if is_valid else None
+
+
+router = APIRouter(tags=["Verification"], route_class=_FeedRoute)
+
+
+@router.get(
+    "/revocations",
+    operation_id="listRevocations",
+    summary="List revocations that have not expired",
+    response_model=RevocationPage,
+    responses=documented(CursorUnknownError, TooManyListenersError),
+    description=f"""For APIs that verify tokens themselves: reject tokens that carry a value listed
+here.
+
+Begin without `after` and read pages until `more` is false. Then ask again with the last cursor and
+`wait`: the answer comes within a tenth of a second of a revocation, or when the time is up. While
+it is held back, the service sends a space every {HEARTBEAT_SECONDS:.0f} seconds, which JSON allows
+before a value, so that a listener notices a dead connection.
+
+Entries are listed for a day longer than a token lives, so that no clock that is wrong by less can
+make a revoked token valid again. A listener that was away goes on from its cursor. If that is
+refused with 410, it keeps what it knows and reads from the beginning.""",
+)
+async def list_revocations(
+    request: Request,
+    after: Annotated[
+        str | None,
+        Query(max_length=MAX_CURSOR_LENGTH, description="The cursor of the previous page."),
+    ] = None,
+    wait: Annotated[
+        int,
+        Query(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="Seconds to wait for new revocations (long polling).",
+        ),
+    ] = 0,
+) -> FeedResponse:
+    return FeedResponse(request.app.state.revocation_feed, after, wait)

@@ -1,0 +1,74 @@
+"""Publishing revocations, and asking the database for them."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, event, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database.base import UtcDateTime
+from app.tokens.revocations.cache import RevocationCache
+from app.tokens.revocations.models import Feed, Revocation
+from app.tokens.signing_keys.keys import CLOCK_SKEW
+
+# A revocation is kept for this much longer than a token lives. No clock that is wrong by up to a
+# day, on any host or in any guard, can then make a revoked token valid again.
+CLOCK_MARGIN = timedelta(days=1)
+
+
+def not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
+    """A condition for a query: none of the values has been revoked."""
+    return ~exists().where(Revocation.value.in_(values))
+
+
+def has_expired() -> ColumnElement[bool]:
+    """A condition for a query, by the database's clock: those of hosts may differ.
+
+    The newest revocation never expires: its row is the cursor of every listener that waits.
+    """
+    head = select(Feed.position).scalar_subquery()
+    return and_(Revocation.expires_at <= func.current_timestamp(), Revocation.position < head)
+
+
+class Revocations:
+    """`lifetime` is how long a token is valid. `cache` is this process's own, if it has one."""
+
+    def __init__(
+        self, session: AsyncSession, lifetime: timedelta, cache: RevocationCache | None = None
+    ) -> None:
+        self._session = session
+        self._kept_for = lifetime + CLOCK_SKEW + CLOCK_MARGIN
+        self._cache = cache
+
+    async def publish(self, value: str) -> None:
+        """Part of its caller's transaction, which commits the change and its revocation
+        together."""
+        mark = new_mark()
+        now = func.current_timestamp(type_=UtcDateTime())
+        published = await self._session.execute(
+            update(Feed)
+            .values(position=Feed.position + 1, mark=mark)
+            .returning(Feed.position, now)
+            .execution_options(synchronize_session=False)
+        )
+        position, published_at = published.one()
+        expires_at: datetime = published_at + self._kept_for
+        self._session.add(
+            Revocation(position=position, value=value, mark=mark, expires_at=expires_at)
+        )
+        if self._cache:
+            # Before the answer to this request can be followed by another one.
+            cache = self._cache
+            event.listen(
+                self._session.sync_session, "after_commit", lambda _: cache.invalidate(), once=True
+            )
+
+    async def rename_feed(self) -> None:
+        """Make every cursor unknown, so that all listeners start over. Part of its caller's
+        transaction."""
+        await self._session.execute(update(Feed).values(name=secrets.token_hex(8)))
+
+
+def new_mark() -> int:
+    return secrets.randbits(63)

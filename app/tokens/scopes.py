@@ -1,0 +1,22 @@
+"""Scopes of RFC 6749, 3.3, and the type of our access tokens."""
+
+import re
+from typing import Any, Literal
+
+BEARER: Literal["bearer"] = "bearer"
+
+OFFLINE_ACCESS = "offline_access"  # asks for a refresh token
+INTROSPECTION_SCOPES = {"admin", "introspect"}
+# `is_admin` grants the first one, and a login asks for the second one. No user is given them.
+RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}
+
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")
+
+
+def scope_string(scopes: set[str]) -> str:
+    return " ".join(sorted(scopes))
+
+
+def split_scopes(scopes: Any) -> Any:
+    """The list, if `scopes` is the one text that the users table has."""
+    return scopes.split() if isinstance(scopes, str) else scopes

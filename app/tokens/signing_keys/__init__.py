@@ -1,0 +1,1 @@
+"""Signing keys: generated, stored, rotated, revoked."""
