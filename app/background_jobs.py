@@ -1,30 +1,31 @@
-"""Work that recurs for as long as the process lives.
+"""Background jobs, which run as long as the process does.
 
-It ends between two rounds, never within one: a database connection that is cut off while it opens
-would be lost, and nobody would close it.
+They stop between two runs, never in the middle of one: a database connection that is canceled while
+it opens would never be closed.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 
 
-class Chores:
+class BackgroundJobs:
     def __init__(self) -> None:
-        self._ending = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, chore: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
-        self._tasks.append(asyncio.create_task(chore(self._ending)))
+    def start(self, job: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
+        """The job returns soon after the event is set."""
+        self._tasks.append(asyncio.create_task(job(self._stopping)))
 
-    async def end(self) -> None:
-        self._ending.set()
+    async def stop(self) -> None:
+        self._stopping.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def pause(ending: asyncio.Event, seconds: float) -> bool:
-    """Wait for the next round. Returns whether it is time to end instead."""
+async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> bool:
+    """Wait until the next run. Returns whether it is time to stop instead."""
     try:
         async with asyncio.timeout(seconds):
-            return await ending.wait()
+            return await stopping.wait()
     except TimeoutError:
         return False

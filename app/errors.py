@@ -7,7 +7,7 @@ A code is the RFC's own wherever an RFC has one (RFC 6749, 5.2; RFC 6750, 3.1).
 from typing import ClassVar, cast
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a malfunction
+class ApiError(Exception):
     """Any answer other than the one asked for.
 
     Keyword arguments become further members of the JSON body, so nothing secret may be passed.
@@ -30,7 +30,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a malfunct
         return self.headers
 
 
-class InvalidRequestError(Refusal):
+class InvalidRequestError(ApiError):
     """A member is missing, of the wrong kind, or out of bounds. `fields` says which and why."""
 
     status = 422
@@ -38,7 +38,7 @@ class InvalidRequestError(Refusal):
     message = "The request is not valid"
 
     @classmethod
-    def about(cls, field: str, message: str) -> "InvalidRequestError":
+    def for_field(cls, field: str, message: str) -> "InvalidRequestError":
         return cls(fields=[{"field": field, "message": message}])
 
     def __str__(self) -> str:
@@ -47,28 +47,28 @@ class InvalidRequestError(Refusal):
         return "; ".join(problems) or self.message
 
 
-class UnauthorizedError(Refusal):
+class UnauthorizedError(ApiError):
     """Nobody we know is calling. Every 401 carries a challenge (RFC 9110, 15.5.2)."""
 
     status = 401
     headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass"'}
 
 
-class ForbiddenError(Refusal):
+class ForbiddenError(ApiError):
     status = 403
 
 
-class NotFoundError(Refusal):
+class NotFoundError(ApiError):
     status = 404
     error = "not_found"
     message = "Not found"
 
 
-class ConflictError(Refusal):
+class ConflictError(ApiError):
     status = 409
 
 
-class UnavailableError(Refusal):
+class UnavailableError(ApiError):
     """Nothing is wrong with the request; the same one may succeed in a moment."""
 
     status = 503
@@ -77,13 +77,13 @@ class UnavailableError(Refusal):
     headers: ClassVar = {"Retry-After": "1"}
 
 
-class InternalError(Refusal):
+class InternalError(ApiError):
     status = 500
     error = "server_error"
     message = "Internal server error"
 
 
-class MalformedRequestError(Refusal):
+class MalformedRequestError(ApiError):
     """The bytes received are not HTTP."""
 
     status = 400
@@ -91,37 +91,37 @@ class MalformedRequestError(Refusal):
     message = "Malformed HTTP request"
 
 
-class RequestTimeoutError(Refusal):
+class RequestTimeoutError(ApiError):
     status = 408
     error = "request_timeout"
     message = "The request took too long to arrive"
 
 
-class ContentTooLargeError(Refusal):
+class ContentTooLargeError(ApiError):
     status = 413
     error = "content_too_large"
     message = "The request body is too large"
 
 
-class UriTooLongError(Refusal):
+class UriTooLongError(ApiError):
     status = 414
     error = "uri_too_long"
     message = "The request path is too long"
 
 
-class UnsupportedMediaTypeError(Refusal):
+class UnsupportedMediaTypeError(ApiError):
     status = 415
     error = "unsupported_media_type"
     message = "Send application/json or application/x-www-form-urlencoded"
 
 
-class HeadersTooLargeError(Refusal):
+class HeadersTooLargeError(ApiError):
     status = 431
     error = "headers_too_large"
     message = "The request headers are too large"
 
 
-class OAuthError(Refusal):
+class OAuthError(ApiError):
     """400 and no challenge: strict OAuth clients take a 401 for a failed client authentication."""
 
     status = 400

@@ -1,30 +1,32 @@
-"""The whole service on one screen: its routers, and what lives as long as the process."""
+"""The whole service: its routers, and what lasts as long as the process. Read this first."""
 
 import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import make_url
+from starlette.datastructures import State
 
 from app import __version__
 from app.accounts.admin.router import router as admin_router
-from app.accounts.first_admin.service import create_first_admin, mark_as_done
+from app.accounts.first_admin.service import create_first_admin
 from app.accounts.invitations.router import router as invitations_router
-from app.accounts.me.router import router as own_account_router
+from app.accounts.me.router import router as me_router
 from app.accounts.password_resets.router import router as password_resets_router
 from app.accounts.registration.router import router as registration_router
 from app.audit.router import router as audit_router
-from app.background_jobs import Chores
-from app.context import Caller, ProxyWarning
-from app.credentials.second_factors.encryption import seal
+from app.background_jobs import BackgroundJobs
+from app.context import RequestContext
+from app.credentials.second_factors.encryption import encrypt_existing
 from app.credentials.second_factors.router import router as second_factors_router
 from app.credentials.sessions.router import router as sessions_router
 from app.database import migrations
-from app.database.engine import Database, create_engine, restrict_file_access, utc_now
+from app.database.engine import Database, create_engine, restrict_file_access
 from app.errors import (
     ContentTooLargeError,
     HeadersTooLargeError,
@@ -35,38 +37,37 @@ from app.errors import (
     UnavailableError,
     UriTooLongError,
 )
-from app.events import Events
 from app.http import access_log, docs_page, error_responses
-from app.http.error_responses import documented
-from app.http.middleware import Exchange
-from app.login.express import Express
+from app.http.error_responses import error_docs
+from app.http.middleware import RequestMiddleware
+from app.ip_addresses import ProxyWarning
+from app.login.password_grant import PasswordGrant
+from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
-from app.retention.service import Housekeeping
-from app.security.passwords import Passwords
-from app.security.rate_limits.service import Throttle
-from app.server import health
+from app.login.token_issuer import TokenIssuer
+from app.retention.service import Retention
 from app.server.connections import Connections
+from app.server.health import router as health_router
+from app.services import Services, build_services
 from app.settings import ENV_FILE, Settings
-from app.subscribers import listeners_for
-from app.token_checks.fast_path import FastLane
+from app.token_checks.fast_path import FAST_PREFIXES, FastPath
 from app.token_checks.router import router as token_checks_router
-from app.tokens.jwt import Tokens
-from app.tokens.key_refresher import LiveKeys
+from app.token_checks.service import TokenIntrospection, TokenRevocation
+from app.tokens.jwt import AccessTokens
+from app.tokens.key_refresher import KeyRefresher
 from app.tokens.revocations.cache import create_cache
 from app.tokens.revocations.feed import MAX_LISTENERS, RevocationFeed
 from app.tokens.revocations.router import router as revocations_router
-from app.tokens.revocations.service import Revocations
 from app.tokens.router import router as tokens_router
-from app.tokens.signing_keys.store import KeyStore
-from app.users.service import Users
-from app.users.token_cache import Memory
+from app.tokens.signing_keys.rotation import KeyRotation
+from app.users.token_cache import TokenCache, TokenChecker
 
 _log = logging.getLogger("hourpass")
 
 # FastAPI prepares a router's routes at the first request to it, which takes 0.1 s for all of them.
 # Shared, they are prepared once for all apps of a process: each test has an app of its own.
 _routes = APIRouter(
-    responses=documented(
+    responses=error_docs(
         RequestTimeoutError,
         ContentTooLargeError,
         UriTooLongError,
@@ -86,17 +87,17 @@ for _router in (
     tokens_router,
     audit_router,
     admin_router,
-    own_account_router,
+    me_router,
     password_resets_router,
     invitations_router,
-    health.router,
+    health_router,
 ):
     _routes.include_router(_router)
 
 
 def create_app(
     settings: Settings | None = None,
-    clock: Callable[[], datetime] = utc_now,
+    clock: Callable[[], datetime] | None = None,
     database_clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
     """The service for these settings. Touches neither database nor logs until it is started.
@@ -104,13 +105,14 @@ def create_app(
     `clock` is this host's. Only tests give a `database_clock`, which replaces the database's own.
     """
     settings = settings or Settings()
+    clock = clock or partial(datetime.now, UTC)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         access_log.configure(settings)
-        _log.info("Starting", extra=_whereabouts(settings))
+        _log.info("Starting", extra=_startup_fields(settings))
         if not settings.strict_passwords:
-            _log.warning("Any password is accepted; PASSWORD_POLICY=strict refuses weak ones")
+            _log.warning("Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them")
         async with AsyncExitStack() as stack:
             try:
                 await _start(app, settings, clock, database_clock, stack)
@@ -128,7 +130,7 @@ def create_app(
         version=__version__,
         lifespan=lifespan,
         routes=_routes.routes,
-        openapi_url=None,  # docs.py serves both: rendered once, and without a CDN
+        openapi_url=None,  # docs_page.py serves both: rendered once, and without a CDN
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -136,9 +138,12 @@ def create_app(
     )
     error_responses.install(app)
     docs_page.install(app)
-    # Around the framework's own layers, whose cost is not small beside that of a validation.
-    exchange = Exchange(Express(app, app.build_middleware_stack()), FastLane(app.state))
-    app.middleware_stack = app.state.exchange = exchange
+    # Around the framework's own layers, which cost more than a token check.
+    fast_path = FastPath(app.state)
+    middleware = RequestMiddleware(
+        app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES
+    )
+    app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)
     return app
 
@@ -150,62 +155,93 @@ async def _start(
     database_clock: Callable[[], datetime] | None,
     stack: AsyncExitStack,
 ) -> None:
-    """Make what lives as long as the process; the stack ends it in the opposite order."""
+    """Make what lasts as long as the process. The stack closes it in the opposite order."""
     state = app.state
     state.settings = settings
     state.clock = clock
-    state.listeners = listeners = listeners_for(settings)
-    state.throttle = Throttle(settings)
     state.proxy_warning = ProxyWarning()
-    state.ending = ending = asyncio.Event()  # set by protocol.py
+    state.stopping = stopping = asyncio.Event()  # set by server/protocol.py
     stack.callback(access_log.request_log.flush)
-    state.passwords = passwords = Passwords(settings)
-    stack.callback(passwords.close)
     state.database = database = Database(settings, database_clock)
     restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
-
     if settings.environment == "development":
         await migrations.create_if_empty(database.engine, settings)
     await migrations.check(database.engine)
-    async with database.session() as session:
-        keyring = await KeyStore(session, settings).load(clock())
-        state.tokens = tokens = Tokens(settings, keyring)
-        revocations = Revocations(session, tokens.lifetime)
-        await seal(session, settings)
-        events = Events(session, Caller(), (*listeners, mark_as_done))
-        users = Users(session, passwords, revocations, events)
-        await create_first_admin(session, users, settings, clock())
 
     state.revocation_cache = cache = create_cache(create_engine(settings))
-    state.keys = keys = LiveKeys(tokens, database, settings, clock, cache.count_revoked_keys)
-    state.memory = Memory(tokens, cache)
-    # A request in progress is never evicted, and anybody may listen: half of all connections stay
-    # free for other requests. The open-files limit is final here; server.py has raised it.
+    state.services = services = build_services(settings, cache)
+    stack.callback(services.close)
+    async with database.session() as session:
+        context = RequestContext(session, clock())
+        tokens = AccessTokens(settings, await services.keys.load(context))
+        await encrypt_existing(session, settings)
+        await create_first_admin(
+            context, services.passwords, services.revocations, services.events, settings
+        )
+    _add_token_services(state, services, tokens)
+
+    # A request in progress is never evicted, and anybody may listen to the feed: half of all
+    # connections stay free for other requests. The open-files limit is final here; server/run.py
+    # has raised it.
     max_listeners = min(MAX_LISTENERS, state.connections.limit // 2)
-    state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, ending, max_listeners)
+    keys: KeyRefresher = state.key_refresher
+    state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, stopping, max_listeners)
     stack.callback(feed.close)
-    housekeeping = Housekeeping(database, settings, listeners)
-    chores = Chores()
-    stack.push_async_callback(chores.end)
-    for chore in (cache.follow, keys.keep_fresh, housekeeping.keep_house):
-        chores.start(chore)
+    jobs = BackgroundJobs()
+    stack.push_async_callback(jobs.stop)
+    for job in (
+        cache.follow,
+        keys.run,
+        Retention(database, settings).run,
+        KeyRotation(database, services.keys).run,
+    ):
+        jobs.start(job)
     if settings.smtp_url:
         from app.mail.messages import check_templates
-        from app.mail.worker import Postman  # with its library, which else nobody needs
+        from app.mail.worker import MailWorker  # with its library, which nothing else needs
 
         check_templates(settings)
-        chores.start(Postman(database, settings, listeners, clock).deliver)
-    # What lives as long as the process need not be looked through for garbage again and again, nor
-    # what is young as often as by default: remembering a token makes a dozen objects, none of which
-    # is garbage, and looking through them took a tenth of the time that verifying it does.
+        jobs.start(MailWorker(database, settings, services.events, clock).run)
+    _tune_garbage_collection(stack)
+
+
+def _add_token_services(state: State, services: Services, tokens: AccessTokens) -> None:
+    """What only a server needs: the command line issues and checks no tokens."""
+    settings, cache = state.settings, state.revocation_cache
+    state.tokens = tokens
+    state.key_refresher = keys = KeyRefresher(
+        tokens, state.database, services.keys, state.clock, cache.count_revoked_keys
+    )
+    state.token_cache = TokenCache(tokens, cache)
+    state.token_checker = checker = TokenChecker(state.token_cache, keys, services.users)
+    state.token_introspection = TokenIntrospection(checker, tokens)
+    state.token_revocation = TokenRevocation(
+        checker, services.sessions, services.revocations, services.events, services.login_limiter
+    )
+    issuer = TokenIssuer(tokens, keys, settings)
+    state.password_grant = PasswordGrant(
+        limiter=services.login_limiter,
+        passwords=services.passwords,
+        second_factors=services.second_factors,
+        sessions=services.sessions,
+        issuer=issuer,
+        events=services.events,
+    )
+    state.refresh_grant = RefreshGrant(services.sessions, services.second_factors, issuer)
+
+
+def _tune_garbage_collection(stack: AsyncExitStack) -> None:
+    """Objects that last as long as the process need not be searched for garbage again and again,
+    nor new ones as often as by default: caching a token makes a dozen objects, none of which is
+    garbage, and searching them took a tenth of the time of checking it."""
     gc.freeze()
     stack.callback(gc.unfreeze)
     stack.callback(gc.set_threshold, *gc.get_threshold())
     gc.set_threshold(10_000)
 
 
-def _whereabouts(settings: Settings) -> dict[str, object]:
+def _startup_fields(settings: Settings) -> dict[str, object]:
     """Which files and servers this process uses, without the passwords in their URLs."""
     return {
         "version": __version__,

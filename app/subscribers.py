@@ -1,13 +1,15 @@
-"""Who listens to what the core announces."""
+"""Who subscribes to which events."""
 
-from app.audit.service import write
-from app.events import Listener
-from app.mail.service import ask_to_verify
-from app.security.one_time_codes.service import void
+from app.audit.service import write_entry
+from app.events import Subscriber
+from app.mail.service import VERIFICATION_ACTIONS, send_verification
+from app.security.one_time_codes.service import INVALIDATING_ACTIONS, invalidate_codes
 from app.settings import Settings
 
 
-def listeners_for(settings: Settings) -> tuple[Listener, ...]:
-    """In their order: what an address was sent before is void before it is sent something new."""
-    mailing = (ask_to_verify,) if settings.smtp_url else ()
-    return (write, void, *mailing)
+def subscribers_for(settings: Settings) -> tuple[Subscriber, ...]:
+    """Order matters: old codes are deleted before new mail is queued."""
+    subscribers = (Subscriber(write_entry), Subscriber(invalidate_codes, INVALIDATING_ACTIONS))
+    if settings.smtp_url is None:
+        return subscribers
+    return (*subscribers, Subscriber(send_verification, VERIFICATION_ACTIONS))

@@ -78,7 +78,7 @@ async def post(app: FastAPI, address: str, path: str, **members: str) -> int:
 
 async def populate(app: FastAPI, names: list[str], *, enabled: bool = True) -> None:
     """Users whose password is `right`."""
-    hashed = await app.state.passwords.hash("right")
+    hashed = await app.state.services.passwords.hash("right")
     rows = [
         {
             "username": name,

@@ -9,12 +9,13 @@ from random import Random
 
 from sqlalchemy import LargeBinary, bindparam, text
 
+from app.context import RequestContext
 from app.database import migrations
 from app.database.base import UtcDateTime
 from app.database.engine import Database, utc_now
 from app.security.passwords import Passwords
 from app.settings import Settings
-from app.tokens.jwt import Grant, Tokens
+from app.tokens.jwt import AccessTokenRequest, AccessTokens
 from app.tokens.signing_keys.store import KeyStore
 from benchmarks.load import get, post
 from benchmarks.parameters import ARGON2_MEMORY_KIB, ARGON2_PASSES, PASSWORD
@@ -66,10 +67,12 @@ class Population:
         """Distinct and live, issued as a login issues them; of all users by turns, or of these."""
         now = utc_now()
         grants = [
-            Grant(str(user), f"user{user}", epoch=0, scope="", authenticated_at=now)
+            AccessTokenRequest(
+                str(user), f"user{user}", token_version=0, scope="", authenticated_at=now
+            )
             for user in islice(cycle(users or range(1, self._users + 1)), number)
         ]
-        return [self._tokens.issue(grant, now) for grant in grants]
+        return [self._tokens.encode(grant, now) for grant in grants]
 
     def logins(self, number: int = 1000) -> list[bytes]:
         """Of users all over the table."""
@@ -77,7 +80,7 @@ class Population:
         users = Random(4).choices(range(1, self._users + 1), k=number)
         return [post("/token", "application/json", body % user) for user in users]
 
-    async def _settle(self, sessions: int) -> Tokens:
+    async def _settle(self, sessions: int) -> AccessTokens:
         passwords = Passwords(self._settings)
         database = Database(self._settings)
         now = utc_now()
@@ -99,7 +102,10 @@ class Population:
                 await session.commit()
                 await session.execute(text("ANALYZE"))
                 await session.commit()
-                return Tokens(self._settings, await KeyStore(session, self._settings).load(now))
+                return AccessTokens(
+                    self._settings,
+                    await KeyStore(self._settings).load(RequestContext(session, now)),
+                )
         finally:
             passwords.close()
             await database.close()

@@ -64,7 +64,7 @@ async def confirm(client: AsyncClient, token: str, otp: str) -> Response:
     return await client.post("/me/second-factor/confirm", json={"otp": otp}, headers=bearer(token))
 
 
-async def enrol(client: AsyncClient, person: Person, clock: "Clock") -> Authenticator:
+async def enroll(client: AsyncClient, person: Person, clock: "Clock") -> Authenticator:
     """From now on this person needs a code."""
     app, token = await begin(client, person, clock)
     response = await confirm(client, token, app.code())
@@ -103,7 +103,7 @@ class EnrolledUser:
 
 async def register_enrolled(client: AsyncClient, person: Person, clock: "Clock") -> EnrolledUser:
     user_id = await register(client, person)
-    authenticator = await enrol(client, person, clock)
+    authenticator = await enroll(client, person, clock)
     session = await open_session(client, {**person, "otp": authenticator.code()})
     clock.advance(STEP)
     tokens = (session["token"], session["refresh_token"])

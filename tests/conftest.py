@@ -23,12 +23,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.context import Caller
+from app.context import RequestContext
 from app.database.engine import Database
-from app.events import Events
 from app.main import create_app
 from app.settings import ROOT, Settings
-from app.tokens.revocations.service import Revocations
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
@@ -167,17 +165,22 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def users_in(session: AsyncSession, app: FastAPI) -> Users:
-    state = app.state
-    revocations = Revocations(session, state.tokens.lifetime, state.revocation_cache)
-    return Users(session, state.passwords, revocations, Events(session, Caller(), state.listeners))
+def context_in(session: AsyncSession, app: FastAPI) -> RequestContext:
+    """For operations that a test calls itself."""
+    return RequestContext(session, app.state.clock())
 
 
 @pytest.fixture
-async def users(app: FastAPI) -> AsyncIterator[Users]:
-    """The verbs of accounts, for those that only the command line offers."""
+async def context(app: FastAPI) -> AsyncIterator[RequestContext]:
     async with app.state.database.session() as session:
-        yield users_in(session, app)
+        yield context_in(session, app)
+
+
+@pytest.fixture
+def users(app: FastAPI) -> Users:
+    """For operations that only the command line offers."""
+    users: Users = app.state.services.users
+    return users
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 import httpx
 
+from app.context import RequestContext
 from app.database.engine import utc_now
 from app.main import create_app
 from app.settings import ROOT
-from tests.conftest import client_of, free_port, users_in
+from tests.conftest import client_of, free_port
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
 from tests.settings import Clock, make_settings
 
@@ -77,7 +78,10 @@ async def an_hour_ago(database_url: str) -> str:
     async with app.router.lifespan_context(app), client_of(app) as client:
         guinevere = await register(client, GUINEVERE)
         async with app.state.database.session() as session:
-            await users_in(session, app).grant(guinevere, {"train", "predict"}, clock())
+            scopes = {"train", "predict"}
+            await app.state.services.users.set_scopes(
+                RequestContext(session, clock()), guinevere, scopes
+            )
         await register(client, LANCELOT)
         await register(client, GALAHAD)
         return await log_in(client, GALAHAD)

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 
 from app.main import create_app
 from app.server.connections import Connections, Times
-from app.server.protocol import BoundedHttpProtocol
+from app.server.protocol import HttpProtocol
 from app.settings import Settings
 from tests.settings import make_settings
 from tests.sockets import served
@@ -66,7 +66,7 @@ def limited_service(
     """`template` is a migrated SQLite file."""
     database = shutil.copy(template, directory / "hourpass.db")
     service = LimitedService(make_settings(f"sqlite:///{database}", **settings), times)
-    options = {"http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False}
+    options = {"http": HttpProtocol, "ws": "none", "proxy_headers": False}
     with served(service.app, **options) as service.base_url:
         try:
             yield service

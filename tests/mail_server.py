@@ -14,7 +14,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from fastapi import FastAPI
 
-from app.mail.worker import Postman
+from app.mail.worker import MailWorker
 
 CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
 
@@ -88,6 +88,6 @@ async def mail_server(
 async def deliver(app: FastAPI) -> None:
     """All that waits in the app's outbox, without waiting for its own round."""
     state = app.state
-    postman = Postman(state.database, state.settings, state.listeners, state.clock)
-    while await postman.round(asyncio.Event()):
+    worker = MailWorker(state.database, state.settings, state.services.events, state.clock)
+    while await worker.run_once(asyncio.Event()):
         pass

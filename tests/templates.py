@@ -8,23 +8,17 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
 
 import asyncpg
 
-from app.accounts.first_admin.service import create_first_admin, mark_as_done
-from app.context import Caller
+from app.accounts.first_admin.service import create_first_admin
+from app.context import RequestContext
 from app.database import migrations
 from app.database.engine import Database
-from app.events import Events
-from app.security.passwords import Passwords
-from app.subscribers import listeners_for
-from app.tokens.revocations.service import Revocations
-from app.tokens.signing_keys.store import KeyStore
-from app.users.service import Users
+from app.services import build_services
 from tests.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 
 _numbers = count()
@@ -130,14 +124,14 @@ async def _start_once(database_url: str) -> None:
     clock = Clock()
     settings = make_settings(database_url, **ARTHUR_ADMINISTERS)
     database = Database(settings, clock)
-    passwords = Passwords(settings)
+    services = build_services(settings)
     async with database.session() as session:
-        await KeyStore(session, settings).load(clock())
-        revocations = Revocations(session, timedelta(minutes=settings.token_minutes))
-        events = Events(session, Caller(), (*listeners_for(settings), mark_as_done))
-        users = Users(session, passwords, revocations, events)
-        await create_first_admin(session, users, settings, clock())
-    passwords.close()
+        context = RequestContext(session, clock())
+        await services.keys.load(context)
+        await create_first_admin(
+            context, services.passwords, services.revocations, services.events, settings
+        )
+    services.close()
     await database.close()
 
 

@@ -8,10 +8,11 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.accounts.admin.schemas import UserChange
+from app.context import RequestContext
 from app.users.errors import LastAdminError
-from app.users.models import NO_PASSWORD
+from app.users.models import UNUSABLE_PASSWORD
 from app.users.service import Users
-from tests.conftest import on_sqlite, users_in
+from tests.conftest import context_in, on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -23,7 +24,6 @@ from tests.people import (
     said_in,
     token_holds,
 )
-from tests.settings import Clock
 
 MORGAN = {
     "username": "Morgan le Fay",
@@ -84,7 +84,7 @@ async def test_a_user_is_shown_without_its_hash(client: AsyncClient, arthurs_tok
 
 
 async def test_pages_neither_repeat_nor_hide_while_users_come_and_go(
-    client: AsyncClient, users: Users, arthurs_token: str, clock: Clock
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(7)]
     seen: list[int] = []
@@ -93,8 +93,8 @@ async def test_pages_neither_repeat_nor_hide_while_users_come_and_go(
         answer = await page(client, arthurs_token, **query)
         seen += [user["id"] for user in answer["users"]]
         if len(seen) == 3:
-            await users.remove(seen[-1], clock())
-            await users.remove(ids[-1], clock())
+            await users.remove(context, seen[-1])
+            await users.remove(context, ids[-1])
             await register(client, LANCELOT)
         if answer["next_cursor"] is None:
             break
@@ -245,26 +245,30 @@ async def test_the_last_administrator_stays(client: AsyncClient, arthurs_token: 
 
 
 async def test_of_administrators_who_remove_each_other_at_once_one_remains(
-    app: FastAPI, users: Users, client: AsyncClient, arthurs_token: str, clock: Clock
+    app: FastAPI,
+    users: Users,
+    context: RequestContext,
+    client: AsyncClient,
+    arthurs_token: str,
 ) -> None:
     arthur = int(said_in(arthurs_token)["sub"])
     for number in range(12):
         other = await register(client, {**GALAHAD, "username": f"galahad{number}"})
-        await users.grant(other, {"admin"}, clock())
+        await users.set_scopes(context, other, {"admin"})
 
         async def take_away(user_id: int, how: int = number) -> bool:
             async with app.state.database.session() as session:
-                verbs = users_in(session, app)
+                context = context_in(session, app)
                 try:
                     if how % 4 == 0:
-                        await verbs.remove(user_id, clock())
+                        await users.remove(context, user_id)
                     elif how % 4 == 1:
-                        await verbs.set_enabled(user_id, clock(), enabled=False)
+                        await users.set_enabled(context, user_id, enabled=False)
                     elif how % 4 == 2:
-                        await verbs.void_password(user_id)
+                        await users.invalidate_password(context, user_id)
                         await session.commit()
                     else:
-                        await verbs.grant(user_id, set(), clock())
+                        await users.set_scopes(context, user_id, set())
                 except LastAdminError:
                     return False
                 return True
@@ -273,6 +277,6 @@ async def test_of_administrators_who_remove_each_other_at_once_one_remains(
         assert sorted(taken) == [False, True]
         arthur = other if taken[0] else arthur
         async with app.state.database.session() as session:
-            verbs = users_in(session, app)
-            admins = await verbs.list_after(0, 50, is_enabled=True, is_admin=True)
-        assert [user.id for user in admins if user.password_hash != NO_PASSWORD] == [arthur]
+            context = context_in(session, app)
+            admins = await users.list(context, 0, 50, is_enabled=True, is_admin=True)
+        assert [user.id for user in admins if user.password_hash != UNUSABLE_PASSWORD] == [arthur]

@@ -3,6 +3,7 @@
 import pytest
 from httpx import AsyncClient, Response
 
+from app.context import RequestContext
 from app.users.service import Users
 from tests.conftest import on_sqlite
 from tests.people import (
@@ -13,7 +14,6 @@ from tests.people import (
     register,
     token_holds,
 )
-from tests.settings import Clock
 
 Call = tuple[str, str]
 
@@ -152,9 +152,15 @@ async def test_a_token_is_refused(
 
 @each_call
 async def test_an_administrator_who_goes_loses_the_right_at_once(
-    client: AsyncClient, users: Users, clock: Clock, arthurs_token: str, call: Call
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    arthurs_token: str,
+    call: Call,
 ) -> None:
     arthur = (await client.get("/me", headers=bearer(arthurs_token))).json()["id"]
-    await users.grant(await register(client, LANCELOT), {"admin"}, clock())  # one has to remain
+    await users.set_scopes(
+        context, await register(client, LANCELOT), {"admin"}
+    )  # one has to remain
     assert (await make(client, call, arthur, arthurs_token)).status_code == 200
     assert_problem(await make(client, call, NOBODY, arthurs_token), 401, "invalid_token")

@@ -14,8 +14,9 @@ import pytest
 from app.settings import ROOT
 
 LAYERS = {
-    12: {"main"},
-    11: {"cli", "login", "tables"},
+    13: {"main"},
+    12: {"cli"},
+    11: {"login", "services", "tables"},
     10: {"accounts", "retention", "subscribers", "token_checks"},
     9: {"audit", "credentials", "mail"},
     8: {"users"},
@@ -24,7 +25,7 @@ LAYERS = {
     5: {"events", "server"},
     4: {"http"},
     3: {"context"},
-    2: {"database"},
+    2: {"database", "ip_addresses"},
     1: {"background_jobs", "errors", "settings"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -17,14 +17,15 @@ from sqlalchemy import insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
+from app.context import RequestContext
 from app.credentials.sessions import service as sessions_service
 from app.database.engine import Database, begin_write, utc_now
-from app.events import Event
+from app.events import Event, Events, Subscriber
 from app.retention import service as housekeeping
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Feed, Revocation
-from tests.authenticator import enrol, token_with
+from tests.authenticator import enroll, token_with
 from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.people import (
     ARTHUR,
@@ -91,7 +92,7 @@ async def test_each_deed_leaves_one_entry(client: AsyncClient) -> None:
         ("token.revoke", None, lancelot, True),
         ("user.disable", arthur, lancelot, True),
         ("user.enable", arthur, lancelot, True),
-        ("user.end_tokens", arthur, lancelot, True),
+        ("user.revoke_tokens", arthur, lancelot, True),
         ("user.remove", arthur, lancelot, True),
     ]
 
@@ -137,7 +138,7 @@ async def test_who_is_invited_and_who_needs_a_new_password_is_written_down(
         for entry in reversed(entries[:4])
     ] == [
         ("invitation.create", arthur, None, number),
-        ("invitation.take_back", arthur, None, number),
+        ("invitation.revoke", arthur, None, number),
         ("user.force_reset", arthur, lancelot, {}),
         ("user.reset_password", lancelot, lancelot, {}),
     ]
@@ -150,7 +151,7 @@ async def test_an_entry_says_when_from_where_and_with_which_request(
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
     await client.post("/me/logout-everywhere", headers=sent)
     token = await log_in(client, ARTHUR)
-    (entry,) = await entries_of(client, token, action="user.end_tokens")
+    (entry,) = await entries_of(client, token, action="user.revoke_tokens")
     assert entry["request_id"] == "the-grail"
     assert entry["address"] == "127.0.0.1"
     assert entry["user_agent"].encode("latin-1").decode() == headers["User-Agent"]
@@ -166,16 +167,17 @@ async def test_what_is_rolled_back_leaves_no_entry(client: AsyncClient, arthurs_
 async def test_what_cannot_be_written_down_is_not_done(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
-    async def fail(_: object, event: Event) -> None:
+    async def fail(_: RequestContext, event: Event) -> None:
         raise OSError(event.action)
 
-    listeners = app.state.listeners
-    app.state.listeners = (*listeners, fail)
+    events: Events = app.state.services.events
+    subscribers = events.subscribers
+    events.subscribers = (*subscribers, Subscriber(fail))
     transport = ASGITransport(app, raise_app_exceptions=False)
     async with AsyncClient(transport=transport, base_url="http://hourpass.example") as failing:
         assert (await failing.post("/register-user", json=LANCELOT)).status_code >= 500
         assert (await failing.post("/token", json=ARTHUR)).status_code >= 500
-    app.state.listeners = listeners
+    events.subscribers = subscribers
     assert len(await entries_of(client, arthurs_token, action="user.register")) == 1
     assert await register(client, LANCELOT)
 
@@ -271,7 +273,7 @@ async def test_users_see_their_own_account_and_not_whence_others_acted(
     assert own["next_cursor"] is None
     assert [(entry["action"], entry["address"]) for entry in own["entries"]] == [
         ("login", "127.0.0.1"),
-        ("user.end_tokens", None),
+        ("user.revoke_tokens", None),
         ("user.register", "127.0.0.1"),
     ]
     ended = own["entries"][1]
@@ -311,7 +313,7 @@ async def write_down(database: Database, clock: Clock, count: int, **values: Any
         "actor_id": None,
         "subject_id": None,
         "succeeded": True,
-        "address": "",
+        "ip_address": "",
         "user_agent": "",
         "request_id": None,
         "details": "{}",
@@ -356,7 +358,7 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
             assert (await renew(client, session["refresh_token"])).status_code == 200
             await client.post("/revoke", data={"token": session["token"]})
             assert not await token_holds(client, session["token"])
-            authenticator = await enrol(client, LANCELOT, clock)
+            authenticator = await enroll(client, LANCELOT, clock)
             token = await token_with(client, LANCELOT, authenticator.recovery_codes[0])
             for method, path in [
                 ("POST", f"/users/{lancelot}/password-reset"),
@@ -366,7 +368,7 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
                 answer = await client.request(method, path, headers=arthurs)
                 assert answer.status_code == 200
             assert not await token_holds(client, token)
-    monkeypatch.setattr(housekeeping, "MAX_STRANGERS", 0)
+    monkeypatch.setattr(housekeeping, "MAX_ANONYMOUS_FAILURES", 0)
     settings = make_settings(service_url)
     database = Database(settings, clock)
     await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
@@ -375,7 +377,7 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
     async with database.session() as session_:  # by whose clock they expire
         await session_.execute(update(Revocation).values(expires_at=utc_now()))
         await session_.commit()
-    assert await Housekeeping(database, settings).round()
+    assert await Retention(database, settings).run_once()
     async with database.session() as session_:
         entries = (await session_.scalars(select(Entry))).all()
         assert all(entry.succeeded and entry.at > clock() - 3 * DAY for entry in entries)
@@ -439,12 +441,12 @@ def test_no_user_agent_can_keep_a_deed_from_being_done(
 async def test_old_entries_go_and_strangers_failures_are_bounded(
     database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "MAX_STRANGERS", 3)
+    monkeypatch.setattr(housekeeping, "MAX_ANONYMOUS_FAILURES", 3)
     await write_down(database, clock, 2, at=clock() - settings.audit_days * DAY)
     await write_down(database, clock, 4, at=clock() - settings.audit_days * DAY + DAY / 24)
     await write_down(database, clock, 7, succeeded=False)
     await write_down(database, clock, 5, succeeded=False, actor_id=1)
-    assert await Housekeeping(database, settings).round()
+    assert await Retention(database, settings).run_once()
     async with database.session() as session:
         kept = (await session.scalars(select(Entry.id).order_by(Entry.id))).all()
     assert kept == [3, 4, 5, 6, 11, 12, 13, 14, 15, 16, 17, 18]

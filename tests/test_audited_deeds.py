@@ -9,7 +9,7 @@ from httpx import AsyncClient
 
 from app.mail import worker
 from app.settings import Settings
-from tests.authenticator import enrol
+from tests.authenticator import enroll
 from tests.mail_server import MailServer, deliver, mail_server
 from tests.people import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, open_session, register, said_in
 from tests.settings import Clock
@@ -62,16 +62,16 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("user.grant", 2, [("PATCH", "/users/2", {"scopes": ["predict"]})]),
         ("user.change_email", 2, [("PATCH", "/users/2", {"email": "lake@avalon.example"})]),
         ("user.verify_email", 2, [VOUCH]),
-        ("user.doubt_email", 2, [VOUCH, ("PATCH", "/users/2", {"email_verified": False})]),
+        ("user.unverify_email", 2, [VOUCH, ("PATCH", "/users/2", {"email_verified": False})]),
         ("user.disable", 2, [DISABLE]),
         ("user.enable", 2, [DISABLE, ("PATCH", "/users/2", {"is_enabled": True})]),
-        ("user.end_tokens", 2, [("POST", "/users/2/revoke-tokens", {})]),
+        ("user.revoke_tokens", 2, [("POST", "/users/2/revoke-tokens", {})]),
         ("user.force_reset", 2, [("POST", "/users/2/password-reset", {})]),
         ("session.end", 2, [("DELETE", "/users/2/sessions/{sid}", {})]),
         ("second_factor.reset", 2, [("DELETE", "/users/2/second-factor", {})]),
         ("user.remove", 2, [("DELETE", "/remove-user/2", {})]),
         ("invitation.create", None, [INVITE]),
-        ("invitation.take_back", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),
+        ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),
     ],
 )
 async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
@@ -84,7 +84,7 @@ async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
 ) -> None:
     await register(client, LANCELOT)
     if action.startswith("second_factor"):
-        await enrol(client, LANCELOT, clock)
+        await enroll(client, LANCELOT, clock)
         sid = ""
     else:
         sid = said_in((await open_session(client, LANCELOT))["token"])["sid"]
@@ -99,7 +99,7 @@ async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
         ("user.change_password", [("POST", "/me/password", {**PROOF, "new_password": "new"})]),
         ("user.change_email", [("PATCH", "/me", {**PROOF, "email": "lake@avalon.example"})]),
         ("user.verify_email", [("POST", "/me/email-verification/confirm", {"code": "code"})]),
-        ("user.end_tokens", [("POST", "/me/logout-everywhere", {})]),
+        ("user.revoke_tokens", [("POST", "/me/logout-everywhere", {})]),
         ("session.end", [("DELETE", "/me/sessions/{sid}", {})]),
         ("second_factor.enrol", [("POST", "/me/second-factor", PROOF)]),
         ("user.remove", [("DELETE", "/me", PROOF)]),

@@ -23,7 +23,7 @@ from app.database import migrations
 from app.database.engine import Database, utc_now
 from app.http import access_log
 from app.settings import ROOT, Settings
-from tests.authenticator import enrol, token_with
+from tests.authenticator import enroll, token_with
 from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
 from tests.people import (
     GALAHAD,
@@ -118,7 +118,7 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
     hourpass: Command, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, GALAHAD)
-    authenticator = await enrol(client, GALAHAD, clock)
+    authenticator = await enroll(client, GALAHAD, clock)
     token = await token_with(client, GALAHAD, authenticator.code())
     result = await hourpass("reset-second-factor", "galahad")
     assert (result.exit_code, result.stdout) == (0, "galahad has no second factor now.\n")
@@ -135,7 +135,7 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
         ("create-admin mordred", "user.register", 3),
         ("set-password lancelot", "user.change_password", 2),
         ("grant lancelot predict", "user.grant", 2),
-        ("unlock lancelot", "throttle.clear", 2),
+        ("unlock lancelot", "user.unlock", 2),
         ("reset-second-factor lancelot", "second_factor.reset", 2),
         ("keys rotate", "key.rotate", None),
         ("keys revoke {kid}", "key.revoke", None),
@@ -154,7 +154,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
     async with at_court(settings, clock) as client:
         await register(client, LANCELOT)
         kid = kid_of(await log_in(client, LANCELOT))
-        await enrol(client, LANCELOT, clock)
+        await enroll(client, LANCELOT, clock)
         result = await hourpass(*command.format(kid=kid).split(), stdin=f"{NEW_PASSWORD}\n")
         assert result.exit_code == 0, result.output
     async with database.session() as session:

@@ -10,7 +10,7 @@ from httpx import AsyncClient
 from sqlalchemy import delete
 
 from app.database.engine import begin_write
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.settings import Settings
 from app.tokens.revocations import cache, feed
 from app.tokens.revocations.models import Revocation
@@ -104,7 +104,7 @@ async def test_a_drifting_clock_counts_as_set_only_when_it_is_a_minute_off(
     assert await token_holds(client, token)
     for drift, known in [(50, True), (20, False)]:
         clock.advance(timedelta(seconds=drift))
-        answer = app.state.memory.verify(token, clock())
+        answer = app.state.token_cache.check(token, clock())
         # Not fresh on a busy machine: then nothing was looked at.
         assert (answer is not None) == known or not app.state.revocation_cache.is_fresh()
         assert await token_holds(client, token)
@@ -124,6 +124,6 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
         feed_before = await revoked(elsewhere)
         wrong.now += timedelta(minutes=10)  # past the other one's lease
         database = elsewhere._transport.app.state.database  # type: ignore[attr-defined]
-        await Housekeeping(database, settings).round()
+        await Retention(database, settings).run_once()
         assert await revoked(elsewhere) == feed_before != []
     assert await comes_to_an_end(client, token)

@@ -12,7 +12,7 @@ from app.credentials.second_factors.models import RecoveryCode
 from app.database.engine import begin_write
 from app.security.one_time_codes import text
 from app.security.one_time_codes.models import Code
-from tests.authenticator import enrol, log_in_with
+from tests.authenticator import enroll, log_in_with
 from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, register
 from tests.settings import Clock
@@ -25,19 +25,19 @@ async def make_old(app: FastAPI, table: type[Code | RecoveryCode]) -> None:
     """As if the only code in the table had been made by an earlier version."""
     async with app.state.database.session() as session:
         await begin_write(session)
-        await session.execute(update(table).values(code_hash=text.digest(text.read(OLD))))
+        await session.execute(update(table).values(code_hash=text.hash_code(text.parse_code(OLD))))
         await session.commit()
 
 
 def bits_of(code: str) -> int:
-    return len(base64.b32decode(text.read(code))) * 8
+    return len(base64.b32decode(text.parse_code(code))) * 8
 
 
 async def test_every_kind_of_code_has_112_random_bits_or_more(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
-    recovery_codes = (await enrol(client, LANCELOT, clock)).recovery_codes
+    recovery_codes = (await enroll(client, LANCELOT, clock)).recovery_codes
     headers = bearer(arthurs_token)
     reset = await client.post(f"/users/{user_id}/password-reset", headers=headers)
     invitation = await client.post("/invitations", json={}, headers=headers)
@@ -50,7 +50,7 @@ async def test_an_older_recovery_code_works_once(
     client: AsyncClient, app: FastAPI, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     for used in authenticator.recovery_codes[1:]:
         assert (await log_in_with(client, LANCELOT, used)).status_code == 200
     await make_old(app, RecoveryCode)
@@ -86,7 +86,7 @@ async def test_a_code_may_be_typed_with_64_characters(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
-    recovery_code, *_ = (await enrol(client, LANCELOT, clock)).recovery_codes
+    recovery_code, *_ = (await enroll(client, LANCELOT, clock)).recovery_codes
     assert (await log_in_with(client, LANCELOT, recovery_code.ljust(65))).status_code == 422
     assert (await log_in_with(client, LANCELOT, recovery_code.ljust(64))).status_code == 200
     path = f"/users/{user_id}/password-reset"

@@ -17,10 +17,10 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.http.middleware import Answer
+from app.http.middleware import PreparedResponse
 from app.main import create_app
 from app.server.connections import Connections, Queue, Times
-from app.server.protocol import BoundedHttpProtocol
+from app.server.protocol import HttpProtocol
 from tests.limited_service import JSON, LimitedService, limited_service, wait_for
 from tests.raw_http import connected, read_all, read_answers, request
 from tests.settings import make_settings
@@ -83,20 +83,18 @@ def test_a_client_that_has_disconnected_does_not_cost_others_their_answers(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("method", ["at_once", "answer"])
+@pytest.mark.parametrize("method", ["try_fast_path", "answer"])
 def test_an_unexpected_error_ends_one_connection_only(
     run: Any, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = getattr(BoundedHttpProtocol, method)
+    original = getattr(HttpProtocol, method)
 
-    def fail(
-        self: BoundedHttpProtocol, cycle: RequestResponseCycle, *arguments: bytes | None
-    ) -> Any:
+    def fail(self: HttpProtocol, cycle: RequestResponseCycle, *arguments: bytes | None) -> Any:
         if cycle.scope["path"] == "/fail":
             raise RuntimeError("secret")
         return original(self, cycle, *arguments)
 
-    monkeypatch.setattr(BoundedHttpProtocol, method, fail)
+    monkeypatch.setattr(HttpProtocol, method, fail)
     with run(LONG) as service, ExitStack() as stack:
         failing = stack.enter_context(connected(service.base_url))
         others = [stack.enter_context(connected(service.base_url)) for _ in range(5)]
@@ -121,18 +119,16 @@ def test_the_sweep_goes_on_after_an_unexpected_error(
     run: Any, failing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for method in failing:
-        original = getattr(BoundedHttpProtocol, method)
-        failed: list[BoundedHttpProtocol] = []
+        original = getattr(HttpProtocol, method)
+        failed: list[HttpProtocol] = []
 
-        def fail_once(
-            self: BoundedHttpProtocol, original: Any = original, failed: Any = failed
-        ) -> None:
+        def fail_once(self: HttpProtocol, original: Any = original, failed: Any = failed) -> None:
             if not failed:
                 failed.append(self)
                 raise RuntimeError
             original(self)
 
-        monkeypatch.setattr(BoundedHttpProtocol, method, fail_once)
+        monkeypatch.setattr(HttpProtocol, method, fail_once)
     with run(LONG._replace(first_head=1)) as service, ExitStack() as stack:
         silent = [stack.enter_context(connected(service.base_url)) for _ in range(4)]
         closed = silent[1:] if "fail" in failing else silent
@@ -172,12 +168,14 @@ def test_the_sweep_runs_on_a_second_event_loop() -> None:
     asyncio.run(join(is_waiting=True))
 
 
-class Exchange:
+class RequestMiddleware:
     """Answers every request at once, with the event loop on which it does so."""
 
-    def at_once(self, _: object) -> tuple[Answer, str]:
+    def try_fast_path(self, _: object) -> tuple[PreparedResponse, str]:
         body = str(id(asyncio.get_running_loop())).encode()
-        return Answer("/", None, 200, ((b"content-length", b"%d" % len(body)),), body), "1"
+        return PreparedResponse(
+            "/", None, 200, ((b"content-length", b"%d" % len(body)),), body
+        ), "1"
 
 
 async def readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
@@ -189,17 +187,17 @@ async def readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -
 
 def test_two_servers_in_one_process_answer_their_own_requests() -> None:
     app = create_app(make_settings("sqlite:///x.db"))
-    app.state.exchange = Exchange()
+    app.state.middleware = RequestMiddleware()
     config = Config(app, log_config=None, lifespan="off", proxy_headers=False)
     config.load()
     asked = request("GET /", "Connection: close")
     with ExitStack() as stack:
 
-        def connect(loop: asyncio.AbstractEventLoop) -> tuple[BoundedHttpProtocol, socket.socket]:
+        def connect(loop: asyncio.AbstractEventLoop) -> tuple[HttpProtocol, socket.socket]:
             stack.callback(loop.close)
             here, there = socket.socketpair()
             stack.enter_context(there).settimeout(10)
-            create = partial(BoundedHttpProtocol, config, ServerState(), {}, loop)
+            create = partial(HttpProtocol, config, ServerState(), {}, loop)
             _, protocol = loop.run_until_complete(loop.connect_accepted_socket(create, here))
             return protocol, there
 

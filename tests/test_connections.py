@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from app.context import network_of
+from app.ip_addresses import network_of
 from app.server.connections import MAX_REFUSALS, Connections, Times, open_files
-from app.server.protocol import BoundedHttpProtocol
+from app.server.protocol import HttpProtocol
 from app.tokens.revocations import feed
 from tests.flood import flooding
 from tests.limited_service import JSON, limited_service, wait_for
@@ -137,7 +137,7 @@ class Unread(NamedTuple):
     is_stopped: bool  # neither read from nor written to
 
 
-async def at_rest(connection: BoundedHttpProtocol) -> Unread | None:
+async def at_rest(connection: HttpProtocol) -> Unread | None:
     """None if 100 turns of the event loop change anything."""
 
     def look() -> Unread:
@@ -245,7 +245,7 @@ def test_listeners_leave_half_of_all_places_to_others(
             with httpx.Client(verify=False) as client:
                 assert client.get(f"{service.base_url}/healthz").status_code == 200
         assert not select.select(set(waiting) - set(refused), [], [], 0)[0]
-        service.app.state.ending.set()
+        service.app.state.stopping.set()
 
 
 def test_a_trusted_proxy_may_take_all_places(run: Any) -> None:

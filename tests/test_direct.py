@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from sqlalchemy import bindparam, func, insert, select, text
 
 from app.audit.models import Entry
-from app.audit.service import write
-from app.context import Caller
+from app.audit.service import write_entry
+from app.context import RequestContext
 from app.database import fast_queries
 from app.database.engine import Database, begin_write
 from app.errors import UnavailableError
@@ -21,7 +21,7 @@ from tests.settings import Clock
 
 ARTHURS = {"name": ARTHUR["username"]}
 BY_NAME = select(
-    User.id, User.username, User.email, User.is_enabled, User.token_epoch, User.created_at
+    User.id, User.username, User.email, User.is_enabled, User.token_version, User.created_at
 ).where(User.username_folded == bindparam("name"))
 BY_TIME = select(User.id).where(User.created_at <= bindparam("now"), User.is_enabled)
 ENTRIES = select(func.count(Entry.id)).where(Entry.action == bindparam("action"))
@@ -44,23 +44,22 @@ async def test_rows_are_those_of_the_session(app: FastAPI, clock: Clock) -> None
     assert alone[0][0][5] == clock()
 
 
-def login(clock: Clock) -> Event:
-    return Event("login", 1, clock(), True, {"of": "Arthur's"}, Caller("192.0.2.7"), None)
+LOGIN = Event("login", 1, True, {"of": "Arthur's"})
 
 
 async def test_what_is_written_alone_is_there_at_once(app: FastAPI, clock: Clock) -> None:
     database: Database = app.state.database
     async with database.session() as session, database.session() as other:
-        await write(session, login(clock))
+        await write_entry(RequestContext(session, clock(), "192.0.2.7"), LOGIN)
         entry = await other.scalar(select(Entry).where(Entry.action == "login"))
         assert entry
-        assert (entry.at, entry.succeeded, entry.address) == (clock(), True, "192.0.2.7")
+        assert (entry.at, entry.succeeded, entry.ip_address) == (clock(), True, "192.0.2.7")
 
 
 async def test_within_a_transaction_it_is_part_of_that(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         await begin_write(session)
-        await write(session, login(clock))
+        await write_entry(RequestContext(session, clock(), "192.0.2.7"), LOGIN)
         assert await fast_queries.run(session, ENTRIES, {"action": "login"}) == [(1,)]
         await session.rollback()
         assert [
@@ -81,10 +80,10 @@ async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
 async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: FastAPI) -> None:
     database: Database = app.state.database
-    ending = select(func.pg_terminate_backend(func.pg_backend_pid()))
+    stopping = select(func.pg_terminate_backend(func.pg_backend_pid()))
     with pytest.raises(UnavailableError):
         async with database.session() as session:
-            await fast_queries.run(session, ending, {})
+            await fast_queries.run(session, stopping, {})
     async with database.session() as session:
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
 

@@ -11,6 +11,7 @@ from httpx import AsyncClient
 from joserfc import jwt
 from joserfc.jwk import KeySet, KeySetSerialization
 
+from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite
@@ -198,10 +199,10 @@ async def test_every_endpoint_that_the_metadata_names_answers(client: AsyncClien
 
 
 async def test_every_grant_and_scope_that_the_metadata_names_can_be_had(
-    client: AsyncClient, users: Users, clock: Clock
+    client: AsyncClient, users: Users, context: RequestContext
 ) -> None:
     metadata = (await client.get(METADATA)).json()
-    await users.grant(await register(client, LANCELOT), {"admin", "introspect"}, clock())
+    await users.set_scopes(context, await register(client, LANCELOT), {"admin", "introspect"})
     # No client authenticates itself, as token_endpoint_auth_methods_supported says.
     scopes = " ".join(metadata["scopes_supported"])
     login = {**LANCELOT, "grant_type": metadata["grant_types_supported"][0], "scope": scopes}

@@ -13,44 +13,44 @@ from typing import NamedTuple
 
 import pytest
 
-from app import context
-from app.audit.service import MAX_STRANGERS
-from app.context import network_of
+from app import ip_addresses
+from app.audit.service import MAX_ANONYMOUS_FAILURES
 from app.credentials.second_factors import service as second_factors
 from app.credentials.sessions.service import MAX_PER_USER
 from app.errors import (
+    ApiError,
     ContentTooLargeError,
     HeadersTooLargeError,
-    Refusal,
     RequestTimeoutError,
     UriTooLongError,
 )
 from app.http import middleware
+from app.ip_addresses import network_of
 from app.mail.service import MAX_WAITING
 from app.mail.worker import MAX_ACCOUNTS
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes import text
 from app.security.one_time_codes.service import LIFETIMES, Purpose
-from app.security.rate_limits import rates
-from app.security.rate_limits.rates import UNWRITTEN, Rate
-from app.security.rate_limits.service import (
+from app.security.rate_limits import limits
+from app.security.rate_limits.limits import (
     ACCOUNT,
     ACCOUNT_AT_ADDRESS,
     ADDRESS,
     INVITATION,
     MAILBOX,
-    MAX_ROWS,
     REGISTRATION,
     RESET,
     VERIFICATION,
-    Rule,
+    Limit,
+    Rate,
 )
+from app.security.rate_limits.service import MAX_ROWS, UNWRITTEN
 from app.server import connections, protocol
 from app.server.connections import Connections, Times
 from app.settings import ROOT, Settings
 from app.tokens.revocations.feed import MAX_LISTENERS
 from app.tokens.revocations.service import CLOCK_MARGIN
-from app.users.token_cache import REMEMBERED
+from app.users.token_cache import MAX_CACHED
 from tests.settings import make_settings
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -77,7 +77,7 @@ def an_hour(rate: Rate) -> tuple[int, float]:
     return rate.burst, HOUR / rate.interval
 
 
-def guesses(rule: Rule, span: timedelta) -> int:
+def guesses(rule: Limit, span: timedelta) -> int:
     """How many attempts a rule allows if each one is made as soon as its delay has passed."""
     number, elapsed = 0, timedelta()
     while elapsed < span:
@@ -86,7 +86,7 @@ def guesses(rule: Rule, span: timedelta) -> int:
     return number
 
 
-def next_guesses(rule: Rule, span: timedelta) -> int:
+def next_guesses(rule: Limit, span: timedelta) -> int:
     """How many in each further span of that length."""
     return guesses(rule, 9 * span) - guesses(rule, 8 * span)
 
@@ -115,7 +115,7 @@ class Row(NamedTuple):
     values: tuple[float, ...]
 
 
-def row(phrase: str, *values: float | type[Refusal]) -> Row:
+def row(phrase: str, *values: float | type[ApiError]) -> Row:
     return Row(phrase, tuple(one.status if isinstance(one, type) else one for one in values))
 
 
@@ -124,14 +124,14 @@ ROWS = [
     row("(IPv6 by /{64})", ip_network(network_of("2001:db8::1")).prefixlen),
     row(
         "Beyond {5}, {20} and {10} of them",
-        ACCOUNT.free,
-        ADDRESS.free,
-        ACCOUNT_AT_ADDRESS.free,
+        ACCOUNT.allowed,
+        ADDRESS.allowed,
+        ACCOUNT_AT_ADDRESS.allowed,
     ),
     row(
         "each delay is {twice} the one before, up to {15} minutes",
         ACCOUNT.delay(8) / ACCOUNT.delay(7),
-        ACCOUNT.longest / MINUTE,
+        ACCOUNT.max_delay / MINUTE,
     ),
     row(
         "can try some {17} passwords an hour for each account, and {four} in each further hour",
@@ -140,15 +140,15 @@ ROWS = [
     ),
     row(
         "{ten} at once, {22} in the first hour, {four} in each further one",
-        ACCOUNT_AT_ADDRESS.free,
+        ACCOUNT_AT_ADDRESS.allowed,
         guesses(ACCOUNT_AT_ADDRESS, HOUR),
         next_guesses(ACCOUNT_AT_ADDRESS, HOUR),
     ),
-    row("With 40 such accounts that is {400} at once", 40 * ACCOUNT_AT_ADDRESS.free),
+    row("With 40 such accounts that is {400} at once", 40 * ACCOUNT_AT_ADDRESS.allowed),
     # Learning which accounts exist
-    row("can try {ten} names with it before", INVITATION.free),
-    row("or try to, {20} times {an} hour before", REGISTRATION.free, REGISTRATION.memory / HOUR),
-    row("may ask {10} times {an} hour before", RESET.free, RESET.memory / HOUR),
+    row("can try {ten} names with it before", INVITATION.allowed),
+    row("or try to, {20} times {an} hour before", REGISTRATION.allowed, REGISTRATION.window / HOUR),
+    row("may ask {10} times {an} hour before", RESET.allowed, RESET.window / HOUR),
     # Codes that get somebody in
     row("{120} random bits", 8 * text.BYTES),
     row(
@@ -157,16 +157,16 @@ ROWS = [
         LIFETIMES[Purpose.VERIFY] / DAY,
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
-    row("minutes, {a} day and", LIFETIMES[Purpose.RENEW] / DAY),
+    row("minutes, {a} day and", LIFETIMES[Purpose.ADMIN_RESET] / DAY),
     row("If more than {five} accounts share an address", MAX_ACCOUNTS),
     row("only {five} get a code", MAX_ACCOUNTS),
     row(
         "each message: {five} go at once, and each further one waits {twice} as long as the one "
         "before, from {a} second up to {six} hours",
-        MAILBOX.free,
+        MAILBOX.allowed,
         MAILBOX.delay(8) / MAILBOX.delay(7),
-        MAILBOX.delay(MAILBOX.free) / SECOND,
-        MAILBOX.longest / HOUR,
+        MAILBOX.delay(MAILBOX.allowed) / SECOND,
+        MAILBOX.max_delay / HOUR,
     ),
     row(
         "some {twenty} on the first day and {four} on each further one",
@@ -194,7 +194,7 @@ ROWS = [
         MAX_ROWS,
     ),
     row("| as logins | {100} per user;", MAX_PER_USER),
-    row("per session {120} at once, {240} an hour", *an_hour(rates.RENEWAL)),
+    row("per session {120} at once, {240} an hour", *an_hour(limits.RENEWAL)),
     row(
         "per user of the token {600} at once, {600} an hour (`USER_ACTIONS_PER_HOUR`) "
         "| an entry stays for {a} day longer than a token is valid",
@@ -202,39 +202,39 @@ ROWS = [
         CLOCK_MARGIN / DAY,
     ),
     row("a {101}st session)", MAX_PER_USER + 1),
-    row("| audit log | per user {60} at once, {60} an hour |", *an_hour(rates.UNFINISHED_LOGIN)),
-    row("| audit log | per user {20} at once, {20} an hour |", *an_hour(rates.NEW_SECRET)),
+    row("| audit log | per user {60} at once, {60} an hour |", *an_hour(limits.UNFINISHED_LOGIN)),
+    row("| audit log | per user {20} at once, {20} an hour |", *an_hour(limits.NEW_SECRET)),
     row(
         "| {5} at once, {one} an hour (`too_many_codes`) | {100} in a row |",
         second_factors.BURST,
         HOUR / second_factors.FORGIVEN_AFTER,
         second_factors.MAX_FAILURES,
     ),
-    row("| {200,000} rows, {a million} counts |", MAX_STRANGERS, MAX_ROWS),
+    row("| {200,000} rows, {a million} counts |", MAX_ANONYMOUS_FAILURES, MAX_ROWS),
     row(
         "per user {5} at once, each further one waits {twice} as long as the one before, up to "
         "{6} hours | {5} open codes per user; {10,000} waiting requests",
-        VERIFICATION.free,
+        VERIFICATION.allowed,
         VERIFICATION.delay(8) / VERIFICATION.delay(7),
-        VERIFICATION.longest / HOUR,
+        VERIFICATION.max_delay / HOUR,
         codes.MAX_OPEN,
         MAX_WAITING,
     ),
     row(
         "per address {10} an hour, then with delays; per mailbox {5} at once, then with delays up "
         "to {6} hours",
-        RESET.free / (RESET.memory / HOUR),
-        MAILBOX.free,
-        MAILBOX.longest / HOUR,
+        RESET.allowed / (RESET.window / HOUR),
+        MAILBOX.allowed,
+        MAILBOX.max_delay / HOUR,
     ),
     row(
         "per address {20} an hour, then with delays; all addresses together, without invitations, "
         "{3,600} at once, {3,600} an hour",
-        REGISTRATION.free / (REGISTRATION.memory / HOUR),
-        *an_hour(rates.REGISTRATIONS),
+        REGISTRATION.allowed / (REGISTRATION.window / HOUR),
+        *an_hour(limits.REGISTRATIONS),
     ),
-    row("per administrator {1,000} at once, {1,000} an hour", *an_hour(rates.NEW_INVITATION)),
-    row("{16,384} remembered tokens per worker", REMEMBERED),
+    row("per administrator {1,000} at once, {1,000} an hour", *an_hour(limits.NEW_INVITATION)),
+    row("{16,384} remembered tokens per worker", MAX_CACHED),
     row(
         "at most {1,800} entries an hour to the feed: {600} revoked tokens, {600} ended sessions "
         "and {600} times all tokens; in the first hour {twice} as many",
@@ -252,7 +252,7 @@ ROWS = [
         Settings.model_fields["database_pool_size"].default,
     ),
     # Where an address comes from
-    row("with that address, at most once {an} hour", context.WARNING_INTERVAL / 3600),
+    row("with that address, at most once {an} hour", ip_addresses.WARNING_INTERVAL / 3600),
     # Requests and connections
     row("| path and query | {8,192} bytes | {414} |", middleware.MAX_TARGET_BYTES, UriTooLongError),
     row(

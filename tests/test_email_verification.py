@@ -10,7 +10,7 @@ from httpx import AsyncClient, Response
 from app.mail import worker
 from app.mail.worker import CLAIM
 from app.security.one_time_codes.service import MAX_OPEN
-from app.security.rate_limits.service import VERIFICATION
+from app.security.rate_limits.limits import VERIFICATION
 from app.settings import Settings
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
@@ -126,12 +126,12 @@ async def test_it_can_be_sent_again_and_both_are_good(
 async def test_one_user_cannot_have_mail_sent_to_any_number_of_strangers(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, clock: Clock
 ) -> None:
-    for number in range(VERIFICATION.free + 5):
+    for number in range(VERIFICATION.allowed + 5):
         body = {"password": LANCELOT["password"], "email": f"stranger{number}@avalon.example"}
         changed = await client.patch("/me", json=body, headers=bearer(token))
         assert changed.json()["email"] == body["email"]
         await deliver(app)
-    assert len(mailbox.messages) == VERIFICATION.free  # the first was to the address of before
+    assert len(mailbox.messages) == VERIFICATION.allowed  # the first was to the address of before
     refused = await send(client, token)
     assert_problem(refused, 429, "too_many_attempts")
     clock.advance(timedelta(seconds=int(refused.headers["Retry-After"])))
@@ -184,8 +184,8 @@ async def test_letters_to_verify_an_address_are_counted_for_each_user(
 ) -> None:
     await register(client, GALAHAD)
     for own in (token, await log_in(client, GALAHAD)):
-        answers = [(await send(client, own)).status_code for _ in range(VERIFICATION.free + 1)]
-        assert answers == [202] * (VERIFICATION.free - 1) + [429] * 2  # one at the registration
+        answers = [(await send(client, own)).status_code for _ in range(VERIFICATION.allowed + 1)]
+        assert answers == [202] * (VERIFICATION.allowed - 1) + [429] * 2  # one at the registration
 
 
 async def test_of_two_users_with_one_address_each_verifies_it_with_a_code_of_its_own(

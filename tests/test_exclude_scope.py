@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
+from app.context import RequestContext
 from app.users.service import Users
 from tests.clients import Court, by_httpx, token_of
 from tests.people import (
@@ -19,7 +20,6 @@ from tests.people import (
     renew,
     said_in,
 )
-from tests.settings import Clock
 
 pytest_plugins = ["tests.clients_court"]
 
@@ -37,9 +37,13 @@ LEFT_OUT: list[tuple[Person, str | None]] = [
 
 @pytest.mark.parametrize("kind", ["json", "data"])
 async def test_a_token_lacks_the_scopes_that_were_left_out(
-    client: AsyncClient, users: Users, clock: Clock, kind: str, subtests: pytest.Subtests
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    kind: str,
+    subtests: pytest.Subtests,
 ) -> None:
-    await users.grant(1, {"admin", "predict", "train"}, clock())
+    await users.set_scopes(context, 1, {"admin", "predict", "train"})
     for asked, given in LEFT_OUT:
         with subtests.test(str(asked)):
             sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}

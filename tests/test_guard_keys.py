@@ -334,11 +334,11 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
     revoked: set[str] = set()
     called_invalid: set[str] = set()
     let_in: set[str] = set()
-    ending = threading.Event()
+    stopping = threading.Event()
 
     def use_fresh_tokens(court: Court, guards: list[Guard]) -> None:
         person = court.new_knight()
-        while not ending.is_set():
+        while not stopping.is_set():
             token = court.log_in(person)
             for guard in guards:
                 refusal = refusal_of(guard, token)
@@ -363,7 +363,7 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
                 court.command("keys", "revoke", kid)
             assert comes_true(lambda: bool(let_in - revoked))
         finally:
-            ending.set()
+            stopping.set()
             for guard in guards:
                 guard.close()
         using.result()

@@ -91,10 +91,10 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
     in_a = issuer.token(jti="only in a")
     assert refusal_of(guard, in_a) is InvalidTokenError
     answers_to: set[object] = set()
-    ending = threading.Event()
+    stopping = threading.Event()
 
     def hammer() -> None:
-        while not ending.is_set():
+        while not stopping.is_set():
             answers_to.add(refusal_of(guard, in_a))
 
     def has_read_from(name: str) -> bool:
@@ -108,7 +108,7 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
             databases.now = "ba"[turn % 2]
             assert comes_true(partial(has_read_from, databases.now))
     finally:
-        ending.set()
+        stopping.set()
         for thread in threads:
             thread.join()
     assert answers_to == {InvalidTokenError}

@@ -200,13 +200,13 @@ def test_a_service_that_does_not_wait_is_not_asked_without_pause(
     monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
     asked_again = threading.Event()
 
-    def at_once(_: httpx.Request) -> httpx.Response:
+    def try_fast_path(_: httpx.Request) -> httpx.Response:
         if issuer.asked["/revocations"] == 2:
             asked_again.set()
         issuer.asked["/revocations"] += 1
         return page(listed, "0")
 
-    answers(issuer, "/revocations", at_once)
+    answers(issuer, "/revocations", try_fast_path)
     guard = guarded(issuer)
     guard.check(issuer.token())
     assert not asked_again.wait(0.2)

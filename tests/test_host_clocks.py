@@ -11,26 +11,26 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select, update
 
-from app.context import Caller
+from app.context import RequestContext
 from app.credentials.second_factors.models import SecondFactor
 from app.credentials.second_factors.service import FORGIVEN_AFTER
 from app.credentials.sessions.models import Session
 from app.database import fast_queries
 from app.database.engine import Database, begin_write, utc_now
-from app.database.job_lock import Lease
+from app.database.job_lock import JobLock
 from app.events import Events
-from app.mail.models import Letter
-from app.mail.service import ask
-from app.mail.worker import Postman
+from app.mail.models import OutgoingMail
+from app.mail.service import enqueue_request
+from app.mail.worker import MailWorker
 from app.main import create_app
 from app.security.one_time_codes.models import Code
+from app.security.rate_limits.limits import ACCOUNT
 from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.rates import UNWRITTEN
-from app.security.rate_limits.service import ACCOUNT
+from app.security.rate_limits.service import UNWRITTEN
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
-from tests.authenticator import STEP, enrol, log_in_with
+from tests.authenticator import STEP, enroll, log_in_with
 from tests.conftest import client_of
 from tests.people import (
     ARTHUR,
@@ -125,7 +125,7 @@ async def test_delays_are_equally_long_on_all_hosts(
         host(settings, database_clock=clock) as (_, right),
         host(settings, wrong_by, clock) as (_, wrong),
     ):
-        for _ in range(ACCOUNT.free):
+        for _ in range(ACCOUNT.allowed):
             assert (await right.post("/token", json=WRONG)).status_code == 401
         for seconds in (1, 2, 4, 8):
             for client in (wrong, right):
@@ -140,13 +140,13 @@ async def hold_lease(database: Database, expires_at: datetime) -> None:
     """As some other worker."""
     async with database.session() as session:
         await begin_write(session)
-        await session.execute(update(Lease).values(holder="other", expires_at=expires_at))
+        await session.execute(update(JobLock).values(holder="other", expires_at=expires_at))
         await session.commit()
 
 
 async def lease_holder(database: Database) -> str | None:
     async with database.session() as session:
-        return await session.scalar(select(Lease.holder))
+        return await session.scalar(select(JobLock.holder))
 
 
 async def kept(database: Database) -> list[list[str | int]]:
@@ -174,8 +174,7 @@ async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
         assert (await client.post("/invitations", json={}, headers=arthurs)).status_code == 201
         await client.post("/token", json=WRONG)
         async with database.session() as opened:
-            keys = KeyStore(opened, daily)
-            await keys.rotate(utc_now(), Events(opened, Caller(), ()))
+            await KeyStore(daily).rotate(RequestContext(opened, utc_now()))
             await begin_write(opened)
             for table in (Session, Code, Attempts):
                 await opened.execute(update(table).values(expires_at=utc_now() + HOUR))
@@ -211,7 +210,7 @@ async def test_wrong_codes_are_forgiven_equally_soon_on_all_hosts(
         host(settings, wrong_by, clock) as (_, wrong),
     ):
         await register(right, LANCELOT)
-        lancelots = await enrol(right, LANCELOT, wrong_clock(timedelta(0)))
+        lancelots = await enroll(right, LANCELOT, wrong_clock(timedelta(0)))
         steps = [steps + wrong_by // STEP for steps in range(-9, 10)] + list(range(-9, 10))
         valid = {lancelots.code(ahead) for ahead in steps}  # on either host
         guess = next(code for code in map("{:06}".format, range(50)) if code not in valid)
@@ -234,16 +233,17 @@ async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(
     async with host(settings, wrong_by) as (app, _), host(settings) as (right, _):
         async with app.state.database.session() as session:
             await begin_write(session)
-            await ask(session, "nobody@camelot.example", Caller())
+            await enqueue_request(RequestContext(session, utc_now()), "nobody@camelot.example")
             await session.commit()
-            due_at = await session.scalar(select(Letter.due_at))
+            due_at = await session.scalar(select(OutgoingMail.due_at))
         assert due_at
         assert due_at <= utc_now()
         postmen = [
-            Postman(each.state.database, settings, (), each.state.clock) for each in (app, right)
+            MailWorker(each.state.database, settings, Events(), each.state.clock)
+            for each in (app, right)
         ]
         async with right.state.database.session() as session:
-            letter_id = await session.scalar(select(Letter.id)) or 0
+            letter_id = await session.scalar(select(OutgoingMail.id)) or 0
             first, *others = [await postman._claim(session, letter_id) for postman in postmen * 2]
         assert first is not None
         assert others == [None] * 3

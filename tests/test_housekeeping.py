@@ -12,17 +12,19 @@ from httpx import AsyncClient
 from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.background_jobs import Chores
-from app.context import Caller
+from app.background_jobs import BackgroundJobs
+from app.context import RequestContext
 from app.credentials.sessions.models import Session
+from app.database import job_lock
 from app.database.engine import Database, begin_write
-from app.events import Events
+from app.database.job_lock import LOCK_PERIOD
 from app.retention import service
-from app.retention.service import BATCH, LEASE, Housekeeping
+from app.retention.service import BATCH, Retention
 from app.security.one_time_codes.models import Code
 from app.settings import Settings
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyStore
 from app.users.models import User
 from tests.people import (
@@ -42,11 +44,11 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def housekeeping(database: Database, settings: Settings, clock: Clock) -> Housekeeping:
+async def housekeeping(database: Database, settings: Settings, clock: Clock) -> Retention:
     """One worker's. The service sees to a signing key before it keeps house."""
     async with database.session() as session:
-        await KeyStore(session, settings).load(clock())
-    return Housekeeping(database, settings)
+        await KeyStore(settings).load(RequestContext(session, clock()))
+    return Retention(database, settings)
 
 
 async def store(database: Database, *rows: object) -> None:
@@ -79,7 +81,7 @@ def knight(name: str, epoch: int, now: datetime) -> User:
         username_folded=name,
         password_hash="",
         is_admin=False,
-        token_epoch=epoch,
+        token_version=epoch,
         created_at=now,
     )
 
@@ -88,7 +90,7 @@ def session_of(user: User, epoch: int, expires_at: datetime) -> Session:
     return Session(
         id=secrets.token_hex(8),
         user_id=user.id,
-        epoch=epoch,
+        token_version=epoch,
         scope="offline_access",
         handle=secrets.token_hex(16),
         secret_hash=b"",
@@ -96,13 +98,13 @@ def session_of(user: User, epoch: int, expires_at: datetime) -> Session:
         rotated_at=expires_at,
         created_at=expires_at,
         expires_at=expires_at,
-        address="",
+        ip_address="",
         user_agent="",
     )
 
 
 async def test_expired_revocations_go_in_batches_and_live_ones_stay(
-    database: Database, clock: Clock, housekeeping: Housekeeping
+    database: Database, clock: Clock, housekeeping: Retention
 ) -> None:
     """By the database's clock. One host whose clock is ahead must not purge them for all."""
     live = list(range(5_000, 5_010))
@@ -125,28 +127,28 @@ async def test_expired_revocations_go_in_batches_and_live_ones_stay(
         "after_cursor_execute",
         lambda _connection, cursor, statement, *_: count(cursor, statement),
     )
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await stored(database, Revocation.position) == live
     assert len(batches) == 3
 
 
 async def test_the_newest_revocation_stays_when_it_has_expired(
-    database: Database, housekeeping: Housekeeping
+    database: Database, housekeeping: Retention
 ) -> None:
     """Its row is the cursor of every listener that waits, for days in a service that is idle."""
     long_ago = datetime.now(UTC) - 90 * DAY
     await store(database, *(revocation(position, long_ago) for position in (1, 2, 3)))
     await set_head(database, 3)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await stored(database, Revocation.position) == [3]
     await store(database, revocation(4, long_ago + 180 * DAY))
     await set_head(database, 4)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await stored(database, Revocation.position) == [4]
 
 
 async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
-    database: Database, clock: Clock, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "BATCH", 2)
     lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
@@ -159,12 +161,12 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
         *(session_of(lancelot, 0, tomorrow) for _ in range(3)),
         *(session_of(galahad, 0, clock()) for _ in range(3)),
     )
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await stored(database, Session.id) == sorted(session.id for session in live)
 
 
 async def test_codes_that_are_too_old_go_and_open_ones_stay(
-    database: Database, clock: Clock, housekeeping: Housekeeping
+    database: Database, clock: Clock, housekeeping: Retention
 ) -> None:
     codes = [
         Code(
@@ -177,44 +179,44 @@ async def test_codes_that_are_too_old_go_and_open_ones_stay(
         for number in (-1, 0, 1)
     ]
     await store(database, *codes)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await stored(database, Code.id) == [codes[2].id]
 
 
 async def test_spent_keys_go_and_those_with_live_tokens_stay(
-    database: Database, settings: Settings, clock: Clock, housekeeping: Housekeeping
+    database: Database, settings: Settings, clock: Clock
 ) -> None:
+    rotation = KeyRotation(database, KeyStore(settings))
     async with database.session() as session:
-        events = Events(session, Caller(), ())
         for _ in range(2):
-            await KeyStore(session, settings).rotate(clock(), events)
+            await KeyStore(settings).rotate(RequestContext(session, clock()))
             clock.advance(timedelta(minutes=45))
     # The second has signed for 80 minutes, the third for 35.
-    assert await housekeeping.round()
+    assert await rotation.run_once()
     assert await stored(database, StoredKey.generation) == [2, 3]
     clock.advance(timedelta(minutes=26))
-    assert await housekeeping.round()
+    assert await rotation.run_once()
     assert await stored(database, StoredKey.generation) == [3]
 
 
 async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
-    housekeeping: Housekeeping, settings: Settings, clock: Clock
+    housekeeping: Retention, settings: Settings, clock: Clock
 ) -> None:
     hosts = [Database(settings, clock) for _ in range(3)]
-    workers = [housekeeping, *(Housekeeping(host, settings) for host in hosts * 2)]
+    workers = [housekeeping, *(Retention(host, settings) for host in hosts * 2)]
 
-    async def keepers() -> list[Housekeeping]:
-        rounds = await asyncio.gather(*(worker.round() for worker in workers))
+    async def keepers() -> list[Retention]:
+        rounds = await asyncio.gather(*(worker.run_once() for worker in workers))
         return [worker for worker, took_part in zip(workers, rounds, strict=True) if took_part]
 
     try:
         for _ in range(2):
             (keeper,) = await keepers()
             for _ in range(2):
-                clock.advance(LEASE - SECOND)
+                clock.advance(LOCK_PERIOD - SECOND)
                 assert await keepers() == [keeper], "it renews its lease with each round"
             workers.remove(keeper)
-            clock.advance(LEASE - SECOND)
+            clock.advance(LOCK_PERIOD - SECOND)
             assert await keepers() == []
             clock.advance(SECOND)
     finally:
@@ -224,25 +226,25 @@ async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
 async def test_a_failed_round_is_not_the_last(
     database: Database,
     clock: Clock,
-    housekeeping: Housekeeping,
+    housekeeping: Retention,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(service, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(job_lock, "INTERVAL_SECONDS", 0.01)
     await store(database, revocation(1, clock() - timedelta(days=1)))
     await set_head(database, 2)
     async with database.session() as session:
         await session.execute(text("ALTER TABLE leases RENAME TO lost"))
         await session.commit()
-        chores = Chores()
-        chores.start(housekeeping.keep_house)
-        await until(lambda: "Housekeeping failed" in caplog.text)
+        jobs = BackgroundJobs()
+        jobs.start(housekeeping.run)
+        await until(lambda: "The job housekeeping failed" in caplog.text)
         await session.execute(text("ALTER TABLE lost RENAME TO leases"))
         await session.commit()
     async with asyncio.timeout(10):
         while await stored(database, Revocation.position):  # noqa: ASYNC110 - what is seen outside
             await asyncio.sleep(0.01)
-    await chores.end()
+    await jobs.stop()
 
 
 async def test_a_round_changes_nothing_that_anybody_could_notice(
@@ -256,7 +258,7 @@ async def test_a_round_changes_nothing_that_anybody_could_notice(
     clock.advance(timedelta(minutes=59))
     session = await open_session(client, LANCELOT)
     feed = (await client.get("/revocations")).json()
-    assert await Housekeeping(app.state.database, app.state.settings).round()
+    assert await Retention(app.state.database, app.state.settings).run_once()
     assert (await client.get("/revocations")).json() == feed
     for refused in (ended, revoked):
         assert not await token_holds(client, refused["token"])

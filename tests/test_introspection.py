@@ -5,6 +5,7 @@ from typing import Any
 
 from httpx import AsyncClient
 
+from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite
@@ -67,24 +68,24 @@ async def test_scope_and_session_are_said_if_there_are_any(
 
 
 async def test_administrators_and_services_may_ask_about_everybodys_tokens(
-    client: AsyncClient, users: Users, clock: Clock, arthurs_token: str
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert await introspect(client, token, by=arthurs_token) == await introspect(
         client, token, by=token
     )
-    await users.grant(await register(client, GALAHAD), {"introspect"}, clock())
+    await users.set_scopes(context, await register(client, GALAHAD), {"introspect"})
     answer = await introspect(client, token, by=await log_in(client, GALAHAD))
     assert (answer["active"], answer["sub"]) == (True, str(user_id))
 
 
 async def test_to_anybody_else_it_is_inactive_and_nothing_more(
-    client: AsyncClient, users: Users, clock: Clock, arthurs_token: str
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    await users.grant(await register(client, GALAHAD), {"predict"}, clock())
+    await users.set_scopes(context, await register(client, GALAHAD), {"predict"})
     galahads = await log_in(client, GALAHAD)
     for others in (token, arthurs_token):
         assert await introspect(client, others, by=galahads) == INACTIVE

@@ -12,7 +12,7 @@ from httpx import AsyncClient, Response
 from app.mail import worker
 from app.main import create_app
 from app.security.one_time_codes.service import MAX_OPEN
-from app.security.rate_limits.service import INVITATION
+from app.security.rate_limits.limits import INVITATION
 from app.settings import Settings
 from tests.conftest import client_of, on_sqlite
 from tests.mail_server import deliver, mail_server
@@ -78,19 +78,19 @@ async def test_with_one_only_a_few_names_can_be_tried(
     client: AsyncClient, arthurs_token: str, clock: Clock
 ) -> None:
     code, another = [(await invite(client, arthurs_token))["code"] for _ in range(2)]
-    for _ in range(INVITATION.free):
+    for _ in range(INVITATION.allowed):
         taken = await come(client, code, username=ARTHUR["username"])
         assert_problem(taken, 409, "user_exists")  # whoever is invited has to be told
     assert_problem(await come(client, code), 429, "too_many_attempts")
     assert (await come(client, another, username="elaine")).status_code == 201
-    clock.advance(INVITATION.longest)
+    clock.advance(INVITATION.max_delay)
     assert (await come(client, code)).status_code == 201
 
 
 async def test_what_is_refused_does_not_use_it_up(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
-    app.state.passwords._strict = True
+    app.state.services.passwords._strict = True
     code = (await invite(client, arthurs_token))["code"]
     assert (await come(client, code, password="password1")).status_code == 422
     assert (await come(client, code, username=ARTHUR["username"])).status_code == 409
@@ -99,7 +99,7 @@ async def test_what_is_refused_does_not_use_it_up(
 
 async def test_of_many_at_once_one_registers(client: AsyncClient, arthurs_token: str) -> None:
     code = (await invite(client, arthurs_token))["code"]
-    names = [f"knight{number}" for number in range(INVITATION.free)]
+    names = [f"knight{number}" for number in range(INVITATION.allowed)]
     answers = await asyncio.gather(*(come(client, code, username=name) for name in names))
     assert [answer.status_code for answer in answers].count(201) == 1
     assert {answer.status_code for answer in answers} <= {201, 403, 429}

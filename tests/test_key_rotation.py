@@ -8,7 +8,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -20,18 +20,18 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
 
-from app.background_jobs import Chores
+from app.background_jobs import BackgroundJobs
 from app.cli.main import main as hourpass
-from app.context import Caller
+from app.context import RequestContext
 from app.database.engine import Database, begin_write, utc_now
-from app.events import Events
-from app.retention.service import LEASE, Housekeeping
+from app.database.job_lock import LOCK_PERIOD
 from app.settings import Settings
 from app.tokens import key_refresher
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import Tokens
-from app.tokens.key_refresher import LiveKeys
+from app.tokens.jwt import AccessTokens
+from app.tokens.key_refresher import KeyRefresher
 from app.tokens.signing_keys.keys import Keyring
+from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
 from tests.people import (
     ARTHUR,
@@ -66,19 +66,21 @@ def by_nobody(kid: str = "0123456789abcdef") -> str:
 
 async def rotate(database: Database, settings: Settings, clock: Clock) -> str:
     async with database.session() as session:
-        events = Events(session, Caller(), ())
-        return await KeyStore(session, settings).rotate(clock(), events)
+        return await KeyStore(settings).rotate(RequestContext(session, clock()))
 
 
 async def stored(database: Database, settings: Settings, clock: Clock) -> list[str]:
     async with database.session() as session:
-        return [key.kid for key in (await KeyStore(session, settings).load(clock())).keys]
+        return [
+            key.kid
+            for key in (await KeyStore(settings).load(RequestContext(session, clock()))).keys
+        ]
 
 
 async def take_away(kid: str, database: Database, settings: Settings, clock: Clock) -> None:
     async with database.session() as session:
         await begin_write(session)
-        await KeyStore(session, settings).replace(kid, clock())
+        await KeyStore(settings).revoke(RequestContext(session, clock()), kid)
         await session.commit()
 
 
@@ -146,8 +148,8 @@ async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_
     clock.advance(SECOND)
     await look_again(client, clock)
     assert await published(client) == [new]
-    clock.advance(LEASE)
-    assert await Housekeeping(database, settings).round()
+    clock.advance(LOCK_PERIOD)
+    assert await KeyRotation(database, KeyStore(settings)).run_once()
     async with database.session() as session:
         kids = await session.scalars(text("SELECT kid FROM signing_keys"))
         assert kids.all() == [new]
@@ -168,7 +170,7 @@ async def test_while_a_key_waits_for_its_turn_no_other_is_made(
 async def test_without_any_key_a_rotation_makes_the_first_one(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
-    assert await Housekeeping(database, settings).round()
+    assert await KeyRotation(database, KeyStore(settings)).run_once()
     first = await rotate(database, settings, clock)
     assert await stored(database, settings, clock) == [first]
 
@@ -199,18 +201,21 @@ async def test_keys_are_in_the_order_in_which_they_were_made(
         await session.commit()
         assert await stored(database, settings, clock) == [first, second]
         await begin_write(session)
-        assert await KeyStore(session, settings).replace_all(clock()) == [first, second]
+        assert await KeyStore(settings).revoke_all(RequestContext(session, clock())) == [
+            first,
+            second,
+        ]
 
 
 async def test_keys_that_are_known_are_not_built_again(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     async with database.session() as session:
-        store = KeyStore(session, settings)
-        known = await store.load(clock())
-        assert await store.read(clock(), known) is known
+        store, context = KeyStore(settings), RequestContext(session, clock())
+        known = await store.load(context)
+        assert await store.read(context, known) is known
         await rotate(database, settings, clock)
-        later = await store.read(clock(), known)
+        later = await store.read(context, known)
     assert later.keys[0] is known.keys[0]
     assert len(later.keys) == 2
 
@@ -247,16 +252,16 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
     first = await stored(database, settings, clock)
     day = timedelta(days=1)
     for elapsed, by, count in [
-        (90 * day - LEASE, settings, 1),
-        (LEASE, never, 1),
-        (LEASE, settings, 2),
-        (LEASE, settings, 2),
+        (90 * day - LOCK_PERIOD, settings, 1),
+        (LOCK_PERIOD, never, 1),
+        (LOCK_PERIOD, settings, 2),
+        (LOCK_PERIOD, settings, 2),
         (LIFETIME + ANNOUNCED + CLOCK_SKEW, settings, 1),  # the first one is spent
         (89 * day, settings, 1),
         (day, settings, 2),
     ]:
         clock.advance(elapsed)
-        assert await Housekeeping(database, by).round()
+        assert await KeyRotation(database, KeyStore(by)).run_once()
         assert len(await stored(database, settings, clock)) == count
     assert first[0] not in await stored(database, settings, clock)
 
@@ -291,7 +296,7 @@ async def test_with_hs256_the_key_is_the_operators_to_change(
     with pytest.raises(KeyNotFoundError, match="Change that instead"):
         await rotate(database, hs256, clock)
     clock.advance(timedelta(days=1000))
-    assert await Housekeeping(database, hs256).round()
+    assert await KeyRotation(database, KeyStore(hs256)).run_once()
     settings_of_operator = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": secret}
     for arguments, text_ in [
         (["rotate"], "Error: With HS256 the key is HS256_SECRET. Change that instead.\n"),
@@ -377,12 +382,14 @@ async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     async with database.session() as session:
-        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-    keys = LiveKeys(tokens, database, settings, clock, lambda: 0)
+        tokens = AccessTokens(
+            settings, await KeyStore(settings).load(RequestContext(session, clock()))
+        )
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: 0)
 
     async def present(number: int) -> None:
         with pytest.raises(InvalidTokenError):
-            await keys.read(by_nobody(f"{number:016x}"), clock())
+            await keys.decode(by_nobody(f"{number:016x}"), clock())
 
     began_at = monotonic()
     with counted_reads(database) as reads:
@@ -397,8 +404,10 @@ async def test_of_many_that_hear_of_a_revoked_key_at_once_one_reads_the_keys(
 ) -> None:
     revoked_keys = 0
     async with database.session() as session:
-        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-    keys = LiveKeys(tokens, database, settings, clock, lambda: revoked_keys)
+        tokens = AccessTokens(
+            settings, await KeyStore(settings).load(RequestContext(session, clock()))
+        )
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: revoked_keys)
     revoked_keys = 1
     with counted_reads(database) as reads:
         await asyncio.gather(*(keys.catch_up() for _ in range(10)))
@@ -414,23 +423,27 @@ async def test_keys_are_read_by_one_at_a_time(
     read = KeyStore.read
     revoked_keys = under_way = most = 0
 
-    async def noted_read(store: KeyStore, now: datetime, known: Keyring | None = None) -> Keyring:
+    async def noted_read(
+        store: KeyStore, context: RequestContext, known: Keyring | None = None
+    ) -> Keyring:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        keyring = await read(store, now, known)
+        keyring = await read(store, context, known)
         under_way -= 1
         return keyring
 
     async with database.session() as session:
-        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-    keys = LiveKeys(tokens, database, settings, clock, lambda: revoked_keys)
+        tokens = AccessTokens(
+            settings, await KeyStore(settings).load(RequestContext(session, clock()))
+        )
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: revoked_keys)
     monkeypatch.setattr(KeyStore, "read", noted_read)
 
     async def present_unknown_keys() -> None:
         for number in range(20):
             with pytest.raises(InvalidTokenError):
-                await keys.read(by_nobody(f"{number:016x}"), clock())
+                await keys.decode(by_nobody(f"{number:016x}"), clock())
 
     async def hear_of_revoked_keys() -> None:
         nonlocal revoked_keys
@@ -438,10 +451,10 @@ async def test_keys_are_read_by_one_at_a_time(
             revoked_keys += 1
             await keys.catch_up()
 
-    chores = Chores()
-    chores.start(keys.keep_fresh)
+    jobs = BackgroundJobs()
+    jobs.start(keys.run)
     await asyncio.gather(present_unknown_keys(), hear_of_revoked_keys())
-    await chores.end()
+    await jobs.stop()
     assert most == 1
 
 
@@ -454,17 +467,19 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
 ) -> None:
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0.01)
     async with database.session() as session:
-        tokens = Tokens(settings, await KeyStore(session, settings).load(clock()))
-        chores = Chores()
-        chores.start(LiveKeys(tokens, database, settings, clock, lambda: 0).keep_fresh)
+        tokens = AccessTokens(
+            settings, await KeyStore(settings).load(RequestContext(session, clock()))
+        )
+        jobs = BackgroundJobs()
+        jobs.start(KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: 0).run)
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
-        await until(lambda: "Cannot read the signing keys" in caplog.text)
+        await until(lambda: "Cannot load the signing keys" in caplog.text)
         await session.execute(text("ALTER TABLE lost RENAME TO signing_keys"))
         await session.commit()
     new = await rotate(database, settings, clock)
     await until(lambda: new in [key.kid for key in tokens.keyring.keys])
-    await chores.end()
+    await jobs.stop()
 
 
 class Load:
@@ -574,6 +589,8 @@ async def test_without_its_keys_a_worker_lists_no_revoked_one(
 async def test_what_no_key_of_ours_can_have_signed_is_refused_without_a_look(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.state.keys, "_look_again", None)  # whoever looked would fail
+    monkeypatch.setattr(
+        app.state.key_refresher, "_refresh_since", None
+    )  # whoever looked would fail
     for kid in ("nobody", "0123456789ABCDEF", "0" * 15, "0" * 17, ""):
         assert not await token_holds(client, by_nobody(kid))

@@ -16,29 +16,27 @@ from app.accounts.invitations import service as invitations_service
 from app.audit.models import Entry
 from app.credentials.second_factors import service as second_factors_service
 from app.database.engine import begin_write
-from app.database.job_lock import Lease
+from app.database.job_lock import JobLock
 from app.main import create_app
-from app.retention.service import Housekeeping
-from app.security.rate_limits import rates, service
+from app.retention.service import Retention
+from app.security.rate_limits import service
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.rates import (
-    IS_RATE,
-    MAX_TALLIED,
+from app.security.rate_limits.limits import (
+    ACCOUNT_AT_ADDRESS,
     NEW_INVITATION,
     NEW_SECRET,
     REGISTRATIONS,
     RENEWAL,
     UNFINISHED_LOGIN,
-    UNWRITTEN,
     Rate,
-    Tally,
 )
-from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS, allow
+from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.rates import IS_RATE
+from app.security.rate_limits.service import MAX_TALLIED, UNWRITTEN, Tally, allow
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Revocation
 from app.users import service as users_service
-from tests.authenticator import enrol, log_in_with
+from tests.authenticator import enroll, log_in_with
 from tests.conftest import serving
 from tests.people import (
     GALAHAD,
@@ -245,7 +243,7 @@ async def test_failing_to_prove_the_password_counts_as_a_login_too(client: Async
         response = await client.post("/token", json=LANCELOT)
         if response.status_code == 200:
             headers = bearer(response.json()["token"])
-        for _ in range(ACCOUNT_AT_ADDRESS.free):
+        for _ in range(ACCOUNT_AT_ADDRESS.allowed):
             answers[(await client.patch("/me", json=wrong, headers=headers)).status_code] += 1
     assert set(answers) == {403, 429}
     assert answers[403] <= PER_HOUR
@@ -317,12 +315,12 @@ async def test_logins_without_the_code_are_counted_by_themselves(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
-    lancelots = await enrol(client, LANCELOT, clock)
+    lancelots = await enroll(client, LANCELOT, clock)
     for _ in range(UNFINISHED_LOGIN.burst):
         refused = await client.post("/token", json=LANCELOT)
         assert_problem(refused, 401, "mfa_required")
     assert_refused(await client.post("/token", json=LANCELOT), UNFINISHED_LOGIN.interval)
-    assert (await actions(app))["second_factor.demand"] == UNFINISHED_LOGIN.burst
+    assert (await actions(app))["second_factor.required"] == UNFINISHED_LOGIN.burst
     assert (await log_in_with(client, LANCELOT, lancelots.code())).status_code == 200
 
 
@@ -330,9 +328,9 @@ async def test_what_a_refused_unfinished_login_was_charged_is_given_back(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever knows the password could keep the owner out by it."""
-    monkeypatch.setattr("app.login.service.UNFINISHED_LOGIN", Rate(1, timedelta(days=1)))
+    monkeypatch.setattr("app.login.password_grant.UNFINISHED_LOGIN", Rate(1, timedelta(days=1)))
     await register(client, LANCELOT)
-    await enrol(client, LANCELOT, clock)
+    await enroll(client, LANCELOT, clock)
     wrong = {**LANCELOT, "password": "wrong"}
     transport: Any = client._transport
     transport.client = ("192.0.2.7", 1)
@@ -448,18 +446,18 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         )
         await session.commit()
     monkeypatch.setattr(service, "MAX_ROWS", 1)
-    housekeeping = Housekeeping(app.state.database, settings)
+    housekeeping = Retention(app.state.database, settings)
     async with app.state.database.session() as session:
         await begin_write(session)
-        await session.execute(update(Lease).values(expires_at=clock.now))
+        await session.execute(update(JobLock).values(expires_at=clock.now))
         await session.commit()
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert not await try_it()
     clock.advance(rate.interval)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert [await try_it() for _ in range(2)] == [True, False]
     clock.advance(rate.burst * rate.interval)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await rows() == 0
     assert await try_it()
 
@@ -514,7 +512,7 @@ def test_the_documented_numbers_are_those_of_the_code() -> None:
         assert f"{rate.burst:,} at once, {hourly:,.0f} an hour" in page
     default = Settings.model_fields["user_actions_per_hour"].default
     assert f"{default} at once, {default} an hour" in page
-    assert f"{rates.UNWRITTEN}" in page
+    assert f"{UNWRITTEN}" in page
 
 
 async def test_what_lasts_of_an_hour_of_renewing_and_revoking_in_turn(

@@ -124,13 +124,13 @@ async def test_unknown_wrong_and_disabled_cost_the_same(
     await register(client, LANCELOT)
     disabled = await register(client, GALAHAD)
     await client.put(f"/toggle-user-permission/{disabled}/0", headers=bearer(arthurs_token))
-    verify, costs = app.state.passwords._verify, []
+    verify, costs = app.state.services.passwords._verify_hash, []
 
     def noting(password: str, password_hash: str) -> bool:
         costs.append(password_hash.rsplit("$", 2)[0])
         return bool(verify(password, password_hash))
 
-    monkeypatch.setattr(app.state.passwords, "_verify", noting)
+    monkeypatch.setattr(app.state.services.passwords, "_verify_hash", noting)
     await by_json(client, {"username": "mordred", "password": LANCELOT["password"]})
     await by_json(client, {**LANCELOT, "password": "knight of the chart"})
     await by_json(client, GALAHAD)
@@ -301,3 +301,12 @@ async def test_no_answer_of_this_call_may_be_stored(client: AsyncClient) -> None
     }
     for status, response in responses.items():
         assert (response.status_code, response.headers["cache-control"]) == (status, "no-store")
+
+
+async def test_each_kind_of_body_and_method_has_its_answer(client: AsyncClient) -> None:
+    assert (await client.post("/token", json=ARTHUR)).status_code == 200
+    assert (await client.post("/token", data=ARTHUR)).status_code == 200
+    refused = await client.post("/token", data={**ARTHUR, "password": "excalibur"})
+    assert refused.status_code == 400
+    assert (await client.post("/token", content="arthur")).status_code == 415
+    assert (await client.get("/token")).status_code == 405

@@ -22,11 +22,11 @@ from app.database.engine import begin_write
 from app.errors import StartupError
 from app.mail import messages, worker
 from app.mail.messages import check_templates, compose, preferred
-from app.mail.models import Letter
-from app.mail.service import KEPT_TRYING
+from app.mail.models import OutgoingMail
+from app.mail.service import RETRY_PERIOD
 from app.mail.worker import BATCH, CLAIM
 from app.main import create_app
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.users.models import User
 from tests.certificates import certificate
@@ -59,7 +59,7 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
 
 async def waiting(app: FastAPI) -> int:
     async with app.state.database.session() as session:
-        return await session.scalar(select(func.count()).select_from(Letter)) or 0
+        return await session.scalar(select(func.count()).select_from(OutgoingMail)) or 0
 
 
 @on_sqlite
@@ -118,7 +118,7 @@ def test_the_best_language_there_is(header: str, language: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-@pytest.mark.parametrize("name", ["reset", "renew", "verify", "invite", "test"])
+@pytest.mark.parametrize("name", ["reset", "forced_password_reset", "verify", "invite", "test"])
 def test_every_text_is_there_in_every_language(name: str, language: str) -> None:
     values = {"code": "C-O-D-E", "account": "lancelot", "expires": "soon"}
     message = compose(MAILING, name, LANCELOT["email"], language, **values)
@@ -146,6 +146,14 @@ def test_ones_own_texts_come_before_the_built_in_ones(tmp_path: Path) -> None:
     assert subjects["fr"] == "Mon site"
     assert subjects["de"].startswith("Eine Einladung")
     assert messages.BUILT_IN.is_dir()
+
+
+def test_a_template_under_its_former_name_is_still_used(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "renew.txt").write_text("Ours\n\n$code")
+    settings = MAILING.model_copy(update={"mail_templates": tmp_path})
+    message = compose(settings, "forced_password_reset", LANCELOT["email"], "en", code="X")
+    assert message["Subject"] == "Ours"
 
 
 @pytest.mark.parametrize(
@@ -190,14 +198,14 @@ async def test_no_address_of_earlier_times_becomes_a_header(
     await register(client, GALAHAD)
     async with app.state.database.session() as session:
         await begin_write(session)
-        for table in (User, Letter):
+        for table in (User, OutgoingMail):
             stored = table.email == LANCELOT["email"]
             await session.execute(update(table).where(stored).values(email=f"{BREAK}@x.example"))
         await session.commit()
     await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"]]
     assert await waiting(app) == 0
-    assert "A mail was dropped" in caplog.messages
+    assert "Message discarded" in caplog.messages
 
 
 def test_no_name_becomes_a_header(tmp_path: Path) -> None:
@@ -298,7 +306,7 @@ async def test_what_it_refuses_for_good_is_not_tried_again_and_named_in_no_log(
         await deliver(app)
     assert await waiting(app) == 0
     records = [record for record in caplog.records if record.name == "hourpass.mail"]
-    assert [record.message for record in records] == ["A mail was dropped"]
+    assert [record.message for record in records] == ["Message discarded"]
     assert not any(email in str(vars(record)) for record in records)
 
 
@@ -315,7 +323,7 @@ async def test_a_server_without_the_letters_of_an_address_is_asked_once(
             await deliver(app)
             assert await waiting(app) == 0
     assert server.recipients == [GALAHAD["email"]]
-    assert "A mail was dropped" in caplog.messages
+    assert "Message discarded" in caplog.messages
 
 
 async def test_without_its_server_mail_waits_for_a_day(
@@ -326,12 +334,12 @@ async def test_without_its_server_mail_waits_for_a_day(
     await register(client, LANCELOT)
     await deliver(app)
     assert await waiting(app) == 1
-    housekeeping = Housekeeping(app.state.database, settings)
-    clock.advance(KEPT_TRYING - timedelta(minutes=1))
-    assert await housekeeping.round()
+    housekeeping = Retention(app.state.database, settings)
+    clock.advance(RETRY_PERIOD - timedelta(minutes=1))
+    assert await housekeeping.run_once()
     assert await waiting(app) == 1
     clock.advance(timedelta(minutes=1))
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await waiting(app) == 0
     assert mailbox.messages == []
 

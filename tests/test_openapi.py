@@ -100,7 +100,7 @@ def test_an_operation_says_what_it_is(operation: dict[str, Any]) -> None:
 def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[str, Any]) -> None:
     for status, refusal in refusals_of(operation).items():
         body = refusal["content"]["application/json"]
-        assert body["schema"] == {"$ref": "#/components/schemas/Problem"}
+        assert body["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
         assert body["examples"]
         for error, example in body["examples"].items():
             assert example["value"]["error"] == error
@@ -141,9 +141,9 @@ def test_the_lengths_of_a_typed_code_are_documented() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     members = {
         "PasswordReset": "code",
-        "VerificationProof": "code",
-        "CodeProof": "otp",
-        "FullProof": "otp",
+        "EmailConfirmation": "code",
+        "OtpConfirmation": "otp",
+        "PasswordAndOtp": "otp",
     }
     lengths = {}
     for name, member in members.items():
@@ -151,9 +151,9 @@ def test_the_lengths_of_a_typed_code_are_documented() -> None:
         lengths[name] = (schema["minLength"], schema["maxLength"])
     assert lengths == {
         "PasswordReset": (16, 64),
-        "VerificationProof": (16, 64),
-        "CodeProof": (6, 64),
-        "FullProof": (6, 64),
+        "EmailConfirmation": (16, 64),
+        "OtpConfirmation": (6, 64),
+        "PasswordAndOtp": (6, 64),
     }
 
 
@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
 async def test_a_refusal_that_happens_is_documented(
     court: AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    schema = {**DOCUMENT, "$ref": "#/components/schemas/Problem"}
+    schema = {**DOCUMENT, "$ref": "#/components/schemas/ErrorBody"}
     for case, (call, caller, sent, status) in REFUSALS.items():
         with subtests.test(case):
             method, path = call.split(" ")

@@ -6,9 +6,9 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.main import create_app
-from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS
+from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from app.users.models import User
-from app.users.reauthentication import Proof
+from app.users.reauthentication import Reauthentication
 from tests.conftest import client_of
 from tests.people import (
     ARTHUR,
@@ -89,7 +89,7 @@ async def test_a_token_alone_is_not_enough_and_guessing_is_slowed_down(
     token = await log_in(client, LANCELOT)
     assert_problem(await client.request(method, path, json=members), 401, "missing_token")
     assert_problem(await call(client, token, method, path, **members), 422, "invalid_request")
-    for _ in range(ACCOUNT_AT_ADDRESS.free):
+    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
         refused = await call(client, token, method, path, password="wrong", **members)
         assert_problem(refused, 403, "wrong_password")
     refused = await call(client, token, method, path, password=PASSWORD, **members)
@@ -112,15 +112,15 @@ async def test_who_is_let_in_and_then_cut_off_does_nothing_more(  # noqa: PLR091
     lancelot = await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     codes: list[str] = []
-    demand = Proof.demand
+    require = Reauthentication.require
 
-    async def demand_and_be_late(proof: Proof, *arguments: Any) -> User:
-        proven = await demand(proof, *arguments)
+    async def require_and_be_late(proof: Reauthentication, *arguments: Any) -> User:
+        proven = await require(proof, *arguments)
         path = f"/users/{lancelot}/password-reset"
         codes.append((await client.post(path, headers=bearer(arthurs_token))).json()["code"])
         return proven
 
-    monkeypatch.setattr(Proof, "demand", demand_and_be_late)
+    monkeypatch.setattr(Reauthentication, "require", require_and_be_late)
     late = await call(client, token, method, path, password=PASSWORD, **members)
     assert_problem(late, 401, "invalid_token")
     record = await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))

@@ -10,17 +10,19 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
+from app.context import RequestContext
+from app.events import Events, Subscriber
 from app.mail import worker
-from app.mail.models import Letter
-from app.mail.worker import CLAIM, MAX_ACCOUNTS, Postman
+from app.mail.models import OutgoingMail
+from app.mail.worker import CLAIM, MAX_ACCOUNTS, MailWorker
 from app.main import create_app
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
-from app.security.one_time_codes.service import MAX_OPEN, redraw
-from app.security.rate_limits.service import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
+from app.security.one_time_codes.service import MAX_OPEN, replace
+from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
 from app.users.service import Users
-from tests.authenticator import enrol
+from tests.authenticator import enroll
 from tests.conftest import client_of, on_sqlite
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import (
@@ -179,7 +181,7 @@ async def test_what_is_no_code_is_refused(client: AsyncClient, subtests: pytest.
 async def test_a_refused_password_does_not_use_the_code_up(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
-    app.state.passwords._strict = True
+    app.state.services.passwords._strict = True
     for weak in ("short", "password123", LANCELOT["email"]):
         body = assert_problem(await confirm(client, code, weak), 422, "invalid_request")
         assert body["fields"][0]["field"] == "new_password"
@@ -190,7 +192,7 @@ async def test_the_second_factor_stays(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     assert lancelot
-    await enrol(client, LANCELOT, clock)
+    await enroll(client, LANCELOT, clock)
     await ask(client)
     await deliver(app)
     assert (await confirm(client, mailbox.last_code())).status_code == 200
@@ -201,7 +203,7 @@ async def test_who_is_locked_out_by_others_guesses_gets_in_with_a_new_password(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
     async with client_of(app, "192.0.2.7") as guesser:
-        for _ in range(ACCOUNT.free):
+        for _ in range(ACCOUNT.allowed):
             await guesser.post("/token", json={**LANCELOT, "password": "guess"})
     assert (await client.post("/token", json=LANCELOT)).status_code == 429
     assert (await confirm(client, code)).status_code == 200
@@ -213,9 +215,9 @@ async def test_who_failed_at_home_gets_in_there_with_a_new_password(
 ) -> None:
     async with client_of(app, "192.0.2.7") as home:
         await log_in(home, LANCELOT)
-        for _ in range(ACCOUNT_AT_ADDRESS.free):
+        for _ in range(ACCOUNT_AT_ADDRESS.allowed):
             await home.post("/token", json={**LANCELOT, "password": "forgotten"})
-        for number in range(ADDRESS.free):
+        for number in range(ADDRESS.allowed):
             await home.post("/token", json={"username": f"nobody{number}", "password": "x"})
         assert (await home.post("/token", json=LANCELOT)).status_code == 429
         assert (await confirm(home, code)).status_code == 200
@@ -349,10 +351,10 @@ async def test_asking_is_slowed_down_by_address(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     async with client_of(app, "192.0.2.7") as flooder:
-        for number in range(RESET.free):
+        for number in range(RESET.allowed):
             assert (await ask(flooder, f"nobody{number}@x.example")).status_code == 202
         assert_problem(await ask(flooder), 429, "too_many_attempts")
-        clock.advance(RESET.memory)
+        clock.advance(RESET.window)
         assert (await ask(flooder)).status_code == 202
     assert (await ask(client)).status_code == 202
 
@@ -364,7 +366,7 @@ async def test_nobodys_mailbox_is_flooded(
     for _ in range(20):
         assert (await ask(client)).status_code == 202
         await deliver(app)
-    assert len(mailbox.messages) == MAILBOX.free - 1  # one was to verify the address
+    assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
     codes = {code_in(message) for message in mailbox.messages}
     assert len(codes) == len(mailbox.messages)
     for _ in range(100):
@@ -382,29 +384,30 @@ async def test_every_message_counts(
     await ask(client)
     await register(client, GALAHAD)
     await deliver(app)
-    assert mailbox.recipients.count(LANCELOT["email"]) == MAILBOX.free
+    assert mailbox.recipients.count(LANCELOT["email"]) == MAILBOX.allowed
     assert mailbox.recipients.count(GALAHAD["email"]) == 1  # whatever was not sent to Lancelot
     (dropped,) = (record for record in caplog.records if record.name == "hourpass.mail")
-    assert dropped.message == "A mail was dropped"
+    assert dropped.message == "Message discarded"
     assert LANCELOT["email"] not in str(vars(dropped))
 
 
 async def test_what_was_not_looked_at_yet_is_counted_and_written_down_later(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
-    ending = asyncio.Event()
+    stopping = asyncio.Event()
 
     async def end(*_: object) -> None:
-        ending.set()
+        stopping.set()
 
-    for _ in range(MAILBOX.free + 3):
+    for _ in range(MAILBOX.allowed + 3):
         await ask(client)
     state = app.state
-    interrupted = Postman(state.database, state.settings, (*state.listeners, end), clock)
-    assert await interrupted.round(ending) == 1
+    events = Events((*state.services.events.subscribers, Subscriber(end)))
+    interrupted = MailWorker(state.database, state.settings, events, clock)
+    assert await interrupted.run_once(stopping) == 1
     clock.advance(CLAIM)
     await deliver(app)
-    assert len(mailbox.messages) == MAILBOX.free - 1  # one was to verify the address
+    assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
     query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
     headers = bearer(await log_in(client, ARTHUR))
     entries = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
@@ -445,7 +448,7 @@ async def test_a_code_that_is_too_old_is_not_mailed(
 async def test_a_code_that_is_gone_is_not_drawn_anew(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         with pytest.raises(InvalidCodeError):
-            await redraw(session, 4711, clock())
+            await replace(RequestContext(session, clock()), 4711)
 
 
 async def test_no_more_than_a_few_codes_are_open(
@@ -482,7 +485,7 @@ async def test_other_peoples_codes_do_not_displace_mine(
     for name in ("bors", "kay"):
         email = f"{name}@camelot.example"
         await register(client, {**LANCELOT, "username": name, "email": email})
-        for _ in range(MAILBOX.free):
+        for _ in range(MAILBOX.allowed):
             await ask(client, email)
     await deliver(app)
     assert len(mailbox.messages) > 1 + MAX_OPEN
@@ -504,13 +507,13 @@ async def test_accounts_that_others_made_with_my_address_do_not_keep_my_code_awa
     path, body = f"/users/{lancelot}", {"email_verified": True}
     await client.patch(path, json=body, headers=bearer(arthurs_token))
     await deliver(app)
-    clock.advance(MAILBOX.memory)
+    clock.advance(MAILBOX.window)
     mailbox.messages.clear()
     caplog.clear()
     await ask(client)
     await deliver(app)
     assert len(mailbox.messages) == MAX_ACCOUNTS
-    assert "A mail was dropped" not in caplog.messages  # no more than these was looked at
+    assert "Message discarded" not in caplog.messages  # no more than these was looked at
     reset = await confirm(client, code_in(mailbox.messages[0]))
     assert reset.json()["user_id"] == lancelot
 
@@ -557,7 +560,7 @@ async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient,
     await ask(client)
     plain = code.replace("-", "")
     async with app.state.database.session() as session:
-        for table in (Code.__table__, Letter.__table__):
+        for table in (Code.__table__, OutgoingMail.__table__):
             rows = (await session.execute(select(table))).all()
             assert rows
             assert not any(secret in str(row) for row in rows for secret in (code, plain))
@@ -630,18 +633,18 @@ async def test_an_administrator_has_the_code_mailed(
 async def test_no_stranger_keeps_an_administrators_mail_away(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
 ) -> None:
-    for _ in range(MAILBOX.free + 3):
+    for _ in range(MAILBOX.allowed + 3):
         await ask(client)
     await deliver(app)
     mailbox.messages.clear()
     headers = bearer(arthurs_token)
     path = f"/users/{lancelot}/password-reset"
-    for _ in range(2 * MAILBOX.free):
+    for _ in range(2 * MAILBOX.allowed):
         await client.post(path, json={"by_mail": True}, headers=headers)
         await client.post("/invitations", json={"email": LANCELOT["email"]}, headers=headers)
         await deliver(app)
     subjects = [message["Subject"].partition(" ")[0] for message in mailbox.messages]
-    assert subjects == ["Please", "An"] * (2 * MAILBOX.free)
+    assert subjects == ["Please", "An"] * (2 * MAILBOX.allowed)
 
 
 async def test_forcing_is_for_administrators_and_for_users_that_there_are(
@@ -661,14 +664,18 @@ async def test_forcing_is_for_administrators_and_for_users_that_there_are(
 
 
 async def test_an_administrator_remains_who_can_log_in(
-    client: AsyncClient, users: Users, lancelot: int, arthurs_token: str, clock: Clock
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    lancelot: int,
+    arthurs_token: str,
 ) -> None:
     headers, path = bearer(arthurs_token), "/users/{}/password-reset"
     for by_mail in (False, True):
         own = await client.post(path.format(1), json={"by_mail": by_mail}, headers=headers)
         assert_problem(own, 409, "last_admin")
     assert await log_in(client, ARTHUR)
-    await users.grant(lancelot, {"admin"}, clock())
+    await users.set_scopes(context, lancelot, {"admin"})
     forced = await client.post(path.format(lancelot), headers=headers)
     for change in ({"is_enabled": False}, {"is_admin": False}):  # the other one lacks a password
         refused = await client.patch("/users/1", json=change, headers=headers)

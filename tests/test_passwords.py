@@ -17,6 +17,7 @@ from httpx import AsyncClient
 from passlib.hash import argon2, bcrypt, django_pbkdf2_sha256, pbkdf2_sha256
 from sqlalchemy import select, update
 
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.security.passwords import Passwords, _argon2id, _openssl_is_faster
@@ -68,7 +69,7 @@ async def test_the_strict_policy_names_the_rule_that_is_broken(
     passwords: Passwords, password: str, rule: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=f"^password: Must .*{rule}") as refusal:
-        passwords.refuse_weak(password, "sir lancelot", "Lancelot@camelot.example")
+        passwords.validate_new(password, "sir lancelot", "Lancelot@camelot.example")
     assert password not in str(refusal.value)
 
 
@@ -76,7 +77,7 @@ async def test_the_strict_policy_names_the_rule_that_is_broken(
     "password", [PASSWORD, "7 grails", "sir lancelot du lac", "🏰🐎🛡👑🏆🔥💧🗡"]
 )
 async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, password: str) -> None:
-    passwords.refuse_weak(password, "sir lancelot", LANCELOT["email"], None)
+    passwords.validate_new(password, "sir lancelot", LANCELOT["email"], None)
 
 
 @on_sqlite
@@ -97,7 +98,7 @@ async def test_by_default_a_hash_costs_what_owasp_asks_for() -> None:
     passwords = Passwords(Settings())
     password_hash = await passwords.hash(PASSWORD)
     assert password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    assert await passwords.matches(PASSWORD, password_hash)
+    assert await passwords.verify(PASSWORD, password_hash)
     assert not passwords.needs_rehash(password_hash)
     passwords.close()
 
@@ -137,13 +138,13 @@ async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_chang
     client: AsyncClient,
     app: FastAPI,
     users: Users,
-    clock: Clock,
+    context: RequestContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     user_id = await register(client, LANCELOT)
     await store_hash(app, user_id, bcrypt.using(rounds=4).hash(PASSWORD))
     rehashing, changed = asyncio.Event(), asyncio.Event()
-    hash_ = app.state.passwords.hash
+    hash_ = app.state.services.passwords.hash
 
     async def hash_late(password: str) -> str:
         if password == PASSWORD:
@@ -152,11 +153,11 @@ async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_chang
         made: str = await hash_(password)
         return made
 
-    monkeypatch.setattr(app.state.passwords, "hash", hash_late)
+    monkeypatch.setattr(app.state.services.passwords, "hash", hash_late)
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         login = group.create_task(log_in(client, LANCELOT))
         await rehashing.wait()
-        await users.change_password(user_id, "joyous gard", clock())
+        await users.change_password(context, user_id, "joyous gard")
         changed.set()
     assert not await token_holds(client, login.result())
     assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
@@ -211,26 +212,26 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
     passwords: Passwords, password_hash: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carried_through = []
-    verify = passwords._verify
+    verify = passwords._verify_hash
 
     def noting(password: str, password_hash: str) -> bool:
         matches = verify(password, password_hash)
         carried_through.append(password_hash.rsplit("$", 2)[0])
         return matches
 
-    monkeypatch.setattr(passwords, "_verify", noting)
-    assert not await passwords.matches("x" * 100, password_hash)
+    monkeypatch.setattr(passwords, "_verify_hash", noting)
+    assert not await passwords.verify("x" * 100, password_hash)
     assert carried_through == ["$argon2id$v=19$m=8,t=1,p=1"]
 
 
 async def test_nobodys_hash_looks_like_everybodys(passwords: Passwords) -> None:
     """And so costs as much."""
-    made, nobodys = await passwords.hash(PASSWORD), passwords._nobodys_hash
+    made, nobodys = await passwords.hash(PASSWORD), passwords._dummy_hash
     assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
     assert [len(part) for part in nobodys.split("$")] == [len(part) for part in made.split("$")]
     assert not passwords.needs_rehash(made)
-    assert not await passwords.matches(PASSWORD, nobodys)
-    assert Passwords(make_settings(NO_DATABASE))._nobodys_hash != nobodys
+    assert not await passwords.verify(PASSWORD, nobodys)
+    assert Passwords(make_settings(NO_DATABASE))._dummy_hash != nobodys
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -240,8 +241,8 @@ async def test_openssl_and_libargon2_agree(passwords: Passwords, type_: str, lan
         type=type_, memory_cost=64, time_cost=3, parallelism=lanes, salt_size=20, digest_size=24
     ).hash(PASSWORD)
     assert (_argon2id(made) is not None) == (type_ == "ID")
-    assert await passwords.matches(PASSWORD, made)
-    assert not await passwords.matches(PASSWORD.upper(), made)
+    assert await passwords.verify(PASSWORD, made)
+    assert not await passwords.verify(PASSWORD.upper(), made)
     assert passwords.needs_rehash(made)
 
 
@@ -277,8 +278,8 @@ async def test_either_argon2_tells_right_from_wrong(
 ) -> None:
     monkeypatch.setattr(passwords, "_by_openssl", by_openssl)
     password_hash = await passwords.hash(PASSWORD)
-    assert await passwords.matches(PASSWORD, password_hash)
-    assert not await passwords.matches(PASSWORD.upper(), password_hash)
+    assert await passwords.verify(PASSWORD, password_hash)
+    assert not await passwords.verify(PASSWORD.upper(), password_hash)
 
 
 @on_sqlite
@@ -288,9 +289,11 @@ async def test_when_the_queue_is_full_logins_wait_outside_and_tokens_still_hold(
 ) -> None:
     token = await log_in(client, ARTHUR)
     occupied, gate = threading.Event(), threading.Event()
-    app.state.passwords.close()
-    app.state.passwords = crowded = Passwords(
-        make_settings(NO_DATABASE, hashing_threads=1, hashing_queue=queue)
+    crowded: Passwords = app.state.services.passwords
+    crowded.close()
+    # All services hold this object, so it gets another one's threads and queue.
+    vars(crowded).update(
+        vars(Passwords(make_settings(NO_DATABASE, hashing_threads=1, hashing_queue=queue)))
     )
 
     def occupy() -> None:

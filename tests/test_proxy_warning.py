@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.context import WARNING_INTERVAL, ProxyWarning
+from app.ip_addresses import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
 from tests.conftest import client_of, free_port, on_sqlite
 from tests.gateways import SEARCH_PATH, START_TIMEOUT_SECONDS

@@ -10,8 +10,10 @@ from httpx import AsyncClient
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection
 
+from app.context import RequestContext
 from app.database.engine import Database
-from app.retention.service import LEASE, Housekeeping
+from app.database.job_lock import LOCK_PERIOD
+from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite
@@ -55,14 +57,19 @@ def reads_through(statement: str, plan: str) -> bool:
 
 
 def is_of_ended_epochs(statement: str) -> bool:
-    """Housekeeping looks for them once a minute, and holds up nobody: it only reads."""
+    """Retention looks for them once a minute, and holds up nobody: it only reads."""
     return statement.startswith("SELECT sessions.id") and "NOT (EXISTS" in statement
 
 
 # SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
 @on_sqlite
-async def test_no_statement_of_a_day_reads_a_growing_table_through(
-    app: FastAPI, client: AsyncClient, users: Users, settings: Settings, clock: Clock
+async def test_no_statement_of_a_day_reads_a_growing_table_through(  # noqa: PLR0917 - fixtures
+    app: FastAPI,
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    settings: Settings,
+    clock: Clock,
 ) -> None:
     database: Database = app.state.database
     with executed(database) as statements:
@@ -77,9 +84,9 @@ async def test_no_statement_of_a_day_reads_a_growing_table_through(
             assert (await client.get(path, headers=arthurs)).status_code == 200
         await client.patch(f"/users/{lancelot}", json={"scopes": ["predict"]}, headers=arthurs)
         await client.post("/me/logout-everywhere", headers=arthurs)
-        await users.remove(lancelot, clock())
-        clock.now += 2 * LEASE
-        assert await Housekeeping(database, settings).round()
+        await users.remove(context, lancelot)
+        clock.now += 2 * LOCK_PERIOD
+        assert await Retention(database, settings).run_once()
     found = await plans(database, statements)
     assert len(statements) > 30
     slow = {statement for statement, plan in found if reads_through(statement, plan)}

@@ -6,8 +6,8 @@ import pytest
 from httpx import AsyncClient, Response
 
 from app.credentials.second_factors.service import BURST
-from app.security.rate_limits.service import ACCOUNT_AT_ADDRESS
-from tests.authenticator import Authenticator, enrol, log_in_with, token_with
+from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
+from tests.authenticator import Authenticator, enroll, log_in_with, token_with
 from tests.people import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register, token_holds
 from tests.settings import Clock
 
@@ -25,7 +25,7 @@ each_call = pytest.mark.parametrize(
 
 async def with_second_factor(client: AsyncClient, clock: Clock) -> tuple[Authenticator, str]:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     return authenticator, await token_with(client, LANCELOT, authenticator.code())
 
 
@@ -50,7 +50,7 @@ async def test_without_a_code_nothing_changes(
         assert_problem(refused, 403, "mfa_required")
     await assert_unchanged(client, token)
     audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
-    assert [entry["action"] for entry in audit[:2]] == ["second_factor.demand"] * 2
+    assert [entry["action"] for entry in audit[:2]] == ["second_factor.required"] * 2
 
 
 @each_call
@@ -120,7 +120,7 @@ async def test_wrong_passwords_are_slowed_down_with_any_code(
 ) -> None:
     authenticator, token = await with_second_factor(client, clock)
     sent = {"otp": authenticator.next_code(), **members}
-    for _ in range(ACCOUNT_AT_ADDRESS.free):
+    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
         refused = await call(client, token, method, path, password="wrong", **sent)
         assert_problem(refused, 403, "wrong_password")
     refused = await call(client, token, method, path, password=PASSWORD, **sent)
@@ -146,7 +146,7 @@ async def test_an_enrolment_that_was_never_confirmed_asks_for_nothing(client: As
 
 
 async def test_an_administrator_is_no_exception(client: AsyncClient, clock: Clock) -> None:
-    authenticator = await enrol(client, ARTHUR, clock)
+    authenticator = await enroll(client, ARTHUR, clock)
     token = await token_with(client, ARTHUR, authenticator.code())
     refused = await call(
         client, token, "POST", "/me/password", password=ARTHUR["password"], new_password="excalibur"

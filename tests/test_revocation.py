@@ -8,8 +8,9 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.context import RequestContext
 from app.database.engine import Database
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import on_sqlite
@@ -44,10 +45,16 @@ async def revoke(client: AsyncClient, token: str, **further: str) -> None:
 class Court:
     """Lancelot, and what can be done to all of his tokens."""
 
-    def __init__(self, client: AsyncClient, users: Users, clock: Clock, arthurs_token: str) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        users: Users,
+        context: RequestContext,
+        arthurs_token: str,
+    ) -> None:
         self._client = client
         self._users = users
-        self._clock = clock
+        self._context = context
         self._by_arthur = bearer(arthurs_token)
 
     async def logs_out_everywhere(self, lancelot: int, token: str) -> None:
@@ -68,15 +75,15 @@ class Court:
         assert (await self._client.delete(path, headers=self._by_arthur)).status_code == 200
 
     async def changes_the_password(self, lancelot: int, _: str) -> None:
-        await self._users.change_password(lancelot, NEW_PASSWORD, self._clock())
+        await self._users.change_password(self._context, lancelot, NEW_PASSWORD)
 
     async def is_granted_other_scopes(self, lancelot: int, _: str) -> None:
-        await self._users.grant(lancelot, {"introspect"}, self._clock())
+        await self._users.set_scopes(self._context, lancelot, {"introspect"})
 
 
 @pytest.fixture
-def court(client: AsyncClient, users: Users, clock: Clock, arthurs_token: str) -> Court:
-    return Court(client, users, clock, arthurs_token)
+def court(client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str) -> Court:
+    return Court(client, users, context, arthurs_token)
 
 
 Deed = Callable[[Court, int, str], Awaitable[None]]
@@ -272,7 +279,7 @@ async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
         assert not await token_holds(client, token)
     clock.advance(timedelta(minutes=15))
     database = Database(shorter, clock)
-    assert await Housekeeping(database, shorter).round()
+    assert await Retention(database, shorter).run_once()
     await database.close()
     async with at_court(shorter, clock) as client:
         assert not await token_holds(client, token)

@@ -20,9 +20,11 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import insert, select, text, update
 
+from app.context import RequestContext
 from app.database.engine import Database, begin_write
+from app.database.job_lock import LOCK_PERIOD
 from app.main import create_app
-from app.retention.service import LEASE, Housekeeping
+from app.retention.service import Retention
 from app.server.connections import Times
 from app.settings import Settings
 from app.tokens.revocations import cache, entries
@@ -50,6 +52,7 @@ from tests.sockets import served
 from tests.waiting import until
 
 LIFETIME = timedelta(minutes=60)
+NOW = Clock()()
 SECOND = timedelta(seconds=1)
 
 
@@ -58,7 +61,9 @@ async def publish(app: FastAPI, *values: str, lifetime: timedelta = LIFETIME) ->
     async with app.state.database.session() as session:
         await begin_write(session)
         for value in values:
-            await Revocations(session, lifetime, app.state.revocation_cache).publish(value)
+            await Revocations(lifetime, app.state.revocation_cache).publish(
+                RequestContext(session, NOW), value
+            )
         await session.commit()
 
 
@@ -189,8 +194,8 @@ async def test_a_cursor_whose_revocation_was_purged_says_to_start_over_unless_it
         last = (await page_after(client, first))["cursor"]
         for value in ("jti:1", "jti:2"):
             await expire(app.state.database, value)
-        clock.now += 2 * LEASE
-        assert await Housekeeping(app.state.database, settings).round()
+        clock.now += 2 * LOCK_PERIOD
+        assert await Retention(app.state.database, settings).run_once()
         async with app.state.database.session() as session:
             assert (await session.scalars(select(Revocation.value))).all() == ["jti:2"]
     async with started(settings, clock) as app, client_of(app) as client:
@@ -298,7 +303,7 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
                 await begin_write(session)
                 for part in range(1 + writer % 3):
                     value = f"jti:{writer}-{deed}-{part}"
-                    await Revocations(session, LIFETIME).publish(value)
+                    await Revocations(LIFETIME).publish(RequestContext(session, NOW), value)
                     # However long it takes until the commit, nobody reads past it.
                     await asyncio.sleep(random.random() / 500)
                 await session.commit()
@@ -657,7 +662,9 @@ async def test_revocations_that_cannot_be_read_are_never_taken_for_read(
         cursor = (await page_after(client, None))["cursor"]
         async with database.session() as session:  # another process's
             await begin_write(session)
-            await Revocations(session, LIFETIME).publish(f"jti:{said_in(token)['jti']}")
+            await Revocations(LIFETIME).publish(
+                RequestContext(session, NOW), f"jti:{said_in(token)['jti']}"
+            )
             await session.flush()
             await session.execute(text("ALTER TABLE revocations RENAME TO unreadable"))
             await session.commit()

@@ -10,18 +10,19 @@ from httpx import AsyncClient
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.context import RequestContext
 from app.credentials.second_factors import service
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
 from app.credentials.second_factors.service import RECOVERY_CODES
 from app.database.engine import begin_write
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from tests.authenticator import (
     STEP,
     begin,
     confirm,
-    enrol,
+    enroll,
     log_in_with,
     token_with,
 )
@@ -41,7 +42,7 @@ from tests.people import (
 from tests.settings import Clock
 
 PASSWORD = LANCELOT["password"]
-ENROLMENT = timedelta(hours=1)
+ENROLLMENT_PERIOD = timedelta(hours=1)
 
 
 async def state(client: AsyncClient, token: str) -> tuple[bool, int]:
@@ -87,7 +88,7 @@ async def test_a_new_secret_takes_the_place_of_one_that_was_never_confirmed(
 
 async def test_a_confirmed_one_is_not_replaced(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     headers = bearer(await token_with(client, LANCELOT, authenticator.code()))
     response = await client.post("/me/second-factor", json=LANCELOT, headers=headers)
     assert_problem(response, 409, "second_factor_exists")
@@ -102,19 +103,19 @@ async def test_it_has_to_be_confirmed_in_time_and_is_then_forgotten(
 ) -> None:
     await register(client, LANCELOT)
     await register(client, GALAHAD)
-    await enrol(client, GALAHAD, clock)
+    await enroll(client, GALAHAD, clock)
     authenticator, _ = await begin(client, LANCELOT, clock)
-    clock.advance(ENROLMENT)
+    clock.advance(ENROLLMENT_PERIOD)
     token = await log_in(client, LANCELOT)
     response = await confirm(client, token, authenticator.code())
     assert_problem(response, 404, "second_factor_not_found")
-    house = Housekeeping(app.state.database, settings)
+    house = Retention(app.state.database, settings)
     counts = []
     for _ in range(2):
         async with app.state.database.session() as session:
             counts.append(len((await session.scalars(select(SecondFactor))).all()))
-        clock.advance(ENROLMENT)
-        assert await house.round()
+        clock.advance(ENROLLMENT_PERIOD)
+        assert await house.run_once()
     async with app.state.database.session() as session:
         (left,) = (await session.scalars(select(SecondFactor))).all()
     assert left.confirmed_at is not None
@@ -126,7 +127,7 @@ async def test_it_is_removed_by_password_and_code(
     client: AsyncClient, clock: Clock, by_recovery_code: bool
 ) -> None:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     token = await token_with(client, LANCELOT, authenticator.code())
     otp = authenticator.recovery_codes[0] if by_recovery_code else authenticator.next_code()
     sent = {"password": PASSWORD, "otp": otp}
@@ -144,7 +145,7 @@ async def test_without_password_or_code_it_stays_as_it_is(
     client: AsyncClient, clock: Clock, method: str, path: str
 ) -> None:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     token = await token_with(client, LANCELOT, authenticator.code())
     headers = bearer(token)
 
@@ -174,6 +175,7 @@ async def test_without_password_or_code_it_stays_as_it_is(
 async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     users: Users,
+    context: RequestContext,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
@@ -182,13 +184,13 @@ async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 
 ) -> None:
     user_id = await register(client, LANCELOT)
     if is_confirmed:
-        authenticator = await enrol(client, LANCELOT, clock)
+        authenticator = await enroll(client, LANCELOT, clock)
         token = await token_with(client, LANCELOT, authenticator.code())
     else:
         authenticator, token = await begin(client, LANCELOT, clock)
 
     async def begin_late(session: AsyncSession) -> None:
-        await users.end_tokens(user_id, clock())
+        await users.revoke_tokens(context, user_id)
         await begin_write(session)
 
     monkeypatch.setattr(service, "begin_write", begin_late)
@@ -201,7 +203,7 @@ async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 
 
 async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     old = authenticator.recovery_codes
     token = await token_with(client, LANCELOT, old[0])
     assert await state(client, token) == (True, 9)
@@ -268,7 +270,7 @@ async def test_an_administrator_takes_it_away_from_who_lost_the_phone(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
-    authenticator = await enrol(client, LANCELOT, clock)
+    authenticator = await enroll(client, LANCELOT, clock)
     token = await token_with(client, LANCELOT, authenticator.code())
     path = f"/users/{user_id}/second-factor"
     assert_problem(await client.delete(path, headers=bearer(token)), 403, "insufficient_scope")
@@ -284,12 +286,17 @@ async def test_an_administrator_takes_it_away_from_who_lost_the_phone(
         assert_problem(response, 404, error)
 
 
-async def test_with_the_user_it_goes_and_a_new_password_leaves_it(
-    client: AsyncClient, app: FastAPI, users: Users, clock: Clock, arthurs_token: str
+async def test_with_the_user_it_goes_and_a_new_password_leaves_it(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    app: FastAPI,
+    users: Users,
+    context: RequestContext,
+    clock: Clock,
+    arthurs_token: str,
 ) -> None:
     user_id = await register(client, LANCELOT)
-    await enrol(client, LANCELOT, clock)
-    await users.change_password(user_id, "joyous gard", clock())
+    await enroll(client, LANCELOT, clock)
+    await users.change_password(context, user_id, "joyous gard")
     answer = await client.post("/token", json={**LANCELOT, "password": "joyous gard"})
     assert_problem(answer, 401, "mfa_required")
     await client.delete(f"/remove-user/{user_id}", headers=bearer(arthurs_token))
@@ -316,12 +323,11 @@ async def test_whatever_its_names_are_the_uri_says_what_it_should(  # noqa: PLR0
     client: AsyncClient,
     app: FastAPI,
     clock: Clock,
-    settings: Settings,
     issuer: str,
     username: str,
     label: str,
 ) -> None:
-    app.state.settings = settings.model_copy(update={"issuer": issuer})
+    app.state.services.second_factors._issuer = issuer
     person = {**LANCELOT, "username": username}
     await register(client, person)
     authenticator, token = await begin(client, person, clock)
@@ -346,7 +352,7 @@ async def test_whatever_its_names_are_the_uri_says_what_it_should(  # noqa: PLR0
 
 
 async def test_arthur_is_no_exception(client: AsyncClient, clock: Clock) -> None:
-    authenticator = await enrol(client, ARTHUR, clock)
+    authenticator = await enroll(client, ARTHUR, clock)
     assert_problem(await client.post("/token", json=ARTHUR), 401, "mfa_required")
     answer = (await log_in_with(client, ARTHUR, authenticator.code())).json()
     assert answer["scope"] == "admin"

@@ -11,26 +11,23 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
-from app.context import Caller
+from app.context import RequestContext
 from app.credentials.second_factors.codes import matching_step
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
-from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, Answer, SecondFactors
+from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
 from app.database.engine import begin_write
-from app.events import Events
 from app.users.models import User
-from app.users.reauthentication import Proof
 from tests.authenticator import (
     STEP,
     Authenticator,
     begin,
     confirm,
-    enrol,
+    enroll,
     log_in_with,
 )
-from tests.conftest import on_postgresql, on_sqlite, users_in
+from tests.conftest import on_postgresql, on_sqlite
 from tests.people import LANCELOT, assert_problem, register
 from tests.settings import Clock
 
@@ -40,7 +37,7 @@ RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
 @pytest.fixture
 async def lancelots(client: AsyncClient, clock: Clock) -> Authenticator:
     await register(client, LANCELOT)
-    return await enrol(client, LANCELOT, clock)
+    return await enroll(client, LANCELOT, clock)
 
 
 async def status_of(client: AsyncClient, otp: str) -> int:
@@ -150,22 +147,14 @@ async def test_a_wrong_code_looks_like_a_wrong_password(
         assert response.headers["www-authenticate"] == wrong.headers["www-authenticate"]
 
 
-def second_factors_in(session: AsyncSession, app: FastAPI) -> SecondFactors:
-    state = app.state
-    events = Events(session, Caller(), state.listeners)
-    users = users_in(session, app)
-    proof = Proof(session, users, state.passwords, state.throttle, events, Caller())
-    return SecondFactors(proof, state.settings)
-
-
-async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> Answer:
+async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> LoginResult:
     """Without a login around it, so that nothing else slows down who guesses."""
+    factors: SecondFactors = app.state.services.second_factors
     async with app.state.database.session() as session:
-        factors = second_factors_in(session, app)
         await begin_write(session)
-        answer = await factors.check(user_id, SecretStr(otp), now)
+        result = await factors.check(RequestContext(session, now), user_id, SecretStr(otp))
         await session.commit()
-        return answer
+        return result
 
 
 async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
@@ -174,9 +163,11 @@ async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
     compared = 0
     clock.advance(timedelta(days=30))  # in which nothing is saved up
     for _ in range(24 * 4):
-        while (answer := await answer_to(app, lancelots.wrong_code(), clock())) is Answer.WRONG:
+        while (
+            answer := await answer_to(app, lancelots.wrong_code(), clock())
+        ) is LoginResult.WRONG_CODE:
             compared += 1
-        assert answer is Answer.BLOCKED
+        assert answer is LoginResult.TOO_MANY_CODES
         clock.advance(timedelta(minutes=15))
     assert compared == BURST + 24 - 1
     assert compared * 3 / 10**6 < 1 / 10**4
@@ -187,7 +178,10 @@ async def test_many_guesses_at_once_get_no_further(
 ) -> None:
     wrong = lancelots.wrong_code()
     answers = await asyncio.gather(*(answer_to(app, wrong, clock()) for _ in range(4 * BURST)))
-    assert Counter(answers) == {Answer.WRONG: BURST, Answer.BLOCKED: 3 * BURST}
+    assert Counter(answers) == {
+        LoginResult.WRONG_CODE: BURST,
+        LoginResult.TOO_MANY_CODES: 3 * BURST,
+    }
 
 
 async def test_a_right_code_in_between_gains_a_guesser_nothing(
@@ -218,7 +212,7 @@ async def test_after_a_hundred_wrong_ones_in_a_row_only_a_recovery_code_helps(
     client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
     for _ in range(100):
-        assert await answer_to(app, lancelots.wrong_code(), clock()) is Answer.WRONG
+        assert await answer_to(app, lancelots.wrong_code(), clock()) is LoginResult.WRONG_CODE
         clock.advance(FORGIVEN_AFTER)
     clock.advance(timedelta(days=30))
     assert await status_of(client, lancelots.code()) == 429
@@ -231,9 +225,9 @@ async def test_a_code_that_proved_an_account_is_used_up_whatever_comes_of_the_re
 ) -> None:
     code = lancelots.code()
     async with app.state.database.session() as session:
-        factors = second_factors_in(session, app)
+        factors: SecondFactors = app.state.services.second_factors
         proof = (LANCELOT["password"], SecretStr(code))
-        await factors.reauthenticate("user.remove", 2, *proof, clock())
+        await factors.reauthenticate(RequestContext(session, clock()), "user.remove", 2, *proof)
     assert await status_of(client, code) == 401
 
 
@@ -253,7 +247,7 @@ async def test_who_was_removed_or_lost_the_second_factor_a_moment_ago_is_refused
 ) -> None:
     removed, arthur = 4711, 1
     for user_id in (removed, arthur):
-        assert await answer_to(app, "123456", clock(), user_id) is Answer.WRONG
+        assert await answer_to(app, "123456", clock(), user_id) is LoginResult.WRONG_CODE
 
 
 @on_postgresql
@@ -262,7 +256,7 @@ async def test_a_code_is_tried_while_something_that_refers_to_its_user_is_writte
 ) -> None:
     async with app.state.database.session() as writing, asyncio.timeout(10):
         await writing.execute(select(User).with_for_update(read=True, key_share=True))
-        assert await answer_to(app, lancelots.code(), clock()) is Answer.RIGHT
+        assert await answer_to(app, lancelots.code(), clock()) is LoginResult.ACCEPTED
 
 
 async def test_confirming_cannot_be_guessed_either(client: AsyncClient, clock: Clock) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, BasicAuth, Response
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.context import RequestContext
 from app.credentials.second_factors.service import BURST
-from app.events import Event
+from app.events import Event, Subscriber
 from app.http import access_log
-from app.security.rate_limits.service import ACCOUNT
+from app.security.rate_limits.limits import ACCOUNT
 from app.settings import Settings
 from tests.authenticator import (
     Authenticator,
     begin,
     confirm,
-    enrol,
+    enroll,
     log_in_with,
     token_with,
 )
@@ -44,7 +44,7 @@ FORM = {"username": LANCELOT["username"], "password": LANCELOT["password"]}
 @pytest.fixture
 async def lancelots(client: AsyncClient, clock: Clock) -> Authenticator:
     assert await register(client, LANCELOT) == 2
-    return await enrol(client, LANCELOT, clock)
+    return await enroll(client, LANCELOT, clock)
 
 
 async def by_form(client: AsyncClient, **changes: Any) -> Response:
@@ -75,14 +75,14 @@ async def test_the_password_first_and_the_code_second_get_in_while_the_account_i
 ) -> None:
     """Whoever knows the password gains nothing: what had failed before still counts."""
     wrong = {**LANCELOT, "password": "guinevere"}
-    for _ in range(ACCOUNT.free + 2):
+    for _ in range(ACCOUNT.allowed + 2):
         assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
-        clock.advance(ACCOUNT.longest)
+        clock.advance(ACCOUNT.max_delay)
     for _ in range(3):
         assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
     assert (await elsewhere.post("/token", json=wrong)).status_code == 401
     assert (await elsewhere.post("/token", json=LANCELOT)).headers["Retry-After"] == "8"
-    clock.advance(ACCOUNT.longest)
+    clock.advance(ACCOUNT.max_delay)
     assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
     assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
 
@@ -92,7 +92,7 @@ async def test_being_refused_for_too_many_codes_does_not_count_as_a_failed_login
 ) -> None:
     for _ in range(BURST):
         await log_in_with(elsewhere, LANCELOT, lancelots.wrong_code())
-    clock.advance(ACCOUNT.longest)
+    clock.advance(ACCOUNT.max_delay)
     for _ in range(3):
         refused = await log_in_with(elsewhere, LANCELOT, lancelots.code())
         assert_problem(refused, 429, "too_many_codes")
@@ -171,13 +171,13 @@ async def test_a_code_comes_from_one_place(client: AsyncClient, lancelots: Authe
 async def events(app: FastAPI) -> AsyncIterator[list[tuple[Any, ...]]]:
     seen: list[tuple[Any, ...]] = []
 
-    async def listen(_: AsyncSession, event: Event) -> None:
+    async def listen(_: RequestContext, event: Event) -> None:
         reason = event.details.get("reason")
         seen.append((event.action, event.subject_id, event.succeeded, reason))
 
-    app.state.listeners = (listen,)
+    app.state.services.events.subscribers = (Subscriber(listen),)
     yield seen
-    app.state.listeners = ()
+    app.state.services.events.subscribers = ()
 
 
 async def test_each_step_is_announced_and_a_password_alone_is_no_login(
@@ -191,7 +191,7 @@ async def test_each_step_is_announced_and_a_password_alone_is_no_login(
     for _ in range(5):
         await log_in_with(client, LANCELOT, lancelots.wrong_code())
     assert events == [
-        ("second_factor.demand", 2, True, None),
+        ("second_factor.required", 2, True, None),
         ("login", 2, False, "wrong code"),
         ("login", 2, True, None),
         ("second_factor.recover", 2, True, None),
@@ -219,7 +219,7 @@ async def test_so_is_what_is_done_to_it(
     await client.post(f"{path}/recovery-codes", json=proof, headers=headers)
     proof["otp"] = authenticator.next_code()
     await client.request("DELETE", path, json=proof, headers=headers)
-    await enrol(client, LANCELOT, clock)
+    await enroll(client, LANCELOT, clock)
     await client.delete("/users/2/second-factor", headers=bearer(arthurs_token))
     done = [
         (action, succeeded, reason)
@@ -253,7 +253,7 @@ async def test_an_administrator_without_one_can_do_no_more_than_get_one(
         response = await client.get(path, headers=bearer(answer["token"]))
         body = assert_problem(response, 403, "insufficient_scope")
         assert "second factor" in body["message"]
-        authenticator = await enrol(client, ARTHUR, clock)
+        authenticator = await enroll(client, ARTHUR, clock)
         token = await token_with(client, ARTHUR, authenticator.code())
         assert (await client.get(path, headers=bearer(token))).status_code == 200
         assert await log_in(client, LANCELOT)  # who is none needs none

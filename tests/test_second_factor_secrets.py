@@ -3,14 +3,14 @@
 import pytest
 from sqlalchemy import select, update
 
-from app.credentials.second_factors.encryption import vault_of
+from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
-from app.security.encryption import KeyUnusableError
+from app.security.encryption import DecryptionError
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
-from tests.authenticator import STEP, enrol, log_in_with
+from tests.authenticator import STEP, enroll, log_in_with
 from tests.people import GALAHAD, LANCELOT, Person, at_court, register
 from tests.settings import Clock, make_settings
 
@@ -39,11 +39,11 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
     async with at_court(plain, clock) as client:
         for person in people[:2]:
             await register(client, person)
-            authenticators.append(await enrol(client, person, clock))
+            authenticators.append(await enroll(client, person, clock))
         assert await stored(plain) == [each.parameters["secret"] for each in authenticators]
     async with at_court(sealed, clock) as client:
         await register(client, people[2])
-        authenticators.append(await enrol(client, people[2], clock))
+        authenticators.append(await enroll(client, people[2], clock))
         for person, authenticator in zip(people, authenticators, strict=True):
             assert (await log_in_with(client, person, authenticator.code())).status_code == 200
             for secret in await stored(plain):
@@ -60,12 +60,12 @@ async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
 ) -> None:
     async with at_court(sealed, clock) as client:
         await register(client, LANCELOT)
-        await enrol(client, LANCELOT, clock)
+        await enroll(client, LANCELOT, clock)
     # HS256, so that no signing key is in the way.
     hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
     for change in ({}, {"secret_key": SECRET_KEY.upper()}):
         settings = make_settings(sealed.database_url, **hs256, **change)
-        with pytest.raises(KeyUnusableError, match=r"second factors .* SECRET_KEY"):
+        with pytest.raises(DecryptionError, match=r"second factors .* SECRET_KEY"):
             async with at_court(settings, clock):
                 pass
 
@@ -76,7 +76,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
     async with at_court(sealed, clock) as client:
         for person in (LANCELOT, GALAHAD):
             await register(client, person)
-            await enrol(client, person, clock)
+            await enroll(client, person, clock)
     database = Database(sealed)
     async with database.session() as session:
         await begin_write(session)
@@ -86,7 +86,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
     await database.close()
     hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
     other = make_settings(sealed.database_url, **hs256, secret_key=SECRET_KEY.upper())
-    with pytest.raises(KeyUnusableError, match="second factors"):
+    with pytest.raises(DecryptionError, match="second factors"):
         async with at_court(other, clock):
             pass
 
@@ -98,10 +98,10 @@ async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
     """Though it is in order otherwise, and under the same SECRET_KEY."""
     async with at_court(sealed, clock) as client:
         await register(client, LANCELOT)
-        await enrol(client, LANCELOT, clock)
+        await enroll(client, LANCELOT, clock)
     database = Database(sealed)
     async with database.session() as session:
-        for_factors, for_keys = vault_of(sealed), KeyStore(session, sealed)._vault
+        for_factors, for_keys = encryptor_for(sealed), KeyStore(sealed)._encryptor
         column, own, other = {
             "signing keys": (StoredKey.private_key, for_keys, for_factors),
             "second factors": (SecondFactor.secret, for_factors, for_keys),
@@ -110,13 +110,13 @@ async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
         await session.rollback()
         for vault in (own, other):
             await begin_write(session)
-            changed = vault.lock(own.unlock(stored))
+            changed = vault.encrypt(own.decrypt(stored))
             await session.execute(update(column.class_).values({column: changed}))
             await session.commit()
             if vault is own:
                 async with at_court(sealed, clock):
                     pass
     await database.close()
-    with pytest.raises(KeyUnusableError, match=kind):
+    with pytest.raises(DecryptionError, match=kind):
         async with at_court(sealed, clock):
             pass

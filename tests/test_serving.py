@@ -233,7 +233,7 @@ def test_a_schema_ahead_is_refused_however_the_service_is_started(
 
 
 def test_a_schema_behind_is_refused_and_the_way_out_named(sqlite_template: Path) -> None:
-    newer = "import uvicorn; from app import schema; migrations.HEAD = 'newer'; "
+    newer = "import uvicorn; from app.database import migrations; migrations.HEAD = 'newer'; "
     run = ended(
         *(sys.executable, "-c", f"{newer} uvicorn.run('app.main:app', port=0)"),
         DATABASE_URL=f"sqlite:///{sqlite_template}",

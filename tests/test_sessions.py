@@ -13,18 +13,17 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select, text, update
 
-from app.context import Caller
-from app.credentials.second_factors.service import IS_ENABLED
+from app.context import RequestContext
+from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions import service
 from app.credentials.sessions.models import Session
-from app.credentials.sessions.service import Renewal, Sessions
+from app.credentials.sessions.service import RefreshedSession, Sessions
 from app.database.engine import begin_write
-from app.events import Events
 from app.settings import Settings
-from app.tokens.revocations.service import Revocations
+from app.users.login_account import find_login_account
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_postgresql, on_sqlite, users_in
+from tests.conftest import on_postgresql, on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -149,12 +148,12 @@ async def test_a_session_that_ends_while_it_is_renewed_is_over(
 ) -> None:
     await register(client, LANCELOT)
     session = await open_session(client, LANCELOT)
-    async with app.state.database.session() as ending:
-        await begin_write(ending)
-        await ending.execute(text("DELETE FROM sessions"))
+    async with app.state.database.session() as stopping:
+        await begin_write(stopping)
+        await stopping.execute(text("DELETE FROM sessions"))
         async with blocking(app.state.database):
             renewal = asyncio.create_task(renew(client, session["refresh_token"]))
-        await ending.commit()
+        await stopping.commit()
     assert_problem(await renewal, 400, "invalid_grant")
 
 
@@ -359,15 +358,14 @@ async def test_a_users_oldest_session_makes_room_for_one_too_many(
     assert await revoked(client) == [f"sid:{id_}" for id_ in ids[:2]]
 
 
-async def open_directly(app: FastAPI, clock: Clock) -> Renewal | None:
+async def open_directly(app: FastAPI, clock: Clock) -> RefreshedSession | None:
     """As a login does, and without all that it does before."""
     async with app.state.database.session() as session:
-        lancelot, _ = await users_in(session, app).account("lancelot", IS_ENABLED)
+        context = RequestContext(session, clock())
+        lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR)
         assert lancelot
-        revocations = Revocations(session, app.state.tokens.lifetime)
-        events = Events(session, Caller(), [])
-        sessions = Sessions(session, revocations, events, app.state.settings)
-        return await sessions.open(lancelot, "", Caller(), clock())
+        sessions: Sessions = app.state.services.sessions
+        return await sessions.create(context, lancelot, "")
 
 
 async def test_sessions_that_are_opened_at_once_count_each_other(
@@ -462,9 +460,9 @@ async def test_each_session_begins_with_a_refresh_token_of_384_random_bits(
 
 
 async def test_offline_access_alone_keeps_every_scope_and_naming_one_narrows(
-    client: AsyncClient, users: Users, clock: Clock
+    client: AsyncClient, users: Users, context: RequestContext
 ) -> None:
-    await users.grant(await register(client, LANCELOT), {"predict", "train"}, clock())
+    await users.set_scopes(context, await register(client, LANCELOT), {"predict", "train"})
     for asked, given in [
         ("", "predict train"),
         ("predict", "predict"),
@@ -538,9 +536,9 @@ async def test_a_refresh_token_must_be_there_and_of_a_sensible_size(client: Asyn
 
 async def test_a_refused_renewal_keeps_no_lock(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
-        revocations = Revocations(session, app.state.tokens.lifetime)
-        sessions = Sessions(session, revocations, Events(session, Caller(), []), app.state.settings)
-        assert await sessions.renew(f"hpr_{'0' * 32}_{'0' * 64}", clock()) is None
+        sessions: Sessions = app.state.services.sessions
+        refresh_token = f"hpr_{'0' * 32}_{'0' * 64}"
+        assert await sessions.refresh(RequestContext(session, clock()), refresh_token) is None
         assert not session.in_transaction()
 
 
@@ -552,17 +550,17 @@ async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
     await register(client, LANCELOT)
     await register(client, GALAHAD)
     async with app.state.database.session() as session:
-        revocations = Revocations(session, app.state.tokens.lifetime)
-        events = Events(session, Caller(), [])
-        sessions = Sessions(session, revocations, events, app.state.settings)
-        for cut_off in (users.end_tokens, users.remove):
+        sessions: Sessions = app.state.services.sessions
+        context = RequestContext(session, clock())
+        for cut_off in (users.revoke_tokens, users.remove):
             session.expunge_all()
-            lancelot, _ = await users_in(session, app).account("lancelot", IS_ENABLED)
+            lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR)
             assert lancelot
             await begin_write(session)
-            same_epoch = update(User).values(token_epoch=lancelot.token_epoch)
+            same_epoch = update(User).values(token_version=lancelot.token_version)
             await session.execute(same_epoch.execution_options(synchronize_session=False))
             await session.commit()
-            await cut_off(lancelot.id, clock())
-            assert await sessions.open(lancelot, "", Caller(), clock()) is None
+            async with app.state.database.session() as another:
+                await cut_off(RequestContext(another, clock()), lancelot.id)
+            assert await sessions.create(context, lancelot, "") is None
             assert not session.in_transaction()

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fastapi import FastAPI
 from sqlalchemy import select
 
+from app.context import RequestContext
 from app.database.engine import Database
-from app.security.encryption import KeyUnusableError, Vault
+from app.security.encryption import DecryptionError, Encryptor
 from app.settings import ROOT
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.models import StoredKey
@@ -98,7 +99,7 @@ async def test_a_key_that_cannot_be_decrypted_is_a_setting_to_mend_and_spoils_no
     castle: Castle, change: dict[str, str], algorithm: dict[str, str]
 ) -> None:
     token = await castle.first_token(**SECRET_KEY)
-    with pytest.raises(KeyUnusableError, match="SECRET_KEY") as refusal:
+    with pytest.raises(DecryptionError, match="SECRET_KEY") as refusal:
         await castle.next_token(**change, **algorithm)
     for secret in (SECRET_KEY, OTHER_SECRET_KEY):
         assert secret["secret_key"] not in str(refusal.value)
@@ -126,7 +127,7 @@ async def test_an_rsa_key_has_3072_bits_in_the_database_and_in_the_key_set(
     async with at_court(settings, clock) as client:
         (shown,) = (await client.get("/.well-known/jwks.json")).json()["keys"]
     (stored,) = await castle.stored()
-    pem = Vault(settings, "signing keys").unlock(stored.private_key)
+    pem = Encryptor(settings, "signing keys").decrypt(stored.private_key)
     private = load_pem_private_key(pem.encode(), password=None)
     assert isinstance(private, RSAPrivateKey)
     modulus = int.from_bytes(base64.urlsafe_b64decode(shown["n"] + "=="), "big")
@@ -181,7 +182,7 @@ async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, cl
     async def start() -> Keyring:
         database = Database(settings)
         async with database.session() as session:
-            keyring = await KeyStore(session, settings).load(clock())
+            keyring = await KeyStore(settings).load(RequestContext(session, clock()))
         await database.close()
         return keyring
 
@@ -199,5 +200,5 @@ async def test_the_backend_that_signs_is_cryptography(app: FastAPI) -> None:
 
 
 def test_the_vulnerable_library_is_not_even_imported() -> None:
-    code = "import sys, app.tokens.keys; sys.exit('ecdsa' in sys.modules)"
+    code = "import sys, app.tokens.signing_keys.store; sys.exit('ecdsa' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

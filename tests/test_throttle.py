@@ -14,31 +14,30 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from sqlalchemy import func, select
 
-from app.context import first_untrusted
+from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.fast_queries import current_time
+from app.ip_addresses import client_ip_address
 from app.main import create_app
-from app.retention.service import Housekeeping
+from app.retention.service import Retention
 from app.security.rate_limits import service
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.rates import UNWRITTEN, Rate, Tally
-from app.security.rate_limits.service import (
+from app.security.rate_limits.limits import (
     ACCOUNT,
     ACCOUNT_AT_ADDRESS,
     ADDRESS,
     INVITATION,
-    KNOWN_FOR,
     MAILBOX,
     REGISTRATION,
     RESET,
     VERIFICATION,
-    Attempt,
-    Rule,
-    Throttle,
+    Limit,
+    Rate,
 )
+from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.service import KNOWN_FOR, UNWRITTEN, Attempt, LoginLimiter, Tally
 from app.settings import Settings
-from tests.conftest import serving
+from tests.conftest import context_in, serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 from tests.settings import Clock, make_settings
 
@@ -73,7 +72,7 @@ async def test_delays_grow_and_a_success_ends_them(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
-    assert await statuses(app, HOME, WRONG, ACCOUNT.free) == [401] * ACCOUNT.free
+    assert await statuses(app, HOME, WRONG, ACCOUNT.allowed) == [401] * ACCOUNT.allowed
     for seconds in (1, 2, 4, 8):
         refused = await log_in(app, HOME, LANCELOT)
         assert_problem(refused, 429, "too_many_attempts")
@@ -82,7 +81,7 @@ async def test_delays_grow_and_a_success_ends_them(
         assert (await log_in(app, HOME, WRONG)).status_code == 401
     clock.now += 16 * SECOND
     assert (await log_in(app, HOME, LANCELOT)).status_code == 200
-    assert await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.free) == [401] * 10
+    assert await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.allowed) == [401] * 10
     assert (await log_in(app, HOME, WRONG)).status_code == 429
 
 
@@ -90,10 +89,10 @@ async def test_what_was_not_even_checked_costs_nothing(
     app: FastAPI, client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, LANCELOT)
-    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     clock.now += SECOND
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(app.state.passwords, "_room", Semaphore(0))
+        meanwhile.setattr(app.state.services.passwords, "_room", Semaphore(0))
         for _ in range(3):
             assert (await log_in(app, HOME, LANCELOT)).status_code == 503
     assert (await log_in(app, HOME, WRONG)).status_code == 401
@@ -116,7 +115,7 @@ async def test_unknown_names_and_known_ones_are_answered_alike(
     answers: dict[str, list[tuple[int, bytes, set[tuple[str, str]]]]] = {}
     for name in ("lancelot", "mordred"):
         async with at(app, HOME if name == "lancelot" else ELSEWHERE) as guesser:
-            for _ in range(ACCOUNT.free + 2):
+            for _ in range(ACCOUNT.allowed + 2):
                 body = {"username": name, "password": "wrong"}
                 sent = {"data": body} if by_form else {"json": body}
                 answer = await guesser.post("/token", **sent)  # type: ignore[arg-type] # either
@@ -175,10 +174,12 @@ async def test_what_is_neither_a_success_nor_a_failure_leaves_the_count_as_it_wa
     async def attempt(*, is_failure: bool) -> None:
         async with (
             app.state.database.session() as session,
-            app.state.throttle.attempt(session, "lancelot", HOME) as under_way,
+            app.state.services.login_limiter.attempt(
+                RequestContext(session, clock(), HOME), "lancelot"
+            ) as under_way,
         ):
             await begin_write(session)
-            await (under_way.fail() if is_failure else under_way.take_back())
+            await (under_way.fail() if is_failure else under_way.refund())
             await session.commit()
 
     for is_failure in (True, True, True, True, False, False, True):  # five of the free ones
@@ -212,7 +213,7 @@ async def test_a_login_that_was_not_announced_as_writing_writes_nothing(app: Fas
 
 
 def test_attempts_that_are_under_way_are_counted_until_they_end(settings: Settings) -> None:
-    throttle = Throttle(settings)
+    throttle = LoginLimiter(settings)
     with throttle._under_way_beside("key", "other") as before_first:
         assert before_first == {"key": 0, "other": 0}
         for _ in range(2):
@@ -228,7 +229,9 @@ async def test_beyond_the_free_ones_what_counts_in_any_case_waits_twice_as_long_
 ) -> None:
     async def count() -> None:
         async with app.state.database.session() as session:
-            await app.state.throttle.count(session, "what", "who", Rule(2, DAY))
+            await app.state.services.login_limiter.count(
+                context_in(session, app), "what", "who", Limit(2, DAY)
+            )
 
     for _ in range(2):
         await count()
@@ -246,7 +249,9 @@ async def test_a_failure_beyond_the_free_ones_is_remembered_for_as_long_as_any_o
     async def is_let_through() -> bool:
         async with app.state.database.session() as session:
             try:
-                await app.state.throttle.count(session, "what", "who", Rule(2, DAY))
+                await app.state.services.login_limiter.count(
+                    context_in(session, app), "what", "who", Limit(2, DAY)
+                )
             except TooManyAttemptsError:
                 return False
         return True
@@ -264,7 +269,7 @@ async def test_of_many_that_ask_for_mail_at_once_each_sees_what_the_one_before_h
         async with app.state.database.session() as session:
             await begin_write(session)
             try:
-                await service.allow(session, "what", "who", Rule(5, DAY))
+                await service.allow(session, "what", "who", Limit(5, DAY))
             except TooManyAttemptsError:
                 return False
             await session.commit()
@@ -312,7 +317,7 @@ async def test_failures_at_one_known_address_do_not_count_at_another(
     await register(client, LANCELOT)
     for address in (HOME, ELSEWHERE):
         assert (await log_in(app, address, LANCELOT)).status_code == 200
-    await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.free)
+    await statuses(app, HOME, WRONG, ACCOUNT_AT_ADDRESS.allowed)
     assert (await log_in(app, HOME, LANCELOT)).status_code == 429
     assert (await log_in(app, ELSEWHERE, LANCELOT)).status_code == 200
 
@@ -321,7 +326,7 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
-    for number in range(ADDRESS.free):
+    for number in range(ADDRESS.allowed):
         assert (await log_in(app, HOME, nobody(number))).status_code == 401
     assert (await log_in(app, HOME, nobody(99))).status_code == 429
     assert (await log_in(app, ELSEWHERE, nobody(99))).status_code == 401
@@ -331,7 +336,7 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
     assert (await log_in(app, HOME, nobody(98))).status_code == 401
     assert (await log_in(app, HOME, nobody(97))).status_code == 429
     assert (await log_in(app, HOME, LANCELOT)).status_code == 200  # where it is known by now
-    clock.now += ADDRESS.memory
+    clock.now += ADDRESS.window
     assert (await log_in(app, HOME, nobody(97))).status_code == 401
 
 
@@ -339,15 +344,15 @@ async def test_an_address_that_tries_many_names_is_slowed_down_and_owning_one_do
 @pytest.mark.parametrize(
     ("address", "rule"),
     [
-        pytest.param("127.0.0.1", Rule(5, DAY), id="account"),
-        pytest.param(HOME, Rule(10, DAY), id="account at a known address"),
-        pytest.param(ELSEWHERE, Rule(20, HOUR), id="address"),
+        pytest.param("127.0.0.1", Limit(5, DAY), id="account"),
+        pytest.param(HOME, Limit(10, DAY), id="account at a known address"),
+        pytest.param(ELSEWHERE, Limit(20, HOUR), id="address"),
     ],
 )
 async def test_failures_are_forgotten_as_a_whole_and_not_a_moment_too_soon(
-    app: FastAPI, clock: Clock, address: str, rule: Rule, *, is_swept: bool
+    app: FastAPI, clock: Clock, address: str, rule: Limit, *, is_swept: bool
 ) -> None:
-    free, memory = rule.free, rule.memory
+    free, memory = rule.allowed, rule.window
     assert (await log_in(app, HOME, ARTHUR)).status_code == 200
     numbers = count()
 
@@ -359,7 +364,7 @@ async def test_failures_are_forgotten_as_a_whole_and_not_a_moment_too_soon(
     async def come_back_after(span: timedelta) -> list[int]:
         clock.now += span
         if is_swept:
-            assert await Housekeeping(app.state.database, app.state.settings).round()
+            assert await Retention(app.state.database, app.state.settings).run_once()
         return [await guess() for _ in range(free + 1)]
 
     all_free = [401] * free + [429]
@@ -378,14 +383,16 @@ async def test_failures_are_forgotten_as_a_whole_and_not_a_moment_too_soon(
     ],
 )
 async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
-    app: FastAPI, clock: Clock, rule: Rule, free: int, memory: timedelta
+    app: FastAPI, clock: Clock, rule: Limit, free: int, memory: timedelta
 ) -> None:
     async def times() -> int:
         """How often it works until it has to wait."""
         for number in range(free + 2):
             async with app.state.database.session() as session:
                 try:
-                    await app.state.throttle.count(session, "what", "who", rule)
+                    await app.state.services.login_limiter.count(
+                        context_in(session, app), "what", "who", rule
+                    )
                 except TooManyAttemptsError:
                     return number
         raise AssertionError
@@ -399,7 +406,7 @@ async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
 
 @pytest.mark.parametrize("rule", [MAILBOX, VERIFICATION], ids=["mailbox", "verification"])
 async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
-    app: FastAPI, clock: Clock, rule: Rule
+    app: FastAPI, clock: Clock, rule: Limit
 ) -> None:
     async def times(who: str = "who") -> int:
         for number in range(7):
@@ -425,7 +432,7 @@ async def test_a_success_at_one_address_leaves_the_delay_of_another(
 ) -> None:
     await register(client, LANCELOT)
     for address in (HOME, ELSEWHERE):
-        for number in range(ADDRESS.free):
+        for number in range(ADDRESS.allowed):
             await log_in(app, address, nobody(number))
     clock.now += SECOND
     assert (await log_in(app, ELSEWHERE, nobody(98))).status_code == 401
@@ -434,22 +441,22 @@ async def test_a_success_at_one_address_leaves_the_delay_of_another(
 
 
 async def test_ipv6_counts_by_the_first_64_bits(app: FastAPI) -> None:
-    for number in range(ADDRESS.free):
+    for number in range(ADDRESS.allowed):
         await log_in(app, f"2001:db8::{number:x}", nobody(number))
     assert (await log_in(app, "2001:db8::ffff:1", nobody(99))).status_code == 429
     assert (await log_in(app, "2001:db8:0:1::1", nobody(99))).status_code == 401
 
 
 async def test_this_machine_has_no_count_of_its_own_but_accounts_have(app: FastAPI) -> None:
-    for number in range(2 * ADDRESS.free):
+    for number in range(2 * ADDRESS.allowed):
         assert (await log_in(app, "127.0.0.1", nobody(number))).status_code == 401
-    assert (await statuses(app, "127.0.0.1", WRONG, ACCOUNT.free + 1))[-1] == 429
+    assert (await statuses(app, "127.0.0.1", WRONG, ACCOUNT.allowed + 1))[-1] == 429
 
 
 async def test_a_restart_and_another_worker_know_the_counts(
     settings: Settings, app: FastAPI, clock: Clock
 ) -> None:
-    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     other = create_app(settings, clock, clock)
     async with other.router.lifespan_context(other):
         assert (await log_in(other, HOME, WRONG)).status_code == 429
@@ -460,8 +467,8 @@ async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: Asy
     async with at(app, HOME) as guesser:
         guesses = (guesser.post("/token", json=WRONG) for _ in range(50))
         answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
-    assert answers.count(401) == ACCOUNT.free
-    assert answers.count(429) == 50 - ACCOUNT.free
+    assert answers.count(401) == ACCOUNT.allowed
+    assert answers.count(429) == 50 - ACCOUNT.allowed
 
 
 async def test_of_many_guesses_at_once_those_that_failed_before_are_counted_too(
@@ -480,14 +487,14 @@ async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_u
         async with AsyncClient(base_url=base_url, limits=limits, timeout=60) as client:
             guesses = (client.post("/token", json=WRONG) for _ in range(40))
             answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
-            assert 1 <= answers.count(401) <= 2 * ACCOUNT.free
+            assert 1 <= answers.count(401) <= 2 * ACCOUNT.allowed
             assert answers.count(401) + answers.count(429) == 40
 
 
 async def test_after_the_free_ones_one_of_many_at_once_is_let_through(
     app: FastAPI, clock: Clock
 ) -> None:
-    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     clock.now += SECOND
     async with at(app, ELSEWHERE) as guesser:
         guesses = (guesser.post("/token", json=WRONG) for _ in range(50))
@@ -502,8 +509,8 @@ async def test_registrations_are_counted_by_address(app: FastAPI, clock: Clock) 
             for name in [*(f"galahad{number}" for number in range(10)), *["galahad0"] * 11]
         ]
         assert answers == [201] * 10 + [409] * 10 + [429]
-        assert REGISTRATION.free == 20
-        clock.now += REGISTRATION.memory
+        assert REGISTRATION.allowed == 20
+        clock.now += REGISTRATION.window
         assert (await client.post("/register-user", json=GALAHAD)).status_code == 201
 
 
@@ -527,15 +534,15 @@ async def test_what_is_kept_is_forgotten_bounded_and_in_no_clear_text(
     assert not any("nobody" in key or HOME in key for key in keys)
     assert await rows() == 6 + 10
     monkeypatch.setattr(service, "MAX_ROWS", 4)
-    housekeeping = Housekeeping(database, settings)
+    housekeeping = Retention(database, settings)
     clock.now += timedelta(minutes=10)  # until the service's own lease is over
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await rows() == 4 + 4
     clock.now += timedelta(days=1)
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await rows() == 4
     clock.now += KNOWN_FOR
-    assert await housekeeping.round()
+    assert await housekeeping.run_once()
     assert await rows() == 0
 
 
@@ -572,19 +579,19 @@ TRUSTED = make_settings(
 def test_the_address_is_the_first_that_is_no_proxys(
     peer: str, forwarded: list[str], address: str
 ) -> None:
-    assert first_untrusted(peer, forwarded, TRUSTED) == address
+    assert client_ip_address(peer, forwarded, TRUSTED) == address
 
 
 @pytest.mark.parametrize("forwarded", [[HOME], [f"1.2.3.4, {HOME}"]])
 def test_nobody_is_believed_unless_named(forwarded: list[str]) -> None:
-    assert first_untrusted(PROXY, forwarded, ()) == PROXY
-    assert first_untrusted("", forwarded, ()) == ""
+    assert client_ip_address(PROXY, forwarded, ()) == PROXY
+    assert client_ip_address("", forwarded, ()) == ""
 
 
 async def test_behind_a_proxy_addresses_are_told_apart(database_url: str, clock: Clock) -> None:
     app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock, clock)
     async with app.router.lifespan_context(app):
-        for number in range(ADDRESS.free):
+        for number in range(ADDRESS.allowed):
             await log_in(
                 app, PROXY, nobody(number), **{"X-Forwarded-For": f"1.2.3.{number}, {HOME}"}
             )
@@ -596,7 +603,7 @@ async def test_behind_a_proxy_addresses_are_told_apart(database_url: str, clock:
 
 async def test_an_administrator_of_the_machine_unlocks(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
-    await statuses(app, HOME, WRONG, ACCOUNT.free)
+    await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     assert (await log_in(app, HOME, LANCELOT)).status_code == 429
     async with app.state.database.session() as session:
         await begin_write(session)

@@ -27,7 +27,7 @@ from jose import jwk
 from app.settings import Settings
 from app.tokens import jwt
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import Grant, Tokens
+from app.tokens.jwt import AccessTokenRequest, AccessTokens
 from app.tokens.signing_keys.keys import Keyring, SigningKey
 from tests.claims import JSON_VALUES, NotedClaims
 from tests.people import LANCELOT, assert_problem, bearer, log_in, register
@@ -43,9 +43,11 @@ def make_key(kid: str) -> SigningKey:
 
 KEY = make_key("camelot")
 STRANGER = make_key("camelot")  # of the same name, but another key
-TOKENS = Tokens(Settings.model_construct(), Keyring([KEY]))  # whatever the environment says
-GRANT = Grant("1", "lancelot", 7, "admin offline_access", NOW, "0123456789abcdef", ("pwd", "otp"))
-TOKEN = TOKENS.issue(GRANT, NOW)  # with every claim that is optional
+TOKENS = AccessTokens(Settings.model_construct(), Keyring([KEY]))  # whatever the environment says
+GRANT = AccessTokenRequest(
+    "1", "lancelot", 7, "admin offline_access", NOW, "0123456789abcdef", ("pwd", "otp")
+)
+TOKEN = TOKENS.encode(GRANT, NOW)  # with every claim that is optional
 
 
 def encoded(part: object) -> str:
@@ -249,7 +251,7 @@ FORGERIES: dict[str, Forge] = {
     },
 }
 
-# Tokens that are in order, but nobody's: only who keeps the users can tell.
+# AccessTokens that are in order, but nobody's: only who keeps the users can tell.
 NO_IDS = [
     *("", "abc", "0", "-1", "+1", " 1", "1 ", "01", "1.0", "1e0", "1\n", "1\0", "\u0661"),
     *("4711", "9" * 18, "9" * 19, "9" * 20, "9" * 2_500, "1 OR 1=1"),
@@ -270,7 +272,7 @@ reproducible = examples(deadline=None, database=None, derandomize=True)
 def test_what_a_forger_starts_from_holds() -> None:
     original = Original(TOKEN, KEY)
     for token in (TOKEN, original.with_members(), original.with_payload(original.claims)):
-        assert TOKENS.read(token, NOW).subject == "1"
+        assert TOKENS.decode(token, NOW).subject == "1"
 
 
 ISSUED = int(NOW.timestamp())
@@ -297,9 +299,9 @@ def test_a_claim_is_accepted_up_to_its_limit(
     accepted: dict[str, Any], refused: dict[str, Any]
 ) -> None:
     original = Original(TOKEN, KEY)
-    TOKENS.read(original.with_payload({**original.claims, **accepted}), NOW)
+    TOKENS.decode(original.with_payload({**original.claims, **accepted}), NOW)
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(original.with_payload({**original.claims, **refused}), NOW)
+        TOKENS.decode(original.with_payload({**original.claims, **refused}), NOW)
 
 
 def test_a_token_has_at_most_4096_characters() -> None:
@@ -307,9 +309,9 @@ def test_a_token_has_at_most_4096_characters() -> None:
     longest = original.with_claim("filler", "a" * 2_662)
     too_long = original.with_claim("filler", "a" * 2_663)
     assert (len(longest), len(too_long)) == (4_096, 4_097)
-    TOKENS.read(longest, NOW)
+    TOKENS.decode(longest, NOW)
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(too_long, NOW)
+        TOKENS.decode(too_long, NOW)
 
 
 @pytest.mark.parametrize("last", ALPHABET)
@@ -320,15 +322,15 @@ def test_a_segment_may_end_in_any_character(last: str) -> None:
 
 def test_a_token_can_be_revoked_by_its_user_id_key_and_session() -> None:
     values = ["sub:1:7", f"jti:{Original(TOKEN, KEY).claims['jti']}", "kid:camelot"]
-    assert TOKENS.read(TOKEN, NOW).revocable() == [*values, "sid:0123456789abcdef"]
+    assert TOKENS.decode(TOKEN, NOW).revocation_keys() == [*values, "sid:0123456789abcdef"]
     without_session = Original(TOKEN, KEY).without_claim("sid")
-    assert TOKENS.read(without_session, NOW).revocable() == values
+    assert TOKENS.decode(without_session, NOW).revocation_keys() == values
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
 def test_a_forgery_is_invalid(forge: Forge) -> None:
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(forge(Original(TOKEN, KEY)), NOW)
+        TOKENS.decode(forge(Original(TOKEN, KEY)), NOW)
 
 
 async def test_over_http_every_forgery_is_a_plain_401(client: AsyncClient, app: FastAPI) -> None:
@@ -365,7 +367,7 @@ def is_plain_401(response: Response) -> bool:
 async def test_a_token_of_a_megabyte_is_turned_away(client: AsyncClient) -> None:
     token = f"{TOKEN}{'A' * 2**20}"
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(token, NOW)
+        TOKENS.decode(token, NOW)
     assert_problem(await client.get("/me", headers=bearer(token)), 431, "headers_too_large")
     path = f"/token_status/{token[:60_000]}"  # more, and the test's own client refuses
     assert_problem(await client.get(path), 414, "uri_too_long")
@@ -376,14 +378,14 @@ async def test_a_token_of_a_megabyte_is_turned_away(client: AsyncClient) -> None
 def test_no_character_can_be_another(position: int, character: str) -> None:
     assume(TOKEN[position] != character)
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(TOKEN[:position] + character + TOKEN[position + 1 :], NOW)
+        TOKENS.decode(TOKEN[:position] + character + TOKEN[position + 1 :], NOW)
 
 
 @reproducible
 @given(st.text() | st.text(ALPHABET + "."))
 def test_no_text_behind_a_good_header_makes_the_reader_stumble(rest: str) -> None:
     with pytest.raises(InvalidTokenError):
-        TOKENS.read(f"{Original(TOKEN, KEY).header}.{rest}", NOW)
+        TOKENS.decode(f"{Original(TOKEN, KEY).header}.{rest}", NOW)
 
 
 CLAIMS = sorted(Original(TOKEN, KEY).claims)
@@ -395,7 +397,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
         assert getattr(GRANT, field.name), f"{field.name} is left out"
     claims = NotedClaims(Original(TOKEN, KEY).claims)
     monkeypatch.setattr(jwt, "_parse", lambda _: claims)
-    TOKENS.read(TOKEN, NOW)
+    TOKENS.decode(TOKEN, NOW)
     assert {"iss", "exp", "sid", "amr"} < claims.asked_for <= set(CLAIMS)
     assert claims.asked_for - {*REQUIRED} <= {*WRONG_VALUES}
     assert set(REQUIRED) <= claims.asked_for
@@ -406,20 +408,25 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
 @given(value=JSON_VALUES)
 def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
     try:
-        claims = TOKENS.read(Original(TOKEN, KEY).with_claim(name, value), NOW)
+        claims = TOKENS.decode(Original(TOKEN, KEY).with_claim(name, value), NOW)
     except InvalidTokenError:
         return
     # Whatever is let in has the types that are promised, and times that a calendar knows.
     texts = (claims.subject, claims.username, claims.jti, claims.kid, claims.session or "")
     for text in (*texts, *claims.scopes, *claims.methods):
         assert type(text) is str
-    for number in (claims.epoch, claims.authenticated_at, claims.issued_at, claims.expires_at):
+    for number in (
+        claims.token_version,
+        claims.authenticated_at,
+        claims.issued_at,
+        claims.expires_at,
+    ):
         assert type(number) is int
     assert type(claims.scopes) is frozenset
     assert type(claims.methods) is tuple
     assert datetime.fromtimestamp(claims.issued_at, UTC) < datetime.max.replace(tzinfo=UTC)
     assert datetime.fromtimestamp(claims.expires_at, UTC) > NOW
-    assert len(claims.revocable()) in (3, 4)
+    assert len(claims.revocation_keys()) in (3, 4)
 
 
 # Of the right type, but in no token that the service issues.

@@ -18,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.accounts.invitations import service as invitations_service
 from app.audit.models import Entry
+from app.context import RequestContext
 from app.credentials.second_factors import service as second_factors_service
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
-from app.login import service as login_service
-from app.retention.service import LEASE, Housekeeping
-from app.security.rate_limits.rates import Rate
-from app.security.rate_limits.service import ACCOUNT, ACCOUNT_AT_ADDRESS
+from app.database.job_lock import LOCK_PERIOD
+from app.login import password_grant
+from app.retention.service import Retention
+from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, Rate
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.users.models import User
@@ -271,6 +272,7 @@ async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: P
     app: FastAPI,
     client: AsyncClient,
     users: Users,
+    context: RequestContext,
     settings: Settings,
     clock: Clock,
     two_users: TwoUsers,
@@ -278,7 +280,7 @@ async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: P
     """Epochs are random. Nothing depends on their being different."""
     lancelot, galahad = two_users
     async with writing(app) as session:
-        await session.execute(update(User).values(token_epoch=7))
+        await session.execute(update(User).values(token_version=7))
     tokens = []
     for user in two_users:
         person = {**user.person, "otp": user.authenticator.code()}
@@ -291,12 +293,12 @@ async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: P
         is_lancelot = User.id == lancelot.id
         await session.execute(update(User).where(is_lancelot).values(is_enabled=False))
     with pytest.raises(InvalidTokenError):
-        await users.confirm(app.state.tokens.read(tokens[0], clock()))
-    await users.confirm(app.state.tokens.read(tokens[1], clock()))
+        await users.require_active(context, app.state.tokens.decode(tokens[0], clock()))
+    await users.require_active(context, app.state.tokens.decode(tokens[1], clock()))
     async with writing(app) as session:
-        await session.execute(update(User).where(is_lancelot).values(token_epoch=8))
-    clock.advance(LEASE)
-    assert await Housekeeping(app.state.database, settings).round()
+        await session.execute(update(User).where(is_lancelot).values(token_version=8))
+    clock.advance(LOCK_PERIOD)
+    assert await Retention(app.state.database, settings).run_once()
     async with app.state.database.session() as session:
         assert (await session.scalars(select(Session.user_id))).all() == [galahad.id]
 
@@ -332,7 +334,7 @@ async def test_what_an_administrator_does_to_others_is_in_the_own_audit_log(
         path = f"/users/{user.id}/revoke-tokens"
         assert (await client.post(path, headers=by_arthur)).status_code == 200
     own = (await client.get("/me/audit", headers=by_arthur)).json()["entries"]
-    ended = [entry["subject_id"] for entry in own if entry["action"] == "user.end_tokens"]
+    ended = [entry["subject_id"] for entry in own if entry["action"] == "user.revoke_tokens"]
     assert ended == [two_users[1].id, two_users[0].id]
 
 
@@ -342,7 +344,7 @@ async def test_failed_logins_at_a_known_address_count_for_their_own_account_only
     """Both have logged in there before."""
     lancelot, galahad = two_users
     wrong = {**lancelot.person, "password": "wrong"}
-    for _ in range(ACCOUNT_AT_ADDRESS.free):
+    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
         assert_problem(await client.post("/token", json=wrong), 401, "invalid_grant")
     assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
     await assert_untouched(client, galahad)
@@ -353,7 +355,7 @@ async def test_a_success_forgets_the_failures_of_its_own_account_only(
 ) -> None:
     lancelot, galahad = two_users
     wrong = {**lancelot.person, "password": "wrong"}
-    for _ in range(ACCOUNT_AT_ADDRESS.free):
+    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
         await client.post("/token", json=wrong)
     await client.post("/token", json={**galahad.person, "password": "wrong"})
     await assert_untouched(client, galahad)
@@ -367,7 +369,7 @@ async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
     async with client_of(app, "192.0.2.7") as home:
         code = lancelot.authenticator.code()
         assert (await log_in_with(home, lancelot.person, code)).status_code == 200
-        for user, free in ((galahad, ACCOUNT.free), (lancelot, ACCOUNT_AT_ADDRESS.free)):
+        for user, free in ((galahad, ACCOUNT.allowed), (lancelot, ACCOUNT_AT_ADDRESS.allowed)):
             wrong = {**user.person, "password": "wrong"}
             answers = [(await home.post("/token", json=wrong)).status_code for _ in range(free + 1)]
             assert answers == [401] * free + [429]
@@ -376,7 +378,7 @@ async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
 async def test_logins_without_the_code_are_counted_for_each_user(
     client: AsyncClient, two_users: TwoUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login_service, "UNFINISHED_LOGIN", Rate(1, MINUTE))
+    monkeypatch.setattr(password_grant, "UNFINISHED_LOGIN", Rate(1, MINUTE))
     for user in two_users:
         unfinished = [await client.post("/token", json=user.person) for _ in range(2)]
         assert_problem(unfinished[0], 401, "mfa_required")
@@ -402,7 +404,7 @@ async def test_revocations_are_counted_for_each_user(
     for user in two_users:
         renewed = await renew(client, user.refresh_token)
         tokens.append([user.token, renewed.json()["token"]])
-    monkeypatch.setattr(app.state.throttle, "actions", Rate(1, MINUTE))
+    monkeypatch.setattr(app.state.services.login_limiter, "actions", Rate(1, MINUTE))
     for own in tokens:
         answers = [await client.post("/revoke", data={"token": token}) for token in own]
         assert [answer.status_code for answer in answers] == [200, 429]

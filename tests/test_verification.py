@@ -11,11 +11,12 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from sqlalchemy import update
 
+from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.users import token_cache
 from app.users.models import User
 from app.users.service import Users
-from app.users.token_cache import Memory
+from app.users.token_cache import TokenCache
 from tests.conftest import on_sqlite
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 from tests.settings import Clock
@@ -75,7 +76,7 @@ async def test_quick_and_slow_give_the_same_answer_to_every_token(
     client: AsyncClient, app: FastAPI, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {kind: await answers(client, token) for kind, token in tokens.items()}
-    monkeypatch.setattr(app.state.memory, "verify", lambda _token, _now: None)
+    monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
     slow = {kind: await answers(client, token) for kind, token in tokens.items()}
     assert quick == slow
     holding = {kind for kind, found in quick.items() if found[0][0] == 200}
@@ -99,7 +100,7 @@ async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
 def lane(request: pytest.FixtureRequest, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to an answer; the quick one is open to tokens asked about before."""
     if request.param == "slow":
-        monkeypatch.setattr(app.state.memory, "verify", lambda _token, _now: None)
+        monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -144,10 +145,13 @@ QUERIES = [
 @pytest.mark.usefixtures("lane")
 @on_sqlite
 async def test_verify_demands_every_scope_that_the_query_names(
-    client: AsyncClient, users: Users, clock: Clock, subtests: pytest.Subtests
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    subtests: pytest.Subtests,
 ) -> None:
     user_id = await register(client, LANCELOT)
-    await users.grant(user_id, {"predict", "train"}, clock())
+    await users.set_scopes(context, user_id, {"predict", "train"})
     headers = bearer(await log_in(client, LANCELOT))
     await client.get("/verify", headers=headers)
     for query, status in QUERIES:
@@ -201,17 +205,17 @@ async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
 async def test_memory_is_bounded_and_forged_tokens_do_not_get_in(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "REMEMBERED", 3)
-    memory: Memory = app.state.memory
+    monkeypatch.setattr(token_cache, "MAX_CACHED", 3)
+    memory: TokenCache = app.state.token_cache
     await register(client, LANCELOT)
     good = [await log_in(client, LANCELOT) for _ in range(5)]
     for token in good:
         for _ in range(2):
             assert (await client.get(f"/token_status/{token}")).status_code == 200
-    assert list(memory._remembered) == good[2:]
+    assert list(memory._verified) == good[2:]
     for token in good[2:]:
         for index in range(20):
             altered = f"{token[:-20]}{index:020}"
             assert (await client.get(f"/token_status/{altered}")).status_code == 401
-    assert list(memory._remembered) == good[2:]
+    assert list(memory._verified) == good[2:]
     assert len(memory._confirmed) <= 3

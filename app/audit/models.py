@@ -31,7 +31,7 @@ class Entry(Base):
     actor_id: Mapped[int | None] = mapped_column(BigInteger)
     subject_id: Mapped[int | None] = mapped_column(BigInteger)
     succeeded: Mapped[bool]
-    address: Mapped[str] = mapped_column(String(45))
+    ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))
     request_id: Mapped[str | None] = mapped_column(String(64))
     details: Mapped[str] = mapped_column(String(1000))  # a JSON object

@@ -5,9 +5,9 @@ from sqlalchemy import ColumnElement, or_
 
 from app.audit.models import Entry
 from app.audit.schemas import AuditEntry, AuditPage, AuditQuery
-from app.audit.service import read
-from app.database.engine import SessionDep
-from app.http.error_responses import documented
+from app.audit.service import has_action, list_entries
+from app.context import ContextDep
+from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser
@@ -20,18 +20,15 @@ router = APIRouter()
     operation_id="readAuditLog",
     summary="Who did what to whom?",
     tags=["Administration"],
-    responses=documented(MissingTokenError, InvalidTokenError, InsufficientScopeError),
+    responses=error_docs(MissingTokenError, InvalidTokenError, InsufficientScopeError),
 )
 async def read_audit_log(
-    _: CurrentAdmin, session: SessionDep, query: Annotated[AuditQuery, Query()]
+    _: CurrentAdmin, context: ContextDep, query: Annotated[AuditQuery, Query()]
 ) -> AuditPage:
     """The newest first. Entries cannot be changed, and are kept for AUDIT_DAYS."""
     conditions: list[ColumnElement[bool]] = []
-    if query.action and query.action.endswith("."):
-        after = query.action[:-1] + "/"  # what follows "."
-        conditions += [Entry.action >= query.action, Entry.action < after]
-    elif query.action:
-        conditions.append(Entry.action == query.action)
+    if query.action:
+        conditions.append(has_action(query.action))
     if query.actor_id is not None:
         conditions.append(Entry.actor_id == query.actor_id)
     if query.subject_id is not None:
@@ -42,7 +39,7 @@ async def read_audit_log(
         conditions.append(Entry.at >= query.since)
     if query.until is not None:
         conditions.append(Entry.at < query.until)
-    entries, further = await read(session, conditions, query)
+    entries, further = await list_entries(context, conditions, query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
     return AuditPage(entries=shown, next_cursor=further)
 
@@ -52,14 +49,14 @@ async def read_audit_log(
     operation_id="readOwnAuditLog",
     summary="What was done to my account, and by me?",
     tags=["Users"],
-    responses=documented(MissingTokenError, InvalidTokenError),
+    responses=error_docs(MissingTokenError, InvalidTokenError),
 )
 async def read_own_audit_log(
-    user: CurrentUser, session: SessionDep, query: Annotated[PageQuery, Query()]
+    user: CurrentUser, context: ContextDep, query: Annotated[PageQuery, Query()]
 ) -> AuditPage:
     """The newest first. From where another user did something is left out."""
     own = or_(Entry.subject_id == user.id, Entry.actor_id == user.id)
-    entries, further = await read(session, [own], query)
+    entries, further = await list_entries(context, [own], query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
     for entry in shown:
         if entry.actor_id not in (None, user.id):

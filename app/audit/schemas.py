@@ -22,7 +22,7 @@ class AuditEntry(BaseModel):
     actor_id: int | None = Field(description="Who did it, if it was a user.", examples=[1])
     subject_id: int | None = Field(description="To which user.", examples=[10])
     succeeded: bool
-    address: str | None = Field(examples=["192.0.2.7"])
+    address: str | None = Field(validation_alias="ip_address", examples=["192.0.2.7"])
     user_agent: str | None = Field(examples=["curl/8.5.0"])
     request_id: str | None = Field(examples=["8b8e6d5bb1-7"])
     details: Annotated[dict[str, str], Json] = Field(examples=[{}])

@@ -1,6 +1,9 @@
-"""Writing the log and reading it. Neither changes an entry, and the database refuses to: triggers
-let go only of strangers' failures, and of what is older than 29 days, which is a day less than
-AUDIT_DAYS can be, since clocks differ (migrations 0003 and 0007)."""
+"""Writes and reads the audit log.
+
+Nobody can change an entry. Triggers of the database let only two kinds be deleted: failures of
+unauthenticated clients, and entries older than 29 days. That is a day less than AUDIT_DAYS can be,
+since clocks differ (migrations 0003 and 0007).
+"""
 
 from collections.abc import Sequence
 from typing import cast
@@ -10,45 +13,64 @@ from sqlalchemy import ColumnElement, Table, and_, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
+from app.context import RequestContext
 from app.database import fast_queries
 from app.events import Event
 from app.http.pagination import PageQuery
 
-MAX_STRANGERS = 200_000  # refused logins kept: who guesses can make the log grow by no more
+MAX_ANONYMOUS_FAILURES = 200_000  # more refused logins are not kept, so guesses cannot fill the log
+
+# Until version 0.2 actions had the names on the right, which older entries still have.
+_FORMER_NAMES = {
+    "invitation.revoke": "invitation.take_back",
+    "second_factor.required": "second_factor.demand",
+    "user.revoke_tokens": "user.end_tokens",
+    "user.unlock": "throttle.clear",
+    "user.unverify_email": "user.doubt_email",
+}
+_SYNONYMS = _FORMER_NAMES | {former: name for name, former in _FORMER_NAMES.items()}
 
 _WRITE = insert(cast("Table", Entry.__table__)).inline()
-_IS_STRANGERS = and_(Entry.actor_id.is_(None), ~Entry.succeeded)
+_IS_ANONYMOUS_FAILURE = and_(Entry.actor_id.is_(None), ~Entry.succeeded)
 
 
-async def write(session: AsyncSession, event: Event) -> None:
-    """A listener: the entry is part of the transaction that does the deed."""
-    caller = event.caller
+async def write_entry(context: RequestContext, event: Event) -> None:
+    """A subscriber. The entry is part of the transaction of the action."""
     entry = {
-        "at": event.at,
+        "at": context.now,
         "action": event.action,
-        "actor_id": caller.user_id,
+        "actor_id": context.user_id,
         "subject_id": event.subject_id,
         "succeeded": event.succeeded,
-        "address": caller.address,
-        "user_agent": caller.user_agent,
-        "request_id": event.request_id,
+        "address": context.ip_address,
+        "user_agent": context.user_agent,
+        "request_id": context.request_id,
         "details": to_json(event.details).decode(),
     }
-    await fast_queries.run(session, _WRITE, entry)
+    await fast_queries.run(context.session, _WRITE, entry)
 
 
-async def beyond(session: AsyncSession, kept: int) -> ColumnElement[bool]:
-    """A condition for a query: what strangers failed at before their last `kept` failures."""
-    newest_first = select(Entry.id).where(_IS_STRANGERS).order_by(Entry.id.desc())
+def has_action(action: str) -> ColumnElement[bool]:
+    """A condition for a query: all of an action, by its new or its former name, or the part up to
+    the dot."""
+    if not action.endswith("."):
+        return Entry.action.in_({action, _SYNONYMS.get(action, action)})
+    after = action[:-1] + "/"  # the character that follows "."
+    return and_(Entry.action >= action, Entry.action < after)
+
+
+async def older_anonymous_failures(session: AsyncSession, kept: int) -> ColumnElement[bool]:
+    """A condition for a query: failures of unauthenticated clients before the last `kept` ones."""
+    newest_first = select(Entry.id).where(_IS_ANONYMOUS_FAILURE).order_by(Entry.id.desc())
     last = await session.scalar(newest_first.offset(kept).limit(1))
-    return and_(_IS_STRANGERS, Entry.id <= (last or 0))
+    return and_(_IS_ANONYMOUS_FAILURE, Entry.id <= (last or 0))
 
 
-async def read(
-    session: AsyncSession, conditions: Sequence[ColumnElement[bool]], asked: PageQuery
+async def list_entries(
+    context: RequestContext, conditions: Sequence[ColumnElement[bool]], query: PageQuery
 ) -> tuple[Sequence[Entry], str | None]:
-    """A page of entries, the newest first, and the cursor of the next page, if there is one."""
-    query = select(Entry).where(*conditions).order_by(Entry.id.desc()).limit(asked.limit + 1)
-    if asked.position is not None:
-        query = query.where(Entry.id < asked.position)
-    return asked.cut((await session.scalars(query)).all())
+    """A page of entries, newest first, and the cursor of the next page, if there is one."""
+    statement = select(Entry).where(*conditions).order_by(Entry.id.desc()).limit(query.limit + 1)
+    if query.position is not None:
+        statement = statement.where(Entry.id < query.position)
+    return query.paginate((await context.session.scalars(statement)).all())

@@ -1,50 +1,65 @@
-"""What a database needs after it was restored from a backup, or taken over from a standby that
-lacked the last changes.
+"""The command to run after a database was restored from a backup, copied, or taken over from a
+standby that lacked the last changes.
 
-It says of users, keys and revocations what was true some time ago. Tokens that were revoked since
-would be valid again, and ids that were given out since are given out a second time. So nothing that
-was issued before may count any longer.
+Such a database describes users, keys and revocations as they were some time ago. Tokens that were
+revoked since would be valid again, and ids that were given out since will be given out again. So
+nothing that was issued before may stay valid.
 """
 
 import secrets
-from datetime import datetime
 
+import click
 from sqlalchemy import BigInteger, cast, delete, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.cli.operations import run
+from app.context import RequestContext
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
-from app.events import Events
 from app.security.one_time_codes.models import Code
-from app.tokens.revocations.service import Revocations
-from app.tokens.signing_keys.store import KeyStore
-from app.users.models import MAX_TOKEN_EPOCH, User
+from app.services import Services
+from app.settings import Settings
+from app.users.models import MAX_TOKEN_VERSION, User
 
 
-async def revoke_everything(
-    session: AsyncSession,
-    keys: KeyStore,
-    revocations: Revocations,
-    events: Events,
-    now: datetime,
-) -> list[str]:
-    """Revoke every signing key, token, session and one-time code, and give the feed another name,
+@click.command()
+@click.confirmation_option(
+    "--yes",
+    prompt="Revoke every signing key, token, session and one-time code?",
+    help="Do not ask.",
+)
+def after_restore() -> None:
+    """Make a restored database safe: revoke everything that was issued before.
+
+    Run it before the service starts on a database that was restored from a backup, copied, or taken
+    over from a standby that lacked the last changes. All users have to log in again.
+    """
+    kids = run(revoke_everything)
+    number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"
+    click.echo(f"Revoked {number} and all tokens, sessions and one-time codes.")
+    if Settings().signing_algorithm == "HS256":
+        click.echo("Now change HS256_SECRET here and in your APIs: it signed the old tokens.")
+    click.echo("Repeat what was changed after the backup: docs/restore.md has a list.")
+
+
+async def revoke_everything(services: Services, context: RequestContext) -> list[str]:
+    """Revoke every signing key, token, session and one-time code, and rename the revocation feed,
     so that every guard reads it from the beginning. Returns the kids of the revoked keys.
 
     Safe to repeat, and while workers run.
     """
+    session = context.session
     await begin_write(session)
-    # For tokens under a shared secret (HS256), which is not ours to replace.
-    shift = secrets.randbelow(MAX_TOKEN_EPOCH) + 1
-    shifted = (cast(User.token_epoch, BigInteger) + shift) % (MAX_TOKEN_EPOCH + 1)
+    # For tokens under a shared secret (HS256), which only the operator can replace.
+    shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
+    shifted = (cast(User.token_version, BigInteger) + shift) % (MAX_TOKEN_VERSION + 1)
     whole_table = {"synchronize_session": False}
-    await session.execute(update(User).values(token_epoch=shifted), execution_options=whole_table)
+    await session.execute(update(User).values(token_version=shifted), execution_options=whole_table)
     await session.execute(delete(Session), execution_options=whole_table)
     await session.execute(delete(Code), execution_options=whole_table)
-    kids = await keys.replace_all(now)
+    kids = await services.keys.revoke_all(context)
     for kid in kids:
-        await revocations.publish(f"kid:{kid}")
-    await revocations.rename_feed()
-    await events.announce("service.after_restore", None, now)
+        await services.revocations.publish(context, f"kid:{kid}")
+    await services.revocations.rename_feed(context)
+    await services.events.publish(context, "service.after_restore", None)
     await session.commit()
     return kids

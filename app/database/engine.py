@@ -37,7 +37,7 @@ BUSY_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
 # SQLSTATE classes by which PostgreSQL turns a client away, whatever it asked for: connection,
 # insufficient resources, not in the required state, operator intervention.
-_OUT_OF_ORDER = ("08", "53", "55", "57")
+_UNAVAILABLE_SQLSTATES = ("08", "53", "55", "57")
 _OUTAGES = (
     OperationalError,
     InterfaceError,
@@ -143,7 +143,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 async def begin_write(session: AsyncSession) -> None:
-    """Begin a writing transaction, ending the reading one that may be under way.
+    """Begin a writing transaction, stopping the reading one that may be under way.
 
     On SQLite a transaction that read first and then writes fails at once if another process wrote
     in between; BEGIN IMMEDIATE takes its turn in the queue instead. PostgreSQL needs nothing. Every
@@ -195,7 +195,7 @@ def _is_outage(error: Exception) -> bool:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if _has_ended(cause):
         return True
-    return str(getattr(cause, "sqlstate", None))[:2] in _OUT_OF_ORDER
+    return str(getattr(cause, "sqlstate", None))[:2] in _UNAVAILABLE_SQLSTATES
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:

@@ -1,16 +1,84 @@
-from datetime import datetime
+"""Periodic jobs that one worker of all runs at a time."""
 
-from sqlalchemy import String
+import logging
+import secrets
+from asyncio import Event
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import String, or_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.background_jobs import wait_or_stop
 from app.database.base import Base
+from app.database.engine import Database, begin_write
+from app.database.fast_queries import current_time
+
+INTERVAL_SECONDS = 60
+LOCK_PERIOD = timedelta(minutes=5)
+
+_log = logging.getLogger("hourpass.jobs")
 
 
-class Lease(Base):
-    """Who keeps house, and until when. A holder that dies is succeeded once its time is up."""
+class JobLock(Base):
+    """Which worker runs a job, and until when. If it dies, another one takes over after that."""
 
     __tablename__ = "leases"
 
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     holder: Mapped[str] = mapped_column(String(32))
     expires_at: Mapped[datetime]
+
+
+class LockedJob:
+    """Runs `work` every INTERVAL_SECONDS in the worker that has the lock.
+
+    `work` gets a session and the time by the database's clock. With the clock of a host that is
+    hours ahead, one worker would delete what the others still use.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        work: Callable[[AsyncSession, datetime], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._database = database
+        self._work = work
+        self._holder = secrets.token_hex(8)
+
+    async def run(self, stopping: Event) -> None:
+        """A failed run is logged, and the next one makes up for it."""
+        while True:
+            try:
+                await self.run_once()
+            except Exception:  # noqa: BLE001 - one failed run must not be the last
+                _log.exception("The job %s failed", self._name)
+            if await wait_or_stop(stopping, INTERVAL_SECONDS):
+                return
+
+    async def run_once(self) -> bool:
+        """Returns whether this worker has the lock."""
+        async with self._database.session() as session:
+            now = await current_time(session)
+            if not await self._acquire(session, now):
+                return False
+            await self._work(session, now)
+            return True
+
+    async def _acquire(self, session: AsyncSession, now: datetime) -> bool:
+        dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+        lock = {"holder": self._holder, "expires_at": now + LOCK_PERIOD}
+        statement = dialect.insert(JobLock).values(name=self._name, **lock)
+        statement = statement.on_conflict_do_update(
+            index_elements=[JobLock.name],
+            set_=lock,
+            where=or_(JobLock.holder == self._holder, JobLock.expires_at <= now),
+        )
+        await begin_write(session)
+        acquired = await session.scalar(statement.returning(JobLock.name))
+        await session.commit()
+        return acquired is not None

@@ -10,19 +10,19 @@ from typing import Any
 import aiosqlite
 
 
-async def connect(path: str, patience: float) -> "_Connection":
-    """What SQLAlchemy takes as `async_creator`: a connection whose statements wait `patience`
+async def connect(path: str, busy_timeout: float) -> "_Connection":
+    """What SQLAlchemy takes as `async_creator`: a connection whose statements wait `busy_timeout`
     seconds for another's transaction to end.
     """
-    connection = _Connection(partial(_open, path, patience), iter_chunk_size=64)
+    connection = _Connection(partial(_open, path, busy_timeout), iter_chunk_size=64)
     connection._thread.daemon = True  # noqa: SLF001 - so does SQLAlchemy: it must not keep us alive
     await connection
     return connection
 
 
-def _open(path: str, patience: float) -> sqlite3.Connection:
+def _open(path: str, busy_timeout: float) -> sqlite3.Connection:
     # The driver's own BEGIN comes too late; see database.py.
-    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")

@@ -48,13 +48,13 @@ class _Formatter(logging.Formatter):
             error = error.__cause__ or hidden
         return "\ncaused by ".join(parts)
 
-    def facts(self, record: logging.LogRecord) -> dict[str, object]:
-        facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        if "request_id" not in facts and (current := request_id.get()):
-            facts["request_id"] = current
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if "request_id" not in fields and (current := request_id.get()):
+            fields["request_id"] = current
         if record.exc_info:
-            facts["exception"] = self.formatException(record.exc_info)
-        return facts
+            fields["exception"] = self.formatException(record.exc_info)
+        return fields
 
 
 class JsonFormatter(_Formatter):
@@ -64,19 +64,19 @@ class JsonFormatter(_Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **self.facts(record),
+            **self.fields(record),
         }
         return _TOKEN.sub("[redacted]", json.dumps(line, default=str))
 
 
 class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        facts = self.facts(record)
-        exception = facts.pop("exception", None)
+        fields = self.fields(record)
+        exception = fields.pop("exception", None)
         moment = self.formatTime(record, "%H:%M:%S")
         line = " ".join(
             [moment, f"{record.levelname:<7}", record.getMessage()]
-            + [f"{name}={value}" for name, value in facts.items() if value is not None]
+            + [f"{name}={value}" for name, value in fields.items() if value is not None]
         )
         # A line break inside a value must not forge a second line.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -8,17 +8,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from app.errors import InternalError, InvalidRequestError, NotFoundError, Refusal
+from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
 
 
-class FieldProblem(BaseModel):
+class FieldError(BaseModel):
     """One thing wrong with one member of the request. What was sent is never repeated."""
 
     field: str = Field(examples=["username"])
     message: str = Field(examples=["Field required"])
 
 
-class Problem(BaseModel):
+class ErrorBody(BaseModel):
     """Every refusal of this service has this shape."""
 
     model_config = ConfigDict(title="Problem")
@@ -29,16 +29,16 @@ class Problem(BaseModel):
         None, description="The message again, where RFC 6749, 5.2 asks for it."
     )
     user_id: int | None = Field(None, description="With `user_exists`: the id of that user.")
-    fields: list[FieldProblem] | None = Field(
+    fields: list[FieldError] | None = Field(
         None, description="With `invalid_request`: what is wrong, member by member."
     )
 
 
-def render(refusal: Refusal) -> JSONResponse:
+def error_response(refusal: ApiError) -> JSONResponse:
     return JSONResponse(refusal.body(), refusal.status, refusal.header_fields())
 
 
-def render_invalid(error: RequestValidationError) -> JSONResponse:
+def validation_error_response(error: RequestValidationError) -> JSONResponse:
     fields = [
         # loc is ("body", "email") or ("path", "user_id"), and for broken JSON an offset.
         {
@@ -47,23 +47,23 @@ def render_invalid(error: RequestValidationError) -> JSONResponse:
         }
         for problem in error.errors()
     ]
-    return render(InvalidRequestError(fields=fields))
+    return error_response(InvalidRequestError(fields=fields))
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(ApiError, _on_refusal)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-def documented(*refusals: type[Refusal]) -> dict[int | str, dict[str, Any]]:
+def error_docs(*refusals: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     """What a route, or the whole service, passes as `responses` to document these refusals."""
     responses: dict[int | str, dict[str, Any]] = {}
     for refusal in refusals:
         response = responses.setdefault(
             refusal.status,
-            {"model": Problem, "description": "", "content": {"application/json": {}}},
+            {"model": ErrorBody, "description": "", "content": {"application/json": {}}},
         )
         response["description"] = "; ".join(
             filter(None, [response["description"], refusal.message])
@@ -79,28 +79,28 @@ def documented(*refusals: type[Refusal]) -> dict[int | str, dict[str, Any]]:
 
 
 async def _on_refusal(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refusal)
-    return render(error)
+    assert isinstance(error, ApiError)
+    return error_response(error)
 
 
 async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return render_invalid(error)
+    return validation_error_response(error)
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
     """exchange.py writes it to the log, without its text."""
-    return render(InternalError())
+    return error_response(InternalError())
 
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     """What the framework itself refuses: an unknown path, a wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == NotFoundError.status:
-        return render(NotFoundError())
-    if isinstance(error.__cause__, Refusal):
-        return render(error.__cause__)  # raised while FastAPI was reading the body
+        return error_response(NotFoundError())
+    if isinstance(error.__cause__, ApiError):
+        return error_response(error.__cause__)  # raised while FastAPI was reading the body
     if error.status_code == 400:
-        return render(InvalidRequestError.about("body", "Must be JSON in UTF-8"))
+        return error_response(InvalidRequestError.for_field("body", "Must be JSON in UTF-8"))
     code = error.detail.lower().replace(" ", "_")
     return JSONResponse({"message": error.detail, "error": code}, error.status_code, error.headers)

@@ -1,6 +1,7 @@
-"""What surrounds every HTTP exchange: bounds, an id, safe headers, one log line, a 500 at worst.
+"""What every request passes through: limits, a request id, default headers, one log line, and a 500
+for unexpected errors.
 
-Pure ASGI and a single layer, because every request pays for it. It knows no route.
+One layer of plain ASGI, because every request pays for it. It knows no route.
 """
 
 import logging
@@ -14,26 +15,26 @@ from typing import NamedTuple
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.context import Caller
+from app.context import RequestContext
 from app.errors import (
+    ApiError,
     ContentTooLargeError,
     HeadersTooLargeError,
     InternalError,
-    Refusal,
     UriTooLongError,
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
-from app.http.error_responses import render
+from app.http.error_responses import error_response
 
 MAX_BODY_BYTES = 16_384
 MAX_HEADER_BYTES = 16_384
 MAX_TARGET_BYTES = 8_192  # the request line's path and query; RFC 9110, 4.1 asks for 8,000
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; only ever logged
-_GIVEN_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
-# Set unless the route says otherwise. Answers about tokens and users are nobody's to cache
-# (RFC 6749, 5.1), nothing here belongs in a frame, and /token_status/{token} is no referrer.
+# Set unless the route sets them. Responses about tokens and users must not be cached (RFC 6749,
+# 5.1), nothing here belongs in a frame, and /token_status/{token} must not become a referrer.
 _DEFAULT_HEADERS = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -47,8 +48,8 @@ _log = logging.getLogger("hourpass")
 Header = tuple[bytes, bytes]
 
 
-class Answer(NamedTuple):
-    """A whole response but for the headers that every one has, and what the log says of it."""
+class PreparedResponse(NamedTuple):
+    """A whole response, without the headers that every response has, and what is logged of it."""
 
     route: str
     user_id: int | None
@@ -57,12 +58,18 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Exchange:
-    """`fast_lane` is asked first: an answer there need not be waited for."""
-
-    def __init__(self, app: ASGIApp, fast_lane: Callable[[Scope], Answer | None]) -> None:
+class RequestMiddleware:
+    def __init__(
+        self,
+        app: ASGIApp,
+        try_fast_path: Callable[[Scope], PreparedResponse | None],
+        fast_prefixes: tuple[str, ...],
+    ) -> None:
+        """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
+        answers from memory, or returns None."""
         self.app = app
-        self._fast_lane = fast_lane
+        self._try_fast_path = try_fast_path
+        self._fast_prefixes = fast_prefixes
         # Unique, not secret: a counter spares each request a call to the kernel.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -74,44 +81,53 @@ class Exchange:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_without_text(message: Message) -> None:
-            # main.py has logged why; the framework would add a traceback with the error's text.
+            # main.py has logged the reason. The framework would log the error's text.
             if message["type"] == "lifespan.startup.failed":
                 message = {**message, "message": ""}
             await send(message)
 
         await self.app(scope, receive, send_without_text)
 
-    def at_once(self, scope: Scope) -> tuple[Answer, str] | None:
-        """The answer and the request's id, if all of the exchange can be had without waiting;
-        protocol.py then needs no task for it."""
+    def try_fast_path(self, scope: Scope) -> tuple[PreparedResponse, str] | None:
+        """The response and the request's id, if the response is ready without waiting.
+        server/protocol.py then needs no task."""
+        if not scope["path"].startswith(self._fast_prefixes):
+            return None
         started = perf_counter()
-        id_, refusal = _inspect(scope)
-        if refusal:
+        id_, error = _check_limits(scope)
+        if error:
             return None
         try:
-            answer = self._fast_lane(scope)
-        except Exception:  # noqa: BLE001 - the other way may know an answer
+            response = self._try_fast_path(scope)
+        except Exception:  # noqa: BLE001 - the route may still response
             _log.exception("Unexpected error")
             return None
-        if answer is None:
+        if response is None:
             return None
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
-        method, route, status = scope["method"], answer.route, answer.status
-        request_log.write(LoggedRequest(id_, method, route, status, took, answer.user_id))
-        return answer, id_
+        method, route, status = scope["method"], response.route, response.status
+        request_log.write(LoggedRequest(id_, method, route, status, took, response.user_id))
+        return response, id_
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if known := self.at_once(scope):
-            answer, known_id = known
-            headers = [*complete(answer.headers), (b"x-request-id", known_id.encode())]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body})
+        if known := self.try_fast_path(scope):
+            response, known_id = known
+            headers = [
+                *with_default_headers(response.headers),
+                (b"x-request-id", known_id.encode()),
+            ]
+            await send(
+                {"type": "http.response.start", "status": response.status, "headers": headers}
+            )
+            await send({"type": "http.response.body", "body": response.body})
             return
         started = perf_counter()
-        id_, refusal = _inspect(scope)
+        id_, error = _check_limits(scope)
         id_ = id_ or next(self._ids)
         request_id.set(id_)
+        state = scope.setdefault("state", {})
+        state["request_id"] = id_
         status = _CLIENT_CLOSED_REQUEST
         received = 0
 
@@ -127,51 +143,50 @@ class Exchange:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = complete(tuple(message["headers"]))
+                headers = with_default_headers(tuple(message["headers"]))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
             await send(message)
 
         try:
-            if refusal:
-                await render(refusal())(scope, receive, send_with_headers)
+            if error:
+                await error_response(error())(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive_bounded, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
-        except Exception:  # noqa: BLE001 - whatever it was, the client gets an answer
+        except Exception:  # noqa: BLE001 - whatever it was, the client gets a response
             _log.exception("Unexpected error")
             if status == _CLIENT_CLOSED_REQUEST:
-                await render(InternalError())(scope, receive, send_with_headers)
+                await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
             route = scope.get("route")
             path = route.path if route else None
-            caller: Caller | None = scope.get("state", {}).get("caller")
-            user_id = caller.user_id if caller else None
+            context: RequestContext | None = state.get("context")
+            user_id = context.user_id if context else None
             took = _milliseconds_since(started)
             request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))
 
 
-def _inspect(scope: Scope) -> tuple[str | None, type[Refusal] | None]:
-    """The caller's own id for this request, if it is fit to stand in a log, and the bound broken,
-    if one is."""
+def _check_limits(scope: Scope) -> tuple[str | None, type[ApiError] | None]:
+    """The client's own request id, if it is fit for a log, and the error if a limit is exceeded."""
     id_ = None
-    refusal: type[Refusal] | None = None
+    error: type[ApiError] | None = None
     total = 0
     for name, value in scope["headers"]:
         total += len(name) + len(value)
         if name == b"content-length" and int(value) > MAX_BODY_BYTES:
-            refusal = ContentTooLargeError
-        elif name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+            error = ContentTooLargeError
+        elif name == b"x-request-id" and _CLIENT_REQUEST_ID.fullmatch(value):
             id_ = value.decode()
     if total > MAX_HEADER_BYTES:
-        refusal = HeadersTooLargeError
+        error = HeadersTooLargeError
     if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
-        refusal = UriTooLongError
-    return id_, refusal
+        error = UriTooLongError
+    return id_, error
 
 
-def complete(headers: tuple[Header, ...]) -> list[Header]:
-    """With the defaults for what is not among them."""
+def with_default_headers(headers: tuple[Header, ...]) -> list[Header]:
+    """Adds the default headers that are not set."""
     given = {name for name, _ in headers}
     return [*headers, *(header for header in _DEFAULT_HEADERS if header[0] not in given)]
 

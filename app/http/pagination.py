@@ -32,7 +32,7 @@ class PageQuery(BaseModel):
         """The id that the page before this one ended with."""
         return int(self.cursor) if self.cursor else None
 
-    def cut(self, found: Sequence[Rows]) -> tuple[Sequence[Rows], str | None]:
+    def paginate(self, found: Sequence[Rows]) -> tuple[Sequence[Rows], str | None]:
         """The page and its `next_cursor`, if `limit` + 1 rows were asked for."""
         page = found[: self.limit]
         return page, str(page[-1].id) if len(found) > self.limit else None

@@ -1,1 +1,1 @@
-"""Trade a password for a token; ask whether one still holds."""
+"""Issues access tokens: POST /token."""

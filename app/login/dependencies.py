@@ -1,30 +1,27 @@
-"""Grants from either kind of body, the verb that trades them, and what a question demands."""
+"""Reads the body of POST /token, which is JSON or a form."""
 
 import base64
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.credentials.second_factors.service import SecondFactors
-from app.credentials.sessions.dependencies import sessions_of
-from app.database.engine import SessionDep
 from app.errors import InvalidFormError
 from app.http.bodies import FORM, JSON, documented_body, media_type, read_form, read_json, validate
 from app.login.errors import UnsupportedGrantTypeError
-from app.login.schemas import GrantRequest, PasswordGrant, RefreshGrant
-from app.login.service import Login
-from app.users.dependencies import proof_of
+from app.login.password_grant import PasswordGrant
+from app.login.refresh_grant import RefreshGrant
+from app.login.schemas import GrantRequest, PasswordGrantBody, RefreshGrantBody
 
-_GRANTS: dict[str, type[PasswordGrant | RefreshGrant]] = {
-    "password": PasswordGrant,
-    "refresh_token": RefreshGrant,
+_GRANTS: dict[str, type[PasswordGrantBody | RefreshGrantBody]] = {
+    "password": PasswordGrantBody,
+    "refresh_token": RefreshGrantBody,
 }
 
 
 def _grant_schema() -> dict[str, Any]:
-    """Both grants as one object, since the docs page cannot show a form of either kind."""
-    by_password, by_token = PasswordGrant.model_json_schema(), RefreshGrant.model_json_schema()
+    """Both grants as one object, since the docs page can show only one form."""
+    by_password = PasswordGrantBody.model_json_schema()
+    by_token = RefreshGrantBody.model_json_schema()
     grant_type = {
         "type": "string",
         "enum": list(_GRANTS),
@@ -38,7 +35,7 @@ def _grant_schema() -> dict[str, Any]:
 GRANT_BODY = documented_body(_grant_schema(), JSON, FORM)
 
 
-async def grant_from(request: Request) -> GrantRequest:
+async def _grant_request(request: Request) -> GrantRequest:
     by_form = media_type(request) == FORM
     members = await (read_form(request) if by_form else read_json(request))
     if by_form and (otp := _otp_as_client_secret(request)):
@@ -52,8 +49,9 @@ async def grant_from(request: Request) -> GrantRequest:
 
 
 def _otp_as_client_secret(request: Request) -> str | None:
-    """The docs page has no field for a code, but one for a client's secret, which it sends as Basic
-    credentials. A real client has an id besides (RFC 6749, 2.3.1): its secret is not looked at."""
+    """The Authorize dialog of the docs page has no field for a code. The user types it as the
+    client secret, which the page sends as Basic credentials. Real clients also have an id (RFC
+    6749, 2.3.1); their secret is ignored."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -64,29 +62,16 @@ def _otp_as_client_secret(request: Request) -> str | None:
     return None if client_id else secret or None
 
 
-GrantRequestDep = Annotated[GrantRequest, Depends(grant_from)]
+async def _password_grant(request: Request) -> PasswordGrant:
+    grant: PasswordGrant = request.app.state.password_grant
+    return grant
 
 
-def login_of(request: Request, session: AsyncSession) -> Login:
-    state = request.app.state
-    proof = proof_of(request, session)
-    return Login(
-        session,
-        proof.users,
-        sessions_of(request, session),
-        SecondFactors(proof, state.settings),
-        state.passwords,
-        state.tokens,
-        state.keys,
-        state.throttle,
-        proof.events,
-        proof.caller,
-        state.settings,
-    )
+async def _refresh_grant(request: Request) -> RefreshGrant:
+    grant: RefreshGrant = request.app.state.refresh_grant
+    return grant
 
 
-async def _login(request: Request, session: SessionDep) -> Login:
-    return login_of(request, session)
-
-
-LoginDep = Annotated[Login, Depends(_login)]
+GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
+PasswordGrantDep = Annotated[PasswordGrant, Depends(_password_grant)]
+RefreshGrantDep = Annotated[RefreshGrant, Depends(_refresh_grant)]

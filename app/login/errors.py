@@ -1,11 +1,11 @@
-"""Refused logins: as the contract has them for JSON, as RFC 6749, 5.2 has them for forms."""
+"""Errors of logins: 401 for JSON, and 400 for forms (RFC 6749, 5.2)."""
 
 from app.credentials.second_factors.errors import SecondFactorRequiredError
 from app.errors import OAuthError, UnauthorizedError
 
 
 class InvalidCredentialsError(UnauthorizedError):
-    """One answer for an unknown user, a wrong password and a disabled user."""
+    """One error for an unknown user, a wrong password and a disabled user."""
 
     error = "invalid_grant"
     message = "Invalid credentials"
@@ -17,7 +17,7 @@ class InvalidGrantError(OAuthError):
 
 
 class MfaRequiredError(UnauthorizedError):
-    """The password was right, so whoever hears this may know that there is a second factor."""
+    """Sent only after the right password, so it tells nobody else who has a second factor."""
 
     error = SecondFactorRequiredError.error
     message = SecondFactorRequiredError.message
@@ -29,7 +29,7 @@ class MfaRequiredByFormError(OAuthError):
 
 
 class InvalidRefreshTokenError(OAuthError):
-    """Unknown, expired, ended, or used before: in the last case its session has ended as well."""
+    """Unknown, expired, revoked or used before. In the last case its session is revoked as well."""
 
     error = "invalid_grant"
     message = "Invalid refresh token"

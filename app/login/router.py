@@ -1,9 +1,15 @@
 from fastapi import APIRouter
 
+from app.context import ContextDep
 from app.credentials.second_factors.errors import TooManyCodesError
 from app.errors import InvalidFormError, InvalidRequestError, UnsupportedMediaTypeError
-from app.http.error_responses import documented
-from app.login.dependencies import GRANT_BODY, GrantRequestDep, LoginDep
+from app.http.error_responses import error_docs
+from app.login.dependencies import (
+    GRANT_BODY,
+    GrantRequestDep,
+    PasswordGrantDep,
+    RefreshGrantDep,
+)
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
@@ -12,10 +18,10 @@ from app.login.errors import (
     MfaRequiredError,
     UnsupportedGrantTypeError,
 )
-from app.login.schemas import IssuedToken, ServerMetadata
+from app.login.schemas import IssuedToken, RefreshGrantBody, ServerMetadata
 from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.dependencies import NowDep, TokensDep
+from app.tokens.dependencies import TokensDep
 from app.tokens.scopes import INTROSPECTION_SCOPES, OFFLINE_ACCESS
 
 router = APIRouter()
@@ -24,11 +30,11 @@ router = APIRouter()
 @router.post(
     "/token",
     operation_id="issueToken",
-    summary="Trade a password for a token",
+    summary="Get an access token",
     tags=["Tokens"],
     response_model_exclude_none=True,
     openapi_extra=GRANT_BODY,
-    responses=documented(
+    responses=error_docs(
         InvalidGrantError,
         InvalidRefreshTokenError,
         MfaRequiredByFormError,
@@ -43,31 +49,39 @@ router = APIRouter()
         HashingOverloadedError,
     ),
 )
-async def issue_token(grant: GrantRequestDep, login: LoginDep, now: NowDep) -> IssuedToken:
+async def issue_token(
+    request: GrantRequestDep,
+    password_grant: PasswordGrantDep,
+    refresh_grant: RefreshGrantDep,
+    context: ContextDep,
+) -> IssuedToken:
     """Send the credentials as JSON, or as an OAuth2 password form (RFC 6749, 4.3).
 
-    A refused form answers 400 as the RFC has it, refused JSON 401. With `scope` offline_access
-    the answer has a `refresh_token`, to be traded here for the next token (RFC 6749, 6).
+    The status of a refused login is 401 for JSON and 400 for a form, as the RFC has it. With the
+    scope `offline_access` the response has a `refresh_token`. Send it here to get the next access
+    token (RFC 6749, 6).
 
-    `mfa_required` says that the password is right and that `otp` has to come with it: the code of
-    the user's second factor. A refresh token needs none.
+    The error `mfa_required` means that the password is right and that the user has a second factor:
+    send its code as `otp`. A refresh token needs no code.
 
-    429 answers after too many failed logins, and a user who logs in too often (600 at once, 600 an
-    hour by default) or renews a session more than 120 times at once and 240 times an hour. A
-    refresh token that was refused so is not used up.
+    The status is 429 after too many failed logins, for a user who logs in too often (600 at once,
+    600 an hour by default), and for a session that is refreshed more than 120 times at once and 240
+    times an hour. The refresh token then stays valid.
     """
-    return await login.trade(grant, now)
+    if isinstance(request.body, RefreshGrantBody):
+        return await refresh_grant.issue(context, request.body)
+    return await password_grant.issue(context, request.body, by_form=request.by_form)
 
 
 @router.get(
     "/.well-known/oauth-authorization-server",
     operation_id="readServerMetadata",
-    summary="What this authorization server offers",
+    summary="Get the server metadata",
     tags=["Verification"],
     response_model_exclude_none=True,
 )
 async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
-    """RFC 8414. `issuer` is the setting ISSUER, and the addresses begin with it."""
+    """RFC 8414. The URLs begin with the setting ISSUER."""
     issuer = tokens.issuer.rstrip("/")
     return ServerMetadata(
         issuer=tokens.issuer,

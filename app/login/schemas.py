@@ -1,5 +1,3 @@
-"""Grants, tokens and what is said about them, as they travel over HTTP."""
-
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -10,8 +8,8 @@ from app.tokens.scopes import BEARER
 from app.users.schemas import Password
 
 
-class PasswordGrant(RequestBody):
-    """RFC 6749, 4.3.2. `grant_type` may be left out, since many clients do."""
+class PasswordGrantBody(RequestBody):
+    """RFC 6749, 4.3.2. `grant_type` is optional, since many clients omit it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -20,7 +18,7 @@ class PasswordGrant(RequestBody):
     )
 
     grant_type: Literal["password"] = "password"
-    # Looser than a new user's name: a name that cannot exist is simply nobody's.
+    # Looser than a new user's name: a name that cannot exist is an unknown user.
     username: Annotated[str, Field(max_length=64)]
     password: Password
     otp: Otp | None = Field(
@@ -32,8 +30,8 @@ class PasswordGrant(RequestBody):
     scope: str = Field(
         "",
         max_length=1000,
-        description="offline_access asks for a refresh token; others narrow what the token is for. "
-        "All that the user has if none is named.",
+        description="`offline_access` requests a refresh token. Other scopes limit the token to "
+        "these. If none is named, the token has all scopes of the user.",
     )
     exclude_scope: str = Field(
         "",
@@ -43,8 +41,8 @@ class PasswordGrant(RequestBody):
     )
 
 
-class RefreshGrant(RequestBody):
-    """RFC 6749, 6. Of no use a second time: go on with the refresh token of the answer."""
+class RefreshGrantBody(RequestBody):
+    """RFC 6749, 6. Single use. Use the refresh token from the response next."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -57,23 +55,23 @@ class RefreshGrant(RequestBody):
 
 
 class GrantRequest(NamedTuple):
-    """`by_form` decides how a refusal looks."""
-
-    grant: PasswordGrant | RefreshGrant
-    by_form: bool
+    body: PasswordGrantBody | RefreshGrantBody
+    by_form: bool  # decides how an error looks
 
 
 class IssuedToken(BaseModel):
-    """RFC 6749, 5.1. `token` repeats `access_token` under the name that the first clients knew."""
+    """RFC 6749, 5.1. `token` repeats `access_token`, for older clients."""
 
     token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
     access_token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
     token_type: Literal["bearer"] = BEARER
     expires_in: int = Field(description="Seconds.", examples=[3600])
     refresh_token: str | None = Field(
-        None, description="Only if offline_access was asked for.", examples=["hpr_7d1e…"]
+        None, description="Only if `offline_access` was requested.", examples=["hpr_7d1e…"]
     )
-    scope: str | None = Field(None, description="If there is any.", examples=["admin"])
+    scope: str | None = Field(
+        None, description="The token's scopes, if it has any.", examples=["admin"]
+    )
 
 
 class ServerMetadata(BaseModel):

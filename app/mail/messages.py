@@ -4,6 +4,7 @@ The first line of a template is its subject. `$code`, `$account`, `$expires` and
 for what they say. Nothing tells the sender whether, when or where a message is read.
 """
 
+from collections.abc import Iterator
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
@@ -18,6 +19,7 @@ from app.users.schemas import parse_email
 
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
+_FORMER_NAMES = {"forced_password_reset": "renew"}  # until version 0.2
 PLACEHOLDERS = ("account", "code", "expires", "service")
 
 
@@ -85,14 +87,21 @@ def preferred(header: str, available: frozenset[str]) -> str:
 
 @cache
 def _languages(places: tuple[Path, ...], name: str) -> frozenset[str]:
-    found = (path.parent.name for place in places for path in place.glob(f"*/{name}.txt"))
-    return frozenset(language.lower() for language in found)
+    return frozenset(path.parent.name.lower() for path in _paths(places, name))
 
 
 @cache
 def _template(places: tuple[Path, ...], language: str, name: str) -> str:
-    paths = (path for place in places for path in place.glob(f"*/{name}.txt"))
-    return next(path for path in paths if path.parent.name.lower() == language).read_text("utf-8")
+    paths = (path for path in _paths(places, name) if path.parent.name.lower() == language)
+    return next(paths).read_text("utf-8")
+
+
+def _paths(places: tuple[Path, ...], name: str) -> Iterator[Path]:
+    """The operator's own templates come first, also under their former names."""
+    for place in places:
+        yield from place.glob(f"*/{name}.txt")
+        if name in _FORMER_NAMES:
+            yield from place.glob(f"*/{_FORMER_NAMES[name]}.txt")
 
 
 def _address(email: str) -> Address:

@@ -8,7 +8,7 @@ from app.database.base import Base
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
-class Letter(Base):
+class OutgoingMail(Base):
     """Waits to be sent. Holds no secret: a code gets its text when its letter is written."""
 
     __tablename__ = "outbox"
@@ -23,8 +23,8 @@ class Letter(Base):
     user_id: Mapped[int | None] = mapped_column(BigInteger)
     email: Mapped[str] = mapped_column(String(254))
     # Of whom asked for it: Accept-Language, and what the audit log wants to know.
-    languages: Mapped[str] = mapped_column(String(100))
-    address: Mapped[str] = mapped_column(String(45))
+    accept_language: Mapped[str] = mapped_column("languages", String(100))
+    ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))
     request_id: Mapped[str | None] = mapped_column(String(64))
     attempts: Mapped[int]

@@ -1,105 +1,100 @@
-"""Writing down what is to be sent, as part of the transaction that wants it sent."""
+"""Queues outgoing mail, in the transaction of the operation that wants it sent."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.context import Caller
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.fast_queries import current_time
 from app.errors import UnavailableError
 from app.events import Event
-from app.http.access_log import request_id
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
-from app.mail.models import Letter
+from app.mail.models import OutgoingMail
 from app.security.one_time_codes.models import Code
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.security.rate_limits.service import VERIFICATION, allow
+from app.security.rate_limits.limits import VERIFICATION
+from app.security.rate_limits.service import allow
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
 
 MAX_WAITING = 10_000
-KEPT_TRYING = timedelta(days=1)
+RETRY_PERIOD = timedelta(days=1)
+VERIFICATION_ACTIONS = {"user.register", "user.change_email"}
 
 
-@dataclass(frozen=True, slots=True)
 class Mail:
-    """What a route may have sent."""
-
-    session: AsyncSession
-    users: Users
-    caller: Caller
-    settings: Settings
+    def __init__(self, users: Users, settings: Settings) -> None:
+        self._users = users
+        self._settings = settings
 
     def require_server(self) -> None:
         """Raises MailUnavailableError."""
-        if self.settings.smtp_url is None:
+        if self._settings.smtp_url is None:
             raise MailUnavailableError
 
-    async def verify(self, user_id: int) -> None:
+    async def request_verification(self, context: RequestContext, user_id: int) -> None:
         """Send a code to the user's address.
 
         Raises MailUnavailableError, NothingToVerifyError, UserNotFoundError, UnavailableError and
         TooManyAttemptsError.
         """
         self.require_server()
-        await begin_write(self.session)
-        user = await self.users.lock(user_id)
+        await begin_write(context.session)
+        user = await self._users.lock(context, user_id)
         if user.email is None or user.email_verified:
             raise NothingToVerifyError
-        await ask(self.session, user.email, self.caller, user_id=user.id)
-        await self.session.commit()
+        await enqueue_request(context, user.email, user_id=user.id)
+        await context.session.commit()
 
 
-async def ask(
-    session: AsyncSession, email: str, caller: Caller, *, user_id: int | None = None
+async def enqueue_request(
+    context: RequestContext, email: str, *, user_id: int | None = None
 ) -> None:
-    """To have the user's address verified or, for no user, a way back in for whoever has an account
-    of that address. The same work whether there is one or not.
+    """Queue a mail whose code the worker makes: to verify the address of that user or, without a
+    user, to reset the passwords of all accounts with the address. The work is the same whether
+    there are any.
 
-    Raises UnavailableError when too much waits already, and TooManyAttemptsError when the user has
-    asked for too many.
+    Raises UnavailableError if too much mail is waiting, and TooManyAttemptsError if the user has
+    requested too many.
     """
-    waiting = select(Letter.id).limit(MAX_WAITING).subquery()
-    if (await session.scalar(select(func.count()).select_from(waiting)) or 0) >= MAX_WAITING:
+    waiting = select(OutgoingMail.id).limit(MAX_WAITING).subquery()
+    number = await context.session.scalar(select(func.count()).select_from(waiting))
+    if (number or 0) >= MAX_WAITING:
         raise UnavailableError
     if user_id is not None:
-        await allow(session, "verification", str(user_id), VERIFICATION)
-    await _add(session, email, caller, user_id=user_id)
+        await allow(context.session, "verification", str(user_id), VERIFICATION)
+    await _add(context, email, user_id=user_id)
 
 
-async def post(session: AsyncSession, email: str, caller: Caller, *, code: Code) -> None:
-    """A code to the mailbox, however much waits."""
-    await _add(session, email, caller, code_id=code.id)
+async def enqueue(context: RequestContext, email: str, code: Code) -> None:
+    """Queue a mail with this code, however much mail is waiting."""
+    await _add(context, email, code_id=code.id)
 
 
-async def ask_to_verify(session: AsyncSession, event: Event) -> None:
-    """A listener. When it is too much, nothing is sent: one can still ask for it."""
-    if event.action not in ("user.register", "user.change_email"):
-        return
-    user = await session.get(User, event.subject_id)
+async def send_verification(context: RequestContext, event: Event) -> None:
+    """A subscriber. Beyond the limits it sends nothing; the user can still request a code."""
+    user = await context.session.get(User, event.subject_id)
     if user and user.email and not user.email_verified:
         with suppress(UnavailableError, TooManyAttemptsError):
-            await ask(session, user.email, event.caller, user_id=user.id)
+            await enqueue_request(context, user.email, user_id=user.id)
 
 
-async def _add(session: AsyncSession, email: str, caller: Caller, **what: int | None) -> None:
-    now = await current_time(session)  # other hosts' workers compare when it is due
-    session.add(
-        Letter(
+async def _add(context: RequestContext, email: str, **recipient: int | None) -> None:
+    now = await current_time(context.session)  # workers on other hosts compare it
+    context.session.add(
+        OutgoingMail(
             email=email,
-            languages=caller.languages,
-            address=caller.address,
-            user_agent=caller.user_agent,
-            request_id=request_id.get(),
+            accept_language=context.accept_language,
+            ip_address=context.ip_address,
+            user_agent=context.user_agent,
+            request_id=context.request_id,
             attempts=0,
             due_at=now,
             created_at=now,
-            **what,
+            **recipient,
         )
     )
-    await session.flush()
+    await context.session.flush()

@@ -1,1 +1,1 @@
-"""What has to be done now and then, by exactly one worker of all: purging, and new signing keys."""
+"""Deletes data that is no longer needed."""

@@ -10,23 +10,23 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from app.errors import StartupError
 from app.settings import Settings
 
-LOCKED = "gAAAA"  # how every Fernet token begins: its version, and the seconds until 2106
+ENCRYPTED_PREFIX = "gAAAA"  # how every Fernet token begins: its version, and the seconds until 2106
 
 
-class KeyUnusableError(StartupError):
+class DecryptionError(StartupError):
     """A stored secret cannot be decrypted; the text says which setting to mend."""
 
 
-class Vault:
+class Encryptor:
     """`content` names what is in it. Each has a key of its own, so that no secret of one kind can
-    be passed off as one of another. No plain secret may begin with LOCKED."""
+    be passed off as one of another. No plain secret may begin with ENCRYPTED_PREFIX."""
 
     def __init__(self, settings: Settings, content: str) -> None:
         self._content = content
         self._secret_key = settings.secret_key
 
     @property
-    def locks(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether there is a key, so that nothing need be stored plain."""
         return self._secret_key is not None
 
@@ -39,22 +39,22 @@ class Vault:
         derived = HKDF(SHA256(), 32, salt=None, info=f"hourpass {self._content}".encode())
         return Fernet(base64.urlsafe_b64encode(derived.derive(secret)))
 
-    def lock(self, secret: str) -> str:
+    def encrypt(self, secret: str) -> str:
         return self._fernet.encrypt(secret.encode()).decode() if self._fernet else secret
 
-    def unlock(self, stored: str) -> str:
-        """Raises KeyUnusableError."""
-        if not stored.startswith(LOCKED):
+    def decrypt(self, stored: str) -> str:
+        """Raises DecryptionError."""
+        if not stored.startswith(ENCRYPTED_PREFIX):
             return stored
         if self._fernet is None:
-            raise KeyUnusableError(f"The {self._content} are encrypted. Set SECRET_KEY.")
+            raise DecryptionError(f"The {self._content} are encrypted. Set SECRET_KEY.")
         try:
             return self._fernet.decrypt(stored.encode()).decode()
         except InvalidToken:
-            raise KeyUnusableError(
+            raise DecryptionError(
                 f"The {self._content} were encrypted under another SECRET_KEY. Set that one."
             ) from None
 
-    def should_lock(self, stored: str) -> bool:
+    def needs_encryption(self, stored: str) -> bool:
         """What was stored before SECRET_KEY was set."""
-        return self.locks and not stored.startswith(LOCKED)
+        return self.is_enabled and not stored.startswith(ENCRYPTED_PREFIX)

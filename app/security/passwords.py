@@ -64,7 +64,7 @@ class Passwords:
         )
         threads = settings.hashing_threads or os.cpu_count() or 1
         self._by_openssl = _openssl_is_faster()
-        self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_step_back)
+        self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
         self._room = Semaphore(threads + settings.hashing_queue)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
@@ -72,9 +72,9 @@ class Passwords:
         # Only ever compared with, so that an unknown user costs what a known one does. No password
         # has it, and none need be hashed for it, which would leave the memory taken at every start.
         salt, digest = _encode(os.urandom(16)), _encode(os.urandom(32))
-        self._nobodys_hash = f"{self._parameters}{salt}${digest}"
+        self._dummy_hash = f"{self._parameters}{salt}${digest}"
 
-    def refuse_weak(self, password: str, *personal: str | None, field: str = "password") -> None:
+    def validate_new(self, password: str, *personal: str | None, field: str = "password") -> None:
         """Raise InvalidRequestError naming the rule that a new password breaks.
 
         `personal` are words that an attacker tries first, such as the user's name
@@ -82,50 +82,50 @@ class Passwords:
         """
         if not self._strict:
             return
-        password = _normalise(password)
+        password = _normalize(password)
         if len(password) < STRICT_MIN_LENGTH:
             rule = f"Must have at least {STRICT_MIN_LENGTH} characters"
         elif password.casefold() in _common_passwords():
             rule = "Must not be one of the commonly used passwords"
-        elif password.casefold() in {_normalise(word).casefold() for word in personal if word}:
+        elif password.casefold() in {_normalize(word).casefold() for word in personal if word}:
             rule = "Must not be the username or the e-mail address"
         else:
             return
-        raise InvalidRequestError.about(field, rule)
+        raise InvalidRequestError.for_field(field, rule)
 
     async def hash(self, password: str) -> str:
         """Raises HashingOverloadedError."""
-        return await self._run(self._context.hash, _normalise(password))
+        return await self._run(self._context.hash, _normalize(password))
 
-    async def matches(self, password: str, password_hash: str | None) -> bool:
+    async def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the hash is the password's. Without a hash the answer is no, at the same cost.
 
         Raises HashingOverloadedError.
         """
-        return await self._run(self._matches, _normalise(password), password_hash)
+        return await self._run(self._verify_or_dummy, _normalize(password), password_hash)
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Whether the hash was made by other means, or other parameters, than hash() now uses."""
         is_current = password_hash.startswith(self._parameters)
-        if is_current and len(password_hash) == len(self._nobodys_hash):
+        if is_current and len(password_hash) == len(self._dummy_hash):
             return False  # as nearly all are; to take one apart takes its time
         return bool(self._context.needs_update(password_hash))
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _matches(self, password: str, password_hash: str | None) -> bool:
+    def _verify_or_dummy(self, password: str, password_hash: str | None) -> bool:
         if password_hash is not None:
             try:
-                return self._verify(password, password_hash)
+                return self._verify_hash(password, password_hash)
             except UnknownHashError:
                 pass  # an account imported without a usable password
             except ValueError:
                 pass  # bcrypt takes 72 bytes and no NUL; it never truncates here
-        self._verify(password, self._nobodys_hash)
+        self._verify_hash(password, self._dummy_hash)
         return False
 
-    def _verify(self, password: str, password_hash: str) -> bool:
+    def _verify_hash(self, password: str, password_hash: str) -> bool:
         if self._by_openssl and (computation := _argon2id(password_hash)):
             kdf, digest = computation
             return hmac.compare_digest(kdf.derive(password.encode()), digest)
@@ -190,12 +190,12 @@ def _decode(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4))
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
 
-def _normalise(password: str) -> str:
+def _normalize(password: str) -> str:
     """NFKC, so that one password typed on two keyboards is one password (SP 800-63B-4, 3.1.1.2)."""
     return unicodedata.normalize("NFKC", password)
 

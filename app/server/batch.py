@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 class Connection(Protocol):
     loop: asyncio.AbstractEventLoop
 
-    def at_once(self, cycle: RequestResponseCycle) -> bytes | None: ...
+    def try_fast_path(self, cycle: RequestResponseCycle) -> bytes | None: ...
     def answer(self, cycle: RequestResponseCycle, response: bytes | None) -> None: ...
     def fail(self) -> None: ...
 
@@ -36,7 +36,7 @@ class Batch:
         responses = []
         for connection, cycle in requests:
             try:
-                responses.append((connection, cycle, connection.at_once(cycle)))
+                responses.append((connection, cycle, connection.try_fast_path(cycle)))
             except Exception:  # noqa: BLE001 - fail() logs it
                 connection.fail()
         for connection, cycle, response in responses:

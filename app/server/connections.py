@@ -15,7 +15,7 @@ from itertools import chain, islice
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from app.context import network_of
+from app.ip_addresses import network_of
 from app.settings import Settings
 
 DEFAULT_MAX_CONNECTIONS = 20_000

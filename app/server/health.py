@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.database import migrations
 from app.database.engine import Database
 from app.errors import UnavailableError
-from app.http.error_responses import documented
+from app.http.error_responses import error_docs
 
 router = APIRouter(tags=["Health"])
 
@@ -41,7 +41,7 @@ async def liveness() -> Health:
     "/readyz",
     operation_id="readiness",
     summary="Can the service do its work?",
-    responses=documented(NotReadyError),
+    responses=error_docs(NotReadyError),
 )
 async def readiness(_: Annotated[None, Depends(_usable)]) -> Health:
     """Answers 200 when the database is reachable, its schema is current and a key can sign."""

@@ -16,13 +16,13 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.errors import Refusal, RequestTimeoutError, UnavailableError
-from app.http.error_responses import render
-from app.http.middleware import Exchange, Header, complete
+from app.errors import ApiError, RequestTimeoutError, UnavailableError
+from app.http.error_responses import error_response
+from app.http.middleware import Header, RequestMiddleware, with_default_headers
 from app.server.batch import batch_of
 from app.server.connections import Connections, Queue
 from app.server.request_parser import RequestParser
-from app.server.transport import CorkedTransport, ReadFlow
+from app.server.transport import CoalescingTransport, ReadFlow
 
 # Bytes parsed at a time. They complete 41 requests of 25 bytes at most, all of which may be queued.
 SLICE_BYTES = 1024
@@ -42,18 +42,20 @@ _log = logging.getLogger("hourpass.connections")
 @lru_cache(maxsize=4096)
 def _head(status: int, headers: tuple[Header, ...]) -> bytes:
     """The head, with placeholders for the server's lines, the request id and one more line."""
-    lines = b"".join(b"%s: %s\r\n" % header for header in complete(headers)).replace(b"%", b"%%")
+    lines = b"".join(b"%s: %s\r\n" % header for header in with_default_headers(headers)).replace(
+        b"%", b"%%"
+    )
     return STATUS_LINE[status] + b"%s" + lines + b"x-request-id: %s\r\n%s\r\n"
 
 
-class BoundedHttpProtocol(RequestParser):
+class HttpProtocol(RequestParser):
     queue: Queue | None = None  # of connections.py
     idle_queue: Queue
     closing_queue: Queue
     network = ""
 
     _current: RequestResponseCycle | None = None  # the request that is being answered
-    _refusal: type[Refusal] | None = None  # sent after the answers to earlier requests
+    _refusal: type[ApiError] | None = None  # sent after the answers to earlier requests
     _is_closed = False
     _dropped_bytes = 0
     _unsent_bytes = 0
@@ -61,7 +63,7 @@ class BoundedHttpProtocol(RequestParser):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         state = cast("FastAPI", self.app).state
-        self._exchange: Exchange = state.exchange
+        self._middleware: RequestMiddleware = state.middleware
         self._connections: Connections = state.connections
         self._batch = batch_of(self.loop)
         self._held = bytearray()
@@ -74,8 +76,8 @@ class BoundedHttpProtocol(RequestParser):
         super().connection_made(transport)
         self._raw = transport
         self._flow = self.flow = ReadFlow(transport)
-        self._corked = CorkedTransport(transport, self.loop, self._on_close)
-        self.transport = cast("asyncio.Transport", self._corked)
+        self._coalescing = CoalescingTransport(transport, self.loop, self._on_close)
+        self.transport = cast("asyncio.Transport", self._coalescing)
         with suppress(OSError):  # the client may have disconnected
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
@@ -128,7 +130,7 @@ class BoundedHttpProtocol(RequestParser):
 
     def shutdown(self) -> None:
         """Make the feed answer its listeners at once, so that the server can stop."""
-        cast("FastAPI", self.app).state.ending.set()
+        cast("FastAPI", self.app).state.stopping.set()
         if self._is_closed and not self._raw.get_write_buffer_size():
             self._raw.abort()
         super().shutdown()
@@ -227,11 +229,11 @@ class BoundedHttpProtocol(RequestParser):
         self._current = cycle
         self._batch.add(self, cycle)
 
-    def at_once(self, cycle: RequestResponseCycle) -> bytes | None:
+    def try_fast_path(self, cycle: RequestResponseCycle) -> bytes | None:
         """The whole response, or None if it takes a database or another wait."""
         if cycle.disconnected or self.flow.write_paused:
             return None
-        known = self._exchange.at_once(cast("Scope", cycle.scope))
+        known = self._middleware.try_fast_path(cast("Scope", cycle.scope))
         if known is None:
             return None
         answer, id_ = known
@@ -247,7 +249,7 @@ class BoundedHttpProtocol(RequestParser):
         if response is None:
             super()._start_asgi_task(cycle, self.app)
             return
-        self._corked.write_whole(response)
+        self._coalescing.write_whole(response)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -273,7 +275,7 @@ class BoundedHttpProtocol(RequestParser):
         if cycle.response_complete:
             self.transport.close()
 
-    def _refuse(self, refusal: type[Refusal]) -> None:
+    def _refuse(self, refusal: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
         self._is_last = self._has_unread = True
@@ -292,11 +294,14 @@ class BoundedHttpProtocol(RequestParser):
         else:
             self._refusal = refusal
 
-    def _send_refusal(self, refusal: type[Refusal]) -> None:
-        response = render(refusal())
-        headers = [*self.server_state.default_headers, *complete(tuple(response.raw_headers))]
+    def _send_refusal(self, refusal: type[ApiError]) -> None:
+        response = error_response(refusal())
+        headers = [
+            *self.server_state.default_headers,
+            *with_default_headers(tuple(response.raw_headers)),
+        ]
         lines = [STATUS_LINE[response.status_code]]
         lines += [name + b": " + value + b"\r\n" for name, value in headers]
         lines += [b"connection: close\r\n\r\n", bytes(response.body)]
-        self._corked.write_whole(b"".join(lines))
+        self._coalescing.write_whole(b"".join(lines))
         self.transport.close()

@@ -9,7 +9,7 @@ from abc import abstractmethod
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import HeadersTooLargeError, MalformedRequestError, Refusal, UriTooLongError
+from app.errors import ApiError, HeadersTooLargeError, MalformedRequestError, UriTooLongError
 from app.http.middleware import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_TARGET_BYTES
 
 _NOTED_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"expect"))
@@ -32,7 +32,7 @@ class RequestParser(HttpToolsProtocol):
     _has_unread = False
 
     @abstractmethod
-    def _refuse(self, refusal: type[Refusal]) -> None:
+    def _refuse(self, refusal: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
 

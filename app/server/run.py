@@ -8,7 +8,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from app.server.connections import backlog, raise_open_files
-from app.server.protocol import BoundedHttpProtocol
+from app.server.protocol import HttpProtocol
 
 
 def serve(host: str, port: int, workers: int) -> None:
@@ -18,7 +18,7 @@ def serve(host: str, port: int, workers: int) -> None:
         "host": host,
         "port": port,
         "workers": workers,
-        "http": BoundedHttpProtocol,
+        "http": HttpProtocol,
         "ws": "none",
         "log_config": None,  # logs.py sends uvicorn's lines where ours go
         "access_log": False,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uvicorn.protocols.http.flow_control import FlowControl
 
 
-class CorkedTransport:
+class CoalescingTransport:
     """Sends the head of a response together with its body. close() calls `on_close`, which closes
     the transport."""
 

@@ -1,65 +1,98 @@
-"""The two calls that are made on every prediction, answered before any routing if memory can tell.
+"""The responses of /token_status and /verify, from memory if possible, before FastAPI routes the
+request.
 
-If it cannot, they go on to the routes in auth/router.py, which document them and answer alike.
+The routes in router.py answer the requests that memory cannot, with the same two functions.
+FIGURE
 """
 
+import re
 from functools import lru_cache
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import State
 from starlette.types import Scope
 
-from app.errors import Refusal
-from app.http.error_responses import render
-from app.http.middleware import Answer, Header
-from app.token_checks.dependencies import VERIFY_METHODS, refuse_without_scopes
-from app.token_checks.schemas import TokenStatus, identity_headers
+from app.errors import ApiError, InvalidRequestError
+from app.http.error_responses import error_response
+from app.http.middleware import Header, PreparedResponse
+from app.token_checks.schemas import VERIFY_METHODS, TokenStatus, identity_headers
 from app.tokens.dependencies import bearer_token
-from app.users.service import Identity
+from app.tokens.errors import InsufficientScopeError
+from app.users.authenticated_user import AuthenticatedUser
+from app.users.token_cache import TokenCache
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
 _BELOW_VERIFY = "/verify/"
-_ROUTES = {_STATUS: "/token_status/{token}", _VERIFY: _VERIFY}
+FAST_PREFIXES = (_STATUS, _VERIFY)
 
+_ROUTES = {_STATUS: "/token_status/{token}", _VERIFY: _VERIFY}
 _BODY = TokenStatus().model_dump_json().encode()
 _HEADERS = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(_BODY)))
+_SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
 
 
-class FastLane:
+def token_status(user: AuthenticatedUser) -> PreparedResponse:
+    return PreparedResponse(_ROUTES[_STATUS], user.id, 200, _HEADERS, _BODY)
+
+
+def verify(user: AuthenticatedUser, query: bytes) -> PreparedResponse:
+    """`query` has the scopes that the token must have, as in `scope=predict`.
+
+    Raises InsufficientScopeError and InvalidRequestError.
+    """
+    if query:
+        required = _required_scopes(query)
+        if not user.scopes.issuperset(required):
+            raise InsufficientScopeError(*required)
+    return PreparedResponse(_ROUTES[_VERIFY], user.id, 200, _verify_headers(user), _BODY)
+
+
+class FastPath:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def __call__(self, scope: Scope) -> Answer | None:
-        call = _call(scope)
-        if call is None:
+    def try_fast_path(self, scope: Scope) -> PreparedResponse | None:
+        """The response, or None if it takes more than memory."""
+        path = _path(scope)
+        if path is None:
             return None
-        route = _ROUTES[call]
         user_id = None
         try:
-            token = bearer_token(scope) if call == _VERIFY else scope["path"][len(_STATUS) :]
-            verified = self._state.memory.verify(token, self._state.clock())
+            token = bearer_token(scope) if path == _VERIFY else scope["path"][len(_STATUS) :]
+            cache: TokenCache = self._state.token_cache
+            verified = cache.check(token, self._state.clock())
             if verified is None:
                 return None
-            user_id = verified.holder.id
-            if call == _STATUS:
-                return Answer(route, user_id, 200, _HEADERS, _BODY)
-            refuse_without_scopes(verified.holder, scope)
-            return Answer(route, user_id, 200, _headers(verified.holder), _BODY)
-        except Refusal as refusal:
-            response = render(refusal)
+            user_id = verified.user.id
+            if path == _STATUS:
+                return token_status(verified.user)
+            return verify(verified.user, scope["query_string"])
+        except ApiError as error:
+            response = error_response(error)
             headers, body = tuple(response.raw_headers), bytes(response.body)
-            return Answer(route, user_id, response.status_code, headers, body)
+            return PreparedResponse(_ROUTES[path], user_id, response.status_code, headers, body)
 
 
-@lru_cache(maxsize=4096)
-def _headers(holder: Identity) -> tuple[Header, ...]:
-    return (*_HEADERS, *identity_headers(holder))
-
-
-def _call(scope: Scope) -> str | None:
+def _path(scope: Scope) -> str | None:
     path: str = scope["path"]
     if path.startswith(_STATUS):
         return _STATUS if scope["method"] == "GET" and "/" not in path[len(_STATUS) :] else None
     if path == _VERIFY or path.startswith(_BELOW_VERIFY):
         return _VERIFY if scope["method"] in VERIFY_METHODS else None
     return None
+
+
+@lru_cache(maxsize=4096)
+def _verify_headers(user: AuthenticatedUser) -> tuple[Header, ...]:
+    return (*_HEADERS, *identity_headers(user))
+
+
+@lru_cache(maxsize=64)
+def _required_scopes(query: bytes) -> tuple[str, ...]:
+    """Refuses an empty or impossible scope: it would let in everybody, or nobody."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    values = [value for name, value in pairs if name == "scope"]
+    if not all(_SCOPES.fullmatch(value) for value in values):
+        raise InvalidRequestError.for_field("scope", "Must be one or more scopes between spaces")
+    return tuple(sorted({scope for value in values for scope in value.split(" ")}))

@@ -1,50 +1,50 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
-from app.context import CallerDep
+from app.context import ContextDep
 from app.errors import InvalidFormError, UnsupportedMediaTypeError
-from app.http.error_responses import documented
+from app.http.error_responses import error_docs
+from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.token_checks.dependencies import (
-    SCOPE_PARAMETER,
     TOKEN_BODY,
-    VERIFY_METHODS,
-    AllowedUser,
-    IssuedTokensDep,
     TokenFormDep,
+    TokenIntrospectionDep,
+    TokenRevocationDep,
 )
+from app.token_checks.fast_path import token_status, verify
 from app.token_checks.schemas import (
     IDENTITY_HEADERS,
+    SCOPE_PARAMETER,
+    VERIFY_METHODS,
     Introspection,
     TokenRevoked,
     TokenStatus,
-    identity_headers,
 )
-from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentUser, VerificationDep
+from app.users.dependencies import CurrentUser, TokenCheckerDep
 
-router = APIRouter()
+router = APIRouter(tags=["Tokens"])
 
 
 @router.get(
     "/token_status/{token}",
     operation_id="readTokenStatus",
-    summary="Does this token hold?",
-    tags=["Tokens"],
-    responses=documented(InvalidTokenError),
+    summary="Check a token",
+    response_model=TokenStatus,
+    responses=error_docs(InvalidTokenError),
 )
 async def read_token_status(
     token: Annotated[str, Path(examples=["eyJhbGciOiJFUzI1NiIs…"])],
-    verification: VerificationDep,
-    caller: CallerDep,
-    now: NowDep,
-) -> TokenStatus:
-    """Valid: signed here, not expired, not revoked, and its user exists and is enabled."""
-    verified = await verification.verify(token, now)
-    caller.user_id = verified.holder.id
-    return TokenStatus()
+    checker: TokenCheckerDep,
+    context: ContextDep,
+) -> Response:
+    """A token is valid if it was signed here, is not expired and not revoked, and its user exists
+    and is enabled."""
+    verified = await checker.check(context, token)
+    context.user_id = verified.user.id
+    return _response(token_status(verified.user))
 
 
 @router.api_route("/verify", methods=VERIFY_METHODS, include_in_schema=False)
@@ -52,66 +52,74 @@ async def read_token_status(
 @router.get(
     "/verify",
     operation_id="verifyToken",
-    summary="Does the bearer token hold, and whose is it?",
-    tags=["Tokens"],
+    summary="Verify a bearer token",
+    response_model=TokenStatus,
     openapi_extra=SCOPE_PARAMETER,
     responses={
         200: {
             "headers": {
-                name: {"description": what, "schema": {"type": "string"}}
-                for name, what in IDENTITY_HEADERS.items()
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in IDENTITY_HEADERS.items()
             }
         },
-        **documented(MissingTokenError, InvalidTokenError, InsufficientScopeError),
+        **error_docs(MissingTokenError, InvalidTokenError, InsufficientScopeError),
     },
 )
-async def verify_token(user: AllowedUser, response: Response) -> TokenStatus:
-    """For proxies and APIs that ask about each request: send on its Authorization header.
+async def verify_token(user: CurrentUser, request: Request) -> Response:
+    """For proxies and APIs that check each request. Send the request's Authorization header.
 
-    Any method will do, as will any path below this one, since some proxies ask with those of the
-    request. A body is not read.
+    Any method and any path below `/verify` works, since some proxies send those of the request. The
+    body is ignored.
     """
-    response.raw_headers.extend(identity_headers(user))
-    return TokenStatus()
+    return _response(verify(user, request.scope["query_string"]))
+
+
+def _response(prepared: PreparedResponse) -> Response:
+    response = Response(prepared.body, prepared.status)
+    response.raw_headers = list(prepared.headers)
+    return response
 
 
 @router.post(
     "/revoke",
     operation_id="revokeToken",
-    summary="End one token",
-    tags=["Tokens"],
+    summary="Revoke a token",
     openapi_extra=TOKEN_BODY,
-    responses=documented(InvalidFormError, UnsupportedMediaTypeError, TooManyAttemptsError),
+    responses=error_docs(InvalidFormError, UnsupportedMediaTypeError, TooManyAttemptsError),
 )
-async def revoke_token(form: TokenFormDep, tokens: IssuedTokensDep, now: NowDep) -> TokenRevoked:
-    """RFC 7009: an access token ends alone, a refresh token with its whole session.
+async def revoke_token(
+    form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
+) -> TokenRevoked:
+    """RFC 7009. An access token is revoked alone, a refresh token together with its session.
 
-    Whoever has a token may end it. The answer is the same if it was not valid before.
+    No authentication is needed beyond the token. Revoking an invalid token also succeeds.
 
-    429 answers a user whose access tokens are revoked too often (600 at once, 600 an hour by
-    default). Refresh tokens, `DELETE /me/sessions/{session_id}` and `POST /me/logout-everywhere`
-    have no such limit.
+    The status is 429 for a user whose access tokens are revoked too often (600 at once, 600 an hour
+    by default). Refresh tokens, `DELETE /me/sessions/{session_id}` and
+    `POST /me/logout-everywhere` have no such limit.
     """
-    await tokens.revoke(form.token.get_secret_value(), now)
+    await revocation.revoke(context, form.token.get_secret_value())
     return TokenRevoked()
 
 
 @router.post(
     "/introspect",
     operation_id="introspectToken",
-    summary="What does this token say?",
-    tags=["Tokens"],
+    summary="Introspect a token",
     response_model_exclude_none=True,
     openapi_extra=TOKEN_BODY,
-    responses=documented(
+    responses=error_docs(
         InvalidFormError, UnsupportedMediaTypeError, MissingTokenError, InvalidTokenError
     ),
 )
 async def introspect_token(
-    asker: CurrentUser, form: TokenFormDep, tokens: IssuedTokensDep, now: NowDep
+    user: CurrentUser,
+    form: TokenFormDep,
+    introspection: TokenIntrospectionDep,
+    context: ContextDep,
 ) -> Introspection:
-    """RFC 7662, for administrators, for accounts with scope `introspect`, and for its own holder.
+    """RFC 7662, for administrators, for users with scope `introspect`, and for the token's user.
 
-    To anybody else, as to everybody once it has ended, a token is `{"active": false}`.
+    Other users, and expired or revoked tokens, get `{"active": false}`.
     """
-    return await tokens.introspect(form.token.get_secret_value(), asker, now)
+    return await introspection.introspect(context, form.token.get_secret_value(), user)

@@ -1,12 +1,23 @@
-"""Tokens and what is said about them, as they travel over HTTP."""
-
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field, SecretStr
 
 from app.http.bodies import RequestBody
-from app.users.service import Identity
+from app.users.authenticated_user import AuthenticatedUser
+
+# Envoy sends the method and, below /verify, the path and query of the request that it checks.
+VERIFY_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+SCOPE_PARAMETER = {
+    "parameters": [
+        {
+            "name": "scope",
+            "in": "query",
+            "description": "Scopes that the token must have, between spaces. May be repeated.",
+            "schema": {"type": "string", "examples": ["predict"]},
+        }
+    ]
+}
 
 
 class TokenStatus(BaseModel):
@@ -20,9 +31,9 @@ IDENTITY_HEADERS = {
 }
 
 
-def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
-    """IDENTITY_HEADERS as ASGI has them."""
-    values = str(holder.id), quote(holder.username), " ".join(sorted(holder.scopes))
+def identity_headers(user: AuthenticatedUser) -> tuple[tuple[bytes, bytes], ...]:
+    """IDENTITY_HEADERS, as ASGI takes them."""
+    values = str(user.id), quote(user.username), " ".join(sorted(user.scopes))
     return tuple(
         (name.lower().encode(), value.encode())
         for name, value in zip(IDENTITY_HEADERS, values, strict=True)
@@ -30,18 +41,19 @@ def identity_headers(holder: Identity) -> tuple[tuple[bytes, bytes], ...]:
 
 
 class TokenForm(RequestBody):
-    """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is not needed: a look tells the kinds apart."""
+    """RFC 7009, 2.1 and RFC 7662, 2.1. The two kinds of token look different, so the hint is not
+    needed."""
 
     token: SecretStr = Field(min_length=1)
     token_type_hint: str | None = None
 
 
 class TokenRevoked(BaseModel):
-    message: str = Field("The token holds no more", examples=["The token holds no more"])
+    message: str = Field("Token revoked", examples=["Token revoked"])
 
 
 class Introspection(BaseModel):
-    """RFC 7662, 2.2. Of an inactive token nothing more is said than that."""
+    """RFC 7662, 2.2. An inactive token has no other member."""
 
     active: bool
     scope: str | None = Field(None, examples=["admin"])

@@ -1,78 +1,86 @@
-"""Revokes and introspects tokens (RFC 7009, RFC 7662)."""
+"""Revokes and introspects tokens (RFC 7009 and RFC 7662)."""
 
-from dataclasses import dataclass
-from datetime import datetime
-
-from sqlalchemy.ext.asyncio import AsyncSession
-
+from app.context import RequestContext
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.events import Events
-from app.security.rate_limits.service import Throttle, allow
+from app.security.rate_limits.service import LoginLimiter, allow
 from app.token_checks.schemas import Introspection
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import CLIENT_ID, Tokens
+from app.tokens.jwt import CLIENT_ID, AccessTokens
 from app.tokens.revocations.service import Revocations
-from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES
-from app.users.service import Identity
-from app.users.token_cache import Verification
+from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES, scope_string
+from app.users.authenticated_user import AuthenticatedUser
+from app.users.token_cache import TokenChecker
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedTokens:
-    """What holders, and services that hold nothing, do with a token afterwards."""
+class TokenRevocation:
+    def __init__(
+        self,
+        checker: TokenChecker,
+        sessions: Sessions,
+        revocations: Revocations,
+        events: Events,
+        limiter: LoginLimiter,
+    ) -> None:
+        self._checker = checker
+        self._sessions = sessions
+        self._revocations = revocations
+        self._events = events
+        self._limiter = limiter
 
-    session: AsyncSession
-    tokens: Tokens
-    verification: Verification
-    sessions: Sessions
-    revocations: Revocations
-    events: Events
-    throttle: Throttle
+    async def revoke(self, context: RequestContext, token: str) -> None:
+        """Revoke an access token, or a refresh token with its session (RFC 7009, 2.1).
 
-    async def revoke(self, token: str, now: datetime) -> None:
-        """End an access token, or a refresh token with its whole session (RFC 7009, 2.1).
+        Nothing but the token is required. Revoking an invalid token succeeds as well.
 
-        To have it in hand is the right to end it. One that is not valid is ended already.
-
-        Access tokens are counted, since renewing gives any number of them. What ends a session or
-        all of a user's tokens is never refused: each of these needs another login before it, and
-        logins are counted. Raises TooManyAttemptsError.
+        Access tokens are counted, since a session can issue any number of them. Revoking a session
+        or all tokens of a user is not limited: each needs another login before it, and logins are
+        counted. Raises TooManyAttemptsError.
         """
         try:
-            verified = await self.verification.verify(token, now)
+            verified = await self._checker.check(context, token)
         except InvalidTokenError:
-            await self.sessions.end_by(token, now)
-        else:
-            user_id, limit = verified.holder.id, self.throttle.actions
-            await begin_write(self.session)
-            await allow(self.session, "revocation", str(user_id), limit)
-            await self.revocations.publish(f"jti:{verified.claims.jti}")
-            await self.events.announce("token.revoke", user_id, now)
-            await self.session.commit()
+            await self._sessions.revoke_by_token(context, token)
+            return
+        user_id = verified.user.id
+        await begin_write(context.session)
+        await allow(context.session, "revocation", str(user_id), self._limiter.actions)
+        await self._revocations.publish(context, f"jti:{verified.claims.jti}")
+        await self._events.publish(context, "token.revoke", user_id)
+        await context.session.commit()
 
-    async def introspect(self, token: str, asker: Identity, now: datetime) -> Introspection:
-        """What an access token says, to those who may know; to all others it is inactive."""
+
+class TokenIntrospection:
+    def __init__(self, checker: TokenChecker, tokens: AccessTokens) -> None:
+        self._checker = checker
+        self._tokens = tokens
+
+    async def introspect(
+        self, context: RequestContext, token: str, requester: AuthenticatedUser
+    ) -> Introspection:
+        """The claims of an access token, for those who may read them. For everybody else the token
+        is inactive, as an invalid one is."""
         try:
-            verified = await self.verification.verify(token, now)
+            verified = await self._checker.check(context, token)
         except InvalidTokenError:
             return Introspection(active=False)
-        claims, holder = verified.claims, verified.holder
-        if holder.id != asker.id and asker.scopes.isdisjoint(INTROSPECTION_SCOPES):
+        claims, user = verified.claims, verified.user
+        if user.id != requester.id and requester.scopes.isdisjoint(INTROSPECTION_SCOPES):
             return Introspection(active=False)
         return Introspection(
             active=True,
-            scope=" ".join(sorted(claims.scopes)) or None,
+            scope=scope_string(claims.scopes) or None,
             client_id=CLIENT_ID,
-            username=holder.username,
+            username=user.username,
             token_type=BEARER,
             exp=claims.expires_at,
             iat=claims.issued_at,
             auth_time=claims.authenticated_at,
             amr=list(claims.methods) or None,
             sub=claims.subject,
-            aud=self.tokens.audience,
-            iss=self.tokens.issuer,
+            aud=self._tokens.audience,
+            iss=self._tokens.issuer,
             jti=claims.jti,
             sid=claims.session,
         )

@@ -1,7 +1,5 @@
 """What a route may ask for about the bearer token of its request."""
 
-from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,8 +8,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.tokens.jwt import Tokens
-from app.tokens.key_refresher import LiveKeys
+from app.tokens.jwt import AccessTokens
+from app.tokens.key_refresher import KeyRefresher
 from app.tokens.signing_keys.keys import Keyring
 
 
@@ -45,26 +43,22 @@ _BEARER = _BearerToken(
 )
 
 
-async def _now(request: Request) -> datetime:
-    clock: Callable[[], datetime] = request.app.state.clock
-    return clock()
-
-
-async def _tokens(request: Request) -> Tokens:
-    tokens: Tokens = request.app.state.tokens
+async def _tokens(request: Request) -> AccessTokens:
+    tokens: AccessTokens = request.app.state.tokens
     return tokens
 
 
-async def _current_keys(request: Request, tokens: Annotated[Tokens, Depends(_tokens)]) -> Keyring:
+async def _current_keys(
+    request: Request, tokens: Annotated[AccessTokens, Depends(_tokens)]
+) -> Keyring:
     """As new as the newest revocation of a key that this process knows."""
-    keys: LiveKeys = request.app.state.keys
+    keys: KeyRefresher = request.app.state.key_refresher
     await keys.catch_up()
     return tokens.keyring
 
 
 CurrentKeys = Annotated[Keyring, Depends(_current_keys)]
-NowDep = Annotated[datetime, Depends(_now)]
-TokensDep = Annotated[Tokens, Depends(_tokens)]
+TokensDep = Annotated[AccessTokens, Depends(_tokens)]
 
 
 BearerToken = Annotated[str, Depends(_BEARER)]

@@ -37,7 +37,7 @@ class UnknownKeyError(InvalidTokenError):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class AccessTokenRequest:
     """What a token is to stand for.
 
     `epoch` is whatever the subject's keeper compares to end all of its tokens at once; `session`
@@ -47,7 +47,7 @@ class Grant:
 
     subject: str
     username: str
-    epoch: int
+    token_version: int
     scope: str
     authenticated_at: datetime
     session: str | None = None
@@ -59,7 +59,7 @@ class Claims(NamedTuple):
 
     subject: str
     username: str
-    epoch: int
+    token_version: int
     scopes: frozenset[str]
     jti: str
     kid: str
@@ -69,43 +69,43 @@ class Claims(NamedTuple):
     issued_at: int
     expires_at: int
 
-    def revocable(self) -> list[str]:
+    def revocation_keys(self) -> list[str]:
         """The values under which this token can have been revoked."""
-        values = [f"sub:{self.subject}:{self.epoch}", f"jti:{self.jti}", f"kid:{self.kid}"]
+        values = [f"sub:{self.subject}:{self.token_version}", f"jti:{self.jti}", f"kid:{self.kid}"]
         return [*values, f"sid:{self.session}"] if self.session else values
 
 
-class Tokens:
+class AccessTokens:
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self.lifetime = timedelta(minutes=settings.token_minutes)
         self.keyring = keyring
         self.issuer = settings.issuer
         self.audience = settings.audience
 
-    def issue(self, grant: Grant, now: datetime) -> str:
+    def encode(self, request: AccessTokenRequest, now: datetime) -> str:
         """A signed token, good for `lifetime` from `now`."""
         issued_at = int(now.timestamp())
         claims: dict[str, object] = {
             "iss": self.issuer,
             "aud": self.audience,
-            "sub": grant.subject,
-            "preferred_username": grant.username,
+            "sub": request.subject,
+            "preferred_username": request.username,
             "client_id": CLIENT_ID,
             "jti": secrets.token_urlsafe(16),
             "iat": issued_at,
             "exp": issued_at + int(self.lifetime.total_seconds()),
-            "auth_time": int(grant.authenticated_at.timestamp()),
-            "epoch": grant.epoch,
+            "auth_time": int(request.authenticated_at.timestamp()),
+            "epoch": request.token_version,
         }
-        if grant.scope:  # RFC 6749, 3.3 knows no empty one
-            claims["scope"] = grant.scope
-        if grant.session:
-            claims["sid"] = grant.session
-        if grant.methods:
-            claims["amr"] = list(grant.methods)
+        if request.scope:  # RFC 6749, 3.3 knows no empty one
+            claims["scope"] = request.scope
+        if request.session:
+            claims["sid"] = request.session
+        if request.methods:
+            claims["amr"] = list(request.methods)
         return self.keyring.current(now).sign(claims)
 
-    def read(self, token: str, now: datetime) -> Claims:
+    def decode(self, token: str, now: datetime) -> Claims:
         """What the token says. Raises InvalidTokenError unless every part of it is in order, and
         UnknownKeyError, which is one, if all that is wrong so far is that no key is known for it.
         """
@@ -136,8 +136,8 @@ class Tokens:
             or not all(
                 isinstance(method, str) and _PRINTABLE.fullmatch(method) for method in methods
             )
-            or type(epoch := claims.get("epoch")) is not int
-            or not 0 <= epoch < 2**31
+            or type(token_version := claims.get("epoch")) is not int
+            or not 0 <= token_version < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
@@ -149,7 +149,7 @@ class Tokens:
         return Claims(
             subject=subject,
             username=username,
-            epoch=epoch,
+            token_version=token_version,
             scopes=frozenset(scope.split()),
             jti=jti,
             kid=key.kid,

@@ -1,4 +1,4 @@
-"""Keeps a worker's keys those of the database, while other workers and hosts change them."""
+"""Refreshes the signing keys of a worker, since other workers and hosts change them."""
 
 import asyncio
 import logging
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 
-from app.background_jobs import pause
+from app.background_jobs import wait_or_stop
+from app.context import RequestContext
 from app.database.engine import Database
 from app.errors import UnavailableError
-from app.settings import Settings
-from app.tokens.jwt import Claims, Tokens, UnknownKeyError
+from app.tokens.jwt import AccessTokens, Claims, UnknownKeyError
 from app.tokens.signing_keys.store import KeyStore
 
 REFRESH_SECONDS = 1.0
@@ -21,37 +21,37 @@ MISS_PAUSE_SECONDS = 0.1
 _log = logging.getLogger("hourpass.keys")
 
 
-class LiveKeys:
+class KeyRefresher:
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: AccessTokens,
         database: Database,
-        settings: Settings,
+        store: KeyStore,
         clock: Callable[[], datetime],
         revoked_keys: Callable[[], int],
     ) -> None:
         """`revoked_keys` tells how many keys have been revoked, as far as this process knows."""
         self._tokens = tokens
         self._database = database
-        self._settings = settings
+        self._store = store
         self._clock = clock
         self._revoked_keys = revoked_keys
         self._revoked_keys_read = revoked_keys()  # how many the keys at hand account for
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")  # on the monotonic clock, when the last read began
 
-    async def read(self, token: str, now: datetime) -> Claims:
-        """Tokens.read, after a second look for a key that was made in the last moment.
+    async def decode(self, token: str, now: datetime) -> Claims:
+        """AccessTokens.decode(), after reading the keys again if the token's key is not known.
 
         Raises InvalidTokenError.
         """
         try:
-            return self._tokens.read(token, now)
+            return self._tokens.decode(token, now)
         except UnknownKeyError:
-            await self._look_again(monotonic())
-            return self._tokens.read(token, now)
+            await self._refresh_since(monotonic())
+            return self._tokens.decode(token, now)
 
-    async def _look_again(self, asked_at: float) -> None:
+    async def _refresh_since(self, asked_at: float) -> None:
         async with self._refreshing:
             if self._refreshed_at < asked_at:  # nobody else has looked since
                 await asyncio.sleep(self._refreshed_at + MISS_PAUSE_SECONDS - monotonic())
@@ -67,8 +67,8 @@ class LiveKeys:
                 if self._revoked_keys() != self._revoked_keys_read and not await self._refresh():
                     raise UnavailableError
 
-    async def keep_fresh(self, ending: asyncio.Event) -> None:
-        while not await pause(ending, REFRESH_SECONDS):
+    async def run(self, stopping: asyncio.Event) -> None:
+        while not await wait_or_stop(stopping, REFRESH_SECONDS):
             async with self._refreshing:
                 await self._refresh()
 
@@ -79,10 +79,10 @@ class LiveKeys:
         revoked_keys = self._revoked_keys()  # before the keys are read, which then account for them
         try:
             async with self._database.session() as session:
-                store = KeyStore(session, self._settings)
-                self._tokens.keyring = await store.read(now, self._tokens.keyring)
-        except Exception:  # noqa: BLE001 - whatever it was must not end keep_fresh
-            _log.exception("Cannot read the signing keys; going on with those known")
+                context = RequestContext(session, now)
+                self._tokens.keyring = await self._store.read(context, self._tokens.keyring)
+        except Exception:  # noqa: BLE001 - no error may end run()
+            _log.exception("Cannot load the signing keys, using the cached ones")
             return False
         self._revoked_keys_read = revoked_keys
         return True

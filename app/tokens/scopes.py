@@ -1,6 +1,7 @@
 """Scopes of RFC 6749, 3.3, and the type of our access tokens."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 BEARER: Literal["bearer"] = "bearer"
@@ -13,7 +14,7 @@ RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")
 
 
-def scope_string(scopes: set[str]) -> str:
+def scope_string(scopes: Iterable[str]) -> str:
     return " ".join(sorted(scopes))
 
 

@@ -1,89 +1,54 @@
-"""Who is calling, as a route's argument type."""
+"""Who is calling, as the type of a route's argument."""
 
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.context import caller_of
-from app.database.engine import SessionDep
-from app.events import events_of
+from app.context import ContextDep
 from app.settings import Settings
-from app.tokens.dependencies import BearerToken, NowDep
+from app.tokens.dependencies import BearerToken
 from app.tokens.errors import InsufficientScopeError
-from app.tokens.revocations.dependencies import revocations_of
-from app.users.errors import (
-    SecondFactorNeededError,
-)
-from app.users.reauthentication import Proof
-from app.users.service import Identity, Users
-from app.users.token_cache import Verification, Verified
+from app.users.authenticated_user import AuthenticatedUser
+from app.users.errors import SecondFactorNeededError
+from app.users.service import Users
+from app.users.token_cache import TokenChecker, VerifiedToken
 
 UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
 
 
-def users_of(request: Request, session: AsyncSession) -> Users:
-    revocations, events = revocations_of(request, session), events_of(request, session)
-    return Users(session, request.app.state.passwords, revocations, events)
+async def _users(request: Request) -> Users:
+    users: Users = request.app.state.services.users
+    return users
 
 
-async def _users(request: Request, session: SessionDep) -> Users:
-    return users_of(request, session)
+async def _token_checker(request: Request) -> TokenChecker:
+    checker: TokenChecker = request.app.state.token_checker
+    return checker
 
 
 UsersDep = Annotated[Users, Depends(_users)]
+TokenCheckerDep = Annotated[TokenChecker, Depends(_token_checker)]
 
 
-def proof_of(request: Request, session: AsyncSession) -> Proof:
-    state = request.app.state
-    return Proof(
-        session,
-        users_of(request, session),
-        state.passwords,
-        state.throttle,
-        events_of(request, session),
-        caller_of(request),
-    )
-
-
-async def _proof(request: Request, session: SessionDep) -> Proof:
-    return proof_of(request, session)
-
-
-ProofDep = Annotated[Proof, Depends(_proof)]
-
-
-def verification_of(request: Request, session: AsyncSession) -> Verification:
-    state = request.app.state
-    return Verification(state.memory, state.keys, users_of(request, session))
-
-
-async def _verification(request: Request, session: SessionDep) -> Verification:
-    return verification_of(request, session)
-
-
-VerificationDep = Annotated[Verification, Depends(_verification)]
-
-
-async def _bearer(
-    request: Request, token: BearerToken, verification: VerificationDep, now: NowDep
-) -> Verified:
-    verified = await verification.verify(token, now)
-    caller_of(request).user_id = verified.holder.id
+async def _verified_bearer(
+    token: BearerToken, checker: TokenCheckerDep, context: ContextDep
+) -> VerifiedToken:
+    verified = await checker.check(context, token)
+    context.user_id = verified.user.id
     return verified
 
 
-VerifiedBearer = Annotated[Verified, Depends(_bearer)]
+VerifiedBearer = Annotated[VerifiedToken, Depends(_verified_bearer)]
 
 
-async def _current_user(bearer: VerifiedBearer) -> Identity:
-    return bearer.holder
+async def _current_user(bearer: VerifiedBearer) -> AuthenticatedUser:
+    return bearer.user
 
 
-CurrentUser = Annotated[Identity, Depends(_current_user)]
+CurrentUser = Annotated[AuthenticatedUser, Depends(_current_user)]
 
 
-async def _current_admin(user: CurrentUser, request: Request) -> Identity:
+async def _current_admin(user: CurrentUser, request: Request) -> AuthenticatedUser:
     if "admin" not in user.scopes:
         settings: Settings = request.app.state.settings
         required = settings.admin_second_factor == "required"
@@ -91,4 +56,4 @@ async def _current_admin(user: CurrentUser, request: Request) -> Identity:
     return user
 
 
-CurrentAdmin = Annotated[Identity, Depends(_current_admin)]
+CurrentAdmin = Annotated[AuthenticatedUser, Depends(_current_admin)]

@@ -6,24 +6,20 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from app.database.base import Base
 
-MAX_TOKEN_EPOCH = 2**31 - 1
-NO_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
+MAX_TOKEN_VERSION = 2**31 - 1
+UNUSABLE_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
 
 
-def fold_email(email: str) -> str:
+def normalize_email(email: str) -> str:
     """The form in which addresses are compared. Mail goes to the one that is stored as it was
     typed: of two that fold alike, the other one's owner must not get it."""
     return email.casefold()
 
 
-def granted(scopes: str, *, is_admin: bool) -> set[str]:
-    return {*scopes.split(), *(["admin"] if is_admin else [])}
-
-
-def new_token_epoch() -> int:
+def new_token_version() -> int:
     """Random, so that no two users or histories of a database share one: an id that was given out
     again after a restore must not accept the tokens of the user who had it before."""
-    return secrets.randbelow(MAX_TOKEN_EPOCH + 1)
+    return secrets.randbelow(MAX_TOKEN_VERSION + 1)
 
 
 class User(Base):
@@ -57,12 +53,12 @@ class User(Base):
     # What else its tokens may be used for, as RFC 6749, 3.3 writes it: words between spaces.
     scopes: Mapped[str] = mapped_column(String(500), default="", server_default="")
     # Written into every token. Another number revokes all tokens that carry this one.
-    token_epoch: Mapped[int] = mapped_column(default=new_token_epoch)
+    token_version: Mapped[int] = mapped_column("token_epoch", default=new_token_version)
     created_at: Mapped[datetime]
 
     @validates("email")
     def _follow(self, _: str, email: str | None) -> str | None:
-        self.email_folded = fold_email(email) if email else None
+        self.email_folded = normalize_email(email) if email else None
         self.email_verified_at = None
         return email
 
@@ -70,6 +66,6 @@ class User(Base):
     def email_verified(self) -> bool:
         return self.email_verified_at is not None
 
-    def granted(self) -> set[str]:
+    def granted_scopes(self) -> set[str]:
         """Every scope that this user's tokens can have."""
-        return granted(self.scopes, is_admin=self.is_admin)
+        return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}

@@ -1,53 +1,51 @@
-"""Proving again, with the password, that an account is one's own: a token that was left lying
-about, or stolen, must not give the account away (ASVS 5.0, 6.2.3 and 7.5.1)."""
+"""Asks the owner of an account for the password again before a sensitive change.
 
-from dataclasses import dataclass
-from datetime import datetime
+A token that was stolen must not give the account away (ASVS 5.0, 6.2.3 and 7.5.1).
+"""
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from app.context import Caller
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.events import Events
 from app.security.passwords import Passwords
-from app.security.rate_limits.service import Throttle
+from app.security.rate_limits.service import LoginLimiter
 from app.users.errors import WrongPasswordError
 from app.users.models import User
-from app.users.schemas import fold
+from app.users.schemas import normalize_username
 from app.users.service import Users
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    session: AsyncSession
-    users: Users
-    passwords: Passwords
-    throttle: Throttle
-    events: Events
-    caller: Caller
+class Reauthentication:
+    def __init__(
+        self, users: Users, passwords: Passwords, limiter: LoginLimiter, events: Events
+    ) -> None:
+        self._users = users
+        self._passwords = passwords
+        self._limiter = limiter
+        self._events = events
 
-    async def demand(self, action: str, user_id: int, password: str, now: datetime) -> User:
-        """The user whose password this is, in the epoch for which this is proved: whatever ends
-        tokens ends it too, so the deed compares. A wrong password counts as a failed login, and is
-        written down as a failed `action`.
+    async def require(
+        self, context: RequestContext, action: str, user_id: int, password: str
+    ) -> User:
+        """The user, if the password is right. What revokes tokens also invalidates this check, so
+        the operation that follows compares `token_version`.
 
-        Raises WrongPasswordError, TooManyAttemptsError, UserNotFoundError and
-        HashingOverloadedError.
+        A wrong password counts as a failed login, and is logged as a failed `action`. Raises
+        WrongPasswordError, TooManyAttemptsError, UserNotFoundError and HashingOverloadedError.
         """
-        user = await self.users.get(user_id)
-        name, address = fold(user.username), self.caller.address
-        async with self.throttle.attempt(self.session, name, address) as attempt:
-            await self.session.commit()
-            matches = await self.passwords.matches(password, user.password_hash)
-            await begin_write(self.session)
-            if matches:
+        user = await self._users.get(context, user_id)
+        name = normalize_username(user.username)
+        async with self._limiter.attempt(context, name) as attempt:
+            await context.session.commit()
+            is_right = await self._passwords.verify(password, user.password_hash)
+            await begin_write(context.session)
+            if is_right:
                 await attempt.succeed()
             else:
                 await attempt.fail()
-                await attempt.count()  # with many known addresses failures alone bound too little
+                await attempt.count()  # with many known addresses, failures alone bound too little
                 reason = "wrong password"
-                await self.events.announce(action, user_id, now, succeeded=False, reason=reason)
-            await self.session.commit()
-        if not matches:
+                await self._events.publish(context, action, user_id, succeeded=False, reason=reason)
+            await context.session.commit()
+        if not is_right:
             raise WrongPasswordError
         return user

@@ -13,7 +13,7 @@ from app.http.bodies import RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.security.passwords import MAX_LENGTH
 from app.tokens.scopes import RESERVED_SCOPES, SCOPE
-from app.users.models import fold_email
+from app.users.models import normalize_email
 
 # Characters that show nothing would let one name pass for another. Categories C* (control, format,
 # unassigned…) and line separators are refused as well; these are the rest of Unicode's
@@ -23,7 +23,7 @@ _INVISIBLE = re.compile(
 )
 
 
-def fold(username: str) -> str:
+def normalize_username(username: str) -> str:
     """The form in which names are compared: NFKC, case folded."""
     folded = unicodedata.normalize("NFKC", username).casefold()
     return unicodedata.normalize("NFKC", folded)
@@ -37,7 +37,7 @@ def _check_username(username: str) -> str:
         for character in username
     ):
         raise PydanticCustomError("username", "Must not contain control or invisible characters")
-    if len(fold(username)) > 64:
+    if len(normalize_username(username)) > 64:
         raise PydanticCustomError("username", "Must have at most 64 characters once normalised")
     return username
 
@@ -58,7 +58,7 @@ def _check_email(email: str) -> str:
         normalized = parse_email(email).normalized
     except EmailNotValidError:
         raise PydanticCustomError("email", "Must be an e-mail address") from None
-    if len(fold_email(normalized)) > 254:
+    if len(normalize_email(normalized)) > 254:
         raise PydanticCustomError("email", "Must have at most 254 characters once folded")
     return normalized
 

@@ -1,25 +1,26 @@
-"""Whether a token holds: asked on every prediction, so its cost is the product's cost.
+"""Checks access tokens, from memory if possible.
 
-There are two ways to the one answer. The quick one asks no database, once that has confirmed the
-token's user. It is safe because a signature, once good, stays good; because every operation that
-ends a token is in the cache of revocations (revocations/cache.py); and because it is not taken at
-all while revocations may be missing. What it remembers ends with the token, with any change of the
-keys, when the clock is set or the database turns out to be another one, and when REMEMBERED others
-have come since. Only what one of our keys has signed is remembered, so that forged tokens
-leave nothing behind.
+An API asks at every request, so this is the fast path of the service. It needs no database, once
+the database has confirmed the token's user. That is safe for three reasons: a valid signature stays
+valid; every operation that revokes a token is in the revocation cache; and nothing is answered from
+memory while that cache may be incomplete. An entry lasts until its token expires, the keys change,
+the clock is set, the database turns out to be another one, or MAX_CACHED newer ones have come. Only
+tokens that one of our keys has signed are cached, so forged tokens cost no memory.
 """
 
 from datetime import datetime
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
+from app.context import RequestContext
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import Claims, Tokens, UnknownKeyError
-from app.tokens.key_refresher import LiveKeys
+from app.tokens.jwt import AccessTokens, Claims, UnknownKeyError
+from app.tokens.key_refresher import KeyRefresher
 from app.tokens.revocations.cache import RevocationCache
-from app.users.service import Identity, Users
+from app.users.authenticated_user import AuthenticatedUser
+from app.users.service import Users
 
-REMEMBERED = 16_384  # tokens, of MAX_TOKEN_BYTES at most and a sixth of that as a rule; and users
+MAX_CACHED = 16_384  # tokens, each MAX_TOKEN_BYTES at most and usually a sixth of it; and users
 
 # How far the clock may drift, in all, before it counts as set.
 CLOCK_TOLERANCE_SECONDS = 60.0
@@ -28,34 +29,34 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Verified(NamedTuple):
+class VerifiedToken(NamedTuple):
     claims: Claims
-    holder: Identity
-    account: tuple[int, int]  # the user's id and epoch
-    revocable: tuple[str, ...]
+    user: AuthenticatedUser
+    user_version: tuple[int, int]  # the user's id and token version
+    revocation_keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, claims: Claims) -> "Verified":
-        """Raises InvalidTokenError if the token's subject is no user."""
-        holder = Identity.of(claims)
-        return cls(claims, holder, (holder.id, claims.epoch), tuple(claims.revocable()))
+    def of(cls, claims: Claims) -> "VerifiedToken":
+        """Raises InvalidTokenError if the token's subject is not a user."""
+        user = AuthenticatedUser.of(claims)
+        return cls(claims, user, (user.id, claims.token_version), tuple(claims.revocation_keys()))
 
 
-class Memory:
-    """What one worker can say of tokens at once."""
+class TokenCache:
+    """The tokens that one worker has verified."""
 
-    def __init__(self, tokens: Tokens, revocations: RevocationCache) -> None:
+    def __init__(self, tokens: AccessTokens, revocations: RevocationCache) -> None:
         self._tokens = tokens
         self._revocations = revocations
         self._history = revocations.history
         self._keyring = tokens.keyring
-        self._clock_offset = float("nan")  # of the wall clock from the monotonic one
-        self._remembered: dict[str, Verified] = {}
-        # Of whom the database has said that they exist, are enabled and in this epoch.
+        self._clock_offset = float("nan")  # of the wall clock from the monotonic clock
+        self._verified: dict[str, VerifiedToken] = {}
+        # Users of whom the database has said that they exist, are enabled and have this version.
         self._confirmed: dict[tuple[int, int], None] = {}
 
-    def verify(self, token: str, now: datetime) -> Verified | None:
-        """Whom the token stands for, or None if only the database can tell.
+    def check(self, token: str, now: datetime) -> VerifiedToken | None:
+        """The token if it is valid, or None if only the database can tell.
 
         Raises InvalidTokenError.
         """
@@ -66,80 +67,83 @@ class Memory:
             self._revocations.history != self._history
             or not abs(seconds - monotonic() - self._clock_offset) <= CLOCK_TOLERANCE_SECONDS
         ):
-            self._start_over(seconds)
-        verified = self.read(token, now)
+            self._reset(seconds)
+        verified = self.verify(token, now)
         if verified is None:
             return None
-        if self._revocations.is_revoked(verified.revocable):
+        if self._revocations.is_revoked(verified.revocation_keys):
             raise InvalidTokenError
-        return verified if verified.account in self._confirmed else None
+        return verified if verified.user_version in self._confirmed else None
 
-    def read(self, token: str, now: datetime) -> Verified | None:
-        """What the token says, whether it still holds or not; None if its key is not known here.
+    def verify(self, token: str, now: datetime) -> VerifiedToken | None:
+        """Check the signature and the claims only. Returns None if the key is not known here.
 
         Raises InvalidTokenError.
         """
         if self._keyring is not self._tokens.keyring:
             self._keyring = self._tokens.keyring
-            self._remembered.clear()
-        verified = self._remembered.get(token)
+            self._verified.clear()
+        verified = self._verified.get(token)
         if verified is None:
             try:
-                verified = Verified.of(self._tokens.read(token, now))
+                verified = VerifiedToken.of(self._tokens.decode(token, now))
             except UnknownKeyError:
                 return None
-            _put(self._remembered, token, verified)
+            _put(self._verified, token, verified)
         elif verified.claims.expires_at <= now.timestamp():
-            del self._remembered[token]
+            del self._verified[token]
             raise InvalidTokenError
         return verified
 
-    def _start_over(self, seconds: float) -> None:
-        """Let the database confirm every user again. A clock that was set back makes tokens valid
-        again whose revocation may have been forgotten since."""
+    def _reset(self, seconds: float) -> None:
+        """Let the database confirm every user again. After the clock was set back, tokens whose
+        revocation has been forgotten would otherwise be valid again."""
         self._history = self._revocations.history
         self._clock_offset = seconds - monotonic()
-        self._remembered.clear()
+        self._verified.clear()
         self._confirmed.clear()
 
-    def is_revoked(self, verified: Verified) -> bool:
+    def is_revoked(self, verified: VerifiedToken) -> bool:
         """As far as is known. The database may have lost it since (revocations/cache.py)."""
-        return self._revocations.is_revoked(verified.revocable)
+        return self._revocations.is_revoked(verified.revocation_keys)
 
     @property
     def history(self) -> int:
         """Of the database; see RevocationCache."""
         return self._revocations.history
 
-    def confirm(self, verified: Verified, history: int) -> None:
+    def confirm(self, verified: VerifiedToken, history: int) -> None:
         """The database, in that history, has confirmed that the token is valid."""
         if history == self._history:
-            _put(self._confirmed, verified.account, None)
+            _put(self._confirmed, verified.user_version, None)
 
 
-class Verification:
-    def __init__(self, memory: Memory, keys: LiveKeys, users: Users) -> None:
-        self._memory = memory
+class TokenChecker:
+    """Asks the cache first, then the database."""
+
+    def __init__(self, cache: TokenCache, keys: KeyRefresher, users: Users) -> None:
+        self._cache = cache
         self._keys = keys
         self._users = users
 
-    async def verify(self, token: str, now: datetime) -> Verified:
-        """Whom the token stands for. Raises InvalidTokenError."""
-        if verified := self._memory.verify(token, now):
+    async def check(self, context: RequestContext, token: str) -> VerifiedToken:
+        """Raises InvalidTokenError."""
+        now = context.now
+        if verified := self._cache.check(token, now):
             return verified
-        verified = self._memory.read(token, now)
+        verified = self._cache.verify(token, now)
         if verified is None:
-            verified = Verified.of(await self._keys.read(token, now))
-        if self._memory.is_revoked(verified):
+            verified = VerifiedToken.of(await self._keys.decode(token, now))
+        if self._cache.is_revoked(verified):
             raise InvalidTokenError
-        history = self._memory.history
-        await self._users.confirm(verified.claims)
-        self._memory.confirm(verified, history)
+        history = self._cache.history
+        await self._users.require_active(context, verified.claims)
+        self._cache.confirm(verified, history)
         return verified
 
 
-def _put(memory: dict[Key, Value], key: Key, value: Value) -> None:
+def _put(cache: dict[Key, Value], key: Key, value: Value) -> None:
     """Add an entry, in place of the oldest one if there are too many."""
-    if len(memory) >= REMEMBERED:
-        del memory[next(iter(memory))]
-    memory[key] = value
+    if len(cache) >= MAX_CACHED:
+        del cache[next(iter(cache))]
+    cache[key] = value

@@ -3,9 +3,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response, status
 
 from app.accounts.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserQuery, UserRecord
-from app.http.error_responses import documented
+from app.context import ContextDep
+from app.http.error_responses import error_docs
 from app.security.passwords import HashingOverloadedError
-from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
@@ -24,20 +24,21 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
     "/users",
     operation_id="listUsers",
     summary="List or search the users",
-    responses=documented(*_FOR_ADMINS),
+    responses=error_docs(*_FOR_ADMINS),
 )
 async def list_users(
-    _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
+    context: ContextDep, _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
 ) -> UserPage:
     """The oldest first. Who is created or removed meanwhile moves nobody else to another page."""
-    found = await users.list_after(
+    found = await users.list(
+        context,
         query.position or 0,
         query.limit + 1,
-        query.search,
+        search=query.search,
         is_enabled=query.is_enabled,
         is_admin=query.is_admin,
     )
-    page, further = query.cut(found)
+    page, further = query.paginate(found)
     return UserPage(users=[UserRecord.model_validate(user) for user in page], next_cursor=further)
 
 
@@ -46,38 +47,44 @@ async def list_users(
     operation_id="createUser",
     summary="Create a user",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(*_FOR_ADMINS, UserExistsError, HashingOverloadedError),
+    responses=error_docs(*_FOR_ADMINS, UserExistsError, HashingOverloadedError),
 )
 async def create_user(
-    _: CurrentAdmin, account: NewUserByAdmin, users: UsersDep, now: NowDep, response: Response
+    _: CurrentAdmin,
+    account: NewUserByAdmin,
+    users: UsersDep,
+    context: ContextDep,
+    response: Response,
 ) -> UserRecord:
     """As by registration, but with scopes, as an administrator, or without an e-mail address."""
     user_id = await users.register(
-        account, now, is_admin=account.is_admin, scopes=set(account.scopes)
+        context, account, is_admin=account.is_admin, scopes=set(account.scopes)
     )
     response.headers["Location"] = f"/users/{user_id}"
-    return UserRecord.model_validate(await users.get(user_id))
+    return UserRecord.model_validate(await users.get(context, user_id))
 
 
 @router.get(
     "/users/{user_id}",
     operation_id="readUser",
     summary="Read a user",
-    responses=documented(*_FOR_ADMINS, UserNotFoundError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
-async def read_user(_: CurrentAdmin, user_id: UserId, users: UsersDep) -> UserRecord:
+async def read_user(
+    context: ContextDep, _: CurrentAdmin, user_id: UserId, users: UsersDep
+) -> UserRecord:
     """All that is known but the password's hash."""
-    return UserRecord.model_validate(await users.get(user_id))
+    return UserRecord.model_validate(await users.get(context, user_id))
 
 
 @router.patch(
     "/users/{user_id}",
     operation_id="changeUser",
     summary="Change a user",
-    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def change_user(
-    _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, now: NowDep
+    _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, context: ContextDep
 ) -> UserRecord:
     """Members that are left out or null stay as they are.
 
@@ -86,20 +93,20 @@ async def change_user(
     changes = change.changes()
     if change.scopes is not None:
         changes["scopes"] = " ".join(change.scopes)
-    return UserRecord.model_validate(await users.change(user_id, now, **changes))
+    return UserRecord.model_validate(await users.change(context, user_id, **changes))
 
 
 @router.post(
     "/users/{user_id}/revoke-tokens",
     operation_id="revokeTokensOfUser",
     summary="End all of a user's tokens and sessions",
-    responses=documented(*_FOR_ADMINS, UserNotFoundError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def revoke_tokens_of_user(
-    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> TokensRevoked:
     """The user stays enabled and can log in again."""
-    await users.end_tokens(user_id, now)
+    await users.revoke_tokens(context, user_id)
     return TokensRevoked(user_id=user_id)
 
 
@@ -107,17 +114,17 @@ async def revoke_tokens_of_user(
     "/toggle-user-permission/{user_id}/{permission}",
     operation_id="toggleUserPermission",
     summary="Enable or disable a user",
-    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def toggle_user_permission(
     _: CurrentAdmin,
     user_id: UserId,
     permission: Annotated[int, Path(ge=0, le=1, description="1 enables, 0 disables.")],
     users: UsersDep,
-    now: NowDep,
+    context: ContextDep,
 ) -> PermissionUpdated:
     """Disabling ends the user's tokens at once. Enabling does not bring them back."""
-    await users.set_enabled(user_id, now, enabled=permission == 1)
+    await users.set_enabled(context, user_id, enabled=permission == 1)
     return PermissionUpdated(user_id=user_id)
 
 
@@ -125,11 +132,11 @@ async def toggle_user_permission(
     "/remove-user/{user_id}",
     operation_id="removeUser",
     summary="Remove a user",
-    responses=documented(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def remove_user(
-    _: CurrentAdmin, user_id: UserId, users: UsersDep, now: NowDep
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> UserRemoved:
     """The account and its tokens end at once. Its id is never given out again."""
-    await users.remove(user_id, now)
+    await users.remove(context, user_id)
     return UserRemoved()

@@ -6,7 +6,6 @@ password, so the row in `setup_steps` outlives it, and the audit log too.
 """
 
 import logging
-from datetime import datetime
 
 from pydantic import ValidationError
 from sqlalchemy import or_, select
@@ -14,9 +13,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.accounts.first_admin.models import SetupStep
+from app.context import RequestContext
 from app.errors import InvalidRequestError, StartupError
-from app.events import Event
+from app.events import Event, Events, Subscriber
+from app.security.passwords import Passwords
 from app.settings import Settings
+from app.tokens.revocations.service import Revocations
 from app.users.errors import UserExistsError
 from app.users.models import User
 from app.users.schemas import NewAccount
@@ -28,34 +30,39 @@ _log = logging.getLogger("hourpass")
 
 
 async def create_first_admin(
-    session: AsyncSession, users: Users, settings: Settings, now: datetime
+    context: RequestContext,
+    passwords: Passwords,
+    revocations: Revocations,
+    events: Events,
+    settings: Settings,
 ) -> None:
-    """Nothing, unless the settings name one. `users` must announce to mark_as_done().
+    """Do nothing unless the settings name one.
 
     Raises StartupError for a name or password that no user can have.
     """
     if settings.first_admin_username is None:
         return
-    if not await _has_had_one(session):
+    mark_done = Subscriber(_mark_done, {"user.register"})
+    users = Users(passwords, revocations, Events((*events.subscribers, mark_done)))
+    if not await _has_had_one(context.session):
         try:
             account = _account(settings)
-            await users.register(account, now, is_admin=True)
+            await users.register(context, account, is_admin=True)
             _log.info("Created the first administrator")
         except UserExistsError:  # an ordinary user, or created by another worker a moment ago
             pass
         except IntegrityError:  # another worker, with other settings, created another one
-            await session.rollback()
+            await context.session.rollback()
         except InvalidRequestError as refusal:
             raise StartupError(f"FIRST_ADMIN_PASSWORD: {refusal}") from None
-    await _warn_if_none(users, settings.first_admin_username)
+    await _warn_if_none(context, users, settings.first_admin_username)
 
 
-async def mark_as_done(session: AsyncSession, event: Event) -> None:
-    """A listener: part of the transaction that registers the first administrator, so that of any
-    number of workers that start at once one succeeds."""
-    if event.action == "user.register":
-        session.add(SetupStep(name=STEP, done_at=event.at))
-        await session.flush()
+async def _mark_done(context: RequestContext, _: Event) -> None:
+    """A subscriber: part of the transaction that registers the first administrator. If several
+    workers start at once, one of them succeeds."""
+    context.session.add(SetupStep(name=STEP, done_at=context.now))
+    await context.session.flush()
 
 
 async def _has_had_one(session: AsyncSession) -> bool:
@@ -78,8 +85,8 @@ def _account(settings: Settings) -> NewAccount:
         raise StartupError(f"{setting}: {problem['msg']}") from None
 
 
-async def _warn_if_none(users: Users, username: str) -> None:
-    user = await users.find(username)
+async def _warn_if_none(context: RequestContext, users: Users, username: str) -> None:
+    user = await users.find(context, username)
     if user is None or not user.is_admin:
         _log.warning(
             "FIRST_ADMIN_USERNAME names no administrator, and none is created: %s. "

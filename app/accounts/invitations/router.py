@@ -9,14 +9,14 @@ from app.accounts.invitations.schemas import (
     Invitation,
     InvitationCreated,
     InvitationPage,
-    InvitationTakenBack,
+    InvitationRevoked,
     NewInvitation,
 )
-from app.http.error_responses import documented
+from app.context import ContextDep
+from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.mail.errors import MailUnavailableError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin
 
@@ -30,14 +30,14 @@ _FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
     operation_id="createInvitation",
     summary="Invite somebody",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
+    responses=error_docs(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
 )
 async def create_invitation(
-    _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, now: NowDep
+    _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationCreated:
     """Whoever has the code can register once, whatever REGISTRATION is, unless it is `closed`."""
     lifetime = timedelta(days=new.days)
-    invitation, code = await invitations.create(new.email, new.scopes, lifetime, now)
+    invitation, code = await invitations.create(context, new.email, new.scopes, lifetime)
     created = InvitationCreated.model_validate(invitation)
     created.code = None if new.email else code
     return created
@@ -47,14 +47,17 @@ async def create_invitation(
     "",
     operation_id="listInvitations",
     summary="List the open invitations",
-    responses=documented(*_FOR_ADMINS),
+    responses=error_docs(*_FOR_ADMINS),
 )
 async def list_invitations(
-    _: CurrentAdmin, invitations: InvitationsDep, query: Annotated[PageQuery, Query()], now: NowDep
+    _: CurrentAdmin,
+    invitations: InvitationsDep,
+    query: Annotated[PageQuery, Query()],
+    context: ContextDep,
 ) -> InvitationPage:
     """The oldest first, without their codes. Those that were used or are too old are gone."""
-    found = await invitations.list_after(query.position or 0, query.limit + 1, now)
-    page, further = query.cut(found)
+    found = await invitations.list(context, query.position or 0, query.limit + 1)
+    page, further = query.paginate(found)
     shown = [Invitation.model_validate(invitation) for invitation in page]
     return InvitationPage(invitations=shown, next_cursor=further)
 
@@ -63,11 +66,11 @@ async def list_invitations(
     "/{invitation_id}",
     operation_id="takeBackInvitation",
     summary="Take an invitation back",
-    responses=documented(*_FOR_ADMINS, InvitationNotFoundError),
+    responses=error_docs(*_FOR_ADMINS, InvitationNotFoundError),
 )
 async def take_back_invitation(
-    _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, now: NowDep
-) -> InvitationTakenBack:
+    _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, context: ContextDep
+) -> InvitationRevoked:
     """Its code is of no use from now on, and is not mailed if it has not been yet."""
-    await invitations.take_back(invitation_id, now)
-    return InvitationTakenBack()
+    await invitations.revoke(context, invitation_id)
+    return InvitationRevoked()

@@ -57,5 +57,5 @@ class InvitationPage(BaseModel):
     )
 
 
-class InvitationTakenBack(BaseModel):
+class InvitationRevoked(BaseModel):
     message: str = Field("Invitation taken back", examples=["Invitation taken back"])

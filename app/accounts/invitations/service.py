@@ -1,69 +1,67 @@
+"""Invitations: one-time codes that let somebody register."""
+
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import delete, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.accounts.invitations.errors import InvitationNotFoundError
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.events import Events
-from app.mail.service import Mail, post
+from app.mail.service import Mail, enqueue
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
-from app.security.rate_limits.rates import NEW_INVITATION
+from app.security.rate_limits.limits import NEW_INVITATION
 from app.security.rate_limits.service import allow
 
 
-@dataclass(frozen=True, slots=True)
 class Invitations:
-    session: AsyncSession
-    events: Events
-    mail: Mail
+    def __init__(self, events: Events, mail: Mail) -> None:
+        self._events = events
+        self._mail = mail
 
     async def create(
-        self, email: str | None, scopes: Collection[str], lifetime: timedelta, now: datetime
+        self,
+        context: RequestContext,
+        email: str | None,
+        scopes: Collection[str],
+        lifetime: timedelta,
     ) -> tuple[Code, str]:
-        """With an address the code is mailed there, and proves the mailbox when it is used.
+        """With an address, the code is mailed there, and its use verifies the address.
 
         Raises MailUnavailableError and TooManyAttemptsError.
         """
         if email:
-            self.mail.require_server()
-        await begin_write(self.session)
-        admin = str(self.mail.caller.user_id)
-        await allow(self.session, "invitation by", admin, NEW_INVITATION)
+            self._mail.require_server()
+        await begin_write(context.session)
+        await allow(context.session, "invitation by", str(context.user_id), NEW_INVITATION)
         invitation, text = await codes.issue(
-            self.session,
-            Purpose.INVITE,
-            now,
-            email=email,
-            scopes=" ".join(scopes),
-            lifetime=lifetime,
+            context, Purpose.INVITE, email=email, scopes=" ".join(scopes), lifetime=lifetime
         )
         if email:
-            await post(self.session, email, self.mail.caller, code=invitation)
+            await enqueue(context, email, invitation)
         number = str(invitation.id)
-        await self.events.announce("invitation.create", None, now, invitation=number)
-        await self.session.commit()
+        await self._events.publish(context, "invitation.create", None, invitation=number)
+        await context.session.commit()
         return invitation, text
 
-    async def list_after(self, invitation_id: int, limit: int, now: datetime) -> Sequence[Code]:
+    async def list(self, context: RequestContext, after_id: int, limit: int) -> Sequence[Code]:
         """Those that can still be used, in the order of their ids."""
-        open_ones = select(Code).where(
-            Code.purpose == Purpose.INVITE, Code.expires_at > now, Code.id > invitation_id
+        usable = select(Code).where(
+            Code.purpose == Purpose.INVITE, Code.expires_at > context.now, Code.id > after_id
         )
-        return (await self.session.scalars(open_ones.order_by(Code.id).limit(limit))).all()
+        return (await context.session.scalars(usable.order_by(Code.id).limit(limit))).all()
 
-    async def take_back(self, invitation_id: int, now: datetime) -> None:
+    async def revoke(self, context: RequestContext, invitation_id: int) -> None:
         """Raises InvitationNotFoundError."""
-        await begin_write(self.session)
-        taken = delete(Code).where(
-            Code.id == invitation_id, Code.purpose == Purpose.INVITE, Code.expires_at > now
+        await begin_write(context.session)
+        revoked = delete(Code).where(
+            Code.id == invitation_id, Code.purpose == Purpose.INVITE, Code.expires_at > context.now
         )
-        if await self.session.scalar(taken.returning(Code.id)) is None:
+        if await context.session.scalar(revoked.returning(Code.id)) is None:
             raise InvitationNotFoundError
         number = str(invitation_id)
-        await self.events.announce("invitation.take_back", None, now, invitation=number)
-        await self.session.commit()
+        await self._events.publish(context, "invitation.revoke", None, invitation=number)
+        await context.session.commit()

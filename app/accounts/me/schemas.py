@@ -2,13 +2,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.credentials.second_factors.schemas import PasswordAndCode
+from app.credentials.second_factors.schemas import StrongConfirmation
 from app.http.bodies import Change
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import EmailChange, Password
 
 
-class PasswordChange(PasswordAndCode):
+class PasswordChange(StrongConfirmation):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -28,7 +28,7 @@ class PasswordChanged(BaseModel):
     user_id: int = Field(examples=[10])
 
 
-class ProfileChange(PasswordAndCode, Change):
+class ProfileChange(StrongConfirmation, Change):
     """Members that are left out or null stay as they are."""
 
     model_config = ConfigDict(
@@ -52,11 +52,11 @@ class ProfileChange(PasswordAndCode, Change):
         return {
             name: value
             for name, value in super().changes().items()
-            if name not in PasswordAndCode.model_fields
+            if name not in StrongConfirmation.model_fields
         }
 
 
-class Farewell(PasswordAndCode):
+class AccountDeletion(StrongConfirmation):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
@@ -66,7 +66,7 @@ class VerificationSent(BaseModel):
     message: str = Field("A code is on its way", examples=["A code is on its way"])
 
 
-class VerificationProof(BaseModel):
+class EmailConfirmation(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
     )

@@ -4,19 +4,19 @@ from fastapi import APIRouter, Body, status
 
 from app.accounts.password_resets.dependencies import PasswordResetsDep
 from app.accounts.password_resets.schemas import (
-    ForcedReset,
+    AdminPasswordReset,
+    AdminPasswordResetDone,
     ForgottenPassword,
     PasswordReset,
-    PasswordWasReset,
-    ResetForced,
+    PasswordResetDone,
     ResetRequested,
 )
-from app.http.error_responses import documented
+from app.context import ContextDep
+from app.http.error_responses import error_docs
 from app.mail.errors import MailUnavailableError
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId
 from app.users.errors import LastAdminError, UserNotFoundError
@@ -30,13 +30,13 @@ router = APIRouter()
     summary="I forgot my password",
     tags=["Users"],
     status_code=status.HTTP_202_ACCEPTED,
-    responses=documented(MailUnavailableError, TooManyAttemptsError),
+    responses=error_docs(MailUnavailableError, TooManyAttemptsError),
 )
 async def request_password_reset(
-    forgotten: ForgottenPassword, resets: PasswordResetsDep
+    context: ContextDep, forgotten: ForgottenPassword, resets: PasswordResetsDep
 ) -> ResetRequested:
     """Mails a code to the address if enabled accounts have it. The answer never tells."""
-    await resets.request(forgotten.email)
+    await resets.request(context, forgotten.email)
     return ResetRequested()
 
 
@@ -45,17 +45,17 @@ async def request_password_reset(
     operation_id="resetPassword",
     summary="Set a new password with a code",
     tags=["Users"],
-    responses=documented(InvalidCodeError, HashingOverloadedError),
+    responses=error_docs(InvalidCodeError, HashingOverloadedError),
 )
 async def reset_password(
-    reset: PasswordReset, resets: PasswordResetsDep, now: NowDep
-) -> PasswordWasReset:
+    reset: PasswordReset, resets: PasswordResetsDep, context: ContextDep
+) -> PasswordResetDone:
     """The code is of use once, for 30 minutes, or a day if an administrator had it made.
 
     All tokens and sessions of the account end. A second factor stays, and is asked for at login.
     """
     code, password = reset.code.get_secret_value(), reset.new_password.get_secret_value()
-    return PasswordWasReset(user_id=await resets.confirm(code, password, now))
+    return PasswordResetDone(user_id=await resets.confirm(context, code, password))
 
 
 @router.post(
@@ -63,7 +63,7 @@ async def reset_password(
     operation_id="forcePasswordReset",
     summary="Force a user to change the password",
     tags=["Administration"],
-    responses=documented(
+    responses=error_docs(
         MissingTokenError,
         InvalidTokenError,
         InsufficientScopeError,
@@ -76,14 +76,14 @@ async def force_password_reset(
     _: CurrentAdmin,
     user_id: UserId,
     resets: PasswordResetsDep,
-    now: NowDep,
-    forced: Annotated[ForcedReset, Body(default_factory=ForcedReset)],
-) -> ResetForced:
+    context: ContextDep,
+    forced: Annotated[AdminPasswordReset, Body(default_factory=AdminPasswordReset)],
+) -> AdminPasswordResetDone:
     """The password, all tokens and all sessions end at once; the code sets a new password.
 
     Also for a user who forgot it where the service sends no mail.
     """
-    code, text = await resets.force(user_id, now, by_mail=forced.by_mail)
-    return ResetForced(
+    code, text = await resets.force(context, user_id, by_mail=forced.by_mail)
+    return AdminPasswordResetDone(
         user_id=user_id, code=None if forced.by_mail else text, expires_at=code.expires_at
     )

@@ -39,12 +39,12 @@ class PasswordReset(BaseModel):
     new_password: Password
 
 
-class PasswordWasReset(BaseModel):
+class PasswordResetDone(BaseModel):
     message: str = Field("Password changed", examples=["Password changed"])
     user_id: int = Field(examples=[10])
 
 
-class ForcedReset(RequestBody):
+class AdminPasswordReset(RequestBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"by_mail": False}, {"by_mail": True}]}
     )
@@ -56,7 +56,7 @@ class ForcedReset(RequestBody):
     )
 
 
-class ResetForced(BaseModel):
+class AdminPasswordResetDone(BaseModel):
     """The code is shown this once."""
 
     user_id: int = Field(examples=[10])

@@ -1,84 +1,83 @@
-"""Whoever shows the code sets the password: it was mailed to the account's address, or handed out
-by an administrator who knows the owner. A second factor is still asked for at the next login."""
+"""Password resets: a one-time code, mailed or handed out by an administrator, sets a new password.
 
-from dataclasses import dataclass
-from datetime import datetime
+A second factor is still required at the next login.
+"""
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.mail.service import Mail, ask, post
+from app.mail.service import Mail, enqueue, enqueue_request
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
-from app.security.rate_limits.service import RESET, Throttle, clear, network_to_limit
-from app.users.schemas import fold
+from app.security.rate_limits.limits import RESET
+from app.security.rate_limits.service import LoginLimiter, clear, network_to_limit
+from app.users.schemas import normalize_username
 from app.users.service import Users
 
 
-@dataclass(frozen=True, slots=True)
 class PasswordResets:
-    session: AsyncSession
-    users: Users
-    throttle: Throttle
-    events: Events
-    mail: Mail
+    def __init__(self, users: Users, limiter: LoginLimiter, events: Events, mail: Mail) -> None:
+        self._users = users
+        self._limiter = limiter
+        self._events = events
+        self._mail = mail
 
-    async def request(self, email: str) -> None:
-        """Whether anybody has the address is looked up by the postman, when nobody waits for it.
+    async def request(self, context: RequestContext, email: str) -> None:
+        """Queue a mail. Only the mail worker looks up the accounts that have the address, so the
+        response takes the same time for every address.
 
         Raises MailUnavailableError, TooManyAttemptsError and UnavailableError.
         """
-        self.mail.require_server()
-        network = network_to_limit(self.mail.caller.address)
-        await self.throttle.count(self.session, "reset", network, RESET)
-        await begin_write(self.session)
-        await ask(self.session, email, self.mail.caller)
-        await self.session.commit()
+        self._mail.require_server()
+        network = network_to_limit(context.ip_address)
+        await self._limiter.count(context, "reset", network, RESET)
+        await begin_write(context.session)
+        await enqueue_request(context, email)
+        await context.session.commit()
 
-    async def confirm(self, code: str, password: str, now: datetime) -> int:
-        """The id of the user who has the password now. All tokens and sessions end; what failed
-        logins cost is forgotten, since the owner is there, and what others failed at is not.
+    async def confirm(self, context: RequestContext, code: str, password: str) -> int:
+        """Set the password and return the user's id. Revokes all tokens and sessions, and forgets
+        the user's own failed logins, but not those of others.
 
-        Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError; the code is used up
-        by none of the latter two.
+        Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError. The latter two do
+        not use up the code.
         """
-        found = await codes.find(self.session, code, now, Purpose.RESET, Purpose.RENEW)
+        found = await codes.find(context, code, Purpose.RESET, Purpose.ADMIN_RESET)
         assert found.user_id
-        password_hash = await self.users.hash_password(
-            found.user_id, password, field="new_password"
+        password_hash = await self._users.hash_password(
+            context, found.user_id, password, field="new_password"
         )
-        await begin_write(self.session)
-        user = await self.users.move_on(found.user_id)
-        used = await codes.use(self.session, code, now, Purpose.RESET, Purpose.RENEW)
+        await begin_write(context.session)
+        user = await self._users.bump_token_version(context, found.user_id)
+        used = await codes.use(context, code, Purpose.RESET, Purpose.ADMIN_RESET)
         user.password_hash = password_hash
         if used.email is not None and used.email == user.email:
-            user.email_verified_at = now
-        self.mail.caller.user_id = user.id
-        await clear(self.session, fold(user.username), self.mail.caller.address)
-        await self.events.announce("user.reset_password", user.id, now)
-        await self.session.commit()
+            user.email_verified_at = context.now
+        context.user_id = user.id
+        await clear(context.session, normalize_username(user.username), context.ip_address)
+        await self._events.publish(context, "user.reset_password", user.id)
+        await context.session.commit()
         return user.id
 
-    async def force(self, user_id: int, now: datetime, *, by_mail: bool) -> tuple[Code, str]:
-        """Void the password, and all tokens and sessions; the code alone sets a new one.
+    async def force(
+        self, context: RequestContext, user_id: int, *, by_mail: bool
+    ) -> tuple[Code, str]:
+        """Revoke the password, tokens and sessions. Only the code can set a new password.
 
         Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
-        a user without an address.
+        a user without an e-mail address.
         """
         if by_mail:
-            self.mail.require_server()
-        user = await self.users.void_password(user_id)
+            self._mail.require_server()
+        user = await self._users.invalidate_password(context, user_id)
         if by_mail and user.email is None:
-            raise InvalidRequestError.about("by_mail", "The user has no e-mail address")
-        await self.events.announce("user.force_reset", user_id, now)
+            raise InvalidRequestError.for_field("by_mail", "The user has no e-mail address")
+        await self._events.publish(context, "user.force_reset", user_id)
         email = user.email if by_mail else None
-        code, text = await codes.issue(
-            self.session, Purpose.RENEW, now, user_id=user_id, email=email
-        )
+        code, text = await codes.issue(context, Purpose.ADMIN_RESET, user_id=user_id, email=email)
         if email:
-            await post(self.session, email, self.mail.caller, code=code)
-        await self.session.commit()
+            await enqueue(context, email, code)
+        await context.session.commit()
         return code, text

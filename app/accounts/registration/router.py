@@ -1,12 +1,11 @@
-from fastapi import APIRouter, Depends, status
+from fastapi import APIRouter, status
 
-from app.accounts.registration.dependencies import AdmitRegistration, refuse_if_closed
-from app.http.error_responses import documented
+from app.accounts.registration.dependencies import RegistrationDep
+from app.context import ContextDep
+from app.http.error_responses import error_docs
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.dependencies import NowDep
-from app.users.dependencies import UsersDep
 from app.users.errors import (
     InvitationRequiredError,
     RegistrationClosedError,
@@ -26,8 +25,7 @@ router = APIRouter()
     summary="Register a user",
     tags=["Users"],
     status_code=status.HTTP_201_CREATED,
-    dependencies=[Depends(refuse_if_closed)],
-    responses=documented(
+    responses=error_docs(
         UserExistsError,
         RegistrationClosedError,
         InvitationRequiredError,
@@ -37,12 +35,7 @@ router = APIRouter()
     ),
 )
 async def register_user(
-    new_user: NewUser, users: UsersDep, admit: AdmitRegistration, now: NowDep
+    new_user: NewUser, registration: RegistrationDep, context: ContextDep
 ) -> UserCreated:
-    """Create an account. It is enabled at once, so its owner can ask for a token."""
-    invitation = new_user.invitation.get_secret_value() if new_user.invitation else None
-    await admit(invitation)
-    user_id = await users.register(
-        new_user, now, invitation=invitation, is_counted=invitation is None
-    )
-    return UserCreated(user_id=user_id)
+    """Create an account. It is enabled at once, so its owner can get a token."""
+    return UserCreated(user_id=await registration.register(context, new_user))

@@ -5,29 +5,31 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import begin_write
-from app.security.encryption import LOCKED, Vault
+from app.security.encryption import ENCRYPTED_PREFIX, Encryptor
 from app.settings import Settings
 
 
-def vault_of(settings: Settings) -> Vault:
-    return Vault(settings, "second factors")
+def encryptor_for(settings: Settings) -> Encryptor:
+    return Encryptor(settings, "second factors")
 
 
-async def seal(session: AsyncSession, settings: Settings) -> None:
+async def encrypt_existing(session: AsyncSession, settings: Settings) -> None:
     """Encrypt what was stored before SECRET_KEY was set.
 
-    Raises KeyUnusableError for what was encrypted under another one.
+    Raises DecryptionError for what was encrypted under another one.
     """
-    vault = vault_of(settings)
-    is_locked = func.substr(SecondFactor.secret, 1, len(LOCKED)) == LOCKED
-    if locked := await session.scalar(select(SecondFactor.secret).where(is_locked).limit(1)):
-        vault.unlock(locked)
-    if vault.locks:
-        for secret in (await session.scalars(select(SecondFactor.secret).where(~is_locked))).all():
+    encryptor = encryptor_for(settings)
+    is_encrypted = func.substr(SecondFactor.secret, 1, len(ENCRYPTED_PREFIX)) == ENCRYPTED_PREFIX
+    if encrypted := await session.scalar(select(SecondFactor.secret).where(is_encrypted).limit(1)):
+        encryptor.decrypt(encrypted)
+    if encryptor.is_enabled:
+        for secret in (
+            await session.scalars(select(SecondFactor.secret).where(~is_encrypted))
+        ).all():
             await begin_write(session)
             await session.execute(
                 update(SecondFactor)
                 .where(SecondFactor.secret == secret)
-                .values(secret=vault.lock(secret))
+                .values(secret=encryptor.encrypt(secret))
             )
     await session.commit()

@@ -1,6 +1,6 @@
 from typing import ClassVar
 
-from app.errors import ConflictError, ForbiddenError, NotFoundError, Refusal
+from app.errors import ApiError, ConflictError, ForbiddenError, NotFoundError
 
 
 class SecondFactorNotFoundError(NotFoundError):
@@ -25,7 +25,7 @@ class WrongCodeError(ForbiddenError):
     message = "The code is wrong, or was used before"
 
 
-class TooManyCodesError(Refusal):
+class TooManyCodesError(ApiError):
     """Only whoever knows the password, or holds a token, gets to hear it."""
 
     status = 429

@@ -1,5 +1,6 @@
 from fastapi import APIRouter, status
 
+from app.context import ContextDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorExistsError,
@@ -8,18 +9,17 @@ from app.credentials.second_factors.errors import (
     WrongCodeError,
 )
 from app.credentials.second_factors.schemas import (
-    CodeProof,
-    Enrolment,
-    FullProof,
-    PasswordProof,
+    Enrollment,
+    OtpConfirmation,
+    PasswordAndOtp,
+    PasswordConfirmation,
     RecoveryCodes,
     SecondFactorRemoved,
     SecondFactorState,
 )
-from app.http.error_responses import documented
+from app.http.error_responses import error_docs
 from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.dependencies import NowDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, VerifiedBearer
 from app.users.errors import UserNotFoundError, WrongPasswordError
@@ -36,13 +36,15 @@ _BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError, HashingOverload
     operation_id="readSecondFactor",
     summary="Do I have a second factor?",
     tags=["Second factor"],
-    responses=documented(*_FOR_USERS),
+    responses=error_docs(*_FOR_USERS),
 )
-async def read_second_factor(user: CurrentUser, factors: SecondFactorsDep) -> SecondFactorState:
+async def read_second_factor(
+    context: ContextDep, user: CurrentUser, factors: SecondFactorsDep
+) -> SecondFactorState:
     """If so, how many recovery codes are left."""
     return SecondFactorState(
-        enabled=await factors.is_enabled(user.id),
-        recovery_codes_left=await factors.recovery_codes_left(user.id),
+        enabled=await factors.is_enabled(context, user.id),
+        recovery_codes_left=await factors.recovery_codes_left(context, user.id),
     )
 
 
@@ -52,7 +54,7 @@ async def read_second_factor(user: CurrentUser, factors: SecondFactorsDep) -> Se
     summary="Begin to set up a second factor",
     tags=["Second factor"],
     status_code=status.HTTP_201_CREATED,
-    responses=documented(
+    responses=error_docs(
         *_FOR_USERS,
         WrongPasswordError,
         SecondFactorExistsError,
@@ -60,15 +62,15 @@ async def read_second_factor(user: CurrentUser, factors: SecondFactorsDep) -> Se
         HashingOverloadedError,
     ),
 )
-async def enrol_second_factor(
-    proof: PasswordProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
-) -> Enrolment:
+async def enroll_second_factor(
+    proof: PasswordConfirmation, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
+) -> Enrollment:
     """A secret for an authenticator app (TOTP, RFC 6238). Confirm it with a code within an hour.
 
     Until then nothing changes. Asked again, a new secret takes the place of the unconfirmed one.
     """
-    made = await factors.enrol(user.id, proof.password.get_secret_value(), now)
-    return Enrolment(secret=made.secret, otpauth_uri=made.uri)
+    made = await factors.enroll(context, user.id, proof.password.get_secret_value())
+    return Enrollment(secret=made.secret, otpauth_uri=made.uri)
 
 
 @router.post(
@@ -76,18 +78,20 @@ async def enrol_second_factor(
     operation_id="confirmSecondFactor",
     summary="Switch the second factor on",
     tags=["Second factor"],
-    responses=documented(*_BY_CODE),
+    responses=error_docs(*_BY_CODE),
 )
 async def confirm_second_factor(
-    proof: CodeProof, bearer: VerifiedBearer, factors: SecondFactorsDep, now: NowDep
+    proof: OtpConfirmation, bearer: VerifiedBearer, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodes:
     """From now on `POST /token` wants a code. The recovery codes are shown this once.
 
     All of the user's tokens and sessions end, that of this call included. Log in with the app's
     next code, since no code is taken twice.
     """
-    user_id, epoch = bearer.account
-    return RecoveryCodes(recovery_codes=await factors.confirm(user_id, epoch, proof.otp, now))
+    user_id, token_version = bearer.user_version
+    return RecoveryCodes(
+        recovery_codes=await factors.confirm(context, user_id, token_version, proof.otp)
+    )
 
 
 @router.post(
@@ -95,14 +99,14 @@ async def confirm_second_factor(
     operation_id="renewRecoveryCodes",
     summary="Get new recovery codes",
     tags=["Second factor"],
-    responses=documented(*_BY_BOTH),
+    responses=error_docs(*_BY_BOTH),
 )
 async def renew_recovery_codes(
-    proof: FullProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+    proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodes:
     """They replace all that there are, and are shown this once."""
     password = proof.password.get_secret_value()
-    codes = await factors.renew_recovery_codes(user.id, password, proof.otp, now)
+    codes = await factors.renew_recovery_codes(context, user.id, password, proof.otp)
     return RecoveryCodes(recovery_codes=codes)
 
 
@@ -111,13 +115,13 @@ async def renew_recovery_codes(
     operation_id="removeSecondFactor",
     summary="Switch the second factor off",
     tags=["Second factor"],
-    responses=documented(*_BY_BOTH),
+    responses=error_docs(*_BY_BOTH),
 )
 async def remove_second_factor(
-    proof: FullProof, user: CurrentUser, factors: SecondFactorsDep, now: NowDep
+    proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorRemoved:
     """All of the user's tokens and sessions end, that of this call included."""
-    await factors.remove(user.id, proof.password.get_secret_value(), proof.otp, now)
+    await factors.remove(context, user.id, proof.password.get_secret_value(), proof.otp)
     return SecondFactorRemoved()
 
 
@@ -126,13 +130,13 @@ async def remove_second_factor(
     operation_id="resetSecondFactorOfUser",
     summary="Take away a user's second factor",
     tags=["Administration"],
-    responses=documented(
+    responses=error_docs(
         *_FOR_USERS, InsufficientScopeError, UserNotFoundError, SecondFactorNotFoundError
     ),
 )
 async def reset_second_factor_of_user(
-    _: CurrentAdmin, user_id: UserId, factors: SecondFactorsDep, now: NowDep
+    _: CurrentAdmin, user_id: UserId, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorRemoved:
     """For a user who lost the phone and the recovery codes. The user's tokens and sessions end."""
-    await factors.reset(user_id, now)
+    await factors.reset(context, user_id)
     return SecondFactorRemoved()

@@ -15,7 +15,7 @@ _CODE = re.compile(rf"[0-9]{{6}}|{text.PATTERN.pattern}")
 
 def _check_otp(otp: SecretStr) -> SecretStr:
     typed = otp.get_secret_value()
-    if len(typed) <= MAX_TYPED and _CODE.fullmatch(code := text.read(typed)):
+    if len(typed) <= MAX_TYPED and _CODE.fullmatch(code := text.parse_code(typed)):
         return SecretStr(code)
     raise PydanticCustomError("otp", "Must be 6 digits or a recovery code")
 
@@ -30,7 +30,7 @@ Otp = Annotated[
 ]
 
 
-class PasswordAndCode(BaseModel):
+class StrongConfirmation(BaseModel):
     """What proves that an account is the caller's own."""
 
     password: Password
@@ -42,7 +42,7 @@ class PasswordAndCode(BaseModel):
     )
 
 
-class PasswordProof(BaseModel):
+class PasswordConfirmation(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
@@ -50,13 +50,13 @@ class PasswordProof(BaseModel):
     password: Password
 
 
-class CodeProof(BaseModel):
+class OtpConfirmation(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"otp": "123456"}]})
 
     otp: Otp
 
 
-class FullProof(BaseModel):
+class PasswordAndOtp(BaseModel):
     """What a login takes."""
 
     model_config = ConfigDict(
@@ -74,7 +74,7 @@ class SecondFactorState(BaseModel):
     recovery_codes_left: int = Field(examples=[10])
 
 
-class Enrolment(BaseModel):
+class Enrollment(BaseModel):
     """Shown once. `otpauth_uri` is what authenticator apps read from a QR code."""
 
     secret: str = Field(

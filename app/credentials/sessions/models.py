@@ -16,8 +16,8 @@ class Session(Base):
         ForeignKey("users.id", ondelete="CASCADE"),
         index=True,
     )
-    # The session ends with the user's other tokens, when the user moves on to the next epoch.
-    epoch: Mapped[int]
+    # The user's when the session was created. Revoking all of the user's tokens ends the session.
+    token_version: Mapped[int] = mapped_column("epoch")
     scope: Mapped[str] = mapped_column(String(1000))
     # Carried by its refresh tokens alone, so that knowing a `sid` is of no use.
     handle: Mapped[str] = mapped_column(String(32), unique=True)
@@ -28,5 +28,5 @@ class Session(Base):
     rotated_at: Mapped[datetime]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
-    address: Mapped[str] = mapped_column(String(45))
+    ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))

@@ -3,12 +3,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from app.context import ContextDep
 from app.credentials.sessions.dependencies import SessionsDep
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.credentials.sessions.schemas import SessionEnded, SessionInfo, SessionList
-from app.http.error_responses import documented
-from app.tokens.dependencies import NowDep
+from app.http.error_responses import error_docs
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
 from app.users.errors import UserNotFoundError
@@ -26,11 +26,13 @@ SessionId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", examples=["1c7a40a3e5b
     operation_id="listOwnSessions",
     summary="Where am I logged in?",
     tags=["Sessions"],
-    responses=documented(*_FOR_USERS),
+    responses=error_docs(*_FOR_USERS),
 )
-async def list_own_sessions(user: CurrentUser, sessions: SessionsDep, now: NowDep) -> SessionList:
+async def list_own_sessions(
+    user: CurrentUser, sessions: SessionsDep, context: ContextDep
+) -> SessionList:
     """The sessions opened with scope `offline_access`, newest first."""
-    return _as_list(await sessions.list_of(user.id, now))
+    return _as_list(await sessions.list_for_user(context, user.id))
 
 
 @router.delete(
@@ -38,13 +40,13 @@ async def list_own_sessions(user: CurrentUser, sessions: SessionsDep, now: NowDe
     operation_id="endOwnSession",
     summary="End one of my sessions",
     tags=["Sessions"],
-    responses=documented(*_FOR_USERS, SessionNotFoundError),
+    responses=error_docs(*_FOR_USERS, SessionNotFoundError),
 )
 async def end_own_session(
-    user: CurrentUser, session_id: SessionId, sessions: SessionsDep, now: NowDep
+    user: CurrentUser, session_id: SessionId, sessions: SessionsDep, context: ContextDep
 ) -> SessionEnded:
     """Its refresh token and its access tokens end at once."""
-    await sessions.end(user.id, session_id, now)
+    await sessions.revoke(context, user.id, session_id)
     return SessionEnded()
 
 
@@ -53,14 +55,14 @@ async def end_own_session(
     operation_id="listSessionsOfUser",
     summary="Where is a user logged in?",
     tags=["Administration"],
-    responses=documented(*_FOR_ADMINS),
+    responses=error_docs(*_FOR_ADMINS),
 )
 async def list_sessions_of_user(
-    _: CurrentAdmin, user_id: UserId, users: UsersDep, sessions: SessionsDep, now: NowDep
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, sessions: SessionsDep, context: ContextDep
 ) -> SessionList:
     """As the user sees them."""
-    await users.get(user_id)
-    return _as_list(await sessions.list_of(user_id, now))
+    await users.get(context, user_id)
+    return _as_list(await sessions.list_for_user(context, user_id))
 
 
 @router.delete(
@@ -68,13 +70,17 @@ async def list_sessions_of_user(
     operation_id="endSessionOfUser",
     summary="End one of a user's sessions",
     tags=["Administration"],
-    responses=documented(*_FOR_ADMINS, SessionNotFoundError),
+    responses=error_docs(*_FOR_ADMINS, SessionNotFoundError),
 )
 async def end_session_of_user(
-    _: CurrentAdmin, user_id: UserId, session_id: SessionId, sessions: SessionsDep, now: NowDep
+    _: CurrentAdmin,
+    user_id: UserId,
+    session_id: SessionId,
+    sessions: SessionsDep,
+    context: ContextDep,
 ) -> SessionEnded:
     """Its refresh token and its access tokens end at once."""
-    await sessions.end(user_id, session_id, now)
+    await sessions.revoke(context, user_id, session_id)
     return SessionEnded()
 
 

@@ -10,7 +10,11 @@ class SessionInfo(BaseModel):
     created_at: datetime
     last_used_at: datetime = Field(validation_alias="rotated_at")
     expires_at: datetime = Field(description="Unless it is used before.")
-    address: str = Field(description="Where it was opened from.", examples=["203.0.113.9"])
+    address: str = Field(
+        validation_alias="ip_address",
+        description="IP address of the login.",
+        examples=["203.0.113.9"],
+    )
     user_agent: str = Field(description="With what.", examples=["python-httpx/0.28.1"])
 
 

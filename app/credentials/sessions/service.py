@@ -1,10 +1,10 @@
-"""The verbs of sessions.
+"""Operations on sessions.
 
-A refresh token is `hpr_<handle>_<secret>`. At each use the secret is replaced by one derived from
-it under a key that only the database has. Whoever repeats a use within the grace, because the
-answer was lost or two tasks renewed at once, gets the same successor again. Any other secret that
-comes with a true handle is a spent one, so it was copied: the session ends (RFC 9700, 4.14.2).
-One row holds a session however often it is renewed.
+A refresh token is `hpr_<handle>_<secret>`. Each use replaces the secret by one that is derived from
+it under a key that only the database has. A client that repeats a use within GRACE gets the same
+successor again: the answer may have been lost, or two tasks have refreshed at once. Any other
+secret with a known handle has been used before, so it was copied: the session is revoked (RFC 9700,
+4.14.2). A session is one row, however often it is refreshed.
 """
 
 import hashlib
@@ -14,22 +14,21 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.context import Caller
+from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
 from app.events import Events
-from app.security.rate_limits.rates import RENEWAL
+from app.security.rate_limits.limits import RENEWAL
 from app.security.rate_limits.service import allow
 from app.settings import Settings
 from app.tokens.revocations.service import Revocations
+from app.users.login_account import LoginAccount
 from app.users.models import User
-from app.users.service import Account
 
 GRACE = timedelta(seconds=10)
 MAX_PER_USER = 100
@@ -40,162 +39,155 @@ _log = logging.getLogger("hourpass.sessions")
 
 
 @dataclass(frozen=True, slots=True)
-class Renewal:
+class RefreshedSession:
     """A session, the user it belongs to, and the refresh token to use next time."""
 
-    user: User | Account
+    user: User | LoginAccount
     session: Session
     refresh_token: str
 
 
 class Sessions:
-    def __init__(
-        self,
-        session: AsyncSession,
-        revocations: Revocations,
-        events: Events,
-        settings: Settings,
-    ) -> None:
-        self._session = session
+    def __init__(self, revocations: Revocations, events: Events, settings: Settings) -> None:
         self._revocations = revocations
         self._events = events
         self._idle = timedelta(days=settings.session_idle_days)
         self._longest = timedelta(days=settings.session_max_days)
 
-    async def open(
-        self, user: Account, scope: str, caller: Caller, now: datetime
-    ) -> Renewal | None:
-        """Begin a session. A user's oldest ones make room beyond MAX_PER_USER.
+    async def create(
+        self, context: RequestContext, user: LoginAccount, scope: str
+    ) -> RefreshedSession | None:
+        """Create a session. Beyond MAX_PER_USER, the oldest sessions of the user are deleted.
 
-        None if the user was removed or cut off while the password was being checked.
+        Returns None if the user was deleted or disabled while the password was being checked.
         """
         secret = secrets.token_hex(32)
         opened = Session(
             id=secrets.token_hex(8),
             user_id=user.id,
-            epoch=user.token_epoch,
+            token_version=user.token_version,
             scope=scope,
             handle=secrets.token_hex(16),
             secret_hash=_hash(secret),
             rotation_key=secrets.token_bytes(32),
-            rotated_at=now,
-            created_at=now,
-            expires_at=now + min(self._idle, self._longest),
-            address=caller.address,
-            user_agent=caller.user_agent,
+            rotated_at=context.now,
+            created_at=context.now,
+            expires_at=context.now + min(self._idle, self._longest),
+            ip_address=context.ip_address,
+            user_agent=context.user_agent,
         )
-        await begin_write(self._session)
+        await begin_write(context.session)
         # Locked before sessions and the feed, as everywhere, so that no two wait for each other.
         unchanged = (
             select(User.id)
-            .where(User.id == user.id, User.token_epoch == user.token_epoch)
+            .where(User.id == user.id, User.token_version == user.token_version)
             .with_for_update(key_share=True)
         )
-        if await self._session.scalar(unchanged) is None:
-            await self._session.commit()
+        if await context.session.scalar(unchanged) is None:
+            await context.session.commit()
             return None
         oldest_first = (
             select(Session.id).where(Session.user_id == user.id).order_by(Session.created_at)
         )
-        others = (await self._session.scalars(oldest_first)).all()
+        others = (await context.session.scalars(oldest_first)).all()
         for surplus in others[: max(0, len(others) + 1 - MAX_PER_USER)]:
-            await self._end(now, Session.id == surplus, reason="too many sessions")
-        self._session.add(opened)
-        await self._events.announce("session.open", user.id, now, session=opened.id)
-        await self._session.commit()
-        return Renewal(user, opened, _refresh_token(opened, secret))
+            await self._delete(context, Session.id == surplus, reason="too many sessions")
+        context.session.add(opened)
+        await self._events.publish(context, "session.open", user.id, session=opened.id)
+        await context.session.commit()
+        return RefreshedSession(user, opened, _refresh_token(opened, secret))
 
-    async def renew(self, refresh_token: str, now: datetime) -> Renewal | None:
-        """Trade a refresh token for its successor. None if it is of no use, or no longer.
+    async def refresh(self, context: RequestContext, refresh_token: str) -> RefreshedSession | None:
+        """Replace a refresh token by its successor. Returns None if it is not valid.
 
-        Raises TooManyAttemptsError, which leaves the refresh token as it was.
+        Raises TooManyAttemptsError. The refresh token then stays valid.
         """
         match = _REFRESH_TOKEN.fullmatch(refresh_token)
         if match is None:
             return None
         handle, secret = match.groups()
-        await begin_write(self._session)
+        await begin_write(context.session)
         found = (
-            await self._session.execute(
+            await context.session.execute(
                 select(Session, User)
                 .join(User, User.id == Session.user_id)
                 .where(
                     Session.handle == handle,
-                    Session.expires_at > now,
-                    Session.epoch == User.token_epoch,
+                    Session.expires_at > context.now,
+                    Session.token_version == User.token_version,
                     User.is_enabled,
                 )
                 .with_for_update(of=Session)
             )
         ).one_or_none()
         if found is None:
-            await self._session.commit()
+            await context.session.commit()
             return None
         session, user = found
         successor = hmac.digest(session.rotation_key, secret.encode(), "sha256").hex()
         presented = _hash(secret)
         is_newest = hmac.compare_digest(presented, session.secret_hash)
         is_repeated = presented == session.previous_secret_hash
-        if not is_newest and not (is_repeated and now - session.rotated_at <= GRACE):
-            await self._end(now, Session.id == session.id, reason="a spent refresh token")
-            await self._session.commit()
+        if not is_newest and not (is_repeated and context.now - session.rotated_at <= GRACE):
+            await self._delete(context, Session.id == session.id, reason="a spent refresh token")
+            await context.session.commit()
             _log.warning("A spent refresh token was used again", extra={"user_id": user.id})
             return None
         # Counted for the session, not the user: a thief with a copied refresh token must not
         # block renewals of the owner's other sessions.
-        await allow(self._session, "renewal", session.id, RENEWAL)
+        await allow(context.session, "renewal", session.id, RENEWAL)
         if is_newest:
             session.previous_secret_hash = presented
             session.secret_hash = _hash(successor)
-            session.rotated_at = now
-            session.expires_at = min(now + self._idle, session.created_at + self._longest)
-        await self._session.commit()
-        return Renewal(user, session, _refresh_token(session, successor))
+            session.rotated_at = context.now
+            session.expires_at = min(context.now + self._idle, session.created_at + self._longest)
+        await context.session.commit()
+        return RefreshedSession(user, session, _refresh_token(session, successor))
 
-    async def list_of(self, user_id: int, now: datetime) -> Sequence[Session]:
-        """The user's live sessions, newest first."""
-        sessions = await self._session.scalars(
+    async def list_for_user(self, context: RequestContext, user_id: int) -> Sequence[Session]:
+        """The user's active sessions, newest first."""
+        sessions = await context.session.scalars(
             select(Session)
             .join(User, User.id == Session.user_id)
             .where(
                 Session.user_id == user_id,
-                Session.expires_at > now,
-                Session.epoch == User.token_epoch,
+                Session.expires_at > context.now,
+                Session.token_version == User.token_version,
             )
             .order_by(Session.created_at.desc())
         )
         return sessions.all()
 
-    async def end(self, user_id: int, session_id: str, now: datetime) -> None:
-        """End one of the user's sessions and its tokens. Raises SessionNotFoundError."""
-        await begin_write(self._session)
-        if not await self._end(now, Session.user_id == user_id, Session.id == session_id):
+    async def revoke(self, context: RequestContext, user_id: int, session_id: str) -> None:
+        """Revoke one of the user's sessions and its tokens. Raises SessionNotFoundError."""
+        await begin_write(context.session)
+        if not await self._delete(context, Session.user_id == user_id, Session.id == session_id):
             raise SessionNotFoundError
-        await self._session.commit()
+        await context.session.commit()
 
-    async def end_by(self, refresh_token: str, now: datetime) -> None:
-        """End the session that the refresh token belongs to, if there is one."""
+    async def revoke_by_token(self, context: RequestContext, refresh_token: str) -> None:
+        """Revoke the session that the refresh token belongs to, if there is one."""
         if match := _REFRESH_TOKEN.fullmatch(refresh_token):
             handle, secret = match.groups()
             hash_ = _hash(secret)
             is_its_secret = or_(Session.secret_hash == hash_, Session.previous_secret_hash == hash_)
-            await begin_write(self._session)
-            await self._end(now, Session.handle == handle, is_its_secret)
-            await self._session.commit()
+            await begin_write(context.session)
+            await self._delete(context, Session.handle == handle, is_its_secret)
+            await context.session.commit()
 
-    async def _end(
-        self, now: datetime, *conditions: ColumnElement[bool], reason: str = "asked to"
+    async def _delete(
+        self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "asked to"
     ) -> bool:
         ended = (
-            await self._session.execute(
+            await context.session.execute(
                 delete(Session).where(*conditions).returning(Session.id, Session.user_id)
             )
         ).one_or_none()
         if ended is None:
             return False
         id_, user_id = ended
-        await self._revocations.publish(f"sid:{id_}")
-        await self._events.announce("session.end", user_id, now, session=id_, reason=reason)
+        await self._revocations.publish(context, f"sid:{id_}")
+        await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
         return True
 
 

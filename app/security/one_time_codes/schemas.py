@@ -10,7 +10,7 @@ MAX_TYPED = 64
 
 def _check_code(code: SecretStr) -> SecretStr:
     typed = code.get_secret_value()
-    if len(typed) <= MAX_TYPED and text.PATTERN.fullmatch(read := text.read(typed)):
+    if len(typed) <= MAX_TYPED and text.PATTERN.fullmatch(read := text.parse_code(typed)):
         return SecretStr(read)
     raise PydanticCustomError("code", "Must be 24 letters and digits")
 

@@ -15,19 +15,19 @@ BYTES = 15  # the fewest above 112 bits that base32 writes without padding
 PATTERN = re.compile("[A-Z2-7]{24}|[A-Z2-7]{16}")
 
 
-def new() -> str:
+def generate_code() -> str:
     return base64.b32encode(secrets.token_bytes(BYTES)).decode()
 
 
-def shown(code: str) -> str:
+def format_code(code: str) -> str:
     """As people read it: ABCD-EFGH-IJKL-MNOP-QRST-UVWX."""
     return "-".join(re.findall("....", code))
 
 
-def read(typed: str) -> str:
+def parse_code(typed: str) -> str:
     """People type codes as they see them: in groups, in any case, in the digits of full width."""
     return re.sub(r"[\s-]+", "", unicodedata.normalize("NFKC", typed)).upper()
 
 
-def digest(code: str) -> bytes:
+def hash_code(code: str) -> bytes:
     return hashlib.sha256(code.encode()).digest()

@@ -1,9 +1,9 @@
 from typing import ClassVar
 
-from app.errors import Refusal
+from app.errors import ApiError
 
 
-class TooManyAttemptsError(Refusal):
+class TooManyAttemptsError(ApiError):
     """RFC 6585, 4. The same whether what was tried exists or not. Retry-After says when it works
     again."""
 

@@ -4,8 +4,7 @@ A `Rule` (service.py) is for guesses: each delay is twice the one before. A `Rat
 use: so many at once and then one per interval, so a client waits no longer than it has to.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import ceil
 
 from sqlalchemy import update
@@ -13,50 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.limits import Rate
 from app.security.rate_limits.models import Attempts
 
 IS_RATE = -1  # in `failures` of a row that belongs to a rate
-
-# A successful login writes no count of its own: each worker counts in memory, and tells the
-# database of each UNWRITTEN successes of an account together.
-UNWRITTEN = 20
-MAX_TALLIED = 10_000  # accounts in a worker's memory
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """`burst` at once, and one more per `interval`: the generic cell rate algorithm (ITU-T I.371,
-    annex A), which keeps one moment per key."""
-
-    burst: int
-    interval: timedelta
-
-    @classmethod
-    def hourly(cls, number: int) -> "Rate":
-        """That many at once, and as many again in each hour."""
-        return cls(number, timedelta(hours=1) / number)
-
-    @property
-    def slack(self) -> timedelta:
-        """How far behind the present the moment of a key stays that nobody has used."""
-        return (self.burst - 1) * self.interval
-
-    def after(self, allowed_at: datetime, now: datetime, times: int = 1) -> datetime:
-        """When the next one is allowed once `times` of them have been made at `now`."""
-        return max(allowed_at, now - self.slack) + times * self.interval
-
-
-# One session, of which a user has up to 100. Clients renew once an hour, and HourpassAuth twice a
-# minute if an API refuses every token.
-RENEWAL = Rate(burst=120, interval=timedelta(seconds=15))
-# Logins with the right password that stop at the second factor.
-UNFINISHED_LOGIN = Rate(burst=60, interval=timedelta(minutes=1))
-# Each new secret can be confirmed with five wrong codes, all of which the audit log keeps.
-NEW_SECRET = Rate(burst=20, interval=timedelta(minutes=3))
-# One administrator.
-NEW_INVITATION = Rate(burst=1_000, interval=timedelta(seconds=3.6))
-# All addresses together, without those who have an invitation.
-REGISTRATIONS = Rate(burst=3_600, interval=timedelta(seconds=1))
 
 
 async def take(session: AsyncSession, key: str, rate: Rate, now: datetime) -> None:
@@ -103,24 +62,3 @@ async def _move(session: AsyncSession, key: str, rate: Rate, allowed_at: datetim
         .values(blocked_until=allowed_at, expires_at=allowed_at + rate.slack)
         .execution_options(synchronize_session=False)
     )
-
-
-class Tally:
-    """What one worker has let through and not told the database yet."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def is_due(self, key: str) -> bool:
-        """Whether the next one has to be written down."""
-        return self._counts.get(key, 0) + 1 >= UNWRITTEN
-
-    def add(self, key: str) -> int:
-        """Returns how many there are now."""
-        if key not in self._counts and len(self._counts) >= MAX_TALLIED:
-            del self._counts[next(iter(self._counts))]
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return self._counts[key]
-
-    def forget(self, key: str) -> None:
-        self._counts.pop(key, None)

@@ -24,13 +24,15 @@ from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.context import network_of
+from app.context import RequestContext
 from app.database import fast_queries
 from app.database.engine import begin_write
 from app.errors import UnavailableError
+from app.ip_addresses import network_of
 from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, Limit, Rate
 from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.rates import UNWRITTEN, Rate, Tally, charge, refuse_before, take
+from app.security.rate_limits.rates import charge, refuse_before, take
 from app.settings import Settings
 
 MAX_ROWS = 1_000_000  # of failures, as many of known addresses, and as many of rates
@@ -39,43 +41,17 @@ KNOWN_FOR = timedelta(days=90)
 KNOWN_AGAIN = timedelta(days=60)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """So many failures cost nothing; the next one waits a second, and so on up to `longest`.
-    All is forgotten when nothing has failed for `memory`."""
-
-    free: int
-    memory: timedelta
-    longest: timedelta = timedelta(minutes=15)
-
-    def delay(self, failures: int) -> timedelta:
-        """To wait after that many failures."""
-        beyond = failures - self.free
-        if beyond < 0:
-            return timedelta(0)
-        return min(timedelta(seconds=2 ** min(beyond, 20)), self.longest)
-
-
-# SP 800-63B-4, 3.2.2 allows 100 failures in a row; here that many take the better part of a day.
-ACCOUNT = Rule(free=5, memory=timedelta(days=1))
-ACCOUNT_AT_ADDRESS = Rule(free=10, memory=timedelta(days=1))
-# Many people may share one. A success does not clear it: whoever sprays may own an account too.
-ADDRESS = Rule(free=20, memory=timedelta(hours=1))
-REGISTRATION = Rule(free=20, memory=timedelta(hours=1))
-# Each registration by it that is tried, succeed or not: a 409 tells that a name is taken.
-INVITATION = Rule(free=10, memory=timedelta(days=1))
-RESET = Rule(free=10, memory=timedelta(hours=1))
-# What strangers may have sent to one mailbox, and what one user may have sent to any.
-MAILBOX = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
-VERIFICATION = Rule(free=5, memory=timedelta(days=1), longest=timedelta(hours=6))
-
-
 class Found(NamedTuple):
     key: str
     failures: int
     blocked_until: datetime
     expires_at: datetime
 
+
+# A successful login writes no count of its own: each worker counts in memory, and tells the
+# database of each UNWRITTEN successes of an account together.
+UNWRITTEN = 20
+MAX_TALLIED = 10_000  # accounts in a worker's memory
 
 # Made once: every login asks.
 _MOST_KEYS = 5
@@ -86,11 +62,32 @@ _FIND = select(Attempts.key, Attempts.failures, Attempts.blocked_until, Attempts
 
 
 @dataclass(slots=True)
-class Count:
+class FailureCounter:
     key: str
-    rule: Rule
+    limit: Limit
     failures: int = 0
     is_charged: bool = False
+
+
+class Tally:
+    """What one worker has let through and not told the database yet."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def is_due(self, key: str) -> bool:
+        """Whether the next one has to be written down."""
+        return self._counts.get(key, 0) + 1 >= UNWRITTEN
+
+    def add(self, key: str) -> int:
+        """Returns how many there are now."""
+        if key not in self._counts and len(self._counts) >= MAX_TALLIED:
+            del self._counts[next(iter(self._counts))]
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return self._counts[key]
+
+    def forget(self, key: str) -> None:
+        self._counts.pop(key, None)
 
 
 @dataclass(slots=True)
@@ -99,7 +96,7 @@ class Attempt:
     transaction."""
 
     session: AsyncSession
-    counts: list[Count]
+    counts: list[FailureCounter]
     known_key: str | None  # to remember after a success, if this is due
     login_key: str
     logins: Rate
@@ -107,7 +104,7 @@ class Attempt:
     now: datetime
 
     @property
-    def leaves_traces(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether succeed() has anything to write."""
         return (
             self.known_key is not None
@@ -122,7 +119,7 @@ class Attempt:
 
     async def succeed(self) -> None:
         for count in self.counts:
-            if count.rule is not ADDRESS and count.failures:
+            if count.limit is not ADDRESS and count.failures:
                 await self.session.execute(delete(Attempts).where(Attempts.key == count.key))
             elif count.is_charged:
                 await self._refund(count)
@@ -133,18 +130,18 @@ class Attempt:
     async def count(self) -> None:
         """As one of the account's logins, of which there are so many an hour."""
         logins = self.tally.add(self.login_key)
-        # Another one of the account may have made this one due after `leaves_traces` was asked.
+        # Another one of the account may have made this one due after `has_changes` was asked.
         if logins >= UNWRITTEN and self.session.in_transaction():
             self.tally.forget(self.login_key)
             await charge(self.session, self.login_key, self.logins, self.now, logins)
 
-    async def take_back(self) -> None:
+    async def refund(self) -> None:
         """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
         for count in self.counts:
             if count.is_charged:
                 await self._refund(count)
 
-    async def _refund(self, count: Count) -> None:
+    async def _refund(self, count: FailureCounter) -> None:
         await self.session.execute(
             update(Attempts)
             .where(Attempts.key == count.key)
@@ -152,7 +149,7 @@ class Attempt:
         )
 
 
-class Throttle:
+class LoginLimiter:
     """One per process: it counts what is under way in it. `actions` is how often one user may log
     in, and may revoke an access token."""
 
@@ -162,14 +159,12 @@ class Throttle:
         self._tally = Tally()
 
     @asynccontextmanager
-    async def attempt(
-        self, session: AsyncSession, account: str, address: str
-    ) -> AsyncIterator[Attempt]:
+    async def attempt(self, context: RequestContext, account: str) -> AsyncIterator[Attempt]:
         """A login to the account of that folded name, whether there is one or not.
 
         Raises TooManyAttemptsError.
         """
-        network = network_to_limit(address)
+        session, network = context.session, network_to_limit(context.ip_address)
         known_key, pair_key = _key("known", account, network), _key("pair", account, network)
         account_key, address_key = _key("account", account), _key("address", network)
         login_key = _key("login", account)
@@ -177,15 +172,16 @@ class Throttle:
         with self._under_way_beside(*keys) as others:
             now = await fast_queries.current_time(session)
             found = await _find(session, now, known_key, login_key, *keys)
-            if logins := found.get(login_key):
+            logins = found.get(login_key)
+            if logins and logins.blocked_until > now:
                 refuse_before(logins.blocked_until, now)
             if known := found.get(known_key):
-                counts = [Count(pair_key, ACCOUNT_AT_ADDRESS)]
+                counts = [FailureCounter(pair_key, ACCOUNT_AT_ADDRESS)]
             else:
                 # In this order everywhere, so that no two wait for each other.
-                counts = [Count(account_key, ACCOUNT)]
+                counts = [FailureCounter(account_key, ACCOUNT)]
                 if network:
-                    counts.append(Count(address_key, ADDRESS))
+                    counts.append(FailureCounter(address_key, ADDRESS))
             await _admit(session, counts, found, others, now)
             is_due = known is None or known.expires_at - now < KNOWN_AGAIN
             due_key = known_key if is_due else None
@@ -196,18 +192,19 @@ class Throttle:
                 await session.rollback()
                 if any(count.is_charged for count in counts):
                     await begin_write(session)
-                    await attempt.take_back()
+                    await attempt.refund()
                     await session.commit()
                 raise
 
-    async def count(self, session: AsyncSession, what: str, who: str, rule: Rule) -> None:
+    async def count(self, context: RequestContext, what: str, who: str, limit: Limit) -> None:
         """Something that counts whether it succeeds or not; nothing does for `who` is empty.
 
         Raises TooManyAttemptsError.
         """
         if not who:
             return
-        count = Count(_key(what, who), rule)
+        session = context.session
+        count = FailureCounter(_key(what, who), limit)
         with self._under_way_beside(count.key) as others:
             now = await fast_queries.current_time(session)
             found = await _find(session, now, count.key)
@@ -240,8 +237,8 @@ def network_to_limit(address: str) -> str:
     return "" if network and ip_network(network).is_loopback else network
 
 
-async def allow(session: AsyncSession, what: str, who: str, limit: Rule | Rate) -> None:
-    """As Throttle.count(), but part of its caller's transaction, which writes.
+async def allow(session: AsyncSession, what: str, who: str, limit: Limit | Rate) -> None:
+    """As LoginLimiter.count(), but part of its caller's transaction, which writes.
 
     Where the caller locks users or sessions it does so before, and publishes revocations after, so
     that no two transactions wait for each other. Raises TooManyAttemptsError.
@@ -260,7 +257,7 @@ async def allow(session: AsyncSession, what: str, who: str, limit: Rule | Rate) 
     )
     if row:
         refuse_before(row.blocked_until, now)
-    await _charge(session, Count(key, limit), now)
+    await _charge(session, FailureCounter(key, limit), now)
 
 
 async def clear(
@@ -279,7 +276,7 @@ async def clear(
     await session.execute(delete(Attempts).where(Attempts.key == _key("login", account)))
 
 
-async def spent(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
+async def expired(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
     """A condition for a query: rows that no longer count and, of more than MAX_ROWS, those that
     will be forgotten soonest.
 
@@ -297,7 +294,7 @@ async def spent(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
 
 async def _admit(
     session: AsyncSession,
-    counts: list[Count],
+    counts: list[FailureCounter],
     found: Mapping[str, Found],
     others: Mapping[str, int],
     now: datetime,
@@ -308,11 +305,12 @@ async def _admit(
         if row := found.get(count.key):
             count.failures = row.failures
             blocked_until = max(blocked_until, row.blocked_until)
-        if count.failures >= count.rule.free:
+        if count.failures >= count.limit.allowed:
             count.is_charged = True
-        elif count.failures + others[count.key] >= count.rule.free:
+        elif count.failures + others[count.key] >= count.limit.allowed:
             raise TooManyAttemptsError
-    refuse_before(blocked_until, now)
+    if blocked_until > now:
+        refuse_before(blocked_until, now)
     if not any(count.is_charged for count in counts):
         return
     await begin_write(session)
@@ -330,16 +328,16 @@ async def _find(session: AsyncSession, now: datetime, *keys: str) -> dict[str, F
     return {row[0]: Found(*row) for row in rows}
 
 
-async def _claim(session: AsyncSession, count: Count, now: datetime) -> bool:
+async def _claim(session: AsyncSession, count: FailureCounter, now: datetime) -> bool:
     """Charge one failure more, unless somebody else has just done so."""
-    delay = count.rule.delay(count.failures + 1)
+    delay = count.limit.delay(count.failures + 1)
     claimed = await session.scalar(
         update(Attempts)
         .where(Attempts.key == count.key, Attempts.failures == count.failures)
         .values(
             failures=count.failures + 1,
             blocked_until=now + delay,
-            expires_at=now + count.rule.memory,
+            expires_at=now + count.limit.window,
         )
         .returning(Attempts.key)
         .execution_options(synchronize_session=False)
@@ -347,9 +345,9 @@ async def _claim(session: AsyncSession, count: Count, now: datetime) -> bool:
     return claimed is not None
 
 
-async def _charge(session: AsyncSession, count: Count, now: datetime) -> None:
-    failures = await _put(session, count.key, 1, now, now + count.rule.memory)
-    if delay := count.rule.delay(failures):
+async def _charge(session: AsyncSession, count: FailureCounter, now: datetime) -> None:
+    failures = await _put(session, count.key, 1, now, now + count.limit.window)
+    if delay := count.limit.delay(failures):
         await session.execute(
             update(Attempts)
             .where(Attempts.key == count.key)

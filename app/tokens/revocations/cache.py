@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.background_jobs import pause
+from app.background_jobs import wait_or_stop
 from app.database.sqlite_driver import Reader
 from app.tokens.revocations.entries import Entry, FeedEntries, Head
 
@@ -63,7 +63,7 @@ class RevocationCache(ABC):
         """Whether every revocation of this moment is known. Cheap enough for every request."""
 
     @abstractmethod
-    async def follow(self, ending: asyncio.Event) -> None:
+    async def follow(self, stopping: asyncio.Event) -> None:
         """A background job. The cache is fresh only while it runs."""
 
     @abstractmethod
@@ -151,13 +151,13 @@ class SqliteRevocationCache(RevocationCache):
         self._reader: Reader | None = None
         self._answer: bool | None = None
 
-    async def follow(self, ending: asyncio.Event) -> None:
+    async def follow(self, stopping: asyncio.Event) -> None:
         with closing(Reader(self._path)) as reader:
             self._reader = reader
             try:
-                while not self.is_fresh() and not await pause(ending, POLL_SECONDS):
+                while not self.is_fresh() and not await wait_or_stop(stopping, POLL_SECONDS):
                     pass
-                await ending.wait()
+                await stopping.wait()
             finally:
                 self._reader = None
 
@@ -209,27 +209,27 @@ class PostgresRevocationCache(RevocationCache):
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
 
-    async def follow(self, ending: asyncio.Event) -> None:
+    async def follow(self, stopping: asyncio.Event) -> None:
         """On one connection, for as long as it lasts. While there is none, nothing is fresh."""
         try:
-            await self._keep_polling(ending)
+            await self._keep_polling(stopping)
         finally:
             await self._engine.dispose()
 
-    async def _keep_polling(self, ending: asyncio.Event) -> None:
-        while not ending.is_set():
+    async def _keep_polling(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
             try:
                 async with self._engine.connect() as connection:
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        while not ending.is_set():
+                        while not stopping.is_set():
                             await self._poll(driver)
                             await asyncio.sleep(POLL_SECONDS)
                     finally:  # not for the pool again: it may hang in a query
                         await connection.invalidate()
             except Exception as error:  # noqa: BLE001 - each driver has its own
                 _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
-                await pause(ending, _QUERY_TIMEOUT_SECONDS)
+                await wait_or_stop(stopping, _QUERY_TIMEOUT_SECONDS)
 
     async def _poll(self, driver: Any) -> None:
         """Straight to the driver: what SQLAlchemy does besides, thirty times a second, is most of

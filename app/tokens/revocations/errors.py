@@ -1,7 +1,7 @@
-from app.errors import Refusal, UnavailableError
+from app.errors import ApiError, UnavailableError
 
 
-class CursorUnknownError(Refusal):
+class CursorUnknownError(ApiError):
     """The cursor is not of this feed, or too old. Keep what is known, read from the beginning."""
 
     status = 410

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import Refusal, UnavailableError
+from app.errors import ApiError, UnavailableError
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.entries import Head, Page
 from app.tokens.revocations.errors import CursorOfAnotherHistoryError, TooManyListenersError
@@ -61,14 +61,14 @@ class RevocationFeed:
         self,
         cache: RevocationCache,
         refresh_keys: Callable[[], Awaitable[None]],
-        ending: asyncio.Event,
+        stopping: asyncio.Event,
         max_listeners: int = MAX_LISTENERS,
     ) -> None:
         """`refresh_keys` reads the signing keys if one has been revoked since they were read: the
         feed must not list a revoked key before this worker can publish the one that follows it."""
         self.cache = cache
         self._refresh_keys = refresh_keys
-        self._ending = ending
+        self._stopping = stopping
         self.max_listeners = max_listeners
         self.is_fresh = False  # the cache was, at the last tick
         self._listeners: set[Listener] = set()
@@ -78,8 +78,8 @@ class RevocationFeed:
         self._warned_at = float("-inf")
 
     @property
-    def is_ending(self) -> bool:
-        return self._ending.is_set()
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     async def page_after(self, cursor: str | None, asked_at: float) -> Page:
         """What was revoked after the cursor and has not expired; all of it as of `asked_at`, on the
@@ -125,7 +125,7 @@ class RevocationFeed:
         """There are no ticks while nobody listens. `head` is the one that listeners know."""
         while self._listeners:
             self.is_fresh = self.cache.is_fresh()
-            if self.cache.head != head or self.is_ending:
+            if self.cache.head != head or self.is_stopping:
                 head = self.cache.head
                 await _wake(list(self._listeners))
             last, self._tick_number = self._tick_number, int(monotonic() / TICK_SECONDS)
@@ -187,7 +187,7 @@ class FeedResponse(Response):
         ends_at = asked_at + self._wait
         beats_at = asked_at + HEARTBEAT_SECONDS
         feed.wake_at(min(beats_at, ends_at), listener)
-        while feed.cache.head == head and not listener.is_gone and not feed.is_ending:
+        while feed.cache.head == head and not listener.is_gone and not feed.is_stopping:
             now = monotonic()
             if now >= ends_at:
                 return
@@ -209,7 +209,7 @@ class FeedResponse(Response):
         listener asks again, which it does at once."""
         try:
             return await self._feed.page_after(self._cursor, asked_at)
-        except Refusal:
+        except ApiError:
             if self._has_begun:
                 return empty
             raise
@@ -220,7 +220,7 @@ def _start(*headers: tuple[bytes, bytes]) -> dict[str, object]:
 
 
 async def _until_gone(receive: Receive, listener: Listener) -> None:
-    with suppress(Refusal):  # a body that is too large
+    with suppress(ApiError):  # a body that is too large
         while (await receive())["type"] != "http.disconnect":
             pass
     listener.is_gone = True

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.http.error_responses import documented
+from app.http.error_responses import error_docs
 from app.tokens.revocations.errors import CursorUnknownError, TooManyListenersError
 from app.tokens.revocations.feed import (
     HEARTBEAT_SECONDS,
@@ -53,7 +53,7 @@ router = APIRouter(tags=["Verification"], route_class=_FeedRoute)
     operation_id="listRevocations",
     summary="List revocations that have not expired",
     response_model=RevocationPage,
-    responses=documented(CursorUnknownError, TooManyListenersError),
+    responses=error_docs(CursorUnknownError, TooManyListenersError),
     description=f"""For APIs that verify tokens themselves: reject tokens that carry a value listed
 here.
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, event, exists, func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.context import RequestContext
 from app.database.base import UtcDateTime
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.models import Feed, Revocation
@@ -17,7 +17,7 @@ from app.tokens.signing_keys.keys import CLOCK_SKEW
 CLOCK_MARGIN = timedelta(days=1)
 
 
-def not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
+def is_not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
     """A condition for a query: none of the values has been revoked."""
     return ~exists().where(Revocation.value.in_(values))
 
@@ -34,19 +34,16 @@ def has_expired() -> ColumnElement[bool]:
 class Revocations:
     """`lifetime` is how long a token is valid. `cache` is this process's own, if it has one."""
 
-    def __init__(
-        self, session: AsyncSession, lifetime: timedelta, cache: RevocationCache | None = None
-    ) -> None:
-        self._session = session
+    def __init__(self, lifetime: timedelta, cache: RevocationCache | None = None) -> None:
         self._kept_for = lifetime + CLOCK_SKEW + CLOCK_MARGIN
         self._cache = cache
 
-    async def publish(self, value: str) -> None:
-        """Part of its caller's transaction, which commits the change and its revocation
+    async def publish(self, context: RequestContext, value: str) -> None:
+        """Part of the caller's transaction, which commits the change and its revocation
         together."""
         mark = new_mark()
         now = func.current_timestamp(type_=UtcDateTime())
-        published = await self._session.execute(
+        published = await context.session.execute(
             update(Feed)
             .values(position=Feed.position + 1, mark=mark)
             .returning(Feed.position, now)
@@ -54,20 +51,23 @@ class Revocations:
         )
         position, published_at = published.one()
         expires_at: datetime = published_at + self._kept_for
-        self._session.add(
+        context.session.add(
             Revocation(position=position, value=value, mark=mark, expires_at=expires_at)
         )
         if self._cache:
             # Before the answer to this request can be followed by another one.
             cache = self._cache
             event.listen(
-                self._session.sync_session, "after_commit", lambda _: cache.invalidate(), once=True
+                context.session.sync_session,
+                "after_commit",
+                lambda _: cache.invalidate(),
+                once=True,
             )
 
-    async def rename_feed(self) -> None:
+    async def rename_feed(self, context: RequestContext) -> None:
         """Make every cursor unknown, so that all listeners start over. Part of its caller's
         transaction."""
-        await self._session.execute(update(Feed).values(name=secrets.token_hex(8)))
+        await context.session.execute(update(Feed).values(name=secrets.token_hex(8)))
 
 
 def new_mark() -> int:

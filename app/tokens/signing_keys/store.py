@@ -1,7 +1,7 @@
-"""Signing keys: made on first start, kept in the database, encrypted when SECRET_KEY is set.
+"""Stores signing keys, encrypted if SECRET_KEY is set.
 
-A key is published before it signs, and goes on verifying until its last token has expired. Key
-objects are built once: parsing PEM costs a hundred times what a verification does.
+The first start makes one. A key is published before it signs, and verifies until its last token has
+expired.
 """
 
 import logging
@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jose import jwk
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.context import RequestContext
 from app.database.engine import begin_write
 from app.errors import StartupError
 from app.events import Events
-from app.security.encryption import Vault
+from app.security.encryption import Encryptor
 from app.settings import Settings
 from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey, _shared_secret
 from app.tokens.signing_keys.models import StoredKey
@@ -33,103 +33,104 @@ class KeyNotFoundError(StartupError):
 
 
 class KeyStore:
-    """The keys in the database, as one session sees them."""
+    """The keys in the database."""
 
-    def __init__(self, session: AsyncSession, settings: Settings) -> None:
-        self._session = session
+    def __init__(self, settings: Settings, events: Events | None = None) -> None:
         self._settings = settings
-        self._vault = Vault(settings, "signing keys")
+        self._events = events or Events()
+        self._encryptor = Encryptor(settings, "signing keys")
 
-    async def load(self, now: datetime) -> Keyring:
-        """The keys of now, having made one if there is none for the configured algorithm.
+    async def load(self, context: RequestContext) -> Keyring:
+        """The current keys. Makes one if there is none for the configured algorithm.
 
-        Raises KeyUnusableError.
+        Raises DecryptionError.
         """
         if self._settings.hs256_secret is not None and self._settings.signing_algorithm == "HS256":
             return Keyring([_shared_secret(self._settings.hs256_secret.get_secret_value())])
-        stored = await self._stored()
+        stored = await self._stored(context)
         for key in stored:
-            self._vault.unlock(key.private_key)  # before one is added under a wrong SECRET_KEY
+            self._encryptor.decrypt(key.private_key)  # before one is added under a wrong SECRET_KEY
         while not stored or stored[-1].algorithm != self._settings.signing_algorithm:
-            await self._make(stored, created_at=now, activates_at=now)
-            stored = await self._stored()
-        await self._encrypt_plain(stored)
-        return await self.read(now)
+            await self._make(context, stored, activates_at=context.now)
+            stored = await self._stored(context)
+        await self._encrypt_plain(context, stored)
+        return await self.read(context)
 
-    async def read(self, now: datetime, known: Keyring | None = None) -> Keyring:
-        """The keys of now, as they are; those already `known` are not built again.
+    async def read(self, context: RequestContext, known: Keyring | None = None) -> Keyring:
+        """The current keys. Those already `known` are not built again.
 
-        Raises KeyUnusableError.
+        Raises DecryptionError.
         """
         if known and self._settings.signing_algorithm == "HS256":
             return known
-        stored = await self._stored()
-        spent = {key.kid for key in self._spent(stored, now)}
+        stored = await self._stored(context)
+        retired = {key.kid for key in self._retired(stored, context.now)}
         built = {key.kid: key for key in known.keys} if known else {}
-        current = [key for key in stored if key.kid not in spent]
+        current = [key for key in stored if key.kid not in retired]
         if known and [key.kid for key in current] == list(built):
             return known
         return Keyring([built.get(key.kid) or self._build(key) for key in current])
 
-    async def rotate(self, now: datetime, events: Events) -> str:
-        """Make the next key. It is published now and signs once every cache can know it.
+    async def rotate(self, context: RequestContext) -> str:
+        """Make the next key. It is published at once, and signs once every cache can know it.
 
-        Returns its kid. While a new key still waits for its turn, that one stays the next.
-        Raises KeyNotFoundError with HS256, whose secret is the operator's to change.
+        Returns its kid, or that of a new key that does not sign yet. Raises KeyNotFoundError with
+        HS256, whose secret only the operator can change.
         """
         if self._settings.signing_algorithm == "HS256":
             raise KeyNotFoundError("With HS256 the key is HS256_SECRET. Change that instead.")
-        stored = await self._stored()
-        if not stored or stored[-1].activates_at <= now:
+        stored = await self._stored(context)
+        if not stored or stored[-1].activates_at <= context.now:
             lead = timedelta(seconds=self._settings.key_announce_seconds)
-            await self._make(stored, created_at=now, activates_at=now + lead, events=events)
-            stored = await self._stored()
+            activates_at = context.now + lead
+            await self._make(context, stored, activates_at, is_rotation=True)
+            stored = await self._stored(context)
         return stored[-1].kid
 
-    async def rotate_if_due(self, now: datetime, events: Events) -> None:
+    async def rotate_if_due(self, context: RequestContext) -> None:
         if self._settings.signing_algorithm == "HS256" or not self._settings.key_rotation_days:
             return
         age = timedelta(days=self._settings.key_rotation_days)
-        stored = await self._stored()
-        if stored and stored[-1].created_at + age <= now:
-            await self.rotate(now, events)
+        stored = await self._stored(context)
+        if stored and stored[-1].created_at + age <= context.now:
+            await self.rotate(context)
 
-    async def replace(self, kid: str, now: datetime) -> None:
-        """Take away a key, and see to it that another one signs. Part of its caller's transaction.
+    async def revoke(self, context: RequestContext, kid: str) -> None:
+        """Delete a key, and make another one if it signed. Part of the caller's transaction.
 
         Raises KeyNotFoundError.
         """
-        removed = await self._session.scalar(
+        removed = await context.session.scalar(
             delete(StoredKey).where(StoredKey.kid == kid).returning(StoredKey.generation)
         )
         if removed is None:
             raise KeyNotFoundError(f"There is no key {kid}.")
-        newest = await self._session.scalar(
+        newest = await context.session.scalar(
             select(StoredKey).order_by(StoredKey.generation.desc()).limit(1)
         )
         if newest is None or newest.generation < removed:
             # The removed key signed, or was about to; what verifies is refused until then.
             algorithm = self._settings.signing_algorithm
-            self._session.add(self._generate(removed + 1, algorithm, now, now))
+            context.session.add(self._generate(removed + 1, algorithm, context.now, context.now))
 
-    async def replace_all(self, now: datetime) -> list[str]:
-        """As replace(), for every key. Returns their kids, the oldest first."""
+    async def revoke_all(self, context: RequestContext) -> list[str]:
+        """Revoke every key. Returns their kids, oldest first."""
         by_age = select(StoredKey.kid).order_by(StoredKey.generation)
-        kids = list(await self._session.scalars(by_age))
+        kids = list(await context.session.scalars(by_age))
         for kid in kids:
-            await self.replace(kid, now)
+            await self.revoke(context, kid)
         return kids
 
-    async def purge(self, now: datetime) -> None:
+    async def delete_retired(self, context: RequestContext) -> None:
         """Delete keys whose last token has expired."""
-        for key in self._spent(await self._stored(), now):
-            await begin_write(self._session)
-            await self._session.execute(delete(StoredKey).where(StoredKey.kid == key.kid))
-            await self._session.commit()
-            _log.info("Removed a spent signing key", extra={"kid": key.kid})
+        for key in self._retired(await self._stored(context), context.now):
+            await begin_write(context.session)
+            await context.session.execute(delete(StoredKey).where(StoredKey.kid == key.kid))
+            await context.session.commit()
+            _log.info("Deleted a retired signing key", extra={"kid": key.kid})
 
-    def _spent(self, stored: Sequence[StoredKey], now: datetime) -> list[StoredKey]:
-        """Keys whose successor has signed for longer than a token lives."""
+    def _retired(self, stored: Sequence[StoredKey], now: datetime) -> list[StoredKey]:
+        """Keys whose successor has signed for longer than a token is valid."""
         lifetime = timedelta(minutes=self._settings.token_minutes)
         return [
             key
@@ -137,31 +138,34 @@ class KeyStore:
             if successor.activates_at + lifetime + CLOCK_SKEW <= now
         ]
 
-    async def _stored(self) -> Sequence[StoredKey]:
-        keys = (await self._session.scalars(select(StoredKey).order_by(StoredKey.generation))).all()
-        await self._session.commit()
+    async def _stored(self, context: RequestContext) -> Sequence[StoredKey]:
+        keys = (
+            await context.session.scalars(select(StoredKey).order_by(StoredKey.generation))
+        ).all()
+        await context.session.commit()
         return keys
 
     async def _make(
         self,
+        context: RequestContext,
         stored: Sequence[StoredKey],
-        created_at: datetime,
         activates_at: datetime,
-        events: Events | None = None,
+        *,
+        is_rotation: bool = False,
     ) -> None:
         generation = stored[-1].generation + 1 if stored else 1
         algorithm = self._settings.signing_algorithm
-        key = self._generate(generation, algorithm, created_at, activates_at)
-        await begin_write(self._session)
-        self._session.add(key)
+        key = self._generate(generation, algorithm, context.now, activates_at)
+        await begin_write(context.session)
+        context.session.add(key)
         try:
-            await self._session.flush()
-            if events:
-                await events.announce("key.rotate", None, created_at, kid=key.kid)
-            await self._session.commit()
+            await context.session.flush()
+            if is_rotation:
+                await self._events.publish(context, "key.rotate", None, kid=key.kid)
+            await context.session.commit()
             _log.info("Made a signing key", extra={"algorithm": algorithm})
         except IntegrityError:  # another worker was first; its key is the one
-            await self._session.rollback()
+            await context.session.rollback()
 
     def _generate(
         self, generation: int, algorithm: str, created_at: datetime, activates_at: datetime
@@ -176,25 +180,25 @@ class KeyStore:
             generation=generation,
             kid=secrets.token_hex(8),
             algorithm=algorithm,
-            private_key=self._vault.lock(pem),
+            private_key=self._encryptor.encrypt(pem),
             created_at=created_at,
             activates_at=activates_at,
         )
 
-    async def _encrypt_plain(self, stored: Sequence[StoredKey]) -> None:
+    async def _encrypt_plain(self, context: RequestContext, stored: Sequence[StoredKey]) -> None:
         """What was made before SECRET_KEY was set."""
         for key in stored:
-            if self._vault.should_lock(key.private_key):
-                await begin_write(self._session)
-                await self._session.execute(
+            if self._encryptor.needs_encryption(key.private_key):
+                await begin_write(context.session)
+                await context.session.execute(
                     update(StoredKey)
                     .where(StoredKey.kid == key.kid)
-                    .values(private_key=self._vault.lock(key.private_key))
+                    .values(private_key=self._encryptor.encrypt(key.private_key))
                 )
-                await self._session.commit()
+                await context.session.commit()
 
     def _build(self, stored: StoredKey) -> SigningKey:
-        private = jwk.construct(self._vault.unlock(stored.private_key), stored.algorithm)
+        private = jwk.construct(self._encryptor.decrypt(stored.private_key), stored.algorithm)
         return SigningKey(
             stored.kid, stored.algorithm, private, private.public_key(), stored.activates_at
         )

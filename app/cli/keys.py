@@ -1,0 +1,60 @@
+"""Commands for signing keys."""
+
+from datetime import UTC, datetime
+
+import click
+
+from app.cli.operations import run
+from app.context import RequestContext
+from app.database.engine import begin_write
+from app.database.fast_queries import current_time
+from app.services import Services
+from app.tokens.signing_keys.keys import Keyring
+
+
+@click.group()
+def keys() -> None:
+    """List, rotate and revoke the signing keys."""
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys that verify tokens. The current one is marked."""
+
+    async def load(services: Services, context: RequestContext) -> Keyring:
+        return await services.keys.load(context)
+
+    keyring = run(load)
+    current = keyring.current(datetime.now(UTC))
+    for key in keyring.keys:
+        mark = "*" if key is current else " "
+        click.echo(f"{mark} {key.kid}  {key.algorithm}  signs from {key.activates_at:%F %T} UTC")
+
+
+@keys.command()
+def rotate() -> None:
+    """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
+
+    async def make(services: Services, context: RequestContext) -> str:
+        # All hosts compare when it signs, and when the previous one can be deleted.
+        context.now = await current_time(context.session)
+        return await services.keys.rotate(context)
+
+    click.echo(f"The next key is {run(make)}.")
+
+
+@keys.command()
+@click.argument("kid")
+def revoke(kid: str) -> None:
+    """Revoke a signing key and all tokens signed with it."""
+
+    async def revoke_key(services: Services, context: RequestContext) -> None:
+        context.now = await current_time(context.session)
+        await begin_write(context.session)
+        await services.keys.revoke(context, kid)
+        await services.revocations.publish(context, f"kid:{kid}")
+        await services.events.publish(context, "key.revoke", None, kid=kid)
+        await context.session.commit()
+
+    run(revoke_key)
+    click.echo(f"Revoked {kid}.")

@@ -1,0 +1,31 @@
+"""Commands for mail."""
+
+import asyncio
+
+import click
+from email_validator import EmailNotValidError
+
+from app.settings import Settings
+
+
+@click.command()
+@click.argument("address")
+def test_mail(address: str) -> None:
+    """Send a test message to ADDRESS, to check SMTP_URL and MAIL_FROM."""
+    settings = Settings()
+    if settings.smtp_url is None:
+        raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
+    import aiosmtplib
+
+    from app.mail.messages import check_templates, compose
+    from app.mail.smtp import MailRefusedError, send
+
+    check_templates(settings)
+    try:
+        asyncio.run(send(settings, compose(settings, "test", address, "")))
+    except (MailRefusedError, aiosmtplib.SMTPException, OSError) as error:
+        raise click.ClickException(f"The mail could not be sent: {error}") from None
+    except EmailNotValidError:
+        message = f"{address!r} is not an e-mail address"
+        raise click.BadParameter(message, param_hint="ADDRESS") from None
+    click.echo(f"Sent a mail to {address}.")

@@ -1,0 +1,52 @@
+"""Runs operations of the service from the command line, while the service runs or not."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import click
+
+from app.context import RequestContext
+from app.database import migrations
+from app.database.engine import Database
+from app.services import Services, build_services
+from app.settings import Settings
+from app.users.errors import UserNotFoundError
+from app.users.models import User
+
+Result = TypeVar("Result")
+
+
+def run(operation: Callable[[Services, RequestContext], Awaitable[Result]]) -> Result:
+    """Run an operation on the configured database."""
+
+    async def run_operation() -> Result:
+        settings = Settings()
+        services = build_services(settings)
+        database = Database(settings)
+        try:
+            await migrations.check(database.engine)
+            async with database.session() as session:
+                context = RequestContext(session, datetime.now(UTC), user_agent="hourpass")
+                return await operation(services, context)
+        finally:
+            services.close()
+            await database.close()
+
+    return asyncio.run(run_operation())
+
+
+async def get_user(services: Services, context: RequestContext, username: str) -> User:
+    """Raises UserNotFoundError."""
+    if user := await services.users.find(context, username):
+        return user
+    raise UserNotFoundError
+
+
+def read_password() -> str:
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        return password
+    return sys.stdin.readline().rstrip("\r\n")

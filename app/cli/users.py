@@ -1,0 +1,106 @@
+"""Commands for user accounts."""
+
+import click
+
+from app.cli.operations import get_user, read_password, run
+from app.context import RequestContext
+from app.database.engine import begin_write
+from app.security.rate_limits.service import clear
+from app.services import Services
+from app.tokens.scopes import SCOPE
+from app.users.schemas import NewAccount, normalize_username
+
+
+@click.command()
+@click.argument("username")
+@click.option("--email", help="The administrator's e-mail address.")
+def create_admin(username: str, email: str | None) -> None:
+    """Create an administrator.
+
+    Prompts for the password, or reads it from standard input.
+    """
+    account = NewAccount.model_validate(
+        {"username": username, "password": read_password(), "email": email}
+    )
+
+    async def create(services: Services, context: RequestContext) -> int:
+        return await services.users.register(context, account, is_admin=True)
+
+    click.echo(f"Created administrator {username} with id {run(create)}.")
+
+
+@click.command()
+@click.argument("username")
+def set_password(username: str) -> None:
+    """Change a user's password and revoke the user's tokens.
+
+    Prompts for the password, or reads it from standard input.
+    """
+    account = NewAccount.model_validate({"username": username, "password": read_password()})
+
+    async def change(services: Services, context: RequestContext) -> None:
+        user = await get_user(services, context, account.username)
+        await services.users.change_password(context, user.id, account.password.get_secret_value())
+
+    run(change)
+    click.echo(f"Changed the password of {username}.")
+
+
+@click.command()
+@click.argument("username")
+@click.argument("scopes", nargs=-1)
+def grant(username: str, scopes: tuple[str, ...]) -> None:
+    """Replace a user's scopes and revoke the current tokens.
+
+    Without SCOPES, the user has none. `admin` makes the user an administrator, and `introspect`
+    allows the user to introspect the tokens of others. Your APIs decide what other scopes mean.
+    """
+    for scope in scopes:
+        if not SCOPE.fullmatch(scope):
+            raise click.BadParameter(f"{scope!r} is not a scope", param_hint="SCOPES")
+
+    async def change(services: Services, context: RequestContext) -> None:
+        user = await get_user(services, context, username)
+        await services.users.set_scopes(context, user.id, set(scopes))
+
+    run(change)
+    click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
+
+
+@click.command()
+@click.argument("username")
+@click.option(
+    "--ip-address",
+    "--address",  # its name until version 0.2
+    "ip_address",
+    help="Forget the failed logins from this IP address as well.",
+)
+def unlock(username: str, ip_address: str | None) -> None:
+    """Forget a user's logins, failed and successful, so that the next one need not wait."""
+
+    async def forget(services: Services, context: RequestContext) -> None:
+        user = await get_user(services, context, username)
+        await begin_write(context.session)
+        await clear(context.session, normalize_username(username), ip_address, of_all=True)
+        await services.events.publish(context, "user.unlock", user.id)
+        await context.session.commit()
+
+    run(forget)
+    click.echo(f"{username} can log in again.")
+
+
+@click.command()
+@click.argument("username")
+def reset_second_factor(username: str) -> None:
+    """Remove a user's second factor and revoke the user's tokens.
+
+    For a user who has lost the phone and the recovery codes. Make sure that it is the user who
+    asks.
+    """
+
+    async def reset(services: Services, context: RequestContext) -> None:
+        user = await get_user(services, context, username)
+        await services.second_factors.reset(context, user.id)
+
+    run(reset)
+    click.echo(f"{username} has no second factor now.")

@@ -1,0 +1,100 @@
+"""IP addresses: which one a request came from when there are proxies, and networks of addresses."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from math import inf
+
+from app.settings import Network
+
+MAX_HOPS = 10
+
+# What proxies send. Only the first one is read.
+FORWARDING_HEADERS = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+WARNING_INTERVAL = 3600  # seconds
+_UNNAMED = (
+    "%s came from an address that TRUSTED_PROXIES does not name, and was ignored. "
+    "If this is your proxy, add %s to TRUSTED_PROXIES"
+)
+_UNREAD = (
+    "%s came without X-Forwarded-For, which alone is read. "
+    "If %s is your proxy, let it send X-Forwarded-For, and name it in TRUSTED_PROXIES"
+)
+_UNUSED = dict(zip(FORWARDING_HEADERS, (_UNNAMED, _UNREAD, _UNREAD), strict=True))
+
+Address = IPv4Address | IPv6Address
+
+_log = logging.getLogger("hourpass")
+
+
+def client_ip_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The nearest address that does not belong to one of our proxies.
+
+    Each proxy appends the address of its client to X-Forwarded-For. Anybody may have written what
+    precedes the first address that is not trusted.
+    """
+    address = _address(peer)
+    hops = [hop for line in forwarded for hop in line.split(",")][-MAX_HOPS:]
+    while hops and _is_trusted(address, trusted):
+        next_address = _address(hops.pop())
+        if next_address is None:
+            break
+        address = next_address
+    return str(address) if address else ""
+
+
+def _is_trusted(address: Address | None, trusted: Sequence[Network]) -> bool:
+    """None is a Unix socket. Only a proxy can connect there, if there is a proxy at all."""
+    return bool(trusted) and (address is None or any(address in network for network in trusted))
+
+
+class ProxyWarning:
+    """Warns in the log if there seems to be a proxy that TRUSTED_PROXIES does not name.
+
+    The clients of such a proxy cannot be told apart: logins are limited for all of them together
+    or, on loopback, not limited by address at all. One line an hour for each process, since anybody
+    can send these headers. Their values are not logged. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._silent_until = -inf
+
+    def check(self, peer: str, headers: Mapping[str, str], trusted: Sequence[Network]) -> None:
+        name = next((name for name in FORWARDING_HEADERS if name.lower() in headers), None)
+        address = _address(peer)
+        if name is None or (name == FORWARDING_HEADERS[0] and _is_trusted(address, trusted)):
+            return
+        now = self._clock()
+        if now < self._silent_until:
+            return
+        self._silent_until = now + WARNING_INTERVAL
+        # Any address admits a Unix socket, which has none.
+        _log.warning(_UNUSED[name], name, address or "127.0.0.1")
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> Address | None:
+    """None for a Unix socket, and for a text that is not an address."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:  # a port, which some proxies add
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=1024)
+def network_of(host: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one, since each subscriber has at least that many.
+    Empty for a Unix socket."""
+    address = _address(host)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))
+    return str(address or "")

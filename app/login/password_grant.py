@@ -1,0 +1,149 @@
+"""Log in with a username, a password and, if the user has a second factor, its code."""
+
+from app.context import RequestContext
+from app.credentials.second_factors.errors import TooManyCodesError
+from app.credentials.second_factors.service import (
+    HAS_SECOND_FACTOR,
+    LoginResult,
+    SecondFactors,
+)
+from app.credentials.sessions.service import Sessions
+from app.database.engine import begin_write
+from app.errors import ApiError
+from app.events import Events
+from app.login.errors import (
+    InvalidCredentialsError,
+    InvalidGrantError,
+    MfaRequiredByFormError,
+    MfaRequiredError,
+)
+from app.login.schemas import IssuedToken, PasswordGrantBody
+from app.login.token_issuer import TokenIssuer
+from app.security.passwords import Passwords
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.limits import UNFINISHED_LOGIN
+from app.security.rate_limits.service import Attempt, LoginLimiter, allow
+from app.tokens.scopes import OFFLINE_ACCESS, scope_string
+from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
+from app.users.schemas import normalize_username
+
+_JSON_ERRORS: dict[LoginResult, type[ApiError]] = {
+    LoginResult.REFUSED: InvalidCredentialsError,
+    LoginResult.WRONG_CODE: InvalidCredentialsError,
+    LoginResult.CODE_REQUIRED: MfaRequiredError,
+    LoginResult.TOO_MANY_CODES: TooManyCodesError,
+}
+_FORM_ERRORS: dict[LoginResult, type[ApiError]] = {
+    **_JSON_ERRORS,
+    LoginResult.REFUSED: InvalidGrantError,
+    LoginResult.WRONG_CODE: InvalidGrantError,
+    LoginResult.CODE_REQUIRED: MfaRequiredByFormError,
+}
+
+
+class PasswordGrant:
+    def __init__(  # noqa: PLR0913 - what a login takes
+        self,
+        *,
+        limiter: LoginLimiter,
+        passwords: Passwords,
+        second_factors: SecondFactors,
+        sessions: Sessions,
+        issuer: TokenIssuer,
+        events: Events,
+    ) -> None:
+        self._limiter = limiter
+        self._passwords = passwords
+        self._second_factors = second_factors
+        self._sessions = sessions
+        self._issuer = issuer
+        self._events = events
+
+    async def issue(
+        self, context: RequestContext, body: PasswordGrantBody, *, by_form: bool
+    ) -> IssuedToken:
+        """Raises InvalidCredentialsError or, for a form, InvalidGrantError for an unknown user, a
+        wrong password, a disabled user and a wrong code alike; MfaRequiredError or, for a form,
+        MfaRequiredByFormError; TooManyCodesError; TooManyAttemptsError; HashingOverloadedError.
+        """
+        session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
+        password = body.password.get_secret_value()
+        async with self._limiter.attempt(context, normalize_username(body.username)) as attempt:
+            # Adding or removing a second factor changes the token version. If that happens now, a
+            # token that is issued for what is read here is not valid.
+            user = await find_login_account(context, body.username, HAS_SECOND_FACTOR)
+            # Unknown and disabled users take the same time. The code is checked only after the
+            # password, so that nobody else learns who has a second factor.
+            is_right = await self._passwords.verify(password, user.password_hash if user else None)
+            accepted = user if user and is_right and user.is_enabled else None
+            # Most logins write a line of the audit log alone, which takes no transaction.
+            if accepted is None or accepted.has_second_factor or attempt.has_changes:
+                await begin_write(session)
+            if accepted is None:
+                result = LoginResult.REFUSED
+            elif accepted.has_second_factor:
+                result = await self._second_factors.check(context, accepted.id, body.otp)
+            else:
+                result = LoginResult.ACCEPTED
+            await self._record(context, attempt, user, result)
+            if session.in_transaction():
+                await session.commit()
+        if accepted is None or result is not LoginResult.ACCEPTED:
+            raise errors[result]
+        if self._passwords.needs_rehash(accepted.password_hash):
+            new_hash = await self._passwords.hash(password)
+            await upgrade_password_hash(context, accepted, new_hash)
+        requested = set(body.scope.split())
+        scopes = self._issuer.allowed_scopes(
+            accepted.granted_scopes(), by_second_factor=accepted.has_second_factor
+        )
+        scopes -= set(body.exclude_scope.split())
+        if named := requested - {OFFLINE_ACCESS}:
+            scopes &= named
+        created = None
+        if OFFLINE_ACCESS in requested:
+            scopes |= {OFFLINE_ACCESS}
+            created = await self._sessions.create(context, accepted, scope_string(scopes))
+            if created is None:  # disabled or deleted a moment ago
+                raise errors[LoginResult.REFUSED]
+        return await self._issuer.issue(
+            context, accepted, scopes, created, by_second_factor=accepted.has_second_factor
+        )
+
+    async def _record(
+        self,
+        context: RequestContext,
+        attempt: Attempt,
+        user: LoginAccount | None,
+        result: LoginResult,
+    ) -> None:
+        """In the rate limits and the audit log. Raises TooManyAttemptsError."""
+        user_id = user.id if user else None
+        match result:
+            case LoginResult.ACCEPTED:
+                context.user_id = user_id
+                await attempt.succeed()
+            case LoginResult.REFUSED | LoginResult.WRONG_CODE:
+                await attempt.fail()
+            case LoginResult.CODE_REQUIRED | LoginResult.TOO_MANY_CODES:
+                await attempt.refund()  # the password was right, and no code was tried
+                await self._count_unfinished(context, user_id)
+        if result is LoginResult.CODE_REQUIRED:
+            # Clients that ask for the code second do this at each login.
+            await self._events.publish(context, "second_factor.required", user_id)
+            return
+        is_accepted = result is LoginResult.ACCEPTED
+        is_about_code = result in (LoginResult.WRONG_CODE, LoginResult.TOO_MANY_CODES)
+        reason = {"reason": result.value} if is_about_code else {}
+        await self._events.publish(context, "login", user_id, succeeded=is_accepted, **reason)
+
+    async def _count_unfinished(self, context: RequestContext, user_id: int | None) -> None:
+        """Apart from logins: nobody without the code may use up the owner's logins.
+
+        Raises TooManyAttemptsError.
+        """
+        try:
+            await allow(context.session, "unfinished login", str(user_id), UNFINISHED_LOGIN)
+        except TooManyAttemptsError:
+            await context.session.commit()  # the refund
+            raise

@@ -1,0 +1,32 @@
+"""Get the next access token with a refresh token (RFC 6749, 6)."""
+
+from app.context import RequestContext
+from app.credentials.second_factors.service import SecondFactors
+from app.credentials.sessions.service import Sessions
+from app.login.errors import InvalidRefreshTokenError
+from app.login.schemas import IssuedToken, RefreshGrantBody
+from app.login.token_issuer import TokenIssuer
+
+
+class RefreshGrant:
+    def __init__(
+        self, sessions: Sessions, second_factors: SecondFactors, issuer: TokenIssuer
+    ) -> None:
+        self._sessions = sessions
+        self._second_factors = second_factors
+        self._issuer = issuer
+
+    async def issue(self, context: RequestContext, body: RefreshGrantBody) -> IssuedToken:
+        """Raises InvalidRefreshTokenError and TooManyAttemptsError."""
+        refreshed = await self._sessions.refresh(context, body.refresh_token.get_secret_value())
+        if refreshed is None:
+            raise InvalidRefreshTokenError
+        # Adding or removing a second factor ends all sessions. So if the user has one, this session
+        # was created with it.
+        by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
+        scopes = self._issuer.allowed_scopes(
+            set(refreshed.session.scope.split()), by_second_factor=by_second_factor
+        )
+        return await self._issuer.issue(
+            context, refreshed.user, scopes, refreshed, by_second_factor=by_second_factor
+        )

@@ -1,0 +1,65 @@
+"""The services: made once in a process, for the server and the command line alike."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from app.accounts.invitations.service import Invitations
+from app.accounts.password_resets.service import PasswordResets
+from app.accounts.registration.service import Registration
+from app.credentials.second_factors.service import SecondFactors
+from app.credentials.sessions.service import Sessions
+from app.events import Events
+from app.mail.service import Mail
+from app.security.passwords import Passwords
+from app.security.rate_limits.service import LoginLimiter
+from app.settings import Settings
+from app.subscribers import subscribers_for
+from app.tokens.revocations.cache import RevocationCache
+from app.tokens.revocations.service import Revocations
+from app.tokens.signing_keys.store import KeyStore
+from app.users.reauthentication import Reauthentication
+from app.users.service import Users
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    events: Events
+    passwords: Passwords
+    login_limiter: LoginLimiter
+    keys: KeyStore
+    revocations: Revocations
+    users: Users
+    sessions: Sessions
+    second_factors: SecondFactors
+    mail: Mail
+    registration: Registration
+    invitations: Invitations
+    password_resets: PasswordResets
+
+    def close(self) -> None:
+        self.passwords.close()
+
+
+def build_services(settings: Settings, revocation_cache: RevocationCache | None = None) -> Services:
+    """`revocation_cache` is the one of this process, if it checks tokens. Opens no connection."""
+    events = Events(subscribers_for(settings))
+    passwords = Passwords(settings)
+    limiter = LoginLimiter(settings)
+    revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
+    users = Users(passwords, revocations, events)
+    reauthentication = Reauthentication(users, passwords, limiter, events)
+    mail = Mail(users, settings)
+    return Services(
+        events=events,
+        passwords=passwords,
+        login_limiter=limiter,
+        keys=KeyStore(settings, events),
+        revocations=revocations,
+        users=users,
+        sessions=Sessions(revocations, events, settings),
+        second_factors=SecondFactors(users, reauthentication, events, settings),
+        mail=mail,
+        registration=Registration(users, limiter, settings),
+        invitations=Invitations(events, mail),
+        password_resets=PasswordResets(users, limiter, events, mail),
+    )

@@ -1,0 +1,60 @@
+"""What a login needs of a user, in one query: 0.2 ms of CPU instead of a millisecond for an ORM
+object."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, bindparam, select, update
+
+from app.context import RequestContext
+from app.database import fast_queries
+from app.database.engine import begin_write
+from app.users.models import User
+from app.users.schemas import normalize_username
+
+
+class LoginAccount(NamedTuple):
+    id: int
+    username: str
+    password_hash: str
+    is_enabled: bool
+    is_admin: bool
+    scopes: str
+    token_version: int
+    has_second_factor: bool
+
+    def granted_scopes(self) -> set[str]:
+        """Every scope that this user's tokens can have."""
+        return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}
+
+
+async def find_login_account(
+    context: RequestContext, username: str, has_second_factor: ColumnElement[bool]
+) -> LoginAccount | None:
+    """The user of that name. `has_second_factor` is a constant: its query is compiled once."""
+    if "\0" in username:
+        return None  # PostgreSQL refuses it even in a query
+    statement = _select(has_second_factor)
+    name = normalize_username(username)
+    rows = await fast_queries.run(context.session, statement, {"name": name})
+    return LoginAccount(*rows[0]) if rows else None
+
+
+async def upgrade_password_hash(
+    context: RequestContext, user: LoginAccount, password_hash: str
+) -> None:
+    """Replace a hash of an older kind. The password stays the same, and tokens stay valid."""
+    await begin_write(context.session)
+    await context.session.execute(
+        update(User)
+        # Not if the password has been changed in the meantime.
+        .where(User.id == user.id, User.password_hash == user.password_hash)
+        .values(password_hash=password_hash)
+    )
+    await context.session.commit()
+
+
+@cache
+def _select(has_second_factor: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    columns = (getattr(User, name) for name in LoginAccount._fields[:-1])
+    return select(*columns, has_second_factor).where(User.username_folded == bindparam("name"))
