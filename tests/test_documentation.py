@@ -111,6 +111,11 @@ def test_relative_links_lead_to_a_file_and_heading(document: Path) -> None:
     assert broken == []
 
 
+def test_both_drawings_of_the_layers_are_the_same() -> None:
+    pages = (ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md")
+    assert len({block(page, "mermaid", "background_jobs") for page in pages}) == 1
+
+
 def test_the_changelog_has_an_entry_for_this_version() -> None:
     entry = rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$"
     assert re.search(entry, (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
