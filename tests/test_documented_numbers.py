@@ -120,10 +120,10 @@ def row(phrase: str, *values: float | type[ApiError]) -> Row:
 
 
 ROWS = [
-    # Guessing passwords
+    # Password guessing
     row("(IPv6 by /{64})", ip_network(network_of("2001:db8::1")).prefixlen),
     row(
-        "Beyond {5}, {20} and {10} of them",
+        "After {5} failures per account, {20} per IP address or {10} per known pair",
         ACCOUNT.allowed,
         ADDRESS.allowed,
         ACCOUNT_AT_ADDRESS.allowed,
@@ -134,34 +134,37 @@ ROWS = [
         ACCOUNT.max_delay / MINUTE,
     ),
     row(
-        "can try some {17} passwords an hour for each account, and {four} in each further hour",
+        "about {17} passwords per account in the first hour, and {four} in each further hour",
         guesses(ACCOUNT, HOUR),
         next_guesses(ACCOUNT, HOUR),
     ),
     row(
-        "{ten} at once, {22} in the first hour, {four} in each further one",
+        "for each account {ten} at once, {22} in the first hour, {four} in each further hour",
         ACCOUNT_AT_ADDRESS.allowed,
         guesses(ACCOUNT_AT_ADDRESS, HOUR),
         next_guesses(ACCOUNT_AT_ADDRESS, HOUR),
     ),
     row("With 40 such accounts that is {400} at once", 40 * ACCOUNT_AT_ADDRESS.allowed),
-    # Learning which accounts exist
-    row("can try {ten} names with it before", INVITATION.allowed),
-    row("or try to, {20} times {an} hour before", REGISTRATION.allowed, REGISTRATION.window / HOUR),
-    row("may ask {10} times {an} hour before", RESET.allowed, RESET.window / HOUR),
-    # Codes that get somebody in
+    # Account enumeration
+    row("can try {ten} names before", INVITATION.allowed),
+    row(
+        "can send {20} registrations per hour", REGISTRATION.allowed / (REGISTRATION.window / HOUR)
+    ),
+    row("can send {10} requests per hour", RESET.allowed / (RESET.window / HOUR)),
+    # One-time codes
     row("{120} random bits", 8 * text.BYTES),
     row(
-        "good once, for {30} minutes, {a} day and {a} week.",
+        "works once, for {30} minutes (password resets), {a} day (e-mail verification, and resets "
+        "by an administrator) or {a} week (invitations, by default)",
         LIFETIMES[Purpose.RESET] / MINUTE,
         LIFETIMES[Purpose.VERIFY] / DAY,
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
-    row("minutes, {a} day and", LIFETIMES[Purpose.ADMIN_RESET] / DAY),
+    row("(password resets), {a} day", LIFETIMES[Purpose.ADMIN_RESET] / DAY),
     row("If more than {five} accounts share an address", MAX_ACCOUNTS),
     row("only {five} get a code", MAX_ACCOUNTS),
     row(
-        "each message: {five} go at once, and each further one waits {twice} as long as the one "
+        "to one mailbox: {five} go at once, and each further one waits {twice} as long as the one "
         "before, from {a} second up to {six} hours",
         MAILBOX.allowed,
         MAILBOX.delay(8) / MAILBOX.delay(7),
@@ -169,17 +172,17 @@ ROWS = [
         MAILBOX.max_delay / HOUR,
     ),
     row(
-        "some {twenty} on the first day and {four} on each further one",
+        "about {twenty} on the first day and {four} on each further day",
         round(guesses(MAILBOX, DAY), -1),
         next_guesses(MAILBOX, DAY),
     ),
-    # A stolen password
+    # Second factor and stolen tokens
     row(
         "at most {29} can be tried in {a} day",
         second_factors.BURST + DAY / second_factors.FORGIVEN_AFTER,
         1,  # the DAY above
     ),
-    # What users may do
+    # Rate limits
     row(
         '"{600} at once, {600} an hour" means that {600} calls may come together and that one '
         "more is allowed every {6} seconds",
@@ -210,7 +213,7 @@ ROWS = [
         HOUR / second_factors.FORGIVEN_AFTER,
         second_factors.MAX_FAILURES,
     ),
-    row("| {200,000} rows, {a million} counts |", MAX_ANONYMOUS_FAILURES, MAX_ROWS),
+    row("| {200,000} rows, {a million} counters |", MAX_ANONYMOUS_FAILURES, MAX_ROWS),
     row(
         "per user {5} at once, each further one waits {twice} as long as the one before, up to "
         "{6} hours | {5} open codes per user; {10,000} waiting requests",
@@ -234,24 +237,24 @@ ROWS = [
         *an_hour(limits.REGISTRATIONS),
     ),
     row("per administrator {1,000} at once, {1,000} an hour", *an_hour(limits.NEW_INVITATION)),
-    row("{16,384} remembered tokens per worker", MAX_CACHED),
+    row("{16,384} cached tokens per worker", MAX_CACHED),
     row(
-        "at most {1,800} entries an hour to the feed: {600} revoked tokens, {600} ended sessions "
+        "at most {1,800} entries an hour to the feed: {600} revoked tokens, {600} revoked sessions "
         "and {600} times all tokens; in the first hour {twice} as many",
         3 * an_hour(ACTIONS)[1],
         *[an_hour(ACTIONS)[1]] * 3,
         1 + ACTIONS.burst / an_hour(ACTIONS)[1],
     ),
     # Two of each login that opens a session, and one of each of the other three.
-    row("it is {3,000} rows an hour", 5 * an_hour(ACTIONS)[1]),
+    row("the limit is {3,000} rows an hour", 5 * an_hour(ACTIONS)[1]),
     row(
         "writes down {20} logins of an account at a time. Each worker may therefore let {20} more "
-        "logins through, and the up to {10} under way",
+        "logins through, and the up to {10} in progress",
         UNWRITTEN,
         UNWRITTEN,
         Settings.model_fields["database_pool_size"].default,
     ),
-    # Where an address comes from
+    # Client IP addresses
     row("with that address, at most once {an} hour", ip_addresses.WARNING_INTERVAL / 3600),
     # Requests and connections
     row("| path and query | {8,192} bytes | {414} |", middleware.MAX_TARGET_BYTES, UriTooLongError),
@@ -266,7 +269,7 @@ ROWS = [
         middleware.MAX_HEADER_BYTES,
         HeadersTooLargeError,
     ),
-    row("after the last answer | {1} MiB |", protocol.MAX_DROPPED_BYTES / 2**20),
+    row("after the last response | {1} MiB |", protocol.MAX_DROPPED_BYTES / 2**20),
     row(
         "what {1,024} bytes hold ({41} at most) | reading stops at {16,384} further bytes, plus "
         "one read of {64} KiB at most",
@@ -280,11 +283,11 @@ ROWS = [
     row("| body | {20} s | {408} |", TIMES.body, RequestTimeoutError),
     row("idle between two requests | {5} s |", TIMES.idle),
     row(
-        "takes less than {32} KiB of its answers | {30} s |",
+        "takes less than {32} KiB of its responses | {30} s |",
         protocol.MIN_TAKEN_BYTES / 2**10,
         TIMES.stalled,
     ),
-    row("after an answer that ends the connection | {5} s |", TIMES.closing),
+    row("after a response that ends the connection | {5} s |", TIMES.closing),
     row("`MAX_CONNECTIONS`: {20,000}, or what", connections.DEFAULT_MAX_CONNECTIONS),
     row(
         "one IPv4 address or IPv6 /{64} | `MAX_CONNECTIONS_PER_NETWORK`: {three quarters} of these",
@@ -296,7 +299,7 @@ ROWS = [
         MAX_LISTENERS,
     ),
     row("checks the times once {a} second", connections._SWEEP_SECONDS),
-    row("when {100} newcomers are being told so", connections.MAX_REFUSALS),
+    row("while {100} connections are being rejected like this", connections.MAX_REFUSALS),
     row("one warning {a} minute", connections._WARNING_SECONDS / 60),
     row(
         "{200} files, the database pool and the listen backlog ({an eighth} of the limit, {2,048} "
@@ -310,7 +313,7 @@ ROWS = [
         with_open_files(1_024, connections_kept),
         with_open_files(20_000, connections_kept),
     ),
-    # Afterwards
+    # Audit log and database roles
     row("younger than {29} days", days_of_the_audit_log()),
 ]
 
@@ -320,28 +323,28 @@ EXCEPTIONS = [
     r"RFC \d+(, [\d.]+)?",
     r"\(ASVS 5\.0, 6\.5\.2 asks for 112\)",
     r"HTTP/1\.[01]|IPv[46]|PBKDF2|Argon2|h2c",
-    r"before version 15 of PostgreSQL",
+    r"Before version 15 of PostgreSQL",
     r"\[decision \d+\]",
     # Status codes, which the tests of each answer have
     r"(?<![\d,])(400|403|409|429|503)(?! at once)(?!,?\d)",
     # Measured, and dated where it may change
-    r"On 2026-11-24, with 10,000 guesses .*?(?=Whoever has addresses)",
+    r"The measurement of 2026-11-24 .*?(?=Three cases remain)",
     r"medians of 300 interleaved samples were 22\.15, 22\.17 and 22\.13 ms",
     r"at 1\.16 ms for a name that exists and 1\.18 ms for one",
-    r"medians of 300 interleaved samples were 2\.54 ms for one that an account has and 2\.55 ms",
-    r"some 900 kB",
-    r"repeats four of these acts .*?(?=## Where an address comes from)",
-    r"some 215 KiB of memory \(measured with 1,000 .*? takes 22 KiB",
-    r"On 2026-11-28, on two cores that others were using .*? from 105 to 112 MiB \(290 MiB\)",
+    r"medians of 300 interleaved samples were 2\.54 ms for an address with an account and 2\.55 ms",
+    r"about 900 kB",
+    r"repeats four of these actions .*?(?=## Client IP addresses)",
+    r"about 215 KiB of memory \(measured with 1,000 .*? takes 22 KiB",
+    r"The measurement of 2026-11-28 used two cores .*? from 105 to 112 MiB \(290 MiB\)",
     # Examples, of which the row has the result
     r"With 40 such accounts",
     r"With a limit of 1,024 that leaves",
     r"with 20,000 it leaves",
     # No limits
-    r"by the thousand",
-    r"Tried twice",
-    r"of twelve at once one succeeds",
-    r"no code is accepted twice",
+    r"Three cases remain",
+    r"thousands of addresses",
+    r"use two roles",
+    r"Of twelve simultaneous requests",
     r"between two requests",
     r"whose length two servers could read",
     # test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most
