@@ -4,6 +4,7 @@ Imports inside functions and for type checkers count too: readers have to follow
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -155,6 +156,17 @@ def test_pure_code_stays_pure(module: str, unknown: set[str]) -> None:
     for reached in modules_reached(tuple(module.split("/"))):
         found = {name.split(".")[0] for name in imported(MODULES[reached])}
         assert found & unknown == set(), reached
+
+
+def test_the_drawing_in_contributing_shows_these_layers() -> None:
+    (drawing,) = re.findall(
+        r"^```mermaid\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    chains = re.findall(r"^        (?!direction)(.*)$", drawing, re.MULTILINE)
+    nodes = [node for chain in chains for node in chain.split(" --> ")]
+    # A node is a name alone, or a name of its own for the folders in its label.
+    labels = [re.sub(r'^\w+\["(.*)"\]$', r"\1", node).replace("<br>", " ") for node in nodes]
+    assert [set(label.split(", ")) for label in labels] == list(LAYERS.values())
 
 
 def test_the_guard_never_imports_the_app() -> None:
