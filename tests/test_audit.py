@@ -437,6 +437,18 @@ def test_no_user_agent_can_keep_a_deed_from_being_done(
             assert answer.split()[1] in (b"201", b"400"), user_agent
 
 
+@pytest.mark.parametrize("action", ["user.revoke_tokens", "user.end_tokens"])
+async def test_an_action_is_found_by_its_new_and_by_its_former_name(
+    client: AsyncClient, database: Database, clock: Clock, arthurs_token: str, action: str
+) -> None:
+    await write_down(database, clock, 1, action="user.end_tokens")
+    assert (
+        await client.post("/me/logout-everywhere", headers=bearer(arthurs_token))
+    ).status_code == 200
+    entries = await entries_of(client, await log_in(client, ARTHUR), action=action)
+    assert [entry["action"] for entry in entries] == ["user.revoke_tokens", "user.end_tokens"]
+
+
 @pytest.mark.first_start
 async def test_old_entries_go_and_strangers_failures_are_bounded(
     database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
