@@ -104,7 +104,7 @@ def connections_kept() -> int:
 
 def days_of_the_audit_log() -> int:
     """For as long the newest trigger keeps entries."""
-    path = ROOT / "alembic/versions/0007_mends.py"
+    path = ROOT / "alembic/versions/0007_index_fixes.py"
     return int(re.findall(r"_keep\(days=(\d+)\)", path.read_text())[0])
 
 

@@ -1,5 +1,6 @@
-"""Partial indexes as SQLite is asked for them, which else does not use them; a day between what may
-be deleted from the audit log and what is asked for, since clocks differ."""
+"""Partial indexes in the form that SQLite uses, and a day between what the triggers of the audit log let
+be deleted and what retention deletes, since clocks differ.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the outbox has to know of a letter that nobody has looked at yet."""
+"""Columns for outgoing mail whose recipients have not been looked up yet."""
 
 import sqlalchemy as sa
 from alembic import op

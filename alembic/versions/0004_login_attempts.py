@@ -1,4 +1,4 @@
-"""What has failed lately, by account and by address."""
+"""Counts of failed logins, by account and by address."""
 
 import sqlalchemy as sa
 from alembic import op

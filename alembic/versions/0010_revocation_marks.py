@@ -1,5 +1,6 @@
-"""A mark on each revocation and on the feed's head, by which a cursor is told from one of another
-history of the same feed. It is random from now on, and 0 for what is there already."""
+"""A random mark on each revocation and on the head of the feed, which tells two histories of one feed
+apart. Existing rows get 0.
+"""
 
 import sqlalchemy as sa
 from alembic import op
