@@ -1,5 +1,5 @@
-"""Partial indexes in the form that SQLite uses, and a day between what the triggers of the audit log let
-be deleted and what retention deletes, since clocks differ.
+"""Partial indexes in the form that SQLite uses, and a day between what the triggers of the audit
+log let be deleted and what retention deletes, since clocks differ.
 """
 
 import sqlalchemy as sa

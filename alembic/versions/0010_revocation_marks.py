@@ -1,4 +1,4 @@
-"""A random mark on each revocation and on the head of the feed, which tells two histories of one feed
+"""A random mark on each revocation and on the head of the feed, to tell two histories of one feed
 apart. Existing rows get 0.
 """
 
