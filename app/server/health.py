@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it is of use: what an orchestrator asks."""
+"""Liveness and readiness probes."""
 
 from typing import Annotated, Literal
 
@@ -22,8 +22,8 @@ class NotReadyError(UnavailableError):
     message = "The database cannot be reached, or its schema is not this version's"
 
 
-async def _usable(request: Request) -> None:
-    """Reach the database and find its schema at head. A signing key was loaded before serving."""
+async def _require_ready(request: Request) -> None:
+    """Check the connection to the database, and its schema. Signing keys are loaded at start."""
     database: Database = request.app.state.database
     try:
         await migrations.check(database.engine)
@@ -43,6 +43,6 @@ async def liveness() -> Health:
     summary="Can the service do its work?",
     responses=error_docs(NotReadyError),
 )
-async def readiness(_: Annotated[None, Depends(_usable)]) -> Health:
+async def readiness(_: Annotated[None, Depends(_require_ready)]) -> Health:
     """Answers 200 when the database is reachable, its schema is current and a key can sign."""
     return Health()

@@ -1,7 +1,7 @@
 """The HTTP protocol of `hourpass serve`: one answer for each request, in the order of the requests.
 
-It bounds the bytes that wait to be parsed, and sends each response in one system call. Bounds on
-requests are in request_parser.py, bounds on connections and on clients' time in connections.py.
+It limits the bytes that wait to be parsed, and sends each response in one system call. Limits of
+requests are in request_parser.py, limits of connections and of clients' time in connections.py.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.server.connections import Connections, Queue
 from app.server.request_parser import RequestParser
 from app.server.transport import CoalescingTransport, ReadFlow
 
-# Bytes parsed at a time. They complete 41 requests of 25 bytes at most, all of which may be queued.
+# Bytes parsed at a time: at most 41 requests (of 25 bytes), all of which may be queued.
 SLICE_BYTES = 1024
 # The service stops reading when more bytes than this follow a queued request. The last read may add
 # up to the size of the receive buffer, which Linux doubles (socket(7)).
@@ -83,7 +83,7 @@ class HttpProtocol(RequestParser):
                 socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
             )
         if not self._connections.join(self, self.client[0] if self.client else ""):
-            if self._connections.can_tell:
+            if self._connections.can_refuse:
                 self._refuse(UnavailableError)
             else:
                 transport.abort()
@@ -230,13 +230,13 @@ class HttpProtocol(RequestParser):
         self._batch.add(self, cycle)
 
     def try_fast_path(self, cycle: RequestResponseCycle) -> bytes | None:
-        """The whole response, or None if it takes a database or another wait."""
+        """The whole response, or None if it needs the database or has to wait."""
         if cycle.disconnected or self.flow.write_paused:
             return None
-        known = self._middleware.try_fast_path(cast("Scope", cycle.scope))
-        if known is None:
+        result = self._middleware.try_fast_path(cast("Scope", cycle.scope))
+        if result is None:
             return None
-        answer, id_ = known
+        answer, id_ = result
         date = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"
         head = _head(answer.status, answer.headers) % (date, id_.encode(), close)
