@@ -21,7 +21,7 @@ from sqlalchemy import func, select, update
 from app.database.engine import begin_write
 from app.errors import StartupError
 from app.mail import messages, worker
-from app.mail.messages import check_templates, compose, preferred
+from app.mail.messages import check_templates, compose, preferred_language
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
 from app.mail.worker import BATCH, CLAIM
@@ -71,7 +71,7 @@ async def test_a_mail_is_plain_and_follows_nobody(
     (message,) = mailbox.messages
     assert message["From"] == SENDER
     assert message["To"] == LANCELOT["email"]
-    assert message["Subject"] == "Is this your address?"
+    assert message["Subject"] == "Please confirm your e-mail address"
     assert message["Auto-Submitted"] == "auto-generated"
     assert message["Content-Language"] == "en"
     assert message["Message-ID"].endswith("@camelot.example>")
@@ -114,7 +114,7 @@ async def test_it_is_in_the_language_of_who_asked(
     ],
 )
 def test_the_best_language_there_is(header: str, language: str) -> None:
-    assert preferred(header, frozenset({"en", "de", "pt-br"})) == language
+    assert preferred_language(header, frozenset({"en", "de", "pt-br"})) == language
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -162,7 +162,7 @@ def test_a_template_under_its_former_name_is_still_used(tmp_path: Path) -> None:
         (b"$code and $name", "'name'"),
         (b"it costs $ 5", "Invalid placeholder"),
         (b"\xff", "can't decode"),
-        (None, "is no directory"),
+        (None, "is not a directory"),
     ],
 )
 def test_a_text_that_cannot_be_sent_is_refused_at_start(
@@ -427,7 +427,7 @@ async def test_the_command_tells_whether_mail_can_be_sent(
     sent = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
     assert (sent.returncode, sent.stderr) == (0, "")
     assert sent.stdout == f"Sent a mail to {LANCELOT['email']}.\n"
-    assert mailbox.messages[0]["Subject"] == "A test from http://localhost:8000"
+    assert mailbox.messages[0]["Subject"] == "Test message from http://localhost:8000"
     mailbox.answers[LANCELOT["email"]] = "550 no such user"
     refused = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
     assert refused.returncode == 1

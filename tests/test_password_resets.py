@@ -551,7 +551,7 @@ async def test_a_code_lasts_no_longer_because_its_mail_was_late(
     mailbox.answers.clear()
     clock.advance(timedelta(hours=23, minutes=59))
     await deliver(app)
-    assert "until 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
+    assert "expires on 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
     clock.advance(timedelta(minutes=1))
     assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
 
