@@ -44,7 +44,7 @@ from app.security.rate_limits.limits import (
     Limit,
     Rate,
 )
-from app.security.rate_limits.service import MAX_ROWS, UNWRITTEN
+from app.security.rate_limits.service import LOGINS_PER_WRITE, MAX_ROWS
 from app.server import connections, protocol
 from app.server.connections import Connections, Times
 from app.settings import ROOT, Settings
@@ -197,7 +197,7 @@ ROWS = [
         MAX_ROWS,
     ),
     row("| as logins | {100} per user;", MAX_PER_USER),
-    row("per session {120} at once, {240} an hour", *an_hour(limits.RENEWAL)),
+    row("per session {120} at once, {240} an hour", *an_hour(limits.SESSION_REFRESH)),
     row(
         "per user of the token {600} at once, {600} an hour (`USER_ACTIONS_PER_HOUR`) "
         "| an entry stays for {a} day longer than a token is valid",
@@ -250,8 +250,8 @@ ROWS = [
     row(
         "writes down {20} logins of an account at a time. Each worker may therefore let {20} more "
         "logins through, and the up to {10} in progress",
-        UNWRITTEN,
-        UNWRITTEN,
+        LOGINS_PER_WRITE,
+        LOGINS_PER_WRITE,
         Settings.model_fields["database_pool_size"].default,
     ),
     # Client IP addresses
