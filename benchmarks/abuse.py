@@ -162,7 +162,7 @@ async def timing(directory: Path) -> None:
 
 async def timing_of_resets(directory: Path) -> None:
     """The mail server is none; what waits for it is looked at once, at the start."""
-    worker.ROUND_SECONDS = 3600
+    worker.POLL_SECONDS = 3600
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "no-reply@camelot.example"}
     url = f"sqlite:///{directory}/resets.db"
     app = create_app(Settings.model_validate({"database_url": url, **mail}))

@@ -46,7 +46,7 @@ from app.security.rate_limits.limits import (
 )
 from app.security.rate_limits.service import LOGINS_PER_WRITE, MAX_ROWS
 from app.server import connections, protocol
-from app.server.connections import Connections, Times
+from app.server.connections import Connections, TimeLimits
 from app.settings import ROOT, Settings
 from app.tokens.revocations.feed import MAX_LISTENERS
 from app.tokens.revocations.service import CLOCK_MARGIN
@@ -68,7 +68,7 @@ TEXT = " ".join(re.sub(r"\]\([^)]*\)", "]", PAGE).split())  # on one line, witho
 
 DEFAULTS = Settings.model_construct()
 ACTIONS = Rate.hourly(DEFAULTS.user_actions_per_hour)
-TIMES = Times()
+TIMES = TimeLimits()
 SHORTEST_REQUEST = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
 
 
@@ -284,7 +284,7 @@ ROWS = [
     row("idle between two requests | {5} s |", TIMES.idle),
     row(
         "takes less than {32} KiB of its responses | {30} s |",
-        protocol.MIN_TAKEN_BYTES / 2**10,
+        protocol.MIN_READ_BYTES / 2**10,
         TIMES.stalled,
     ),
     row("after a response that ends the connection | {5} s |", TIMES.closing),

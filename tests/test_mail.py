@@ -24,7 +24,7 @@ from app.mail import messages, worker
 from app.mail.messages import check_templates, compose, preferred_language
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
-from app.mail.worker import BATCH, CLAIM
+from app.mail.worker import BATCH_SIZE, CLAIM_PERIOD
 from app.main import create_app
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
@@ -42,7 +42,7 @@ BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ async def test_what_the_server_will_not_take_now_is_sent_later(
     mailbox.answers.clear()
     await deliver(app)
     assert mailbox.messages == []  # not yet
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
     assert await waiting(app) == 0
@@ -240,13 +240,13 @@ async def test_each_time_it_waits_twice_as_long(
     mailbox.answers[LANCELOT["email"]] = "451 Try again later"
     await register(client, LANCELOT)
     await deliver(app)
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     mailbox.answers.clear()
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.messages == []
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
 
@@ -268,7 +268,7 @@ async def test_a_letter_whose_worker_died_is_sent_by_another_one(
             await deliver(app)
     await deliver(app)
     assert mailbox.messages == []  # it might still be alive
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
 
@@ -291,7 +291,7 @@ async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
         patch.setattr(worker, "compose", fail)
         await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"]]
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"], LANCELOT["email"]]
 
@@ -349,7 +349,7 @@ async def test_two_workers_send_each_letter_once(
 ) -> None:
     people = [
         {**LANCELOT, "username": f"knight{n}", "email": f"k{n}@camelot.example"}
-        for n in range(BATCH + 5)
+        for n in range(BATCH_SIZE + 5)
     ]
     for person in people:
         await register(client, person)

@@ -25,7 +25,7 @@ from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD
 from app.main import create_app
 from app.retention.service import Retention
-from app.server.connections import Times
+from app.server.connections import TimeLimits
 from app.settings import Settings
 from app.tokens.revocations import cache, entries
 from app.tokens.revocations import feed as feed_module
@@ -336,7 +336,7 @@ def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(5) as pool:
-        with limited_service(sqlite_template, tmp_path, Times()) as service:
+        with limited_service(sqlite_template, tmp_path, TimeLimits()) as service:
             feed = f"{service.base_url}/revocations"
             query: dict[str, str | int] = {"after": httpx.get(feed).json()["cursor"], "wait": 30}
             ask = partial(httpx.get, feed, params=query, timeout=60)
@@ -473,7 +473,7 @@ async def test_pages_are_rendered_once(
 async def test_rendered_pages_take_a_bounded_place(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "OTHER_PAGES", 3)
+    monkeypatch.setattr(entries, "MAX_OTHER_PAGES", 3)
     cursors = []
     for number in range(6):
         await publish(app, f"jti:{number}")

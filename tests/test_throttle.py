@@ -98,7 +98,7 @@ async def test_what_was_not_even_checked_costs_nothing(
     await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     clock.now += SECOND
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(app.state.services.passwords, "_room", Semaphore(0))
+        meanwhile.setattr(app.state.services.passwords, "_capacity", Semaphore(0))
         for _ in range(3):
             assert (await log_in(app, HOME, LANCELOT)).status_code == 503
     assert (await log_in(app, HOME, WRONG)).status_code == 401

@@ -37,9 +37,11 @@ from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.users.models import User, normalize_email
 
-ROUND_SECONDS = 2
-BATCH = 20
-CLAIM = timedelta(minutes=5)  # also the delay before the first retry; it doubles with each retry
+POLL_SECONDS = 2
+BATCH_SIZE = 20
+CLAIM_PERIOD = timedelta(
+    minutes=5
+)  # also the delay before the first retry; it doubles with each retry
 MAX_ACCOUNTS = 5  # with one address that get a code by one password reset
 
 _TEMPLATES = {
@@ -73,7 +75,7 @@ class MailWorker:
                     pass
             except Exception:  # noqa: BLE001 - a failed run must not stop the job
                 _log.exception("Cannot send mail")
-            await wait_or_stop(stopping, ROUND_SECONDS)
+            await wait_or_stop(stopping, POLL_SECONDS)
 
     async def run_once(self, stopping: asyncio.Event) -> int:
         """Returns how many mails this worker claimed."""
@@ -85,7 +87,7 @@ class MailWorker:
                 .where(OutgoingMail.due_at <= now)
                 .order_by(OutgoingMail.due_at)
             )
-            for mail_id in (await session.scalars(due.limit(BATCH))).all():
+            for mail_id in (await session.scalars(due.limit(BATCH_SIZE))).all():
                 if stopping.is_set():
                     break
                 try:
@@ -115,7 +117,7 @@ class MailWorker:
             .execution_options(populate_existing=True)
         )
         if mail:
-            mail.due_at = now + CLAIM * 2 ** (mail.attempts - 1)
+            mail.due_at = now + CLAIM_PERIOD * 2 ** (mail.attempts - 1)
         await session.commit()
         return mail
 

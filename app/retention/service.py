@@ -22,7 +22,7 @@ from app.tokens.revocations.models import Revocation
 from app.tokens.revocations.service import has_expired
 from app.users.models import User
 
-BATCH = 500
+BATCH_SIZE = 500
 
 _is_of_current_version = exists().where(
     User.id == Session.user_id, User.token_version == Session.token_version
@@ -55,7 +55,7 @@ async def _delete(
     session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
 ) -> None:
     """Delete the rows in batches, so that other transactions do not wait long for the lock."""
-    while batch := (await session.scalars(select(key).where(condition).limit(BATCH))).all():
+    while batch := (await session.scalars(select(key).where(condition).limit(BATCH_SIZE))).all():
         await begin_write(session)
         await session.execute(delete(key.class_).where(key.in_(batch), condition))
         await session.commit()

@@ -65,7 +65,7 @@ class Passwords:
         threads = settings.hashing_threads or os.cpu_count() or 1
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
-        self._room = Semaphore(threads + settings.hashing_queue)
+        self._capacity = Semaphore(threads + settings.hashing_queue)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
         self._parameters = f"$argon2id$v=19$m={memory},t={passes},p=1$"
@@ -133,11 +133,11 @@ class Passwords:
         return bool(self._context.verify(password, password_hash))
 
     async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        if not self._room.acquire(blocking=False):
+        if not self._capacity.acquire(blocking=False):
             raise HashingOverloadedError
         future = self._pool.submit(work, *args, **kwargs)
         # Released when the thread is free, not when the caller stops waiting.
-        future.add_done_callback(lambda _: self._room.release())
+        future.add_done_callback(lambda _: self._capacity.release())
         return await asyncio.wrap_future(future)
 
 

@@ -33,7 +33,7 @@ _WARNING_SECONDS = 60
 _log = logging.getLogger("hourpass.connections")
 
 
-class Times(NamedTuple):
+class TimeLimits(NamedTuple):
     """Time limits in seconds."""
 
     first_head: float = 10  # from the connection to the end of the first request's head
@@ -72,8 +72,8 @@ class Queue:
 class Connections:
     """All connections of one worker."""
 
-    def __init__(self, settings: Settings, times: Times | None = None) -> None:
-        times = times or Times()
+    def __init__(self, settings: Settings, times: TimeLimits | None = None) -> None:
+        times = times or TimeLimits()
         self._settings = settings
         self.open = 0
         self._open_by_network: dict[str, int] = {}

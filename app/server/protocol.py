@@ -34,7 +34,7 @@ RECEIVE_BUFFER_BYTES = 32_768
 # connection is closed loses the answer (RFC 9112, 9.6).
 MAX_DROPPED_BYTES = 2**20
 # A client that reads this much of its answers within the time limit gets the same time again.
-MIN_TAKEN_BYTES = 32_768
+MIN_READ_BYTES = 32_768
 
 _log = logging.getLogger("hourpass.connections")
 
@@ -55,7 +55,7 @@ class HttpProtocol(RequestParser):
     network = ""
 
     _current: RequestResponseCycle | None = None  # the request that is being answered
-    _refusal: type[ApiError] | None = None  # sent after the answers to earlier requests
+    _pending_error: type[ApiError] | None = None  # sent after the answers to earlier requests
     _is_closed = False
     _dropped_bytes = 0
     _unsent_bytes = 0
@@ -109,7 +109,7 @@ class HttpProtocol(RequestParser):
     def expire(self) -> None:
         """Refuse or close the connection: the client has exceeded its time limit."""
         if self._is_closed or self.flow.write_paused:
-            if self._unsent_bytes - self._raw.get_write_buffer_size() >= MIN_TAKEN_BYTES:
+            if self._unsent_bytes - self._raw.get_write_buffer_size() >= MIN_READ_BYTES:
                 self._wait_for_client()
             else:
                 self._raw.abort()
@@ -262,8 +262,8 @@ class HttpProtocol(RequestParser):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif self._refusal:
-            self._send_refusal(self._refusal)
+        elif self._pending_error:
+            self._send_error(self._pending_error)
         if self._held:
             self._parse_held()
         self._watch()
@@ -275,7 +275,7 @@ class HttpProtocol(RequestParser):
         if cycle.response_complete:
             self.transport.close()
 
-    def _refuse(self, refusal: type[ApiError]) -> None:
+    def _refuse(self, error: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
         self._is_last = self._has_unread = True
@@ -290,12 +290,12 @@ class HttpProtocol(RequestParser):
             cycle.disconnected = cycle.response_complete = True
             cycle.message_event.set()
         if current is None or current.response_complete:
-            self._send_refusal(refusal)
+            self._send_error(error)
         else:
-            self._refusal = refusal
+            self._pending_error = error
 
-    def _send_refusal(self, refusal: type[ApiError]) -> None:
-        response = error_response(refusal())
+    def _send_error(self, error: type[ApiError]) -> None:
+        response = error_response(error())
         headers = [
             *self.server_state.default_headers,
             *with_default_headers(tuple(response.raw_headers)),

@@ -33,7 +33,7 @@ class RequestParser(HttpToolsProtocol):
     _has_unread = False
 
     @abstractmethod
-    def _refuse(self, refusal: type[ApiError]) -> None:
+    def _refuse(self, error: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
 

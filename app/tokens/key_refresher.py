@@ -17,7 +17,7 @@ REFRESH_SECONDS = 1.0
 # The shortest time between two reads because of unknown keys, so that forged tokens cannot flood
 # the database. Their requests wait this long too: a valid token with a new key must not be
 # rejected.
-MISS_PAUSE_SECONDS = 0.1
+MIN_REFRESH_INTERVAL_SECONDS = 0.1
 
 _log = logging.getLogger("hourpass.keys")
 
@@ -55,7 +55,7 @@ class KeyRefresher:
     async def _refresh_since(self, asked_at: float) -> None:
         async with self._refreshing:
             if self._refreshed_at < asked_at:  # no other request has read them since
-                await asyncio.sleep(self._refreshed_at + MISS_PAUSE_SECONDS - monotonic())
+                await asyncio.sleep(self._refreshed_at + MIN_REFRESH_INTERVAL_SECONDS - monotonic())
                 await self._refresh()
 
     async def catch_up(self) -> None:

@@ -51,8 +51,8 @@ class Sessions:
     def __init__(self, revocations: Revocations, events: Events, settings: Settings) -> None:
         self._revocations = revocations
         self._events = events
-        self._idle = timedelta(days=settings.session_idle_days)
-        self._longest = timedelta(days=settings.session_max_days)
+        self._idle_timeout = timedelta(days=settings.session_idle_days)
+        self._max_age = timedelta(days=settings.session_max_days)
 
     async def create(
         self, context: RequestContext, user: LoginAccount, scope: str
@@ -72,7 +72,7 @@ class Sessions:
             rotation_key=secrets.token_bytes(32),
             rotated_at=context.now,
             created_at=context.now,
-            expires_at=context.now + min(self._idle, self._longest),
+            expires_at=context.now + min(self._idle_timeout, self._max_age),
             ip_address=context.ip_address,
             user_agent=context.user_agent,
         )
@@ -140,7 +140,9 @@ class Sessions:
             session.previous_secret_hash = presented
             session.secret_hash = _hash(successor)
             session.rotated_at = context.now
-            session.expires_at = min(context.now + self._idle, session.created_at + self._longest)
+            session.expires_at = min(
+                context.now + self._idle_timeout, session.created_at + self._max_age
+            )
         await context.session.commit()
         return RefreshedSession(user, session, _refresh_token(session, successor))
 
@@ -176,7 +178,7 @@ class Sessions:
             await context.session.commit()
 
     async def _delete(
-        self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "asked to"
+        self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> bool:
         deleted = (
             await context.session.execute(

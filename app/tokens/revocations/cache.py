@@ -53,7 +53,7 @@ class RevocationCache(ABC):
         # Incremented when the database turns out to be another one, or to have another past. What
         # it said about users before is then invalid.
         self.history = 0
-        self._known_at = float("-inf")  # when the last successful query was sent
+        self._queried_at = float("-inf")  # when the last successful query was sent
         self._invalidated_at = float("-inf")
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
@@ -84,7 +84,7 @@ class RevocationCache(ABC):
         up to a second."""
         deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
         needed = max(asked_at - FRESH_SECONDS, self._invalidated_at)
-        while not self.is_fresh() and self._known_at <= needed:
+        while not self.is_fresh() and self._queried_at <= needed:
             if monotonic() > deadline:
                 return False
             await asyncio.sleep(POLL_SECONDS)
@@ -123,7 +123,7 @@ class RevocationCache(ABC):
             _log.warning("The database has another history of revocations, reading all of them")
         self.entries = FeedEntries()
         self.history += 1
-        self._known_at = float("-inf")
+        self._queried_at = float("-inf")
 
     def _extend(self, head: Head, entries: Sequence[Entry]) -> None:
         now = monotonic()
@@ -201,9 +201,9 @@ class PostgresRevocationCache(RevocationCache):
         self._engine = engine
 
     def is_fresh(self) -> bool:
-        if self._known_at <= self._invalidated_at:
+        if self._queried_at <= self._invalidated_at:
             return False
-        return monotonic() < self._known_at + FRESH_SECONDS
+        return monotonic() < self._queried_at + FRESH_SECONDS
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
@@ -239,7 +239,7 @@ class PostgresRevocationCache(RevocationCache):
         while first is not None:
             rows = await driver.fetch(_POSTGRES_SINCE, first, timeout=_QUERY_TIMEOUT_SECONDS)
             first = self._apply(head, first, [_postgres_entry(row) for row in rows])
-        self._known_at = asked_at
+        self._queried_at = asked_at
 
 
 def _sqlite_entry(row: Sequence[Any]) -> Entry:

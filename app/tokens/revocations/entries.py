@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from app.tokens.revocations.errors import CursorOfAnotherHistoryError, CursorUnknownError
 
 PAGE_SIZE = 1_000
-OTHER_PAGES = 64  # cached besides the pages that a new listener reads; 90 KB each at most
+MAX_OTHER_PAGES = 64  # cached besides the pages that a new listener reads; 90 KB each at most
 FORGET_SECONDS = 60.0
 
 _CURSOR = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{16})")
@@ -110,7 +110,7 @@ class FeedEntries:
         page = pages.get(start)
         if page is None:
             page = pages[start] = self._render(start)
-            if len(self._other_pages) > OTHER_PAGES:
+            if len(self._other_pages) > MAX_OTHER_PAGES:
                 del self._other_pages[next(iter(self._other_pages))]
         return page
 

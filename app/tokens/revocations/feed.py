@@ -29,7 +29,7 @@ HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.025
 # Listeners woken in one turn of the event loop. They send the next request at once, so with smaller
 # batches the requests of the first ones would delay the last ones.
-WOKEN_AT_ONCE = 1_000
+WAKE_BATCH_SIZE = 1_000
 WARNING_SECONDS = 3600.0  # between two warnings that the database may have been restored
 
 _JSON = (b"content-type", b"application/json")
@@ -148,7 +148,7 @@ class RevocationFeed:
 async def _wake(listeners: Iterable[Listener]) -> None:
     for number, listener in enumerate(listeners, start=1):
         listener.wake()
-        if number % WOKEN_AT_ONCE == 0:
+        if number % WAKE_BATCH_SIZE == 0:
             await asyncio.sleep(0)
 
 
@@ -181,7 +181,7 @@ class FeedResponse(Response):
             page = await self._page_after_waiting(page, asked_at)
         if not self._has_started:
             length = (b"content-length", b"%d" % len(page.body))
-            await send(_start(_JSON, length))
+            await send(_response_start(_JSON, length))
         await send({"type": "http.response.body", "body": page.body})
 
     async def _wait_for_change(self, listener: Listener, asked_at: float, send: Send) -> None:
@@ -203,7 +203,7 @@ class FeedResponse(Response):
     async def _send_heartbeat(self, send: Send) -> None:
         if not self._has_started:
             self._has_started = True
-            await send(_start(_JSON, _UNBUFFERED))
+            await send(_response_start(_JSON, _UNBUFFERED))
         await send({"type": "http.response.body", "body": b" ", "more_body": True})
 
     async def _page_after_waiting(self, empty: Page, asked_at: float) -> Page:
@@ -217,7 +217,7 @@ class FeedResponse(Response):
             raise
 
 
-def _start(*headers: tuple[bytes, bytes]) -> dict[str, object]:
+def _response_start(*headers: tuple[bytes, bytes]) -> dict[str, object]:
     return {"type": "http.response.start", "status": 200, "headers": list(headers)}
 
 
