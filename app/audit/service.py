@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Table, and_, insert, select
+from sqlalchemy import ColumnElement, Table, and_, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
@@ -51,12 +51,13 @@ async def write_entry(context: RequestContext, event: Event) -> None:
 
 
 def has_action(action: str) -> ColumnElement[bool]:
-    """A condition for a query: all of an action, by its new or its former name, or the part up to
-    the dot."""
+    """A condition for a query: an action, by its new or its former name, or all actions that begin
+    with a part up to the dot."""
     if not action.endswith("."):
         return Entry.action.in_({action, _SYNONYMS.get(action, action)})
     after = action[:-1] + "/"  # the character that follows "."
-    return and_(Entry.action >= action, Entry.action < after)
+    renamed = [other for name, other in _SYNONYMS.items() if name.startswith(action)]
+    return or_(and_(Entry.action >= action, Entry.action < after), Entry.action.in_(renamed))
 
 
 async def older_anonymous_failures(session: AsyncSession, kept: int) -> ColumnElement[bool]:
