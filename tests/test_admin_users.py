@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
+from sqlalchemy import select, text, update
 
 from app.accounts.admin.schemas import UserChange
 from app.context import RequestContext
+from app.database.engine import begin_write
+from app.security.one_time_codes import service as codes
+from app.security.one_time_codes.service import Purpose
 from app.users.errors import LastAdminError
-from app.users.models import UNUSABLE_PASSWORD
+from app.users.models import UNUSABLE_PASSWORD, User
 from app.users.service import Users
-from tests.conftest import context_in, on_sqlite
+from tests.conftest import context_in, on_postgresql, on_sqlite
 from tests.people import (
     ARTHUR,
     GALAHAD,
@@ -21,15 +25,19 @@ from tests.people import (
     bearer,
     log_in,
     register,
+    revoked,
     said_in,
     token_holds,
 )
+from tests.waiting import blocking
 
 MORGAN = {
     "username": "Morgan le Fay",
     "password": "the lady of avalon",
     "email": "morgan@avalon.example",
 }
+
+SCOPES = ["deploy", "evaluate", "label", "predict", "train", "upload"]  # sorted
 
 
 async def page(client: AsyncClient, token: str, **query: Any) -> dict[str, Any]:
@@ -112,8 +120,17 @@ async def test_search_and_filters(client: AsyncClient, arthurs_token: str) -> No
     assert await names(client, arthurs_token, search="50_") == ["50_off"]
     assert await names(client, arthurs_token, search="ors") == []
     assert await names(client, arthurs_token, search="x4@a.example") == ["bors"]
+    assert await names(client, arthurs_token, search="X4@A.example") == ["bors"]
     assert await names(client, arthurs_token, is_admin=True) == [ARTHUR["username"]]
     assert await names(client, arthurs_token, is_enabled=False) == ["bors"]
+
+
+async def test_a_page_has_the_lowest_ids_also_of_users_who_were_changed(
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
+) -> None:
+    ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(3)]
+    await patch(client, arthurs_token, ids[0], is_enabled=False)
+    assert [user.id for user in await users.list(context, 1, 2)] == ids[:2]
 
 
 IMPOSSIBLE_QUERIES: list[dict[str, Any]] = [
@@ -203,6 +220,48 @@ async def test_tokens_end_exactly_when_what_they_say_has_changed(
     assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
 
 
+async def test_what_changes_nothing_revokes_nothing_and_is_not_in_the_audit_log(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    await patch(client, arthurs_token, lancelot, is_enabled=False, scopes=SCOPES)
+    await patch(client, arthurs_token, lancelot, email_verified=True)
+    before = await revoked(client)
+    changes: tuple[dict[str, Any], ...] = (
+        {"email_verified": True},  # as it is
+        {"scopes": SCOPES[::-1]},
+        {"email": ""},  # the tokens of the disabled user have ended
+        {"email_verified": False},
+        {"is_enabled": True},
+    )
+    for change in changes:
+        answer = await patch(client, arthurs_token, lancelot, **change)
+        assert answer.status_code == 200
+    assert await revoked(client) == before
+    query: dict[str, Any] = {"subject_id": lancelot, "actor_id": 1}
+    audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    actions = [entry["action"] for entry in audit.json()["entries"]]
+    assert actions == [
+        *("user.enable", "user.change_email", "user.verify_email"),
+        *("user.disable", "user.grant"),
+    ]
+
+
+async def test_what_was_granted_on_the_command_line_can_be_taken_away_over_http(
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    await users.set_scopes(context, lancelot, {"admin", *SCOPES})
+    record = (await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))).json()
+    assert (record["is_admin"], record["scopes"]) == (True, SCOPES)
+    query: dict[str, Any] = {"subject_id": lancelot, "action": "user.grant"}
+    audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
+    (entry,) = audit.json()["entries"]
+    assert entry["details"] == {"to": " ".join(["admin", *SCOPES])}
+    await patch(client, arthurs_token, lancelot, is_admin=False)
+    assert said_in(await log_in(client, LANCELOT))["scope"] == " ".join(SCOPES)
+
+
 @pytest.mark.parametrize("member", UserChange.model_fields)
 async def test_null_leaves_a_member_as_it_is(
     client: AsyncClient, arthurs_token: str, member: str
@@ -242,6 +301,59 @@ async def test_the_last_administrator_stays(client: AsyncClient, arthurs_token: 
     assert_problem(refused, 409, "last_admin")
     await patch(client, arthurs_token, morgan["id"], is_enabled=True)
     assert (await patch(client, arthurs_token, arthur, is_admin=False)).status_code == 200
+
+
+@pytest.mark.parametrize("column", ["is_admin", "is_enabled"])
+async def test_without_any_administrator_nobody_counts_as_the_last_one(
+    app: FastAPI, users: Users, context: RequestContext, column: str
+) -> None:
+    """As after a change in the database itself."""
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(User).values({column: False}))
+        await session.commit()
+    await users.remove(context, 1)
+
+
+async def lock(users: Users, context: RequestContext, how: str, user_id: int) -> None:
+    if how == "for its tokens":
+        await users.lock(context, user_id)
+    else:
+        await users.invalidate_password(context, user_id)
+
+
+@pytest.mark.parametrize("how", ["for its tokens", "with the administrators"])
+@on_postgresql
+async def test_a_code_can_be_made_for_a_user_who_is_locked(
+    app: FastAPI, users: Users, context: RequestContext, client: AsyncClient, how: str
+) -> None:
+    """Otherwise a mail to several users and a change of several users could wait for each other."""
+    lancelot = await register(client, LANCELOT)
+    await lock(users, context, how, lancelot)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(text("SET LOCAL lock_timeout = '5s'"))  # to fail rather than hang
+        await codes.issue(context_in(session, app), Purpose.RESET, user_id=lancelot)
+        await session.commit()
+
+
+@on_postgresql
+async def test_administrators_are_locked_in_the_order_of_their_ids(
+    app: FastAPI, users: Users, context: RequestContext, client: AsyncClient
+) -> None:
+    galahad = await register(client, GALAHAD)
+    await users.set_scopes(context, galahad, {"admin"})
+    await users.change(context, 1, email="avalon@camelot.example")  # moves the row behind the other
+    async with app.state.database.session() as holding:
+        await begin_write(holding)
+        await users.lock(context_in(holding, app), galahad)
+        async with blocking(app.state.database):
+            removal = asyncio.create_task(users.remove(context, galahad))
+        async with app.state.database.session() as session:
+            first = select(User.id).where(User.id == 1).with_for_update(skip_locked=True)
+            assert await session.scalar(first) is None
+        await holding.rollback()
+    await removal
 
 
 async def test_of_administrators_who_remove_each_other_at_once_one_remains(

@@ -184,8 +184,8 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
 async def test_a_refused_password_is_not_repeated(
     stdin: str, policy: str, line: str, hourpass: Command
 ) -> None:
-    arguments = ("create-admin", "galahad")
-    assert_refused(await hourpass(*arguments, stdin=stdin, PASSWORD_POLICY=policy), line)
+    for arguments in (("create-admin", "galahad"), ("set-password", "arthur")):
+        assert_refused(await hourpass(*arguments, stdin=stdin, PASSWORD_POLICY=policy), line)
 
 
 def test_a_password_that_is_no_text_is_refused_without_a_traceback(

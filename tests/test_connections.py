@@ -1,6 +1,7 @@
 """How many connections the service keeps, and that no client can take the places of all others."""
 
 import asyncio
+import gc
 import logging
 import resource
 import select
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.ip_addresses import network_of
 from app.server.connections import MAX_REFUSALS, Connections, TimeLimits, open_files
@@ -366,3 +368,17 @@ def test_serve_raises_the_open_files_limit_to_the_hard_one(tmp_path: Path) -> No
             connection.sendall(request("GET /healthz"))
             assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
         assert "Too many connections" not in service.written()
+
+
+def test_an_idle_connection_keeps_no_database_session(run: Any) -> None:
+    """Anybody can hold connections, and each session takes some 5 KB."""
+
+    def sessions() -> int:
+        gc.collect()
+        return sum(isinstance(thing, AsyncSession) for thing in gc.get_objects())
+
+    with run() as service, httpx.Client(base_url=service.base_url) as client:
+        before = sessions()
+        login = {"username": "mordred", "password": "excalibur"}
+        assert client.post("/token", json=login).status_code == 401
+        wait_for(lambda: sessions() == before)

@@ -6,12 +6,15 @@ from datetime import timedelta
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
+from sqlalchemy import update
 
+from app.database.engine import begin_write
 from app.mail import worker
 from app.mail.worker import CLAIM_PERIOD
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import VERIFICATION
 from app.settings import Settings
+from app.users.models import User
 from tests.mail_server import MailServer, code_in, deliver, mail_server
 from tests.people import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 from tests.settings import Clock
@@ -110,6 +113,17 @@ async def test_a_code_for_the_old_address_does_not_verify_the_new_one(
 ) -> None:
     body = {"password": LANCELOT["password"], "email": "lake@avalon.example"}
     await client.patch("/me", json=body, headers=bearer(token))
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_nor_does_it_if_the_address_was_changed_in_the_database_itself(
+    app: FastAPI, client: AsyncClient, code: str, token: str
+) -> None:
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(User).where(User.id == 2).values(email="lake@avalon.example"))
+        await session.commit()
     assert_problem(await confirm(client, token, code), 403, "invalid_code")
     assert not await is_verified(client, token)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.context import RequestContext
 from app.credentials.sessions.models import Session
 from app.database import job_lock
 from app.database.engine import Database, begin_write
-from app.database.job_lock import LOCK_PERIOD
+from app.database.job_lock import LOCK_PERIOD, LockedJob
 from app.retention import service
 from app.retention.service import BATCH_SIZE, Retention
 from app.security.one_time_codes.models import Code
@@ -199,13 +199,18 @@ async def test_spent_keys_go_and_those_with_live_tokens_stay(
     assert await stored(database, StoredKey.generation) == [3]
 
 
-async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
-    housekeeping: Retention, settings: Settings, clock: Clock
+def key_rotation(database: Database, settings: Settings) -> KeyRotation:
+    return KeyRotation(database, KeyStore(settings))
+
+
+@pytest.mark.parametrize("job", [Retention, key_rotation], ids=["retention", "key rotation"])
+async def test_of_several_workers_exactly_one_runs_a_job_until_it_ends(
+    job: Callable[[Database, Settings], LockedJob], settings: Settings, clock: Clock
 ) -> None:
     hosts = [Database(settings, clock) for _ in range(3)]
-    workers = [housekeeping, *(Retention(host, settings) for host in hosts * 2)]
+    workers = [job(host, settings) for host in hosts * 2]
 
-    async def keepers() -> list[Retention]:
+    async def keepers() -> list[LockedJob]:
         rounds = await asyncio.gather(*(worker.run_once() for worker in workers))
         return [worker for worker, took_part in zip(workers, rounds, strict=True) if took_part]
 
@@ -214,7 +219,7 @@ async def test_of_several_workers_exactly_one_keeps_house_until_it_ends(
             (keeper,) = await keepers()
             for _ in range(2):
                 clock.advance(LOCK_PERIOD - SECOND)
-                assert await keepers() == [keeper], "it renews its lease with each round"
+                assert await keepers() == [keeper], "it extends its lock with each run"
             workers.remove(keeper)
             clock.advance(LOCK_PERIOD - SECOND)
             assert await keepers() == []
@@ -247,7 +252,7 @@ async def test_a_failed_round_is_not_the_last(
     await jobs.stop()
 
 
-async def test_a_round_changes_nothing_that_anybody_could_notice(
+async def test_the_jobs_change_nothing_that_anybody_could_notice(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -258,7 +263,8 @@ async def test_a_round_changes_nothing_that_anybody_could_notice(
     clock.advance(timedelta(minutes=59))
     session = await open_session(client, LANCELOT)
     feed = (await client.get("/revocations")).json()
-    assert await Retention(app.state.database, app.state.settings).run_once()
+    for job in (Retention, key_rotation):
+        assert await job(app.state.database, app.state.settings).run_once()
     assert (await client.get("/revocations")).json() == feed
     for refused in (ended, revoked):
         assert not await token_holds(client, refused["token"])

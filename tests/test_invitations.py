@@ -210,6 +210,7 @@ async def test_in_the_other_modes(
     ("invited", "email", "is_proved"),
     [
         pytest.param("Lancelot@Camelot.example", LANCELOT["email"], True, id="in any case"),
+        pytest.param("lancelot@camelot.example", "Lancelot@camelot.example", True, id="typed so"),
         pytest.param("lancelot@camelot.example", "lake@avalon.example", False, id="no other"),
         pytest.param("strasse@camelot.example", "straße@camelot.example", False, id="nor alike"),
     ],

@@ -36,6 +36,7 @@ from tests.people import (
     token_holds,
 )
 from tests.settings import Clock, make_settings
+from tests.waiting import until
 
 NO_DATABASE = "sqlite:///never-opened.db"
 PASSWORD = LANCELOT["password"]
@@ -162,6 +163,29 @@ async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_chang
     assert not await token_holds(client, login.result())
     assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
     await log_in(client, {**LANCELOT, "password": "joyous gard"})
+
+
+async def test_while_a_password_is_hashed_no_connection_is_held(
+    client: AsyncClient,
+    app: FastAPI,
+    users: Users,
+    context: RequestContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passwords, pool = app.state.services.passwords, app.state.database.engine.pool
+    hash_ = passwords.hash
+    hashed: list[str] = []
+
+    async def hash_without_connection(password: str) -> str:
+        await until(lambda: pool.checkedout() == 0)
+        hashed.append(password)
+        made: str = await hash_(password)
+        return made
+
+    monkeypatch.setattr(passwords, "hash", hash_without_connection)
+    user_id = await register(client, LANCELOT)
+    await users.change_password(context, user_id, "joyous gard")
+    assert hashed == [PASSWORD, "joyous gard"]
 
 
 async def store_hash(app: FastAPI, user_id: int, password_hash: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import insert, select, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
@@ -30,11 +31,12 @@ from app.settings import Settings
 from app.tokens.revocations import cache, entries
 from app.tokens.revocations import feed as feed_module
 from app.tokens.revocations.entries import PAGE_SIZE
+from app.tokens.revocations.errors import CursorOfAnotherHistoryError, CursorUnknownError
 from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.revocations.service import CLOCK_MARGIN, Revocations
 from app.tokens.signing_keys.keys import CLOCK_SKEW
-from tests.conftest import client_of, on_sqlite
+from tests.conftest import client_of, on_postgresql, on_sqlite
 from tests.limited_service import limited_service, wait_for
 from tests.people import (
     LANCELOT,
@@ -380,16 +382,128 @@ async def test_while_an_answer_is_held_back_heartbeats_go_out_never_too_soon(
     for number, at in enumerate(recorder.heartbeats, start=1):
         assert at >= asked_at + number * 0.2
     assert len(recorder.heartbeats) <= 5
-    body = recorder.body()
-    assert (
-        body.lstrip(b" ")
-        == json.dumps(
-            {"revocations": [], "cursor": cursor, "more": False}, separators=(",", ":")
-        ).encode()
-    )
+    page = {"revocations": [], "cursor": cursor, "more": False}
+    spaces = b" " * len(recorder.heartbeats)
+    assert recorder.body() == spaces + json.dumps(page, separators=(",", ":")).encode()
+    types = [message["type"] for _, message in recorder.messages]
+    assert types == ["http.response.start", *["http.response.body"] * (len(spaces) + 1)]
     head = recorder.messages[0][1]
+    assert (b"content-type", b"application/json") in head["headers"]
     assert (b"x-accel-buffering", b"no") in head["headers"]
     assert b"content-length" not in dict(head["headers"])
+
+
+async def test_after_the_feed_was_renamed_old_cursors_are_unknown_and_new_ones_count(
+    app: FastAPI, client: AsyncClient, database: Database
+) -> None:
+    await publish(app, "jti:1")
+    old = await page_after(client, None)
+    async with database.session() as session:
+        await begin_write(session)
+        await Revocations(LIFETIME).rename_feed(RequestContext(session, NOW))
+        await session.commit()
+    await until(lambda: cache_of(app).head.name != old["cursor"].partition(".")[0])
+    response = await client.get("/revocations", params={"after": old["cursor"]})
+    assert_problem(response, 410, "cursor_unknown")
+    new = await page_after(client, None)
+    assert values(new) == ["jti:1"]
+    assert values(await page_after(client, new["cursor"])) == []
+
+
+async def test_what_is_there_already_is_answered_at_once(app: FastAPI, client: AsyncClient) -> None:
+    cursor = (await page_after(client, None))["cursor"]
+    await publish(app, "jti:1")
+    async with asyncio.timeout(15):
+        assert values(await page_after(client, cursor, wait=30)) == ["jti:1"]
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3600.0])
+async def test_the_end_of_the_wait_comes_before_a_later_heartbeat(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", seconds)
+    cursor = (await page_after(client, None))["cursor"]
+    recorder, feed = Recorder(), app.state.revocation_feed
+    due: list[float] = []
+    wake_at = feed.wake_at
+
+    def note(moment: float, listener: Listener) -> None:
+        due.append(moment)
+        wake_at(moment, listener)
+
+    monkeypatch.setattr(feed, "wake_at", note)
+    async with asyncio.timeout(15):
+        await FeedResponse(feed, cursor, 1)({}, recorder.receive, recorder.send)
+    assert due[-1] - due[0] < 0.5
+
+
+def test_the_numbers_that_the_readme_and_the_description_of_the_feed_give() -> None:
+    numbers = (cache.FRESH_SECONDS, feed_module.HEARTBEAT_SECONDS, feed_module.MAX_WAIT_SECONDS)
+    assert numbers == (0.1, 3, 30)
+    assert feed_module.WARNING_SECONDS == 3600
+
+
+async def test_a_cache_that_nobody_keeps_up_to_date_is_not_fresh(
+    settings: Settings, clock: Clock
+) -> None:
+    async with started(settings, clock) as app:
+        known = app.state.revocation_cache
+        await until(known.is_fresh)
+    await until(lambda: not known.is_fresh())
+
+
+@on_postgresql
+@pytest.mark.parametrize("table", ["revocation_feed", "revocations"])
+async def test_a_poll_that_hangs_is_given_up_with_its_connection(
+    app: FastAPI,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+) -> None:
+    known = app.state.revocation_cache
+    polled: list[Any] = []
+    poll = known._poll
+
+    async def note(driver: Any) -> None:
+        polled.append(driver)
+        await poll(driver)
+
+    monkeypatch.setattr(known, "_poll", note)
+    await until(lambda: bool(polled) and known.is_fresh())
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        if table == "revocations":  # which is only read when the head has moved
+            await session.execute(insert(Revocation), [row_at(1)])
+            async with database.session() as another:
+                await begin_write(another)
+                await another.execute(update(Feed).values(position=1, mark=7))
+                await another.commit()
+        hung = polled[-1]
+        await until(lambda: "Revocations cannot be polled" in caplog.messages)
+        await session.commit()
+    await until(lambda: polled[-1] is not hung and known.is_fresh())
+    assert hung.is_closed()
+
+
+def row_at(position: int) -> dict[str, Any]:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    return {"position": position, "value": "jti:1", "mark": 7 * position, "expires_at": later}
+
+
+def test_times_of_sqlite_are_utc_whatever_the_zone_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as abroad:
+        abroad.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        try:
+            read = cache._sqlite_entry((1, 7, "jti:1", "2026-11-23 12:00:00.000000", 5.0))
+        finally:
+            abroad.undo()
+            time.tzset()
+    assert read.expires_at == datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 
 
 async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
@@ -690,3 +804,150 @@ async def test_revocations_that_cannot_be_read_are_never_taken_for_read(
         await until(app.state.revocation_cache.is_fresh)
         assert_problem(await client.get(f"/token_status/{token}"), 401, "invalid_token")
         assert values(await page_after(client, cursor)) == [f"jti:{said_in(token)['jti']}"]
+
+
+# What a worker keeps of the feed, without a database
+
+
+class Known(cache.RevocationCache):
+    """Reads nothing by itself."""
+
+    def is_fresh(self) -> bool:
+        return True
+
+    async def follow(self, stopping: asyncio.Event) -> None: ...
+
+    def invalidate(self) -> None: ...
+
+
+def entry(position: int, seconds_left: float = 3600.0, value: str = "") -> entries.Entry:
+    return entries.Entry(position, 7 * position, value or f"jti:{position}", 0.0, seconds_left)
+
+
+def head(position: int, name: str = "0123456789abcdef", mark: int | None = None) -> entries.Head:
+    return entries.Head(name, position, 7 * position if mark is None else mark)
+
+
+def listed(feed: entries.FeedEntries, cursor: entries.Head | None, now: float) -> list[str]:
+    return values(json.loads(feed.page_after(cursor and cursor.cursor, now).body))
+
+
+def test_what_is_published_while_the_feed_is_read_is_listed_once() -> None:
+    known = Known()
+    assert known._apply(head(2), 0, [entry(1)]) == 1, "to read on from there"
+    assert known.head == head(1)
+    assert known._apply(head(2), 1, [entry(1), entry(2), entry(3)]) is None
+    assert known.head == head(3), "the head was read before the third one was published"
+    assert listed(known.entries, None, 0) == ["jti:1", "jti:2", "jti:3"]
+
+
+def test_another_name_is_another_history_even_with_the_same_revocations(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known, other = Known(), "f" * 16
+    for number, name in enumerate((head(0).name, other), start=1):
+        assert known._apply(head(0, name), 0, []) is None
+        assert known.history == number
+        assert len(warnings(caplog)) == number - 1
+    assert known._apply(head(1, other), 0, [entry(1)]) is None
+    assert known.history == number
+    assert known._first_missing(head(1)) == 0
+    assert known._apply(head(1), 0, [entry(1)]) is None
+    assert known.history == number + 1
+
+
+def test_while_another_history_is_read_nothing_is_fresh() -> None:
+    known = cache.PostgresRevocationCache(create_async_engine("sqlite+aiosqlite://"))
+    known._apply(head(0), 0, [])
+    known._queried_at = time.monotonic() + 3600  # however slow this machine is
+    assert known.is_fresh()
+    known._apply(head(0, "f" * 16), 0, [])
+    assert not known.is_fresh()
+
+
+def test_a_database_without_the_revocations_that_are_known_is_read_from_the_beginning() -> None:
+    known = Known()
+    known._apply(head(2), 0, [entry(1), entry(2)])
+    assert known._apply(head(1), 2, []) == 0
+    assert known._apply(head(2, mark=5), 2, [entry(2)._replace(mark=5)]) == 0
+
+
+def test_a_revocation_is_in_force_until_it_expires_and_then_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known, now = Known(), 1000.0
+    monkeypatch.setattr(cache, "monotonic", lambda: now)
+    published = [entry(1, 5), entry(2, 0), entry(3, 0.5), entry(4, 60, "twice")]
+    known._apply(head(5), 0, [*published, entry(5, 10, "twice")])
+    assert list(known._forget_at) == ["jti:1", "jti:3", "twice"]
+    now += 5
+    known._extend(head(5), [])
+    assert not known.is_revoked(["jti:1", "jti:3"])
+    assert known.is_revoked(["twice"])
+    assert list(known._forget_at) == ["twice"]
+    now += 54
+    known._extend(head(5), [])
+    assert known.is_revoked(["twice"])
+
+
+def test_a_cursor_counts_as_long_as_no_listed_revocation_can_be_missing_after_it() -> None:
+    feed = entries.FeedEntries()
+    feed.extend(head(4), [entry(1, 0), entry(2, 0), entry(3, 0.5), entry(4)], 0)
+    feed.extend(head(6), [entry(5, 0), entry(6)], 0)
+    assert listed(feed, None, 0) == ["jti:3", "jti:4", "jti:6"]
+    assert listed(feed, head(2), 0) == ["jti:3", "jti:4", "jti:6"]
+    assert listed(feed, head(0, mark=9), 0) == ["jti:3", "jti:4", "jti:6"]
+    assert listed(feed, head(6), 0) == []
+    for cursor in (head(1), head(5), head(5, mark=6 * 7)):
+        with pytest.raises(CursorUnknownError) as unknown:
+            listed(feed, cursor, 0)
+        assert unknown.type is CursorUnknownError
+    for cursor in (head(7), head(4, mark=9)):
+        with pytest.raises(CursorOfAnotherHistoryError):
+            listed(feed, cursor, 0)
+
+
+def test_the_cursor_of_a_feed_without_entries_counts() -> None:
+    feed = entries.FeedEntries()
+    feed.extend(head(0), [], 0)
+    assert listed(feed, head(0), 0) == []
+    with pytest.raises(CursorUnknownError):
+        listed(feed, head(0, mark=9), 0)
+    feed.extend(head(2), [], 0)
+    feed.extend(head(3), [entry(3)], 0)
+    assert listed(feed, head(2), 0) == ["jti:3"]
+
+
+def test_expired_entries_are_dropped_once_a_minute() -> None:
+    feed = entries.FeedEntries()
+    feed.extend(head(4), [entry(1, 10), entry(2, 60), entry(3, 61), entry(4)], 0)
+    assert listed(feed, None, 0) == ["jti:1", "jti:2", "jti:3", "jti:4"]
+    assert listed(feed, head(1), 59) == ["jti:2", "jti:3", "jti:4"]
+    assert listed(feed, head(2), 59) == ["jti:3", "jti:4"]
+    assert listed(feed, None, 60) == ["jti:3", "jti:4"]
+    assert listed(feed, head(2), 60) == ["jti:3", "jti:4"]
+    assert listed(feed, head(3), 60) == ["jti:4"]
+    assert listed(feed, head(4), 60) == []
+    with pytest.raises(CursorUnknownError):
+        listed(feed, head(1), 60)
+    assert listed(feed, None, 119) == ["jti:3", "jti:4"]
+    assert listed(feed, None, 120) == ["jti:4"]
+
+
+def test_pages_of_new_listeners_and_those_in_between_are_kept_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entries, "PAGE_SIZE", 2)
+    feed = entries.FeedEntries()
+    feed.extend(head(5), [entry(number) for number in range(1, 6)], 0)
+    for cursor, expected, following in (
+        (None, ["jti:1", "jti:2"], head(2)),
+        (head(1), ["jti:2", "jti:3"], head(3)),
+        (head(2), ["jti:3", "jti:4"], head(4)),
+        (head(4), ["jti:5"], head(5)),
+    ):
+        page = json.loads(feed.page_after(cursor and cursor.cursor, 0).body)
+        assert (values(page), page["cursor"]) == (expected, following.cursor)
+        assert page["more"] is (following != head(5))
+    assert set(feed._pages) == {0, 2, 4}
+    assert set(feed._other_pages) == {1}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Table, and_, insert, select
+from sqlalchemy import ColumnElement, Table, and_, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
@@ -56,7 +56,8 @@ def has_action(action: str) -> ColumnElement[bool]:
     if not action.endswith("."):
         return Entry.action.in_({action, _SYNONYMS.get(action, action)})
     after = action[:-1] + "/"  # the character that follows "."
-    return and_(Entry.action >= action, Entry.action < after)
+    renamed = [other for name, other in _SYNONYMS.items() if name.startswith(action)]
+    return or_(and_(Entry.action >= action, Entry.action < after), Entry.action.in_(renamed))
 
 
 async def older_anonymous_failures(session: AsyncSession, kept: int) -> ColumnElement[bool]:

@@ -161,7 +161,9 @@ class RequestMiddleware:
         finally:
             route = scope.get("route")
             path = route.path if route else None
-            context: RequestContext | None = state.get("context")
+            # Taken out: the connection keeps the scope until its next request, and would keep the
+            # database session with it.
+            context: RequestContext | None = state.pop("context", None)
             user_id = context.user_id if context else None
             took = _milliseconds_since(started)
             request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))

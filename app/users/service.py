@@ -90,14 +90,9 @@ class Users:
         return user.id
 
     async def find(self, context: RequestContext, username: str) -> User | None:
-        """The user with that name, or None. Ends the transaction, to release the connection."""
-        if "\0" in username:
-            return None  # PostgreSQL refuses it even in a query
-        user = await context.session.scalar(
-            select(User).where(User.username_folded == normalize_username(username))
-        )
-        await context.session.commit()
-        return user
+        """The user with that name, or None."""
+        query = select(User).where(User.username_folded == normalize_username(username))
+        return await context.session.scalar(query)
 
     async def get(self, context: RequestContext, user_id: int) -> User:
         """Raises UserNotFoundError."""
@@ -258,7 +253,7 @@ class Users:
         await context.session.commit()
 
     async def hash_password(
-        self, context: RequestContext, user_id: int, password: str, *, field: str = "password"
+        self, context: RequestContext, user_id: int, password: str, *, field: str
     ) -> str:
         """The hash of a new password, if the policy accepts it.
 
