@@ -481,7 +481,7 @@ async def test_a_poll_that_hangs_is_given_up_with_its_connection(
                 await another.execute(update(Feed).values(position=1, mark=7))
                 await another.commit()
         hung = polled[-1]
-        await until(lambda: "Revocations cannot be polled" in caplog.messages)
+        await until(lambda: "Cannot poll revocations" in caplog.messages)
         await session.commit()
     await until(lambda: polled[-1] is not hung and known.is_fresh())
     assert hung.is_closed()
