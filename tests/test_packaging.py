@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from app.settings import ROOT
 from tests.test_architecture import imported
 
+MAKEFILE = (ROOT / "Makefile").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IGNORED = [
     line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
@@ -125,6 +126,13 @@ def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() ->
     assert HOURPASS["ports"] == ["${HOST:-127.0.0.1}:${PORT:-8000}:8000"]
     assert '"--host", "0.0.0.0", "--port", "8000"' in DOCKERFILE
     assert "command" not in HOURPASS
+
+
+def test_pre_commit_runs_the_linters_of_make_lint() -> None:
+    lint = re.findall(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[0]
+    linters = re.findall(r"\$\(BIN\)/(.*?)(?: \.)?\n", lint)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == linters
 
 
 @pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH], ids=lambda path: path.name)
