@@ -141,19 +141,24 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for path, methods in document["paths"].items():
         document["paths"][path] = {name: methods[name] for name in _METHODS if name in methods}
         for operation in methods.values():
-            _drop_unknown_error(operation)
-            if security := operation.get("security"):
-                scopes = [f"`{scope}`" for scope in next(iter(security[0].values()))]
-                needed = f" with the scope {' and '.join(scopes)}" if scopes else ""
-                operation["description"] += f"\n\nRequires an access token{needed}."
+            _drop_undocumented_422(operation)
+            _name_needed_scopes(operation)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     return document
 
 
-def _drop_unknown_error(operation: dict[str, Any]) -> None:
-    """FastAPI documents a 422 in its own shape for each route with parameters. Ours document theirs
-    themselves, and GET /token_status/{token} has none."""
+def _name_needed_scopes(operation: dict[str, Any]) -> None:
+    """In the description too, since Swagger UI shows them only in a dialog."""
+    if security := operation.get("security"):
+        (scopes,) = security[0].values()
+        needed = f" with the scope `{' '.join(scopes)}`" if scopes else ""
+        operation["description"] += f"\n\nRequires an access token{needed}."
+
+
+def _drop_undocumented_422(operation: dict[str, Any]) -> None:
+    """FastAPI adds a 422 in its own shape to each route with parameters that documents none. Here
+    that is GET /token_status/{token}, which accepts any text."""
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
