@@ -15,10 +15,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     DATABASE_URL=sqlite:////data/hourpass.db
 WORKDIR /srv/hourpass
 COPY --from=dependencies /opt/venv /opt/venv
-COPY pyproject.toml README.md LICENSE alembic.ini ./
+COPY pyproject.toml README.md LICENSE ./
+COPY guard guard
 COPY alembic alembic
 COPY app app
-RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation ./guard .
 
 USER 10001:10001
 VOLUME /data

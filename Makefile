@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock native mutation bench migration up clean
+.PHONY: help run test lint format lock build native mutation bench migration clean
 
 help: ## List the chores
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +25,10 @@ format: .venv/dev ## Mend what can be mended by machine
 
 lock: .venv/dev ## Pin the newest allowed version of every dependency, with its hashes
 	@.ci/lock
+
+build: .venv/service ## Build the wheels and source archives of both packages in dist/
+	@$(BIN)/python -m hatchling build
+	@cd guard && ../$(BIN)/python -m hatchling build -d ../dist
 
 native: .venv/service ## Compile the password hash for this machine's CPU: twice the logins (needs a C compiler)
 	@sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements.txt | CFLAGS="-O3 -march=native" \
@@ -48,20 +52,23 @@ debian-packages:
 	@.ci/install-debian-packages
 
 .venv/bin/python:
+	@echo "Creating a virtual environment in .venv"
 	@$(PYTHON) -m venv .venv
 
-.venv/service: requirements.txt pyproject.toml | .venv/bin/python
+.venv/service: requirements.txt pyproject.toml guard/pyproject.toml | .venv/bin/python
+	@echo "Installing the service and its $$(grep -c == $<) dependencies in .venv (about half a minute)"
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e guard -e .
 	@touch $@
 
-.venv/dev: requirements-dev.txt guard/pyproject.toml .venv/service
+.venv/dev: requirements-dev.txt .venv/service
+	@echo "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)"
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e guard
 	@touch $@
 
 # The peers' packages in a place of their own: they need not agree with ours.
 .venv/bench: requirements-bench.txt .venv/dev
+	@echo "Installing the peers and their dependencies in .venv/peers"
 	@$(PYTHON) -m venv .venv/peers
 	@.venv/peers/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@

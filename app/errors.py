@@ -1,22 +1,23 @@
-"""The kinds of refusal: a status, a stable code for programs, a message for people. No FastAPI.
+"""The kinds of error: a status, a stable code for programs and a message for people. No FastAPI.
 
-Verbs raise these, routes do not catch them, and one handler renders them (error_responses.py).
-A code is the RFC's own wherever an RFC has one (RFC 6749, 5.2; RFC 6750, 3.1).
+Operations raise them, routes do not catch them, and one handler renders them (error_responses.py).
+The code is that of the RFC where there is one (RFC 6749, 5.2; RFC 6750, 3.1).
 """
 
 from typing import ClassVar, cast
 
 
 class ApiError(Exception):
-    """Any answer other than the one asked for.
+    """An error response.
 
-    Keyword arguments become further members of the JSON body, so nothing secret may be passed.
+    Keyword arguments become members of the JSON body, so they must not contain secrets.
     """
 
     status: ClassVar[int]
     error: ClassVar[str]
     message: ClassVar[str]
     headers: ClassVar[dict[str, str]] = {}
+    example: ClassVar[dict[str, object]] = {}  # further members in the documented example
 
     def __init__(self, **members: object) -> None:
         super().__init__(self.message)
@@ -26,16 +27,17 @@ class ApiError(Exception):
         return {"message": self.message, "error": self.error, **self.members}
 
     def header_fields(self) -> dict[str, str]:
-        """Those of its kind, unless a kind knows more about the single case."""
+        """The class's `headers`. Subclasses override this if the values differ per error."""
         return self.headers
 
 
 class InvalidRequestError(ApiError):
-    """A member is missing, of the wrong kind, or out of bounds. `fields` says which and why."""
+    """A member is missing, has the wrong type or is out of bounds. `fields` lists each of them."""
 
     status = 422
     error = "invalid_request"
     message = "The request is not valid"
+    example: ClassVar = {"fields": [{"field": "username", "message": "Field required"}]}
 
     @classmethod
     def for_field(cls, field: str, message: str) -> "InvalidRequestError":
@@ -48,7 +50,7 @@ class InvalidRequestError(ApiError):
 
 
 class UnauthorizedError(ApiError):
-    """Nobody we know is calling. Every 401 carries a challenge (RFC 9110, 15.5.2)."""
+    """The caller is not authenticated. Every 401 has a challenge (RFC 9110, 15.5.2)."""
 
     status = 401
     headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass"'}
@@ -69,7 +71,7 @@ class ConflictError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """Nothing is wrong with the request; the same one may succeed in a moment."""
+    """Temporary. The same request may succeed in a moment."""
 
     status = 503
     error = "temporarily_unavailable"
@@ -122,7 +124,7 @@ class HeadersTooLargeError(ApiError):
 
 
 class OAuthError(ApiError):
-    """400 and no challenge: strict OAuth clients take a 401 for a failed client authentication."""
+    """400, no challenge: strict OAuth clients read a 401 as a failed client authentication."""
 
     status = 400
 
@@ -131,11 +133,11 @@ class OAuthError(ApiError):
 
 
 class InvalidFormError(OAuthError):
-    """A parameter is missing, sent twice, or out of bounds."""
+    """A parameter is missing, sent twice or out of bounds."""
 
     error = "invalid_request"
     message = "A parameter is missing, repeated or out of bounds"
 
 
 class StartupError(Exception):
-    """The service must not start as it is set up; the text, meant for its operator, says why."""
+    """The service must not start with these settings. The message tells the operator why."""

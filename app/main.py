@@ -27,18 +27,8 @@ from app.credentials.second_factors.router import router as second_factors_route
 from app.credentials.sessions.router import router as sessions_router
 from app.database import migrations
 from app.database.engine import Database, create_engine, restrict_file_access
-from app.errors import (
-    ContentTooLargeError,
-    HeadersTooLargeError,
-    InternalError,
-    InvalidRequestError,
-    RequestTimeoutError,
-    StartupError,
-    UnavailableError,
-    UriTooLongError,
-)
+from app.errors import StartupError
 from app.http import access_log, docs_page, error_responses
-from app.http.error_responses import error_docs
 from app.http.middleware import RequestMiddleware
 from app.ip_addresses import ProxyWarning
 from app.login.password_grant import PasswordGrant
@@ -64,32 +54,35 @@ from app.users.token_cache import TokenCache, TokenChecker
 
 _log = logging.getLogger("hourpass")
 
+# The groups of operations on the docs page, in the order in which people need them.
+_TAGS = {
+    "Registration and login": "Create an account, get an access token, reset a forgotten password.",
+    "My account": "See and change your own account.",
+    "My sessions": "See where you are logged in, and log out. A session is a login that can be "
+    "refreshed: one with the scope `offline_access`.",
+    "My second factor": "Protect your logins with codes from an authenticator app.",
+    "Tokens": "Check, revoke and introspect tokens.",
+    "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
+    "Administration": "Manage users and invitations, read the audit log.",
+    "Health": "Checks for load balancers and orchestrators.",
+}
+
 # FastAPI prepares the routes at their first request, which takes 0.1 s for all of them. They are
 # shared by all apps of a process, because each test has its own app.
-_routes = APIRouter(
-    responses=error_docs(
-        RequestTimeoutError,
-        ContentTooLargeError,
-        UriTooLongError,
-        InvalidRequestError,
-        HeadersTooLargeError,
-        InternalError,
-        UnavailableError,
-    )
-)
-for _router in (
+_routes = APIRouter()
+for _router in (  # within a tag, the docs page lists operations in this order
     revocations_router,  # first: routes are tried in order, and a thousand guards may poll this one
-    login_router,
-    token_checks_router,
     registration_router,
+    login_router,
+    me_router,
+    token_checks_router,
+    admin_router,
+    password_resets_router,
     sessions_router,
     second_factors_router,
-    tokens_router,
     audit_router,
-    admin_router,
-    me_router,
-    password_resets_router,
     invitations_router,
+    tokens_router,
     health_router,
 ):
     _routes.include_router(_router)
@@ -127,10 +120,12 @@ def create_app(
     app = FastAPI(
         title="Hourpass",
         summary="User accounts and 60-minute tokens for machine-learning APIs.",
+        description=docs_page.INTRODUCTION,
         version=__version__,
+        openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         lifespan=lifespan,
         routes=_routes.routes,
-        openapi_url=None,  # docs_page.py serves both: rendered once, and without a CDN
+        openapi_url=None,  # docs_page.py serves both: rendered once, and without internet
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -1,7 +1,7 @@
 """The settings of the service. Each has one field and a description of one line.
 
-Environment variables override the values in the project's `.env` (or the file that ENV_FILE names),
-which override the defaults here.
+Environment variables override the values in the file `.env` in HOURPASS_HOME (or the file that
+ENV_FILE names), which override the defaults here.
 """
 
 import os
@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-ROOT = Path(__file__).resolve().parent.parent
-ENV_FILE = Path(os.environ.get("ENV_FILE", ROOT / ".env"))
+ROOT = Path(__file__).resolve().parent.parent  # of a checkout
+# What relative paths are relative to. Not the code, which may be installed in site-packages.
+HOME = Path(os.environ.get("HOURPASS_HOME", "")).absolute()
+ENV_FILE = Path(os.environ.get("ENV_FILE") or HOME / ".env")
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -36,8 +38,7 @@ def _with_async_driver(url: str) -> str:
         path = rest.removeprefix("/")
         if not path or path.startswith((":memory:", "file:")):
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
-        # Relative to the project, not to the directory in which the service is started.
-        rest = f"/{ROOT / path}"
+        rest = f"/{HOME / path}"
     else:
         # Hosting providers use libpq's `sslmode`. asyncpg's `ssl` has the same values.
         rest = re.sub(r"([?&])sslmode=", r"\1ssl=", rest)
@@ -91,8 +92,7 @@ SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
 SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
 Mailbox = Annotated[str, AfterValidator(_normalize_mailbox)]
-# Relative to the project, as the SQLite file.
-Directory = Annotated[Path, AfterValidator(lambda path: ROOT / path)]
+Directory = Annotated[Path, AfterValidator(lambda path: HOME / path)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
 
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
-    database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to the project) or postgresql://USER:PASSWORD@HOST/NAME")
+    database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
     smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail with STARTTLS, smtps:// with TLS, smtp+plain:// without encryption; empty: no mail, administrators hand out codes")
     mail_from: Mailbox | None = Field(None, description="sender of the mail, such as Hourpass <no-reply@example.org>")
-    mail_templates: Directory | None = Field(None, description="directory (relative to the project) of your own mail templates, such as LANGUAGE/reset.txt; others come from app/mail/templates")
+    mail_templates: Directory | None = Field(None, description="directory (relative to HOURPASS_HOME) of your own mail templates, such as LANGUAGE/reset.txt; others come from app/mail/templates")
     trusted_proxies: Networks = Field((), description="IP addresses or networks of your proxies, separated by commas: X-Forwarded-For from them is trusted")
     max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: as many as the open-files limit allows, at most 20000")
     max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="connections per IPv4 address or IPv6 /64 that is not in TRUSTED_PROXIES; empty: three quarters of MAX_CONNECTIONS")

@@ -76,7 +76,7 @@ def bare(directory: Path, *, access_log: bool = False) -> Iterator[Server]:
 def hourpass(directory: Path, variables: dict[str, str], workers: int = 1) -> Iterator[Server]:
     port = _free_port()
     options = ("--port", str(port), "--workers", str(workers))
-    command = (sys.executable, "-m", "app.cli.main", "serve", *options)
+    command = (sys.executable, "-m", "hourpass", "serve", *options)
     with _started(command, port, directory, variables, ready="/readyz") as server:
         yield server
 

@@ -227,7 +227,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "hourpass", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
     process = subprocess.Popen(command, cwd=ROOT, env=variables)
     base_url = f"http://127.0.0.1:{port}"

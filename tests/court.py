@@ -70,7 +70,7 @@ class Court:
     def command(self, *arguments: str) -> None:
         """`hourpass …` on the host of the service."""
         subprocess.run(
-            [sys.executable, "-m", "app.cli.main", *arguments],
+            [sys.executable, "-m", "hourpass", *arguments],
             cwd=ROOT,
             env=environment(DATABASE_URL=self._database_url, **CHEAP_HASHING),
             check=True,

@@ -193,7 +193,7 @@ def test_a_password_that_is_no_text_is_refused_without_a_traceback(
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
     command = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "create-admin", "galahad"],
+        [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
         cwd=ROOT,
         env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
         input=b"caf\xe9 au lait\n",
@@ -213,7 +213,7 @@ def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as terminal:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", "create-admin", "galahad"],
+            [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
             cwd=ROOT,
             env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
             stdin=theirs,

@@ -4,6 +4,7 @@ Schemathesis makes the requests, valid and invalid, from the document; the same 
 On SQLite only: the databases behave alike, and what is tried here is the edge.
 """
 
+import copy
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
+from app.http.docs_page import COMMON_ERRORS
 from app.main import app as default_app
 from app.tokens.revocations.feed import MAX_WAIT_SECONDS
 from tests.conftest import serving
@@ -76,7 +78,21 @@ def callers(base_url: str) -> dict[str, dict[str, str]]:
     }
 
 
-api = schemathesis.openapi.from_dict(default_app.openapi())
+def with_common_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """The document names them once, in its introduction. Schemathesis looks at the operations."""
+    document = copy.deepcopy(document)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for error in COMMON_ERRORS:
+                content = {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+                }
+                response = {"description": error.message, "content": content}
+                operation["responses"].setdefault(str(error.status), response)
+    return document
+
+
+api = schemathesis.openapi.from_dict(with_common_errors(default_app.openapi()))
 
 
 def needs_token(context: Any) -> bool:

@@ -31,7 +31,7 @@ def serving_at(port: int, database: Path) -> Iterator[Court]:
     """A real service that ends as if the power had failed."""
     database_url = f"sqlite:///{database}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port)],
+        [sys.executable, "-m", "hourpass", "serve", "--port", str(port)],
         cwd=ROOT,
         env=environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING),
     )

@@ -176,13 +176,14 @@ def test_a_text_that_cannot_be_sent_is_refused_at_start(
         check_templates(MAILING.model_copy(update={"mail_templates": place}))
 
 
-def test_they_lie_beside_the_code_wherever_the_service_is_started(
+def test_a_relative_directory_of_texts_is_relative_to_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = make_settings("sqlite:///x.db", mail_templates="app/mail/templates")
-    assert settings.mail_templates == messages.BUILT_IN
-    assert make_settings("sqlite:///x.db", mail_templates=tmp_path).mail_templates == tmp_path
+    monkeypatch.setattr("app.settings.HOME", tmp_path)
+    settings = make_settings("sqlite:///x.db", mail_templates="texts")
+    assert settings.mail_templates == tmp_path / "texts"
+    absolute = make_settings("sqlite:///x.db", mail_templates=messages.BUILT_IN)
+    assert absolute.mail_templates == messages.BUILT_IN
 
 
 def test_a_domain_is_written_as_every_server_knows_it() -> None:
@@ -414,7 +415,7 @@ async def test_the_command_tells_whether_mail_can_be_sent(
     mailbox: MailServer, tmp_path: Path
 ) -> None:
     def run(**settings: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "app.cli.main", "test-mail", LANCELOT["email"]]
+        command = [sys.executable, "-m", "hourpass", "test-mail", LANCELOT["email"]]
         return subprocess.run(
             command,
             cwd=ROOT,

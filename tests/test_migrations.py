@@ -188,7 +188,7 @@ def test_the_folder_is_no_package_which_would_hide_the_library() -> None:
 def test_four_migrations_at_once_of_one_empty_database_all_succeed(empty_database_url: str) -> None:
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", "migrate"],
+            [sys.executable, "-m", "hourpass", "migrate"],
             cwd=ROOT,
             env=environment(DATABASE_URL=empty_database_url, **CHEAP_HASHING),
             stdout=subprocess.PIPE,

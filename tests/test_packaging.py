@@ -1,7 +1,9 @@
-"""The image, the compose file and the pinned requirements keep what the README promises."""
+"""The image, the compose file and the pinned requirements keep what the documentation promises."""
 
 import re
+import sys
 import tomllib
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import ROOT
+from tests.test_architecture import imported
 
+MAKEFILE = (ROOT / "Makefile").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IGNORED = [
     line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
@@ -19,6 +23,12 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 DATABASE = COMPOSE["services"]["database"]
 HOURPASS = COMPOSE["services"]["hourpass"]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GUARD: dict[str, Any] = tomllib.loads((ROOT / "guard/pyproject.toml").read_text())
+DEPENDENCIES = [
+    *(line for line in PROJECT["project"]["dependencies"] if not line.startswith("hourpass")),
+    *GUARD["project"]["dependencies"],
+    *PROJECT["build-system"]["requires"],
+]
 SERVICE, DEVELOPMENT, BENCH = (ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench"))
 
 # `COPY --from=stage` takes from an image, not from here.
@@ -118,6 +128,13 @@ def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() ->
     assert "command" not in HOURPASS
 
 
+def test_pre_commit_runs_the_linters_of_make_lint() -> None:
+    lint = re.findall(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[0]
+    linters = re.findall(r"\$\(BIN\)/(.*?)(?: \.)?\n", lint)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == linters
+
+
 @pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH], ids=lambda path: path.name)
 def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
     text = path.read_text()
@@ -125,15 +142,26 @@ def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None
     assert "://" not in text
 
 
-@pytest.mark.parametrize("dependency", PROJECT["project"]["dependencies"])
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
 def test_a_dependency_is_pinned_within_its_bounds(dependency: str) -> None:
     requirement = Requirement(dependency)
     pinned = pins(SERVICE.read_text())[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pinned)
 
 
+def test_every_package_that_the_service_imports_is_a_dependency() -> None:
+    """So that an update of another package, which brings it today, cannot remove it."""
+    declared = {canonicalize_name(Requirement(line).name) for line in DEPENDENCIES}
+    declared.add(canonicalize_name("pydantic-core"))  # Pydantic pins its exact version
+    packages = metadata.packages_distributions()
+    for path in [*(ROOT / "app").rglob("*.py"), *(ROOT / "alembic").rglob("*.py")]:
+        names = {name.partition(".")[0] for name in imported(path)}
+        for name in names - sys.stdlib_module_names - {"app"}:
+            assert declared & set(map(canonicalize_name, packages[name])), f"{path}: {name}"
+
+
 def test_both_requirements_agree() -> None:
     service, development = (pins(path.read_text()) for path in (SERVICE, DEVELOPMENT))
-    assert service.keys() <= development.keys() | {"flit-core"}
+    assert service.keys() <= development.keys()
     shared = service.keys() & development.keys()
     assert {name: service[name] for name in shared} == {name: development[name] for name in shared}

@@ -20,12 +20,12 @@ import pytest
 
 from app.database import migrations
 from app.main import create_app
-from app.settings import ROOT, Settings
+from app.settings import ROOT
 from tests.conftest import SERVE_TIMEOUT_SECONDS, _wait_until_ready, environment, free_port
 from tests.people import ARTHUR
 from tests.settings import CHEAP_HASHING, make_settings
 
-HOURPASS = (sys.executable, "-m", "app.cli.main")
+HOURPASS = (sys.executable, "-m", "hourpass")
 UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
 PRODUCTION = {
     "ENVIRONMENT": "production",
@@ -191,16 +191,19 @@ def test_plain_uvicorn_serves_in_development_and_its_log_shows_no_token(tmp_path
         assert part not in written
 
 
-def test_the_database_is_the_same_from_any_working_directory_and_the_log_names_it(
+def test_with_a_home_the_files_are_the_same_from_any_directory_and_the_log_names_them(
     tmp_path: Path,
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    database = tmp_path / "hourpass.db"
-    env_file = tmp_path / "chosen.env"
-    env_file.write_text(f"DATABASE_URL=sqlite:///{os.path.relpath(database, ROOT)}\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    database = home / "chosen.db"
+    env_file = home / ".env"
+    env_file.write_text("DATABASE_URL=sqlite:///chosen.db\n")
+    variables = {"HOURPASS_HOME": str(home), "ENV_FILE": ""}
     for command in ((*HOURPASS, "serve"), UVICORN):
-        with started(tmp_path, *command, cwd=elsewhere, ENV_FILE=str(env_file)) as service:
+        with started(tmp_path, *command, cwd=elsewhere, **variables) as service:
             service.wait_until_ready()
             httpx.post(f"{service.base_url}/register-user", json=ARTHUR)
             line = service.logged("Starting")
@@ -211,11 +214,15 @@ def test_the_database_is_the_same_from_any_working_directory_and_the_log_names_i
     assert list(elsewhere.iterdir()) == []
 
 
-def test_without_any_setting_the_database_lies_beside_the_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Settings().database_url == f"sqlite+aiosqlite:///{ROOT / 'hourpass.db'}"
+def test_without_any_setting_the_files_are_those_of_the_current_directory(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / ".env").write_text("AUDIENCE=court\n")
+    with started(tmp_path, *HOURPASS, "serve", cwd=project, ENV_FILE="") as service:
+        service.wait_until_ready()
+        line = service.logged("Starting")
+    assert (project / "hourpass.db").exists()
+    assert line["env_file"] == str(project / ".env")
 
 
 def test_a_schema_ahead_is_refused_however_the_service_is_started(

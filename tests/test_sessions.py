@@ -281,7 +281,7 @@ async def test_its_owner_ends_one_session_with_its_tokens_and_no_other(
     path = f"/me/sessions/{said_in(lost['token'])['sid']}"
     assert_problem(await client.delete(path), 401, "missing_token")
     response = await client.delete(path, headers=bearer(plain))
-    assert (response.status_code, response.json()) == (200, {"message": "Session ended"})
+    assert (response.status_code, response.json()) == (200, {"message": "Session revoked"})
     assert not await token_holds(client, lost["token"])
     assert await is_over(client, lost)
     assert await token_holds(client, plain)
@@ -317,7 +317,7 @@ async def test_nobody_but_an_administrator_sees_or_ends_the_sessions_of_others(
     response = await client.delete(f"/users/{galahad}/sessions/{id_}", headers=by_arthur)
     assert_problem(response, 404, "session_not_found")
     response = await client.delete(f"/users/{user_id}/sessions/{id_}", headers=by_arthur)
-    assert response.json() == {"message": "Session ended"}
+    assert response.json() == {"message": "Session revoked"}
     assert not await token_holds(client, session["token"])
     assert await is_over(client, session)
 

@@ -7,6 +7,7 @@ from app.audit.models import Entry
 from app.audit.schemas import AuditEntry, AuditPage, AuditQuery
 from app.audit.service import has_action, list_entries
 from app.context import ContextDep
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
@@ -18,14 +19,16 @@ router = APIRouter()
 @router.get(
     "/audit",
     operation_id="readAuditLog",
-    summary="Who did what to whom?",
+    summary="List audit entries",
     tags=["Administration"],
-    responses=error_docs(MissingTokenError, InvalidTokenError, InsufficientScopeError),
+    responses=error_docs(
+        MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
+    ),
 )
 async def read_audit_log(
     _: CurrentAdmin, context: ContextDep, query: Annotated[AuditQuery, Query()]
 ) -> AuditPage:
-    """The newest first. Entries cannot be changed, and are kept for AUDIT_DAYS."""
+    """Newest first. The service keeps entries for `AUDIT_DAYS` and never changes them."""
     conditions: list[ColumnElement[bool]] = []
     if query.action:
         conditions.append(has_action(query.action))
@@ -47,14 +50,15 @@ async def read_audit_log(
 @router.get(
     "/me/audit",
     operation_id="readOwnAuditLog",
-    summary="What was done to my account, and by me?",
-    tags=["Users"],
-    responses=error_docs(MissingTokenError, InvalidTokenError),
+    summary="List audit entries of my account",
+    tags=["My account"],
+    responses=error_docs(MissingTokenError, InvalidTokenError, InvalidRequestError),
 )
 async def read_own_audit_log(
     user: CurrentUser, context: ContextDep, query: Annotated[PageQuery, Query()]
 ) -> AuditPage:
-    """The newest first. From where another user did something is left out."""
+    """Your actions, and those of others on your account, newest first. IP addresses and user agents
+    of other users are omitted."""
     own = or_(Entry.subject_id == user.id, Entry.actor_id == user.id)
     entries, further = await list_entries(context, [own], query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]

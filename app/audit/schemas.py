@@ -19,8 +19,10 @@ class AuditEntry(BaseModel):
     id: int = Field(examples=[512])
     at: datetime
     action: str = Field(examples=["user.disable"])
-    actor_id: int | None = Field(description="Who did it, if it was a user.", examples=[1])
-    subject_id: int | None = Field(description="To which user.", examples=[10])
+    actor_id: int | None = Field(description="User who did it, if any.", examples=[1])
+    subject_id: int | None = Field(
+        description="User whose account it concerns, if any.", examples=[10]
+    )
     succeeded: bool
     address: str | None = Field(validation_alias="ip_address", examples=["192.0.2.7"])
     user_agent: str | None = Field(examples=["curl/8.5.0"])
@@ -32,19 +34,21 @@ class AuditQuery(PageQuery):
     action: str | None = Field(
         None,
         pattern=r"^[a-z_]{1,20}(\.[a-z_]{0,20})?$",
-        description="All of it, or its beginning up to the dot.",
+        description="The whole action, or its first part with the dot.",
         examples=["user.", "login"],
     )
     actor_id: int | None = Field(None, ge=1, lt=2**63)
     subject_id: int | None = Field(None, ge=1, lt=2**63)
     succeeded: bool | None = None
-    since: Moment | None = Field(None, description="RFC 3339; UTC if it names no zone.")
-    until: Moment | None = Field(None, description="As `since`, and itself not included.")
+    since: Moment | None = Field(
+        None, description="Earliest time (RFC 3339). Default time zone: UTC."
+    )
+    until: Moment | None = Field(None, description="Latest time, exclusive.")
 
 
 class AuditPage(BaseModel):
     entries: list[AuditEntry]
     next_cursor: str | None = Field(
-        description="Ask with it as `cursor` for what came before; null at the end.",
+        description="Send it as `cursor` to get older entries. Null on the last page.",
         examples=["463"],
     )

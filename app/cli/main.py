@@ -87,7 +87,3 @@ def _explain(problem: ErrorDetails) -> str:
 
 def _default(field: FieldInfo) -> str:
     return "" if field.default in (None, ()) else str(field.default)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,8 @@ for it.
 """
 
 import asyncio
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 # The newest revision in alembic/versions; tests/test_migrations.py holds the two together.
 HEAD = "0011"
+
+
+def _find_scripts() -> Path:
+    """The wheel has them in this package, a checkout beside app/."""
+    installed = Path(str(resources.files("app.database") / "alembic"))
+    return installed if installed.is_dir() else ROOT / "alembic"
+
+
+SCRIPTS = _find_scripts()
 
 
 class SchemaError(StartupError):
@@ -63,10 +74,11 @@ async def create_if_empty(engine: AsyncEngine, settings: Settings) -> None:
 
 
 def alembic_config(settings: Settings) -> "Config":
-    """What Alembic's own command line would read, for these settings."""
     from alembic.config import Config
 
-    return Config(ROOT / "alembic.ini", attributes={"settings": settings})
+    config = Config(attributes={"settings": settings})
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    return config
 
 
 async def _configured_revision(settings: Settings) -> str | None:
@@ -93,7 +105,7 @@ def _read_revision(connection: Connection) -> str | None:
 
 
 def _is_known(revision: str) -> bool:
-    return any((ROOT / "alembic" / "versions").glob(f"{revision}_*.py"))
+    return any((SCRIPTS / "versions").glob(f"{revision}_*.py"))
 
 
 def _ahead(found: str) -> SchemaError:

@@ -1,4 +1,4 @@
-"""Reads and documents request bodies: JSON, and forms as OAuth has them."""
+"""Reads and documents request bodies: JSON, and the forms of OAuth."""
 
 from typing import Any, TypeVar
 
@@ -19,8 +19,8 @@ Model = TypeVar("Model", bound=BaseModel)
 class RequestBody(BaseModel):
     """A body whose schema declares no `default`.
 
-    Generated clients send declared defaults. A client that is told to change one member of a user
-    would then change others too. Descriptions say what a member means when it is left out.
+    Generated clients send declared defaults, so a client that changes one member of a user would
+    change others too. Descriptions name the defaults.
     """
 
     @classmethod
@@ -34,18 +34,18 @@ class RequestBody(BaseModel):
 
 
 class Change(RequestBody):
-    """The body of a PATCH. Members that are left out or null stay as they are."""
+    """The body of a PATCH. Omitted and null members do not change."""
 
     model_config = ConfigDict(extra="forbid")
 
     def changes(self) -> dict[str, Any]:
-        """The members that are to change. An empty text takes away what the member names."""
+        """The members to change. An empty string means removal, which is None here."""
         given = {name: value for name, value in self if value is not None}
         return {name: None if value == "" else value for name, value in given.items()}
 
 
 def documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
-    """FastAPI derives a body's documentation only from bodies that it parses itself."""
+    """For routes that parse the body themselves, so that FastAPI does not document it."""
     content = {media_type: {"schema": schema} for media_type in media_types}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -55,11 +55,11 @@ def media_type(request: Request) -> str:
 
 
 async def read_form(request: Request) -> dict[str, Any]:
-    """RFC 6749, 3.2: no parameter more than once, and one without a value counts as omitted."""
+    """RFC 6749, 3.2: parameters must not be repeated, and one without a value counts as omitted."""
     try:
         async with request.form() as form:
             sent = [(name, value) for name, value in form.multi_items() if value]
-    except HTTPException:  # more parameters than the framework takes
+    except HTTPException:  # more parameters than the framework accepts
         raise InvalidFormError from None
     members = dict(sent)
     if len(members) != len(sent):

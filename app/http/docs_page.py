@@ -1,5 +1,5 @@
-"""The OpenAPI document, and the interactive page at /docs, from files that the service itself
-serves: no internet needed."""
+"""The OpenAPI document, the docs page at /docs and the start page at /. The service itself serves
+all their files, so they work without internet."""
 
 import base64
 import hashlib
@@ -8,57 +8,157 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-# The page carries one inline script, FastAPI's; naming its digest keeps every other one out.
-_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+from app.errors import (
+    ApiError,
+    ContentTooLargeError,
+    HeadersTooLargeError,
+    InternalError,
+    RequestTimeoutError,
+    UnavailableError,
+    UriTooLongError,
+)
+
+# Every call can return these. Documented once, since a caller can do little about them.
+COMMON_ERRORS: tuple[type[ApiError], ...] = (
+    RequestTimeoutError,
+    ContentTooLargeError,
+    UriTooLongError,
+    HeadersTooLargeError,
+    InternalError,
+    UnavailableError,
+)
+_COMMON_ERRORS_LIST = "\n".join(
+    f"- {error.status} `{error.error}`: {error.message}" for error in COMMON_ERRORS
+)
+INTRODUCTION = f"""\
+1. Register with `POST /register-user`.
+2. Press **Authorize** to log in on this page. Programs log in with `POST /token`.
+3. Send the access token with each call: `Authorization: Bearer <token>`. This page does it for you.
+
+Every error has the same JSON body: `error` is a stable code for programs, `message` is for people.
+
+<details><summary>Errors that every call can return</summary>
+
+{_COMMON_ERRORS_LIST}
+
+After 503, repeat the request after `Retry-After` seconds.
+
+</details>
+"""
+
+# FastAPI lists DELETE before PATCH.
+_METHODS = ("get", "post", "put", "patch", "delete")
+
+_FILES = files("app.http") / "static"
 
 
 def install(app: FastAPI) -> None:
-    page = get_swagger_ui_html(
-        openapi_url="openapi.json",
-        title=app.title,
-        swagger_js_url="docs/assets/swagger-ui-bundle.js",
-        swagger_css_url="docs/assets/swagger-ui.css",
-        swagger_favicon_url="docs/assets/favicon-32x32.png",
-        # Persisted would be the token and, beside it, the password as it was typed.
-        swagger_ui_parameters={"persistAuthorization": False, "tryItOutEnabled": True},
-    ).body
-    html = bytes(page).decode()
-    headers = {"Content-Security-Policy": _policy(html), "Cache-Control": "no-cache"}
+    page = (_FILES / "docs.html").read_text("utf-8")
+    start_page = (_FILES / "index.html").read_text("utf-8")
+    links = {"name": app.title, "version": app.version, "docs": "/docs", "openapi": "/openapi.json"}
+    start_headers = {"Content-Security-Policy": _start_page_policy(start_page), "Vary": "Accept"}
+    document = cache(lambda: to_json(app.openapi()))  # takes 30 ms, and anybody can ask for it
 
-    document = cache(lambda: to_json(app.openapi()))  # 30 ms, which anybody can ask for
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI documents it
+
+    @app.get("/", include_in_schema=False)
+    async def start(request: Request) -> Response:
+        if _prefers_json(request.headers.get("accept", "")):
+            return JSONResponse(links, headers={"Vary": "Accept"})
+        return HTMLResponse(start_page, headers=start_headers)
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response:
+    async def openapi_document() -> Response:
         return Response(document(), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(html, headers=headers)
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
 
-    assets = files("fastapi_swagger") / "resources"
-    app.mount("/docs/assets", _Assets(directory=str(assets)), "assets")
+    assets = _Assets(directory=str(_FILES), packages=[("fastapi_swagger", "resources")])
+    app.mount("/docs/assets", assets, "assets")
+
+
+# Swagger UI sets styles on elements, and its images are data.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-cache",
+}
 
 
 class _Assets(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "public, max-age=86400"
+        response.headers["Cache-Control"] = "no-cache"  # 304 until an upgrade changes the file
         return response
 
 
-def _policy(html: str) -> str:
-    digests = [
-        "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
-        for script in _INLINE_SCRIPT.findall(html)
-    ]
+def _start_page_policy(html: str) -> str:
+    """Allows the page's one style sheet, and nothing else."""
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
-        f"default-src 'self'; script-src 'self' {' '.join(digests)}; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _prefers_json(accept: str) -> bool:
+    """True if the header (RFC 9110, 12.5.1) names JSON, and not HTML with the same preference."""
+    qualities = {"application/json": 0.0, "text/html": 0.0}
+    for entry in accept.split(","):
+        media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
+        if media_type in qualities:
+            weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+            qualities[media_type] = float(weight) if re.fullmatch(r"[01](\.\d*)?", weight) else 0.0
+    return qualities["application/json"] > qualities["text/html"]
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    for path, methods in document["paths"].items():
+        document["paths"][path] = {name: methods[name] for name in _METHODS if name in methods}
+        for operation in methods.values():
+            _drop_undocumented_422(operation)
+            _name_needed_scopes(operation)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
+
+
+def _name_needed_scopes(operation: dict[str, Any]) -> None:
+    """In the description too, since Swagger UI shows them only in a dialog."""
+    if security := operation.get("security"):
+        (scopes,) = security[0].values()
+        needed = f" with the scope `{' '.join(scopes)}`" if scopes else ""
+        operation["description"] += f"\n\nRequires an access token{needed}."
+
+
+def _drop_undocumented_422(operation: dict[str, Any]) -> None:
+    """FastAPI adds a 422 in its own shape to each route with parameters that documents none. Here
+    that is GET /token_status/{token}, which accepts any text."""
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]

@@ -1,46 +1,44 @@
-"""Any error in, the one JSON shape out; the same shape, error by error, for the OpenAPI page."""
+"""Renders every error as the one JSON body, and documents errors for the OpenAPI document."""
 
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
 
 
 class FieldError(BaseModel):
-    """One thing wrong with one member of the request. What was sent is never repeated."""
+    """A problem with one member of the request. It never repeats the value."""
 
     field: str = Field(examples=["username"])
     message: str = Field(examples=["Field required"])
 
 
 class ErrorBody(BaseModel):
-    """Every refusal of this service has this shape."""
+    """The body of every error."""
 
-    model_config = ConfigDict(title="Problem")
-
-    message: str = Field(description="For people.", examples=["Invalid token"])
+    message: str = Field(description="For people. The text may change.", examples=["Invalid token"])
     error: str = Field(description="A stable code for programs.", examples=["invalid_token"])
     error_description: str | None = Field(
-        None, description="The message again, where RFC 6749, 5.2 asks for it."
+        None, description="Repeats the message where RFC 6749, 5.2 requires it."
     )
-    user_id: int | None = Field(None, description="With `user_exists`: the id of that user.")
+    user_id: int | None = Field(None, description="Only with `user_exists`: the id of that user.")
     fields: list[FieldError] | None = Field(
-        None, description="With `invalid_request`: what is wrong, member by member."
+        None, description="Only with `invalid_request`: what is wrong, per member."
     )
 
 
-def error_response(refusal: ApiError) -> JSONResponse:
-    return JSONResponse(refusal.body(), refusal.status, refusal.header_fields())
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, error.header_fields())
 
 
 def validation_error_response(error: RequestValidationError) -> JSONResponse:
     fields = [
-        # loc is ("body", "email") or ("path", "user_id"), and for broken JSON an offset.
+        # loc is ("body", "email") or ("path", "user_id"), or an offset in broken JSON.
         {
             "field": ".".join(p for p in problem["loc"][1:] if isinstance(p, str)) or "body",
             "message": problem["msg"],
@@ -51,26 +49,28 @@ def validation_error_response(error: RequestValidationError) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(ApiError, _on_refusal)
+    app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-def error_docs(*refusals: type[ApiError]) -> dict[int | str, dict[str, Any]]:
-    """What a route, or the whole service, passes as `responses` to document these refusals."""
+def error_docs(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` argument of a route that documents these errors, with an example of each."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for refusal in refusals:
+    for kind in errors:
+        error = kind()
         response = responses.setdefault(
-            refusal.status,
-            {"model": ErrorBody, "description": "", "content": {"application/json": {}}},
+            kind.status, {"model": ErrorBody, "content": {"application/json": {"examples": {}}}}
         )
-        response["description"] = "; ".join(
-            filter(None, [response["description"], refusal.message])
-        )
-        examples = response["content"]["application/json"].setdefault("examples", {})
-        examples[refusal.error] = {"summary": refusal.message, "value": refusal().body()}
-        if fields := refusal().header_fields():
+        examples = response["content"]["application/json"]["examples"]
+        name = kind.error
+        if name in examples:  # POST /token has two errors invalid_grant
+            name = f"{name}_{len(examples) + 1}"
+        examples[name] = {"summary": kind.message, "value": {**error.body(), **kind.example}}
+        line = f"`{kind.error}`: {kind.message}"
+        response["description"] = "  \n".join(filter(None, [response.get("description"), line]))
+        if fields := error.header_fields():
             response["headers"] = {
                 name: {"schema": {"type": "string"}, "example": value}
                 for name, value in fields.items()
@@ -78,7 +78,7 @@ def error_docs(*refusals: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-async def _on_refusal(_: Request, error: Exception) -> JSONResponse:
+async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return error_response(error)
 
@@ -89,12 +89,12 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
-    """exchange.py writes it to the log, without its text."""
+    """middleware.py logs it, without its text."""
     return error_response(InternalError())
 
 
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: an unknown path, a wrong method."""
+    """Errors of the framework, such as an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == NotFoundError.status:
         return error_response(NotFoundError())

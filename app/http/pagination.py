@@ -1,5 +1,5 @@
-"""Long lists come in pages: in the order of ids, each page beginning where the last one ended, so
-that what is added or removed meanwhile neither repeats nor hides anything else."""
+"""Cursor pagination in the order of ids: rows that are added or removed between two requests do
+not repeat or hide others."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -16,20 +16,20 @@ Rows = TypeVar("Rows", bound=Row)
 
 
 class PageQuery(BaseModel):
-    """What can be asked of every list. Anything that is not known is refused."""
+    """Query parameters of every list. Unknown ones are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
     cursor: str | None = Field(
         None,
         pattern="^[1-9][0-9]{0,17}$",
-        description="`next_cursor` of the page before this one.",
+        description="`next_cursor` of the previous page.",
     )
-    limit: int = Field(50, ge=1, le=200)
+    limit: int = Field(50, ge=1, le=200, description="Maximum number of entries.")
 
     @property
     def position(self) -> int | None:
-        """The id that the page before this one ended with."""
+        """The last id of the previous page."""
         return int(self.cursor) if self.cursor else None
 
     def paginate(self, found: Sequence[Rows]) -> tuple[Sequence[Rows], str | None]:

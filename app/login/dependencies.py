@@ -25,7 +25,7 @@ def _grant_schema() -> dict[str, Any]:
     grant_type = {
         "type": "string",
         "enum": list(_GRANTS),
-        "description": "password if left out.",
+        "description": "Default: password.",
     }
     members = {**by_password["properties"], **by_token["properties"], "grant_type": grant_type}
     examples = by_password["examples"] + by_token["examples"]

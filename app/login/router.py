@@ -19,7 +19,6 @@ from app.login.errors import (
     UnsupportedGrantTypeError,
 )
 from app.login.schemas import IssuedToken, RefreshGrantBody, ServerMetadata
-from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
 from app.tokens.scopes import INTROSPECTION_SCOPES, OFFLINE_ACCESS
@@ -31,7 +30,7 @@ router = APIRouter()
     "/token",
     operation_id="issueToken",
     summary="Get an access token",
-    tags=["Tokens"],
+    tags=["Registration and login"],
     response_model_exclude_none=True,
     openapi_extra=GRANT_BODY,
     responses=error_docs(
@@ -46,7 +45,6 @@ router = APIRouter()
         UnsupportedMediaTypeError,
         InvalidRequestError,
         TooManyAttemptsError,
-        HashingOverloadedError,
     ),
 )
 async def issue_token(
@@ -55,18 +53,11 @@ async def issue_token(
     refresh_grant: RefreshGrantDep,
     context: ContextDep,
 ) -> IssuedToken:
-    """Send the credentials as JSON, or as an OAuth2 password form (RFC 6749, 4.3).
+    """Send username and password as JSON, or as an OAuth2 password form (RFC 6749, 4.3). A failed
+    login gets 401 for JSON and 400 for a form.
 
-    The status of a refused login is 401 for JSON and 400 for a form, as the RFC has it. With the
-    scope `offline_access` the response has a `refresh_token`. Send it here to get the next access
-    token (RFC 6749, 6).
-
-    The error `mfa_required` means that the password is right and that the user has a second factor:
-    send its code as `otp`. A refresh token needs no code.
-
-    The status is 429 after too many failed logins, for a user who logs in too often (600 at once,
-    600 an hour by default), and for a session that is refreshed more than 120 times at once and 240
-    times an hour. The refresh token then stays valid.
+    If your account has a second factor, also send its code as `otp`. With the scope
+    `offline_access` you get a `refresh_token` too: send it here to get the next access token.
     """
     if isinstance(request.body, RefreshGrantBody):
         return await refresh_grant.issue(context, request.body)
@@ -81,7 +72,7 @@ async def issue_token(
     response_model_exclude_none=True,
 )
 async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
-    """RFC 8414. The URLs begin with the setting ISSUER."""
+    """RFC 8414. The URLs begin with the setting `ISSUER`."""
     issuer = tokens.issuer.rstrip("/")
     return ServerMetadata(
         issuer=tokens.issuer,

@@ -23,26 +23,26 @@ class PasswordGrantBody(RequestBody):
     password: Password
     otp: Otp | None = Field(
         None,
-        description="For users with a second factor: six digits from the authenticator app, "
-        "or a recovery code.",
+        description="Only with a second factor: 6 digits from the authenticator app, or a recovery "
+        "code.",
         json_schema_extra={"examples": ["123456"]},
     )
     scope: str = Field(
         "",
         max_length=1000,
-        description="`offline_access` requests a refresh token. Other scopes limit the token to "
-        "these. If none is named, the token has all scopes of the user.",
+        description="Scopes, separated by spaces. `offline_access` requests a refresh token; other "
+        "scopes limit the token to these. Default: all scopes of the user.",
     )
     exclude_scope: str = Field(
         "",
         max_length=1000,
-        description="Scopes that the token must not have, such as admin.",
+        description="Scopes that the token must not have, separated by spaces.",
         examples=["admin"],
     )
 
 
 class RefreshGrantBody(RequestBody):
-    """RFC 6749, 6. Single use. Use the refresh token from the response next."""
+    """RFC 6749, 6. A refresh token works once. Use the one from the response next."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -65,12 +65,14 @@ class IssuedToken(BaseModel):
     token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
     access_token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
     token_type: Literal["bearer"] = BEARER
-    expires_in: int = Field(description="Seconds.", examples=[3600])
+    expires_in: int = Field(description="Lifetime in seconds.", examples=[3600])
     refresh_token: str | None = Field(
         None, description="Only if `offline_access` was requested.", examples=["hpr_7d1e…"]
     )
     scope: str | None = Field(
-        None, description="The token's scopes, if it has any.", examples=["admin"]
+        None,
+        description="Scopes of the token, separated by spaces. Absent if there are none.",
+        examples=["admin"],
     )
 
 

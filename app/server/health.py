@@ -1,4 +1,4 @@
-"""Liveness and readiness probes."""
+"""Liveness and readiness checks for load balancers and orchestrators."""
 
 from typing import Annotated, Literal
 
@@ -19,11 +19,11 @@ class Health(BaseModel):
 
 class NotReadyError(UnavailableError):
     error = "not_ready"
-    message = "The database cannot be reached, or its schema is not this version's"
+    message = "The database is unreachable or has the schema of another version"
 
 
 async def _require_ready(request: Request) -> None:
-    """Check the connection to the database, and its schema. Signing keys are loaded at start."""
+    """Check the connection and the schema. A signing key was loaded before the first request."""
     database: Database = request.app.state.database
     try:
         await migrations.check(database.engine)
@@ -31,18 +31,19 @@ async def _require_ready(request: Request) -> None:
         raise NotReadyError from error
 
 
-@router.get("/healthz", operation_id="liveness", summary="Is the process alive?")
+@router.get("/healthz", operation_id="liveness", summary="Check the process")
 async def liveness() -> Health:
-    """Answers as long as the process does. It touches nothing else."""
+    """Responds as long as the process runs. Does not use the database."""
     return Health()
 
 
 @router.get(
     "/readyz",
     operation_id="readiness",
-    summary="Can the service do its work?",
+    summary="Check the database and the signing key",
     responses=error_docs(NotReadyError),
 )
 async def readiness(_: Annotated[None, Depends(_require_ready)]) -> Health:
-    """Answers 200 when the database is reachable, its schema is current and a key can sign."""
+    """Responds with 200 if the database is reachable, its schema is current and there is a signing
+    key."""
     return Health()

@@ -40,8 +40,8 @@ async def read_token_status(
     checker: TokenCheckerDep,
     context: ContextDep,
 ) -> Response:
-    """A token is valid if it was signed here, is not expired and not revoked, and its user exists
-    and is enabled."""
+    """A token is valid if this service signed it, it is neither expired nor revoked, and its user
+    exists and is enabled."""
     verified = await checker.check(context, token)
     context.user_id = verified.user.id
     return _response(token_status(verified.user))
@@ -66,10 +66,10 @@ async def read_token_status(
     },
 )
 async def verify_token(user: CurrentUser, request: Request) -> Response:
-    """For proxies and APIs that check each request. Send the request's Authorization header.
+    """For proxies and APIs that check each request: pass on its `Authorization` header. The
+    response headers name the user.
 
-    Any method and any path below `/verify` works, since some proxies send those of the request. The
-    body is ignored.
+    Any method and any path below `/verify` works. The body is ignored.
     """
     return _response(verify(user, request.scope["query_string"]))
 
@@ -90,13 +90,8 @@ def _response(prepared: PreparedResponse) -> Response:
 async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
-    """RFC 7009. An access token is revoked alone, a refresh token together with its session.
-
-    No authentication is needed beyond the token. Revoking an invalid token also succeeds.
-
-    The status is 429 for a user whose access tokens are revoked too often (600 at once, 600 an hour
-    by default). Refresh tokens, `DELETE /me/sessions/{session_id}` and
-    `POST /me/logout-everywhere` have no such limit.
+    """RFC 7009. Revokes an access token, or a refresh token together with its session. No other
+    authentication is needed. Revoking an invalid token also succeeds.
     """
     await revocation.revoke(context, form.token.get_secret_value())
     return TokenRevoked()
@@ -118,8 +113,9 @@ async def introspect_token(
     introspection: TokenIntrospectionDep,
     context: ContextDep,
 ) -> Introspection:
-    """RFC 7662, for administrators, for users with scope `introspect`, and for the token's user.
+    """RFC 7662. Returns the claims of a token of your own. For tokens of other users, your access
+    token needs the scope `admin` or `introspect`.
 
-    Other users, and expired or revoked tokens, get `{"active": false}`.
+    Otherwise, and for an expired or revoked token, the response is `{"active": false}`.
     """
     return await introspection.introspect(context, form.token.get_secret_value(), user)

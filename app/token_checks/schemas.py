@@ -13,7 +13,7 @@ SCOPE_PARAMETER = {
         {
             "name": "scope",
             "in": "query",
-            "description": "Scopes that the token must have, between spaces. May be repeated.",
+            "description": "Scopes that the token must have, separated by spaces. Can be repeated.",
             "schema": {"type": "string", "examples": ["predict"]},
         }
     ]
@@ -27,12 +27,12 @@ class TokenStatus(BaseModel):
 IDENTITY_HEADERS = {
     "X-Auth-User-Id": "The user's id.",
     "X-Auth-Username": "The user's name as UTF-8, percent-encoded (RFC 3986, 2.1).",
-    "X-Auth-Scopes": "The token's scopes, between spaces.",
+    "X-Auth-Scopes": "The token's scopes, separated by spaces.",
 }
 
 
 def identity_headers(user: AuthenticatedUser) -> tuple[tuple[bytes, bytes], ...]:
-    """IDENTITY_HEADERS, as ASGI takes them."""
+    """The values of IDENTITY_HEADERS in the format of ASGI."""
     values = str(user.id), quote(user.username), " ".join(sorted(user.scopes))
     return tuple(
         (name.lower().encode(), value.encode())
@@ -41,8 +41,7 @@ def identity_headers(user: AuthenticatedUser) -> tuple[tuple[bytes, bytes], ...]
 
 
 class TokenForm(RequestBody):
-    """RFC 7009, 2.1 and RFC 7662, 2.1. The two kinds of token look different, so the hint is not
-    needed."""
+    """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is ignored: the kinds of token look different."""
 
     token: SecretStr = Field(min_length=1)
     token_type_hint: str | None = None
@@ -53,7 +52,7 @@ class TokenRevoked(BaseModel):
 
 
 class Introspection(BaseModel):
-    """RFC 7662, 2.2. An inactive token has no other member."""
+    """RFC 7662, 2.2. For an inactive token, `active` is the only member."""
 
     active: bool
     scope: str | None = Field(None, examples=["admin"])

@@ -1,4 +1,4 @@
-"""What a route may ask for about the bearer token of its request."""
+"""Dependencies for the bearer token of a request, and for the keys that verify it."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def bearer_token(scope: Scope) -> str:
     if len(values) > 1 or b" " in scheme:
         raise InvalidTokenError
     if scheme and scheme.lower() != b"bearer":
-        raise MissingTokenError  # Basic and the like: not our kind of credential
+        raise MissingTokenError  # another kind of credential, such as Basic
     return token.decode("latin-1")
 
 
@@ -38,8 +38,13 @@ class _BearerToken(OAuth2PasswordBearer):
 _BEARER = _BearerToken(
     tokenUrl="token",
     scheme_name="Password",
-    description="Log in here with username and password; leave the client fields empty. With a "
-    "second factor, type its code as client_secret, and leave the rest as it is.",
+    scopes={
+        "admin": "Manage users and invitations, read the audit log.",
+        "introspect": "Introspect tokens of other users.",
+    },
+    description="Enter your username and password. If you have a second factor, also enter its "
+    "current code, or a recovery code, as client_secret. Select scopes only to limit the token to "
+    "them. The page forgets the token when you close or reload it.",
 )
 
 
@@ -51,7 +56,7 @@ async def _tokens(request: Request) -> AccessTokens:
 async def _current_keys(
     request: Request, tokens: Annotated[AccessTokens, Depends(_tokens)]
 ) -> Keyring:
-    """As new as the newest revocation of a key that this process knows."""
+    """The keys, without those that this process knows to be revoked."""
     keys: KeyRefresher = request.app.state.key_refresher
     await keys.catch_up()
     return tokens.keyring

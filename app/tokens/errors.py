@@ -1,4 +1,4 @@
-"""The refusals of RFC 6750, 3.1."""
+"""The errors of RFC 6750, 3.1."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ class MissingTokenError(UnauthorizedError):
 
 
 class InvalidTokenError(UnauthorizedError):
-    """One answer for forged, expired and revoked alike: which it was is nobody's business."""
+    """One response for forged, expired and revoked tokens, so that it reveals nothing."""
 
     error = "invalid_token"
     message = "Invalid token"
@@ -21,7 +21,7 @@ class InvalidTokenError(UnauthorizedError):
 
 
 class InsufficientScopeError(ForbiddenError):
-    """The token holds, but lacks one of the scopes that the challenge names."""
+    """The token is valid but lacks a scope that the challenge names."""
 
     error = "insufficient_scope"
     message = "The token does not allow this"

@@ -7,24 +7,25 @@ from app.tokens.schemas import PublicKeySet
 
 router = APIRouter(tags=["Verification"])
 
-# Shorter than KEY_ANNOUNCE_SECONDS, so that every cache knows a key before it signs.
+# Shorter than KEY_ANNOUNCE_SECONDS, so that all caches have a key before it signs.
 MAX_AGE_SECONDS = 300
 
 
 @router.get(
     "/.well-known/jwks.json",
     operation_id="listPublicKeys",
-    summary="The keys that tokens are signed with",
+    summary="Get the public keys",
     response_model=PublicKeySet,
     response_model_exclude_none=True,
-    responses={304: {"description": "Not modified since the ETag sent as If-None-Match"}},
+    responses={304: {"description": "Not modified since the ETag in `If-None-Match`"}},
 )
 async def list_public_keys(
     request: Request, response: Response, keyring: CurrentKeys
 ) -> PublicKeySet | Response:
-    """A JWK Set (RFC 7517) with the next key, the current one and those whose tokens still live.
+    """A JWK Set (RFC 7517): the current signing key, the next one, and older ones with tokens that
+    are still valid.
 
-    With HS256 it is empty: that secret has no public half, so ask the service about each token.
+    It is empty with HS256, which has no public key: check tokens with `GET /verify` instead.
     """
     keys = keyring.public_jwks()
     kids = ",".join(key["kid"] for key in keys)
@@ -32,7 +33,7 @@ async def list_public_keys(
         "Cache-Control": f"public, max-age={MAX_AGE_SECONDS}",
         "ETag": f'"{hashlib.sha256(kids.encode()).hexdigest()[:16]}"',
     }
-    # Also in a list, or weakened to W/"…" by a proxy that compresses (RFC 9110, 13.1.2).
+    # Also matches in a list, or weakened to W/"…" by a proxy that compresses (RFC 9110, 13.1.2).
     if headers["ETag"] in request.headers.get("If-None-Match", ""):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)

@@ -2,7 +2,7 @@ from pydantic import BaseModel, Field
 
 
 class PublicKey(BaseModel):
-    """RFC 7517, 4. An EC key has crv, x and y; an RSA key n and e."""
+    """RFC 7517, 4. EC keys have crv, x and y; RSA keys have n and e."""
 
     kty: str = Field(examples=["EC"])
     kid: str = Field(examples=["5f0c1d2e3a4b5c6d"])

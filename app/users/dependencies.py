@@ -1,8 +1,8 @@
-"""Who is calling, as the type of a route's argument."""
+"""The types of a route's arguments for the caller of a request."""
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Request, Security
 
 from app.context import ContextDep
 from app.settings import Settings
@@ -56,4 +56,4 @@ async def _current_admin(user: CurrentUser, request: Request) -> AuthenticatedUs
     return user
 
 
-CurrentAdmin = Annotated[AuthenticatedUser, Depends(_current_admin)]
+CurrentAdmin = Annotated[AuthenticatedUser, Security(_current_admin, scopes=["admin"])]

@@ -1,33 +1,36 @@
+from typing import ClassVar
+
 from app.errors import ConflictError, ForbiddenError, NotFoundError
 from app.tokens.errors import InsufficientScopeError
 
 
 class UserExistsError(ConflictError):
-    """The name is taken, in this or an equivalent spelling. `user_id` says whose it is."""
+    """The username exists in this or an equivalent spelling. `user_id` is that user's id."""
 
     error = "user_exists"
     message = "User already exists"
+    example: ClassVar = {"user_id": 4}
 
 
 class RegistrationClosedError(ForbiddenError):
-    """The same whatever the name: it does not tell which ones exist."""
+    """Raised for every username, so that it does not reveal which ones exist."""
 
     error = "registration_closed"
-    message = "Only an administrator creates users here"
+    message = "Registration is closed"
 
 
 class InvitationRequiredError(ForbiddenError):
-    """The same whatever the name, as above."""
+    """Raised for every username, as above."""
 
     error = "invitation_required"
-    message = "Whoever registers here needs an invitation"
+    message = "An invitation is required"
 
 
 class LastAdminError(ConflictError):
-    """Nobody would be left who could log in and make another one."""
+    """Without an administrator who can log in, no other one could be created over HTTP."""
 
     error = "last_admin"
-    message = "The last administrator who can log in cannot be taken away"
+    message = "Not allowed for the last administrator who can log in"
 
 
 class UserNotFoundError(NotFoundError):
@@ -36,13 +39,13 @@ class UserNotFoundError(NotFoundError):
 
 
 class WrongPasswordError(ForbiddenError):
-    """The token holds, so it is not 401: clients would take that for its end."""
+    """403, since the token is valid: a 401 would make clients discard it."""
 
     error = "wrong_password"
-    message = "The password is wrong"
+    message = "Wrong password"
 
 
 class SecondFactorNeededError(InsufficientScopeError):
-    """With ADMIN_SECOND_FACTOR=required, so that an administrator who lacks one knows why."""
+    """With ADMIN_SECOND_FACTOR=required, for administrators without a second factor."""
 
-    message = "The token does not allow this. Administrators log in with a second factor"
+    message = "The token does not allow this. Administrators must log in with a second factor"

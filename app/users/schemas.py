@@ -1,4 +1,4 @@
-"""Users as they travel over HTTP; the rules for a name, an address and a password."""
+"""HTTP bodies about users, and the rules for usernames, e-mail addresses and passwords."""
 
 import re
 import unicodedata
@@ -15,16 +15,16 @@ from app.security.passwords import MAX_LENGTH
 from app.tokens.scopes import RESERVED_SCOPES, SCOPE
 from app.users.models import normalize_email
 
-# Characters that show nothing would let one name pass for another. Categories C* (control, format,
-# unassigned…) and line separators are refused as well; these are the rest of Unicode's
-# default-ignorable code points.
+# Invisible characters would make two usernames look the same. Categories C* (control, format,
+# unassigned…) and line separators are rejected as well; these are the remaining default-ignorable
+# code points of Unicode.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def normalize_username(username: str) -> str:
-    """The form in which names are compared: NFKC, case folded."""
+    """The form in which usernames are compared: NFKC, case folded."""
     folded = unicodedata.normalize("NFKC", username).casefold()
     return unicodedata.normalize("NFKC", folded)
 
@@ -38,49 +38,49 @@ def _check_username(username: str) -> str:
     ):
         raise PydanticCustomError("username", "Must not contain control or invisible characters")
     if len(normalize_username(username)) > 64:
-        raise PydanticCustomError("username", "Must have at most 64 characters once normalised")
+        raise PydanticCustomError("username", "Must have at most 64 characters after normalization")
     return username
 
 
 def parse_email(email: str) -> ValidatedEmail:
     """Raises EmailNotValidError."""
     parts = validate_email(email, check_deliverability=False)
-    # Python writes an encoded word (RFC 2047) into a header as what it stands for, which may be a
-    # line break and a header more.
+    # Python decodes an encoded word (RFC 2047) when it writes a header. The result may contain a
+    # line break, and so inject a header.
     if "=?" in parts.local_part:
         raise EmailNotValidError
     return parts
 
 
 def _check_email(email: str) -> str:
-    # The library's own message quotes the address, so it is not passed on.
+    # The library's message quotes the address, so the response does not repeat it.
     try:
         normalized = parse_email(email).normalized
     except EmailNotValidError:
         raise PydanticCustomError("email", "Must be an e-mail address") from None
     if len(normalize_email(normalized)) > 254:
-        raise PydanticCustomError("email", "Must have at most 254 characters once folded")
+        raise PydanticCustomError("email", "Must have at most 254 characters after case folding")
     return normalized
 
 
 def _check_password(password: SecretStr) -> SecretStr:
-    # Field(min_length=…) on a secret speaks of items.
+    # The message of Field(min_length=…) for a secret counts items, not characters.
     length = len(password.get_secret_value())
     if length == 0:
         raise PydanticCustomError("password", "Must not be empty")
     if length > MAX_LENGTH:
         raise PydanticCustomError("password", f"Must have at most {MAX_LENGTH} characters")
-    # bcrypt and C libraries end a text at NUL: what follows it would not count.
+    # bcrypt and C libraries ignore what follows a NUL.
     if "\0" in password.get_secret_value():
         raise PydanticCustomError("password", "Must not contain a NUL character")
     if any("\ud800" <= character <= "\udfff" for character in password.get_secret_value()):
-        raise PydanticCustomError("password", "Must not contain half a surrogate pair")
+        raise PydanticCustomError("password", "Must be valid Unicode")
     return password
 
 
 Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_username)]
 Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
-EmailChange = Annotated[  # in a body where null means that the address stays
+EmailChange = Annotated[  # for bodies in which null means no change
     str, Field(max_length=254), AfterValidator(lambda email: email and _check_email(email))
 ]
 Password = Annotated[
@@ -92,10 +92,10 @@ Password = Annotated[
 
 def _check_scopes(scopes: list[str]) -> list[str]:
     if not all(SCOPE.fullmatch(scope) and scope not in RESERVED_SCOPES for scope in scopes):
-        rule = "Must be words of RFC 6749, 3.3, and neither admin nor offline_access"
+        rule = "Must be scopes (RFC 6749, 3.3) other than admin and offline_access"
         raise PydanticCustomError("scopes", rule)
     if len(" ".join(scopes)) > 500:
-        raise PydanticCustomError("scopes", "Must have at most 500 characters in all")
+        raise PydanticCustomError("scopes", "Must have at most 500 characters in total")
     return sorted(set(scopes))
 
 
@@ -103,12 +103,12 @@ Scopes = Annotated[list[str], Field(max_length=250), AfterValidator(_check_scope
 
 
 class NewAccount(RequestBody):
-    """What every account needs. Those made from the command line may lack an address."""
+    """What every account needs. The e-mail address is optional on the command line."""
 
     username: Username = Field(
-        description="Stored as typed; compared without regard to case or Unicode form."
+        description="Stored as typed. Compared without regard to case and Unicode form."
     )
-    password: Password = Field(description="Up to 128 characters of any script.")
+    password: Password = Field(description="Up to 128 characters.")
     email: Email | None = None
 
 
@@ -127,7 +127,7 @@ class NewUser(NewAccount):
 
     email: Email = Field(json_schema_extra={"format": "email"})
     invitation: CodeText | None = Field(
-        None, description="The code of an invitation; needed with REGISTRATION=invite."
+        None, description="Code of an invitation. Required with `REGISTRATION=invite`."
     )
 
 
@@ -153,13 +153,13 @@ class UserRemoved(BaseModel):
 
 
 class Profile(BaseModel):
-    """The caller's own account."""
+    """The account of the caller."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(examples=[10])
     username: str = Field(examples=["eligijus"])
     email: str | None = Field(examples=["eligijus@testmail.com"])
-    email_verified: bool = Field(description="Whether a code sent there came back.")
+    email_verified: bool = Field(description="Whether the user confirmed the address.")
     is_admin: bool = Field(examples=[False])
     created_at: datetime

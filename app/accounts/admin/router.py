@@ -4,8 +4,8 @@ from fastapi import APIRouter, Path, Query, Response, status
 
 from app.accounts.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserQuery, UserRecord
 from app.context import ContextDep
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
-from app.security.passwords import HashingOverloadedError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
@@ -17,19 +17,24 @@ from app.users.schemas import (
 
 router = APIRouter(tags=["Administration"])
 
-_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
+_FOR_ADMINS = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    InvalidRequestError,
+)
 
 
 @router.get(
     "/users",
     operation_id="listUsers",
-    summary="List or search the users",
+    summary="List or search users",
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_users(
     context: ContextDep, _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
 ) -> UserPage:
-    """The oldest first. Who is created or removed meanwhile moves nobody else to another page."""
+    """Oldest first."""
     found = await users.list(
         context,
         query.position or 0,
@@ -47,7 +52,7 @@ async def list_users(
     operation_id="createUser",
     summary="Create a user",
     status_code=status.HTTP_201_CREATED,
-    responses=error_docs(*_FOR_ADMINS, UserExistsError, HashingOverloadedError),
+    responses=error_docs(*_FOR_ADMINS, UserExistsError),
 )
 async def create_user(
     _: CurrentAdmin,
@@ -56,7 +61,7 @@ async def create_user(
     context: ContextDep,
     response: Response,
 ) -> UserRecord:
-    """As by registration, but with scopes, as an administrator, or without an e-mail address."""
+    """Unlike registration, this can set `scopes` and `is_admin`. The e-mail address is optional."""
     user_id = await users.register(
         context, account, is_admin=account.is_admin, scopes=set(account.scopes)
     )
@@ -67,13 +72,13 @@ async def create_user(
 @router.get(
     "/users/{user_id}",
     operation_id="readUser",
-    summary="Read a user",
+    summary="Get a user",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def read_user(
     context: ContextDep, _: CurrentAdmin, user_id: UserId, users: UsersDep
 ) -> UserRecord:
-    """All that is known but the password's hash."""
+    """The account, its state and its scopes."""
     return UserRecord.model_validate(await users.get(context, user_id))
 
 
@@ -86,9 +91,9 @@ async def read_user(
 async def change_user(
     _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, context: ContextDep
 ) -> UserRecord:
-    """Members that are left out or null stay as they are.
+    """Omitted and null members do not change.
 
-    Disabling, and any change of the scopes or of `is_admin`, ends the user's tokens at once.
+    Disabling the user, or changing `scopes` or `is_admin`, revokes the user's tokens at once.
     """
     changes = change.changes()
     if change.scopes is not None:
@@ -99,7 +104,7 @@ async def change_user(
 @router.post(
     "/users/{user_id}/revoke-tokens",
     operation_id="revokeTokensOfUser",
-    summary="End all of a user's tokens and sessions",
+    summary="Revoke all tokens and sessions of a user",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def revoke_tokens_of_user(
@@ -119,11 +124,12 @@ async def revoke_tokens_of_user(
 async def toggle_user_permission(
     _: CurrentAdmin,
     user_id: UserId,
-    permission: Annotated[int, Path(ge=0, le=1, description="1 enables, 0 disables.")],
+    permission: Annotated[int, Path(ge=0, le=1, description="1: enable, 0: disable.")],
     users: UsersDep,
     context: ContextDep,
 ) -> PermissionUpdated:
-    """Disabling ends the user's tokens at once. Enabling does not bring them back."""
+    """Disabling revokes the user's tokens at once. Enabling the user does not make them valid
+    again."""
     await users.set_enabled(context, user_id, enabled=permission == 1)
     return PermissionUpdated(user_id=user_id)
 
@@ -131,12 +137,12 @@ async def toggle_user_permission(
 @router.delete(
     "/remove-user/{user_id}",
     operation_id="removeUser",
-    summary="Remove a user",
+    summary="Delete a user",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def remove_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> UserRemoved:
-    """The account and its tokens end at once. Its id is never given out again."""
+    """Deletes the account and revokes its tokens at once. The id is never used again."""
     await users.remove(context, user_id)
     return UserRemoved()

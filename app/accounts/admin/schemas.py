@@ -28,7 +28,7 @@ class UserQuery(PageQuery):
         min_length=1,
         max_length=254,
         pattern=r"^[^\x00-\x1f]+$",
-        description="The beginning of a name, in any spelling, or a whole e-mail address.",
+        description="The beginning of a username, ignoring case, or a whole e-mail address.",
     )
     is_enabled: bool | None = None
     is_admin: bool | None = None
@@ -37,7 +37,7 @@ class UserQuery(PageQuery):
 class UserPage(BaseModel):
     users: list[UserRecord]
     next_cursor: str | None = Field(
-        description="Ask with it as `cursor` for those that follow; null at the end.",
+        description="Send it as `cursor` to get the next page. Null on the last page.",
         examples=["10"],
     )
 
@@ -57,14 +57,12 @@ class NewUserByAdmin(NewAccount):
         },
     )
 
-    is_admin: bool = Field(default=False, description="False if left out.")
-    scopes: Scopes = Field(
-        [], description="What else its tokens may be used for. Nothing if left out."
-    )
+    is_admin: bool = Field(default=False, description="Default: false.")
+    scopes: Scopes = Field([], description="Scopes of the user's tokens. Default: none.")
 
 
 class UserChange(Change):
-    """Members that are left out or null stay as they are."""
+    """Omitted and null members do not change."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -73,11 +71,13 @@ class UserChange(Change):
     )
 
     email: EmailChange | None = Field(
-        None, description="An empty text takes the address away.", examples=["ada@example.org"]
+        None, description="An empty string removes the address.", examples=["ada@example.org"]
     )
     email_verified: bool | None = Field(
-        None, description="An administrator may vouch for an address."
+        None, description="Marks the address as verified, or as not verified."
     )
     is_enabled: bool | None = Field(None, description="False disables the user.")
-    is_admin: bool | None = Field(None, description="False takes the rights away.")
-    scopes: Scopes | None = Field(None, description="An empty list takes all of them away.")
+    is_admin: bool | None = Field(None, description="False removes the administrator rights.")
+    scopes: Scopes | None = Field(
+        None, description="Replaces all scopes. An empty list removes them."
+    )

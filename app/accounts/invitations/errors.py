@@ -2,7 +2,7 @@ from app.errors import NotFoundError
 
 
 class InvitationNotFoundError(NotFoundError):
-    """Or it was used, taken back, or is too old."""
+    """Also for used, revoked and expired invitations."""
 
     error = "invitation_not_found"
     message = "Invitation not found"

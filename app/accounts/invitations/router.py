@@ -13,6 +13,7 @@ from app.accounts.invitations.schemas import (
     NewInvitation,
 )
 from app.context import ContextDep
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.mail.errors import MailUnavailableError
@@ -22,20 +23,25 @@ from app.users.dependencies import CurrentAdmin
 
 router = APIRouter(prefix="/invitations", tags=["Administration"])
 
-_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
+_FOR_ADMINS = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    InvalidRequestError,
+)
 
 
 @router.post(
     "",
     operation_id="createInvitation",
-    summary="Invite somebody",
+    summary="Create an invitation",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
 )
 async def create_invitation(
     _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationCreated:
-    """Whoever has the code can register once, whatever REGISTRATION is, unless it is `closed`."""
+    """Its code is good for one registration, unless `REGISTRATION` is `closed`."""
     lifetime = timedelta(days=new.days)
     invitation, code = await invitations.create(context, new.email, new.scopes, lifetime)
     created = InvitationCreated.model_validate(invitation)
@@ -46,7 +52,7 @@ async def create_invitation(
 @router.get(
     "",
     operation_id="listInvitations",
-    summary="List the open invitations",
+    summary="List open invitations",
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_invitations(
@@ -55,7 +61,7 @@ async def list_invitations(
     query: Annotated[PageQuery, Query()],
     context: ContextDep,
 ) -> InvitationPage:
-    """The oldest first, without their codes. Those that were used or are too old are gone."""
+    """Oldest first, without their codes. Used and expired invitations are not listed."""
     found = await invitations.list(context, query.position or 0, query.limit + 1)
     page, further = query.paginate(found)
     shown = [Invitation.model_validate(invitation) for invitation in page]
@@ -65,12 +71,12 @@ async def list_invitations(
 @router.delete(
     "/{invitation_id}",
     operation_id="takeBackInvitation",
-    summary="Take an invitation back",
+    summary="Revoke an invitation",
     responses=error_docs(*_FOR_ADMINS, InvitationNotFoundError),
 )
 async def take_back_invitation(
     _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationRevoked:
-    """Its code is of no use from now on, and is not mailed if it has not been yet."""
+    """Its code becomes invalid. If it has not been mailed yet, it is not mailed."""
     await invitations.revoke(context, invitation_id)
     return InvitationRevoked()

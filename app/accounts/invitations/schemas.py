@@ -16,16 +16,14 @@ class NewInvitation(RequestBody):
     )
 
     email: Email | None = Field(
-        None, description="Where to send the code. Left out, it is in the answer."
+        None, description="Address to mail the code to. Without it, the response contains the code."
     )
-    scopes: Scopes = Field(
-        [], description="What else the user's tokens may be used for. Nothing if left out."
-    )
+    scopes: Scopes = Field([], description="Scopes of the user's tokens. Default: none.")
     days: int = Field(
         LIFETIMES[Purpose.INVITE].days,
         ge=1,
         le=30,
-        description=f"How long it can be used: {LIFETIMES[Purpose.INVITE].days} if left out.",
+        description=f"Lifetime in days. Default: {LIFETIMES[Purpose.INVITE].days}.",
     )
 
 
@@ -34,7 +32,7 @@ class Invitation(BaseModel):
 
     id: int = Field(examples=[3])
     email: str | None = Field(
-        description="Where it was sent, if it was.", examples=["ada@example.org"]
+        description="Address that the code was mailed to, if any.", examples=["ada@example.org"]
     )
     scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(examples=[["predict"]])
     created_at: datetime
@@ -42,7 +40,7 @@ class Invitation(BaseModel):
 
 
 class InvitationCreated(Invitation):
-    """The code is shown this once. Whoever registers gives it as `invitation`."""
+    """The code is not shown again. Register with it as `invitation`."""
 
     code: str | None = Field(
         None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]
@@ -52,10 +50,10 @@ class InvitationCreated(Invitation):
 class InvitationPage(BaseModel):
     invitations: list[Invitation]
     next_cursor: str | None = Field(
-        description="Ask with it as `cursor` for those that follow; null at the end.",
+        description="Send it as `cursor` to get the next page. Null on the last page.",
         examples=["3"],
     )
 
 
 class InvitationRevoked(BaseModel):
-    message: str = Field("Invitation taken back", examples=["Invitation taken back"])
+    message: str = Field("Invitation revoked", examples=["Invitation revoked"])

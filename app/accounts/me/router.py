@@ -15,11 +15,11 @@ from app.credentials.second_factors.errors import (
     TooManyCodesError,
     WrongCodeError,
 )
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.security.one_time_codes.errors import InvalidCodeError
-from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentUser, UsersDep, VerifiedBearer
@@ -30,9 +30,9 @@ from app.users.schemas import (
     UserRemoved,
 )
 
-router = APIRouter(tags=["Users"])
+router = APIRouter(tags=["My account"])
 
-_REFUSALS = (
+_ERRORS = (
     MissingTokenError,
     InvalidTokenError,
     WrongPasswordError,
@@ -40,18 +40,18 @@ _REFUSALS = (
     WrongCodeError,
     TooManyCodesError,
     TooManyAttemptsError,
-    HashingOverloadedError,
+    InvalidRequestError,
 )
 
 
 @router.get(
     "/me",
     operation_id="readOwnProfile",
-    summary="Who am I?",
+    summary="Get my account",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
 async def read_own_profile(context: ContextDep, user: CurrentUser, users: UsersDep) -> Profile:
-    """The account that the bearer token stands for."""
+    """The account of the access token's user."""
     return Profile.model_validate(await users.get(context, user.id))
 
 
@@ -59,7 +59,7 @@ async def read_own_profile(context: ContextDep, user: CurrentUser, users: UsersD
     "/me/password",
     operation_id="changeOwnPassword",
     summary="Change my password",
-    responses=error_docs(*_REFUSALS),
+    responses=error_docs(*_ERRORS),
 )
 async def change_own_password(
     user: CurrentUser,
@@ -68,7 +68,7 @@ async def change_own_password(
     users: UsersDep,
     context: ContextDep,
 ) -> PasswordChanged:
-    """Ends all of the user's tokens and sessions, the one of this call included."""
+    """Revokes all of your tokens and sessions, including the token of this request."""
     old, new = change.password.get_secret_value(), change.new_password.get_secret_value()
     proven = await factors.reauthenticate(context, "user.change_password", user.id, old, change.otp)
     await users.change_password(
@@ -81,7 +81,7 @@ async def change_own_password(
     "/me",
     operation_id="changeOwnProfile",
     summary="Change my e-mail address",
-    responses=error_docs(*_REFUSALS),
+    responses=error_docs(*_ERRORS),
 )
 async def change_own_profile(
     user: CurrentUser,
@@ -90,8 +90,8 @@ async def change_own_profile(
     users: UsersDep,
     context: ContextDep,
 ) -> Profile:
-    """A new address is sent a code, unless this user has had too many sent; when the next one may
-    go is what `POST /me/email-verification` answers. An empty text takes the address away."""
+    """An empty string removes the address. If the service sends mail, it sends a code to a new
+    address: confirm it with `POST /me/email-verification/confirm`."""
     password = change.password.get_secret_value()
     proven = await factors.reauthenticate(
         context, "user.change_email", user.id, password, change.otp
@@ -105,7 +105,7 @@ async def change_own_profile(
 @router.post(
     "/me/email-verification",
     operation_id="sendEmailVerification",
-    summary="Send a code to my e-mail address",
+    summary="Send a verification code to my e-mail address",
     status_code=status.HTTP_202_ACCEPTED,
     responses=error_docs(
         MissingTokenError,
@@ -118,7 +118,7 @@ async def change_own_profile(
 async def send_email_verification(
     context: ContextDep, user: CurrentUser, mail: MailDep
 ) -> VerificationSent:
-    """One is sent by itself after a registration, and when the address changes."""
+    """The service also sends one after registration and after each change of the address."""
     await mail.request_verification(context, user.id)
     return VerificationSent()
 
@@ -127,12 +127,15 @@ async def send_email_verification(
     "/me/email-verification/confirm",
     operation_id="confirmEmail",
     summary="Confirm my e-mail address",
-    responses=error_docs(MissingTokenError, InvalidTokenError, InvalidCodeError),
+    responses=error_docs(
+        MissingTokenError, InvalidTokenError, InvalidCodeError, InvalidRequestError
+    ),
 )
 async def confirm_email(
     user: CurrentUser, proof: EmailConfirmation, users: UsersDep, context: ContextDep
 ) -> Profile:
-    """With the code that was sent there. It is of use once, for a day, to this user alone."""
+    """Send the code from the e-mail. It works once, for this account only, and expires after a
+    day."""
     verified = await users.verify_email(context, user.id, proof.code.get_secret_value())
     return Profile.model_validate(verified)
 
@@ -140,19 +143,19 @@ async def confirm_email(
 @router.delete(
     "/me",
     operation_id="removeOwnAccount",
-    summary="Remove my account",
-    responses=error_docs(*_REFUSALS, LastAdminError),
+    summary="Delete my account",
+    responses=error_docs(*_ERRORS, LastAdminError),
 )
 async def remove_own_account(
     user: CurrentUser,
-    farewell: AccountDeletion,
+    deletion: AccountDeletion,
     factors: SecondFactorsDep,
     users: UsersDep,
     context: ContextDep,
 ) -> UserRemoved:
-    """The account and its tokens end at once. Its id is never given out again."""
-    password = farewell.password.get_secret_value()
-    proven = await factors.reauthenticate(context, "user.remove", user.id, password, farewell.otp)
+    """Deletes the account and revokes its tokens at once. The id is never used again."""
+    password = deletion.password.get_secret_value()
+    proven = await factors.reauthenticate(context, "user.remove", user.id, password, deletion.otp)
     await users.remove(context, user.id, proven.token_version)
     return UserRemoved()
 
@@ -160,13 +163,13 @@ async def remove_own_account(
 @router.post(
     "/me/logout-everywhere",
     operation_id="logOutEverywhere",
-    summary="End all of my tokens and sessions",
+    summary="Log out everywhere",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
 async def log_out_everywhere(
     bearer: VerifiedBearer, users: UsersDep, context: ContextDep
 ) -> TokensRevoked:
-    """The token that this call is made with included."""
+    """Revokes all of your tokens and sessions, including the token of this request."""
     user_id, token_version = bearer.user_version
     await users.revoke_tokens(context, user_id, token_version)
     return TokensRevoked(user_id=user_id)

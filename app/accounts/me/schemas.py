@@ -29,7 +29,7 @@ class PasswordChanged(BaseModel):
 
 
 class ProfileChange(StrongConfirmation, Change):
-    """Members that are left out or null stay as they are."""
+    """Omitted and null members do not change."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -44,11 +44,11 @@ class ProfileChange(StrongConfirmation, Change):
     )
 
     email: EmailChange | None = Field(
-        None, description="An empty text takes the address away.", examples=["ada@example.org"]
+        None, description="An empty string removes the address.", examples=["ada@example.org"]
     )
 
     def changes(self) -> dict[str, Any]:
-        """Without what proves who is calling."""
+        """Without the members that confirm who is calling."""
         return {
             name: value
             for name, value in super().changes().items()

@@ -12,10 +12,10 @@ from app.accounts.password_resets.schemas import (
     ResetRequested,
 )
 from app.context import ContextDep
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.mail.errors import MailUnavailableError
 from app.security.one_time_codes.errors import InvalidCodeError
-from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId
@@ -27,15 +27,16 @@ router = APIRouter()
 @router.post(
     "/password-resets",
     operation_id="requestPasswordReset",
-    summary="I forgot my password",
-    tags=["Users"],
+    summary="Request a password reset",
+    tags=["Registration and login"],
     status_code=status.HTTP_202_ACCEPTED,
-    responses=error_docs(MailUnavailableError, TooManyAttemptsError),
+    responses=error_docs(MailUnavailableError, InvalidRequestError, TooManyAttemptsError),
 )
 async def request_password_reset(
     context: ContextDep, forgotten: ForgottenPassword, resets: PasswordResetsDep
 ) -> ResetRequested:
-    """Mails a code to the address if enabled accounts have it. The answer never tells."""
+    """Mail a code to the address if an enabled account has it. The response does not reveal whether
+    one does."""
     await resets.request(context, forgotten.email)
     return ResetRequested()
 
@@ -43,16 +44,17 @@ async def request_password_reset(
 @router.post(
     "/password-resets/confirm",
     operation_id="resetPassword",
-    summary="Set a new password with a code",
-    tags=["Users"],
-    responses=error_docs(InvalidCodeError, HashingOverloadedError),
+    summary="Set a new password with the code",
+    tags=["Registration and login"],
+    responses=error_docs(InvalidCodeError, InvalidRequestError),
 )
 async def reset_password(
     reset: PasswordReset, resets: PasswordResetsDep, context: ContextDep
 ) -> PasswordResetDone:
-    """The code is of use once, for 30 minutes, or a day if an administrator had it made.
+    """The code works once. It expires after 30 minutes, or after a day if an administrator created
+    it.
 
-    All tokens and sessions of the account end. A second factor stays, and is asked for at login.
+    All tokens and sessions of the account are revoked. A second factor stays enabled.
     """
     code, password = reset.code.get_secret_value(), reset.new_password.get_secret_value()
     return PasswordResetDone(user_id=await resets.confirm(context, code, password))
@@ -70,6 +72,7 @@ async def reset_password(
         MailUnavailableError,
         UserNotFoundError,
         LastAdminError,
+        InvalidRequestError,
     ),
 )
 async def force_password_reset(
@@ -79,9 +82,10 @@ async def force_password_reset(
     context: ContextDep,
     forced: Annotated[AdminPasswordReset, Body(default_factory=AdminPasswordReset)],
 ) -> AdminPasswordResetDone:
-    """The password, all tokens and all sessions end at once; the code sets a new password.
+    """Invalidate the password and revoke all tokens and sessions of the user. The user sets a new
+    password with the code at `POST /password-resets/confirm`.
 
-    Also for a user who forgot it where the service sends no mail.
+    Also use it for a user who forgot the password if the service does not send mail.
     """
     code, text = await resets.force(context, user_id, by_mail=forced.by_mail)
     return AdminPasswordResetDone(

@@ -51,17 +51,17 @@ class AdminPasswordReset(RequestBody):
 
     by_mail: bool = Field(
         default=False,
-        description="Send the code to the user's address instead of answering with it. "
-        "False if left out.",
+        description="Send the code to the user's e-mail address instead of returning it. "
+        "Default: false.",
     )
 
 
 class AdminPasswordResetDone(BaseModel):
-    """The code is shown this once."""
+    """The code is not shown again."""
 
     user_id: int = Field(examples=[10])
     code: str | None = Field(
-        description="To be given to the user; null if it is mailed.",
+        description="Give it to the user. Null if it is mailed.",
         examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
     )
     expires_at: datetime

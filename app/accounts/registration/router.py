@@ -2,9 +2,9 @@ from fastapi import APIRouter, status
 
 from app.accounts.registration.dependencies import RegistrationDep
 from app.context import ContextDep
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.security.one_time_codes.errors import InvalidCodeError
-from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.users.errors import (
     InvitationRequiredError,
@@ -23,19 +23,19 @@ router = APIRouter()
     "/register-user",
     operation_id="registerUser",
     summary="Register a user",
-    tags=["Users"],
+    tags=["Registration and login"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
         UserExistsError,
         RegistrationClosedError,
         InvitationRequiredError,
         InvalidCodeError,
+        InvalidRequestError,
         TooManyAttemptsError,
-        HashingOverloadedError,
     ),
 )
 async def register_user(
     new_user: NewUser, registration: RegistrationDep, context: ContextDep
 ) -> UserCreated:
-    """Create an account. It is enabled at once, so its owner can get a token."""
+    """Create an account. Log in with `POST /token` right away."""
     return UserCreated(user_id=await registration.register(context, new_user))

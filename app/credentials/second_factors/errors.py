@@ -5,30 +5,30 @@ from app.errors import ApiError, ConflictError, ForbiddenError, NotFoundError
 
 class SecondFactorNotFoundError(NotFoundError):
     error = "second_factor_not_found"
-    message = "There is no second factor, or none that waits to be confirmed"
+    message = "There is no second factor, or no enrollment to confirm"
 
 
 class SecondFactorExistsError(ConflictError):
     error = "second_factor_exists"
-    message = "There is a second factor already. Remove it first"
+    message = "A second factor is already enabled. Remove it first"
 
 
 class SecondFactorRequiredError(ForbiddenError):
-    """The token is valid, so it is not 401 as at a login: clients would discard the token."""
+    """403, unlike at a login: the token is valid, and a 401 would make clients discard it."""
 
     error = "mfa_required"
-    message = "A second factor is needed: send its code as otp"
+    message = "Second factor required. Send the code in otp"
 
 
 class WrongCodeError(ForbiddenError):
     error = "wrong_code"
-    message = "The code is wrong, or was used before"
+    message = "The code is wrong or has already been used"
 
 
 class TooManyCodesError(ApiError):
-    """Only whoever knows the password, or holds a token, gets to hear it."""
+    """Sent only after the right password or with a valid token, so it tells others nothing."""
 
     status = 429
     error = "too_many_codes"
-    message = "Too many wrong codes. Use a recovery code, or wait"
-    headers: ClassVar = {"Retry-After": "3600"}  # by then one is forgiven (service.py)
+    message = "Too many wrong codes. Use a recovery code, or try again later"
+    headers: ClassVar = {"Retry-After": "3600"}  # one more code is allowed then (service.py)

@@ -17,8 +17,8 @@ from app.credentials.second_factors.schemas import (
     SecondFactorRemoved,
     SecondFactorState,
 )
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
-from app.security.passwords import HashingOverloadedError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, VerifiedBearer
@@ -27,21 +27,27 @@ from app.users.errors import UserNotFoundError, WrongPasswordError
 router = APIRouter()
 
 _FOR_USERS = (MissingTokenError, InvalidTokenError)
-_BY_CODE = (*_FOR_USERS, WrongCodeError, SecondFactorNotFoundError, TooManyCodesError)
-_BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError, HashingOverloadedError)
+_BY_CODE = (
+    *_FOR_USERS,
+    WrongCodeError,
+    SecondFactorNotFoundError,
+    TooManyCodesError,
+    InvalidRequestError,
+)
+_BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError)
 
 
 @router.get(
     "/me/second-factor",
     operation_id="readSecondFactor",
-    summary="Do I have a second factor?",
-    tags=["Second factor"],
+    summary="Get the state of my second factor",
+    tags=["My second factor"],
     responses=error_docs(*_FOR_USERS),
 )
 async def read_second_factor(
     context: ContextDep, user: CurrentUser, factors: SecondFactorsDep
 ) -> SecondFactorState:
-    """If so, how many recovery codes are left."""
+    """Whether it is enabled, and how many recovery codes are left."""
     return SecondFactorState(
         enabled=await factors.is_enabled(context, user.id),
         recovery_codes_left=await factors.recovery_codes_left(context, user.id),
@@ -51,23 +57,24 @@ async def read_second_factor(
 @router.post(
     "/me/second-factor",
     operation_id="enrolSecondFactor",
-    summary="Begin to set up a second factor",
-    tags=["Second factor"],
+    summary="Set up a second factor",
+    tags=["My second factor"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
         *_FOR_USERS,
         WrongPasswordError,
         SecondFactorExistsError,
         TooManyAttemptsError,
-        HashingOverloadedError,
+        InvalidRequestError,
     ),
 )
 async def enroll_second_factor(
     proof: PasswordConfirmation, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> Enrollment:
-    """A secret for an authenticator app (TOTP, RFC 6238). Confirm it with a code within an hour.
+    """Returns a secret for an authenticator app (TOTP, RFC 6238). Confirm it within an hour with
+    `POST /me/second-factor/confirm`; logins need no code before that.
 
-    Until then nothing changes. Asked again, a new secret takes the place of the unconfirmed one.
+    A repeated call replaces the unconfirmed secret.
     """
     made = await factors.enroll(context, user.id, proof.password.get_secret_value())
     return Enrollment(secret=made.secret, otpauth_uri=made.uri)
@@ -76,17 +83,18 @@ async def enroll_second_factor(
 @router.post(
     "/me/second-factor/confirm",
     operation_id="confirmSecondFactor",
-    summary="Switch the second factor on",
-    tags=["Second factor"],
+    summary="Enable the second factor",
+    tags=["My second factor"],
     responses=error_docs(*_BY_CODE),
 )
 async def confirm_second_factor(
     proof: OtpConfirmation, bearer: VerifiedBearer, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodes:
-    """From now on `POST /token` wants a code. The recovery codes are shown this once.
+    """Send a code from the authenticator app. From then on, each login needs one. Save the recovery
+    codes: they are not shown again.
 
-    All of the user's tokens and sessions end, that of this call included. Log in with the app's
-    next code, since no code is taken twice.
+    Revokes all of your tokens and sessions, including the token of this request. Log in with the
+    app's next code, since each code works once.
     """
     user_id, token_version = bearer.user_version
     return RecoveryCodes(
@@ -98,13 +106,13 @@ async def confirm_second_factor(
     "/me/second-factor/recovery-codes",
     operation_id="renewRecoveryCodes",
     summary="Get new recovery codes",
-    tags=["Second factor"],
+    tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )
 async def renew_recovery_codes(
     proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodes:
-    """They replace all that there are, and are shown this once."""
+    """The new codes replace all old ones. They are not shown again."""
     password = proof.password.get_secret_value()
     codes = await factors.renew_recovery_codes(context, user.id, password, proof.otp)
     return RecoveryCodes(recovery_codes=codes)
@@ -113,14 +121,14 @@ async def renew_recovery_codes(
 @router.delete(
     "/me/second-factor",
     operation_id="removeSecondFactor",
-    summary="Switch the second factor off",
-    tags=["Second factor"],
+    summary="Disable my second factor",
+    tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )
 async def remove_second_factor(
     proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorRemoved:
-    """All of the user's tokens and sessions end, that of this call included."""
+    """Revokes all of your tokens and sessions, including the token of this request."""
     await factors.remove(context, user.id, proof.password.get_secret_value(), proof.otp)
     return SecondFactorRemoved()
 
@@ -128,15 +136,20 @@ async def remove_second_factor(
 @router.delete(
     "/users/{user_id}/second-factor",
     operation_id="resetSecondFactorOfUser",
-    summary="Take away a user's second factor",
+    summary="Remove a user's second factor",
     tags=["Administration"],
     responses=error_docs(
-        *_FOR_USERS, InsufficientScopeError, UserNotFoundError, SecondFactorNotFoundError
+        *_FOR_USERS,
+        InsufficientScopeError,
+        UserNotFoundError,
+        SecondFactorNotFoundError,
+        InvalidRequestError,
     ),
 )
 async def reset_second_factor_of_user(
     _: CurrentAdmin, user_id: UserId, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorRemoved:
-    """For a user who lost the phone and the recovery codes. The user's tokens and sessions end."""
+    """For a user who lost the phone and the recovery codes. Revokes the user's tokens and
+    sessions."""
     await factors.reset(context, user_id)
     return SecondFactorRemoved()

@@ -1,4 +1,4 @@
-"""Codes and second factors as they travel over HTTP."""
+"""HTTP bodies about codes and second factors."""
 
 import re
 from typing import Annotated
@@ -23,7 +23,7 @@ def _check_otp(otp: SecretStr) -> SecretStr:
 Otp = Annotated[
     SecretStr,
     Field(
-        description="Six digits from the authenticator app, or a recovery code.",
+        description="6 digits from the authenticator app, or a recovery code.",
         json_schema_extra={"minLength": 6, "maxLength": MAX_TYPED},
     ),
     AfterValidator(_check_otp),
@@ -31,13 +31,13 @@ Otp = Annotated[
 
 
 class StrongConfirmation(BaseModel):
-    """What proves that an account is the caller's own."""
+    """Confirms that the caller is the owner of the account."""
 
     password: Password
     otp: Otp | None = Field(
         None,
-        description="For users with a second factor: six digits from the authenticator app, "
-        "or a recovery code.",
+        description="Only with a second factor: 6 digits from the authenticator app, or a recovery "
+        "code.",
         json_schema_extra={"examples": ["123456"]},
     )
 
@@ -57,7 +57,7 @@ class OtpConfirmation(BaseModel):
 
 
 class PasswordAndOtp(BaseModel):
-    """What a login takes."""
+    """The password and a code, as for a login."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -70,15 +70,15 @@ class PasswordAndOtp(BaseModel):
 
 
 class SecondFactorState(BaseModel):
-    enabled: bool = Field(description="Whether a login needs a code.", examples=[True])
+    enabled: bool = Field(description="Whether logins need a code.", examples=[True])
     recovery_codes_left: int = Field(examples=[10])
 
 
 class Enrollment(BaseModel):
-    """Shown once. `otpauth_uri` is what authenticator apps read from a QR code."""
+    """Not shown again. Authenticator apps read `otpauth_uri` from a QR code."""
 
     secret: str = Field(
-        description="In base32, to be typed into an authenticator app.",
+        description="Base32. Type it into an authenticator app.",
         examples=["JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"],
     )
     otpauth_uri: str = Field(
@@ -87,7 +87,7 @@ class Enrollment(BaseModel):
 
 
 class RecoveryCodes(BaseModel):
-    """Shown once. Each stands in for a code, one time."""
+    """Not shown again. Each replaces a code from the app once."""
 
     recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]])
 

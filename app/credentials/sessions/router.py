@@ -7,7 +7,8 @@ from app.context import ContextDep
 from app.credentials.sessions.dependencies import SessionsDep
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
-from app.credentials.sessions.schemas import SessionEnded, SessionInfo, SessionList
+from app.credentials.sessions.schemas import SessionInfo, SessionList, SessionRevoked
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
@@ -16,7 +17,7 @@ from app.users.errors import UserNotFoundError
 router = APIRouter()
 
 _FOR_USERS = (MissingTokenError, InvalidTokenError)
-_FOR_ADMINS = (*_FOR_USERS, InsufficientScopeError, UserNotFoundError)
+_FOR_ADMINS = (*_FOR_USERS, InsufficientScopeError, UserNotFoundError, InvalidRequestError)
 
 SessionId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", examples=["1c7a40a3e5b64dd2"])]
 
@@ -24,43 +25,43 @@ SessionId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", examples=["1c7a40a3e5b
 @router.get(
     "/me/sessions",
     operation_id="listOwnSessions",
-    summary="Where am I logged in?",
-    tags=["Sessions"],
+    summary="List my sessions",
+    tags=["My sessions"],
     responses=error_docs(*_FOR_USERS),
 )
 async def list_own_sessions(
     user: CurrentUser, sessions: SessionsDep, context: ContextDep
 ) -> SessionList:
-    """The sessions opened with scope `offline_access`, newest first."""
+    """Your logins with the scope `offline_access`, newest first."""
     return _as_list(await sessions.list_for_user(context, user.id))
 
 
 @router.delete(
     "/me/sessions/{session_id}",
     operation_id="endOwnSession",
-    summary="End one of my sessions",
-    tags=["Sessions"],
-    responses=error_docs(*_FOR_USERS, SessionNotFoundError),
+    summary="Revoke one of my sessions",
+    tags=["My sessions"],
+    responses=error_docs(*_FOR_USERS, SessionNotFoundError, InvalidRequestError),
 )
 async def end_own_session(
     user: CurrentUser, session_id: SessionId, sessions: SessionsDep, context: ContextDep
-) -> SessionEnded:
-    """Its refresh token and its access tokens end at once."""
+) -> SessionRevoked:
+    """Revokes its refresh token and access tokens at once."""
     await sessions.revoke(context, user.id, session_id)
-    return SessionEnded()
+    return SessionRevoked()
 
 
 @router.get(
     "/users/{user_id}/sessions",
     operation_id="listSessionsOfUser",
-    summary="Where is a user logged in?",
+    summary="List the sessions of a user",
     tags=["Administration"],
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_sessions_of_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, sessions: SessionsDep, context: ContextDep
 ) -> SessionList:
-    """As the user sees them."""
+    """The user's logins with the scope `offline_access`, newest first."""
     await users.get(context, user_id)
     return _as_list(await sessions.list_for_user(context, user_id))
 
@@ -68,7 +69,7 @@ async def list_sessions_of_user(
 @router.delete(
     "/users/{user_id}/sessions/{session_id}",
     operation_id="endSessionOfUser",
-    summary="End one of a user's sessions",
+    summary="Revoke a session of a user",
     tags=["Administration"],
     responses=error_docs(*_FOR_ADMINS, SessionNotFoundError),
 )
@@ -78,10 +79,10 @@ async def end_session_of_user(
     session_id: SessionId,
     sessions: SessionsDep,
     context: ContextDep,
-) -> SessionEnded:
-    """Its refresh token and its access tokens end at once."""
+) -> SessionRevoked:
+    """Revokes its refresh token and access tokens at once."""
     await sessions.revoke(context, user_id, session_id)
-    return SessionEnded()
+    return SessionRevoked()
 
 
 def _as_list(rows: Sequence[Session]) -> SessionList:

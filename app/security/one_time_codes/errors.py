@@ -2,7 +2,7 @@ from app.errors import ForbiddenError
 
 
 class InvalidCodeError(ForbiddenError):
-    """One answer for a code that was never issued, was used, is too old, or is somebody else's."""
+    """One response for codes that are unknown, used, expired or for another user."""
 
     error = "invalid_code"
-    message = "The code is wrong, was used before, or is too old"
+    message = "The code is wrong, already used or expired"

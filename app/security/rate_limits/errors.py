@@ -4,8 +4,7 @@ from app.errors import ApiError
 
 
 class TooManyAttemptsError(ApiError):
-    """RFC 6585, 4. The same whether what was tried exists or not. Retry-After says when it works
-    again."""
+    """RFC 6585, 4. The same for known and unknown users. Retry-After is exact."""
 
     status = 429
     error = "too_many_attempts"

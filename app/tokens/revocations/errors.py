@@ -2,16 +2,16 @@ from app.errors import ApiError, UnavailableError
 
 
 class CursorUnknownError(ApiError):
-    """The cursor is not of this feed, or too old. Keep what is known, read from the beginning."""
+    """The cursor belongs to another feed or is too old. Clients start again without one."""
 
     status = 410
     error = "cursor_unknown"
-    message = "This cursor is not of this feed, start over without one"
+    message = "Unknown or expired cursor. Start again without a cursor"
 
 
 class CursorOfAnotherHistoryError(CursorUnknownError):
-    """This feed once had, or has elsewhere, a revocation that this database lacks."""
+    """The database lacks a revocation that the feed has published, for example after a restore."""
 
 
 class TooManyListenersError(UnavailableError):
-    message = "Too many listeners are waiting, try again shortly"
+    message = "Too many clients are waiting, try again shortly"

@@ -5,8 +5,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
-from app.tokens.revocations.errors import CursorUnknownError, TooManyListenersError
+from app.tokens.revocations.errors import CursorUnknownError
 from app.tokens.revocations.feed import (
     HEARTBEAT_SECONDS,
     MAX_WAIT_SECONDS,
@@ -19,8 +20,8 @@ MAX_CURSOR_LENGTH = 100
 
 
 class _FeedRoute(APIRoute):
-    """Answers requests that are plainly valid without FastAPI's reading of them: a thousand guards
-    that ask again after each revocation would wait for one another."""
+    """Answers valid requests without FastAPI's parsing. Otherwise a thousand guards that all ask
+    again after a revocation would wait for one another."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" and (query := _valid_query(scope["query_string"])):
@@ -31,7 +32,7 @@ class _FeedRoute(APIRoute):
 
 
 def _valid_query(query_string: bytes) -> tuple[str | None, int] | None:
-    """`after` and `wait`, or None if FastAPI has to say what is wrong with them."""
+    """`after` and `wait`, or None if they may be invalid: FastAPI then validates them."""
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     query = dict(pairs)
     after, wait = query.pop("after", None), query.pop("wait", "0")
@@ -51,26 +52,22 @@ router = APIRouter(tags=["Verification"], route_class=_FeedRoute)
 @router.get(
     "/revocations",
     operation_id="listRevocations",
-    summary="List revocations that have not expired",
+    summary="List revocations",
     response_model=RevocationPage,
-    responses=error_docs(CursorUnknownError, TooManyListenersError),
-    description=f"""For APIs that verify tokens themselves: reject tokens that carry a value listed
-here.
+    responses=error_docs(CursorUnknownError, InvalidRequestError),
+    description=f"""For APIs that verify tokens themselves: reject tokens with a listed value.
 
-Begin without `after` and read pages until `more` is false. Then ask again with the last cursor and
-`wait`: the answer comes within a tenth of a second of a revocation, or when the time is up. While
-it is held back, the service sends a space every {HEARTBEAT_SECONDS:.0f} seconds, which JSON allows
-before a value, so that a listener notices a dead connection.
+Start without `after` and read pages until `more` is false. Then send the last cursor as `after`,
+with `wait`: the response arrives within 0.1 s of a revocation, or when the time is over. While you
+wait, the service sends a space every {HEARTBEAT_SECONDS:.0f} s as a sign of life; JSON allows it.
 
-Entries are listed for a day longer than a token lives, so that no clock that is wrong by less can
-make a revoked token valid again. A listener that was away goes on from its cursor. If that is
-refused with 410, it keeps what it knows and reads from the beginning.""",
+After 410, keep the known revocations and start again without `after`.""",
 )
 async def list_revocations(
     request: Request,
     after: Annotated[
         str | None,
-        Query(max_length=MAX_CURSOR_LENGTH, description="The cursor of the previous page."),
+        Query(max_length=MAX_CURSOR_LENGTH, description="`cursor` of the previous page."),
     ] = None,
     wait: Annotated[
         int,

@@ -1,0 +1,51 @@
+"use strict";
+
+// Tags that start collapsed: most readers of the page are not administrators.
+const COLLAPSED_TAGS = ["Administration"];
+
+// A status of errors is one line with their codes until it is opened. With all messages and examples,
+// an operation would be four screens long.
+function collapseErrors(Response, { React }) {
+  const h = React.createElement;
+  return function CollapsibleResponse(props) {
+    const [isOpen, setOpen] = React.useState(false);
+    if (!/^[45]/.test(props.code)) {
+      return h(Response, props);
+    }
+    const examples = props.response.getIn(["content", "application/json", "examples"]);
+    const codes = examples.toSet().map((example) => example.getIn(["value", "error"]));
+    const toggle = () => setOpen(!isOpen);
+    const button = h("button", { type: "button", "aria-expanded": isOpen }, props.code);
+    const summary = h(
+      "tr",
+      { className: "error-summary", onClick: toggle },
+      h("td", { className: "response-col_status" }, button),
+      h("td", { className: "response-col_description" }, codes.join(", ")),
+    );
+    return h(React.Fragment, null, summary, isOpen && h(Response, props));
+  };
+}
+
+// Changes only the default, so that links to an operation and clicks work as usual.
+function collapseTags(original) {
+  return (_state, key, isShownByDefault) => {
+    const isCollapsed = key[0] === "operations-tag" && COLLAPSED_TAGS.includes(key[1]);
+    return original(key, isShownByDefault && !isCollapsed);
+  };
+}
+
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  // Otherwise the browser would store the token and, beside it, the password as it was typed.
+  persistAuthorization: false,
+  defaultModelsExpandDepth: -1, // each operation shows its own schemas
+  plugins: [
+    {
+      wrapComponents: { response: collapseErrors },
+      statePlugins: { layout: { wrapSelectors: { isShown: collapseTags } } },
+    },
+  ],
+});
