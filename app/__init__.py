@@ -1,3 +1,3 @@
-"""Hourpass: user accounts and 60-minute tokens for machine-learning APIs. Begin at main.py."""
+"""Hourpass: user accounts and 60-minute tokens for machine-learning APIs. Start at main.py."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""Background jobs, which run as long as the process does.
+"""Background jobs of a process.
 
-They stop between two runs, never in the middle of one: a database connection that is canceled while
+Jobs stop between two runs, never in the middle of one: a database connection that is canceled while
 it opens would never be closed.
 """
 
@@ -14,7 +14,7 @@ class BackgroundJobs:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, job: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
-        """The job returns soon after the event is set."""
+        """Start a job. It must return soon after the event that it gets is set."""
         self._tasks.append(asyncio.create_task(job(self._stopping)))
 
     async def stop(self) -> None:
@@ -23,7 +23,7 @@ class BackgroundJobs:
 
 
 async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> bool:
-    """Wait until the next run. Returns whether it is time to stop instead."""
+    """Wait until the next run. Returns True if the job has to stop."""
     try:
         async with asyncio.timeout(seconds):
             return await stopping.wait()

@@ -1,4 +1,4 @@
-"""What an operation knows of the request that it serves."""
+"""The context of a request: the database session, the time and the client."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ MAX_ACCEPT_LANGUAGE = 100
 
 @dataclass(slots=True)
 class RequestContext:
-    """Operations take it as their first argument. Those of the command line have one too."""
+    """The first argument of every operation. Commands of the CLI have one too."""
 
     session: AsyncSession
     now: datetime
     ip_address: str = ""
     user_agent: str = ""
-    accept_language: str = ""  # RFC 9110, 12.5.4, for mail
+    accept_language: str = ""  # RFC 9110, 12.5.4; for the language of mail
     request_id: str | None = None
     user_id: int | None = None  # set once a token or a password has been verified
 

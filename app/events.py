@@ -1,7 +1,7 @@
-"""What happened, published to subscribers.
+"""Events: operations publish what happened, and subscribers handle it.
 
-A subscriber takes part in the transaction of the operation that publishes, so that no action is
-committed without its audit entry. Publishers know no subscriber.
+Subscribers run in the transaction of the operation, so that no action is committed without its
+audit entry. Operations do not know the subscribers.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -11,8 +11,8 @@ from app.context import RequestContext
 
 
 class Event(NamedTuple):
-    """`subject_id` is the user whom the action concerns, if there is one. `details` never hold a
-    secret, nor a text that an unauthenticated client has sent."""
+    """`subject_id` is the user whom the action concerns, if any. `details` must not contain secrets
+    or texts from unauthenticated clients."""
 
     action: str
     subject_id: int | None
@@ -39,7 +39,7 @@ class Events:
         succeeded: bool = True,
         **details: str,
     ) -> None:
-        """Part of the caller's transaction."""
+        """Call the subscribers. Part of the caller's transaction."""
         event = Event(action, subject_id, succeeded, details)
         for handle, actions in self.subscribers:
             if actions is None or action in actions:

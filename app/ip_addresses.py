@@ -1,4 +1,4 @@
-"""IP addresses: which one a request came from when there are proxies, and networks of addresses."""
+"""IP addresses of clients, behind proxies or not, and their networks."""
 
 import logging
 import time
@@ -11,18 +11,18 @@ from app.settings import Network
 
 MAX_HOPS = 10
 
-# What proxies send. Only the first one is read.
+# Headers of proxies. Only the first one is read.
 FORWARDING_HEADERS = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 WARNING_INTERVAL = 3600  # seconds
 _UNNAMED = (
-    "%s came from an address that TRUSTED_PROXIES does not name, and was ignored. "
+    "Ignored %s from an address that is not in TRUSTED_PROXIES. "
     "If this is your proxy, add %s to TRUSTED_PROXIES"
 )
 _UNREAD = (
-    "%s came without X-Forwarded-For, which alone is read. "
-    "If %s is your proxy, let it send X-Forwarded-For, and name it in TRUSTED_PROXIES"
+    "Ignored %s, since only X-Forwarded-For is read. "
+    "If %s is your proxy, let it send X-Forwarded-For, and add it to TRUSTED_PROXIES"
 )
-_UNUSED = dict(zip(FORWARDING_HEADERS, (_UNNAMED, _UNREAD, _UNREAD), strict=True))
+_WARNINGS = dict(zip(FORWARDING_HEADERS, (_UNNAMED, _UNREAD, _UNREAD), strict=True))
 
 Address = IPv4Address | IPv6Address
 
@@ -30,10 +30,10 @@ _log = logging.getLogger("hourpass")
 
 
 def client_ip_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The nearest address that does not belong to one of our proxies.
+    """The nearest address that is not one of the trusted proxies.
 
-    Each proxy appends the address of its client to X-Forwarded-For. Anybody may have written what
-    precedes the first address that is not trusted.
+    Each proxy appends its client's address to X-Forwarded-For. Everything before the last untrusted
+    address may be forged.
     """
     address = _address(peer)
     hops = [hop for line in forwarded for hop in line.split(",")][-MAX_HOPS:]
@@ -46,16 +46,17 @@ def client_ip_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Net
 
 
 def _is_trusted(address: Address | None, trusted: Sequence[Network]) -> bool:
-    """None is a Unix socket. Only a proxy can connect there, if there is a proxy at all."""
+    """None is a Unix socket. Only a proxy connects to that, provided that there is a proxy."""
     return bool(trusted) and (address is None or any(address in network for network in trusted))
 
 
 class ProxyWarning:
-    """Warns in the log if there seems to be a proxy that TRUSTED_PROXIES does not name.
+    """Logs a warning if requests seem to come through a proxy that is not in TRUSTED_PROXIES.
 
-    The clients of such a proxy cannot be told apart: logins are limited for all of them together
-    or, on loopback, not limited by address at all. One line an hour for each process, since anybody
-    can send these headers. Their values are not logged. `clock` is monotonic, in seconds.
+    The service cannot tell the clients of such a proxy apart: it limits their logins together or,
+    if the proxy is on loopback, not by IP address at all. There is at most one warning an hour per
+    process, since any client can send these headers. Their values are not logged. `clock` is
+    monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,13 +72,13 @@ class ProxyWarning:
         if now < self._silent_until:
             return
         self._silent_until = now + WARNING_INTERVAL
-        # Any address admits a Unix socket, which has none.
-        _log.warning(_UNUSED[name], name, address or "127.0.0.1")
+        # A Unix socket has no address. It is trusted as soon as any address is.
+        _log.warning(_WARNINGS[name], name, address or "127.0.0.1")
 
 
 @lru_cache(maxsize=1024)
 def _address(text: str) -> Address | None:
-    """None for a Unix socket, and for a text that is not an address."""
+    """None for a Unix socket, and for text that is not an IP address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -92,8 +93,8 @@ def _address(text: str) -> Address | None:
 
 @lru_cache(maxsize=1024)
 def network_of(host: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one, since each subscriber has at least that many.
-    Empty for a Unix socket."""
+    """An IPv4 address, or the /64 of an IPv6 address: each customer of a provider has at least a
+    /64. Empty for a Unix socket."""
     address = _address(host)
     if isinstance(address, IPv6Address):
         return str(ip_network((address, 64), strict=False))

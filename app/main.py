@@ -1,4 +1,4 @@
-"""The whole service: its routers, and what lasts as long as the process. Read this first."""
+"""The application: its routers, and the objects of each process. Read this first."""
 
 import asyncio
 import gc
@@ -67,11 +67,11 @@ _TAGS = {
     "Health": "Checks for load balancers and orchestrators.",
 }
 
-# FastAPI prepares a router's routes at the first request to it, which takes 0.1 s for all of them.
-# Shared, they are prepared once for all apps of a process: each test has an app of its own.
+# FastAPI prepares the routes at their first request, which takes 0.1 s for all of them. They are
+# shared by all apps of a process, because each test has its own app.
 _routes = APIRouter()
 for _router in (  # within a tag, the docs page lists operations in this order
-    revocations_router,  # first: a thousand guards ask at once, and routes are tried in order
+    revocations_router,  # first: routes are tried in order, and a thousand guards may poll this one
     registration_router,
     login_router,
     me_router,
@@ -93,9 +93,9 @@ def create_app(
     clock: Callable[[], datetime] | None = None,
     database_clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
-    """The service for these settings. Touches neither database nor logs until it is started.
+    """Create the application. It uses neither the database nor the log before its lifespan starts.
 
-    `clock` is this host's. Only tests give a `database_clock`, which replaces the database's own.
+    `clock` is this host's clock. `database_clock` replaces the database's clock in tests.
     """
     settings = settings or Settings()
     clock = clock or partial(datetime.now, UTC)
@@ -133,7 +133,7 @@ def create_app(
     )
     error_responses.install(app)
     docs_page.install(app)
-    # Around the framework's own layers, which cost more than a token check.
+    # Outside of the framework's middleware, which costs more than a token check.
     fast_path = FastPath(app.state)
     middleware = RequestMiddleware(
         app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES
@@ -150,7 +150,7 @@ async def _start(
     database_clock: Callable[[], datetime] | None,
     stack: AsyncExitStack,
 ) -> None:
-    """Make what lasts as long as the process. The stack closes it in the opposite order."""
+    """Create the objects of the process. The stack closes them in reverse order."""
     state = app.state
     state.settings = settings
     state.clock = clock
@@ -176,9 +176,8 @@ async def _start(
         )
     _add_token_services(state, services, tokens)
 
-    # A request in progress is never evicted, and anybody may listen to the feed: half of all
-    # connections stay free for other requests. The open-files limit is final here; server/run.py
-    # has raised it.
+    # Listeners need no token, and a waiting one is never evicted. So they get at most half of all
+    # connections. server/run.py has already raised the open-files limit.
     max_listeners = min(MAX_LISTENERS, state.connections.limit // 2)
     keys: KeyRefresher = state.key_refresher
     state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, stopping, max_listeners)
@@ -194,7 +193,7 @@ async def _start(
         jobs.start(job)
     if settings.smtp_url:
         from app.mail.messages import check_templates
-        from app.mail.worker import MailWorker  # with its library, which nothing else needs
+        from app.mail.worker import MailWorker  # imports the SMTP library
 
         check_templates(settings)
         jobs.start(MailWorker(database, settings, services.events, clock).run)
@@ -202,7 +201,7 @@ async def _start(
 
 
 def _add_token_services(state: State, services: Services, tokens: AccessTokens) -> None:
-    """What only a server needs: the command line issues and checks no tokens."""
+    """Add the services that the command line does not need: it issues and checks no tokens."""
     settings, cache = state.settings, state.revocation_cache
     state.tokens = tokens
     state.key_refresher = keys = KeyRefresher(
@@ -227,9 +226,9 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
 
 
 def _tune_garbage_collection(stack: AsyncExitStack) -> None:
-    """Objects that last as long as the process need not be searched for garbage again and again,
-    nor new ones as often as by default: caching a token makes a dozen objects, none of which is
-    garbage, and searching them took a tenth of the time of checking it."""
+    """Exclude the objects that last as long as the process from garbage collection, and collect
+    less often. Caching a token creates a dozen objects, none of them garbage. By default, searching
+    them took a tenth of the time of a token check."""
     gc.freeze()
     stack.callback(gc.unfreeze)
     stack.callback(gc.set_threshold, *gc.get_threshold())
@@ -237,7 +236,7 @@ def _tune_garbage_collection(stack: AsyncExitStack) -> None:
 
 
 def _startup_fields(settings: Settings) -> dict[str, object]:
-    """Which files and servers this process uses, without the passwords in their URLs."""
+    """What the first log line says, without the passwords in URLs."""
     return {
         "version": __version__,
         "database": make_url(settings.database_url).render_as_string(hide_password=True),

@@ -1,4 +1,4 @@
-"""The services: made once in a process, for the server and the command line alike."""
+"""Creates the services, once per process, for the server and the command line."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,7 +41,8 @@ class Services:
 
 
 def build_services(settings: Settings, revocation_cache: RevocationCache | None = None) -> Services:
-    """`revocation_cache` is the one of this process, if it checks tokens. Opens no connection."""
+    """Create the services. Opens no connection. `revocation_cache` is only for processes that check
+    tokens."""
     events = Events(subscribers_for(settings))
     passwords = Passwords(settings)
     limiter = LoginLimiter(settings)

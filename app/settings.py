@@ -1,7 +1,7 @@
-"""All that an operator can set: one field, one line of why. Knows nothing of what it configures.
+"""The settings of the service. Each has one field and a description of one line.
 
-Values come from the environment, then from the file `.env` in HOURPASS_HOME (or the file that
-ENV_FILE names), then from here.
+Environment variables override the values in the file `.env` in HOURPASS_HOME (or the file that
+ENV_FILE names), which override the defaults here.
 """
 
 import os
@@ -30,7 +30,7 @@ _DRIVERS = {
 
 
 def _with_async_driver(url: str) -> str:
-    """Name the async driver, so that the URL a hosting provider hands out works as it is."""
+    """Add the async driver, so that the URL of a hosting provider can be used as it is."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _DRIVERS:
         raise ValueError("must begin with sqlite:/// or postgresql://")
@@ -40,30 +40,30 @@ def _with_async_driver(url: str) -> str:
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
         rest = f"/{HOME / path}"
     else:
-        # libpq's name for it, which hosting providers use; asyncpg's is ssl, with the same values.
+        # Hosting providers use libpq's `sslmode`. asyncpg's `ssl` has the same values.
         rest = re.sub(r"([?&])sslmode=", r"\1ssl=", rest)
     return f"{_DRIVERS[scheme]}://{rest}"
 
 
-def _long_enough(secret: SecretStr) -> SecretStr:
+def _check_length(secret: SecretStr) -> SecretStr:
     if not 32 <= len(secret.get_secret_value()) <= 1024:
         raise ValueError("must have between 32 and 1024 characters")
     return secret
 
 
-def _networks(value: object) -> object:
-    """From the commas of an environment variable."""
+def _split_networks(value: object) -> object:
+    """Split a comma-separated environment variable."""
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
     return value
 
 
 Network = IPv4Network | IPv6Network
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split_networks)]
+Secret = Annotated[SecretStr, AfterValidator(_check_length)]
 
 
-def _mail_server(url: SecretStr) -> SecretStr:
+def _check_smtp_url(url: SecretStr) -> SecretStr:
     parts = urlsplit(url.get_secret_value())
     if parts.scheme not in SMTP_PORTS or not parts.hostname or parts.path not in ("", "/"):
         raise ValueError("must be smtp://, smtps:// or smtp+plain:// and a host")
@@ -71,12 +71,12 @@ def _mail_server(url: SecretStr) -> SecretStr:
         raise ValueError("needs user and password, or neither")
     if parts.scheme == "smtp+plain" and parts.username:
         raise ValueError("must not send a password without TLS")
-    if parts.port == 0:  # one beyond 65535 is refused by the reading itself
+    if parts.port == 0:  # reading `port` raises ValueError above 65535
         raise ValueError("must name a port above 0")
     return url
 
 
-def _mailbox(value: str) -> str:
+def _normalize_mailbox(value: str) -> str:
     from email.policy import SMTP
 
     name, address = parseaddr(value)
@@ -84,66 +84,66 @@ def _mailbox(value: str) -> str:
     if "\n" in value or "\r" in value or not is_one:
         raise ValueError("must be an e-mail address, or a name and <an address>")
     mailbox = formataddr((name, address))
-    SMTP.header_factory("From", mailbox)  # ValueError for a line break in an encoded word
+    SMTP.header_factory("From", mailbox)  # raises ValueError for a line break in an encoded word
     return mailbox
 
 
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
-SmtpUrl = Annotated[SecretStr, AfterValidator(_mail_server)]
-Mailbox = Annotated[str, AfterValidator(_mailbox)]
+SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
+Mailbox = Annotated[str, AfterValidator(_normalize_mailbox)]
 Directory = Annotated[Path, AfterValidator(lambda path: HOME / path)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
 
 
 class Settings(BaseSettings):
-    """The service's settings. Each can be given in upper case in the environment or in `.env`."""
+    """The settings. Their names are upper case in the environment and in `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_ignore_empty=True,
-        extra="ignore",  # .env also serves docker compose, which has variables of its own
+        extra="ignore",  # .env may also have variables of docker compose
         frozen=True,
-        hide_input_in_errors=True,  # a refused secret must not be printed
+        hide_input_in_errors=True,  # do not print rejected secrets
         validate_default=True,
     )
 
     # fmt: off
-    environment: Literal["development", "production"] = Field("development", description="production refuses to start on what is only fit for development")
+    environment: Literal["development", "production"] = Field("development", description="production refuses to start with settings that are only safe for development")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
-    workers: int = Field(1, ge=1, le=256, description="processes that serve; about one per core")
+    workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
-    token_minutes: int = Field(60, ge=1, le=1440, description="minutes that a token lasts")
-    signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key made on first start; HS256 uses HS256_SECRET")
+    token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
+    signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")
     hs256_secret: Secret | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
-    key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is made; 0: only by `hourpass keys rotate`")
-    key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds that a new key is published before it signs; longer than verifiers cache the JWKS (300)")
-    user_actions_per_hour: int = Field(600, ge=1, le=1_000_000, description="logins of one user in an hour, and as many revoked access tokens; that many at once, too; beyond that the answer is 429")
-    session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) ends")
-    session_max_days: int = Field(90, ge=1, le=3650, description="days after which a session ends in any case")
-    first_admin_username: str | None = Field(None, description="the first administrator, created at start in a database that has never had one")
+    key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is generated; 0: only by `hourpass keys rotate`")
+    key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds between publishing a new key and signing with it; longer than verifiers cache the JWKS (300)")
+    user_actions_per_hour: int = Field(600, ge=1, le=1_000_000, description="logins per user and hour, which may all come at once, and the same number of revoked access tokens; more get 429")
+    session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) expires")
+    session_max_days: int = Field(90, ge=1, le=3650, description="days after which a session expires in any case")
+    first_admin_username: str | None = Field(None, description="username of the first administrator, created at start if the database has never had one")
     first_admin_password: SecretStr | None = Field(None, description="that administrator's password; remove it once the account exists")
-    password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (8 characters, none of the common ones) or basic; empty: strict in production, else basic")
-    argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory of one password hash in KiB (OWASP: 19456)")
-    argon2_passes: int = Field(2, ge=1, le=100, description="passes of one password hash (OWASP: 2)")
-    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords hashed at once by each worker; empty: one per core")
-    hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait for a thread; beyond that the answer is 503")
-    admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: an administrator who logs in without a second factor gets no admin scope")
+    password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (at least 8 characters, no common passwords) or basic; empty: strict in production, otherwise basic")
+    argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory per password hash in KiB (OWASP: 19456)")
+    argon2_passes: int = Field(2, ge=1, le=100, description="passes per password hash (OWASP: 2)")
+    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core")
+    hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait to be hashed; more get 503")
+    admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: administrators who log in without a second factor do not get the admin scope")
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
-    smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail by STARTTLS, smtps:// by TLS from the start, smtp+plain:// without; empty: no mail, administrators hand out codes")
-    mail_from: Mailbox | None = Field(None, description="sender of that mail, such as Hourpass <no-reply@example.org>")
-    mail_templates: Directory | None = Field(None, description="directory (relative to HOURPASS_HOME) of your own texts, LANGUAGE/reset.txt and so on, beside those in app/mail/templates")
-    trusted_proxies: Networks = Field((), description="addresses or networks of your proxies, between commas: whose X-Forwarded-For is believed")
-    max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: what the open-files limit allows, 20000 at most")
-    max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="of these, those of one IPv4 address or IPv6 /64 that is none of TRUSTED_PROXIES; empty: three quarters")
-    audit_days: int = Field(365, ge=30, le=36_500, description="days that the audit log keeps who did what")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe log lines to write")
-    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")
+    smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail with STARTTLS, smtps:// with TLS, smtp+plain:// without encryption; empty: no mail, administrators hand out codes")
+    mail_from: Mailbox | None = Field(None, description="sender of the mail, such as Hourpass <no-reply@example.org>")
+    mail_templates: Directory | None = Field(None, description="directory (relative to HOURPASS_HOME) of your own mail templates, such as LANGUAGE/reset.txt; others come from app/mail/templates")
+    trusted_proxies: Networks = Field((), description="IP addresses or networks of your proxies, separated by commas: X-Forwarded-For from them is trusted")
+    max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: as many as the open-files limit allows, at most 20000")
+    max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="connections per IPv4 address or IPv6 /64 that is not in TRUSTED_PROXIES; empty: three quarters of MAX_CONNECTIONS")
+    audit_days: int = Field(365, ge=30, le=36_500, description="days that entries of the audit log are kept")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level of log lines")
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, otherwise json")
     # fmt: on
 
     @property
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         return self.password_policy == "strict"
 
     @model_validator(mode="after")
-    def _belong_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.signing_algorithm == "HS256" and self.hs256_secret is None:
             raise ValueError("SIGNING_ALGORITHM=HS256 needs HS256_SECRET")
         if (self.first_admin_username is None) != (self.first_admin_password is None):
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _fit_for_production(self) -> Self:
+    def _check_production(self) -> Self:
         if self.environment != "production":
             return self
         faults = []
@@ -176,5 +176,5 @@ class Settings(BaseSettings):
         if self.argon2_memory_kib < 19456 or self.argon2_passes < 2:
             faults.append("set ARGON2_MEMORY_KIB and ARGON2_PASSES to OWASP's 19456 and 2 or more")
         if faults:
-            raise ValueError("not fit for production: " + "; ".join(faults))
+            raise ValueError("not safe for production: " + "; ".join(faults))
         return self

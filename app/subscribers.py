@@ -1,4 +1,4 @@
-"""Who subscribes to which events."""
+"""Which subscribers get which events."""
 
 from app.audit.service import write_entry
 from app.events import Subscriber

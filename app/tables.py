@@ -1,4 +1,4 @@
-"""Imports every table, so that Alembic sees all of them."""
+"""Imports all tables, for Alembic."""
 
 from app.accounts.first_admin import models as first_admin
 from app.audit import models as audit

@@ -22,7 +22,7 @@ from sqlalchemy import insert, update
 from app.database.engine import begin_write
 from app.mail import worker
 from app.main import create_app
-from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.models import AttemptCounter
 from app.settings import Settings
 from app.users.models import User
 
@@ -148,7 +148,7 @@ async def timing(directory: Path) -> None:
             async with app.state.database.session() as session:
                 await begin_write(session)
                 later = app.state.clock() + timedelta(minutes=15)
-                held = update(Attempts).where(Attempts.failures >= 5)
+                held = update(AttemptCounter).where(AttemptCounter.failures >= 5)
                 await session.execute(held.values(blocked_until=later))
                 await session.commit()
             for kind in Random(number).sample(sorted(names), len(names)):
@@ -162,7 +162,7 @@ async def timing(directory: Path) -> None:
 
 async def timing_of_resets(directory: Path) -> None:
     """The mail server is none; what waits for it is looked at once, at the start."""
-    worker.ROUND_SECONDS = 3600
+    worker.POLL_SECONDS = 3600
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "no-reply@camelot.example"}
     url = f"sqlite:///{directory}/resets.db"
     app = create_app(Settings.model_validate({"database_url": url, **mail}))

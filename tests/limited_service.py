@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 
 from app.main import create_app
-from app.server.connections import Connections, Times
+from app.server.connections import Connections, TimeLimits
 from app.server.protocol import HttpProtocol
 from app.settings import Settings
 from tests.settings import make_settings
@@ -30,7 +30,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 class LimitedService:
     """A service in this process, with two routes that take as long as a test wants."""
 
-    def __init__(self, settings: Settings, times: Times) -> None:
+    def __init__(self, settings: Settings, times: TimeLimits) -> None:
         self.app: FastAPI = create_app(settings)
         self.app.state.connections = self.connections = Connections(settings, times)
         self.go_on = threading.Event()
@@ -61,7 +61,7 @@ class LimitedService:
 
 @contextmanager
 def limited_service(
-    template: Path, directory: Path, times: Times, **settings: object
+    template: Path, directory: Path, times: TimeLimits, **settings: object
 ) -> Iterator[LimitedService]:
     """`template` is a migrated SQLite file."""
     database = shutil.copy(template, directory / "hourpass.db")

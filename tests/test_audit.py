@@ -115,9 +115,9 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
         ("session.open", {"session": ids[0]}),
         ("session.end", {"session": ids[0], "reason": "too many sessions"}),
         ("session.open", {"session": ids[1]}),
-        ("session.end", {"session": ids[1], "reason": "a spent refresh token"}),
+        ("session.end", {"session": ids[1], "reason": "refresh token reused"}),
         ("session.open", {"session": ids[2]}),
-        ("session.end", {"session": ids[2], "reason": "asked to"}),
+        ("session.end", {"session": ids[2], "reason": "requested"}),
     ]
 
 

@@ -31,7 +31,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

@@ -121,7 +121,7 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
     authenticator = await enroll(client, GALAHAD, clock)
     token = await token_with(client, GALAHAD, authenticator.code())
     result = await hourpass("reset-second-factor", "galahad")
-    assert (result.exit_code, result.stdout) == (0, "galahad has no second factor now.\n")
+    assert (result.exit_code, result.stdout) == (0, "Removed the second factor of galahad.\n")
     assert await comes_to_an_end(client, token)
     await log_in(client, GALAHAD)
     result = await hourpass("reset-second-factor", "galahad")

@@ -19,13 +19,13 @@ from uvicorn.server import ServerState
 
 from app.http.middleware import PreparedResponse
 from app.main import create_app
-from app.server.connections import Connections, Queue, Times
+from app.server.connections import Connections, Queue, TimeLimits
 from app.server.protocol import HttpProtocol
 from tests.limited_service import JSON, LimitedService, limited_service, wait_for
 from tests.raw_http import connected, read_all, read_answers, request
 from tests.settings import make_settings
 
-LONG = Times(*[60.0] * 6)
+LONG = TimeLimits(*[60.0] * 6)
 LAST = request("GET /token_status/abc", "Connection: close")
 
 
@@ -156,7 +156,7 @@ class SilentConnection:
 
 
 def test_the_sweep_runs_on_a_second_event_loop() -> None:
-    connections = Connections(make_settings("sqlite:///x.db"), Times(*[0.1] * 6))
+    connections = Connections(make_settings("sqlite:///x.db"), TimeLimits(*[0.1] * 6))
 
     async def join(*, is_waiting: bool) -> None:
         connection = SilentConnection()

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.ip_addresses import network_of
-from app.server.connections import MAX_REFUSALS, Connections, Times, open_files
+from app.server.connections import MAX_REFUSALS, Connections, TimeLimits, open_files
 from app.server.protocol import HttpProtocol
 from app.tokens.revocations import feed
 from tests.flood import flooding
@@ -29,7 +29,7 @@ from tests.raw_http import connected, read_answers, request
 from tests.settings import make_settings
 from tests.test_serving import HOURPASS, Service, started
 
-LONG = Times(*[60.0] * 6)
+LONG = TimeLimits(*[60.0] * 6)
 NEIGHBOUR = "127.0.0.2"
 TEN = {"max_connections": 10, "max_connections_per_network": 10}
 

@@ -44,9 +44,9 @@ from app.security.rate_limits.limits import (
     Limit,
     Rate,
 )
-from app.security.rate_limits.service import MAX_ROWS, UNWRITTEN
+from app.security.rate_limits.service import LOGINS_PER_WRITE, MAX_ROWS
 from app.server import connections, protocol
-from app.server.connections import Connections, Times
+from app.server.connections import Connections, TimeLimits
 from app.settings import ROOT, Settings
 from app.tokens.revocations.feed import MAX_LISTENERS
 from app.tokens.revocations.service import CLOCK_MARGIN
@@ -68,7 +68,7 @@ TEXT = " ".join(re.sub(r"\]\([^)]*\)", "]", PAGE).split())  # on one line, witho
 
 DEFAULTS = Settings.model_construct()
 ACTIONS = Rate.hourly(DEFAULTS.user_actions_per_hour)
-TIMES = Times()
+TIMES = TimeLimits()
 SHORTEST_REQUEST = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
 
 
@@ -197,7 +197,7 @@ ROWS = [
         MAX_ROWS,
     ),
     row("| as logins | {100} per user;", MAX_PER_USER),
-    row("per session {120} at once, {240} an hour", *an_hour(limits.RENEWAL)),
+    row("per session {120} at once, {240} an hour", *an_hour(limits.SESSION_REFRESH)),
     row(
         "per user of the token {600} at once, {600} an hour (`USER_ACTIONS_PER_HOUR`) "
         "| an entry stays for {a} day longer than a token is valid",
@@ -250,8 +250,8 @@ ROWS = [
     row(
         "writes down {20} logins of an account at a time. Each worker may therefore let {20} more "
         "logins through, and the up to {10} in progress",
-        UNWRITTEN,
-        UNWRITTEN,
+        LOGINS_PER_WRITE,
+        LOGINS_PER_WRITE,
         Settings.model_fields["database_pool_size"].default,
     ),
     # Client IP addresses
@@ -284,7 +284,7 @@ ROWS = [
     row("idle between two requests | {5} s |", TIMES.idle),
     row(
         "takes less than {32} KiB of its responses | {30} s |",
-        protocol.MIN_TAKEN_BYTES / 2**10,
+        protocol.MIN_READ_BYTES / 2**10,
         TIMES.stalled,
     ),
     row("after a response that ends the connection | {5} s |", TIMES.closing),

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from app.database.engine import begin_write
 from app.mail import worker
-from app.mail.worker import CLAIM
+from app.mail.worker import CLAIM_PERIOD
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import VERIFICATION
 from app.settings import Settings
@@ -28,7 +28,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 
@@ -253,7 +253,7 @@ async def test_no_letter_goes_out_for_a_verification_that_is(  # noqa: PLR0917 -
         await deliver(app)
         mailbox.answers.clear()
     await deed(client, arthurs_token)
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == others
 
@@ -266,7 +266,7 @@ async def test_no_second_letter_goes_out_when_the_first_ones_code_has_come_back(
     await deliver(app)
     mailbox.answers.clear()
     assert (await confirm(client, token, code)).status_code == 200
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
 

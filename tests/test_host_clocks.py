@@ -25,8 +25,8 @@ from app.mail.worker import MailWorker
 from app.main import create_app
 from app.security.one_time_codes.models import Code
 from app.security.rate_limits.limits import ACCOUNT
-from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.service import UNWRITTEN
+from app.security.rate_limits.models import AttemptCounter
+from app.security.rate_limits.service import LOGINS_PER_WRITE
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
@@ -85,7 +85,7 @@ async def use_every_rate(client: AsyncClient, name: str) -> None:
     """Registrations, logins, revocations, invitations and renewals; those of one session are
     renewed on one host only, since a session that another one made may not have begun there."""
     await register(client, {**GALAHAD, "username": name})
-    for _ in range(UNWRITTEN):
+    for _ in range(LOGINS_PER_WRITE):
         token = await log_in(client, ARTHUR)
     assert (await client.post("/revoke", data={"token": token})).status_code == 200
     headers = bearer(await log_in(client, ARTHUR))
@@ -156,7 +156,7 @@ async def lock_holders(database: Database) -> list[str]:
 
 async def kept(database: Database) -> list[list[str | int]]:
     """The primary keys of what is kept, table by table."""
-    columns = (StoredKey.kid, Session.id, Code.id, Attempts.key, SecondFactor.user_id)
+    columns = (StoredKey.kid, Session.id, Code.id, AttemptCounter.key, SecondFactor.user_id)
     async with database.session() as session:
         return [list(await session.scalars(select(column).order_by(column))) for column in columns]
 
@@ -181,7 +181,7 @@ async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
         async with database.session() as opened:
             await KeyStore(daily).rotate(RequestContext(opened, utc_now()))
             await begin_write(opened)
-            for table in (Session, Code, Attempts):
+            for table in (Session, Code, AttemptCounter):
                 await opened.execute(update(table).values(expires_at=utc_now() + HOUR))
             await opened.commit()
         before = await kept(database)

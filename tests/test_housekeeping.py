@@ -19,7 +19,7 @@ from app.database import job_lock
 from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD, LockedJob
 from app.retention import service
-from app.retention.service import BATCH, Retention
+from app.retention.service import BATCH_SIZE, Retention
 from app.security.one_time_codes.models import Code
 from app.settings import Settings
 from app.tokens.revocations.models import Feed, Revocation
@@ -111,7 +111,7 @@ async def test_expired_revocations_go_in_batches_and_live_ones_stay(
     now = datetime.now(UTC)
     await store(
         database,
-        *(revocation(position, now - SECOND) for position in range(2 * BATCH + 1)),
+        *(revocation(position, now - SECOND) for position in range(2 * BATCH_SIZE + 1)),
         *(revocation(position, now + timedelta(minutes=5)) for position in live),
     )
     await set_head(database, live[-1])
@@ -150,7 +150,7 @@ async def test_the_newest_revocation_stays_when_it_has_expired(
 async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
     database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "BATCH", 2)
+    monkeypatch.setattr(service, "BATCH_SIZE", 2)
     lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
     await store(database, lancelot, galahad)
     tomorrow = clock() + DAY

@@ -223,7 +223,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
     email: str,
     is_proved: bool,
 ) -> None:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
         app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
@@ -246,7 +246,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
 async def test_one_that_was_taken_back_is_not_mailed(
     settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
         app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)

@@ -419,7 +419,7 @@ async def test_keys_are_read_by_one_at_a_time(
 ) -> None:
     """Else an older answer that comes later would replace a newer one."""
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0)
-    monkeypatch.setattr(key_refresher, "MISS_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(key_refresher, "MIN_REFRESH_INTERVAL_SECONDS", 0)
     read = KeyStore.read
     revoked_keys = under_way = most = 0
 

@@ -26,13 +26,18 @@ from app.security.rate_limits.limits import (
     NEW_INVITATION,
     NEW_SECRET,
     REGISTRATIONS,
-    RENEWAL,
+    SESSION_REFRESH,
     UNFINISHED_LOGIN,
     Rate,
 )
-from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.models import AttemptCounter
 from app.security.rate_limits.rates import IS_RATE
-from app.security.rate_limits.service import MAX_TALLIED, UNWRITTEN, Tally, allow
+from app.security.rate_limits.service import (
+    LOGINS_PER_WRITE,
+    MAX_UNWRITTEN_ACCOUNTS,
+    UnwrittenLogins,
+    enforce_limit,
+)
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Revocation
 from app.users import service as users_service
@@ -99,7 +104,14 @@ def use_up(rate: Rate, clock: Clock) -> int:
 
 @pytest.mark.parametrize(
     "rate",
-    [RENEWAL, UNFINISHED_LOGIN, NEW_SECRET, NEW_INVITATION, REGISTRATIONS, Rate.hourly(600)],
+    [
+        SESSION_REFRESH,
+        UNFINISHED_LOGIN,
+        NEW_SECRET,
+        NEW_INVITATION,
+        REGISTRATIONS,
+        Rate.hourly(600),
+    ],
 )
 def test_a_rate_lets_its_burst_through_and_then_one_per_interval(rate: Rate, clock: Clock) -> None:
     assert use_up(rate, clock) == rate.burst
@@ -181,14 +193,14 @@ async def test_a_session_renews_so_often_and_a_refusal_uses_nothing_up(
 ) -> None:
     await register(client, LANCELOT)
     other = await open_session(client, LANCELOT)
-    refresh_token = (await tokens_of(client, LANCELOT, RENEWAL.burst + 1))[-1]
+    refresh_token = (await tokens_of(client, LANCELOT, SESSION_REFRESH.burst + 1))[-1]
     for _ in range(3):
-        assert_refused(await renew(client, refresh_token), RENEWAL.interval)
+        assert_refused(await renew(client, refresh_token), SESSION_REFRESH.interval)
     assert (await renew(client, other["refresh_token"])).status_code == 200
-    clock.advance(RENEWAL.interval)
+    clock.advance(SESSION_REFRESH.interval)
     assert (await renew(client, refresh_token)).status_code == 200
     # Given out again within the grace, which is a token more and so counts.
-    assert_refused(await renew(client, refresh_token), RENEWAL.interval)
+    assert_refused(await renew(client, refresh_token), SESSION_REFRESH.interval)
     assert await revoked(client) == []
 
 
@@ -199,13 +211,13 @@ async def test_logins_are_counted_together_and_cost_no_row_each(
     await register(client, GALAHAD)
 
     async def rows() -> int:
-        query = select(func.count()).where(Attempts.failures == IS_RATE)
+        query = select(func.count()).where(AttemptCounter.failures == IS_RATE)
         async with app.state.database.session() as session:
             return await session.scalar(query) or 0
 
     before = await rows()
     for number in range(PER_HOUR):
-        assert await rows() == before + (number >= UNWRITTEN)
+        assert await rows() == before + (number >= LOGINS_PER_WRITE)
         await log_in(client, LANCELOT)
     assert_refused(await client.post("/token", json=LANCELOT), MINUTE)
     wrong = {**LANCELOT, "password": "wrong"}
@@ -216,7 +228,7 @@ async def test_logins_are_counted_together_and_cost_no_row_each(
     await log_in(client, LANCELOT)
     clock.advance(timedelta(hours=3))  # no more than the burst is saved up
     answers = [(await client.post("/token", json=LANCELOT)).status_code for _ in range(100)]
-    assert abs(answers.count(200) - PER_HOUR) < UNWRITTEN
+    assert abs(answers.count(200) - PER_HOUR) < LOGINS_PER_WRITE
 
 
 async def test_proving_the_password_again_counts_as_a_login(
@@ -260,7 +272,7 @@ async def test_most_logins_make_no_statement_more(app: FastAPI, client: AsyncCli
         statements.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
-    for _ in range(UNWRITTEN - 2):
+    for _ in range(LOGINS_PER_WRITE - 2):
         await log_in(client, LANCELOT)
     counted = [statement for statement in statements if "attempts" in statement]
     assert counted == []
@@ -291,10 +303,10 @@ async def test_two_workers_let_few_more_logins_through(database_url: str) -> Non
         limits = httpx.Limits(max_keepalive_connections=0)
         async with AsyncClient(base_url=base_url, limits=limits) as client:
             await register(client, LANCELOT)
-            for _ in range(PER_HOUR + 3 * UNWRITTEN):
+            for _ in range(PER_HOUR + 3 * LOGINS_PER_WRITE):
                 answers[(await client.post("/token", json=LANCELOT)).status_code] += 1
     assert set(answers) == {200, 429}
-    assert PER_HOUR <= answers[200] <= PER_HOUR + 2 * UNWRITTEN
+    assert PER_HOUR <= answers[200] <= PER_HOUR + 2 * LOGINS_PER_WRITE
 
 
 async def test_an_administrator_of_the_machine_forgets_the_logins_too(
@@ -393,7 +405,7 @@ async def test_all_of_it_at_once_ends_in_no_deadlock(
     """What one user does locks the user, sessions, the count and the feed, in this order."""
     user_id = await register(client, LANCELOT)
     sessions = [await open_session(client, LANCELOT) for _ in range(10)]
-    spent = [await open_session(client, LANCELOT) for _ in range(UNWRITTEN - 14)]
+    spent = [await open_session(client, LANCELOT) for _ in range(LOGINS_PER_WRITE - 14)]
     token = await log_in(client, LANCELOT)  # the third one from now on has to be written down
     listed = (await client.get("/me/sessions", headers=bearer(token))).json()["sessions"]
     staying = {**LANCELOT, "scope": "offline_access"}
@@ -424,7 +436,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         async with app.state.database.session() as session:
             await begin_write(session)
             try:
-                await allow(session, "test", "1", rate)
+                await enforce_limit(session, "test", "1", rate)
             except TooManyAttemptsError:
                 return False
             await session.commit()
@@ -432,7 +444,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
 
     async def rows() -> int:
         async with app.state.database.session() as session:
-            query = select(func.count()).where(Attempts.failures == IS_RATE)
+            query = select(func.count()).where(AttemptCounter.failures == IS_RATE)
             return await session.scalar(query) or 0
 
     assert [await try_it() for _ in range(3)] == [True, True, False]
@@ -441,7 +453,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
         latest = clock.now + timedelta(days=1)
         values = {"blocked_until": clock.now, "expires_at": latest}
         session.add_all(
-            Attempts(key=f"other {number}", failures=failures, **values)
+            AttemptCounter(key=f"other {number}", failures=failures, **values)
             for number, failures in enumerate([3, 3, 3, 0, 0, 0])  # 0 is a known address
         )
         await session.commit()
@@ -463,22 +475,24 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
 
 
 def test_the_twentieth_login_is_written_down() -> None:
-    tally = Tally()
+    unwritten = UnwrittenLogins()
     for number in range(1, 20):
-        assert not tally.is_due("lancelot")
-        assert tally.add("lancelot") == number
-    assert tally.is_due("lancelot")
-    assert not tally.is_due("galahad")
+        assert not unwritten.is_due("lancelot")
+        assert unwritten.add("lancelot") == number
+    assert unwritten.is_due("lancelot")
+    assert not unwritten.is_due("galahad")
 
 
 def test_a_workers_tally_is_bounded() -> None:
-    tally = Tally()
-    for number in range(MAX_TALLIED + 5):
-        assert tally.add(str(number)) == 1
-    assert len(tally._counts) == MAX_TALLIED
-    assert tally.add(str(MAX_TALLIED)) == 2
-    assert len(tally._counts) == MAX_TALLIED  # none was forgotten for one that is known
-    assert tally.add("0") == 1  # was forgotten for another one
+    unwritten = UnwrittenLogins()
+    for number in range(MAX_UNWRITTEN_ACCOUNTS + 5):
+        assert unwritten.add(str(number)) == 1
+    assert len(unwritten._counts) == MAX_UNWRITTEN_ACCOUNTS
+    assert unwritten.add(str(MAX_UNWRITTEN_ACCOUNTS)) == 2
+    assert (
+        len(unwritten._counts) == MAX_UNWRITTEN_ACCOUNTS
+    )  # none was forgotten for one that is known
+    assert unwritten.add("0") == 1  # was forgotten for another one
 
 
 @pytest.mark.parametrize(
@@ -507,12 +521,12 @@ def test_a_limited_call_documents_its_429(method: str, path: str) -> None:
 
 def test_the_documented_numbers_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    for rate in (RENEWAL, UNFINISHED_LOGIN, NEW_SECRET, NEW_INVITATION, REGISTRATIONS):
+    for rate in (SESSION_REFRESH, UNFINISHED_LOGIN, NEW_SECRET, NEW_INVITATION, REGISTRATIONS):
         hourly = timedelta(hours=1) / rate.interval
         assert f"{rate.burst:,} at once, {hourly:,.0f} an hour" in page
     default = Settings.model_fields["user_actions_per_hour"].default
     assert f"{default} at once, {default} an hour" in page
-    assert f"{UNWRITTEN}" in page
+    assert f"{LOGINS_PER_WRITE}" in page
 
 
 async def test_what_lasts_of_an_hour_of_renewing_and_revoking_in_turn(

@@ -21,10 +21,10 @@ from sqlalchemy import func, select, update
 from app.database.engine import begin_write
 from app.errors import StartupError
 from app.mail import messages, worker
-from app.mail.messages import check_templates, compose, preferred
+from app.mail.messages import check_templates, compose, preferred_language
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
-from app.mail.worker import BATCH, CLAIM
+from app.mail.worker import BATCH_SIZE, CLAIM_PERIOD
 from app.main import create_app
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
@@ -42,7 +42,7 @@ BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_a_mail_is_plain_and_follows_nobody(
     (message,) = mailbox.messages
     assert message["From"] == SENDER
     assert message["To"] == LANCELOT["email"]
-    assert message["Subject"] == "Is this your address?"
+    assert message["Subject"] == "Please confirm your e-mail address"
     assert message["Auto-Submitted"] == "auto-generated"
     assert message["Content-Language"] == "en"
     assert message["Message-ID"].endswith("@camelot.example>")
@@ -114,7 +114,7 @@ async def test_it_is_in_the_language_of_who_asked(
     ],
 )
 def test_the_best_language_there_is(header: str, language: str) -> None:
-    assert preferred(header, frozenset({"en", "de", "pt-br"})) == language
+    assert preferred_language(header, frozenset({"en", "de", "pt-br"})) == language
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -162,7 +162,7 @@ def test_a_template_under_its_former_name_is_still_used(tmp_path: Path) -> None:
         (b"$code and $name", "'name'"),
         (b"it costs $ 5", "Invalid placeholder"),
         (b"\xff", "can't decode"),
-        (None, "is no directory"),
+        (None, "is not a directory"),
     ],
 )
 def test_a_text_that_cannot_be_sent_is_refused_at_start(
@@ -229,7 +229,7 @@ async def test_what_the_server_will_not_take_now_is_sent_later(
     mailbox.answers.clear()
     await deliver(app)
     assert mailbox.messages == []  # not yet
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
     assert await waiting(app) == 0
@@ -241,13 +241,13 @@ async def test_each_time_it_waits_twice_as_long(
     mailbox.answers[LANCELOT["email"]] = "451 Try again later"
     await register(client, LANCELOT)
     await deliver(app)
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     mailbox.answers.clear()
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.messages == []
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
 
@@ -269,7 +269,7 @@ async def test_a_letter_whose_worker_died_is_sent_by_another_one(
             await deliver(app)
     await deliver(app)
     assert mailbox.messages == []  # it might still be alive
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"]]
 
@@ -292,7 +292,7 @@ async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
         patch.setattr(worker, "compose", fail)
         await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"]]
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert mailbox.recipients == [GALAHAD["email"], LANCELOT["email"]]
 
@@ -350,7 +350,7 @@ async def test_two_workers_send_each_letter_once(
 ) -> None:
     people = [
         {**LANCELOT, "username": f"knight{n}", "email": f"k{n}@camelot.example"}
-        for n in range(BATCH + 5)
+        for n in range(BATCH_SIZE + 5)
     ]
     for person in people:
         await register(client, person)
@@ -428,7 +428,7 @@ async def test_the_command_tells_whether_mail_can_be_sent(
     sent = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
     assert (sent.returncode, sent.stderr) == (0, "")
     assert sent.stdout == f"Sent a mail to {LANCELOT['email']}.\n"
-    assert mailbox.messages[0]["Subject"] == "A test from http://localhost:8000"
+    assert mailbox.messages[0]["Subject"] == "Test message from http://localhost:8000"
     mailbox.answers[LANCELOT["email"]] = "550 no such user"
     refused = await asyncio.to_thread(run, SMTP_URL=mailbox.url, MAIL_FROM=SENDER)
     assert refused.returncode == 1

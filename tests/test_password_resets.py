@@ -14,7 +14,7 @@ from app.context import RequestContext
 from app.events import Events, Subscriber
 from app.mail import worker
 from app.mail.models import OutgoingMail
-from app.mail.worker import CLAIM, MAX_ACCOUNTS, MailWorker
+from app.mail.worker import CLAIM_PERIOD, MAX_ACCOUNTS, MailWorker
 from app.main import create_app
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
@@ -51,7 +51,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 3600)  # each test delivers when it is time
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)  # each test delivers when it is time
     mail = {"smtp_url": mailbox.url, "mail_from": "Camelot <no-reply@camelot.example>"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 
@@ -405,7 +405,7 @@ async def test_what_was_not_looked_at_yet_is_counted_and_written_down_later(
     events = Events((*state.services.events.subscribers, Subscriber(end)))
     interrupted = MailWorker(state.database, state.settings, events, clock)
     assert await interrupted.run_once(stopping) == 1
-    clock.advance(CLAIM)
+    clock.advance(CLAIM_PERIOD)
     await deliver(app)
     assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
     query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
@@ -426,7 +426,7 @@ async def test_nothing_is_sent_again_because_something_else_was_not_taken(
     await ask(client)
     for _ in range(3):
         await deliver(app)
-        clock.advance(CLAIM)
+        clock.advance(CLAIM_PERIOD)
     mailbox.answers.clear()
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"], other]
@@ -551,7 +551,7 @@ async def test_a_code_lasts_no_longer_because_its_mail_was_late(
     mailbox.answers.clear()
     clock.advance(timedelta(hours=23, minutes=59))
     await deliver(app)
-    assert "until 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
+    assert "expires on 2026-11-24 12:00 UTC" in mailbox.messages[0].get_content()
     clock.advance(timedelta(minutes=1))
     assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
 

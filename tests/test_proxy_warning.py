@@ -123,7 +123,9 @@ async def test_a_proxy_that_sends_another_header_is_told_which_is_read(
     async with app.router.lifespan_context(app):
         await log_in_from(app, PROXY, **{header: CLIENT})
     (warning,) = warnings_in(caplog)
-    assert warning.startswith(f"{header.replace('_', '-')} came without X-Forwarded-For")
+    assert warning.startswith(
+        f"Ignored {header.replace('_', '-')}, since only X-Forwarded-For is read"
+    )
     assert PROXY in warning
     assert CLIENT not in warning
 

@@ -26,7 +26,7 @@ from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD
 from app.main import create_app
 from app.retention.service import Retention
-from app.server.connections import Times
+from app.server.connections import TimeLimits
 from app.settings import Settings
 from app.tokens.revocations import cache, entries
 from app.tokens.revocations import feed as feed_module
@@ -338,7 +338,7 @@ def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(5) as pool:
-        with limited_service(sqlite_template, tmp_path, Times()) as service:
+        with limited_service(sqlite_template, tmp_path, TimeLimits()) as service:
             feed = f"{service.base_url}/revocations"
             query: dict[str, str | int] = {"after": httpx.get(feed).json()["cursor"], "wait": 30}
             ask = partial(httpx.get, feed, params=query, timeout=60)
@@ -481,7 +481,7 @@ async def test_a_poll_that_hangs_is_given_up_with_its_connection(
                 await another.execute(update(Feed).values(position=1, mark=7))
                 await another.commit()
         hung = polled[-1]
-        await until(lambda: "Revocations cannot be polled" in caplog.messages)
+        await until(lambda: "Cannot poll revocations" in caplog.messages)
         await session.commit()
     await until(lambda: polled[-1] is not hung and known.is_fresh())
     assert hung.is_closed()
@@ -587,7 +587,7 @@ async def test_pages_are_rendered_once(
 async def test_rendered_pages_take_a_bounded_place(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "OTHER_PAGES", 3)
+    monkeypatch.setattr(entries, "MAX_OTHER_PAGES", 3)
     cursors = []
     for number in range(6):
         await publish(app, f"jti:{number}")
@@ -789,7 +789,7 @@ async def test_revocations_that_cannot_be_read_are_never_taken_for_read(
             # PostgreSQL is polled; SQLite is read by each request.
             while answers < 10 or (
                 app.state.database.engine.dialect.name == "postgresql"
-                and caplog.messages.count("Revocations cannot be polled") < 3
+                and caplog.messages.count("Cannot poll revocations") < 3
             ):
                 assert (await client.get(f"/token_status/{token}")).status_code >= 500
                 answers += 1
@@ -859,7 +859,7 @@ def test_another_name_is_another_history_even_with_the_same_revocations(
 def test_while_another_history_is_read_nothing_is_fresh() -> None:
     known = cache.PostgresRevocationCache(create_async_engine("sqlite+aiosqlite://"))
     known._apply(head(0), 0, [])
-    known._known_at = time.monotonic() + 3600  # however slow this machine is
+    known._queried_at = time.monotonic() + 3600  # however slow this machine is
     assert known.is_fresh()
     known._apply(head(0, "f" * 16), 0, [])
     assert not known.is_fresh()

@@ -173,7 +173,7 @@ async def test_the_reuse_of_a_spent_refresh_token_ends_its_whole_session(
         stolen = {"refresh_token": session["refresh_token"][:-64] + "0" * 64}
     assert await is_over(client, stolen)
     (warning,) = (record for record in caplog.records if record.name == "hourpass.sessions")
-    assert warning.message == "A spent refresh token was used again"
+    assert warning.message == "Refresh token reused, session revoked"
     assert vars(warning)["user_id"] == 2
     assert await is_over(client, second)
     for token in (session["access_token"], second["access_token"]):

@@ -34,8 +34,14 @@ from app.security.rate_limits.limits import (
     Limit,
     Rate,
 )
-from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.service import KNOWN_FOR, UNWRITTEN, Attempt, LoginLimiter, Tally
+from app.security.rate_limits.models import AttemptCounter
+from app.security.rate_limits.service import (
+    KNOWN_FOR,
+    LOGINS_PER_WRITE,
+    Attempt,
+    LoginLimiter,
+    UnwrittenLogins,
+)
 from app.settings import Settings
 from tests.conftest import context_in, serving
 from tests.people import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
@@ -92,7 +98,7 @@ async def test_what_was_not_even_checked_costs_nothing(
     await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     clock.now += SECOND
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(app.state.services.passwords, "_room", Semaphore(0))
+        meanwhile.setattr(app.state.services.passwords, "_capacity", Semaphore(0))
         for _ in range(3):
             assert (await log_in(app, HOME, LANCELOT)).status_code == 503
     assert (await log_in(app, HOME, WRONG)).status_code == 401
@@ -196,32 +202,32 @@ async def test_what_is_neither_a_success_nor_a_failure_leaves_the_count_as_it_wa
 
 async def test_a_login_that_was_not_announced_as_writing_writes_nothing(app: FastAPI) -> None:
     """Another one of the account may have made it the one that is written down."""
-    rate, tally = Rate.hourly(600), Tally()
+    rate, unwritten = Rate.hourly(600), UnwrittenLogins()
     async with app.state.database.session() as session:
         now = await current_time(session)
-        attempt = Attempt(session, [], None, "key", rate, tally, now)
+        attempt = Attempt(session, [], None, "key", rate, unwritten, now)
         await session.rollback()
-        for _ in range(UNWRITTEN + 1):
-            await attempt.count()
+        for _ in range(LOGINS_PER_WRITE + 1):
+            await attempt.count_login()
         assert not session.in_transaction()
         await begin_write(session)
-        await attempt.count()
+        await attempt.count_login()
         await session.commit()
-        written = await session.get_one(Attempts, "key")
+        written = await session.get_one(AttemptCounter, "key")
         first = now - rate.slack
-        assert written.blocked_until == first + (UNWRITTEN + 2) * rate.interval
+        assert written.blocked_until == first + (LOGINS_PER_WRITE + 2) * rate.interval
 
 
 def test_attempts_that_are_under_way_are_counted_until_they_end(settings: Settings) -> None:
     throttle = LoginLimiter(settings)
-    with throttle._under_way_beside("key", "other") as before_first:
+    with throttle._count_concurrent("key", "other") as before_first:
         assert before_first == {"key": 0, "other": 0}
         for _ in range(2):
-            with throttle._under_way_beside("key") as before_second:
+            with throttle._count_concurrent("key") as before_second:
                 assert before_second == {"key": 1}
-                with throttle._under_way_beside("key") as before_third:
+                with throttle._count_concurrent("key") as before_third:
                     assert before_third == {"key": 2}
-    assert len(throttle._under_way) == 0
+    assert len(throttle._in_progress) == 0
 
 
 async def test_beyond_the_free_ones_what_counts_in_any_case_waits_twice_as_long_each_time(
@@ -229,7 +235,7 @@ async def test_beyond_the_free_ones_what_counts_in_any_case_waits_twice_as_long_
 ) -> None:
     async def count() -> None:
         async with app.state.database.session() as session:
-            await app.state.services.login_limiter.count(
+            await app.state.services.login_limiter.enforce_limit(
                 context_in(session, app), "what", "who", Limit(2, DAY)
             )
 
@@ -249,7 +255,7 @@ async def test_a_failure_beyond_the_free_ones_is_remembered_for_as_long_as_any_o
     async def is_let_through() -> bool:
         async with app.state.database.session() as session:
             try:
-                await app.state.services.login_limiter.count(
+                await app.state.services.login_limiter.enforce_limit(
                     context_in(session, app), "what", "who", Limit(2, DAY)
                 )
             except TooManyAttemptsError:
@@ -269,7 +275,7 @@ async def test_of_many_that_ask_for_mail_at_once_each_sees_what_the_one_before_h
         async with app.state.database.session() as session:
             await begin_write(session)
             try:
-                await service.allow(session, "what", "who", Limit(5, DAY))
+                await service.enforce_limit(session, "what", "who", Limit(5, DAY))
             except TooManyAttemptsError:
                 return False
             await session.commit()
@@ -280,10 +286,10 @@ async def test_of_many_that_ask_for_mail_at_once_each_sees_what_the_one_before_h
 
 
 @pytest.mark.parametrize(
-    ("address", "of_all"), [(None, False), (HOME, False), ("2001:db8::7", True)]
+    ("address", "all_accounts"), [(None, False), (HOME, False), ("2001:db8::7", True)]
 )
 async def test_what_is_cleared_is_the_accounts_own_and_of_the_address_what_was_asked_for(
-    app: FastAPI, client: AsyncClient, address: str | None, *, of_all: bool
+    app: FastAPI, client: AsyncClient, address: str | None, *, all_accounts: bool
 ) -> None:
     await register(client, LANCELOT)
     home = address or HOME
@@ -297,7 +303,7 @@ async def test_what_is_cleared_is_the_accounts_own_and_of_the_address_what_was_a
     assert (await log_in(app, "203.0.113.51", LANCELOT)).status_code == 429
     async with app.state.database.session() as session:
         await begin_write(session)
-        await service.clear(session, "lancelot", address, of_all=of_all)
+        await service.clear(session, "lancelot", address, all_accounts=all_accounts)
         await session.commit()
 
     async def is_open(place: str, person: Person) -> bool:
@@ -306,7 +312,7 @@ async def test_what_is_cleared_is_the_accounts_own_and_of_the_address_what_was_a
     assert await is_open("203.0.113.51", WRONG)
     assert not await is_open("203.0.113.52", ARTHUR)
     assert await is_open(home, LANCELOT) == (address is not None)
-    assert await is_open(home, nobody(99)) == of_all
+    assert await is_open(home, nobody(99)) == all_accounts
     assert not await is_open(ELSEWHERE, LANCELOT)
     assert not await is_open(ELSEWHERE, nobody(98))
 
@@ -390,7 +396,7 @@ async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
         for number in range(free + 2):
             async with app.state.database.session() as session:
                 try:
-                    await app.state.services.login_limiter.count(
+                    await app.state.services.login_limiter.enforce_limit(
                         context_in(session, app), "what", "who", rule
                     )
                 except TooManyAttemptsError:
@@ -413,7 +419,7 @@ async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
             async with app.state.database.session() as session:
                 await begin_write(session)
                 try:
-                    await service.allow(session, "what", who, rule)
+                    await service.enforce_limit(session, "what", who, rule)
                 except TooManyAttemptsError:
                     return number
                 await session.commit()
@@ -527,10 +533,10 @@ async def test_what_is_kept_is_forgotten_bounded_and_in_no_clear_text(
 
     async def rows() -> int:
         async with database.session() as session:
-            return await session.scalar(select(func.count()).select_from(Attempts)) or 0
+            return await session.scalar(select(func.count()).select_from(AttemptCounter)) or 0
 
     async with database.session() as session:
-        keys = (await session.scalars(select(Attempts.key))).all()
+        keys = (await session.scalars(select(AttemptCounter.key))).all()
     assert not any("nobody" in key or HOME in key for key in keys)
     assert await rows() == 6 + 10
     monkeypatch.setattr(service, "MAX_ROWS", 4)

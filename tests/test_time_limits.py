@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from app.server.connections import Times
+from app.server.connections import TimeLimits
 from tests.limited_service import JSON, limited_service, wait_for
 from tests.raw_http import connected, parse_answers, read_answers, request, send_all
 
-SHORT = Times(first_head=1, head=1, body=1, idle=1, stalled=1, closing=1)
+SHORT = TimeLimits(first_head=1, head=1, body=1, idle=1, stalled=1, closing=1)
 
 
 @pytest.fixture

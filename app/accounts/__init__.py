@@ -1,1 +1,1 @@
-"""What people do with accounts: register, change them, reset passwords, administer."""
+"""Account operations over HTTP: registration, own account, password resets, administration."""

@@ -1,1 +1,1 @@
-"""Who did what to whom, when and from where. Listens to what the core announces."""
+"""The audit log: a subscriber writes an entry for each event."""

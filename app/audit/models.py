@@ -9,7 +9,7 @@ _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Entry(Base):
-    """Ids of users are no foreign keys: the trail outlives the account."""
+    """User ids are not foreign keys, because entries are kept when the user is deleted."""
 
     __tablename__ = "audit_log"
     __table_args__ = (

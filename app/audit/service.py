@@ -1,8 +1,8 @@
 """Writes and reads the audit log.
 
-Nobody can change an entry. Triggers of the database let only two kinds be deleted: failures of
-unauthenticated clients, and entries older than 29 days. That is a day less than AUDIT_DAYS can be,
-since clocks differ (migrations 0003 and 0007).
+Entries cannot be changed. Database triggers allow only two kinds to be deleted: failures of
+unauthenticated clients, and entries older than 29 days, which is a day less than the minimum of
+AUDIT_DAYS, since clocks differ (migrations 0003 and 0007).
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from app.database import fast_queries
 from app.events import Event
 from app.http.pagination import PageQuery
 
-MAX_ANONYMOUS_FAILURES = 200_000  # more refused logins are not kept, so guesses cannot fill the log
+MAX_ANONYMOUS_FAILURES = 200_000  # older ones are deleted, so that guesses cannot fill the table
 
-# Until version 0.2 actions had the names on the right, which older entries still have.
+# The names on the right were used before version 0.2. Older entries still have them.
 _FORMER_NAMES = {
     "invitation.revoke": "invitation.take_back",
     "second_factor.required": "second_factor.demand",
@@ -51,8 +51,8 @@ async def write_entry(context: RequestContext, event: Event) -> None:
 
 
 def has_action(action: str) -> ColumnElement[bool]:
-    """A condition for a query: an action, by its new or its former name, or all actions that begin
-    with a part up to the dot."""
+    """A condition for a query: an action, by its current or former name, or all actions that begin
+    with `action` if it ends with a dot."""
     if not action.endswith("."):
         return Entry.action.in_({action, _SYNONYMS.get(action, action)})
     after = action[:-1] + "/"  # the character that follows "."

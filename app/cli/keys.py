@@ -33,10 +33,13 @@ def list_keys() -> None:
 
 @keys.command()
 def rotate() -> None:
-    """Make the next signing key. It is published at once and signs after KEY_ANNOUNCE_SECONDS."""
+    """Generate the next signing key.
+
+    It is published at once, and signs after KEY_ANNOUNCE_SECONDS.
+    """
 
     async def make(services: Services, context: RequestContext) -> str:
-        # All hosts compare when it signs, and when the previous one can be deleted.
+        # By the database's clock: all hosts compare the times at which keys sign and are deleted.
         context.now = await current_time(context.session)
         return await services.keys.rotate(context)
 

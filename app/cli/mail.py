@@ -24,7 +24,7 @@ def test_mail(address: str) -> None:
     try:
         asyncio.run(send(settings, compose(settings, "test", address, "")))
     except (MailRefusedError, aiosmtplib.SMTPException, OSError) as error:
-        raise click.ClickException(f"The mail could not be sent: {error}") from None
+        raise click.ClickException(f"Cannot send the mail: {error}") from None
     except EmailNotValidError:
         message = f"{address!r} is not an e-mail address"
         raise click.BadParameter(message, param_hint="ADDRESS") from None

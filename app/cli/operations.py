@@ -1,4 +1,4 @@
-"""Runs operations of the service from the command line, while the service runs or not."""
+"""Runs operations from the command line. The service need not be running."""
 
 import asyncio
 import sys

@@ -1,9 +1,9 @@
-"""The command to run after a database was restored from a backup, copied, or taken over from a
-standby that lacked the last changes.
+"""The command to run after a database was restored from a backup, copied, or replaced by a standby
+that lacked the last changes.
 
-Such a database describes users, keys and revocations as they were some time ago. Tokens that were
-revoked since would be valid again, and ids that were given out since will be given out again. So
-nothing that was issued before may stay valid.
+Such a database has the users, keys and revocations of some time ago. Tokens that were revoked since
+then would be valid again, and ids that were assigned since then will be assigned again. So
+everything that was issued before must be revoked.
 """
 
 import secrets
@@ -30,8 +30,8 @@ from app.users.models import MAX_TOKEN_VERSION, User
 def after_restore() -> None:
     """Make a restored database safe: revoke everything that was issued before.
 
-    Run it before the service starts on a database that was restored from a backup, copied, or taken
-    over from a standby that lacked the last changes. All users have to log in again.
+    Run it before the service starts on a database that was restored from a backup, copied, or
+    replaced by a standby that lacked the last changes. All users have to log in again.
     """
     kids = run(revoke_everything)
     number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"
@@ -49,7 +49,7 @@ async def revoke_everything(services: Services, context: RequestContext) -> list
     """
     session = context.session
     await begin_write(session)
-    # For tokens under a shared secret (HS256), which only the operator can replace.
+    # For HS256 tokens, whose secret only the operator can replace.
     shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
     shifted = (cast(User.token_version, BigInteger) + shift) % (MAX_TOKEN_VERSION + 1)
     whole_table = {"synchronize_session": False}

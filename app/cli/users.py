@@ -71,17 +71,18 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
 @click.argument("username")
 @click.option(
     "--ip-address",
-    "--address",  # its name until version 0.2
+    "--address",  # the name before version 0.2
     "ip_address",
-    help="Forget the failed logins from this IP address as well.",
+    help="Also clear the failed logins from this IP address.",
 )
 def unlock(username: str, ip_address: str | None) -> None:
-    """Forget a user's logins, failed and successful, so that the next one need not wait."""
+    """Clear a user's counters of failed and successful logins, so that the user can log in at
+    once."""
 
     async def forget(services: Services, context: RequestContext) -> None:
         user = await get_user(services, context, username)
         await begin_write(context.session)
-        await clear(context.session, normalize_username(username), ip_address, of_all=True)
+        await clear(context.session, normalize_username(username), ip_address, all_accounts=True)
         await services.events.publish(context, "user.unlock", user.id)
         await context.session.commit()
 
@@ -94,8 +95,7 @@ def unlock(username: str, ip_address: str | None) -> None:
 def reset_second_factor(username: str) -> None:
     """Remove a user's second factor and revoke the user's tokens.
 
-    For a user who has lost the phone and the recovery codes. Make sure that it is the user who
-    asks.
+    For a user who has lost the phone and the recovery codes. Verify the identity of the user first.
     """
 
     async def reset(services: Services, context: RequestContext) -> None:
@@ -103,4 +103,4 @@ def reset_second_factor(username: str) -> None:
         await services.second_factors.reset(context, user.id)
 
     run(reset)
-    click.echo(f"{username} has no second factor now.")
+    click.echo(f"Removed the second factor of {username}.")

@@ -1,1 +1,1 @@
-"""What a user logs in with besides the password."""
+"""Credentials besides the password: second factors, and sessions with refresh tokens."""

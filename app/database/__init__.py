@@ -1,1 +1,1 @@
-"""The database: engine, sessions, migrations. Knows no table of a capability."""
+"""The database: engine, sessions, migrations. Does not know the tables of the capabilities."""

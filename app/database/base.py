@@ -1,4 +1,4 @@
-"""What every table has in common: names of constraints, times in UTC."""
+"""The base of all tables: names of constraints, and times in UTC."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment with its zone, always UTC. SQLite forgets zones, so it is given back here."""
+    """A time with its zone, always UTC. SQLite does not store zones, so this adds it on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -18,7 +18,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a moment needs its time zone")
+            raise ValueError("a datetime needs a time zone")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

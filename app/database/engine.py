@@ -1,7 +1,7 @@
-"""The database: engine, sessions, naming of constraints, times in UTC. Knows no table.
+"""The database engine and its sessions.
 
-SQLite and PostgreSQL behave alike to the rest of the code: foreign keys are enforced, an
-acknowledged write survives a power cut, and a writer waits for its turn instead of failing.
+SQLite and PostgreSQL behave the same for the rest of the code: foreign keys are enforced, a
+committed write survives a power failure, and a writer waits for other writers instead of failing.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from app.settings import Settings
 
 BUSY_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
-# SQLSTATE classes by which PostgreSQL turns a client away, whatever it asked for: connection,
-# insufficient resources, not in the required state, operator intervention.
+# SQLSTATE classes that do not depend on the statement: connection exception, insufficient
+# resources, object not in prerequisite state, operator intervention.
 _UNAVAILABLE_SQLSTATES = ("08", "53", "55", "57")
 _OUTAGES = (
     OperationalError,
@@ -54,7 +54,7 @@ def utc_now() -> datetime:
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    # hide_parameters: an error's text would otherwise carry e-mail addresses and password hashes.
+    # hide_parameters: texts of errors would otherwise contain e-mail addresses and password hashes.
     options: dict[str, Any] = {
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
@@ -67,36 +67,36 @@ def create_engine(settings: Settings) -> AsyncEngine:
         options["connect_args"] = {"timeout": CONNECT_TIMEOUT_SECONDS}
     engine = create_async_engine(settings.database_url, **options)
     if engine.dialect.name == "sqlite":
-        _keep_private(Path(engine.url.database or ""))
+        _create_private_file(Path(engine.url.database or ""))
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     else:
-        event.listen(engine.sync_engine, "checkout", _refuse_closed)
-        event.listen(engine.sync_engine, "handle_error", _replace_ended)
+        event.listen(engine.sync_engine, "checkout", _discard_closed)
+        event.listen(engine.sync_engine, "handle_error", _mark_disconnected)
     return engine
 
 
-def _refuse_closed(connection: Any, *_: Any) -> None:
-    """A server or proxy may have closed an idle connection: the pool then opens another. The driver
-    has noticed, so that it need not be asked over the wire each time (`pool_pre_ping`)."""
+def _discard_closed(connection: Any, *_: Any) -> None:
+    """Let the pool replace a connection that a server or proxy closed while it was idle. The driver
+    has noticed that already, so no query is needed each time (`pool_pre_ping`)."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
-def _replace_ended(context: ExceptionContext) -> None:
-    if _has_ended(context.original_exception):
+def _mark_disconnected(context: ExceptionContext) -> None:
+    if _is_closed_by_server(context.original_exception):
         context.is_disconnect = True
 
 
-def _has_ended(error: BaseException | None) -> bool:
-    """How asyncpg refuses a connection of which the server has taken leave, until it is closed. By
-    name: on SQLite the driver is not even imported."""
+def _is_closed_by_server(error: BaseException | None) -> bool:
+    """Whether asyncpg rejects a connection because the server has announced its end. Compared by
+    name, because asyncpg is not imported on SQLite."""
     return type(error).__name__ == "InternalClientError" or (
         error is not None and type(error.__cause__).__name__ == "InternalClientError"
     )
 
 
-def _keep_private(path: Path) -> None:
-    """The file holds password hashes and keys, so only its owner may read it from the start."""
+def _create_private_file(path: Path) -> None:
+    """Create the file so that only its owner can read it: it has password hashes and keys."""
     try:
         path.touch(mode=0o600)
     except OSError as error:
@@ -104,14 +104,15 @@ def _keep_private(path: Path) -> None:
 
 
 def restrict_file_access(engine: AsyncEngine) -> None:
-    """Take the access of group and others away from an existing SQLite file, and say so in the log.
+    """Remove the access of group and others to an existing SQLite file, and log it.
 
-    A file that is not ours, or no regular file, is left as it is: then the warning says what to do.
-    The files that SQLite keeps beside it are treated alike. Windows has no such permissions.
+    If the file has another owner or is not a regular file, it stays as it is, and the warning says
+    what to do. The same applies to the files that SQLite keeps beside it. Windows has no such
+    permissions.
     """
     if engine.dialect.name != "sqlite" or not hasattr(os, "geteuid"):
         return
-    path = Path(engine.url.database or "").resolve()  # as SQLite does: a link may name the file
+    path = Path(engine.url.database or "").resolve()  # follows symbolic links, as SQLite does
     for suffix in ("", "-wal", "-shm", "-journal"):
         _restrict(path.with_name(path.name + suffix))
 
@@ -119,35 +120,35 @@ def restrict_file_access(engine: AsyncEngine) -> None:
 def _restrict(path: Path) -> None:
     others = stat.S_IRWXG | stat.S_IRWXO
     try:
-        # By name, without opening: to close a file gives up every lock that this process has on it.
+        # Without opening the file: closing it would release all POSIX locks of this process on it.
         found = path.lstat()
         if not found.st_mode & others:
             return
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
             path.chmod(stat.S_IMODE(found.st_mode) & stat.S_IRWXU)
-            if not path.lstat().st_mode & others:  # some file systems only pretend to do it
-                _log.warning("Others had access to %s. Now only its owner has", path)
+            if not path.lstat().st_mode & others:  # some file systems ignore chmod
+                _log.warning("Other users had access to %s. Removed it", path)
                 return
     except FileNotFoundError:
         return
-    except OSError:  # a file system that is read-only, for example
+    except OSError:  # for example on a read-only file system
         pass
-    _log.warning("Others have access to %s, which holds secrets. Run `chmod 600` on it", path)
+    _log.warning("Other users have access to %s, which has secrets. Run `chmod 600` on it", path)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Only what writes needs it: like PostgreSQL's, each statement sees what is committed, and one
-    that reads does without three more calls to the driver's thread."""
+    """Begin a transaction only for writes. Without one, a read sees the latest committed data, as
+    on PostgreSQL, and needs three calls less to the driver's thread."""
     if begin := connection.get_execution_options().get("sqlite_begin"):
         connection.exec_driver_sql(begin)
 
 
 async def begin_write(session: AsyncSession) -> None:
-    """Begin a writing transaction, stopping the reading one that may be under way.
+    """Begin a writing transaction. Ends a reading one that is open.
 
-    On SQLite a transaction that read first and then writes fails at once if another process wrote
-    in between; BEGIN IMMEDIATE takes its turn in the queue instead. PostgreSQL needs nothing. Every
-    write comes after this: without it each statement would be a transaction of its own there.
+    Call it before every write: on SQLite, each statement would otherwise be a transaction of its
+    own. It uses BEGIN IMMEDIATE, which waits for other writers. A SQLite transaction that reads
+    first and then writes would fail at once if another process wrote in between.
     """
     if session.in_transaction():
         await session.commit()
@@ -155,7 +156,7 @@ async def begin_write(session: AsyncSession) -> None:
 
 
 class Database:
-    """`clock` replaces the database's own clock, so that tests can move the time."""
+    """`clock` replaces the database's own clock in tests."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
         self.engine = create_engine(settings)
@@ -167,16 +168,16 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """A session for one piece of work. Verbs commit; what was not committed is rolled back.
+        """A session for one operation, which commits. Everything else is rolled back.
 
-        Raises UnavailableError when the database cannot be reached or is overloaded.
+        Raises UnavailableError if the database cannot be reached or is overloaded.
         """
         try:
             session = self._sessions()
             try:
                 yield session
             finally:
-                if session.in_transaction():  # else it holds no connection
+                if session.in_transaction():  # otherwise it has no connection
                     await asyncio.shield(session.close())
         except Exception as error:
             if _is_outage(error):
@@ -189,11 +190,11 @@ class Database:
 
 
 def _is_outage(error: Exception) -> bool:
-    """As SQLAlchemy says it, or a driver that was asked without it (direct.py)."""
+    """Whether an error of SQLAlchemy, or of a driver (fast_queries.py), is an outage."""
     if isinstance(error, _OUTAGES):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if _has_ended(cause):
+    if _is_closed_by_server(cause):
         return True
     return str(getattr(cause, "sqlstate", None))[:2] in _UNAVAILABLE_SQLSTATES
 

@@ -1,7 +1,7 @@
 """Single statements, past SQLAlchemy and its pool: what lies between takes several times as long as
 the database. FIGURE
 
-Statements are SQLAlchemy's all the same, each compiled once, so they have to be constants.
+Statements are written with SQLAlchemy and compiled once each, so they must be constants.
 """
 
 import asyncio
@@ -23,15 +23,12 @@ Statement = Select[*tuple[Any, ...]] | Insert
 
 # Keys of a session's `info`.
 FAST_QUERIES = "fast_queries"  # a FastQueries
-CLOCK = "clock"  # what replaces the database's clock, or None
+CLOCK = "clock"  # replaces the database's clock in tests, or None
 
 
 async def current_time(session: AsyncSession) -> datetime:
-    """The time by the database's clock.
-
-    What one host writes and another host compares needs one clock for all hosts: the clock of a
-    host may be wrong by hours.
-    """
+    """The database's time. Use it for times that one host writes and another one compares: the
+    clock of a host may be wrong by hours."""
     if clock := session.info[CLOCK]:
         return cast("datetime", clock())
     ((now,),) = await run(session, _TIME, {})
@@ -39,8 +36,8 @@ async def current_time(session: AsyncSession) -> datetime:
 
 
 class _CurrentTime(FunctionElement[datetime]):
-    """When the statement began. CURRENT_TIMESTAMP is older on PostgreSQL, where it is when the
-    transaction began, and has whole seconds on SQLite."""
+    """When the statement began. CURRENT_TIMESTAMP is when the transaction began on PostgreSQL, and
+    has whole seconds on SQLite."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -62,8 +59,8 @@ _TIME = select(_CurrentTime().label("now"))
 async def run(
     session: AsyncSession, statement: Statement, parameters: Mapping[str, Any]
 ) -> Sequence[Any]:
-    """The rows, as tuples. Part of the session's transaction or, if none is under way, of one that
-    is committed at once. No parameter may stand for a list."""
+    """Returns the rows as tuples. Part of the session's transaction if there is one; otherwise
+    committed at once. Parameters cannot be lists."""
     if session.in_transaction():
         result = await session.execute(statement, parameters)
         return result.all() if isinstance(statement, Select) else ()
@@ -86,8 +83,8 @@ async def run(
 
 
 class FastQueries:
-    """One connection of the engine, kept beside its pool and, on SQLite, none at all for statements
-    that only read."""
+    """Runs statements on one connection that is detached from the engine's pool. On SQLite, reads
+    go to the Reader instead."""
 
     def __init__(self, engine: AsyncEngine, reader: Reader | None) -> None:
         self._engine = engine
@@ -96,8 +93,8 @@ class FastQueries:
         self._in_use = asyncio.Lock()
 
     async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
-        """All rows, of a transaction that is committed at once. Raises what SQLAlchemy and the
-        driver do."""
+        """Returns all rows, in a transaction that is committed at once. Raises the errors of
+        SQLAlchemy and of the driver."""
         rows = self._reader.fetch(sql, values) if self._reader and not writes else None
         if rows is None:
             rows = await self._fetch(sql, values)
@@ -112,7 +109,7 @@ class FastQueries:
             self._driver = None
 
     async def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        # A SQLite file has room for one writer at a time, PostgreSQL for many.
+        # SQLite has one writer at a time. On PostgreSQL, use another connection instead of waiting.
         if self._in_use.locked() and not self._reader:
             async with self._engine.connect() as connection:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -126,10 +123,10 @@ class FastQueries:
 
 
 async def yield_to_event_loop() -> None:
-    """Answer first the requests that have arrived by now.
+    """Let the server first answer the requests that have arrived.
 
-    One turn of the event loop is not enough: what it reads is answered in the next one
-    (server/batch.py), but only after the tasks that yielded for one turn.
+    One turn of the event loop is not enough: requests that it reads are answered in the next turn
+    (server/batch.py), after the tasks that yielded for one turn.
     """
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Periodic jobs that one worker of all runs at a time."""
+"""Periodic jobs, each of which runs in one worker at a time."""
 
 import logging
 import secrets
@@ -23,7 +23,7 @@ _log = logging.getLogger("hourpass.jobs")
 
 
 class JobLock(Base):
-    """Which worker runs a job, and until when. If it dies, another one takes over after that."""
+    """The worker that runs a job, and until when. If it dies, another worker takes over then."""
 
     __tablename__ = "leases"
 
@@ -35,8 +35,8 @@ class JobLock(Base):
 class LockedJob:
     """Runs `work` every INTERVAL_SECONDS in the worker that has the lock.
 
-    `work` gets a session and the time by the database's clock. With the clock of a host that is
-    hours ahead, one worker would delete what the others still use.
+    `work` gets a session and the database's time. By its own clock, a host that is hours ahead
+    would delete what the others still use.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class LockedJob:
         self._holder = secrets.token_hex(8)
 
     async def run(self, stopping: Event) -> None:
-        """A failed run is logged, and the next one makes up for it."""
+        """A failed run is logged. The next run does what it left undone."""
         while True:
             try:
                 await self.run_once()
-            except Exception:  # noqa: BLE001 - one failed run must not be the last
+            except Exception:  # noqa: BLE001 - a failed run must not stop the job
                 _log.exception("The job %s failed", self._name)
             if await wait_or_stop(stopping, INTERVAL_SECONDS):
                 return

@@ -1,5 +1,5 @@
-"""SQLite's driver, with fewer ways to its thread and back: one per statement instead of four, and
-none to end a transaction that was never begun. Each way costs more than most statements do.
+"""aiosqlite with fewer calls to its thread: one per statement instead of four, and none to end a
+transaction that was never begun. Each call costs more than most statements.
 """
 
 import sqlite3
@@ -11,17 +11,17 @@ import aiosqlite
 
 
 async def connect(path: str, busy_timeout: float) -> "_Connection":
-    """What SQLAlchemy takes as `async_creator`: a connection whose statements wait `busy_timeout`
-    seconds for another's transaction to end.
+    """SQLAlchemy's `async_creator`. Statements wait up to `busy_timeout` seconds for the
+    transactions of others.
     """
     connection = _Connection(partial(_open, path, busy_timeout), iter_chunk_size=64)
-    connection._thread.daemon = True  # noqa: SLF001 - so does SQLAlchemy: it must not keep us alive
+    connection._thread.daemon = True  # noqa: SLF001 - as in SQLAlchemy; lets the process exit
     await connection
     return connection
 
 
 def _open(path: str, busy_timeout: float) -> sqlite3.Connection:
-    # The driver's own BEGIN comes too late; see database.py.
+    # isolation_level=None: the driver itself would begin transactions too late; see engine.py.
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
@@ -30,15 +30,16 @@ def _open(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 
 class Reader:
-    """Reads in the event loop itself: a look at a row or two takes a tenth of what the way to the
-    driver's thread does. Waits for nobody. The file is opened when it is first asked for."""
+    """Reads in the event loop: reading a row or two takes a tenth of the time of a call to the
+    driver's thread. It never waits for a lock. Opens the file at the first read."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
     def fetch(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any] | None:
-        """All rows; None if they have to be asked for in the patient way, which will tell why."""
+        """Returns all rows, or None after an error. The caller then uses the driver, which waits
+        for locks and raises errors."""
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
@@ -54,7 +55,7 @@ class Reader:
 
 
 class _Cursor(aiosqlite.Cursor):
-    """Has all rows at hand once a statement is executed. So nothing is left to be closed."""
+    """Fetches all rows when it executes the statement, so there is nothing to close."""
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection: _Connection = connection
@@ -62,11 +63,11 @@ class _Cursor(aiosqlite.Cursor):
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> "_Cursor":
         values = tuple(parameters or ())
-        return await self._do(lambda driver: driver.execute(sql, values))
+        return await self._run(lambda driver: driver.execute(sql, values))
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> "_Cursor":
         rows = [tuple(row) for row in parameters]
-        return await self._do(lambda driver: driver.executemany(sql, rows))
+        return await self._run(lambda driver: driver.executemany(sql, rows))
 
     async def fetchall(self) -> list[Any]:
         return self._rows
@@ -74,14 +75,14 @@ class _Cursor(aiosqlite.Cursor):
     async def close(self) -> None:
         pass
 
-    async def _do(self, statement: Callable[[sqlite3.Connection], sqlite3.Cursor]) -> "_Cursor":
+    async def _run(self, statement: Callable[[sqlite3.Connection], sqlite3.Cursor]) -> "_Cursor":
         self._cursor, self._rows = await self._connection.run(statement)
         return self
 
 
 class _Connection(aiosqlite.Connection):
-    # Both may ask without the thread: whoever stops waiting for a statement of its own gives the
-    # connection up, so none is under way.
+    # Both read `in_transaction` outside the driver's thread. That is safe because no statement is
+    # in progress: a task that stops waiting for its statement discards the connection.
     async def commit(self) -> None:
         if self.in_transaction:
             await super().commit()
@@ -93,9 +94,9 @@ class _Connection(aiosqlite.Connection):
     def cursor(self) -> Any:
         return _Cursor(self)
 
-    # Named as asyncpg's are, so that fast_queries.py need not know which of the two it has.
+    # Named as in asyncpg, so that fast_queries.py can use either driver.
     def is_closed(self) -> bool:
-        return False  # nobody else hangs up
+        return False  # there is no server that could close it
 
     async def fetch(self, sql: str, *values: Any) -> list[Any]:
         _, rows = await self.run(lambda driver: driver.execute(sql, values))
@@ -104,7 +105,7 @@ class _Connection(aiosqlite.Connection):
     async def run(
         self, statement: Callable[[sqlite3.Connection], sqlite3.Cursor]
     ) -> tuple[sqlite3.Cursor, list[Any]]:
-        """Execute a statement in the thread: its cursor, and all of its rows."""
+        """Execute a statement in the driver's thread. Returns its cursor and all rows."""
 
         def fetch() -> tuple[sqlite3.Cursor, list[Any]]:
             cursor = statement(self._conn)

@@ -1,1 +1,1 @@
-"""What every HTTP request passes through. Knows no capability."""
+"""HTTP code that all capabilities share. Does not know the capabilities."""

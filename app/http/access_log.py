@@ -1,8 +1,7 @@
-"""How log lines look: readable on a terminal, JSON elsewhere, and never a secret in either.
+"""The format of log lines: text on a terminal, JSON elsewhere. Neither contains secrets.
 
-A line carries what its caller put into `extra`, and the id of the request it belongs to. Exceptions
-are written as their type and where they were raised; their text may quote a password or an
-SQL parameter, so it is left out (contract, part 2).
+A line has the fields of `extra`, and the id of the request. Of an exception it has the type and
+where it was raised, but not the text, which may quote a password or an SQL parameter.
 """
 
 import asyncio
@@ -22,10 +21,10 @@ from app.settings import Settings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-# What the standard library puts on every record; all else came from the caller's `extra`.
+# Attributes that the standard library sets on every record. All others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
 
-# Nothing of ours logs a token. This catches what a library, or a path it prints, might let slip.
+# The service logs no tokens. This redacts those that a library might log, for example in a path.
 _TOKEN = re.compile(r"eyJ[\w-]+(\.[\w-]*)*|(?<=/token_status/)[^{\s\"'\\]+")
 
 _FLUSH_SECONDS = 0.05
@@ -37,7 +36,7 @@ ExceptionInfo = (
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 - the library's name
-        """Say the types and the places, never the text: `TypeError at service.py:31 in issue`."""
+        """The types and places of the exception and its causes, without their texts."""
         parts = []
         error = ei[1]
         while error is not None:
@@ -78,14 +77,14 @@ class TextFormatter(_Formatter):
             [moment, f"{record.levelname:<7}", record.getMessage()]
             + [f"{name}={value}" for name, value in fields.items() if value is not None]
         )
-        # A line break inside a value must not forge a second line.
+        # A line break in a value must not forge another line.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
         return _TOKEN.sub("[redacted]", f"{line}\n{exception}" if exception else line)
 
 
 class LoggedRequest(NamedTuple):
-    """What is written of a request. The texts must be fit to stand between quotation marks, as
-    those of exchange.py are."""
+    """The fields of a request's log line. The texts are written between quotation marks without
+    escaping, so they must not need any. Those of middleware.py do not."""
 
     id: str
     method: str
@@ -121,9 +120,9 @@ def _second(timestamp: int) -> str:
 
 
 class RequestLog:
-    """One line per request, formatted by hand and written many at a time: the logging module would
-    take as long as all the rest of a validation. What is not yet written when the process is
-    killed, a twentieth of a second at most, is lost."""
+    """Writes one line per request, formatted by hand and many at a time: the logging module would
+    take as long as the rest of a token check. If the process is killed, the lines of the last 50 ms
+    are lost."""
 
     def __init__(self) -> None:
         self._enabled = False
@@ -152,11 +151,11 @@ request_log = RequestLog()
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours to recognise, so that configuring twice does not write each line twice."""
+    """A class of its own, so that configure() can replace the handler of an earlier call."""
 
 
 def configure(settings: Settings) -> None:
-    """Send everything, uvicorn's lines included, through one handler on standard error."""
+    """Write all log lines, uvicorn's included, to standard error through one handler."""
     handler = _Handler(sys.stderr)
     as_text = settings.log_format == "text" or (
         settings.log_format == "auto" and sys.stderr.isatty()
@@ -170,11 +169,11 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    # At debug it prints the parameters of every statement, addresses and hashes among them.
+    # At debug level, aiosqlite logs the parameters of statements, password hashes among them.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line per plugin
-    # uvicorn's access log prints paths, and /token_status/{token} has a token in its path.
-    # exchange.py writes one line per request instead.
+    # uvicorn's access log has paths, and the path of /token_status/{token} has a token.
+    # middleware.py writes one line per request instead.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False

@@ -1,7 +1,7 @@
-"""What every request passes through: limits, a request id, default headers, one log line, and a 500
+"""The middleware of every request: limits, a request id, default headers, one log line, and a 500
 for unexpected errors.
 
-One layer of plain ASGI, because every request pays for it. It knows no route.
+It is a single layer of plain ASGI, because every request pays for it. It does not know the routes.
 """
 
 import logging
@@ -30,7 +30,7 @@ MAX_BODY_BYTES = 16_384
 MAX_HEADER_BYTES = 16_384
 MAX_TARGET_BYTES = 8_192  # the request line's path and query; RFC 9110, 4.1 asks for 8,000
 
-_CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; only ever logged
+_CLIENT_CLOSED_REQUEST = 499  # as in nginx; only logged, never sent
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 # Set unless the route sets them. Responses about tokens and users must not be cached (RFC 6749,
@@ -49,7 +49,7 @@ Header = tuple[bytes, bytes]
 
 
 class PreparedResponse(NamedTuple):
-    """A whole response, without the headers that every response has, and what is logged of it."""
+    """A whole response, without the default headers, and what the access log needs."""
 
     route: str
     user_id: int | None
@@ -70,7 +70,7 @@ class RequestMiddleware:
         self.app = app
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
-        # Unique, not secret: a counter spares each request a call to the kernel.
+        # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +99,7 @@ class RequestMiddleware:
             return None
         try:
             response = self._try_fast_path(scope)
-        except Exception:  # noqa: BLE001 - the route may still response
+        except Exception:  # noqa: BLE001 - the route may still answer
             _log.exception("Unexpected error")
             return None
         if response is None:
@@ -111,11 +111,11 @@ class RequestMiddleware:
         return response, id_
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if known := self.try_fast_path(scope):
-            response, known_id = known
+        if prepared := self.try_fast_path(scope):
+            response, prepared_id = prepared
             headers = [
                 *with_default_headers(response.headers),
-                (b"x-request-id", known_id.encode()),
+                (b"x-request-id", prepared_id.encode()),
             ]
             await send(
                 {"type": "http.response.start", "status": response.status, "headers": headers}
@@ -131,7 +131,7 @@ class RequestMiddleware:
         status = _CLIENT_CLOSED_REQUEST
         received = 0
 
-        async def receive_bounded() -> Message:
+        async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -151,10 +151,10 @@ class RequestMiddleware:
             if error:
                 await error_response(error())(scope, receive, send_with_headers)
             else:
-                await self.app(scope, receive_bounded, send_with_headers)
+                await self.app(scope, receive_limited, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
-        except Exception:  # noqa: BLE001 - whatever it was, the client gets a response
+        except Exception:  # noqa: BLE001 - the client gets a response in any case
             _log.exception("Unexpected error")
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)
@@ -170,7 +170,7 @@ class RequestMiddleware:
 
 
 def _check_limits(scope: Scope) -> tuple[str | None, type[ApiError] | None]:
-    """The client's own request id, if it is fit for a log, and the error if a limit is exceeded."""
+    """The client's request id, if it is safe to log, and the error if a limit is exceeded."""
     id_ = None
     error: type[ApiError] | None = None
     total = 0

@@ -1,1 +1,1 @@
-"""Issues access tokens: POST /token."""
+"""Logs users in and issues access tokens: POST /token."""

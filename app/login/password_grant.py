@@ -22,7 +22,7 @@ from app.login.token_issuer import TokenIssuer
 from app.security.passwords import Passwords
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import UNFINISHED_LOGIN
-from app.security.rate_limits.service import Attempt, LoginLimiter, allow
+from app.security.rate_limits.service import Attempt, LoginLimiter, enforce_limit
 from app.tokens.scopes import OFFLINE_ACCESS, scope_string
 from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
 from app.users.schemas import normalize_username
@@ -62,21 +62,23 @@ class PasswordGrant:
     async def issue(
         self, context: RequestContext, body: PasswordGrantBody, *, by_form: bool
     ) -> IssuedToken:
-        """Raises InvalidCredentialsError or, for a form, InvalidGrantError for an unknown user, a
-        wrong password, a disabled user and a wrong code alike; MfaRequiredError or, for a form,
-        MfaRequiredByFormError; TooManyCodesError; TooManyAttemptsError; HashingOverloadedError.
+        """Check the credentials and issue a token.
+
+        Raises InvalidCredentialsError (for a form InvalidGrantError) for an unknown user, a wrong
+        password, a disabled user and a wrong code alike; MfaRequiredError (for a form
+        MfaRequiredByFormError); TooManyCodesError; TooManyAttemptsError; HashingOverloadedError.
         """
         session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
         password = body.password.get_secret_value()
         async with self._limiter.attempt(context, normalize_username(body.username)) as attempt:
-            # Adding or removing a second factor changes the token version. If that happens now, a
-            # token that is issued for what is read here is not valid.
+            # Adding or removing a second factor changes the token version. If that happens during
+            # the login, the issued token is not valid.
             user = await find_login_account(context, body.username, HAS_SECOND_FACTOR)
-            # Unknown and disabled users take the same time. The code is checked only after the
-            # password, so that nobody else learns who has a second factor.
+            # The same time for unknown and disabled users. The code is checked only afterwards, so
+            # that without the password nobody learns whether the user has a second factor.
             is_right = await self._passwords.verify(password, user.password_hash if user else None)
             accepted = user if user and is_right and user.is_enabled else None
-            # Most logins write a line of the audit log alone, which takes no transaction.
+            # Most logins write only an entry of the audit log, which needs no transaction.
             if accepted is None or accepted.has_second_factor or attempt.has_changes:
                 await begin_write(session)
             if accepted is None:
@@ -98,8 +100,8 @@ class PasswordGrant:
             accepted.granted_scopes(), by_second_factor=accepted.has_second_factor
         )
         scopes -= set(body.exclude_scope.split())
-        if named := requested - {OFFLINE_ACCESS}:
-            scopes &= named
+        if selected := requested - {OFFLINE_ACCESS}:
+            scopes &= selected
         created = None
         if OFFLINE_ACCESS in requested:
             scopes |= {OFFLINE_ACCESS}
@@ -117,7 +119,7 @@ class PasswordGrant:
         user: LoginAccount | None,
         result: LoginResult,
     ) -> None:
-        """In the rate limits and the audit log. Raises TooManyAttemptsError."""
+        """Record the result in the rate limits and the audit log. Raises TooManyAttemptsError."""
         user_id = user.id if user else None
         match result:
             case LoginResult.ACCEPTED:
@@ -129,7 +131,7 @@ class PasswordGrant:
                 await attempt.refund()  # the password was right, and no code was tried
                 await self._count_unfinished(context, user_id)
         if result is LoginResult.CODE_REQUIRED:
-            # Clients that ask for the code second do this at each login.
+            # Not a failed login: clients that ask for the code afterwards get this at each login.
             await self._events.publish(context, "second_factor.required", user_id)
             return
         is_accepted = result is LoginResult.ACCEPTED
@@ -138,12 +140,13 @@ class PasswordGrant:
         await self._events.publish(context, "login", user_id, succeeded=is_accepted, **reason)
 
     async def _count_unfinished(self, context: RequestContext, user_id: int | None) -> None:
-        """Apart from logins: nobody without the code may use up the owner's logins.
+        """Counted separately from logins, so that nobody without the code can use up the owner's
+        logins.
 
         Raises TooManyAttemptsError.
         """
         try:
-            await allow(context.session, "unfinished login", str(user_id), UNFINISHED_LOGIN)
+            await enforce_limit(context.session, "unfinished login", str(user_id), UNFINISHED_LOGIN)
         except TooManyAttemptsError:
             await context.session.commit()  # the refund
             raise

@@ -1,4 +1,4 @@
-"""Get the next access token with a refresh token (RFC 6749, 6)."""
+"""Issue the next access token for a refresh token (RFC 6749, 6)."""
 
 from app.context import RequestContext
 from app.credentials.second_factors.service import SecondFactors
@@ -21,8 +21,8 @@ class RefreshGrant:
         refreshed = await self._sessions.refresh(context, body.refresh_token.get_secret_value())
         if refreshed is None:
             raise InvalidRefreshTokenError
-        # Adding or removing a second factor ends all sessions. So if the user has one, this session
-        # was created with it.
+        # Adding or removing a second factor revokes all sessions. So if the user has one now, this
+        # session was created with it.
         by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
         scopes = self._issuer.allowed_scopes(
             set(refreshed.session.scope.split()), by_second_factor=by_second_factor

@@ -1,4 +1,4 @@
-"""Issues access tokens, for every grant alike."""
+"""Issues access tokens for all grants."""
 
 from dataclasses import replace
 
@@ -22,7 +22,8 @@ class TokenIssuer:
         self._requires_second_factor = settings.admin_second_factor == "required"
 
     def allowed_scopes(self, scopes: set[str], *, by_second_factor: bool) -> set[str]:
-        """Without `admin` if that takes a second factor (ADMIN_SECOND_FACTOR)."""
+        """Removes `admin` if it requires a second factor (ADMIN_SECOND_FACTOR) and there was
+        none."""
         is_admin_allowed = by_second_factor or not self._requires_second_factor
         return scopes if is_admin_allowed else scopes - {"admin"}
 

@@ -1,1 +1,1 @@
-"""Mail: written down first, then sent by whichever worker comes by."""
+"""Mail: operations add it to an outbox table, and any worker sends it."""

@@ -9,20 +9,20 @@ _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class OutgoingMail(Base):
-    """Waits to be sent. Holds no secret: a code gets its text when its letter is written."""
+    """Waiting mail. It has no secret: the text of its code is generated when the mail is sent."""
 
     __tablename__ = "outbox"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
-    # What it brings. Without one it is a wish, until the postman has looked whose the address is:
-    # to have the user's verified or, for no user, to get a new password.
+    # The code to send. Without one, the row is a request, which worker.py expands: with a user, to
+    # verify the address of that user; without a user, to reset the passwords of the address.
     code_id: Mapped[int | None] = mapped_column(
         _ID, ForeignKey("codes.id", ondelete="CASCADE"), index=True
     )
     user_id: Mapped[int | None] = mapped_column(BigInteger)
     email: Mapped[str] = mapped_column(String(254))
-    # Of whom asked for it: Accept-Language, and what the audit log wants to know.
+    # From the request of the client: Accept-Language, and fields of the audit log.
     accept_language: Mapped[str] = mapped_column("languages", String(100))
     ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))

@@ -1,4 +1,4 @@
-"""Queues outgoing mail, in the transaction of the operation that wants it sent."""
+"""Adds outgoing mail to the outbox, in the transaction of the operation."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -15,7 +15,7 @@ from app.mail.models import OutgoingMail
 from app.security.one_time_codes.models import Code
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import VERIFICATION
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
@@ -53,29 +53,29 @@ class Mail:
 async def enqueue_request(
     context: RequestContext, email: str, *, user_id: int | None = None
 ) -> None:
-    """Queue a mail whose code the worker makes: to verify the address of that user or, without a
-    user, to reset the passwords of all accounts with the address. The work is the same whether
-    there are any.
+    """Queue a request, which the worker turns into mail: to verify the address of the user or,
+    without a user, to reset the passwords of all accounts with the address. This takes the same
+    time whether or not there are any.
 
     Raises UnavailableError if too much mail is waiting, and TooManyAttemptsError if the user has
-    requested too many.
+    requested too much.
     """
     waiting = select(OutgoingMail.id).limit(MAX_WAITING).subquery()
     number = await context.session.scalar(select(func.count()).select_from(waiting))
     if (number or 0) >= MAX_WAITING:
         raise UnavailableError
     if user_id is not None:
-        await allow(context.session, "verification", str(user_id), VERIFICATION)
+        await enforce_limit(context.session, "verification", str(user_id), VERIFICATION)
     await _add(context, email, user_id=user_id)
 
 
 async def enqueue(context: RequestContext, email: str, code: Code) -> None:
-    """Queue a mail with this code, however much mail is waiting."""
+    """Queue mail with this code, no matter how much mail is waiting."""
     await _add(context, email, code_id=code.id)
 
 
 async def send_verification(context: RequestContext, event: Event) -> None:
-    """A subscriber. Beyond the limits it sends nothing; the user can still request a code."""
+    """A subscriber. If a limit is exceeded, it sends nothing. The user can request a code later."""
     user = await context.session.get(User, event.subject_id)
     if user and user.email and not user.email_verified:
         with suppress(UnavailableError, TooManyAttemptsError):
@@ -83,7 +83,7 @@ async def send_verification(context: RequestContext, event: Event) -> None:
 
 
 async def _add(context: RequestContext, email: str, **recipient: int | None) -> None:
-    now = await current_time(context.session)  # workers on other hosts compare it
+    now = await current_time(context.session)  # other hosts compare it
     context.session.add(
         OutgoingMail(
             email=email,

@@ -1,4 +1,4 @@
-"""The way to the mail server. Only who sends imports this, since its library takes its time."""
+"""Sends messages by SMTP. Import it only to send, since importing aiosmtplib is slow."""
 
 from email.message import EmailMessage
 from urllib.parse import unquote, urlsplit
@@ -12,11 +12,14 @@ TIMEOUT_SECONDS = 10
 
 
 class MailRefusedError(Exception):
-    """For good. Its text may have the address in it."""
+    """The server has permanently refused the message. The text may contain the address."""
 
 
 async def send(settings: Settings, message: EmailMessage) -> None:
-    """By SMTP_URL, which is set. Raises MailRefusedError, aiosmtplib.SMTPException and OSError."""
+    """Send by SMTP_URL, which must be set.
+
+    Raises MailRefusedError, aiosmtplib.SMTPException and OSError.
+    """
     assert settings.smtp_url
     url = urlsplit(settings.smtp_url.get_secret_value())
     server = aiosmtplib.SMTP(
@@ -39,10 +42,11 @@ async def send(settings: Settings, message: EmailMessage) -> None:
 
 
 def _is_final(error: aiosmtplib.SMTPException) -> bool:
-    """RFC 5321, 4.2.1: a code of 500 or more. One for the login or the sender is no letter's."""
+    """Whether the server refuses this message permanently: a code of 500 or more (RFC 5321, 4.2.1).
+    Errors of the login or the sender do not depend on the message, so it is retried."""
     match error:
         case aiosmtplib.SMTPDataError():
             return error.code >= 500
         case aiosmtplib.SMTPRecipientsRefused():
             return all(refusal.code >= 500 for refusal in error.recipients)
-    return isinstance(error, aiosmtplib.SMTPNotSupported)  # SMTPUTF8, for an address beyond ASCII
+    return isinstance(error, aiosmtplib.SMTPNotSupported)  # SMTPUTF8, for a non-ASCII address

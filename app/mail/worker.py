@@ -1,11 +1,11 @@
-"""Sends the mail that waits in the outbox. Every worker does: each mail is claimed for a while
-first, so if its worker dies, another one sends it.
+"""Sends the mail in the outbox. Every worker runs this job. A worker first claims a mail for some
+time, so if it dies, another worker sends the mail.
 
-A row without a code is a request. Only here are the accounts of its address looked up, so that a
-password reset takes the same time for every address. Only requests count towards the limit of a
-mailbox, so that strangers cannot keep an administrator's mail away. A request is replaced, in one
-transaction, by one mail with a code for each account. Codes exist in clear text only between here
-and the mail server.
+A row without a code is a request. The accounts of its address are looked up only here, so that a
+password reset takes the same time for every address. A request is replaced, in one transaction, by
+one mail with a code for each account. Only requests count towards the limit of a mailbox, so that
+strangers cannot block the mail of administrators. Codes exist in plain text only between here and
+the mail server.
 """
 
 import asyncio
@@ -33,14 +33,16 @@ from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import MAILBOX
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.users.models import User, normalize_email
 
-ROUND_SECONDS = 2
-BATCH = 20
-CLAIM = timedelta(minutes=5)  # and how long a mail waits, then twice as long, if it is not taken
-MAX_ACCOUNTS = 5  # of one address, that get a code when it asks for new passwords
+POLL_SECONDS = 2
+BATCH_SIZE = 20
+CLAIM_PERIOD = timedelta(
+    minutes=5
+)  # also the delay before the first retry; it doubles with each retry
+MAX_ACCOUNTS = 5  # with one address that get a code by one password reset
 
 _TEMPLATES = {
     Purpose.RESET: "reset",
@@ -71,9 +73,9 @@ class MailWorker:
             try:
                 while await self.run_once(stopping):
                     pass
-            except Exception:  # noqa: BLE001 - one bad round must not be the last
-                _log.exception("Delivering mail failed")
-            await wait_or_stop(stopping, ROUND_SECONDS)
+            except Exception:  # noqa: BLE001 - a failed run must not stop the job
+                _log.exception("Cannot send mail")
+            await wait_or_stop(stopping, POLL_SECONDS)
 
     async def run_once(self, stopping: asyncio.Event) -> int:
         """Returns how many mails this worker claimed."""
@@ -85,7 +87,7 @@ class MailWorker:
                 .where(OutgoingMail.due_at <= now)
                 .order_by(OutgoingMail.due_at)
             )
-            for mail_id in (await session.scalars(due.limit(BATCH))).all():
+            for mail_id in (await session.scalars(due.limit(BATCH_SIZE))).all():
                 if stopping.is_set():
                     break
                 try:
@@ -93,13 +95,13 @@ class MailWorker:
                         claimed += 1
                         deliver = self._send if mail.code_id else self._expand
                         await deliver(session, mail)
-                except Exception as error:  # noqa: BLE001 - the others' mail must not wait for it
+                except Exception as error:  # noqa: BLE001 - it must not delay other mail
                     await session.rollback()
-                    # Not the error's text, which may have the address in it.
+                    # Without the error's text, which may contain the address.
                     code = getattr(error, "code", None)
                     problem = {"mail": mail_id, "error": type(error).__name__, "code": code}
                     is_usual = isinstance(error, (aiosmtplib.SMTPException, OSError))
-                    message = "A message could not be sent and will be retried"
+                    message = "Cannot send a message, will retry"
                     _log.warning(message, extra=problem, exc_info=not is_usual)
         return claimed
 
@@ -115,12 +117,12 @@ class MailWorker:
             .execution_options(populate_existing=True)
         )
         if mail:
-            mail.due_at = now + CLAIM * 2 ** (mail.attempts - 1)
+            mail.due_at = now + CLAIM_PERIOD * 2 ** (mail.attempts - 1)
         await session.commit()
         return mail
 
     async def _expand(self, session: AsyncSession, request: OutgoingMail) -> None:
-        """A mail for each of its accounts, counted, in place of the request."""
+        """Replace the request by a mail for each account, and count them."""
         context = RequestContext(
             session,
             self._clock(),
@@ -131,17 +133,17 @@ class MailWorker:
         )
         purpose = Purpose.VERIFY if request.user_id else Purpose.RESET
         await begin_write(session)
-        for user in await _owners(session, request):
+        for user in await _accounts(session, request):
             assert user.email
             try:
-                await allow(session, "mailbox", normalize_email(user.email), MAILBOX)
+                await enforce_limit(session, "mailbox", normalize_email(user.email), MAILBOX)
             except TooManyAttemptsError as error:
-                _drop(request.id, error)
+                _log_discarded(request.id, error)
                 break
             if purpose == Purpose.RESET:
                 await self._events.publish(context, "password_reset.request", user.id)
             code, _ = await codes.issue(context, purpose, user_id=user.id, email=user.email)
-            # To the address of the account, not to the one that was typed and looks like it.
+            # Not to the requested address, which may look alike and belong to an attacker.
             await enqueue(context, user.email, code)
         await _remove(session, request)
 
@@ -149,28 +151,28 @@ class MailWorker:
         try:
             await send(self._settings, await self._write(session, mail))
         except (EmailNotValidError, InvalidCodeError, MailRefusedError) as error:
-            _drop(mail.id, error)
+            _log_discarded(mail.id, error)
         await begin_write(session)
         await _remove(session, mail)
 
     async def _write(self, session: AsyncSession, mail: OutgoingMail) -> EmailMessage:
-        """Raises InvalidCodeError if the code was used up, taken back, or is too old, and
-        EmailNotValidError for an address of earlier times."""
+        """Raises InvalidCodeError if the code was used, revoked or is expired, and
+        EmailNotValidError for an address that older versions accepted."""
         assert mail.code_id
         await begin_write(session)
         context = RequestContext(session, self._clock())
         code, text = await codes.replace(context, mail.code_id)
         values = {"code": text, "expires": f"{code.expires_at:%Y-%m-%d %H:%M} UTC"}
         if user := await session.get(User, code.user_id) if code.user_id else None:
-            values["account"] = _account(user)
+            values["account"] = _account_name(user)
         await session.commit()
         template = _TEMPLATES[Purpose(code.purpose)]
         return compose(self._settings, template, mail.email, mail.accept_language, **values)
 
 
-async def _owners(session: AsyncSession, request: OutgoingMail) -> Sequence[User]:
-    """Of the address that a request names, as they stay until the transaction ends. Those who have
-    verified it come first: strangers can register any number of accounts with it."""
+async def _accounts(session: AsyncSession, request: OutgoingMail) -> Sequence[User]:
+    """The accounts with the address of a request, locked until the end of the transaction. Those
+    that have verified the address come first, since strangers can register any number with it."""
     if request.user_id:
         unverified = (User.email == request.email, User.email_verified_at.is_(None))
         conditions = and_(User.is_enabled, User.id == request.user_id, *unverified)
@@ -178,11 +180,11 @@ async def _owners(session: AsyncSession, request: OutgoingMail) -> Sequence[User
         conditions = and_(User.is_enabled, User.email_folded == normalize_email(request.email))
     verified_first = (User.email_verified_at.is_(None), User.id)
     chosen = select(User.id).where(conditions).order_by(*verified_first).limit(MAX_ACCOUNTS)
-    # Locked in the order of their ids, as everywhere, so that no two wait for each other.
+    # Locked in the order of their ids, as everywhere, so that there is no deadlock.
     locked = select(User).where(conditions, User.id.in_(chosen)).order_by(User.id)
     locked = locked.with_for_update(key_share=True).execution_options(populate_existing=True)
-    owners = (await session.scalars(locked)).all()
-    return sorted(owners, key=lambda user: not user.email_verified)
+    users = (await session.scalars(locked)).all()
+    return sorted(users, key=lambda user: not user.email_verified)
 
 
 async def _remove(session: AsyncSession, mail: OutgoingMail) -> None:
@@ -190,12 +192,13 @@ async def _remove(session: AsyncSession, mail: OutgoingMail) -> None:
     await session.commit()
 
 
-def _drop(mail_id: int, error: Exception) -> None:
-    """Not with the error's text, as above."""
+def _log_discarded(mail_id: int, error: Exception) -> None:
+    """Without the error's text, which may contain the address."""
     problem = {"mail": mail_id, "error": type(error).__name__}
     _log.warning("Message discarded", extra=problem)
 
 
-def _account(user: User) -> str:
-    """A name may be an advertisement, until the mailbox is known to be its owner's."""
+def _account_name(user: User) -> str:
+    """Without the username while the address is unverified: a stranger may have chosen it as
+    advertising."""
     return user.username if user.email_verified else f"#{user.id}"

@@ -1,1 +1,1 @@
-"""Deletes data that is no longer needed."""
+"""A periodic job that deletes data that is no longer needed."""

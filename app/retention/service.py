@@ -15,14 +15,14 @@ from app.database.job_lock import LockedJob
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
 from app.security.one_time_codes.models import Code
-from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.models import AttemptCounter
 from app.security.rate_limits.service import expired
 from app.settings import Settings
 from app.tokens.revocations.models import Revocation
 from app.tokens.revocations.service import has_expired
 from app.users.models import User
 
-BATCH = 500
+BATCH_SIZE = 500
 
 _is_of_current_version = exists().where(
     User.id == Session.user_id, User.token_version == Session.token_version
@@ -42,10 +42,10 @@ class Retention(LockedJob):
         await _delete(session, Entry.id, is_old)
         surplus = await older_anonymous_failures(session, MAX_ANONYMOUS_FAILURES)
         await _delete(session, Entry.id, surplus)
-        await _delete(session, Attempts.key, await expired(session, now))
+        await _delete(session, AttemptCounter.key, await expired(session, now))
         await _delete(session, Code.id, Code.expires_at <= now)
         await _delete(session, OutgoingMail.id, OutgoingMail.created_at <= now - RETRY_PERIOD)
-        # Some time after it could last have been confirmed.
+        # Twice the period in which it can be confirmed.
         is_outdated = SecondFactor.created_at <= now - 2 * ENROLLMENT_PERIOD
         is_unconfirmed = SecondFactor.confirmed_at.is_(None)
         await _delete(session, SecondFactor.user_id, and_(is_unconfirmed, is_outdated))
@@ -54,8 +54,8 @@ class Retention(LockedJob):
 async def _delete(
     session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
 ) -> None:
-    """Find the rows, then delete them, in batches, so that nobody waits long for the lock."""
-    while found := (await session.scalars(select(key).where(condition).limit(BATCH))).all():
+    """Delete the rows in batches, so that other transactions do not wait long for the lock."""
+    while batch := (await session.scalars(select(key).where(condition).limit(BATCH_SIZE))).all():
         await begin_write(session)
-        await session.execute(delete(key.class_).where(key.in_(found), condition))
+        await session.execute(delete(key.class_).where(key.in_(batch), condition))
         await session.commit()

@@ -1,1 +1,1 @@
-"""Passwords, encryption of stored secrets, one-time codes and rate limits."""
+"""Password hashing, encryption of stored secrets, one-time codes and rate limits."""

@@ -14,12 +14,12 @@ ENCRYPTED_PREFIX = "gAAAA"  # how every Fernet token begins: its version, and th
 
 
 class DecryptionError(StartupError):
-    """A stored secret cannot be decrypted; the text says which setting to mend."""
+    """A stored secret cannot be decrypted. The text names the setting to change."""
 
 
 class Encryptor:
-    """`content` names what is in it. Each has a key of its own, so that no secret of one kind can
-    be passed off as one of another. No plain secret may begin with ENCRYPTED_PREFIX."""
+    """`content` names the kind of secret. Each kind has its own key, so that a secret of one kind
+    cannot be used as one of another. No plain secret may begin with ENCRYPTED_PREFIX."""
 
     def __init__(self, settings: Settings, content: str) -> None:
         self._content = content
@@ -27,12 +27,12 @@ class Encryptor:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there is a key, so that nothing need be stored plain."""
+        """Whether SECRET_KEY is set."""
         return self._secret_key is not None
 
     @cached_property
     def _fernet(self) -> Fernet | None:
-        # Derived when it is needed, which it is not for most logins.
+        # Derived when first needed: most commands of the CLI never do.
         if self._secret_key is None:
             return None
         secret = self._secret_key.get_secret_value().encode()
@@ -56,5 +56,5 @@ class Encryptor:
             ) from None
 
     def needs_encryption(self, stored: str) -> bool:
-        """What was stored before SECRET_KEY was set."""
+        """Whether the secret was stored before SECRET_KEY was set."""
         return self.is_enabled and not stored.startswith(ENCRYPTED_PREFIX)

@@ -1,7 +1,7 @@
-"""Hashing and checking passwords off the event loop, and which new passwords are refused.
+"""Hashes and verifies passwords off the event loop, and rejects weak new passwords.
 
-Knows no user. Argon2id at OWASP's parameters; hashes brought from elsewhere still verify, and
-`needs_rehash` says which to replace at the next login.
+Does not know users. New hashes are Argon2id at OWASP's parameters. Imported hashes of other kinds
+verify as well, and `needs_rehash` tells which ones to replace at the next login.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ Result = TypeVar("Result")
 
 
 class HashingOverloadedError(UnavailableError):
-    """More passwords wait to be hashed than HASHING_QUEUE allows."""
+    """HASHING_QUEUE passwords are already waiting to be hashed."""
 
     message = "Too many logins at once, try again shortly"
 
 
 class Passwords:
-    """One per process. Threads of their own, so that a burst of logins leaves the default pool,
-    and at a lower priority, so that it leaves the event loop, to those who only validate."""
+    """One per process. It has its own threads, at a lower priority, so that a burst of logins slows
+    down neither the default thread pool nor the event loop, which checks tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self._context = CryptContext(
@@ -65,20 +65,21 @@ class Passwords:
         threads = settings.hashing_threads or os.cpu_count() or 1
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
-        self._room = Semaphore(threads + settings.hashing_queue)
+        self._capacity = Semaphore(threads + settings.hashing_queue)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
         self._parameters = f"$argon2id$v=19$m={memory},t={passes},p=1$"
-        # Only ever compared with, so that an unknown user costs what a known one does. No password
-        # has it, and none need be hashed for it, which would leave the memory taken at every start.
+        # Verified for unknown users, so that they take the same time as known ones. No password has
+        # this hash. It is random, because hashing at start would allocate memory that stays
+        # allocated.
         salt, digest = _encode(os.urandom(16)), _encode(os.urandom(32))
         self._dummy_hash = f"{self._parameters}{salt}${digest}"
 
     def validate_new(self, password: str, *personal: str | None, field: str = "password") -> None:
-        """Raise InvalidRequestError naming the rule that a new password breaks.
+        """Raise InvalidRequestError if the policy rejects a new password. It names the broken rule.
 
-        `personal` are words that an attacker tries first, such as the user's name
-        (SP 800-63B-4, 3.1.1.2).
+        `personal` are words that an attacker tries first, such as the username (SP 800-63B-4,
+        3.1.1.2).
         """
         if not self._strict:
             return
@@ -98,17 +99,17 @@ class Passwords:
         return await self._run(self._context.hash, _normalize(password))
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Whether the hash is the password's. Without a hash the answer is no, at the same cost.
+        """Whether the password matches the hash. Without a hash, returns False in the same time.
 
         Raises HashingOverloadedError.
         """
         return await self._run(self._verify_or_dummy, _normalize(password), password_hash)
 
     def needs_rehash(self, password_hash: str) -> bool:
-        """Whether the hash was made by other means, or other parameters, than hash() now uses."""
+        """Whether the hash has another algorithm or other parameters than hash() uses."""
         is_current = password_hash.startswith(self._parameters)
         if is_current and len(password_hash) == len(self._dummy_hash):
-            return False  # as nearly all are; to take one apart takes its time
+            return False  # nearly always; spares parsing the hash
         return bool(self._context.needs_update(password_hash))
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class Passwords:
             except UnknownHashError:
                 pass  # an account imported without a usable password
             except ValueError:
-                pass  # bcrypt takes 72 bytes and no NUL; it never truncates here
+                pass  # bcrypt accepts at most 72 bytes and no NUL; passwords are never truncated
         self._verify_hash(password, self._dummy_hash)
         return False
 
@@ -132,18 +133,18 @@ class Passwords:
         return bool(self._context.verify(password, password_hash))
 
     async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        if not self._room.acquire(blocking=False):
+        if not self._capacity.acquire(blocking=False):
             raise HashingOverloadedError
         future = self._pool.submit(work, *args, **kwargs)
-        # The place is free again when the thread is, not when the caller stops waiting.
-        future.add_done_callback(lambda _: self._room.release())
+        # Released when the thread is free, not when the caller stops waiting.
+        future.add_done_callback(lambda _: self._capacity.release())
         return await asyncio.wrap_future(future)
 
 
 @cache
 def _openssl_is_faster() -> bool:
-    """Than the libargon2 of argon2-cffi: by a tenth if that is the wheel's, which is for any CPU,
-    and by no means if it was compiled for this one (`make native`)."""
+    """Whether OpenSSL computes Argon2id faster than argon2-cffi's libargon2. It is 10 % faster than
+    the wheel's, which is built for any CPU, but not than one built for this CPU (`make native`)."""
 
     def seconds(computation: Callable[[], object]) -> float:
         return min(repeat(computation, number=1, repeat=5))
@@ -157,13 +158,13 @@ def _openssl_is_faster() -> bool:
 
     try:
         return seconds(openssl) < seconds(libargon2)
-    except UnsupportedAlgorithm:  # before OpenSSL 3.2
+    except UnsupportedAlgorithm:  # OpenSSL older than 3.2
         return False
 
 
 def _argon2id(password_hash: str) -> tuple[Argon2id, bytes] | None:
-    """How OpenSSL computes the hash of a password anew, and what has to come of it if the password
-    is right. None for any other kind of hash."""
+    """OpenSSL's function with the parameters of this hash, and the expected digest. None if OpenSSL
+    cannot verify this kind of hash."""
     match = _ARGON2ID.fullmatch(password_hash)
     if match is None:
         return None
@@ -177,7 +178,7 @@ def _argon2id(password_hash: str) -> tuple[Argon2id, bytes] | None:
             lanes=int(lanes),
             memory_cost=int(memory),
         )
-    except ValueError:  # parameters that it does not take
+    except ValueError:  # parameters that OpenSSL rejects
         return None
     return kdf, expected
 
@@ -196,13 +197,14 @@ def _lower_priority() -> None:
 
 
 def _normalize(password: str) -> str:
-    """NFKC, so that one password typed on two keyboards is one password (SP 800-63B-4, 3.1.1.2)."""
+    """NFKC, so that a password matches whichever keyboard it is typed on (SP 800-63B-4,
+    3.1.1.2)."""
     return unicodedata.normalize("NFKC", password)
 
 
 @cache
 def _common_passwords() -> frozenset[str]:
-    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # large, and only the strict policy asks
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # large, and only needed if strict
 
     return frozenset(
         word for word in FREQUENCY_LISTS["passwords"] if len(word) >= STRICT_MIN_LENGTH

@@ -1,1 +1,1 @@
-"""How `hourpass serve` runs uvicorn."""
+"""The HTTP server: uvicorn, as `hourpass serve` runs it."""

@@ -1,6 +1,6 @@
-"""Answers the requests that one turn of the event loop has read, all together in the next turn.
+"""Answers all requests that were read in one turn of the event loop together, in the next turn.
 
-One look for revocations (revocations/cache.py) then serves all of them.
+Then one check for new revocations (tokens/revocations/cache.py) is enough for all of them.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batch] = WeakKeyDictionar
 
 
 def batch_of(loop: asyncio.AbstractEventLoop) -> Batch:
-    """A process can run several servers, each on its own event loop."""
+    """One per event loop: a process can run several servers, each on its own loop."""
     batch = _batches.get(loop)
     if batch is None:
         batch = _batches[loop] = Batch()

@@ -1,8 +1,9 @@
 """Limits on the number of connections of a worker, and on the time that clients take.
 
-docs/security.md lists the numbers. A connection is in one queue at most, which stands for what it
-waits for. All connections in a queue have the same time limit, so only the first can have exceeded
-it. A connection with a request in progress is in no queue, and is never closed from here.
+docs/security.md lists the numbers. There is a queue for each thing that a connection can wait for,
+and a connection is in at most one queue. All connections in a queue have the same time limit, so
+the first one exceeds it first. A connection with a request in progress is in no queue, and is never
+closed here.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ _WARNING_SECONDS = 60
 _log = logging.getLogger("hourpass.connections")
 
 
-class Times(NamedTuple):
+class TimeLimits(NamedTuple):
     """Time limits in seconds."""
 
     first_head: float = 10  # from the connection to the end of the first request's head
@@ -71,11 +72,11 @@ class Queue:
 class Connections:
     """All connections of one worker."""
 
-    def __init__(self, settings: Settings, times: Times | None = None) -> None:
-        times = times or Times()
+    def __init__(self, settings: Settings, times: TimeLimits | None = None) -> None:
+        times = times or TimeLimits()
         self._settings = settings
         self.open = 0
-        self._of_network: dict[str, int] = {}
+        self._open_by_network: dict[str, int] = {}
         self._sweeping_loop: asyncio.AbstractEventLoop | None = None
         self._warned_at = float("-inf")
         self._evicted = self._refused = 0
@@ -102,8 +103,8 @@ class Connections:
 
     @cached_property
     def limit(self) -> int:
-        """Connections that the worker keeps. It reads the open-files limit of the process once, so
-        raise_open_files() has to come first."""
+        """Connections that the worker keeps open. Reads the open-files limit of the process once,
+        so call raise_open_files() first."""
         reserved = _RESERVED_FILES + backlog() + self._settings.database_pool_size
         possible = max(10, open_files() - reserved)
         wanted = self._settings.max_connections
@@ -119,12 +120,12 @@ class Connections:
         return min(self.limit, wanted or max(1, int(self.limit * NETWORK_SHARE)))
 
     def join(self, connection: Connection, host: str) -> bool:
-        """Whether there is a place for the connection. May evict another one."""
+        """Add a connection. May evict another one. Returns False if there is no place."""
         self._start_sweeping()
         is_proxy = self._is_proxy(host)
         connection.idle_queue = self.idle_proxies if is_proxy else self.idle
         network = network_of(host)
-        of_network = self._of_network.get(network, 0)
+        of_network = self._open_by_network.get(network, 0)
         has_room = True
         if network and not is_proxy and of_network >= self.limit_per_network:
             has_room = self._make_room(network)
@@ -137,7 +138,7 @@ class Connections:
         connection.closing_queue = self.closing
         connection.network = network
         self.open += 1
-        self._of_network[network] = self._of_network.get(network, 0) + 1
+        self._open_by_network[network] = self._open_by_network.get(network, 0) + 1
         self.move(connection, self.first_heads)
         return True
 
@@ -146,14 +147,14 @@ class Connections:
         if connection.closing_queue is self.refused:
             return
         self.open -= 1
-        left = self._of_network[connection.network] - 1
+        left = self._open_by_network[connection.network] - 1
         if left:
-            self._of_network[connection.network] = left
+            self._open_by_network[connection.network] = left
         else:
-            del self._of_network[connection.network]
+            del self._open_by_network[connection.network]
 
     @property
-    def can_tell(self) -> bool:
+    def can_refuse(self) -> bool:
         """Whether a connection beyond the limit can get a 503."""
         return len(self.refused.since) <= MAX_REFUSALS
 
@@ -173,33 +174,34 @@ class Connections:
         return any(address in network for network in proxies)
 
     def _make_room(self, network: str | None = None) -> bool:
-        """Evict the connection that has kept the service waiting longest, if there is one."""
+        """Evict the connection that has waited longest. Returns False if there is none."""
         waiting = chain.from_iterable(queue.since for queue in self._evictable)
-        found = next(
+        candidate = next(
             (one for one in islice(waiting, _MAX_CANDIDATES) if network in (None, one.network)),
             None,
         )
-        if found:
-            self.move(found, None)
-            found.evict()
+        if candidate:
+            self.move(candidate, None)
+            candidate.evict()
             self._evicted += 1
         else:
             self._refused += 1
         self._warn(network)
-        return found is not None
+        return candidate is not None
 
     def _warn(self, network: str | None) -> None:
         if monotonic() < self._warned_at + _WARNING_SECONDS:
             return
         self._warned_at = monotonic()
-        facts = {"open": self.open, "limit": self.limit, "network": network}
+        fields = {"open": self.open, "limit": self.limit, "network": network}
         counts = {"evicted": self._evicted, "refused": self._refused}
-        _log.warning("Too many connections", extra={**facts, **counts})
+        _log.warning("Too many connections", extra={**fields, **counts})
         self._evicted = self._refused = 0
 
     def _start_sweeping(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._sweeping_loop is not loop:  # an earlier one may have stopped before its next sweep
+        # An earlier loop may have stopped before its next sweep.
+        if self._sweeping_loop is not loop:
             self._sweeping_loop = loop
             loop.call_later(self._interval, self._sweep)
 
@@ -218,7 +220,7 @@ class Connections:
                 loop.call_later(self._interval if is_done else 0, self._sweep)
 
     def _expire_connections(self) -> bool:
-        """Whether that was all of them. An error on one connection does not affect the others."""
+        """Returns False if some are left. An error on one connection does not affect the others."""
         now = monotonic()
         left = _MAX_EXPIRED
         for queue in self._queues:
@@ -257,4 +259,4 @@ def raise_open_files() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):  # macOS reports "unlimited" and then refuses it
-        _log.warning("The open-files limit stays as it is", extra={"limit": open_files()})
+        _log.warning("Cannot raise the open-files limit", extra={"limit": open_files()})

@@ -22,7 +22,7 @@ class NotReadyError(UnavailableError):
     message = "The database is unreachable or has the schema of another version"
 
 
-async def _usable(request: Request) -> None:
+async def _require_ready(request: Request) -> None:
     """Check the connection and the schema. A signing key was loaded before the first request."""
     database: Database = request.app.state.database
     try:
@@ -43,7 +43,7 @@ async def liveness() -> Health:
     summary="Check the database and the signing key",
     responses=error_docs(NotReadyError),
 )
-async def readiness(_: Annotated[None, Depends(_usable)]) -> Health:
+async def readiness(_: Annotated[None, Depends(_require_ready)]) -> Health:
     """Responds with 200 if the database is reachable, its schema is current and there is a signing
     key."""
     return Health()

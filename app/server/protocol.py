@@ -1,7 +1,7 @@
 """The HTTP protocol of `hourpass serve`: one answer for each request, in the order of the requests.
 
-It bounds the bytes that wait to be parsed, and sends each response in one system call. Bounds on
-requests are in request_parser.py, bounds on connections and on clients' time in connections.py.
+It limits the bytes that wait to be parsed, and sends each response in one system call. Limits of
+requests are in request_parser.py, limits of connections and of clients' time in connections.py.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.server.connections import Connections, Queue
 from app.server.request_parser import RequestParser
 from app.server.transport import CoalescingTransport, ReadFlow
 
-# Bytes parsed at a time. They complete 41 requests of 25 bytes at most, all of which may be queued.
+# Bytes parsed at a time: at most 41 requests (of 25 bytes), all of which may be queued.
 SLICE_BYTES = 1024
 # The service stops reading when more bytes than this follow a queued request. The last read may add
 # up to the size of the receive buffer, which Linux doubles (socket(7)).
@@ -34,7 +34,7 @@ RECEIVE_BUFFER_BYTES = 32_768
 # connection is closed loses the answer (RFC 9112, 9.6).
 MAX_DROPPED_BYTES = 2**20
 # A client that reads this much of its answers within the time limit gets the same time again.
-MIN_TAKEN_BYTES = 32_768
+MIN_READ_BYTES = 32_768
 
 _log = logging.getLogger("hourpass.connections")
 
@@ -55,7 +55,7 @@ class HttpProtocol(RequestParser):
     network = ""
 
     _current: RequestResponseCycle | None = None  # the request that is being answered
-    _refusal: type[ApiError] | None = None  # sent after the answers to earlier requests
+    _pending_error: type[ApiError] | None = None  # sent after the answers to earlier requests
     _is_closed = False
     _dropped_bytes = 0
     _unsent_bytes = 0
@@ -83,7 +83,7 @@ class HttpProtocol(RequestParser):
                 socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
             )
         if not self._connections.join(self, self.client[0] if self.client else ""):
-            if self._connections.can_tell:
+            if self._connections.can_refuse:
                 self._refuse(UnavailableError)
             else:
                 transport.abort()
@@ -109,7 +109,7 @@ class HttpProtocol(RequestParser):
     def expire(self) -> None:
         """Refuse or close the connection: the client has exceeded its time limit."""
         if self._is_closed or self.flow.write_paused:
-            if self._unsent_bytes - self._raw.get_write_buffer_size() >= MIN_TAKEN_BYTES:
+            if self._unsent_bytes - self._raw.get_write_buffer_size() >= MIN_READ_BYTES:
                 self._wait_for_client()
             else:
                 self._raw.abort()
@@ -230,13 +230,13 @@ class HttpProtocol(RequestParser):
         self._batch.add(self, cycle)
 
     def try_fast_path(self, cycle: RequestResponseCycle) -> bytes | None:
-        """The whole response, or None if it takes a database or another wait."""
+        """The whole response, or None if it needs the database or has to wait."""
         if cycle.disconnected or self.flow.write_paused:
             return None
-        known = self._middleware.try_fast_path(cast("Scope", cycle.scope))
-        if known is None:
+        result = self._middleware.try_fast_path(cast("Scope", cycle.scope))
+        if result is None:
             return None
-        answer, id_ = known
+        answer, id_ = result
         date = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         close = b"" if cycle.keep_alive else b"connection: close\r\n"
         head = _head(answer.status, answer.headers) % (date, id_.encode(), close)
@@ -262,8 +262,8 @@ class HttpProtocol(RequestParser):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif self._refusal:
-            self._send_refusal(self._refusal)
+        elif self._pending_error:
+            self._send_error(self._pending_error)
         if self._held:
             self._parse_held()
         self._watch()
@@ -275,7 +275,7 @@ class HttpProtocol(RequestParser):
         if cycle.response_complete:
             self.transport.close()
 
-    def _refuse(self, refusal: type[ApiError]) -> None:
+    def _refuse(self, error: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
         self._is_last = self._has_unread = True
@@ -290,12 +290,12 @@ class HttpProtocol(RequestParser):
             cycle.disconnected = cycle.response_complete = True
             cycle.message_event.set()
         if current is None or current.response_complete:
-            self._send_refusal(refusal)
+            self._send_error(error)
         else:
-            self._refusal = refusal
+            self._pending_error = error
 
-    def _send_refusal(self, refusal: type[ApiError]) -> None:
-        response = error_response(refusal())
+    def _send_error(self, error: type[ApiError]) -> None:
+        response = error_response(error())
         headers = [
             *self.server_state.default_headers,
             *with_default_headers(tuple(response.raw_headers)),

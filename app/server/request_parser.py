@@ -1,7 +1,8 @@
 """Parses requests and limits the size of their parts.
 
-uvicorn's parser treats an offer to upgrade as the end of HTTP and trailer fields as header fields,
-and has no limits. The app never sees a request that is refused here; protocol.py answers it.
+uvicorn's parser treats an offer to upgrade as the end of HTTP, treats trailer fields as header
+fields, and has no limits. The app never sees a request that is refused here; protocol.py answers
+it.
 """
 
 from abc import abstractmethod
@@ -12,14 +13,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.errors import ApiError, HeadersTooLargeError, MalformedRequestError, UriTooLongError
 from app.http.middleware import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_TARGET_BYTES
 
-_NOTED_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"expect"))
+_FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
 class RequestParser(HttpToolsProtocol):
     # State of the message being received:
     _in_head = False
     _in_body = False
-    _has_begun = False  # within the current slice
+    _has_begun = False  # in the current slice
     _is_replaying = False  # the head is being replayed without its offer to upgrade
     _head_bytes = 0
     _body_bytes = 0
@@ -32,7 +33,7 @@ class RequestParser(HttpToolsProtocol):
     _has_unread = False
 
     @abstractmethod
-    def _refuse(self, refusal: type[ApiError]) -> None:
+    def _refuse(self, error: type[ApiError]) -> None:
         """Answer the message being received with an error, after the answers to earlier requests.
         A message that has been answered gets no second answer."""
 
@@ -62,9 +63,9 @@ class RequestParser(HttpToolsProtocol):
                 self._refuse(MalformedRequestError)
             return
         if not self._is_last:
-            self._check_bounds(0 if self._has_begun else len(data), self._body_bytes - body_bytes)
+            self._check_limits(0 if self._has_begun else len(data), self._body_bytes - body_bytes)
 
-    def _check_bounds(self, received: int, of_the_body: int) -> None:
+    def _check_limits(self, received: int, in_body: int) -> None:
         """The parser reports a header, chunk or trailer only when it is complete. So all received
         bytes count, except those of the slice in which the message began."""
         if self._in_head:
@@ -74,9 +75,9 @@ class RequestParser(HttpToolsProtocol):
             elif self._head_bytes > MAX_TARGET_BYTES + MAX_HEADER_BYTES:
                 self._refuse(HeadersTooLargeError)
         elif self._in_body:
-            self._framing_bytes += received - of_the_body if received else 0
+            self._framing_bytes += received - in_body if received else 0
             if self._body_bytes > MAX_BODY_BYTES:
-                self._end_with(self.cycle)  # exchange.py refuses it
+                self._end_with(self.cycle)  # http/middleware.py refuses it
             elif self._framing_bytes > MAX_HEADER_BYTES:
                 self._refuse(HeadersTooLargeError)
 
@@ -118,28 +119,29 @@ class RequestParser(HttpToolsProtocol):
         name = name.lower()
         if name == b"host":
             self._number_of_hosts += 1
-        elif name in _NOTED_HEADERS:
-            self._note(name, value)
+        elif name in _FRAMING_HEADERS:
+            self._read_framing(name, value)
         self.headers.append((name, value))
 
-    def _note(self, name: bytes, value: bytes) -> None:
-        """The parser has refused ambiguous lengths. ValueError makes it refuse the message."""
-        is_old = self.parser.get_http_version() == "1.0"
+    def _read_framing(self, name: bytes, value: bytes) -> None:
+        """The parser has already refused ambiguous lengths. ValueError makes it refuse the
+        message."""
+        is_http_1_0 = self.parser.get_http_version() == "1.0"
         if name == b"content-length":
             self._announced_bytes = int(value)
         elif name == b"transfer-encoding":
             # RFC 9112, 6.1: HTTP/1.0 has no transfer codings. Only chunked is implemented here.
-            if is_old or value.strip().lower() != b"chunked":
+            if is_http_1_0 or value.strip().lower() != b"chunked":
                 raise ValueError
-        elif value.lower() == b"100-continue" and not is_old:  # RFC 9110, 10.1.1
+        elif value.lower() == b"100-continue" and not is_http_1_0:  # RFC 9110, 10.1.1
             self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         if self._is_replaying:
             return
         if self._number_of_hosts != 1:
-            is_old = self.parser.get_http_version() == "1.0"
-            if self._number_of_hosts or not is_old:  # RFC 9112, 3.2
+            is_http_1_0 = self.parser.get_http_version() == "1.0"
+            if self._number_of_hosts or not is_http_1_0:  # RFC 9112, 3.2
                 raise ValueError
         self._in_head = False
         super().on_headers_complete()
@@ -149,7 +151,7 @@ class RequestParser(HttpToolsProtocol):
         if self._announced_bytes > MAX_BODY_BYTES:
             self._end_with(self.cycle)
         elif self.expect_100_continue and self.cycle.keep_alive:
-            # A client that gets a final answer instead of 100 may still send the body, or may not.
+            # A client that gets the final response instead of 100 may or may not send the body.
             self.cycle.keep_alive = False
             self._keeps_alive_if_complete = True
 

@@ -1,4 +1,4 @@
-"""uvicorn, as `hourpass serve` wants it."""
+"""Runs uvicorn for `hourpass serve`."""
 
 import socket
 import sys
@@ -12,7 +12,7 @@ from app.server.protocol import HttpProtocol
 
 
 def serve(host: str, port: int, workers: int) -> None:
-    """Until interrupted. Exits with a line in the log if the address cannot be had."""
+    """Serve until interrupted. Logs an error and exits if it cannot listen on the address."""
     raise_open_files()
     options: dict[str, Any] = {
         "host": host,
@@ -20,7 +20,7 @@ def serve(host: str, port: int, workers: int) -> None:
         "workers": workers,
         "http": HttpProtocol,
         "ws": "none",
-        "log_config": None,  # logs.py sends uvicorn's lines where ours go
+        "log_config": None,  # http/access_log.py configures uvicorn's loggers
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
@@ -35,23 +35,23 @@ def serve(host: str, port: int, workers: int) -> None:
         uvicorn.run("app.main:app", **options)
     else:
         config = uvicorn.Config("app.main:app", **options)
-        Multiprocess(config, [_Shared(fileno=config.bind_socket().detach())]).run()
+        Multiprocess(config, [_ReusePortSocket(fileno=config.bind_socket().detach())]).run()
 
 
-class _Shared(socket.socket):
-    """An address at which each worker that is handed it listens by itself: Linux deals the
-    connections out. From one socket for all, whoever wakes first would take most of them."""
+class _ReusePortSocket(socket.socket):
+    """A socket that each worker opens again for the same address (SO_REUSEPORT), so that Linux
+    distributes the connections. On one shared socket, the worker that wakes first accepts most."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Only now that it is bound: as long as another service is there, that was refused.
+        # Set after bind(), which therefore fails if another service uses the address.
         self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
     def __reduce__(self) -> Any:
-        return _listen_as_well, (self.family, self.getsockname())
+        return _bind_again, (self.family, self.getsockname())
 
 
-def _listen_as_well(family: int, address: Any) -> socket.socket:
+def _bind_again(family: int, address: Any) -> socket.socket:
     another = socket.socket(family)
     another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""Transport and flow control: one write per response, and pauses in reading that last."""
+"""Transport and flow control: one write per response, and reading that stays paused."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Checks of a token: whether it is valid, and whose it is."""
+"""Token checks: whether a token is valid, and which user it belongs to."""

@@ -1,7 +1,6 @@
-"""The responses of /token_status and /verify, from memory if possible, before FastAPI routes the
-request.
+"""Answers /token_status and /verify from memory, before FastAPI routes the request.
 
-The routes in router.py answer the requests that memory cannot, with the same two functions.
+Requests that need more than memory go to the routes in router.py, which use the same two functions.
 FIGURE
 """
 
@@ -37,7 +36,7 @@ def token_status(user: AuthenticatedUser) -> PreparedResponse:
 
 
 def verify(user: AuthenticatedUser, query: bytes) -> PreparedResponse:
-    """`query` has the scopes that the token must have, as in `scope=predict`.
+    """`query` names the required scopes, as in `scope=predict`.
 
     Raises InsufficientScopeError and InvalidRequestError.
     """
@@ -53,7 +52,7 @@ class FastPath:
         self._state = state
 
     def try_fast_path(self, scope: Scope) -> PreparedResponse | None:
-        """The response, or None if it takes more than memory."""
+        """The response, or None if it needs more than memory."""
         path = _path(scope)
         if path is None:
             return None
@@ -90,7 +89,7 @@ def _verify_headers(user: AuthenticatedUser) -> tuple[Header, ...]:
 
 @lru_cache(maxsize=64)
 def _required_scopes(query: bytes) -> tuple[str, ...]:
-    """Refuses an empty or impossible scope: it would let in everybody, or nobody."""
+    """Rejects an empty or malformed scope: it would admit every token, or none."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = [value for name, value in pairs if name == "scope"]
     if not all(_SCOPES.fullmatch(value) for value in values):

@@ -4,7 +4,7 @@ from app.context import RequestContext
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.events import Events
-from app.security.rate_limits.service import LoginLimiter, allow
+from app.security.rate_limits.service import LoginLimiter, enforce_limit
 from app.token_checks.schemas import Introspection
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import CLIENT_ID, AccessTokens
@@ -32,11 +32,11 @@ class TokenRevocation:
     async def revoke(self, context: RequestContext, token: str) -> None:
         """Revoke an access token, or a refresh token with its session (RFC 7009, 2.1).
 
-        Nothing but the token is required. Revoking an invalid token succeeds as well.
+        Nothing but the token is required. Revoking an invalid token also succeeds.
 
-        Access tokens are counted, since a session can issue any number of them. Revoking a session
-        or all tokens of a user is not limited: each needs another login before it, and logins are
-        counted. Raises TooManyAttemptsError.
+        Revocations of access tokens are limited, since a session can issue any number of them.
+        Revoking a session or all tokens of a user is not: to do it again, the user has to log in
+        again, and logins are limited. Raises TooManyAttemptsError.
         """
         try:
             verified = await self._checker.check(context, token)
@@ -45,7 +45,7 @@ class TokenRevocation:
             return
         user_id = verified.user.id
         await begin_write(context.session)
-        await allow(context.session, "revocation", str(user_id), self._limiter.actions)
+        await enforce_limit(context.session, "revocation", str(user_id), self._limiter.actions)
         await self._revocations.publish(context, f"jti:{verified.claims.jti}")
         await self._events.publish(context, "token.revoke", user_id)
         await context.session.commit()
@@ -59,8 +59,8 @@ class TokenIntrospection:
     async def introspect(
         self, context: RequestContext, token: str, requester: AuthenticatedUser
     ) -> Introspection:
-        """The claims of an access token, for those who may read them. For everybody else the token
-        is inactive, as an invalid one is."""
+        """The claims of an access token, if the requester may read them. Otherwise the token is
+        reported as inactive, like an invalid one."""
         try:
             verified = await self._checker.check(context, token)
         except InvalidTokenError:

@@ -1,1 +1,1 @@
-"""What a token is: signing keys, issuing, reading. Knows no user: a subject is just a string."""
+"""Access tokens and their keys and revocations. Does not know users: a subject is a string."""

@@ -1,7 +1,7 @@
-"""Issuing and reading tokens: pure, so no database, no FastAPI, and the time is an argument.
+"""Encodes and decodes access tokens. Pure: no database, no FastAPI, and the time is an argument.
 
-python-jose signs and verifies; everything around that is checked here first, because the library
-lets too much through (altered base64, `crit`, missing claims) and trips over what it should refuse.
+python-jose signs and verifies. Everything else is checked here first, because the library accepts
+too much (altered base64, `crit`, missing claims) and raises unexpected errors for malformed tokens.
 """
 
 import base64
@@ -19,30 +19,30 @@ from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey
 
 MAX_TOKEN_BYTES = 4_096
 
-# RFC 9068 wants every token to name its client. Only one kind gets tokens here: the users
-# themselves, through whatever sends their password.
+# RFC 9068 requires `client_id` in every token. Clients are not registered here: users get tokens
+# for themselves, with any client.
 CLIENT_ID = "hourpass"
 
 
-# To the letter, with a kid that the service could have made (keys.py).
+# Exactly as the service writes it, with a kid in the format of keys.py.
 _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ":"at\+jwt"\}')
-# Holders of an HS256 secret can sign anything. A `jti` or `sid` is stored in the revocation feed,
-# so it is short and plain. Scopes and methods are sent in headers.
+# With an HS256 secret, APIs can sign any claims. A `jti` or `sid` is stored in the revocation feed,
+# so it must be short and plain. Scopes and methods are sent in headers.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
 class UnknownKeyError(InvalidTokenError):
-    """To its caller no different from any other invalid token."""
+    """Clients get the same response as for any other invalid token."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessTokenRequest:
-    """What a token is to stand for.
+    """The claims of a token to be issued.
 
-    `epoch` is whatever the subject's keeper compares to end all of its tokens at once; `session`
-    names the session that keeps renewing the token, if one does; `methods` are those of RFC 8176
-    by which the subject has shown who it is, if there is more to say than that it has.
+    A new `token_version` of the subject revokes all tokens with the old one. `session` is the id of
+    the session that the token belongs to, if any. `methods` are the authentication methods of
+    RFC 8176, if there was more than the password.
     """
 
     subject: str
@@ -55,7 +55,7 @@ class AccessTokenRequest:
 
 
 class Claims(NamedTuple):
-    """What a token says, once its signature and its times have been checked (RFC 9068, 2.2)."""
+    """The claims of a token whose signature and times have been checked (RFC 9068, 2.2)."""
 
     subject: str
     username: str
@@ -70,7 +70,7 @@ class Claims(NamedTuple):
     expires_at: int
 
     def revocation_keys(self) -> list[str]:
-        """The values under which this token can have been revoked."""
+        """The revocation values that would revoke this token."""
         values = [f"sub:{self.subject}:{self.token_version}", f"jti:{self.jti}", f"kid:{self.kid}"]
         return [*values, f"sid:{self.session}"] if self.session else values
 
@@ -83,7 +83,7 @@ class AccessTokens:
         self.audience = settings.audience
 
     def encode(self, request: AccessTokenRequest, now: datetime) -> str:
-        """A signed token, good for `lifetime` from `now`."""
+        """Returns a signed token, valid for `lifetime` from `now`."""
         issued_at = int(now.timestamp())
         claims: dict[str, object] = {
             "iss": self.issuer,
@@ -97,7 +97,7 @@ class AccessTokens:
             "auth_time": int(request.authenticated_at.timestamp()),
             "epoch": request.token_version,
         }
-        if request.scope:  # RFC 6749, 3.3 knows no empty one
+        if request.scope:  # RFC 6749, 3.3 allows no empty scope
             claims["scope"] = request.scope
         if request.session:
             claims["sid"] = request.session
@@ -106,8 +106,10 @@ class AccessTokens:
         return self.keyring.current(now).sign(claims)
 
     def decode(self, token: str, now: datetime) -> Claims:
-        """What the token says. Raises InvalidTokenError unless every part of it is in order, and
-        UnknownKeyError, which is one, if all that is wrong so far is that no key is known for it.
+        """Returns the claims of a valid token.
+
+        Raises InvalidTokenError, and its subclass UnknownKeyError if the header is one that the
+        service writes, but with an unknown key.
         """
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise InvalidTokenError
@@ -115,8 +117,8 @@ class AccessTokens:
         payload, _, signature = rest.partition(".")
         key = self.keyring.by_header.get(header)
         if key is None:
-            raise UnknownKeyError if _is_like_ours(header) else InvalidTokenError
-        if not _verifies(key, f"{header}.{payload}", signature):
+            raise UnknownKeyError if _could_be_ours(header) else InvalidTokenError
+        if not _has_valid_signature(key, f"{header}.{payload}", signature):
             raise InvalidTokenError
         claims = _parse(payload)
         seconds = now.timestamp()
@@ -142,7 +144,7 @@ class AccessTokens:
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
             or issued_at > seconds + CLOCK_SKEW.total_seconds()
-            # Not longer than any of ours, or its revocation could be forgotten before it.
+            # A longer lifetime than ours could outlast the token's revocation.
             or not seconds < expires_at <= issued_at + int(self.lifetime.total_seconds())
         ):
             raise InvalidTokenError
@@ -161,23 +163,23 @@ class AccessTokens:
         )
 
 
-def _is_like_ours(header: str) -> bool:
-    """Whether the service could have written this header, under a key that is not known here."""
+def _could_be_ours(header: str) -> bool:
+    """Whether the service could have written this header, with a key that is unknown here."""
     return _HEADER.fullmatch(_decode(header)) is not None
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can write half of a surrogate pair, which no answer can."""
+    """JSON can contain half of a surrogate pair, which cannot be encoded in a response."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _verifies(key: SigningKey, signed: str, signature: str) -> bool:
+def _has_valid_signature(key: SigningKey, signed: str, signature: str) -> bool:
     verified: bool = key.public.verify(signed.encode(), _decode(signature))
     return verified
 
 
 def _parse(payload: str) -> dict[str, Any]:
-    """Only reached for what one of our keys signed, yet an HS256 secret is shared with others."""
+    """Strict although the signature is valid, because APIs have the HS256 secret as well."""
     decoded = _decode(payload)
     try:
         text = decoded.decode()
@@ -200,8 +202,8 @@ _JSON = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 
 
 def _decode(segment: str) -> bytes:
-    """base64url without padding (RFC 7515, 2), in the one spelling that encodes its bytes: spare
-    bits or stray characters would make many texts out of one token."""
+    """Decode base64url without padding (RFC 7515, 2). Accepts only the canonical encoding: with
+    unused bits or extra characters, one token would have many spellings."""
     given = segment.encode()
     try:
         decoded = base64.urlsafe_b64decode(given + b"==")  # more padding than needed is ignored

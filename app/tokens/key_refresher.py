@@ -1,4 +1,4 @@
-"""Refreshes the signing keys of a worker, since other workers and hosts change them."""
+"""Keeps the signing keys of a worker up to date, since other workers and hosts change them."""
 
 import asyncio
 import logging
@@ -14,9 +14,10 @@ from app.tokens.jwt import AccessTokens, Claims, UnknownKeyError
 from app.tokens.signing_keys.store import KeyStore
 
 REFRESH_SECONDS = 1.0
-# A flood of tokens under made-up keys asks the database no more often than this. Each of them waits
-# for as long: a good token under a key that was made in the last moment must not be refused.
-MISS_PAUSE_SECONDS = 0.1
+# The shortest time between two reads because of unknown keys, so that forged tokens cannot flood
+# the database. Their requests wait this long too: a valid token with a new key must not be
+# rejected.
+MIN_REFRESH_INTERVAL_SECONDS = 0.1
 
 _log = logging.getLogger("hourpass.keys")
 
@@ -30,18 +31,18 @@ class KeyRefresher:
         clock: Callable[[], datetime],
         revoked_keys: Callable[[], int],
     ) -> None:
-        """`revoked_keys` tells how many keys have been revoked, as far as this process knows."""
+        """`revoked_keys` returns how many revoked keys this process knows of."""
         self._tokens = tokens
         self._database = database
         self._store = store
         self._clock = clock
         self._revoked_keys = revoked_keys
-        self._revoked_keys_read = revoked_keys()  # how many the keys at hand account for
+        self._revoked_keys_read = revoked_keys()  # at the last read of the keys
         self._refreshing = asyncio.Lock()
-        self._refreshed_at = float("-inf")  # on the monotonic clock, when the last read began
+        self._refreshed_at = float("-inf")  # start of the last read, on the monotonic clock
 
     async def decode(self, token: str, now: datetime) -> Claims:
-        """AccessTokens.decode(), after reading the keys again if the token's key is not known.
+        """Like AccessTokens.decode(), but reads the keys again if the token's key is unknown.
 
         Raises InvalidTokenError.
         """
@@ -53,12 +54,12 @@ class KeyRefresher:
 
     async def _refresh_since(self, asked_at: float) -> None:
         async with self._refreshing:
-            if self._refreshed_at < asked_at:  # nobody else has looked since
-                await asyncio.sleep(self._refreshed_at + MISS_PAUSE_SECONDS - monotonic())
+            if self._refreshed_at < asked_at:  # no other request has read them since
+                await asyncio.sleep(self._refreshed_at + MIN_REFRESH_INTERVAL_SECONDS - monotonic())
                 await self._refresh()
 
     async def catch_up(self) -> None:
-        """Read the keys if one is known to be revoked that may still be among them.
+        """Read the keys if one of them may have been revoked since the last read.
 
         Raises UnavailableError if they cannot be read.
         """
@@ -73,15 +74,15 @@ class KeyRefresher:
                 await self._refresh()
 
     async def _refresh(self) -> bool:
-        """Returns whether the keys could be read."""
+        """Returns False if the keys cannot be read."""
         now = self._clock()
         self._refreshed_at = monotonic()
-        revoked_keys = self._revoked_keys()  # before the keys are read, which then account for them
+        revoked_keys = self._revoked_keys()  # before the read, which may then miss none of them
         try:
             async with self._database.session() as session:
                 context = RequestContext(session, now)
                 self._tokens.keyring = await self._store.read(context, self._tokens.keyring)
-        except Exception:  # noqa: BLE001 - no error may end run()
+        except Exception:  # noqa: BLE001 - no error may stop run()
             _log.exception("Cannot load the signing keys, using the cached ones")
             return False
         self._revoked_keys_read = revoked_keys

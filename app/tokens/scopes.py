@@ -1,4 +1,4 @@
-"""Scopes of RFC 6749, 3.3, and the type of our access tokens."""
+"""Scopes (RFC 6749, 3.3), and the type of the access tokens."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ BEARER: Literal["bearer"] = "bearer"
 
 OFFLINE_ACCESS = "offline_access"  # asks for a refresh token
 INTROSPECTION_SCOPES = {"admin", "introspect"}
-# `is_admin` grants the first one, and a login asks for the second one. No user is given them.
+# `is_admin` grants `admin`, and a login requests `offline_access`. Neither is stored with a user.
 RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,50}")
@@ -19,5 +19,5 @@ def scope_string(scopes: Iterable[str]) -> str:
 
 
 def split_scopes(scopes: Any) -> Any:
-    """The list, if `scopes` is the one text that the users table has."""
+    """Splits the string of the users table. Other values stay as they are."""
     return scopes.split() if isinstance(scopes, str) else scopes

@@ -1,1 +1,1 @@
-"""Who may use the service: registering, enabling, disabling, removing; whom a token stands for."""
+"""Users: registers, changes, disables and deletes them, and finds the user of a token."""

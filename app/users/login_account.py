@@ -1,5 +1,4 @@
-"""What a login needs of a user, in one query: 0.2 ms of CPU instead of a millisecond for an ORM
-object."""
+"""Reads the columns that a login needs: 0.2 ms of CPU time, instead of 1 ms for an ORM object."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,14 +23,15 @@ class LoginAccount(NamedTuple):
     has_second_factor: bool
 
     def granted_scopes(self) -> set[str]:
-        """Every scope that this user's tokens can have."""
+        """All scopes that tokens of this user can have."""
         return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}
 
 
 async def find_login_account(
     context: RequestContext, username: str, has_second_factor: ColumnElement[bool]
 ) -> LoginAccount | None:
-    """The user of that name. `has_second_factor` is a constant: its query is compiled once."""
+    """The user with that name. `has_second_factor` must be a constant, because the query is
+    compiled once."""
     if "\0" in username:
         return None  # PostgreSQL refuses it even in a query
     statement = _select(has_second_factor)
@@ -43,7 +43,7 @@ async def find_login_account(
 async def upgrade_password_hash(
     context: RequestContext, user: LoginAccount, password_hash: str
 ) -> None:
-    """Replace a hash of an older kind. The password stays the same, and tokens stay valid."""
+    """Replace an outdated hash of the same password. Tokens stay valid."""
     await begin_write(context.session)
     await context.session.execute(
         update(User)

@@ -7,31 +7,33 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 from app.database.base import Base
 
 MAX_TOKEN_VERSION = 2**31 - 1
-UNUSABLE_PASSWORD = "!"  # noqa: S105 - the hash of none, as in /etc/shadow
+UNUSABLE_PASSWORD = "!"  # noqa: S105 - the hash of no password, as in /etc/shadow
 
 
 def normalize_email(email: str) -> str:
-    """The form in which addresses are compared. Mail goes to the one that is stored as it was
-    typed: of two that fold alike, the other one's owner must not get it."""
+    """For comparison only. Mail is sent to the address as the user typed it: two addresses with the
+    same normalized form may belong to different people."""
     return email.casefold()
 
 
 def new_token_version() -> int:
-    """Random, so that no two users or histories of a database share one: an id that was given out
-    again after a restore must not accept the tokens of the user who had it before."""
+    """Random, so that it never repeats: after a restore, a new user may get the id of a lost one,
+    and that user's tokens must not be valid for the new user."""
     return secrets.randbelow(MAX_TOKEN_VERSION + 1)
 
 
 class User(Base):
     __tablename__ = "users"
-    # A new user must not inherit the tokens of a removed one, so no id is given out twice.
-    # SQLite needs to be told; PostgreSQL's identity never goes back.
+    # Ids are never reused, so that a new user does not inherit the tokens of a deleted one. SQLite
+    # needs AUTOINCREMENT for that.
     __table_args__ = (
         Index(
             "ix_users_administrators",
             "is_admin",
             postgresql_where=text("is_admin"),
-            sqlite_where=text("is_admin = 1"),  # as SQLAlchemy asks there; else it is not used
+            sqlite_where=text(
+                "is_admin = 1"
+            ),  # as SQLAlchemy writes it; otherwise the index is not used
         ),
         {"sqlite_autoincrement": True},
     )
@@ -40,24 +42,24 @@ class User(Base):
         BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True
     )
     username: Mapped[str] = mapped_column(String(64))
-    # NFKC and case folded; its uniqueness is what decides between simultaneous registrations.
+    # NFKC and case folded. Its unique index decides between simultaneous registrations.
     username_folded: Mapped[str] = mapped_column(String(64), unique=True)
     email: Mapped[str | None] = mapped_column(String(254))
-    # As it is looked for. Several users may have the same one.
+    # For lookups. Several users may have the same address.
     email_folded: Mapped[str | None] = mapped_column(String(254), index=True)
-    # When a code that was sent there came back.
+    # When the user used a code that was sent there.
     email_verified_at: Mapped[datetime | None]
     password_hash: Mapped[str] = mapped_column(String(255))
     is_enabled: Mapped[bool] = mapped_column(default=True)
     is_admin: Mapped[bool]
-    # What else its tokens may be used for, as RFC 6749, 3.3 writes it: words between spaces.
+    # The user's other scopes, separated by spaces (RFC 6749, 3.3).
     scopes: Mapped[str] = mapped_column(String(500), default="", server_default="")
-    # Written into every token. Another number revokes all tokens that carry this one.
+    # Part of every token. A new version revokes all tokens with the old one.
     token_version: Mapped[int] = mapped_column("token_epoch", default=new_token_version)
     created_at: Mapped[datetime]
 
     @validates("email")
-    def _follow(self, _: str, email: str | None) -> str | None:
+    def _update_email_columns(self, _: str, email: str | None) -> str | None:
         self.email_folded = normalize_email(email) if email else None
         self.email_verified_at = None
         return email
@@ -67,5 +69,5 @@ class User(Base):
         return self.email_verified_at is not None
 
     def granted_scopes(self) -> set[str]:
-        """Every scope that this user's tokens can have."""
+        """All scopes that tokens of this user can have."""
         return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}

@@ -1,6 +1,5 @@
-"""Asks the owner of an account for the password again before a sensitive change.
-
-A token that was stolen must not give the account away (ASVS 5.0, 6.2.3 and 7.5.1).
+"""Requires the password again before sensitive changes, so that a stolen token is not enough to
+take over the account (ASVS 5.0, 6.2.3 and 7.5.1).
 """
 
 from app.context import RequestContext
@@ -26,8 +25,8 @@ class Reauthentication:
     async def require(
         self, context: RequestContext, action: str, user_id: int, password: str
     ) -> User:
-        """The user, if the password is right. What revokes tokens also invalidates this check, so
-        the operation that follows compares `token_version`.
+        """Returns the user if the password is right. A later revocation of the user's tokens also
+        invalidates this check, so the operation that follows compares `token_version`.
 
         A wrong password counts as a failed login, and is logged as a failed `action`. Raises
         WrongPasswordError, TooManyAttemptsError, UserNotFoundError and HashingOverloadedError.
@@ -42,7 +41,8 @@ class Reauthentication:
                 await attempt.succeed()
             else:
                 await attempt.fail()
-                await attempt.count()  # with many known addresses, failures alone bound too little
+                # The limit on failures is per known address, and an attacker may have many.
+                await attempt.count_login()
                 reason = "wrong password"
                 await self._events.publish(context, action, user_id, succeeded=False, reason=reason)
             await context.session.commit()

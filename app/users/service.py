@@ -1,4 +1,4 @@
-"""Operations on user accounts. Each one is a transaction of its own, unless it says otherwise."""
+"""Operations on user accounts. Each is a transaction of its own, unless it says otherwise."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.service import Purpose
 from app.security.passwords import Passwords
 from app.security.rate_limits.limits import REGISTRATIONS
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.service import enforce_limit
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import Claims
 from app.tokens.revocations.service import Revocations, is_not_revoked
@@ -36,7 +36,7 @@ class Users:
         self._revocations = revocations
         self._events = events
 
-    async def register(  # noqa: PLR0913 - what an account can begin with
+    async def register(  # noqa: PLR0913 - everything that a new account can have
         self,
         context: RequestContext,
         account: NewAccount,
@@ -46,15 +46,15 @@ class Users:
         invitation: str | None = None,
         is_counted: bool = False,
     ) -> int:
-        """Create an enabled user and return its id. An invitation, which admission has looked at,
-        is used up with success alone. `is_counted` is for users who are neither invited nor created
-        by an administrator.
+        """Create an enabled user and return its id. The invitation is used only if that succeeds.
+        `is_counted` is for users who are neither invited nor created by an administrator.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
         policy refuses, HashingOverloadedError and TooManyAttemptsError.
         """
         if existing := await self._find_id(context, account.username):
-            raise UserExistsError(user_id=existing)  # spares the hash; the index below decides
+            # Spares the hash. The unique index decides below.
+            raise UserExistsError(user_id=existing)
         password = account.password.get_secret_value()
         self._passwords.validate_new(password, account.username, account.email)
         user = User(
@@ -68,12 +68,12 @@ class Users:
         )
         await begin_write(context.session)
         if is_counted:
-            await allow(context.session, "registrations", "", REGISTRATIONS)
+            await enforce_limit(context.session, "registrations", "", REGISTRATIONS)
         details: dict[str, Any] = {}
         if invitation:
             code = await codes.use(context, invitation, Purpose.INVITE)
             user.scopes = code.scopes
-            # Not as they fold: strasse@ is another one's mailbox than straße@.
+            # Not compared as normalized: strasse@ and straße@ may belong to different people.
             if code.email and user.email and code.email.lower() == user.email.lower():
                 user.email_verified_at = context.now
             details["invitation"] = str(code.id)
@@ -90,7 +90,7 @@ class Users:
         return user.id
 
     async def find(self, context: RequestContext, username: str) -> User | None:
-        """The user of that name."""
+        """The user with that name, or None."""
         query = select(User).where(User.username_folded == normalize_username(username))
         return await context.session.scalar(query)
 
@@ -116,7 +116,7 @@ class Users:
         if confirmed is None:
             raise InvalidTokenError
 
-    async def list(  # noqa: PLR0913 - what can be asked for
+    async def list(  # noqa: PLR0913 - the filters
         self,
         context: RequestContext,
         after_id: int,
@@ -126,7 +126,7 @@ class Users:
         is_enabled: bool | None = None,
         is_admin: bool | None = None,
     ) -> Sequence[User]:
-        """At most `limit` users, in the order of their ids, from the next one after `after_id`.
+        """At most `limit` users with ids above `after_id`, in the order of their ids.
 
         `search` is the beginning of a username, or a whole e-mail address.
         """
@@ -148,7 +148,7 @@ class Users:
         await self.change(context, user_id, is_enabled=enabled)
 
     async def set_scopes(self, context: RequestContext, user_id: int, scopes: set[str]) -> None:
-        """Set what the user's tokens may be used for; `admin` makes an administrator.
+        """Set the user's scopes. With `admin`, the user is an administrator.
 
         Raises UserNotFoundError and LastAdminError.
         """
@@ -163,10 +163,11 @@ class Users:
         token_version: int | None = None,
         **values: object,
     ) -> User:
-        """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, as a user has them.
+        """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, in the format of the
+        table.
 
-        Raises UserNotFoundError, LastAdminError, InvalidRequestError for an address that is
-        verified without being there, and InvalidTokenError as lock() does.
+        Raises UserNotFoundError, LastAdminError, InvalidTokenError as lock() does, and
+        InvalidRequestError for `email_verified` without an e-mail address.
         """
         email_verified = values.pop("email_verified", None)
         user, is_last_admin = await self._lock_with_admins(context, user_id, token_version)
@@ -210,7 +211,7 @@ class Users:
     async def bump_token_version(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> User:
-        """As revoke_tokens(), but part of the caller's transaction."""
+        """Like revoke_tokens(), but part of the caller's transaction and without an event."""
         user = await self.lock(context, user_id, token_version)
         await self._revoke_tokens(context, user)
         return user
@@ -218,7 +219,7 @@ class Users:
     async def lock(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> User:
-        """The user. Nobody else can change it until the caller's transaction ends.
+        """Returns the user, locked until the end of the caller's transaction.
 
         Raises UserNotFoundError, and InvalidTokenError if the user's tokens have been revoked since
         a token of `token_version` was checked, for example by a forced password reset.
@@ -240,9 +241,9 @@ class Users:
         field: str = "password",
         token_version: int | None = None,
     ) -> None:
-        """`field` is what a refusal calls it.
+        """Revokes the user's tokens and sessions. `field` names the password in errors.
 
-        Raises InvalidRequestError and HashingOverloadedError, and as lock() does.
+        Raises InvalidRequestError, HashingOverloadedError, and the errors of lock().
         """
         password_hash = await self.hash_password(context, user_id, password, field=field)
         await begin_write(context.session)
@@ -254,7 +255,7 @@ class Users:
     async def hash_password(
         self, context: RequestContext, user_id: int, password: str, *, field: str
     ) -> str:
-        """The hash of a new password, if the policy lets the user have it.
+        """The hash of a new password, if the policy accepts it.
 
         Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
         """
@@ -264,7 +265,10 @@ class Users:
         return await self._passwords.hash(password)
 
     async def verify_email(self, context: RequestContext, user_id: int, code: str) -> User:
-        """With the code that was sent there. Raises InvalidCodeError and UserNotFoundError."""
+        """Verify the user's e-mail address with the code that was sent there.
+
+        Raises InvalidCodeError and UserNotFoundError.
+        """
         await begin_write(context.session)
         user = await self.lock(context, user_id)
         used = await codes.use(context, code, Purpose.VERIFY, user_id=user_id)
@@ -278,7 +282,8 @@ class Users:
     async def remove(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> None:
-        """Raises LastAdminError, and as lock() does."""
+        """Delete the user, and revoke its tokens. Raises LastAdminError, and the errors of
+        lock()."""
         user = await self._lock_unless_last_admin(context, user_id, token_version)
         await context.session.execute(delete(User).where(User.id == user_id))
         await self._revocations.publish(context, f"sub:{user_id}:{user.token_version}")
@@ -305,11 +310,11 @@ class Users:
     async def _lock_with_admins(
         self, context: RequestContext, user_id: int, token_version: int | None
     ) -> tuple[User, bool]:
-        """Begin to change or remove a user. Returns the user, and whether it is the last
+        """Begin to change or delete a user. Returns the user, and whether it is the last
         administrator who is enabled and has a password.
 
-        All of those are locked, in the order of their ids. Of two administrators who remove each
-        other at once, the second one is then found to be the last. Raises the errors of lock().
+        Locks all of those, in the order of their ids. So if two administrators delete each other at
+        the same time, the second deletion finds only one left. Raises the errors of lock().
         """
         await begin_write(context.session)
         has_password = User.password_hash != UNUSABLE_PASSWORD

@@ -1,11 +1,11 @@
 """Checks access tokens, from memory if possible.
 
-An API asks at every request, so this is the fast path of the service. It needs no database, once
-the database has confirmed the token's user. That is safe for three reasons: a valid signature stays
-valid; every operation that revokes a token is in the revocation cache; and nothing is answered from
-memory while that cache may be incomplete. An entry lasts until its token expires, the keys change,
-the clock is set, the database turns out to be another one, or MAX_CACHED newer ones have come. Only
-tokens that one of our keys has signed are cached, so forged tokens cost no memory.
+APIs check a token at every request, so this is the fast path of the service. It needs no database
+once the database has confirmed the token's user. That is safe for three reasons: a valid signature
+stays valid; the revocation cache has every operation that revokes a token; and memory is not used
+while that cache may be incomplete. An entry is kept until its token expires, the keys change, the
+clock is set, the database is replaced by another one, or there are MAX_CACHED newer entries. Only
+tokens with a valid signature are cached, so forged tokens use no memory.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ from app.users.service import Users
 
 MAX_CACHED = 16_384  # tokens, each MAX_TOKEN_BYTES at most and usually a sixth of it; and users
 
-# How far the clock may drift, in all, before it counts as set.
+# How far the clock may drift in total before it counts as set.
 CLOCK_TOLERANCE_SECONDS = 60.0
 
 Key = TypeVar("Key")
@@ -52,11 +52,11 @@ class TokenCache:
         self._keyring = tokens.keyring
         self._clock_offset = float("nan")  # of the wall clock from the monotonic clock
         self._verified: dict[str, VerifiedToken] = {}
-        # Users of whom the database has said that they exist, are enabled and have this version.
+        # Users who exist, are enabled and have this version, according to the database.
         self._confirmed: dict[tuple[int, int], None] = {}
 
     def check(self, token: str, now: datetime) -> VerifiedToken | None:
-        """The token if it is valid, or None if only the database can tell.
+        """Returns the token if it is valid, or None if only the database can tell.
 
         Raises InvalidTokenError.
         """
@@ -89,37 +89,37 @@ class TokenCache:
                 verified = VerifiedToken.of(self._tokens.decode(token, now))
             except UnknownKeyError:
                 return None
-            _put(self._verified, token, verified)
+            _add(self._verified, token, verified)
         elif verified.claims.expires_at <= now.timestamp():
             del self._verified[token]
             raise InvalidTokenError
         return verified
 
     def _reset(self, seconds: float) -> None:
-        """Let the database confirm every user again. After the clock was set back, tokens whose
-        revocation has been forgotten would otherwise be valid again."""
+        """Forget everything, so that the database confirms each user again. Otherwise, if the clock
+        was set back, tokens would be valid again whose revocations have been forgotten."""
         self._history = self._revocations.history
         self._clock_offset = seconds - monotonic()
         self._verified.clear()
         self._confirmed.clear()
 
     def is_revoked(self, verified: VerifiedToken) -> bool:
-        """As far as is known. The database may have lost it since (revocations/cache.py)."""
+        """Also by revocations that the database no longer has (revocations/cache.py)."""
         return self._revocations.is_revoked(verified.revocation_keys)
 
     @property
     def history(self) -> int:
-        """Of the database; see RevocationCache."""
+        """The history of the database (RevocationCache)."""
         return self._revocations.history
 
     def confirm(self, verified: VerifiedToken, history: int) -> None:
-        """The database, in that history, has confirmed that the token is valid."""
+        """Note that the database, in that history, has confirmed that the token is valid."""
         if history == self._history:
-            _put(self._confirmed, verified.user_version, None)
+            _add(self._confirmed, verified.user_version, None)
 
 
 class TokenChecker:
-    """Asks the cache first, then the database."""
+    """Checks tokens in the cache first, then in the database."""
 
     def __init__(self, cache: TokenCache, keys: KeyRefresher, users: Users) -> None:
         self._cache = cache
@@ -142,8 +142,8 @@ class TokenChecker:
         return verified
 
 
-def _put(cache: dict[Key, Value], key: Key, value: Value) -> None:
-    """Add an entry, in place of the oldest one if there are too many."""
+def _add(cache: dict[Key, Value], key: Key, value: Value) -> None:
+    """Add an entry. Replaces the oldest one if the cache is full."""
     if len(cache) >= MAX_CACHED:
         del cache[next(iter(cache))]
     cache[key] = value

@@ -1,1 +1,1 @@
-"""What administrators do with accounts over HTTP."""
+"""Administration of accounts over HTTP."""

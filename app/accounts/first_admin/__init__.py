@@ -1,1 +1,1 @@
-"""The first administrator, created from the settings once in the life of a database."""
+"""The first administrator, created from the settings, once per database."""

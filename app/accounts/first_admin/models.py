@@ -7,7 +7,7 @@ from app.database.base import Base
 
 
 class SetupStep(Base):
-    """What is done once in the life of a database. Rows are never deleted."""
+    """A step that is done once per database. Rows are never deleted."""
 
     __tablename__ = "setup_steps"
 

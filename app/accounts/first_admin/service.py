@@ -1,8 +1,8 @@
 """Creates the administrator that FIRST_ADMIN_USERNAME and FIRST_ADMIN_PASSWORD name, in a database
 that has never had an administrator.
 
-The account may be removed or demoted later. The settings must not bring it back with its old
-password, so the row in `setup_steps` outlives it, and the audit log too.
+The account may be deleted or demoted later. The settings must not create it again with its old
+password. So the row in `setup_steps` is kept, whatever happens to the account and the audit log.
 """
 
 import logging
@@ -36,22 +36,22 @@ async def create_first_admin(
     events: Events,
     settings: Settings,
 ) -> None:
-    """Do nothing unless the settings name one.
+    """Create the administrator, if the settings name one and there has never been any.
 
-    Raises StartupError for a name or password that no user can have.
+    Raises StartupError for a username or password that is not allowed.
     """
     if settings.first_admin_username is None:
         return
     mark_done = Subscriber(_mark_done, {"user.register"})
     users = Users(passwords, revocations, Events((*events.subscribers, mark_done)))
-    if not await _has_had_one(context.session):
+    if not await _has_had_admin(context.session):
         try:
             account = _account(settings)
             await users.register(context, account, is_admin=True)
             _log.info("Created the first administrator")
-        except UserExistsError:  # an ordinary user, or created by another worker a moment ago
+        except UserExistsError:  # an ordinary user, or just created by another worker
             pass
-        except IntegrityError:  # another worker, with other settings, created another one
+        except IntegrityError:  # another worker with other settings was faster
             await context.session.rollback()
         except InvalidRequestError as refusal:
             raise StartupError(f"FIRST_ADMIN_PASSWORD: {refusal}") from None
@@ -59,14 +59,15 @@ async def create_first_admin(
 
 
 async def _mark_done(context: RequestContext, _: Event) -> None:
-    """A subscriber: part of the transaction that registers the first administrator. If several
-    workers start at once, one of them succeeds."""
+    """A subscriber, so in the transaction that registers the administrator. If several workers
+    start at once, one of them succeeds."""
     context.session.add(SetupStep(name=STEP, done_at=context.now))
     await context.session.flush()
 
 
-async def _has_had_one(session: AsyncSession) -> bool:
-    """Of administrators who were made by other means, one always remains (decision 11)."""
+async def _has_had_admin(session: AsyncSession) -> bool:
+    """Administrators who were created otherwise have no row. But the last administrator cannot be
+    deleted (decision 11)."""
     done = select(SetupStep.name).where(SetupStep.name == STEP)
     administrator = select(User.id).where(User.is_admin)
     found = await session.scalar(select(or_(done.exists(), administrator.exists())))
@@ -89,10 +90,10 @@ async def _warn_if_none(context: RequestContext, users: Users, username: str) ->
     user = await users.find(context, username)
     if user is None or not user.is_admin:
         _log.warning(
-            "FIRST_ADMIN_USERNAME names no administrator, and none is created: %s. "
-            "Make one with `hourpass %s`, or remove the setting",
-            "this database has had one" if user is None else "another user has the name",
+            "FIRST_ADMIN_USERNAME is not an administrator, and none was created: %s. "
+            "Create one with `hourpass %s`, or remove the setting",
+            "this database has had one" if user is None else "a user has that name",
             "create-admin NAME" if user is None else "grant NAME admin",
         )
     elif not user.is_enabled:
-        _log.warning("FIRST_ADMIN_USERNAME names an administrator who is disabled")
+        _log.warning("FIRST_ADMIN_USERNAME is a disabled administrator")

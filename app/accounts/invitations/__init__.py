@@ -1,1 +1,1 @@
-"""Invitations: an administrator lets somebody register."""
+"""Invitations, with which administrators let people register."""

@@ -1,4 +1,4 @@
-"""Invitations: one-time codes that let somebody register."""
+"""Creates, lists and revokes invitations, which are one-time codes."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -14,7 +14,7 @@ from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.limits import NEW_INVITATION
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.service import enforce_limit
 
 
 class Invitations:
@@ -29,14 +29,15 @@ class Invitations:
         scopes: Collection[str],
         lifetime: timedelta,
     ) -> tuple[Code, str]:
-        """With an address, the code is mailed there, and its use verifies the address.
+        """Create an invitation. With an e-mail address, the code is mailed there, and using it
+        verifies the address.
 
         Raises MailUnavailableError and TooManyAttemptsError.
         """
         if email:
             self._mail.require_server()
         await begin_write(context.session)
-        await allow(context.session, "invitation by", str(context.user_id), NEW_INVITATION)
+        await enforce_limit(context.session, "invitation by", str(context.user_id), NEW_INVITATION)
         invitation, text = await codes.issue(
             context, Purpose.INVITE, email=email, scopes=" ".join(scopes), lifetime=lifetime
         )
@@ -48,7 +49,7 @@ class Invitations:
         return invitation, text
 
     async def list(self, context: RequestContext, after_id: int, limit: int) -> Sequence[Code]:
-        """Those that can still be used, in the order of their ids."""
+        """Valid invitations, in the order of their ids."""
         usable = select(Code).where(
             Code.purpose == Purpose.INVITE, Code.expires_at > context.now, Code.id > after_id
         )

@@ -1,1 +1,1 @@
-"""What users do with their own account, once they have proved again that it is theirs."""
+"""The user's own account. Sensitive changes require the password again."""

@@ -1,1 +1,1 @@
-"""Forgotten passwords, and those that an administrator voids."""
+"""Password resets: by users who forgot theirs, or forced by an administrator."""

@@ -1,6 +1,6 @@
-"""Password resets: a one-time code, mailed or handed out by an administrator, sets a new password.
+"""Resets passwords with a one-time code, which is mailed or handed out by an administrator.
 
-A second factor is still required at the next login.
+The next login still requires the second factor.
 """
 
 from app.context import RequestContext
@@ -25,24 +25,24 @@ class PasswordResets:
         self._mail = mail
 
     async def request(self, context: RequestContext, email: str) -> None:
-        """Queue a mail. Only the mail worker looks up the accounts that have the address, so the
+        """Queue a mail. The mail worker looks up the accounts with the address later, so the
         response takes the same time for every address.
 
         Raises MailUnavailableError, TooManyAttemptsError and UnavailableError.
         """
         self._mail.require_server()
         network = network_to_limit(context.ip_address)
-        await self._limiter.count(context, "reset", network, RESET)
+        await self._limiter.enforce_limit(context, "reset", network, RESET)
         await begin_write(context.session)
         await enqueue_request(context, email)
         await context.session.commit()
 
     async def confirm(self, context: RequestContext, code: str, password: str) -> int:
-        """Set the password and return the user's id. Revokes all tokens and sessions, and forgets
+        """Set the password and return the user's id. Revokes all tokens and sessions, and clears
         the user's own failed logins, but not those of others.
 
-        Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError. The latter two do
-        not use up the code.
+        Raises InvalidCodeError, InvalidRequestError and HashingOverloadedError. After the latter
+        two, the code can still be used.
         """
         found = await codes.find(context, code, Purpose.RESET, Purpose.ADMIN_RESET)
         assert found.user_id
@@ -64,7 +64,8 @@ class PasswordResets:
     async def force(
         self, context: RequestContext, user_id: int, *, by_mail: bool
     ) -> tuple[Code, str]:
-        """Revoke the password, tokens and sessions. Only the code can set a new password.
+        """Invalidate the password, and revoke tokens and sessions. Only the code can set a new
+        password.
 
         Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
         a user without an e-mail address.

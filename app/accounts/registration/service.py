@@ -1,4 +1,4 @@
-"""Who may register: everybody, people with an invitation, or nobody (the setting REGISTRATION)."""
+"""Registers users, as the setting REGISTRATION allows: everybody, by invitation, or nobody."""
 
 from app.context import RequestContext
 from app.security.one_time_codes import service as codes
@@ -32,10 +32,10 @@ class Registration:
         if self._registration == "invite" and invitation is None:
             raise InvitationRequiredError
         network = network_to_limit(context.ip_address)
-        await self._limiter.count(context, "register", network, REGISTRATION)
+        await self._limiter.enforce_limit(context, "register", network, REGISTRATION)
         if invitation:
             found = await codes.find(context, invitation, Purpose.INVITE)
-            await self._limiter.count(context, "invitation", str(found.id), INVITATION)
+            await self._limiter.enforce_limit(context, "invitation", str(found.id), INVITATION)
         return await self._users.register(
             context, new_user, invitation=invitation, is_counted=invitation is None
         )

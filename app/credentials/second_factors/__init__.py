@@ -1,5 +1,3 @@
-"""Codes from an authenticator app (RFC 6238) beside the password, and recovery codes for the day
-the phone is lost.
-
-Knows users. What a login does with the answer is decided above.
+"""Second factors: codes of an authenticator app (RFC 6238), and recovery codes in case the phone is
+lost.
 """

@@ -1,7 +1,7 @@
-"""Codes of RFC 6238, pure: no database, and the time is an argument.
+"""Codes of RFC 6238 (TOTP). Pure: no database, and the time is an argument.
 
-A code is good for its own half minute and for one more on either side, since phones' clocks differ
-(RFC 6238, 5.2).
+A code is accepted in its own 30 seconds and in the 30 seconds before and after, since the clocks of
+phones differ (RFC 6238, 5.2).
 """
 
 import base64
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.hotp import HOTP
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
-# What every authenticator app understands. HMAC asks no more of a hash than SHA-1 still gives.
+# The parameters that every authenticator app supports. SHA-1 is still secure in HMAC.
 DIGITS = 6
 STEP_SECONDS = 30
 _SHA1 = SHA1()  # noqa: S303 - see above
@@ -28,15 +28,15 @@ def new_secret() -> str:
 
 
 def uri(secret: str, username: str, issuer: str) -> str:
-    """What authenticator apps read from a QR code. They show the host of the issuer's URL, since in
-    a label a colon ends the issuer's name."""
+    """The otpauth URI for a QR code. Authenticator apps show only the host of the issuer's URL,
+    since a colon would end the issuer's name in the label."""
     host = re.sub("^[A-Za-z]+://|[/:].*", "", issuer) or "Hourpass"
     totp = TOTP(base64.b32decode(secret), DIGITS, _SHA1, STEP_SECONDS)
     return totp.get_provisioning_uri(username, host)
 
 
 def matching_step(secret: str, code: str, now: datetime) -> int:
-    """The newest of the steps around now whose code this is; 0 if there is none.
+    """The newest time step around now that has this code, or 0.
 
     `code` has ASCII digits. All steps are compared, each in constant time.
     """

@@ -1,4 +1,4 @@
-"""The secrets of second factors at rest: encrypted under SECRET_KEY if there is one."""
+"""Encrypts the secrets of second factors with SECRET_KEY, if it is set."""
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,9 +14,9 @@ def encryptor_for(settings: Settings) -> Encryptor:
 
 
 async def encrypt_existing(session: AsyncSession, settings: Settings) -> None:
-    """Encrypt what was stored before SECRET_KEY was set.
+    """Encrypt secrets that were stored before SECRET_KEY was set.
 
-    Raises DecryptionError for what was encrypted under another one.
+    Raises DecryptionError if they were encrypted with another SECRET_KEY.
     """
     encryptor = encryptor_for(settings)
     is_encrypted = func.substr(SecondFactor.secret, 1, len(ENCRYPTED_PREFIX)) == ENCRYPTED_PREFIX

@@ -14,20 +14,20 @@ class SecondFactor(Base):
     user_id: Mapped[int] = mapped_column(
         _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
     )
-    # 160 bits in base32, or the same encrypted under SECRET_KEY (vault.py)
+    # 160 bits in base32, encrypted if SECRET_KEY is set (encryption.py).
     secret: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[datetime]
-    # Until then it is asked for nowhere.
+    # Not required before.
     confirmed_at: Mapped[datetime | None]
-    # Of the newest code that was accepted: neither that one nor an older one is taken again.
+    # The time step of the newest accepted code. That code and older ones are not accepted again.
     last_step: Mapped[int] = mapped_column(BigInteger, default=0)
-    # Wrong codes since the last right one, and when all wrong ones will be forgiven (service.py).
+    # Wrong codes since the last right one, and when all of them will be forgiven (service.py).
     failures: Mapped[int] = mapped_column(default=0)
     forgiven_at: Mapped[datetime]
 
 
 class RecoveryCode(Base):
-    """Each is of use once, so the row goes with its use."""
+    """A one-time code. Its row is deleted when it is used."""
 
     __tablename__ = "recovery_codes"
 

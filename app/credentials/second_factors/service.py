@@ -1,10 +1,10 @@
 """Operations on second factors.
 
-Three of a million codes are right at a time (codes.py). One wrong code is forgiven per hour, and
-BURST may be unforgiven at once: that allows 29 guesses a day, which succeed with a probability
-below 10^-4. After MAX_FAILURES in a row only a recovery code is accepted (SP 800-63B-4, 3.2.2).
-Recovery codes cannot be guessed (one_time_codes/text.py), so they are not limited, and somebody who
-knows only the password cannot lock the owner out of them.
+At any time, three of a million codes are right (codes.py). One wrong code is forgiven per hour, and
+there may be up to BURST that are not forgiven yet. That allows 29 guesses a day, which succeed with
+a probability below 10^-4. After MAX_FAILURES in a row, only a recovery code is accepted
+(SP 800-63B-4, 3.2.2). Recovery codes cannot be guessed (one_time_codes/text.py), so there is no
+limit for them, and an attacker who knows only the password cannot prevent the owner from using one.
 """
 
 from datetime import timedelta
@@ -30,7 +30,7 @@ from app.database.engine import begin_write
 from app.events import Events
 from app.security.one_time_codes import text
 from app.security.rate_limits.limits import NEW_SECRET
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.users.errors import UserNotFoundError
 from app.users.models import User
@@ -44,7 +44,7 @@ RECOVERY_CODES = 10
 ENROLLMENT_PERIOD = timedelta(hours=1)
 
 
-# A column for queries of users.
+# A column for queries on users.
 HAS_SECOND_FACTOR = exists().where(
     SecondFactor.user_id == User.id, SecondFactor.confirmed_at.is_not(None)
 )
@@ -52,8 +52,8 @@ _SELECT_IF_ENABLED = select(User.id).where(User.id == bindparam("user_id"), HAS_
 
 
 class LoginResult(Enum):
-    """Of the password and, for users with a second factor, the code. The values are for the audit
-    log."""
+    """The result of checking the password and, for users with a second factor, the code. The values
+    are reasons for the audit log."""
 
     ACCEPTED = "accepted"
     REFUSED = "wrong username or password, or the user is disabled"
@@ -89,15 +89,14 @@ class SecondFactors:
     async def check(
         self, context: RequestContext, user_id: int, otp: SecretStr | None
     ) -> LoginResult:
-        """Whether this code completes the login of a user who has a second factor. Part of the
-        caller's transaction."""
+        """Check the code of a user who has a second factor. Part of the caller's transaction."""
         if otp is None:
             return LoginResult.CODE_REQUIRED
         try:
             factor = await self._lock(context, user_id)
-        except UserNotFoundError:  # removed a moment ago
+        except UserNotFoundError:  # deleted during the login
             factor = None
-        return await self._try(context, factor, otp) if factor else LoginResult.WRONG_CODE
+        return await self._check_code(context, factor, otp) if factor else LoginResult.WRONG_CODE
 
     async def reauthenticate(
         self,
@@ -107,10 +106,10 @@ class SecondFactors:
         password: str,
         otp: SecretStr | None,
     ) -> User:
-        """The user, if the password is right and, with a second factor, the code as well.
+        """Returns the user if the password is right and, with a second factor, the code as well.
 
-        As in a login, the code is checked only after the password. Changes of the second factor
-        change the user's `token_version`, which the operation that follows compares.
+        As in a login, the code is checked only after the password. Changing the second factor
+        changes the user's `token_version`, which the operation that follows compares.
 
         Raises WrongPasswordError, SecondFactorRequiredError, WrongCodeError, TooManyCodesError,
         TooManyAttemptsError, UserNotFoundError, HashingOverloadedError, and InvalidTokenError as
@@ -129,7 +128,7 @@ class SecondFactors:
         return user
 
     async def enroll(self, context: RequestContext, user_id: int, password: str) -> NewSecret:
-        """A secret for the user's authenticator app. It has no effect until confirm().
+        """Returns a secret for the user's authenticator app. It has no effect before confirm().
 
         Raises WrongPasswordError, SecondFactorExistsError, TooManyAttemptsError and
         HashingOverloadedError.
@@ -144,7 +143,7 @@ class SecondFactors:
                 raise SecondFactorExistsError
             await context.session.delete(factor)
             await context.session.flush()
-        await allow(context.session, "new secret", str(user_id), NEW_SECRET)
+        await enforce_limit(context.session, "new secret", str(user_id), NEW_SECRET)
         created_at = await fast_queries.current_time(context.session)
         context.session.add(
             SecondFactor(
@@ -163,9 +162,9 @@ class SecondFactors:
     ) -> list[str]:
         """Enable the second factor. Returns the recovery codes. `token_version` is the token's.
 
-        Tokens and sessions that were issued for the password alone are revoked: otherwise a
-        thief's would stay valid. Raises SecondFactorNotFoundError, WrongCodeError,
-        TooManyCodesError, and InvalidTokenError as Users.lock() does.
+        Revokes all tokens and sessions, which were issued for the password alone and may be a
+        thief's. Raises SecondFactorNotFoundError, WrongCodeError, TooManyCodesError, and
+        InvalidTokenError as Users.lock() does.
         """
         if len(otp.get_secret_value()) != codes.DIGITS:
             raise WrongCodeError  # there are no recovery codes yet
@@ -180,7 +179,7 @@ class SecondFactors:
             raise SecondFactorNotFoundError
         await self._require_code(context, "second_factor.confirm", factor, otp)
         factor.confirmed_at = confirmed_at
-        recovery_codes = await self._new_codes(context, user_id)
+        recovery_codes = await self._replace_recovery_codes(context, user_id)
         await self._users.bump_token_version(context, user_id)
         await self._events.publish(context, "second_factor.confirm", user_id)
         await context.session.commit()
@@ -197,7 +196,7 @@ class SecondFactors:
         action = "second_factor.renew_codes"
         user = await self._reauthentication.require(context, action, user_id, password)
         await self._require_code(context, action, await self._lock_enabled(context, user), otp)
-        recovery_codes = await self._new_codes(context, user_id)
+        recovery_codes = await self._replace_recovery_codes(context, user_id)
         await self._events.publish(context, action, user_id)
         await context.session.commit()
         return recovery_codes
@@ -216,7 +215,7 @@ class SecondFactors:
         await self._delete(context, action, user_id)
 
     async def reset(self, context: RequestContext, user_id: int) -> None:
-        """Remove it without its code, for a user who has lost the phone and the recovery codes.
+        """Remove a second factor without a code, if the user has lost the phone and recovery codes.
 
         Raises UserNotFoundError and SecondFactorNotFoundError.
         """
@@ -228,7 +227,7 @@ class SecondFactors:
     async def _require_code(
         self, context: RequestContext, action: str, factor: SecondFactor, otp: SecretStr
     ) -> None:
-        result = await self._try(context, factor, otp)
+        result = await self._check_code(context, factor, otp)
         if result is LoginResult.TOO_MANY_CODES:
             raise TooManyCodesError  # not logged, since these requests have no limit
         if result is not LoginResult.ACCEPTED:
@@ -248,10 +247,9 @@ class SecondFactors:
     async def _lock(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> SecondFactor | None:
-        """The user's second factor. Nobody else can change it until the transaction ends.
+        """Returns the user's second factor, locked until the end of the transaction.
 
-        Everything that changes it locks the user first, before any other row, so that no two
-        transactions wait for each other.
+        Every change of it locks the user first, before any other row, so that there is no deadlock.
 
         Raises UserNotFoundError, and InvalidTokenError as Users.lock() does.
         """
@@ -266,14 +264,14 @@ class SecondFactors:
             .execution_options(populate_existing=True)
         )
 
-    async def _try(
+    async def _check_code(
         self, context: RequestContext, factor: SecondFactor, otp: SecretStr
     ) -> LoginResult:
-        """Each code is accepted once, however many requests try it at the same time."""
+        """Accepts each code once, even if several requests use it at the same time."""
         code = otp.get_secret_value()
         if len(code) != codes.DIGITS:
-            return await self._try_recovery_code(context, factor, code)
-        # The codes themselves are by this host's clock.
+            return await self._check_recovery_code(context, factor, code)
+        # The database's clock is for the limit. The codes depend on the clock of this host.
         tried_at = await fast_queries.current_time(context.session)
         if (
             factor.failures >= MAX_FAILURES
@@ -281,29 +279,29 @@ class SecondFactors:
         ):
             return LoginResult.TOO_MANY_CODES
         step = codes.matching_step(self._encryptor.decrypt(factor.secret), code, context.now)
-        is_its = SecondFactor.user_id == factor.user_id
-        spent = update(SecondFactor).where(is_its, SecondFactor.last_step < step)
-        spent = spent.values(last_step=step, failures=0)
-        if await context.session.scalar(spent.returning(SecondFactor.user_id)):
+        is_unused = SecondFactor.last_step < step
+        use = update(SecondFactor).where(SecondFactor.user_id == factor.user_id, is_unused)
+        use = use.values(last_step=step, failures=0)
+        if await context.session.scalar(use.returning(SecondFactor.user_id)):
             return LoginResult.ACCEPTED
         factor.failures += 1
         factor.forgiven_at = max(factor.forgiven_at, tried_at) + FORGIVEN_AFTER
         return LoginResult.WRONG_CODE
 
-    async def _try_recovery_code(
+    async def _check_recovery_code(
         self, context: RequestContext, factor: SecondFactor, code: str
     ) -> LoginResult:
-        spent = delete(RecoveryCode).where(
+        use = delete(RecoveryCode).where(
             RecoveryCode.user_id == factor.user_id, RecoveryCode.code_hash == text.hash_code(code)
         )
-        if await context.session.scalar(spent.returning(RecoveryCode.user_id)) is None:
+        if await context.session.scalar(use.returning(RecoveryCode.user_id)) is None:
             return LoginResult.WRONG_CODE
         factor.failures = 0
         left = str(await self.recovery_codes_left(context, factor.user_id))
         await self._events.publish(context, "second_factor.recover", factor.user_id, left=left)
         return LoginResult.ACCEPTED
 
-    async def _new_codes(self, context: RequestContext, user_id: int) -> list[str]:
+    async def _replace_recovery_codes(self, context: RequestContext, user_id: int) -> list[str]:
         await context.session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))
         new = [text.generate_code() for _ in range(RECOVERY_CODES)]
         context.session.add_all(

@@ -1,4 +1,4 @@
-"""Sessions that outlive a token: a refresh token is traded for the next access token.
+"""Sessions: a refresh token gets the next access token without the password.
 
-Only for those who ask (scope offline_access). Knows users; logging in stands above it.
+A login creates one only on request (scope `offline_access`).
 """

@@ -9,21 +9,21 @@ from app.database.base import Base
 class Session(Base):
     __tablename__ = "sessions"
 
-    # Shown to its owner and carried by its access tokens as `sid`.
+    # Shown to the user, and the `sid` of the session's access tokens.
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user_id: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"),
         ForeignKey("users.id", ondelete="CASCADE"),
         index=True,
     )
-    # The user's when the session was created. Revoking all of the user's tokens ends the session.
+    # The user's version when the session was created. A new version revokes the session.
     token_version: Mapped[int] = mapped_column("epoch")
     scope: Mapped[str] = mapped_column(String(1000))
-    # Carried by its refresh tokens alone, so that knowing a `sid` is of no use.
+    # Only in refresh tokens, so that knowing a `sid` does not help an attacker.
     handle: Mapped[str] = mapped_column(String(32), unique=True)
     secret_hash: Mapped[bytes]
     previous_secret_hash: Mapped[bytes | None]
-    # Each secret is derived from the one before under this key; see service.py.
+    # Each secret is derived from the previous one with this key (service.py).
     rotation_key: Mapped[bytes]
     rotated_at: Mapped[datetime]
     created_at: Mapped[datetime]

@@ -1,10 +1,10 @@
 """Operations on sessions.
 
 A refresh token is `hpr_<handle>_<secret>`. Each use replaces the secret by one that is derived from
-it under a key that only the database has. A client that repeats a use within GRACE gets the same
-successor again: the answer may have been lost, or two tasks have refreshed at once. Any other
-secret with a known handle has been used before, so it was copied: the session is revoked (RFC 9700,
-4.14.2). A session is one row, however often it is refreshed.
+it with a key that only the database has. If a client uses a token again within GRACE, it gets the
+same successor again: the response may have been lost, or two tasks may have refreshed at once. Any
+other secret with a known handle has been used before. Then the token was probably stolen, so the
+session is revoked (RFC 9700, 4.14.2). A session is one row, however often it is refreshed.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
 from app.events import Events
-from app.security.rate_limits.limits import RENEWAL
-from app.security.rate_limits.service import allow
+from app.security.rate_limits.limits import SESSION_REFRESH
+from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.tokens.revocations.service import Revocations
 from app.users.login_account import LoginAccount
@@ -51,18 +51,18 @@ class Sessions:
     def __init__(self, revocations: Revocations, events: Events, settings: Settings) -> None:
         self._revocations = revocations
         self._events = events
-        self._idle = timedelta(days=settings.session_idle_days)
-        self._longest = timedelta(days=settings.session_max_days)
+        self._idle_timeout = timedelta(days=settings.session_idle_days)
+        self._max_age = timedelta(days=settings.session_max_days)
 
     async def create(
         self, context: RequestContext, user: LoginAccount, scope: str
     ) -> RefreshedSession | None:
-        """Create a session. Beyond MAX_PER_USER, the oldest sessions of the user are deleted.
+        """Create a session. Deletes the user's oldest sessions if there are more than MAX_PER_USER.
 
         Returns None if the user was deleted or disabled while the password was being checked.
         """
         secret = secrets.token_hex(32)
-        opened = Session(
+        session = Session(
             id=secrets.token_hex(8),
             user_id=user.id,
             token_version=user.token_version,
@@ -72,12 +72,12 @@ class Sessions:
             rotation_key=secrets.token_bytes(32),
             rotated_at=context.now,
             created_at=context.now,
-            expires_at=context.now + min(self._idle, self._longest),
+            expires_at=context.now + min(self._idle_timeout, self._max_age),
             ip_address=context.ip_address,
             user_agent=context.user_agent,
         )
         await begin_write(context.session)
-        # Locked before sessions and the feed, as everywhere, so that no two wait for each other.
+        # Users are locked before sessions and the feed, so that there is no deadlock.
         unchanged = (
             select(User.id)
             .where(User.id == user.id, User.token_version == user.token_version)
@@ -92,10 +92,10 @@ class Sessions:
         others = (await context.session.scalars(oldest_first)).all()
         for surplus in others[: max(0, len(others) + 1 - MAX_PER_USER)]:
             await self._delete(context, Session.id == surplus, reason="too many sessions")
-        context.session.add(opened)
-        await self._events.publish(context, "session.open", user.id, session=opened.id)
+        context.session.add(session)
+        await self._events.publish(context, "session.open", user.id, session=session.id)
         await context.session.commit()
-        return RefreshedSession(user, opened, _refresh_token(opened, secret))
+        return RefreshedSession(user, session, _refresh_token(session, secret))
 
     async def refresh(self, context: RequestContext, refresh_token: str) -> RefreshedSession | None:
         """Replace a refresh token by its successor. Returns None if it is not valid.
@@ -107,7 +107,7 @@ class Sessions:
             return None
         handle, secret = match.groups()
         await begin_write(context.session)
-        found = (
+        row = (
             await context.session.execute(
                 select(Session, User)
                 .join(User, User.id == Session.user_id)
@@ -120,27 +120,29 @@ class Sessions:
                 .with_for_update(of=Session)
             )
         ).one_or_none()
-        if found is None:
+        if row is None:
             await context.session.commit()
             return None
-        session, user = found
+        session, user = row
         successor = hmac.digest(session.rotation_key, secret.encode(), "sha256").hex()
         presented = _hash(secret)
         is_newest = hmac.compare_digest(presented, session.secret_hash)
         is_repeated = presented == session.previous_secret_hash
         if not is_newest and not (is_repeated and context.now - session.rotated_at <= GRACE):
-            await self._delete(context, Session.id == session.id, reason="a spent refresh token")
+            await self._delete(context, Session.id == session.id, reason="refresh token reused")
             await context.session.commit()
-            _log.warning("A spent refresh token was used again", extra={"user_id": user.id})
+            _log.warning("Refresh token reused, session revoked", extra={"user_id": user.id})
             return None
-        # Counted for the session, not the user: a thief with a copied refresh token must not
-        # block renewals of the owner's other sessions.
-        await allow(context.session, "renewal", session.id, RENEWAL)
+        # Counted per session, not per user: a thief with a copied refresh token must not block the
+        # owner's other sessions.
+        await enforce_limit(context.session, "renewal", session.id, SESSION_REFRESH)
         if is_newest:
             session.previous_secret_hash = presented
             session.secret_hash = _hash(successor)
             session.rotated_at = context.now
-            session.expires_at = min(context.now + self._idle, session.created_at + self._longest)
+            session.expires_at = min(
+                context.now + self._idle_timeout, session.created_at + self._max_age
+            )
         await context.session.commit()
         return RefreshedSession(user, session, _refresh_token(session, successor))
 
@@ -176,16 +178,16 @@ class Sessions:
             await context.session.commit()
 
     async def _delete(
-        self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "asked to"
+        self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> bool:
-        ended = (
+        deleted = (
             await context.session.execute(
                 delete(Session).where(*conditions).returning(Session.id, Session.user_id)
             )
         ).one_or_none()
-        if ended is None:
+        if deleted is None:
             return False
-        id_, user_id = ended
+        id_, user_id = deleted
         await self._revocations.publish(context, f"sid:{id_}")
         await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
         return True

@@ -1,1 +1,1 @@
-"""Single-use codes: for a new password, to verify an address, to register by invitation."""
+"""One-time codes: to reset a password, verify an e-mail address, or register by invitation."""

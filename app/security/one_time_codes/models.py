@@ -9,7 +9,7 @@ _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Code(Base):
-    """Gone once it is used."""
+    """A one-time code. Its row is deleted when it is used."""
 
     __tablename__ = "codes"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -17,13 +17,14 @@ class Code(Base):
     id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
     purpose: Mapped[str] = mapped_column(String(10))
     code_hash: Mapped[bytes] = mapped_column(unique=True)
-    # Whose it is. An invitation is nobody's yet.
+    # The only user who can use it; None for an invitation.
     user_id: Mapped[int | None] = mapped_column(
         _ID, ForeignKey("users.id", ondelete="CASCADE"), index=True
     )
-    # The mailbox that it was sent to, which whoever has it can read; none if it was handed out.
+    # The mailbox that it was sent to, which using the code verifies. None if an administrator
+    # passed the code on.
     email: Mapped[str | None] = mapped_column(String(254))
-    # Those of the user that an invitation makes.
+    # The scopes that a user gets who registers with this invitation.
     scopes: Mapped[str] = mapped_column(String(500))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)

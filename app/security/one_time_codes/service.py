@@ -1,6 +1,6 @@
-"""Issues codes, each of which can be used once. All of it is part of the caller's transaction.
+"""Issues and uses one-time codes. Every function is part of the caller's transaction.
 
-Lifetimes are within SP 800-63B-4, 4.2.2: a day at most for what is mailed to get an account back.
+Lifetimes follow SP 800-63B-4, 4.2.2: at most a day for a code that is mailed to recover an account.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from app.security.one_time_codes import text
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
 
-MAX_OPEN = 5  # for each user and purpose: a sixth one takes the place of the oldest
+MAX_OPEN = 5  # per user and purpose; a sixth code replaces the oldest
 
 
 class Purpose(StrEnum):
@@ -27,16 +27,14 @@ class Purpose(StrEnum):
 
 LIFETIMES = {
     Purpose.RESET: timedelta(minutes=30),
-    Purpose.ADMIN_RESET: timedelta(
-        days=1
-    ),  # the owner has not asked for it, and may not look at once
+    Purpose.ADMIN_RESET: timedelta(days=1),  # the user does not expect the mail
     Purpose.VERIFY: timedelta(days=1),
     Purpose.INVITE: timedelta(days=7),
 }
 
 _VERIFIED = "user.verify_email"
-# After these actions, codes that were issued before may be in the wrong hands, or in a mailbox that
-# was given up.
+# Actions after which earlier codes are invalid: they may be in the wrong hands, or in a mailbox
+# that the user no longer has.
 INVALIDATING_ACTIONS = {
     "user.change_email",
     "user.change_password",
@@ -56,7 +54,7 @@ async def issue(  # noqa: PLR0913 - what the table has
     scopes: str = "",
     lifetime: timedelta | None = None,
 ) -> tuple[Code, str]:
-    """The row, and the code as it is shown, which is written down nowhere."""
+    """Returns the row, and the code as it is shown. Only the hash of the code is stored."""
     if user_id is not None:
         own = select(Code.id).where(Code.user_id == user_id, Code.purpose == purpose)
         surplus = own.order_by(Code.id.desc()).offset(MAX_OPEN - 1)
@@ -77,7 +75,7 @@ async def issue(  # noqa: PLR0913 - what the table has
 
 
 async def replace(context: RequestContext, code_id: int) -> tuple[Code, str]:
-    """Another secret for a code that is about to be sent. Raises InvalidCodeError."""
+    """Replace the secret of a code that is about to be sent. Raises InvalidCodeError."""
     code = await context.session.get(Code, code_id, populate_existing=True)
     if code is None or code.expires_at <= context.now:
         raise InvalidCodeError
@@ -87,7 +85,7 @@ async def replace(context: RequestContext, code_id: int) -> tuple[Code, str]:
 
 
 async def find(context: RequestContext, code: str, *purposes: Purpose) -> Code:
-    """Look without using it up. Raises InvalidCodeError."""
+    """Look up a code without using it. Raises InvalidCodeError."""
     found = await context.session.scalar(
         select(Code).where(*_is_valid(code, context.now, purposes))
     )
@@ -102,15 +100,16 @@ async def use(
     *purposes: Purpose,
     user_id: int | None = None,
 ) -> Code:
-    """Of any number who try it at once, one succeeds. With `user_id` only that user.
+    """Use a code. Of several simultaneous uses, one succeeds. With `user_id`, the code must belong
+    to that user.
 
     Raises InvalidCodeError.
     """
     conditions = _is_valid(code, context.now, purposes)
     if user_id is not None:
         conditions.append(Code.user_id == user_id)
-    spent = delete(Code).where(*conditions).returning(Code)
-    used = await context.session.scalar(spent.execution_options(synchronize_session=False))
+    statement = delete(Code).where(*conditions).returning(Code)
+    used = await context.session.scalar(statement.execution_options(synchronize_session=False))
     if used is None:
         raise InvalidCodeError
     return used
@@ -122,7 +121,7 @@ async def invalidate_codes(context: RequestContext, event: Event) -> None:
         return
     invalid = delete(Code).where(Code.user_id == event.subject_id)
     if event.action == _VERIFIED:
-        # Nothing is left to verify, so a code that waits in the outbox is not sent.
+        # A verification code that is still in the outbox is then not sent.
         invalid = invalid.where(Code.purpose == Purpose.VERIFY)
     await context.session.execute(invalid)
 

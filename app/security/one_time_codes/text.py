@@ -1,7 +1,7 @@
-"""What a code looks like: 120 random bits in base32, written in groups of four.
+"""The format of one-time codes: 120 random bits in base32, shown in groups of four.
 
-A secret of 112 bits or more may be kept as SHA-256 (ASVS 5.0, 6.5.2): nobody guesses it, and a slow
-hash would protect it no better.
+Secrets of 112 bits or more may be stored as SHA-256 (ASVS 5.0, 6.5.2): they cannot be guessed, so a
+slow hash would not protect them better.
 """
 
 import base64
@@ -10,8 +10,8 @@ import re
 import secrets
 import unicodedata
 
-BYTES = 15  # the fewest above 112 bits that base32 writes without padding
-# Codes had 16 characters (80 bits) before. Recovery codes of that kind last until they are used.
+BYTES = 15  # the smallest number above 112 bits that needs no base32 padding
+# Codes used to have 16 characters (80 bits). Recovery codes of that length stay valid until used.
 PATTERN = re.compile("[A-Z2-7]{24}|[A-Z2-7]{16}")
 
 
@@ -20,12 +20,12 @@ def generate_code() -> str:
 
 
 def format_code(code: str) -> str:
-    """As people read it: ABCD-EFGH-IJKL-MNOP-QRST-UVWX."""
+    """Returns it as it is shown: ABCD-EFGH-IJKL-MNOP-QRST-UVWX."""
     return "-".join(re.findall("....", code))
 
 
 def parse_code(typed: str) -> str:
-    """People type codes as they see them: in groups, in any case, in the digits of full width."""
+    """Accepts what users type: with spaces or hyphens, in any case, in full-width characters."""
     return re.sub(r"[\s-]+", "", unicodedata.normalize("NFKC", typed)).upper()
 
 

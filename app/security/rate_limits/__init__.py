@@ -1,1 +1,1 @@
-"""Slows down whoever guesses. Knows no user: names and addresses are keys to it, and hashed."""
+"""Rate limits. Does not know users: it hashes usernames and IP addresses into keys."""

@@ -6,9 +6,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.database.base import Base
 
 
-class Attempts(Base):
-    """What has failed under a key; or, with no failures, that the key has succeeded lately; or,
-    with IS_RATE in their place, when something may be done again (rates.py)."""
+class AttemptCounter(Base):
+    """The meaning depends on `failures`. Above 0: the failures under this key. 0: a recent success.
+    IS_RATE: the key belongs to a Rate, and `blocked_until` is when its next action is allowed
+    (rates.py)."""
 
     __tablename__ = "attempts"
 

@@ -1,7 +1,5 @@
-"""How often a user may do what is allowed, but would grow something shared without end.
-
-A `Rule` (service.py) is for guesses: each delay is twice the one before. A `Rate` is for honest
-use: so many at once and then one per interval, so a client waits no longer than it has to.
+"""Counts legitimate actions against a `Rate` (limits.py). Without it, one user could fill tables
+that all users share.
 """
 
 from datetime import datetime
@@ -13,52 +11,52 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import Rate
-from app.security.rate_limits.models import Attempts
+from app.security.rate_limits.models import AttemptCounter
 
-IS_RATE = -1  # in `failures` of a row that belongs to a rate
+IS_RATE = -1  # `failures` of a row that belongs to a Rate
 
 
-async def take(session: AsyncSession, key: str, rate: Rate, now: datetime) -> None:
-    """Count one, at `now` by the database's clock. Part of its caller's transaction, which writes.
+async def consume(session: AsyncSession, key: str, rate: Rate, now: datetime) -> None:
+    """Count one action at `now`, by the database's clock. Part of the caller's writing transaction.
 
-    Raises TooManyAttemptsError, which says when the next one is allowed.
+    Raises TooManyAttemptsError, which says when the next action is allowed.
     """
     allowed_at = await _lock(session, key, rate, now)
-    refuse_before(allowed_at, now)
-    await _move(session, key, rate, rate.after(allowed_at, now))
+    raise_if_blocked(allowed_at, now)
+    await _update(session, key, rate, rate.after(allowed_at, now))
 
 
-async def charge(session: AsyncSession, key: str, rate: Rate, now: datetime, times: int) -> None:
-    """Count what was let through already. Part of its caller's transaction, which writes."""
+async def record(session: AsyncSession, key: str, rate: Rate, now: datetime, times: int) -> None:
+    """Count actions that were already allowed. Part of the caller's writing transaction."""
     allowed_at = await _lock(session, key, rate, now)
-    await _move(session, key, rate, rate.after(allowed_at, now, times))
+    await _update(session, key, rate, rate.after(allowed_at, now, times))
 
 
-def refuse_before(allowed_at: datetime, now: datetime) -> None:
+def raise_if_blocked(allowed_at: datetime, now: datetime) -> None:
     """Raises TooManyAttemptsError."""
     if allowed_at > now:
         raise TooManyAttemptsError(ceil((allowed_at - now).total_seconds()))
 
 
 async def _lock(session: AsyncSession, key: str, rate: Rate, now: datetime) -> datetime:
-    """When the next one is allowed. The row is made if there is none, so that of many at once each
-    sees what the one before has counted."""
+    """When the next action is allowed. Inserts a missing row, so that simultaneous transactions
+    wait for each other and each one sees what the previous one has counted."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"key": key, "failures": IS_RATE, "blocked_until": now - rate.slack, "expires_at": now}
     statement = (
-        dialect.insert(Attempts)
+        dialect.insert(AttemptCounter)
         .values(row)
-        .on_conflict_do_update(index_elements=[Attempts.key], set_={"failures": IS_RATE})
-        .returning(Attempts.blocked_until)
+        .on_conflict_do_update(index_elements=[AttemptCounter.key], set_={"failures": IS_RATE})
+        .returning(AttemptCounter.blocked_until)
     )
     allowed_at: datetime = (await session.execute(statement)).scalar_one()
     return allowed_at
 
 
-async def _move(session: AsyncSession, key: str, rate: Rate, allowed_at: datetime) -> None:
+async def _update(session: AsyncSession, key: str, rate: Rate, allowed_at: datetime) -> None:
     await session.execute(
-        update(Attempts)
-        .where(Attempts.key == key)
+        update(AttemptCounter)
+        .where(AttemptCounter.key == key)
         .values(blocked_until=allowed_at, expires_at=allowed_at + rate.slack)
         .execution_options(synchronize_session=False)
     )

@@ -1,13 +1,16 @@
-"""How many guesses are let through, and how soon; and how many logins that succeed (rates.py).
+"""Limits login attempts: failed ones by a Limit, successful ones by a Rate (rates.py).
 
-Three counts are kept in the database, so that all workers share them and no restart forgets: one
-for each account, one for each address, and one for each account at an address where its owner has
-logged in before. There only this last one counts, so nobody else's guesses keep the owner out.
-Beyond the free failures of its rule, an attempt is charged before it is made, and each has to wait
-twice as long as the one before. Up to then those under way in this process count as failed.
+The database has three kinds of failure counters, so that all workers share them and they survive a
+restart: per account, per IP address, and per pair of an account and an IP address from which its
+owner has logged in before. For such a known pair, only the pair's own counter matters, so nobody
+else's guesses can lock the owner out.
 
-All times are by the database's clock. If each host used its own, one that is hours ahead would lock
-users out on the others, and a guesser could go to the host that takes the delays for over.
+As long as a counter is below its limit's `allowed` failures, attempts in progress in this process
+count as failed. From there on, each attempt is charged as a failure before the password is checked,
+and refunded if it succeeds.
+
+All times are by the database's clock. If each host used its own, a host that is hours ahead would
+lock users out on the others, and an attacker could use the host on which the delays are over.
 """
 
 import hashlib
@@ -31,33 +34,38 @@ from app.errors import UnavailableError
 from app.ip_addresses import network_of
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, Limit, Rate
-from app.security.rate_limits.models import Attempts
-from app.security.rate_limits.rates import charge, refuse_before, take
+from app.security.rate_limits.models import AttemptCounter
+from app.security.rate_limits.rates import consume, raise_if_blocked, record
 from app.settings import Settings
 
-MAX_ROWS = 1_000_000  # of failures, as many of known addresses, and as many of rates
+MAX_ROWS = 1_000_000  # of each kind: failures, known addresses, rates
 KNOWN_FOR = timedelta(days=90)
-# Written down again only when this much is left, so that most logins need not.
-KNOWN_AGAIN = timedelta(days=60)
+# A known address is renewed only when less than this is left, so that most logins write nothing.
+RENEW_KNOWN_BELOW = timedelta(days=60)
 
 
-class Found(NamedTuple):
+class StoredCounter(NamedTuple):
     key: str
     failures: int
     blocked_until: datetime
     expires_at: datetime
 
 
-# A successful login writes no count of its own: each worker counts in memory, and tells the
-# database of each UNWRITTEN successes of an account together.
-UNWRITTEN = 20
-MAX_TALLIED = 10_000  # accounts in a worker's memory
+# Workers count successful logins in memory, and write each LOGINS_PER_WRITE of an account to the
+# database together.
+LOGINS_PER_WRITE = 20
+MAX_UNWRITTEN_ACCOUNTS = 10_000
 
-# Made once: every login asks.
-_MOST_KEYS = 5
-_FIND = select(Attempts.key, Attempts.failures, Attempts.blocked_until, Attempts.expires_at).where(
-    Attempts.key.in_([bindparam(f"key{number}") for number in range(_MOST_KEYS)]),
-    Attempts.expires_at > bindparam("now"),
+# A constant, because every login runs it.
+_MAX_KEYS = 5
+_SELECT = select(
+    AttemptCounter.key,
+    AttemptCounter.failures,
+    AttemptCounter.blocked_until,
+    AttemptCounter.expires_at,
+).where(
+    AttemptCounter.key.in_([bindparam(f"key{number}") for number in range(_MAX_KEYS)]),
+    AttemptCounter.expires_at > bindparam("now"),
 )
 
 
@@ -69,19 +77,19 @@ class FailureCounter:
     is_charged: bool = False
 
 
-class Tally:
-    """What one worker has let through and not told the database yet."""
+class UnwrittenLogins:
+    """Successful logins that one worker has not written to the database yet."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def is_due(self, key: str) -> bool:
-        """Whether the next one has to be written down."""
-        return self._counts.get(key, 0) + 1 >= UNWRITTEN
+        """Whether the next login has to be written to the database."""
+        return self._counts.get(key, 0) + 1 >= LOGINS_PER_WRITE
 
     def add(self, key: str) -> int:
-        """Returns how many there are now."""
-        if key not in self._counts and len(self._counts) >= MAX_TALLIED:
+        """Returns the new number."""
+        if key not in self._counts and len(self._counts) >= MAX_UNWRITTEN_ACCOUNTS:
             del self._counts[next(iter(self._counts))]
         self._counts[key] = self._counts.get(key, 0) + 1
         return self._counts[key]
@@ -92,15 +100,15 @@ class Tally:
 
 @dataclass(slots=True)
 class Attempt:
-    """A login that was let through. At most one of its ends comes, as part of its caller's
-    transaction."""
+    """A login attempt that is allowed to check the password. The caller reports the result with at
+    most one of fail(), succeed() and refund(), in its own transaction."""
 
     session: AsyncSession
-    counts: list[FailureCounter]
-    known_key: str | None  # to remember after a success, if this is due
+    counters: list[FailureCounter]
+    known_key: str | None  # to write after a success; None if it need not be renewed yet
     login_key: str
     logins: Rate
-    tally: Tally
+    unwritten: UnwrittenLogins
     now: datetime
 
     @property
@@ -108,59 +116,62 @@ class Attempt:
         """Whether succeed() has anything to write."""
         return (
             self.known_key is not None
-            or self.tally.is_due(self.login_key)
-            or any(count.failures for count in self.counts)
+            or self.unwritten.is_due(self.login_key)
+            or any(counter.failures for counter in self.counters)
         )
 
     async def fail(self) -> None:
-        for count in self.counts:
-            if not count.is_charged:
-                await _charge(self.session, count, self.now)
+        for counter in self.counters:
+            if not counter.is_charged:
+                await _charge(self.session, counter, self.now)
 
     async def succeed(self) -> None:
-        for count in self.counts:
-            if count.limit is not ADDRESS and count.failures:
-                await self.session.execute(delete(Attempts).where(Attempts.key == count.key))
-            elif count.is_charged:
-                await self._refund(count)
+        for counter in self.counters:
+            if counter.limit is not ADDRESS and counter.failures:
+                await self.session.execute(
+                    delete(AttemptCounter).where(AttemptCounter.key == counter.key)
+                )
+            elif counter.is_charged:
+                await self._refund(counter)
         if self.known_key:
-            await _put(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
-        await self.count()
+            await _add_failures(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+        await self.count_login()
 
-    async def count(self) -> None:
-        """As one of the account's logins, of which there are so many an hour."""
-        logins = self.tally.add(self.login_key)
-        # Another one of the account may have made this one due after `has_changes` was asked.
-        if logins >= UNWRITTEN and self.session.in_transaction():
-            self.tally.forget(self.login_key)
-            await charge(self.session, self.login_key, self.logins, self.now, logins)
+    async def count_login(self) -> None:
+        """Count it towards the account's logins per hour."""
+        logins = self.unwritten.add(self.login_key)
+        # A simultaneous login may have made the write due after `has_changes` was read. Then there
+        # is no transaction to write in, and a later login writes.
+        if logins >= LOGINS_PER_WRITE and self.session.in_transaction():
+            self.unwritten.forget(self.login_key)
+            await record(self.session, self.login_key, self.logins, self.now, logins)
 
     async def refund(self) -> None:
-        """Neither a success nor a failure: as if it had not been made, so nobody gains by it."""
-        for count in self.counts:
-            if count.is_charged:
-                await self._refund(count)
+        """Neither a success nor a failure: take back what was charged in advance."""
+        for counter in self.counters:
+            if counter.is_charged:
+                await self._refund(counter)
 
-    async def _refund(self, count: FailureCounter) -> None:
+    async def _refund(self, counter: FailureCounter) -> None:
         await self.session.execute(
-            update(Attempts)
-            .where(Attempts.key == count.key)
-            .values(failures=Attempts.failures - 1, blocked_until=self.now)
+            update(AttemptCounter)
+            .where(AttemptCounter.key == counter.key)
+            .values(failures=AttemptCounter.failures - 1, blocked_until=self.now)
         )
 
 
 class LoginLimiter:
-    """One per process: it counts what is under way in it. `actions` is how often one user may log
-    in, and may revoke an access token."""
+    """One per process, because it counters the attempts in progress there. `actions` is the rate of
+    logins of one user, and of that user's revoked access tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self.actions = Rate.hourly(settings.user_actions_per_hour)
-        self._under_way: Counter[str] = Counter()
-        self._tally = Tally()
+        self._in_progress: Counter[str] = Counter()
+        self._unwritten = UnwrittenLogins()
 
     @asynccontextmanager
     async def attempt(self, context: RequestContext, account: str) -> AsyncIterator[Attempt]:
-        """A login to the account of that folded name, whether there is one or not.
+        """A login attempt for a normalized username, whether or not such an account exists.
 
         Raises TooManyAttemptsError.
         """
@@ -169,213 +180,234 @@ class LoginLimiter:
         account_key, address_key = _key("account", account), _key("address", network)
         login_key = _key("login", account)
         keys = (pair_key, account_key, address_key)
-        with self._under_way_beside(*keys) as others:
+        with self._count_concurrent(*keys) as others:
             now = await fast_queries.current_time(session)
-            found = await _find(session, now, known_key, login_key, *keys)
+            found = await _read(session, now, known_key, login_key, *keys)
             logins = found.get(login_key)
             if logins and logins.blocked_until > now:
-                refuse_before(logins.blocked_until, now)
+                raise_if_blocked(logins.blocked_until, now)
             if known := found.get(known_key):
-                counts = [FailureCounter(pair_key, ACCOUNT_AT_ADDRESS)]
+                counters = [FailureCounter(pair_key, ACCOUNT_AT_ADDRESS)]
             else:
-                # In this order everywhere, so that no two wait for each other.
-                counts = [FailureCounter(account_key, ACCOUNT)]
+                # The order is the same everywhere, so that there is no deadlock.
+                counters = [FailureCounter(account_key, ACCOUNT)]
                 if network:
-                    counts.append(FailureCounter(address_key, ADDRESS))
-            await _admit(session, counts, found, others, now)
-            is_due = known is None or known.expires_at - now < KNOWN_AGAIN
+                    counters.append(FailureCounter(address_key, ADDRESS))
+            await _check_and_charge(session, counters, found, others, now)
+            is_due = known is None or known.expires_at - now < RENEW_KNOWN_BELOW
             due_key = known_key if is_due else None
-            attempt = Attempt(session, counts, due_key, login_key, self.actions, self._tally, now)
+            attempt = Attempt(
+                session, counters, due_key, login_key, self.actions, self._unwritten, now
+            )
             try:
                 yield attempt
-            except UnavailableError:  # nothing was checked
+            except UnavailableError:  # the password was not checked
                 await session.rollback()
-                if any(count.is_charged for count in counts):
+                if any(counter.is_charged for counter in counters):
                     await begin_write(session)
                     await attempt.refund()
                     await session.commit()
                 raise
 
-    async def count(self, context: RequestContext, what: str, who: str, limit: Limit) -> None:
-        """Something that counts whether it succeeds or not; nothing does for `who` is empty.
+    async def enforce_limit(
+        self, context: RequestContext, kind: str, subject: str, limit: Limit
+    ) -> None:
+        """Count an attempt, whether or not it succeeds, in a transaction of its own. There is no
+        limit if `subject` is empty.
 
         Raises TooManyAttemptsError.
         """
-        if not who:
+        if not subject:
             return
         session = context.session
-        count = FailureCounter(_key(what, who), limit)
-        with self._under_way_beside(count.key) as others:
+        counter = FailureCounter(_key(kind, subject), limit)
+        with self._count_concurrent(counter.key) as others:
             now = await fast_queries.current_time(session)
-            found = await _find(session, now, count.key)
-            await _admit(session, [count], found, others, now)
+            found = await _read(session, now, counter.key)
+            await _check_and_charge(session, [counter], found, others, now)
             await begin_write(session)
-            if not count.is_charged:
-                await _charge(session, count, now)
+            if not counter.is_charged:
+                await _charge(session, counter, now)
             await session.commit()
 
     @contextmanager
-    def _under_way_beside(self, *keys: str) -> Iterator[Mapping[str, int]]:
-        """How many are under way already, while this one is. To be asked for before the database
-        is: then nobody is missed who is written down and gone in between."""
-        others = {key: self._under_way[key] for key in keys}
-        self._under_way.update(keys)
+    def _count_concurrent(self, *keys: str) -> Iterator[Mapping[str, int]]:
+        """How many other attempts are in progress, while this one is. Call it before reading the
+        database: an attempt that ends in between is then counted twice rather than not at all."""
+        others = {key: self._in_progress[key] for key in keys}
+        self._in_progress.update(keys)
         try:
             yield others
         finally:
             for key in keys:
-                self._under_way[key] -= 1
-                if not self._under_way[key]:
-                    del self._under_way[key]
+                self._in_progress[key] -= 1
+                if not self._in_progress[key]:
+                    del self._in_progress[key]
 
 
 @lru_cache(maxsize=1024)
-def network_to_limit(address: str) -> str:
-    """The client's network. Empty for this machine itself, which stands for a proxy that
-    TRUSTED_PROXIES does not name."""
-    network = network_of(address)
+def network_to_limit(ip_address: str) -> str:
+    """The client's network. Empty for loopback addresses, since behind a proxy that TRUSTED_PROXIES
+    does not name all clients have the proxy's address."""
+    network = network_of(ip_address)
     return "" if network and ip_network(network).is_loopback else network
 
 
-async def allow(session: AsyncSession, what: str, who: str, limit: Limit | Rate) -> None:
-    """As LoginLimiter.count(), but part of its caller's transaction, which writes.
+async def enforce_limit(
+    session: AsyncSession, kind: str, subject: str, limit: Limit | Rate
+) -> None:
+    """As LoginLimiter.enforce_limit(), but part of the caller's writing transaction.
 
-    Where the caller locks users or sessions it does so before, and publishes revocations after, so
-    that no two transactions wait for each other. Raises TooManyAttemptsError.
+    To avoid deadlocks, callers lock users and sessions before this, and publish revocations after
+    it. Raises TooManyAttemptsError.
     """
-    key = _key(what, who)
+    key = _key(kind, subject)
     now = await fast_queries.current_time(session)
     if isinstance(limit, Rate):
-        await take(session, key, limit, now)
+        await consume(session, key, limit, now)
         return
-    # Locked, so that of many at once each sees what the one before has counted.
+    # Locked, so that each of several simultaneous transactions sees what the previous one counted.
     row = await session.scalar(
-        select(Attempts)
-        .where(Attempts.key == key)
+        select(AttemptCounter)
+        .where(AttemptCounter.key == key)
         .with_for_update()
         .execution_options(populate_existing=True)
     )
     if row:
-        refuse_before(row.blocked_until, now)
+        raise_if_blocked(row.blocked_until, now)
     await _charge(session, FailureCounter(key, limit), now)
 
 
 async def clear(
-    session: AsyncSession, account: str, address: str | None, *, of_all: bool = False
+    session: AsyncSession, account: str, ip_address: str | None, *, all_accounts: bool = False
 ) -> None:
-    """Forget what has failed for the account, there as well if an address is given, and with
-    `of_all` what others failed at there; and how often the account has logged in. Part of its
-    caller's transaction."""
+    """Delete the account's counters of failures and of logins.
+
+    With an `ip_address`, also the account's failures from there and, if `all_accounts`, those of
+    all accounts. Part of the caller's transaction.
+    """
     keys = [_key("account", account)]
-    if address is not None:
-        network = network_to_limit(address)
+    if ip_address is not None:
+        network = network_to_limit(ip_address)
         keys += [_key("pair", account, network)]
-        keys += [_key("address", network)] if of_all else []
-    await session.execute(delete(Attempts).where(Attempts.key.in_(keys)))
-    # After the others, as a login does.
-    await session.execute(delete(Attempts).where(Attempts.key == _key("login", account)))
+        keys += [_key("address", network)] if all_accounts else []
+    await session.execute(delete(AttemptCounter).where(AttemptCounter.key.in_(keys)))
+    # Last, as in a login, so that there is no deadlock.
+    await session.execute(
+        delete(AttemptCounter).where(AttemptCounter.key == _key("login", account))
+    )
 
 
 async def expired(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
-    """A condition for a query: rows that no longer count and, of more than MAX_ROWS, those that
-    will be forgotten soonest.
+    """A condition for a query: expired rows and, if there are more than MAX_ROWS of a kind, those
+    that expire first.
 
-    Known addresses make room for known ones alone: whoever logs in from a million of them, which
-    one account and an IPv6 network suffice for, must not have the failures forgotten. Nor must
-    a million failures have the rates forgotten.
+    Each kind has a limit of its own. Otherwise an attacker could have failures deleted by logging
+    in to one account from a million IPv6 addresses, or rates by a million failures.
     """
-    conditions = [Attempts.expires_at <= now]
-    for kind in (Attempts.failures == 0, Attempts.failures > 0, Attempts.failures < 0):
-        latest_first = select(Attempts.expires_at).where(kind).order_by(Attempts.expires_at.desc())
+    conditions = [AttemptCounter.expires_at <= now]
+    for kind in (
+        AttemptCounter.failures == 0,
+        AttemptCounter.failures > 0,
+        AttemptCounter.failures < 0,
+    ):
+        latest_first = (
+            select(AttemptCounter.expires_at).where(kind).order_by(AttemptCounter.expires_at.desc())
+        )
         if last := await session.scalar(latest_first.offset(MAX_ROWS).limit(1)):
-            conditions.append(and_(kind, Attempts.expires_at <= last))
+            conditions.append(and_(kind, AttemptCounter.expires_at <= last))
     return or_(*conditions)
 
 
-async def _admit(
+async def _check_and_charge(
     session: AsyncSession,
-    counts: list[FailureCounter],
-    found: Mapping[str, Found],
+    counters: list[FailureCounter],
+    found: Mapping[str, StoredCounter],
     others: Mapping[str, int],
     now: datetime,
 ) -> None:
-    """Charge what has to be paid beforehand. Raises TooManyAttemptsError."""
+    """Check the counters, and charge those that have reached their limit's `allowed` failures.
+
+    Raises TooManyAttemptsError.
+    """
     blocked_until = now
-    for count in counts:
-        if row := found.get(count.key):
-            count.failures = row.failures
+    for counter in counters:
+        if row := found.get(counter.key):
+            counter.failures = row.failures
             blocked_until = max(blocked_until, row.blocked_until)
-        if count.failures >= count.limit.allowed:
-            count.is_charged = True
-        elif count.failures + others[count.key] >= count.limit.allowed:
+        if counter.failures >= counter.limit.allowed:
+            counter.is_charged = True
+        elif counter.failures + others[counter.key] >= counter.limit.allowed:
             raise TooManyAttemptsError
     if blocked_until > now:
-        refuse_before(blocked_until, now)
-    if not any(count.is_charged for count in counts):
+        raise_if_blocked(blocked_until, now)
+    if not any(counter.is_charged for counter in counters):
         return
     await begin_write(session)
-    for count in counts:
-        if count.is_charged and not await _claim(session, count, now):
+    for counter in counters:
+        if counter.is_charged and not await _charge_in_advance(session, counter, now):
             await session.rollback()
             raise TooManyAttemptsError
     await session.commit()
 
 
-async def _find(session: AsyncSession, now: datetime, *keys: str) -> dict[str, Found]:
-    padded = (*keys, *("" for _ in range(_MOST_KEYS - len(keys))))
+async def _read(session: AsyncSession, now: datetime, *keys: str) -> dict[str, StoredCounter]:
+    padded = (*keys, *("" for _ in range(_MAX_KEYS - len(keys))))
     named = {f"key{number}": key for number, key in enumerate(padded)}
-    rows = await fast_queries.run(session, _FIND, {**named, "now": now})
-    return {row[0]: Found(*row) for row in rows}
+    rows = await fast_queries.run(session, _SELECT, {**named, "now": now})
+    return {row[0]: StoredCounter(*row) for row in rows}
 
 
-async def _claim(session: AsyncSession, count: FailureCounter, now: datetime) -> bool:
-    """Charge one failure more, unless somebody else has just done so."""
-    delay = count.limit.delay(count.failures + 1)
+async def _charge_in_advance(session: AsyncSession, counter: FailureCounter, now: datetime) -> bool:
+    """Count one more failure. False if another attempt has just changed the counter."""
+    delay = counter.limit.delay(counter.failures + 1)
     claimed = await session.scalar(
-        update(Attempts)
-        .where(Attempts.key == count.key, Attempts.failures == count.failures)
+        update(AttemptCounter)
+        .where(AttemptCounter.key == counter.key, AttemptCounter.failures == counter.failures)
         .values(
-            failures=count.failures + 1,
+            failures=counter.failures + 1,
             blocked_until=now + delay,
-            expires_at=now + count.limit.window,
+            expires_at=now + counter.limit.window,
         )
-        .returning(Attempts.key)
+        .returning(AttemptCounter.key)
         .execution_options(synchronize_session=False)
     )
     return claimed is not None
 
 
-async def _charge(session: AsyncSession, count: FailureCounter, now: datetime) -> None:
-    failures = await _put(session, count.key, 1, now, now + count.limit.window)
-    if delay := count.limit.delay(failures):
+async def _charge(session: AsyncSession, counter: FailureCounter, now: datetime) -> None:
+    failures = await _add_failures(session, counter.key, 1, now, now + counter.limit.window)
+    if delay := counter.limit.delay(failures):
         await session.execute(
-            update(Attempts)
-            .where(Attempts.key == count.key)
+            update(AttemptCounter)
+            .where(AttemptCounter.key == counter.key)
             .values(blocked_until=now + delay)
             .execution_options(synchronize_session=False)
         )
 
 
-async def _put(
+async def _add_failures(
     session: AsyncSession, key: str, failures: int, now: datetime, expires_at: datetime
 ) -> int:
-    """Add the failures to those of the key; returns them all."""
+    """Returns the new number of failures of the key."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"key": key, "failures": failures, "blocked_until": now, "expires_at": expires_at}
-    total = case((Attempts.expires_at <= now, failures), else_=Attempts.failures + failures)
+    total = case(
+        (AttemptCounter.expires_at <= now, failures), else_=AttemptCounter.failures + failures
+    )
     statement = (
-        dialect.insert(Attempts)
+        dialect.insert(AttemptCounter)
         .values(row)
         .on_conflict_do_update(
-            index_elements=[Attempts.key],
+            index_elements=[AttemptCounter.key],
             set_={"failures": total, "expires_at": expires_at},
         )
-        .returning(Attempts.failures)
+        .returning(AttemptCounter.failures)
     )
     total_now: int = (await session.execute(statement)).scalar_one()
     return total_now
 
 
 def _key(*parts: str) -> str:
-    """What is kept of names and addresses: a name that was typed may be a password."""
+    """Usernames are stored only as hashes, because users sometimes type a password there."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,3 +1,3 @@
-"""Tokens that were revoked before they expire: checked on every request here, and published as a
-feed for APIs that verify tokens themselves. Knows no users or sessions, only values like `jti:…`.
+"""Revocations: the service checks them at every request, and publishes them as a feed for APIs that
+verify tokens themselves. Does not know users or sessions, only values like `jti:…`.
 """

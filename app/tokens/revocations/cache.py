@@ -1,11 +1,11 @@
-"""The unexpired revocations in a worker's memory, and whether they are complete.
+"""The unexpired revocations in the memory of a worker, and whether they are complete.
 
-Every operation that ends a token early publishes a revocation in the same transaction. So a signed,
-unexpired token is valid unless one of its values is in this cache, provided that the cache is
-fresh. Callers ask that first, and go to the database if it is not.
+Every operation that invalidates a token before it expires publishes a revocation in the same
+transaction. So if this cache is fresh, a signed, unexpired token is valid unless one of its values
+is in the cache. Callers check first whether the cache is fresh, and otherwise ask the database.
 
-A revocation once read stays in force until it expires, whatever becomes of the database: after a
-restore or a failover the feed may lack it (decision 6).
+A revocation that has been read is kept until it expires, whatever happens to the database: after a
+restore or a failover, the feed may not have it (decision 6).
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from app.background_jobs import wait_or_stop
 from app.database.sqlite_driver import Reader
 from app.tokens.revocations.entries import Entry, FeedEntries, Head
 
-# How long the answer to a poll counts as fresh, from when it was sent, and the time between polls.
-# Every PostgreSQL worker knows of a revocation within FRESH_SECONDS.
+# How long the result of a poll is fresh, counted from when the query was sent, and the time between
+# polls. So on PostgreSQL, every worker knows a revocation within FRESH_SECONDS.
 FRESH_SECONDS = 0.1
 POLL_SECONDS = 0.033
 _QUERY_TIMEOUT_SECONDS = 1.0
@@ -32,7 +32,7 @@ _BATCH = 5_000  # rows of one query
 
 _HEAD = "SELECT name, position, mark FROM revocation_feed"
 _COLUMNS = "SELECT position, mark, value, expires_at, {seconds_left} FROM revocations"
-# The entry at the last known position comes first, to show that it is still the same one.
+# The first row is the entry at the last known position, to check that it is still the same.
 _SINCE = _COLUMNS + " WHERE position >= {position} ORDER BY position LIMIT {limit}"
 _SQLITE_SINCE = _SINCE.format(
     seconds_left="(julianday(expires_at) - julianday('now')) * 86400", position="?", limit=_BATCH
@@ -45,46 +45,46 @@ _log = logging.getLogger("hourpass.revocations")
 
 
 class RevocationCache(ABC):
-    """Bounded, since entries are forgotten when no token that they revoke can be valid. That is
-    counted on the monotonic clock: a wall clock that is set back must not bring tokens back."""
+    """Forgets entries when no token that they revoke can be valid. That is measured by the
+    monotonic clock: setting the wall clock back must not make revoked tokens valid again."""
 
     def __init__(self) -> None:
         self.entries = FeedEntries()
-        # Raised when the database turns out to be another one, or this one with another past:
-        # nothing that it said before about users counts any longer.
+        # Incremented when the database turns out to be another one, or to have another past. What
+        # it said about users before is then invalid.
         self.history = 0
-        self._known_at = float("-inf")  # when the last query was sent that has been answered
+        self._queried_at = float("-inf")  # when the last successful query was sent
         self._invalidated_at = float("-inf")
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
 
     @abstractmethod
     def is_fresh(self) -> bool:
-        """Whether every revocation of this moment is known. Cheap enough for every request."""
+        """Whether all revocations are known as of now. Cheap enough for every request."""
 
     @abstractmethod
     async def follow(self, stopping: asyncio.Event) -> None:
-        """A background job. The cache is fresh only while it runs."""
+        """A background job that keeps the cache fresh."""
 
     @abstractmethod
     def invalidate(self) -> None:
-        """This very process has just revoked something: what is known so far is old."""
+        """Called after this process has revoked something: the cache is not fresh any more."""
 
     @property
     def head(self) -> Head:
         return self.entries.head
 
     def count_revoked_keys(self) -> int:
-        """How many signing keys have been revoked, as far as is known. Never goes down."""
-        self.is_fresh()  # reads, where reading is what it takes
+        """How many revoked signing keys are known. Never decreases."""
+        self.is_fresh()  # on SQLite, this reads
         return self._revoked_keys
 
     async def wait_until_fresh(self, asked_at: float) -> bool:
-        """Whether the cache was fresh at that moment of the monotonic clock, or is so now. Waits
-        for a second at most."""
+        """Whether the cache was fresh at `asked_at`, on the monotonic clock, or later. Waits
+        up to a second."""
         deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
         needed = max(asked_at - FRESH_SECONDS, self._invalidated_at)
-        while not self.is_fresh() and self._known_at <= needed:
+        while not self.is_fresh() and self._queried_at <= needed:
             if monotonic() > deadline:
                 return False
             await asyncio.sleep(POLL_SECONDS)
@@ -100,17 +100,17 @@ class RevocationCache(ABC):
         return self.head.position if head.name == self.head.name else 0
 
     def _apply(self, head: Head, first: int, entries: Sequence[Entry]) -> int | None:
-        """Add a batch that was read from the position `first` on. Returns the position from which
-        to read the next one, or None when all is known up to the head."""
+        """Add a batch that was read from position `first` on. Returns the position from which to
+        read the next batch, or None if the cache is complete."""
         known = self.head
         if first == 0:
             if head.name != known.name or known.position:
                 self._start_over()
         elif entries and entries[0][:2] == (known.position, known.mark):
             entries = entries[1:]
-        else:  # what was read does not go on from what is known
+        else:  # the feed does not continue from the last known entry
             return 0
-        if entries and entries[-1].position > head.position:  # the head was read before them
+        if entries and entries[-1].position > head.position:  # published after the head was read
             head = Head(head.name, entries[-1].position, entries[-1].mark)
         if not entries or entries[-1].position >= head.position:
             self._extend(head, entries)
@@ -120,16 +120,16 @@ class RevocationCache(ABC):
 
     def _start_over(self) -> None:
         if self.head.name:
-            _log.warning("The database has another history of revocations; reading all of them")
+            _log.warning("The database has another history of revocations, reading all of them")
         self.entries = FeedEntries()
         self.history += 1
-        self._known_at = float("-inf")
+        self._queried_at = float("-inf")
 
     def _extend(self, head: Head, entries: Sequence[Entry]) -> None:
         now = monotonic()
         for entry in entries:
             if entry.seconds_left > 0:
-                # Put at the end, behind all that expire earlier.
+                # Appended, so that the dict stays in the order of expiry.
                 forget_at = max(self._forget_at.pop(entry.value, 0), now + entry.seconds_left)
                 self._forget_at[entry.value] = forget_at
                 self._revoked_keys += entry.value.startswith("kid:")
@@ -139,17 +139,17 @@ class RevocationCache(ABC):
 
 
 class SqliteRevocationCache(RevocationCache):
-    """Asks the file itself, once in each turn of the event loop that has a request.
+    """Queries the file, once in each turn of the event loop that answers requests.
 
-    All requests that a turn answers had been read before it began (protocol.py sees to it), so that
-    none of them can have been sent after the answer to a revocation that the query missed.
+    The requests that a turn answers were read before it began (server/batch.py). So none of them
+    can have been sent after the response to a revocation that the query missed.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
         self._reader: Reader | None = None
-        self._answer: bool | None = None
+        self._is_fresh: bool | None = None
 
     async def follow(self, stopping: asyncio.Event) -> None:
         with closing(Reader(self._path)) as reader:
@@ -162,55 +162,54 @@ class SqliteRevocationCache(RevocationCache):
                 self._reader = None
 
     def is_fresh(self) -> bool:
-        if self._answer is None:
-            # First in line for the next turn, before any of its requests.
+        if self._is_fresh is None:
+            # The first callback of the next turn, before any of its requests.
             asyncio.get_running_loop().call_soon(self.invalidate)
-            self._answer = self._read()
-        return self._answer
+            self._is_fresh = self._read()
+        return self._is_fresh
 
     def invalidate(self) -> None:
-        self._answer = None
+        self._is_fresh = None
 
     def _read(self) -> bool:
-        """One batch in each turn, so that a long feed does not keep the event loop."""
-        if self._reader is None or not (found := self._reader.fetch(_HEAD)):
+        """Reads one batch per turn, so that a long feed does not block the event loop."""
+        if self._reader is None or not (rows := self._reader.fetch(_HEAD)):
             return False
-        head = Head(*found[0])
+        head = Head(*rows[0])
         first = self._first_missing(head)
         if first is None:
             return True
-        rows = self._reader.fetch(_SQLITE_SINCE, (first,))
-        if rows is None:
+        batch = self._reader.fetch(_SQLITE_SINCE, (first,))
+        if batch is None:
             return False
-        following = self._apply(head, first, [_sqlite_entry(row) for row in rows])
-        if following == 0:  # starts over in the next turn
+        next_position = self._apply(head, first, [_sqlite_entry(row) for row in batch])
+        if next_position == 0:  # read from the beginning in the next turn
             self._start_over()
-        return following is None
+        return next_position is None
 
 
 class PostgresRevocationCache(RevocationCache):
-    """Asks a server thirty times a second, and takes an answer as fresh for a tenth of one.
+    """Polls the server thirty times a second. A result is fresh for a tenth of a second.
 
-    A notification could get lost with its connection, or hang in it unnoticed; an answer that is
-    too old cannot.
+    LISTEN and NOTIFY would not do: a notification can be lost or delayed without notice. The age of
+    a result is always known.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """The engine becomes the cache's own, so that nobody waits for a connection because of
-        it."""
+        """`engine` is for this cache alone, so that polling takes no connection from requests."""
         super().__init__()
         self._engine = engine
 
     def is_fresh(self) -> bool:
-        if self._known_at <= self._invalidated_at:
+        if self._queried_at <= self._invalidated_at:
             return False
-        return monotonic() < self._known_at + FRESH_SECONDS
+        return monotonic() < self._queried_at + FRESH_SECONDS
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
 
     async def follow(self, stopping: asyncio.Event) -> None:
-        """On one connection, for as long as it lasts. While there is none, nothing is fresh."""
+        """Polls on one connection. Without a connection, the cache is not fresh."""
         try:
             await self._keep_polling(stopping)
         finally:
@@ -225,22 +224,22 @@ class PostgresRevocationCache(RevocationCache):
                         while not stopping.is_set():
                             await self._poll(driver)
                             await asyncio.sleep(POLL_SECONDS)
-                    finally:  # not for the pool again: it may hang in a query
+                    finally:  # not returned to the pool: a query may be in progress
                         await connection.invalidate()
-            except Exception as error:  # noqa: BLE001 - each driver has its own
-                _log.warning("Revocations cannot be polled", extra={"cause": type(error).__name__})
+            except Exception as error:  # noqa: BLE001 - drivers raise errors of their own
+                _log.warning("Cannot poll revocations", extra={"cause": type(error).__name__})
                 await wait_or_stop(stopping, _QUERY_TIMEOUT_SECONDS)
 
     async def _poll(self, driver: Any) -> None:
-        """Straight to the driver: what SQLAlchemy does besides, thirty times a second, is most of
-        what an idle worker would do."""
+        """Uses the driver directly: thirty times a second, SQLAlchemy would be most of the CPU time
+        of an idle worker."""
         asked_at = monotonic()
         head = Head(*await driver.fetchrow(_HEAD, timeout=_QUERY_TIMEOUT_SECONDS))
         first = self._first_missing(head)
         while first is not None:
             rows = await driver.fetch(_POSTGRES_SINCE, first, timeout=_QUERY_TIMEOUT_SECONDS)
             first = self._apply(head, first, [_postgres_entry(row) for row in rows])
-        self._known_at = asked_at
+        self._queried_at = asked_at
 
 
 def _sqlite_entry(row: Sequence[Any]) -> Entry:

@@ -1,7 +1,7 @@
-"""The unexpired entries of the feed, in memory and in order, as pages of ready-made JSON.
+"""The unexpired entries of the feed, in memory and in order, and their pages as rendered JSON.
 
-Each page is rendered once a minute at most, and the same bytes go to every listener: a thousand
-guards ask for the same few pages.
+Pages are rendered at most once a minute, and all listeners get the same bytes: a thousand guards
+request the same few pages.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from app.tokens.revocations.errors import CursorOfAnotherHistoryError, CursorUnknownError
 
 PAGE_SIZE = 1_000
-OTHER_PAGES = 64  # kept besides those that a new listener reads; of 90 KB at most
+MAX_OTHER_PAGES = 64  # cached besides the pages that a new listener reads; 90 KB each at most
 FORGET_SECONDS = 60.0
 
 _CURSOR = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{16})")
@@ -49,13 +49,13 @@ class Page(NamedTuple):
 
 
 class FeedEntries:
-    """A million entries take some 130 MB, so they are columns rather than objects, and their pages
-    90 MB."""
+    """Stores entries as columns instead of objects, to save memory. A million entries take some 130
+    MB, and their pages 90 MB."""
 
     def __init__(self) -> None:
         self.head = Head("", 0, 0)
-        # The newest position whose entry is not listed any longer, and its mark: a listener that
-        # heard nothing for a day still has that cursor.
+        # The newest position that is no longer listed, and its mark. A listener that has received
+        # nothing for a day still has that cursor.
         self._floor = (0, 0)
         self._positions = array("q")
         self._marks = array("q")
@@ -63,13 +63,13 @@ class FeedEntries:
         self._forget_at = array("d")  # on the monotonic clock
         self._values: list[str] = []
         self._forgot_at = float("-inf")
-        # By the index of their first entry. Those that follow each other from the first one on are
-        # what every new listener reads. Others are for cursors in between.
+        # By the index of their first entry. `_pages` has those that a new listener reads one after
+        # the other, `_other_pages` has those for cursors in between.
         self._pages: dict[int, Page] = {}
         self._other_pages: dict[int, Page] = {}
 
     def extend(self, head: Head, entries: Sequence[Entry], now: float) -> None:
-        """Add entries that follow those known; `now` is monotonic."""
+        """Append entries. `now` is monotonic."""
         if not self._positions:
             self._floor = self.head[1:]
         for entry in entries:
@@ -87,7 +87,7 @@ class FeedEntries:
         self._other_pages.clear()
 
     def forget_expired(self, now: float) -> None:
-        """Once a minute at most, because all pages have to be rendered again."""
+        """Removes them at most once a minute, because all pages must then be rendered again."""
         if now < self._forgot_at + FORGET_SECONDS:
             return
         self._forgot_at = now
@@ -110,7 +110,7 @@ class FeedEntries:
         page = pages.get(start)
         if page is None:
             page = pages[start] = self._render(start)
-            if len(self._other_pages) > OTHER_PAGES:
+            if len(self._other_pages) > MAX_OTHER_PAGES:
                 del self._other_pages[next(iter(self._other_pages))]
         return page
 
@@ -126,7 +126,7 @@ class FeedEntries:
         raise CursorUnknownError if expected is None else CursorOfAnotherHistoryError
 
     def _mark_at(self, position: int) -> int | None:
-        """None if the revocation there expired some time ago."""
+        """The mark at a position, or None if the revocation there is no longer known."""
         for known, mark in (self.head[1:], self._floor):
             if position == known:
                 return mark

@@ -1,10 +1,10 @@
-"""The feed as it goes to listeners: pages at once, or an answer held back until the feed moves.
+"""Sends the feed to listeners: at once or, with long polling, when there are revocations.
 
-One look at the cache every 25 ms serves all listeners. They are woken when the feed has moved, or
-when they asked to be. While an answer is held back, a space goes out every HEARTBEAT_SECONDS, which
-JSON allows before a value. The n-th one is sent no sooner than n times that after the request came
-in, and only while the cache is fresh. So it proves to the listener that it knows of everything
-published up to then, however late it arrives.
+One check of the cache every 25 ms is enough for all listeners. It wakes them when the feed has
+changed, or at a time that they have asked for. While a listener waits, it gets a heartbeat every
+HEARTBEAT_SECONDS: a space, which JSON allows before a value. The n-th heartbeat is sent no earlier
+than n times HEARTBEAT_SECONDS after the request arrived, and only while the cache is fresh. So
+however late it arrives, it proves that the listener knows all revocations up to that time.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ MAX_LISTENERS = 5_000  # of each worker; one takes some 30 KB
 MAX_WAIT_SECONDS = 30
 HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.025
-# Before others have a turn of the event loop. The listeners ask again at once: with smaller batches
-# the first ones to ask again would keep the last ones waiting.
-WOKEN_AT_ONCE = 1_000
+# Listeners woken in one turn of the event loop. They send the next request at once, so with smaller
+# batches the requests of the first ones would delay the last ones.
+WAKE_BATCH_SIZE = 1_000
 WARNING_SECONDS = 3600.0  # between two warnings that the database may have been restored
 
 _JSON = (b"content-type", b"application/json")
-# nginx would otherwise collect the heartbeats and pass them on together, at the end.
+# Otherwise nginx would buffer the heartbeats and forward them together at the end.
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 
 _log = logging.getLogger("hourpass.revocations")
 
 
 class Listener:
-    """Someone who waits for the feed to move."""
+    """A client that waits for new revocations."""
 
     def __init__(self) -> None:
-        self.is_gone = False
+        self.is_disconnected = False
         self._waiting: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
@@ -51,7 +51,7 @@ class Listener:
             self._waiting.set_result(None)
 
     def wait(self) -> asyncio.Future[None]:
-        """Until wake() is called."""
+        """Returns a future that wake() resolves."""
         self._waiting = asyncio.get_running_loop().create_future()
         return self._waiting
 
@@ -64,15 +64,16 @@ class RevocationFeed:
         stopping: asyncio.Event,
         max_listeners: int = MAX_LISTENERS,
     ) -> None:
-        """`refresh_keys` reads the signing keys if one has been revoked since they were read: the
-        feed must not list a revoked key before this worker can publish the one that follows it."""
+        """`refresh_keys` reads the signing keys again if one has been revoked since the last read:
+        the feed must not list a revoked key before this worker publishes the key that replaces
+        it."""
         self.cache = cache
         self._refresh_keys = refresh_keys
         self._stopping = stopping
         self.max_listeners = max_listeners
-        self.is_fresh = False  # the cache was, at the last tick
+        self.is_fresh = False  # whether the cache was fresh at the last tick
         self._listeners: set[Listener] = set()
-        self._alarms: dict[int, list[Listener]] = defaultdict(list)  # by the number of the tick
+        self._wake_ups: dict[int, list[Listener]] = defaultdict(list)  # by the number of the tick
         self._ticker: asyncio.Task[None] | None = None
         self._tick_number = 0  # the last one
         self._warned_at = float("-inf")
@@ -82,10 +83,10 @@ class RevocationFeed:
         return self._stopping.is_set()
 
     async def page_after(self, cursor: str | None, asked_at: float) -> Page:
-        """What was revoked after the cursor and has not expired; all of it as of `asked_at`, on the
+        """The unexpired revocations after the cursor. They are complete as of `asked_at`, on the
         monotonic clock.
 
-        Raises CursorUnknownError, and UnavailableError if that much is not known.
+        Raises CursorUnknownError, and UnavailableError if the cache does not become fresh in time.
         """
         if not await self.cache.wait_until_fresh(asked_at):
             raise UnavailableError
@@ -112,17 +113,17 @@ class RevocationFeed:
             self._listeners.discard(listener)
 
     def wake_at(self, moment: float, listener: Listener) -> None:
-        """At the first tick after that moment of the monotonic clock. A timer for each listener
-        would cost more than all the rest of a heartbeat."""
+        """Wake the listener at the first tick after that time of the monotonic clock. A timer for
+        each listener would cost more than the rest of a heartbeat."""
         number = max(int(moment / TICK_SECONDS), self._tick_number) + 1
-        self._alarms[number].append(listener)
+        self._wake_ups[number].append(listener)
 
     def close(self) -> None:
         if self._ticker:
             self._ticker.cancel()
 
     async def _tick(self, head: Head) -> None:
-        """There are no ticks while nobody listens. `head` is the one that listeners know."""
+        """Runs while there are listeners. `head` is the one that they know."""
         while self._listeners:
             self.is_fresh = self.cache.is_fresh()
             if self.cache.head != head or self.is_stopping:
@@ -130,29 +131,29 @@ class RevocationFeed:
                 await _wake(list(self._listeners))
             last, self._tick_number = self._tick_number, int(monotonic() / TICK_SECONDS)
             for due in range(last + 1, self._tick_number + 1):
-                await _wake(self._alarms.pop(due, ()))
+                await _wake(self._wake_ups.pop(due, ()))
             await asyncio.sleep(TICK_SECONDS)
-        self._alarms.clear()
+        self._wake_ups.clear()
 
     def _warn_of_another_history(self) -> None:
-        """Anybody can make up such a cursor, so this is rare and only a hint."""
+        """Logs rarely, and only as a hint, since any client can invent such a cursor."""
         if monotonic() >= self._warned_at + WARNING_SECONDS:
             self._warned_at = monotonic()
             _log.warning(
-                "A listener knows revocations that this database lacks. If it was restored from "
-                "a backup, run `hourpass after-restore`"
+                "A listener knows revocations that this database does not have. If it was "
+                "restored from a backup, run `hourpass after-restore`"
             )
 
 
 async def _wake(listeners: Iterable[Listener]) -> None:
     for number, listener in enumerate(listeners, start=1):
         listener.wake()
-        if number % WOKEN_AT_ONCE == 0:
+        if number % WAKE_BATCH_SIZE == 0:
             await asyncio.sleep(0)
 
 
 class FeedResponse(Response):
-    """The page after the cursor, held back for up to `wait` seconds while it is empty."""
+    """The page after the cursor. While it is empty, waits up to `wait` seconds for revocations."""
 
     def __init__(self, feed: RevocationFeed, cursor: str | None, wait: int) -> None:
         super().__init__()
@@ -160,68 +161,69 @@ class FeedResponse(Response):
         self._cursor = cursor
         self._wait = wait
         self._has_heartbeat = True
-        self._has_begun = False
+        self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = monotonic()
-        # HTTP/1.0 has no chunks (RFC 9112, 6.1), and so no beginning before the length is known.
+        # HTTP/1.0 has no chunked encoding (RFC 9112, 6.1), so a response cannot start before its
+        # length is known.
         self._has_heartbeat = scope.get("http_version") != "1.0"
         page = await self._feed.page_after(self._cursor, asked_at)
         if page.is_empty and self._wait:
             with self._feed.listening() as listener:
-                leaving = asyncio.create_task(_until_gone(receive, listener))
+                watching = asyncio.create_task(_watch_disconnect(receive, listener))
                 try:
-                    await self._hold_back(listener, asked_at, send)
+                    await self._wait_for_change(listener, asked_at, send)
                 finally:
-                    leaving.cancel()
-            if listener.is_gone:
+                    watching.cancel()
+            if listener.is_disconnected:
                 raise ClientDisconnect
             page = await self._page_after_waiting(page, asked_at)
-        if not self._has_begun:
+        if not self._has_started:
             length = (b"content-length", b"%d" % len(page.body))
-            await send(_start(_JSON, length))
+            await send(_response_start(_JSON, length))
         await send({"type": "http.response.body", "body": page.body})
 
-    async def _hold_back(self, listener: Listener, asked_at: float, send: Send) -> None:
+    async def _wait_for_change(self, listener: Listener, asked_at: float, send: Send) -> None:
         feed, head = self._feed, self._feed.cache.head
-        ends_at = asked_at + self._wait
-        beats_at = asked_at + HEARTBEAT_SECONDS
-        feed.wake_at(min(beats_at, ends_at), listener)
-        while feed.cache.head == head and not listener.is_gone and not feed.is_stopping:
+        deadline = asked_at + self._wait
+        heartbeat_at = asked_at + HEARTBEAT_SECONDS
+        feed.wake_at(min(heartbeat_at, deadline), listener)
+        while feed.cache.head == head and not listener.is_disconnected and not feed.is_stopping:
             now = monotonic()
-            if now >= ends_at:
+            if now >= deadline:
                 return
-            if now >= beats_at:
-                beats_at += HEARTBEAT_SECONDS
-                feed.wake_at(min(beats_at, ends_at), listener)
+            if now >= heartbeat_at:
+                heartbeat_at += HEARTBEAT_SECONDS
+                feed.wake_at(min(heartbeat_at, deadline), listener)
                 if feed.is_fresh and self._has_heartbeat:
-                    await self._beat(send)
+                    await self._send_heartbeat(send)
             await listener.wait()
 
-    async def _beat(self, send: Send) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            await send(_start(_JSON, _UNBUFFERED))
+    async def _send_heartbeat(self, send: Send) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await send(_response_start(_JSON, _UNBUFFERED))
         await send({"type": "http.response.body", "body": b" ", "more_body": True})
 
     async def _page_after_waiting(self, empty: Page, asked_at: float) -> Page:
-        """The status has been sent with the first heartbeat. A refusal has to wait until the
-        listener asks again, which it does at once."""
+        """After the first heartbeat, the status has been sent and an error cannot be. The listener
+        gets the empty page instead, sends the next request at once, and gets the error then."""
         try:
             return await self._feed.page_after(self._cursor, asked_at)
         except ApiError:
-            if self._has_begun:
+            if self._has_started:
                 return empty
             raise
 
 
-def _start(*headers: tuple[bytes, bytes]) -> dict[str, object]:
+def _response_start(*headers: tuple[bytes, bytes]) -> dict[str, object]:
     return {"type": "http.response.start", "status": 200, "headers": list(headers)}
 
 
-async def _until_gone(receive: Receive, listener: Listener) -> None:
+async def _watch_disconnect(receive: Receive, listener: Listener) -> None:
     with suppress(ApiError):  # a body that is too large
         while (await receive())["type"] != "http.disconnect":
             pass
-    listener.is_gone = True
+    listener.is_disconnected = True
     listener.wake()

@@ -1,4 +1,4 @@
-"""Publishing revocations, and asking the database for them."""
+"""Publishes revocations, and queries them in the database."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.signing_keys.keys import CLOCK_SKEW
 
-# A revocation is kept for this much longer than a token lives. No clock that is wrong by up to a
-# day, on any host or in any guard, can then make a revoked token valid again.
+# Revocations are kept for this much longer than tokens are valid. So a clock that is wrong by up to
+# a day, on any host or in any guard, cannot make a revoked token valid again.
 CLOCK_MARGIN = timedelta(days=1)
 
 
@@ -23,24 +23,24 @@ def is_not_revoked(values: Sequence[str]) -> ColumnElement[bool]:
 
 
 def has_expired() -> ColumnElement[bool]:
-    """A condition for a query, by the database's clock: those of hosts may differ.
+    """A condition for a query, by the database's clock, since the clocks of hosts may differ.
 
-    The newest revocation never expires: its row is the cursor of every listener that waits.
+    The newest revocation never expires, because the cursors of waiting listeners refer to its row.
     """
     head = select(Feed.position).scalar_subquery()
     return and_(Revocation.expires_at <= func.current_timestamp(), Revocation.position < head)
 
 
 class Revocations:
-    """`lifetime` is how long a token is valid. `cache` is this process's own, if it has one."""
+    """`lifetime` is that of a token. `cache` is the cache of this process, if it has one."""
 
     def __init__(self, lifetime: timedelta, cache: RevocationCache | None = None) -> None:
         self._kept_for = lifetime + CLOCK_SKEW + CLOCK_MARGIN
         self._cache = cache
 
     async def publish(self, context: RequestContext, value: str) -> None:
-        """Part of the caller's transaction, which commits the change and its revocation
-        together."""
+        """Revoke the tokens with this value. Part of the caller's transaction, so that a change and
+        its revocation are committed together."""
         mark = new_mark()
         now = func.current_timestamp(type_=UtcDateTime())
         published = await context.session.execute(
@@ -55,7 +55,7 @@ class Revocations:
             Revocation(position=position, value=value, mark=mark, expires_at=expires_at)
         )
         if self._cache:
-            # Before the answer to this request can be followed by another one.
+            # At the commit, so that no request after this one can use an outdated cache.
             cache = self._cache
             event.listen(
                 context.session.sync_session,
@@ -65,8 +65,8 @@ class Revocations:
             )
 
     async def rename_feed(self, context: RequestContext) -> None:
-        """Make every cursor unknown, so that all listeners start over. Part of its caller's
-        transaction."""
+        """Invalidate all cursors, so that all listeners read the feed from its beginning. Part of
+        the caller's transaction."""
         await context.session.execute(update(Feed).values(name=secrets.token_hex(8)))
 
 

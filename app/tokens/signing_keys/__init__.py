@@ -1,1 +1,1 @@
-"""Signing keys: generated, stored, rotated, revoked."""
+"""Signing keys: generates, stores, rotates and revokes them."""

@@ -11,13 +11,13 @@ from jose.backends.base import Key
 from jose.utils import base64url_encode
 from pydantic_core import to_json
 
-# Hosts' clocks differ a little, and a worker hears of new keys a moment late (live.py).
+# Clocks of hosts differ a little, and workers read new keys with a delay (key_refresher.py).
 CLOCK_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A key, the one algorithm it is for, and the JOSE header of every token that it signs."""
+    """A key, its only algorithm, and the JOSE header of the tokens that it signs."""
 
     kid: str
     algorithm: str
@@ -32,7 +32,7 @@ class SigningKey:
         return token.partition(".")[0]
 
     def sign(self, claims: dict[str, object]) -> str:
-        """As jws.sign, which would write the same header anew each time."""
+        """Like jws.sign(), but does not encode the same header each time."""
         payload = base64url_encode(to_json(claims))
         signed = self.header_segment.encode() + b"." + payload
         token: bytes = signed + b"." + base64url_encode(self.private.sign(signed))
@@ -44,24 +44,24 @@ class SigningKey:
 
 
 class Keyring:
-    """Every key that verifies. One is found by the first segment of a token, which must be to the
-    letter what the service itself would write: no other header is ever parsed."""
+    """All keys that verify tokens. They are looked up by the first segment of a token, which must
+    be exactly what the service writes. No other header is parsed."""
 
     def __init__(self, keys: Sequence[SigningKey]) -> None:
         self.keys = tuple(keys)  # oldest first
         self.by_header = {key.header_segment: key for key in keys}
 
     def current(self, now: datetime) -> SigningKey:
-        """The newest key that signs already."""
+        """The newest active key."""
         return next((key for key in reversed(self.keys) if key.activates_at <= now), self.keys[0])
 
     def public_jwks(self) -> list[dict[str, str]]:
-        """RFC 7517, 5. A shared secret has no public half, so there is nothing to show for it."""
+        """RFC 7517, 5. Without HS256 keys, which have no public part."""
         return [key.public_jwk() for key in self.keys if key.algorithm != "HS256"]
 
 
-def _shared_secret(secret: str) -> SigningKey:
+def shared_secret_key(secret: str) -> SigningKey:
     key = jwk.construct(secret, "HS256")
-    # Every token shows its kid, so it is a digest that nobody can turn back.
+    # Tokens contain the kid, so it must not reveal the secret.
     kid = hashlib.sha256(b"hourpass kid" + secret.encode()).hexdigest()[:16]
     return SigningKey(kid, "HS256", key, key, datetime.min.replace(tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""Replaces signing keys when they are due, and deletes those whose last token has expired."""
+"""A periodic job: rotates signing keys, and deletes keys whose last token has expired."""
 
 from datetime import datetime
 

@@ -1,7 +1,7 @@
 """Stores signing keys, encrypted if SECRET_KEY is set.
 
-The first start makes one. A key is published before it signs, and verifies until its last token has
-expired.
+The first start generates a key. A key is published before it signs, and verifies until its last
+token has expired.
 """
 
 import logging
@@ -22,14 +22,14 @@ from app.errors import StartupError
 from app.events import Events
 from app.security.encryption import Encryptor
 from app.settings import Settings
-from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey, _shared_secret
+from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey, shared_secret_key
 from app.tokens.signing_keys.models import StoredKey
 
 _log = logging.getLogger("hourpass.keys")
 
 
 class KeyNotFoundError(StartupError):
-    """No key has that kid, or the keys are not the service's to change."""
+    """No key has that kid, or the key is HS256_SECRET, which only the operator can change."""
 
 
 class KeyStore:
@@ -41,29 +41,29 @@ class KeyStore:
         self._encryptor = Encryptor(settings, "signing keys")
 
     async def load(self, context: RequestContext) -> Keyring:
-        """The current keys. Makes one if there is none for the configured algorithm.
+        """Returns the current keys. Generates one if there is none for the configured algorithm.
 
         Raises DecryptionError.
         """
         if self._settings.hs256_secret is not None and self._settings.signing_algorithm == "HS256":
-            return Keyring([_shared_secret(self._settings.hs256_secret.get_secret_value())])
-        stored = await self._stored(context)
+            return Keyring([shared_secret_key(self._settings.hs256_secret.get_secret_value())])
+        stored = await self._load_stored(context)
         for key in stored:
-            self._encryptor.decrypt(key.private_key)  # before one is added under a wrong SECRET_KEY
+            self._encryptor.decrypt(key.private_key)  # before one is added with a wrong SECRET_KEY
         while not stored or stored[-1].algorithm != self._settings.signing_algorithm:
-            await self._make(context, stored, activates_at=context.now)
-            stored = await self._stored(context)
-        await self._encrypt_plain(context, stored)
+            await self._create(context, stored, activates_at=context.now)
+            stored = await self._load_stored(context)
+        await self._encrypt_existing(context, stored)
         return await self.read(context)
 
     async def read(self, context: RequestContext, known: Keyring | None = None) -> Keyring:
-        """The current keys. Those already `known` are not built again.
+        """Returns the current keys. Reuses the objects of `known` keys.
 
         Raises DecryptionError.
         """
         if known and self._settings.signing_algorithm == "HS256":
             return known
-        stored = await self._stored(context)
+        stored = await self._load_stored(context)
         retired = {key.kid for key in self._retired(stored, context.now)}
         built = {key.kid: key for key in known.keys} if known else {}
         current = [key for key in stored if key.kid not in retired]
@@ -72,31 +72,32 @@ class KeyStore:
         return Keyring([built.get(key.kid) or self._build(key) for key in current])
 
     async def rotate(self, context: RequestContext) -> str:
-        """Make the next key. It is published at once, and signs once every cache can know it.
+        """Generate the next key. It is published at once, and signs after KEY_ANNOUNCE_SECONDS,
+        when all caches have it.
 
-        Returns its kid, or that of a new key that does not sign yet. Raises KeyNotFoundError with
-        HS256, whose secret only the operator can change.
+        Returns its kid. If there already is a key that does not sign yet, returns that one's.
+        Raises KeyNotFoundError with HS256.
         """
         if self._settings.signing_algorithm == "HS256":
             raise KeyNotFoundError("With HS256 the key is HS256_SECRET. Change that instead.")
-        stored = await self._stored(context)
+        stored = await self._load_stored(context)
         if not stored or stored[-1].activates_at <= context.now:
             lead = timedelta(seconds=self._settings.key_announce_seconds)
             activates_at = context.now + lead
-            await self._make(context, stored, activates_at, is_rotation=True)
-            stored = await self._stored(context)
+            await self._create(context, stored, activates_at, is_rotation=True)
+            stored = await self._load_stored(context)
         return stored[-1].kid
 
     async def rotate_if_due(self, context: RequestContext) -> None:
         if self._settings.signing_algorithm == "HS256" or not self._settings.key_rotation_days:
             return
         age = timedelta(days=self._settings.key_rotation_days)
-        stored = await self._stored(context)
+        stored = await self._load_stored(context)
         if stored and stored[-1].created_at + age <= context.now:
             await self.rotate(context)
 
     async def revoke(self, context: RequestContext, kid: str) -> None:
-        """Delete a key, and make another one if it signed. Part of the caller's transaction.
+        """Delete a key, and replace it if it was the newest. Part of the caller's transaction.
 
         Raises KeyNotFoundError.
         """
@@ -109,7 +110,7 @@ class KeyStore:
             select(StoredKey).order_by(StoredKey.generation.desc()).limit(1)
         )
         if newest is None or newest.generation < removed:
-            # The removed key signed, or was about to; what verifies is refused until then.
+            # The new key signs at once. Caches that do not have it yet reject its tokens.
             algorithm = self._settings.signing_algorithm
             context.session.add(self._generate(removed + 1, algorithm, context.now, context.now))
 
@@ -123,14 +124,14 @@ class KeyStore:
 
     async def delete_retired(self, context: RequestContext) -> None:
         """Delete keys whose last token has expired."""
-        for key in self._retired(await self._stored(context), context.now):
+        for key in self._retired(await self._load_stored(context), context.now):
             await begin_write(context.session)
             await context.session.execute(delete(StoredKey).where(StoredKey.kid == key.kid))
             await context.session.commit()
             _log.info("Deleted a retired signing key", extra={"kid": key.kid})
 
     def _retired(self, stored: Sequence[StoredKey], now: datetime) -> list[StoredKey]:
-        """Keys whose successor has signed for longer than a token is valid."""
+        """Keys whose successor has been signing for longer than a token is valid."""
         lifetime = timedelta(minutes=self._settings.token_minutes)
         return [
             key
@@ -138,14 +139,14 @@ class KeyStore:
             if successor.activates_at + lifetime + CLOCK_SKEW <= now
         ]
 
-    async def _stored(self, context: RequestContext) -> Sequence[StoredKey]:
+    async def _load_stored(self, context: RequestContext) -> Sequence[StoredKey]:
         keys = (
             await context.session.scalars(select(StoredKey).order_by(StoredKey.generation))
         ).all()
         await context.session.commit()
         return keys
 
-    async def _make(
+    async def _create(
         self,
         context: RequestContext,
         stored: Sequence[StoredKey],
@@ -163,8 +164,8 @@ class KeyStore:
             if is_rotation:
                 await self._events.publish(context, "key.rotate", None, kid=key.kid)
             await context.session.commit()
-            _log.info("Made a signing key", extra={"algorithm": algorithm})
-        except IntegrityError:  # another worker was first; its key is the one
+            _log.info("Generated a signing key", extra={"algorithm": algorithm})
+        except IntegrityError:  # another worker was faster, so its key is used
             await context.session.rollback()
 
     def _generate(
@@ -185,8 +186,8 @@ class KeyStore:
             activates_at=activates_at,
         )
 
-    async def _encrypt_plain(self, context: RequestContext, stored: Sequence[StoredKey]) -> None:
-        """What was made before SECRET_KEY was set."""
+    async def _encrypt_existing(self, context: RequestContext, stored: Sequence[StoredKey]) -> None:
+        """Encrypt keys that were stored before SECRET_KEY was set."""
         for key in stored:
             if self._encryptor.needs_encryption(key.private_key):
                 await begin_write(context.session)
