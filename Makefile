@@ -1,11 +1,11 @@
-# Every chore of the project. `make run` and `make test` need Python 3.11+, pip, make and git.
+# Project commands. `make run` and `make test` need Python 3.11+, pip, make and git.
 
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format lock build native mutation bench migration clean
 
-help: ## List the chores
+help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)

@@ -1,4 +1,4 @@
-"""The `hourpass` command: chores done without the service, or while it runs on the same database.
+"""The `hourpass` command, without the service or while it runs on the same database.
 
 No password shows anywhere, and what an operator can mend comes as one line and exit status 1.
 """

@@ -262,7 +262,7 @@ async def test_failing_to_prove_the_password_counts_as_a_login_too(client: Async
 
 
 async def test_most_logins_make_no_statement_more(app: FastAPI, client: AsyncClient) -> None:
-    """The two questions of each, and its row of the audit log, go past SQLAlchemy (direct.py)."""
+    """The two queries of each, and its row of the audit log, go past SQLAlchemy."""
     await register(client, LANCELOT)
     await log_in(client, LANCELOT)  # which makes the address a known one
     engine = app.state.database.engine.sync_engine

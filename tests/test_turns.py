@@ -10,7 +10,7 @@ from app.database.fast_queries import yield_to_event_loop
 
 
 def test_what_is_asked_meanwhile_is_answered_first() -> None:
-    """Read in one turn and answered in the next, as protocol.py does."""
+    """Read in one turn and answered in the next, as server/batch.py does."""
     done: list[str] = []
 
     async def log_in() -> None:

@@ -26,7 +26,7 @@ router = APIRouter()
     ),
 )
 async def read_audit_log(
-    _: CurrentAdmin, context: ContextDep, query: Annotated[AuditQuery, Query()]
+    _: CurrentAdmin, query: Annotated[AuditQuery, Query()], context: ContextDep
 ) -> AuditPage:
     """Newest first. The service keeps entries for `AUDIT_DAYS` and never changes them."""
     conditions: list[ColumnElement[bool]] = []
@@ -55,7 +55,7 @@ async def read_audit_log(
     responses=error_docs(MissingTokenError, InvalidTokenError, InvalidRequestError),
 )
 async def read_own_audit_log(
-    user: CurrentUser, context: ContextDep, query: Annotated[PageQuery, Query()]
+    user: CurrentUser, query: Annotated[PageQuery, Query()], context: ContextDep
 ) -> AuditPage:
     """Your actions, and those of others on your account, newest first. IP addresses and user agents
     of other users are omitted."""

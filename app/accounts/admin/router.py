@@ -32,7 +32,7 @@ _FOR_ADMINS = (
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_users(
-    context: ContextDep, _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()]
+    _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()], context: ContextDep
 ) -> UserPage:
     """Oldest first."""
     found = await users.list(
@@ -76,7 +76,7 @@ async def create_user(
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def read_user(
-    context: ContextDep, _: CurrentAdmin, user_id: UserId, users: UsersDep
+    _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> UserRecord:
     """The account, its state and its scopes."""
     return UserRecord.model_validate(await users.get(context, user_id))

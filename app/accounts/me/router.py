@@ -50,7 +50,7 @@ _ERRORS = (
     summary="Get my account",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
-async def read_own_profile(context: ContextDep, user: CurrentUser, users: UsersDep) -> Profile:
+async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextDep) -> Profile:
     """The account of the access token's user."""
     return Profile.model_validate(await users.get(context, user.id))
 
@@ -116,7 +116,7 @@ async def change_own_profile(
     ),
 )
 async def send_email_verification(
-    context: ContextDep, user: CurrentUser, mail: MailDep
+    user: CurrentUser, mail: MailDep, context: ContextDep
 ) -> VerificationSent:
     """The service also sends one after registration and after each change of the address."""
     await mail.request_verification(context, user.id)

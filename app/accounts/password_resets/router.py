@@ -33,7 +33,7 @@ router = APIRouter()
     responses=error_docs(MailUnavailableError, InvalidRequestError, TooManyAttemptsError),
 )
 async def request_password_reset(
-    context: ContextDep, forgotten: ForgottenPassword, resets: PasswordResetsDep
+    forgotten: ForgottenPassword, resets: PasswordResetsDep, context: ContextDep
 ) -> ResetRequested:
     """Mail a code to the address if an enabled account has it. The response does not reveal whether
     one does."""

@@ -45,7 +45,7 @@ _BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError)
     responses=error_docs(*_FOR_USERS),
 )
 async def read_second_factor(
-    context: ContextDep, user: CurrentUser, factors: SecondFactorsDep
+    user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorState:
     """Whether it is enabled, and how many recovery codes are left."""
     return SecondFactorState(
