@@ -106,6 +106,16 @@ def test_what_is_no_token_is_refused(client: httpx.Client, values: list[str]) ->
     assert response.headers["WWW-Authenticate"].endswith('error="invalid_token"')
 
 
+def test_two_tokens_in_two_headers_are_refused_though_both_are_valid(
+    client: httpx.Client, issuer: Issuer
+) -> None:
+    """A proxy in front of the API may have checked the other one."""
+    headers = [("Authorization", f"Bearer {issuer.token()}") for _ in range(2)]
+    response = client.get("/predict", headers=headers)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].endswith('error="invalid_token"')
+
+
 @pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
 def test_a_token_that_does_not_hold_is_refused_by_the_rfcs_name(
     client: httpx.Client, issuer: Issuer, kind: str

@@ -24,7 +24,14 @@ from hourpass.unknown_kids import (
     QUIET_SECONDS,
     UnknownKids,
 )
-from tests.court import SOON_SECONDS, Court, comes_true, holding_court, refusal_of
+from tests.court import (
+    SOON_SECONDS,
+    Court,
+    comes_true,
+    guard_messages,
+    holding_court,
+    refusal_of,
+)
 from tests.handmade import KEYS_PATH, answers, guarded, known_by
 from tests.people import kid_of
 
@@ -132,6 +139,19 @@ def test_a_key_that_is_published_no_more_ends_what_it_signed(guard: Guard, issue
     assert refusal_of(guard, token) is ServiceUnavailableError
     issuer.let_pass(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, token) is InvalidTokenError
+
+
+def test_after_an_outage_a_guard_accepts_the_tokens_of_a_renamed_issuer_and_no_others(
+    guard: Guard, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The keys are the same, so only the issuer tells them apart."""
+    before = issuer.token()
+    assert refusal_of(guard, before) is None
+    with issuer.outage(lasting=seconds(1)):
+        assert comes_true(lambda: len(guard_messages(caplog)) == 1)
+        issuer.name = "https://camelot.example"
+    assert refusal_of(guard, issuer.token()) is None
+    assert refusal_of(guard, before) is InvalidTokenError
 
 
 def test_a_revoked_keys_tokens_are_invalid_at_once_and_those_of_the_next_one_hold(
