@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -72,6 +73,21 @@ def test_heartbeats_prove_that_nothing_was_missed_up_to_their_own_time(
     before = believed_until(guard)
     answer.send(b" ")
     assert comes_true(lambda: believed_until(guard) == before + HEARTBEAT_SECONDS)
+    assert refusal_of(guard, token) is ServiceUnavailableError
+
+
+@pytest.mark.parametrize("options", [{}, {"on_outage": "trust", "trust_for": seconds(600)}])
+def test_the_time_without_an_answer_is_exact(
+    issuer: Issuer, clock: StillClock, waiting: Waiting, options: dict[str, Any]
+) -> None:
+    guard = guarded(issuer, **options)
+    token = issuer.token()
+    guard.check(token)
+    waiting.next()
+    clock.advance(seconds(options.get("trust_for", seconds(10)).total_seconds() - 0.1))
+    assert refusal_of(guard, token) is None
+    clock.advance(seconds(believed_until(guard) - clock.monotonic()))
+    assert clock.monotonic() == believed_until(guard)
     assert refusal_of(guard, token) is ServiceUnavailableError
 
 

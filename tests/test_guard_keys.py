@@ -92,6 +92,30 @@ def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
     assert issuer.asked[KEYS_PATH] == asked_before + 1
 
 
+def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if other threads read another key set each time, without the key."""
+    looked_for: list[str] = []
+    monkeypatch.setattr(Feed, "look_for", lambda _, kid, __: looked_for.append(kid))
+    token = under_a_made_up_kid(issuer, "made up")
+    assert refusal_of(guard, token) is ServiceUnavailableError
+    assert looked_for == ["made up"] * 3
+
+
+async def test_made_up_kids_take_no_threads_from_async_callers(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = under_a_made_up_kid(issuer, "made up")
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    submitted: list[Any] = []
+    monkeypatch.setattr(guard._threads, "submit", lambda *call: submitted.append(call))
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    assert submitted == []
+
+
 def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(
     guard: Guard, issuer: Issuer
 ) -> None:

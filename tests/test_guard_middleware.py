@@ -248,3 +248,19 @@ def test_check_and_middleware_work_without_fastapi() -> None:
     """
     variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=variables, check=True)
+
+
+def test_what_fastapi_itself_lacks_is_not_taken_for_a_missing_fastapi() -> None:
+    """Otherwise no route could depend on the guard, and nothing would say why."""
+    program = """
+        import sys
+        sys.modules["pydantic"] = None
+        try:
+            import hourpass
+        except ModuleNotFoundError as error:
+            assert error.name == "pydantic", error.name
+        else:
+            raise AssertionError
+    """
+    variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=variables, check=True)

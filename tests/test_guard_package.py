@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,18 @@ def test_a_guard_can_be_sent_to_another_process(court: Court) -> None:
     assert here[0] != there[0]
     assert here[1:] == there[1:]
     assert here[2] == trust_for.total_seconds()
+
+
+def test_a_copy_in_another_process_is_as_strict() -> None:
+    arguments: dict[str, Any] = {
+        "audience": "another-api",
+        "issuer": "https://camelot.example",
+        "on_outage": "trust",
+        "trust_for": timedelta(minutes=7),
+        "patience": timedelta(seconds=3),
+    }
+    guard = Guard("https://hourpass.example", **arguments)
+    copy: Guard = pickle.loads(pickle.dumps(guard))
+    for name in ("url", "audience", "issuer", "believed_for", "patience"):
+        assert getattr(copy, name) == getattr(guard, name), name
+    assert (copy.audience, copy.issuer) == ("another-api", "https://camelot.example")

@@ -119,6 +119,75 @@ async def test_more_async_callers_than_may_wait_are_told_to_come_again(
     assert (await guard.acheck(issuer.token())).id == 1
 
 
+def vouches_for_each_token(issuer: Issuer) -> None:
+    """As with a shared secret, with which only the service can verify."""
+    answers(issuer, "/.well-known/jwks.json", lambda _: httpx.Response(200, json={"keys": []}))
+    answers(issuer, "/verify", lambda _: httpx.Response(200))
+
+
+async def test_async_callers_who_were_answered_make_room_for_others(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    vouches_for_each_token(issuer)
+    guard = guarded(issuer)
+    for _ in range(3):
+        assert (await guard.acheck(issuer.token())).id == 1
+
+
+async def test_an_async_caller_with_a_token_seen_before_waits_for_nobody(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    vouches_for_each_token(issuer)
+    guard = guarded(issuer)
+    token = issuer.token()
+    await guard.acheck(token)
+    can_answer = threading.Event()
+
+    def late(_: httpx.Request) -> None:
+        assert can_answer.wait(5)
+
+    answers(issuer, "/verify", late)
+    waiting = asyncio.create_task(guard.acheck(issuer.token()))
+    await asyncio.sleep(0)
+    assert (await guard.acheck(token)).id == 1
+    can_answer.set()
+    await waiting
+
+
+async def test_an_async_caller_of_a_guard_that_is_being_closed_is_told_to_come_again(
+    issuer: Issuer,
+) -> None:
+    guard = guarded(issuer)
+    guard._threads.shutdown()  # as close() does in another thread
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(issuer.token())
+
+
+async def test_closing_does_not_wait_for_async_callers(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    can_answer = threading.Event()
+
+    def late(_: httpx.Request) -> None:
+        can_answer.wait(5)
+
+    answers(issuer, "/revocations", late)
+    guard = guarded(issuer)
+    feed, asking = guard._feed, guard._asking
+    waiting = asyncio.create_task(guard.acheck(issuer.token()))
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(comes_true, lambda: feed._started_at is not None)
+    guard.close()
+    assert not asking.acquire(blocking=False)  # its place is not free yet
+    feed._first_answer.set()  # or it would wait as long as its patience
+    with pytest.raises(ServiceUnavailableError):
+        await waiting
+    can_answer.set()
+
+
 def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None:
     guard = guarded(issuer, issuer="https://camelot.example", patience=timedelta(seconds=0.05))
     issuer.name = "https://elsewhere.example"
@@ -256,12 +325,30 @@ def test_plain_http_beyond_this_machine_is_warned_about(
     [
         pytest.param({"url": "hourpass.example"}, id="no scheme"),
         pytest.param({"url": "ftp://hourpass.example"}, id="another scheme"),
+        pytest.param({"url": "https://"}, id="no host"),
         pytest.param({"url": "https://user:word@hourpass.example"}, id="a password in the URL"),
         pytest.param({"on_outage": "ignore"}, id="another way"),
         pytest.param({"trust_for": timedelta(hours=2)}, id="longer than a token lives"),
-        pytest.param({"trust_for": timedelta(seconds=1)}, id="shorter than an outage is noticed"),
+        pytest.param({"trust_for": timedelta(minutes=60, seconds=1)}, id="a second too long"),
+        pytest.param({"trust_for": timedelta(seconds=9)}, id="shorter than an outage is noticed"),
     ],
 )
 def test_what_a_guard_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*word@)"):
         Guard(**{"url": "https://hourpass.example", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"),
+    [
+        pytest.param({}, 10, id="refuse"),
+        pytest.param({"trust_for": timedelta(minutes=60)}, 10, id="refuse, whatever trust_for is"),
+        pytest.param({"on_outage": "trust"}, 600, id="trust"),
+        pytest.param({"on_outage": "trust", "trust_for": timedelta(minutes=60)}, 3_600, id="most"),
+        pytest.param({"on_outage": "trust", "trust_for": timedelta(seconds=10)}, 10, id="least"),
+    ],
+)
+def test_for_how_long_a_guard_uses_what_it_knows(arguments: dict[str, Any], seconds: int) -> None:
+    guard = Guard("https://hourpass.example", **arguments)
+    assert guard.believed_for == timedelta(seconds=seconds)
+    assert guard.patience == 5

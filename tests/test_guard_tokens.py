@@ -250,6 +250,16 @@ def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) ->
     assert refusal_of(guard, token) is None
     issuer.clock.advance(timedelta(seconds=5))
     assert refusal_of(guard, token) is InvalidTokenError
+    assert remembered(guard) == {}
+
+
+def test_a_token_seen_before_is_not_verified_again(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.token()
+    user = guard.check(token)
+    monkeypatch.delattr(Tokens, "read")
+    assert guard.check(token) is user
 
 
 def test_the_clock_of_a_guard_may_be_a_little_behind(guard: Guard, issuer: Issuer) -> None:
