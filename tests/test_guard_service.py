@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,13 @@ import httpx
 import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
-from hourpass.service import MAX_ANSWER_BYTES
+from hourpass.service import (
+    MAX_ANSWER_BYTES,
+    CursorRefusedError,
+    HeartbeatMissingError,
+    OutageError,
+    Service,
+)
 from hourpass.testing import Issuer
 from hourpass.waits import PLAIN_POLLS, REFUSED_WAITS
 from tests.court import comes_true, guard_messages, refusal_of
@@ -352,3 +359,196 @@ def test_for_how_long_a_guard_uses_what_it_knows(arguments: dict[str, Any], seco
     guard = Guard("https://hourpass.example", **arguments)
     assert guard.believed_for == timedelta(seconds=seconds)
     assert guard.patience == 5
+
+
+def service_that(answer: Callable[[httpx.Request], httpx.Response]) -> Service:
+    return Service(httpx.URL("https://hourpass.example"), httpx.MockTransport(answer))
+
+
+def one_page(**changes: Any) -> dict[str, Any]:
+    entry = {"value": "jti:a", "expires_at": "2026-01-02T00:00:00Z"}
+    return {"revocations": [entry], "cursor": "1", "more": False, **changes}
+
+
+def test_what_each_request_to_the_service_says() -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={**MEMBERS, **one_page()})
+
+    service = service_that(answer)
+    service.issuer()
+    service.jwks()
+    service.revocations(None, 0)
+    service.revocations("the cursor", 30)
+    assert service.vouches_for("the.token.")
+    assert [str(request.url) for request in asked] == [
+        "https://hourpass.example/.well-known/oauth-authorization-server",
+        "https://hourpass.example/.well-known/jwks.json",
+        "https://hourpass.example/revocations?wait=0",
+        "https://hourpass.example/revocations?wait=30&after=the+cursor",
+        "https://hourpass.example/verify",
+    ]
+    for request in asked:
+        assert request.method == "GET"
+        assert request.headers["Accept-Encoding"] == "identity"  # else heartbeats would be delayed
+        assert request.headers["Cache-Control"] == "no-cache"  # else the keys could be old ones
+    # Nobody but the service sees the token, and only where it has to be seen.
+    tokens = [request.headers.get("Authorization") for request in asked]
+    assert tokens == [None, None, None, None, "Bearer the.token."]
+
+
+@pytest.mark.parametrize(("wait", "seconds"), [(0, 2), (3, 5), (30, 5)])
+def test_a_lost_connection_is_noticed_within_seconds(wait: int, seconds: float) -> None:
+    limits: list[dict[str, float]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        limits.append(request.extensions["timeout"])
+        return httpx.Response(200, json=one_page())
+
+    service_that(answer).revocations(None, wait)
+    assert limits == [{"connect": 2, "read": seconds, "write": 2, "pool": 2}]
+
+
+@pytest.mark.parametrize(
+    ("error", "wait", "kind"),
+    [
+        pytest.param(httpx.ReadTimeout(""), 30, HeartbeatMissingError, id="no heartbeat"),
+        pytest.param(httpx.ReadTimeout(""), 3, OutageError, id="no answer to a short wait"),
+        pytest.param(httpx.ConnectTimeout(""), 30, OutageError, id="no connection"),
+        pytest.param(RuntimeError("closed"), 30, OutageError, id="closed"),
+    ],
+)
+def test_only_a_long_wait_can_lack_heartbeats(
+    error: Exception, wait: int, kind: type[OutageError]
+) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(OutageError) as raised:
+        service_that(answer).revocations(None, wait)
+    assert type(raised.value) is kind
+
+
+class Pieces(httpx.SyncByteStream):
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+
+def test_each_heartbeat_is_reported_once_and_what_is_none_is_not() -> None:
+    """Before the last byte of a page nothing is known of its revocations."""
+    text = json.dumps(one_page()).encode()
+    for pieces, reported in (
+        ([text[:1], text[1:]], []),
+        ([b" ", text[:1], text[1:]], [1]),
+        ([b" ", b"\t", text[:1] + b" ", text[1:] + b"  "], [1, 2]),
+        ([b" \r\n", text], [3]),
+    ):
+        answer = httpx.Response(200, stream=Pieces(*pieces))
+        heard: list[int] = []
+        page = service_that(lambda _, answer=answer: answer).revocations(None, 30, heard.append)
+        assert heard == reported
+        assert list(page.revoked) == ["jti:a"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(one_page(revocations=[{"expires_at": "2026-01-02T00:00:00Z"}]), id="no value"),
+        pytest.param(one_page(revocations=["jti:a"]), id="no entry"),
+        pytest.param(one_page(revocations=[{"value": "a", "expires_at": "soon"}]), id="no time"),
+        pytest.param(one_page(revocations=[{"value": "a", "expires_at": 1}]), id="a number"),
+        pytest.param(one_page(cursor=1), id="cursor a number"),
+        pytest.param(one_page(more=1), id="more a number"),
+        pytest.param(one_page(more=None), id="no more"),
+        pytest.param(one_page(revocations=[], more=True), id="more, after a page of nothing"),
+    ],
+)
+def test_a_malformed_page_is_an_outage(page: dict[str, Any]) -> None:
+    headers = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    service = service_that(lambda _: httpx.Response(200, json=page, headers=headers))
+    with pytest.raises(OutageError) as raised:
+        service.revocations(None, 0)
+    assert raised.value.cause == "malformed feed"
+
+
+@pytest.mark.parametrize(("after", "kind"), [("1.a", CursorRefusedError), (None, OutageError)])
+def test_a_cursor_can_be_refused_only_if_one_was_sent(
+    after: str | None, kind: type[OutageError]
+) -> None:
+    with pytest.raises(OutageError) as raised:
+        service_that(lambda _: httpx.Response(410)).revocations(after, 0)
+    assert type(raised.value) is kind
+
+
+def test_the_bounds_of_an_answer_are_exact() -> None:
+    for length, is_accepted in ((200, True), (201, False)):
+        entry = {"value": "x" * length, "expires_at": "2026-01-02T00:00:00Z"}
+        page = one_page(revocations=[entry])
+        assert is_a_page(httpx.Response(200, json=page)) == is_accepted
+    for length, is_accepted in ((1_048_576, True), (1_048_577, False)):
+        text = json.dumps(one_page()).ljust(length)
+        assert is_a_page(httpx.Response(200, text=text)) == is_accepted
+
+
+def is_a_page(response: httpx.Response) -> bool:
+    try:
+        service_that(lambda _: response).revocations(None, 0)
+    except OutageError:
+        return False
+    return True
+
+
+def test_an_answer_may_say_that_it_is_not_compressed() -> None:
+    headers = {"Content-Encoding": "identity"}
+    assert is_a_page(httpx.Response(200, json=one_page(), headers=headers))
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
+def test_the_zone_of_an_answer_is_utc_however_it_is_written(zone: str) -> None:
+    headers = {"Date": f"Thu, 01 Jan 2026 00:00:00 {zone}"}
+    service = service_that(lambda _: httpx.Response(200, json=one_page(), headers=headers))
+    assert service.revocations(None, 0).revoked == {"jti:a": 86_400}
+
+
+def test_a_zone_that_is_not_utc_is_read_as_well() -> None:
+    headers = {"Date": "Thu, 01 Jan 2026 02:00:00 +0200"}
+    service = service_that(lambda _: httpx.Response(200, json=one_page(), headers=headers))
+    assert service.revocations(None, 0).revoked == {"jti:a": 86_400}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        pytest.param(httpx.Response(500), id="500"),
+        pytest.param(httpx.Response(200, text="<html>"), id="not JSON"),
+        pytest.param(httpx.Response(200, text="[" * 100_000), id="nested without end"),
+        pytest.param(httpx.Response(200, json=[]), id="a list"),
+        pytest.param(httpx.Response(200, json={"keys": 1}), id="keys a number"),
+        pytest.param(httpx.Response(200, json={"keys": {"a": 1}}), id="keys an object"),
+        pytest.param(httpx.Response(200, json={"keys": ["a"]}), id="key a string"),
+    ],
+)
+def test_a_malformed_key_set_is_an_outage_for_the_caller_who_needs_a_new_key(
+    issuer: Issuer, response: httpx.Response
+) -> None:
+    """It is read in the caller's thread, where any other error would be the API's 500."""
+    guard = guarded(issuer)
+    token = issuer.token()
+    guard.check(token)
+    issuer.rotate_key()
+    answers(issuer, "/.well-known/jwks.json", lambda _: response)
+    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+    assert refusal_of(guard, token) is None
+
+
+def test_a_closed_service_is_an_outage() -> None:
+    service = service_that(lambda _: httpx.Response(200, json=MEMBERS))
+    service.close()
+    with pytest.raises(OutageError) as raised:
+        service.issuer()
+    assert raised.value.cause == "closed meanwhile"
