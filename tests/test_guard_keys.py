@@ -32,7 +32,7 @@ from tests.court import (
     holding_court,
     refusal_of,
 )
-from tests.handmade import KEYS_PATH, answers, guarded, known_by
+from tests.handmade import KEYS_PATH, StillClock, answers, guarded, known_by
 from tests.people import kid_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -114,6 +114,90 @@ async def test_made_up_kids_take_no_threads_from_async_callers(
     with pytest.raises(ServiceUnavailableError):
         await guard.acheck(token)
     assert submitted == []
+
+
+def test_a_key_set_that_could_not_be_read_proves_nothing(guard: Guard, issuer: Issuer) -> None:
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(500))
+    issuer.rotate_key()
+    token = issuer.token()
+    for _ in range(4):
+        assert refusal_of(guard, token) is ServiceUnavailableError
+        issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+
+
+def test_the_keys_are_read_every_five_minutes_without_anybody_asking(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "spread", lambda _: 0.0)
+    issuer.clock = clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    asked_before, known = issuer.asked[KEYS_PATH], known_by(guard)
+    issuer.rotate_key()
+    clock.advance(seconds(299.9))
+    issuer.publish("jti:a")
+    issuer.publish("jti:b")  # read by the request that was sent at that time
+    assert issuer.asked[KEYS_PATH] == asked_before
+    clock.advance(seconds(0.1))
+    issuer.publish("jti:c")
+    assert comes_true(lambda: known_by(guard) is not known)
+    assert issuer.asked[KEYS_PATH] == asked_before + 1
+
+
+@pytest.mark.parametrize(
+    ("is_old", "pause", "expected"),
+    [
+        pytest.param(False, 10, (0, 270, 300), id="in order"),
+        pytest.param(True, 0, (0.2, 0.1, 0.2), id="old"),
+        pytest.param(True, 10, (20, 10, 20), id="old again"),
+        pytest.param(True, 200, (300, 150, 300), id="old for a long time"),
+    ],
+)
+def test_when_the_keys_are_read_next(
+    issuer: Issuer,
+    monkeypatch: pytest.MonkeyPatch,
+    is_old: bool,
+    pause: float,
+    expected: tuple[float, float, float],
+) -> None:
+    """`expected` is the next pause, and the soonest and the latest time of the next read."""
+    issuer.clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    follower, tokens = guard._feed, known_by(guard).tokens
+    now = issuer.clock.monotonic()
+    if is_old:
+        known_by(guard).revocations._forget_at[f"kid:{issuer._key.kid}"] = now + 1_000
+    next_pause, *due_in = expected
+    due: list[float] = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(feed, "spread", lambda longest, share=share: share * longest)
+        follower._keys_pause = pause
+        follower._take(now, tokens)
+        assert follower._keys_pause == next_pause
+        due.append(round(follower._keys_due_at - now, 3))
+    assert sorted(due) == due_in
+
+
+def test_only_a_key_that_is_revoked_now_has_the_keys_read(guard: Guard, issuer: Issuer) -> None:
+    follower = guard._feed
+    issuer.publish("jti:a")
+    assert follower._keys_pause == 0
+    issuer.publish("kid:of another key")
+    assert comes_true(lambda: follower._keys_pause == 0)  # they are in order
+    asked_before = issuer.asked[KEYS_PATH]
+    issuer.publish("kid:of another key")
+    assert follower._keys_pause == 0
+    assert issuer.asked[KEYS_PATH] == asked_before
+
+
+def test_a_guard_that_starts_with_an_old_key_set_uses_its_other_keys(issuer: Issuer) -> None:
+    revoked = issuer._key
+    issuer.revoke_key()
+    keys = [revoked.public_jwk(), issuer._key.public_jwk()]
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": keys}))
+    guard = guarded(issuer)
+    assert refusal_of(guard, issuer.token()) is None
 
 
 def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(

@@ -269,9 +269,16 @@ def test_after_an_outage_a_guard_tries_to_wait_again(
     assert waits[:4] == ["0", wait, "0", wait]
 
 
-@pytest.mark.parametrize("listed", [[], ["jti:the same each time"]], ids=["nothing", "the same"])
+@pytest.mark.parametrize(
+    ("listed", "cursors"),
+    [
+        pytest.param([], "000", id="nothing"),
+        pytest.param([], "012", id="nothing, with other cursors"),
+        pytest.param(["jti:the same each time"], "000", id="the same"),
+    ],
+)
 def test_a_service_that_does_not_wait_is_not_asked_without_pause(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str]
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str], cursors: str
 ) -> None:
     monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
     asked_again = threading.Event()
@@ -280,7 +287,7 @@ def test_a_service_that_does_not_wait_is_not_asked_without_pause(
         if issuer.asked["/revocations"] == 2:
             asked_again.set()
         issuer.asked["/revocations"] += 1
-        return page(listed, "0")
+        return page(listed, cursors[issuer.asked["/revocations"] - 1])
 
     answers(issuer, "/revocations", at_once)
     guard = guarded(issuer)
@@ -439,20 +446,26 @@ class Pieces(httpx.SyncByteStream):
         return iter(self._pieces)
 
 
-def test_each_heartbeat_is_reported_once_and_what_is_none_is_not() -> None:
+@pytest.mark.parametrize(
+    ("before", "inside", "reported"),
+    [
+        pytest.param([], b"", [], id="none"),
+        pytest.param([b" "], b"", [1], id="one"),
+        pytest.param([b" ", b"\t"], b"  ", [1, 2], id="two, and spaces in the page"),
+        pytest.param([b" \r\n"], b"", [3], id="three in one piece"),
+    ],
+)
+def test_each_heartbeat_is_reported_once_and_nothing_else_is(
+    before: list[bytes], inside: bytes, reported: list[int]
+) -> None:
     """Before the last byte of a page nothing is known of its revocations."""
     text = json.dumps(one_page()).encode()
-    for pieces, reported in (
-        ([text[:1], text[1:]], []),
-        ([b" ", text[:1], text[1:]], [1]),
-        ([b" ", b"\t", text[:1] + b" ", text[1:] + b"  "], [1, 2]),
-        ([b" \r\n", text], [3]),
-    ):
-        answer = httpx.Response(200, stream=Pieces(*pieces))
-        heard: list[int] = []
-        page = service_that(lambda _, answer=answer: answer).revocations(None, 30, heard.append)
-        assert heard == reported
-        assert list(page.revoked) == ["jti:a"]
+    pieces = Pieces(*before, text[:1] + inside, text[1:])
+    service = service_that(lambda _: httpx.Response(200, stream=pieces))
+    heard: list[int] = []
+    page = service.revocations(None, 30, heard.append)
+    assert heard == reported
+    assert list(page.revoked) == ["jti:a"]
 
 
 @pytest.mark.parametrize(
