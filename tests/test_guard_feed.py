@@ -356,8 +356,8 @@ def test_after_a_410_guards_start_over_at_as_many_times(
     assert pauses.taken[:3] == [0, 0, 1.4]
 
 
-def test_a_key_that_is_looked_for_is_not_waited_for_longer_than_the_service_allows(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+def test_until_the_keys_are_read_again_a_guard_waits_no_longer_than_that_and_than_it_may(
+    issuer: Issuer, clock: StillClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = guarded(issuer)
     guard.start()
@@ -370,10 +370,15 @@ def test_a_key_that_is_looked_for_is_not_waited_for_longer_than_the_service_allo
 
     monkeypatch.setattr(follower, "_read", read)
     follower._keys_pause = 1.0
+    pauses: list[float] = []
     for due_in in (0.5, 20.5, 100.0, -1.0):
-        follower._keys_due_at = follower._clock.monotonic() + due_in
-        follower._listen()
-    assert waits == [0, 20, WAIT_SECONDS, 0]
+        follower._keys_due_at = clock.monotonic() + due_in
+        pauses.append(follower._listen())
+    follower._keys_due_at = clock.monotonic() + 100
+    follower._waits._plain_polls_left = 1
+    pauses.append(follower._listen())
+    assert waits == [0, 20, WAIT_SECONDS, 0, 0]
+    assert pauses == [0.5, 1, 1, 0, 1]
 
 
 def test_a_guard_is_started_once_however_many_threads_check(issuer: Issuer) -> None:
@@ -389,6 +394,17 @@ def test_a_guard_is_started_once_however_many_threads_check(issuer: Issuer) -> N
     guard.start()
     guard.start()
     assert len(followers() - before) == 1
+
+
+def test_a_guard_that_was_answered_needs_no_patience_any_more(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_the_start = StillClock()
+    monkeypatch.setattr(feed, "time", since_the_start)
+    guard = guarded(issuer, patience=seconds(5))
+    guard.check(issuer.token())
+    since_the_start.advance(seconds(6))
+    assert refusal_of(guard, issuer.token()) is None
 
 
 def test_who_comes_when_patience_has_ended_does_not_wait(issuer: Issuer) -> None:
