@@ -171,7 +171,8 @@ def test_a_websocket_knows_its_user_and_is_refused_before_it_is_accepted(
 def test_the_openapi_shows_which_routes_need_a_token_and_which_scopes() -> None:
     openapi: dict[str, Any] = api.openapi()
     validate(openapi)
-    assert openapi["components"]["securitySchemes"]["Hourpass"]["scheme"] == "bearer"
+    scheme = openapi["components"]["securitySchemes"]["Hourpass"]
+    assert (scheme["scheme"], scheme["bearerFormat"]) == ("bearer", "JWT")
     assert openapi["paths"]["/predict"]["get"]["security"] == [{"Hourpass": []}]
     assert openapi["paths"]["/train"]["post"]["security"] == [{"Hourpass": ["train", "predict"]}]
     assert "security" not in openapi["paths"]["/about"]["get"]
