@@ -11,7 +11,14 @@ from openapi_spec_validator import validate
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from hourpass import Guard, User
+from hourpass import (
+    Guard,
+    GuardError,
+    InsufficientScopeError,
+    LoginError,
+    ServiceUnavailableError,
+    User,
+)
 from hourpass.testing import Issuer, authorization
 from tests.court import listening
 
@@ -186,3 +193,23 @@ def test_a_test_may_override_the_guard_as_any_dependency(client: httpx.Client) -
         assert client.post("/train").json() == "galahad"
     finally:
         api.dependency_overrides.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "headers"),
+    [
+        (LoginError(), 401, "invalid_grant", {}),
+        (
+            InsufficientScopeError(),
+            403,
+            "insufficient_scope",
+            {"WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope"'},
+        ),
+        (ServiceUnavailableError("why"), 503, "temporarily_unavailable", {"Retry-After": "2"}),
+    ],
+)
+def test_an_api_can_answer_with_an_error_itself(
+    error: GuardError, status: int, code: str, headers: dict[str, str]
+) -> None:
+    assert (error.status, error.code, error.headers()) == (status, code, headers)
+    assert str(error) in ("why", error.message)

@@ -18,9 +18,9 @@ from hourpass.feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
 from hourpass.outage import Outage
 from hourpass.service import HEARTBEAT_SECONDS, Page
 from hourpass.testing import Issuer
-from hourpass.waits import SHORT_WAITS
+from hourpass.waits import SHORT_WAITS, Waits
 from tests.certificates import certificate
-from tests.court import comes_true, guard_messages, holding_court, refusal_of
+from tests.court import SOON_SECONDS, comes_true, guard_messages, holding_court, refusal_of
 from tests.handmade import StillClock, Waiting, answers, guarded, known_by, page
 
 pytest_plugins = ["hourpass.testing"]
@@ -228,6 +228,44 @@ def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.Monkey
     outage.ends()
     outage.goes_on(ValueError(), believed_for=1)
     assert longest == [0.5, 1, 2, 2, 2, 0.5]
+
+
+def test_each_outage_is_logged_when_it_begins_when_tokens_are_refused_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = [
+        "The Hourpass service cannot be reached: ValueError",
+        "Every request is refused until the Hourpass service can be reached",
+        "The Hourpass service can be reached again",
+    ]
+    outage = Outage()
+    for _ in range(2):
+        caplog.clear()
+        for believed_for, logged in ((1.0, 1), (0.5, 1), (0.0, 2), (-1.0, 2)):
+            outage.goes_on(ValueError(), believed_for)
+            assert guard_messages(caplog) == lines[:logged]
+        outage.ends()
+        outage.ends()
+        assert guard_messages(caplog) == lines
+
+
+def test_a_short_wait_is_no_longer_than_the_guard_has_time_for() -> None:
+    waits = Waits()
+    waits.heartbeat_missing()
+    assert [waits.next_wait(longest) for longest in (30, 2, 0)] == [3, 2, 0]
+
+
+@pytest.mark.parametrize("mute_server", ["http"], indirect=True)
+def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_once(
+    mute_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ANSWER_SECONDS", SOON_SECONDS)
+    late = service.Service(httpx.URL(mute_server), None)
+    late.interrupt()
+    with pytest.raises(service.OutageError) as raised:
+        late.issuer()
+    late.close()
+    assert raised.value.cause != "ReadTimeout"
 
 
 def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(

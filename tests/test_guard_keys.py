@@ -437,6 +437,35 @@ def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
     assert len(kids._met_at) == MAX_KIDS
 
 
+@pytest.mark.parametrize(
+    ("asked_at", "error"),
+    [
+        pytest.param([11.9], ServiceUnavailableError, id="too soon"),
+        pytest.param([12.0], InvalidTokenError, id="late enough"),
+        pytest.param([12.0, 11.0], InvalidTokenError, id="before a request that was sent earlier"),
+    ],
+)
+def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
+    asked_at: list[float], error: type[Exception]
+) -> None:
+    kids = UnknownKids()
+    kids.meet("made up", 10.0)
+    for moment in asked_at:
+        kids.looked(moment, 13.0, was_answered=True)
+    with pytest.raises(error):
+        kids.meet("made up", 13.0)
+
+
+def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 2)
+    kids = UnknownKids()
+    for kid in ("first", "second", "second"):
+        kids.meet(kid, 0.0)
+    kids.looked(2.0, 2.0, was_answered=True)
+    with pytest.raises(InvalidTokenError):
+        kids.meet("first", 2.0)
+
+
 def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> None:
     kids = UnknownKids()
     now = 0.0

@@ -190,7 +190,7 @@ def test_a_refusal_is_json_with_a_challenge(client: httpx.Client, issuer: Issuer
     with issuer.outage():
         away = client.get("/predict", headers=authorization(issuer.token()))
     assert (away.status_code, away.json()["error"]) == (503, "temporarily_unavailable")
-    assert away.headers["Retry-After"]
+    assert away.headers["Retry-After"] == "2"
 
 
 def test_a_websocket_is_refused_before_it_is_accepted(url: str, issuer: Issuer) -> None:
