@@ -179,6 +179,21 @@ def test_when_the_keys_are_read_next(
     assert sorted(due) == due_in
 
 
+@pytest.mark.parametrize(("after", "is_used"), [(9.9, False), (10.0, True)])
+def test_for_ten_seconds_keys_with_a_revoked_one_are_taken_for_old_ones(
+    issuer: Issuer, after: float, is_used: bool
+) -> None:
+    issuer.clock = clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    follower, tokens = guard._feed, known_by(guard).tokens
+    old = {"keys": [issuer._key.public_jwk()]}
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json=old))
+    issuer.publish(f"kid:{issuer._key.kid}")
+    clock.advance(seconds(after))
+    assert follower._take(clock.monotonic(), tokens) is is_used
+
+
 def test_only_a_key_that_is_revoked_now_has_the_keys_read(guard: Guard, issuer: Issuer) -> None:
     follower = guard._feed
     issuer.publish("jti:a")
@@ -464,6 +479,51 @@ def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) 
     kids.looked(2.0, 2.0, was_answered=True)
     with pytest.raises(InvalidTokenError):
         kids.meet("first", 2.0)
+
+
+def test_with_a_new_key_set_each_kid_may_be_new_again() -> None:
+    kids = UnknownKids()
+    kids.meet("a", 0.0)
+    for moment in (5.0, 10.0):
+        kids.looked(moment, moment, was_answered=True)
+    with pytest.raises(InvalidTokenError):
+        kids.meet("a", 10.0)
+    kids.start_afresh()
+    kids.meet("a", 10.0)
+    kids.looked(10.0, 10.0, was_answered=True)
+    with pytest.raises(ServiceUnavailableError):
+        kids.meet("a", 10.9)
+    kids.meet("a", 11.0)
+
+
+def test_unknown_kids_are_changed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise two threads could drop the same one, and one would fail with a KeyError."""
+    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 1)
+    kids = UnknownKids()
+    changes: list[str] = []
+
+    class Watched(dict[str, float]):
+        def change(self, name: str) -> None:
+            assert kids._lock.locked()
+            changes.append(name)
+
+        def setdefault(self, kid: str, met_at: float = 0.0) -> float:
+            self.change("add")
+            return super().setdefault(kid, met_at)
+
+        def __delitem__(self, kid: str) -> None:
+            self.change("drop")
+            super().__delitem__(kid)
+
+        def clear(self) -> None:
+            self.change("clear")
+            super().clear()
+
+    kids._met_at = Watched()
+    kids.meet("first", 0.0)
+    kids.meet("second", 0.0)
+    kids.start_afresh()
+    assert changes == ["add", "drop", "add", "clear"]
 
 
 def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> None:
