@@ -445,6 +445,19 @@ def test_a_guard_that_was_answered_needs_no_patience_any_more(
     assert refusal_of(guard, issuer.token()) is None
 
 
+def test_patience_begins_with_the_first_request(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_the_start = StillClock()
+    monkeypatch.setattr(feed, "time", since_the_start)
+    follower = guarded(issuer)._feed
+    since_the_start.advance(seconds(60))
+    assert follower.patience_left(5) == 5
+    follower.start()
+    since_the_start.advance(seconds(2))
+    assert follower.patience_left(5) == 3
+
+
 def test_who_comes_when_patience_has_ended_does_not_wait(issuer: Issuer) -> None:
     guard = guarded(issuer, patience=timedelta(0))
     waited: list[float] = []
