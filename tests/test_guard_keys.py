@@ -16,6 +16,7 @@ import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
 from hourpass.feed import OLD_KEYS_SECONDS, Feed
+from hourpass.known import Known
 from hourpass.testing import Issuer, SigningKey
 from hourpass.unknown_kids import (
     LAST_PAUSE_SECONDS,
@@ -469,6 +470,16 @@ def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
         kids.looked(moment, 13.0, was_answered=True)
     with pytest.raises(error):
         kids.meet("made up", 13.0)
+
+
+def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issuer: Issuer) -> None:
+    """Another thread read it since the caller found no key in the one before."""
+    before = known_by(guard)
+    assert refusal_of(guard, under_a_made_up_kid(issuer, "made up")) is ServiceUnavailableError
+    with pytest.raises(ServiceUnavailableError):
+        guard._feed.meet_unknown("another", before)
+    guard._feed.known = Known(before.tokens, before.revocations, 0.0)
+    guard._feed.meet_unknown("another", before)
 
 
 def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
