@@ -12,6 +12,7 @@ from hourpass.login import (
     OUTAGE_PAUSE,
     REFUSAL_PAUSE,
     RENEWAL_MARGIN,
+    TIMEOUT,
     TRAVEL,
 )
 from tests.clients import CALLS, Call, Court, by_httpx, settle, token_of
@@ -154,3 +155,101 @@ def test_what_is_no_answer_to_a_login_is_an_outage(answer: httpx.Response) -> No
     with pytest.raises(ServiceUnavailableError, match=r"https://login\.example") as raised:
         log_in_at(service)
     assert "secret" not in str(raised.value)
+
+
+def test_the_times_of_a_client_in_seconds() -> None:
+    """The other tests take them from the code."""
+    times = (RENEWAL_MARGIN, TRAVEL, TIMEOUT, LOGIN_PAUSE, OUTAGE_PAUSE, LONGEST_PAUSE)
+    assert times == (300, 5, 15, 60, 1, 300)
+    assert REFUSAL_PAUSE == 30
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "renew_after", "expires_after"), [(3_600, 3_300, 3_595), (100, 90, 95)]
+)
+def test_a_token_is_renewed_in_time_and_not_used_in_its_last_seconds(
+    lifetime: int, renew_after: int, expires_after: int
+) -> None:
+    given = httpx.Response(200, json={"access_token": "a.b.c", "expires_in": lifetime})
+    service, asked = saying(given)
+    auth = HourpassAuth(
+        "https://login.example", "lancelot", "secret", clock=lambda: 1_000.0, transport=service
+    )
+    use(auth)
+    held = auth._login._held
+    assert held
+    assert (held.renew_at, held.expires_at) == (1_000 + renew_after, 1_000 + expires_after)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "slept"),
+    [
+        pytest.param("0", [0, 0], id="at once"),
+        pytest.param("5", [5, 5], id="soon"),
+        pytest.param("6", [], id="later"),
+    ],
+)
+def test_a_client_waits_as_long_as_a_busy_service_says_but_five_seconds_at_most(
+    monkeypatch: pytest.MonkeyPatch, said: str, slept: list[float]
+) -> None:
+    sleeps: list[float] = []
+    monkeypatch.setattr("hourpass.login.time.sleep", sleeps.append)
+    service, asked = saying(httpx.Response(503, headers={"Retry-After": said}))
+    with pytest.raises(ServiceUnavailableError, match=f"asks to wait {said} seconds"):
+        log_in_at(service)
+    assert sleeps == slept
+    assert len(asked) == len(slept) + 1
+
+
+def test_a_service_that_stays_busy_is_left_alone_for_a_second() -> None:
+    service, asked = saying(httpx.Response(503, headers={"Retry-After": "0"}))
+    clock = Clock()
+    auth = HourpassAuth(
+        "https://login.example",
+        "lancelot",
+        "secret",
+        clock=lambda: clock().timestamp(),
+        transport=service,
+    )
+    for pause in (timedelta(), 0.9 * SECOND, 0.1 * SECOND):
+        clock.advance(pause)
+        with pytest.raises(ServiceUnavailableError):
+            use(auth)
+    assert len(asked) == 3 + 3
+
+
+def test_only_a_busy_service_is_asked_again() -> None:
+    service, asked = saying(httpx.Response(500, headers={"Retry-After": "0"}))
+    with pytest.raises(ServiceUnavailableError):
+        log_in_at(service)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx.Response(400, json={"error": "invalid_grant"}), id="as RFC 6749 says"),
+        pytest.param(httpx.Response(401, text="<html>"), id="no JSON"),
+        pytest.param(httpx.Response(401, json=["no"]), id="no object"),
+    ],
+)
+def test_a_no_is_a_no_whatever_its_body_is(answer: httpx.Response) -> None:
+    service, asked = saying(answer)
+    with pytest.raises(LoginError, match="wrong, or the account is disabled"):
+        log_in_at(service)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(1_048_576, True), (1_048_577, False)])
+def test_a_streamed_body_of_up_to_a_mebibyte_is_kept_for_a_repetition(
+    size: int, is_kept: bool
+) -> None:
+    given = httpx.Response(200, json={"access_token": "a.b.c", "expires_in": 3600})
+    service, _ = saying(given)
+    auth = HourpassAuth("https://login.example", "lancelot", "secret", transport=service)
+    headers = {"Content-Length": str(size)}
+    body = iter([bytes(size)])
+    request = httpx.Request("POST", "https://api.example", content=body, headers=headers)
+    next(auth.sync_auth_flow(request))
+    assert isinstance(request.stream, httpx.ByteStream) == is_kept

@@ -11,7 +11,14 @@ from openapi_spec_validator import validate
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from hourpass import Guard, User
+from hourpass import (
+    Guard,
+    GuardError,
+    InsufficientScopeError,
+    LoginError,
+    ServiceUnavailableError,
+    User,
+)
 from hourpass.testing import Issuer, authorization
 from tests.court import listening
 
@@ -106,6 +113,16 @@ def test_what_is_no_token_is_refused(client: httpx.Client, values: list[str]) ->
     assert response.headers["WWW-Authenticate"].endswith('error="invalid_token"')
 
 
+def test_two_tokens_in_two_headers_are_refused_though_both_are_valid(
+    client: httpx.Client, issuer: Issuer
+) -> None:
+    """A proxy in front of the API may have checked the other one."""
+    headers = [("Authorization", f"Bearer {issuer.token()}") for _ in range(2)]
+    response = client.get("/predict", headers=headers)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].endswith('error="invalid_token"')
+
+
 @pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
 def test_a_token_that_does_not_hold_is_refused_by_the_rfcs_name(
     client: httpx.Client, issuer: Issuer, kind: str
@@ -161,7 +178,8 @@ def test_a_websocket_knows_its_user_and_is_refused_before_it_is_accepted(
 def test_the_openapi_shows_which_routes_need_a_token_and_which_scopes() -> None:
     openapi: dict[str, Any] = api.openapi()
     validate(openapi)
-    assert openapi["components"]["securitySchemes"]["Hourpass"]["scheme"] == "bearer"
+    scheme = openapi["components"]["securitySchemes"]["Hourpass"]
+    assert (scheme["scheme"], scheme["bearerFormat"]) == ("bearer", "JWT")
     assert openapi["paths"]["/predict"]["get"]["security"] == [{"Hourpass": []}]
     assert openapi["paths"]["/train"]["post"]["security"] == [{"Hourpass": ["train", "predict"]}]
     assert "security" not in openapi["paths"]["/about"]["get"]
@@ -175,3 +193,23 @@ def test_a_test_may_override_the_guard_as_any_dependency(client: httpx.Client) -
         assert client.post("/train").json() == "galahad"
     finally:
         api.dependency_overrides.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "headers"),
+    [
+        (LoginError(), 401, "invalid_grant", {}),
+        (
+            InsufficientScopeError(),
+            403,
+            "insufficient_scope",
+            {"WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope"'},
+        ),
+        (ServiceUnavailableError("why"), 503, "temporarily_unavailable", {"Retry-After": "2"}),
+    ],
+)
+def test_an_api_can_answer_with_an_error_itself(
+    error: GuardError, status: int, code: str, headers: dict[str, str]
+) -> None:
+    assert (error.status, error.code, error.headers()) == (status, code, headers)
+    assert str(error) in ("why", error.message)

@@ -16,6 +16,7 @@ import pytest
 
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
 from hourpass.feed import OLD_KEYS_SECONDS, Feed
+from hourpass.known import Known
 from hourpass.testing import Issuer, SigningKey
 from hourpass.unknown_kids import (
     LAST_PAUSE_SECONDS,
@@ -24,8 +25,15 @@ from hourpass.unknown_kids import (
     QUIET_SECONDS,
     UnknownKids,
 )
-from tests.court import SOON_SECONDS, Court, comes_true, holding_court, refusal_of
-from tests.handmade import KEYS_PATH, answers, guarded, known_by
+from tests.court import (
+    SOON_SECONDS,
+    Court,
+    comes_true,
+    guard_messages,
+    holding_court,
+    refusal_of,
+)
+from tests.handmade import KEYS_PATH, StillClock, answers, guarded, known_by
 from tests.people import kid_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -85,6 +93,129 @@ def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
     assert issuer.asked[KEYS_PATH] == asked_before + 1
 
 
+def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if other threads read another key set each time, without the key."""
+    looked_for: list[str] = []
+    monkeypatch.setattr(Feed, "look_for", lambda _, kid, __: looked_for.append(kid))
+    token = under_a_made_up_kid(issuer, "made up")
+    assert refusal_of(guard, token) is ServiceUnavailableError
+    assert looked_for == ["made up"] * 3
+
+
+async def test_made_up_kids_take_no_threads_from_async_callers(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = under_a_made_up_kid(issuer, "made up")
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    submitted: list[Any] = []
+    monkeypatch.setattr(guard._threads, "submit", lambda *call: submitted.append(call))
+    with pytest.raises(ServiceUnavailableError):
+        await guard.acheck(token)
+    assert submitted == []
+
+
+def test_a_key_set_that_could_not_be_read_proves_nothing(guard: Guard, issuer: Issuer) -> None:
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(500))
+    issuer.rotate_key()
+    token = issuer.token()
+    for _ in range(4):
+        assert refusal_of(guard, token) is ServiceUnavailableError
+        issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+
+
+def test_the_keys_are_read_every_five_minutes_without_anybody_asking(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "spread", lambda _: 0.0)
+    issuer.clock = clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    asked_before, known = issuer.asked[KEYS_PATH], known_by(guard)
+    issuer.rotate_key()
+    clock.advance(seconds(299.9))
+    issuer.publish("jti:a")
+    issuer.publish("jti:b")  # read by the request that was sent at that time
+    assert issuer.asked[KEYS_PATH] == asked_before
+    clock.advance(seconds(0.1))
+    issuer.publish("jti:c")
+    assert comes_true(lambda: known_by(guard) is not known)
+    assert issuer.asked[KEYS_PATH] == asked_before + 1
+
+
+@pytest.mark.parametrize(
+    ("is_old", "pause", "expected"),
+    [
+        pytest.param(False, 10, (0, 270, 300), id="in order"),
+        pytest.param(True, 0, (0.2, 0.1, 0.2), id="old"),
+        pytest.param(True, 10, (20, 10, 20), id="old again"),
+        pytest.param(True, 200, (300, 150, 300), id="old for a long time"),
+    ],
+)
+def test_when_the_keys_are_read_next(
+    issuer: Issuer,
+    monkeypatch: pytest.MonkeyPatch,
+    is_old: bool,
+    pause: float,
+    expected: tuple[float, float, float],
+) -> None:
+    """`expected` is the next pause, and the soonest and the latest time of the next read."""
+    issuer.clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    follower, tokens = guard._feed, known_by(guard).tokens
+    now = issuer.clock.monotonic()
+    if is_old:
+        known_by(guard).revocations._forget_at[f"kid:{issuer._key.kid}"] = now + 1_000
+    next_pause, *due_in = expected
+    due: list[float] = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(feed, "spread", lambda longest, share=share: share * longest)
+        follower._keys_pause = pause
+        follower._take(now, tokens)
+        assert follower._keys_pause == next_pause
+        due.append(round(follower._keys_due_at - now, 3))
+    assert sorted(due) == due_in
+
+
+@pytest.mark.parametrize(("after", "is_used"), [(9.9, False), (10.0, True)])
+def test_for_ten_seconds_keys_with_a_revoked_one_are_taken_for_old_ones(
+    issuer: Issuer, after: float, is_used: bool
+) -> None:
+    issuer.clock = clock = StillClock()
+    guard = guarded(issuer)
+    guard.check(issuer.token())
+    follower, tokens = guard._feed, known_by(guard).tokens
+    old = {"keys": [issuer._key.public_jwk()]}
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json=old))
+    issuer.publish(f"kid:{issuer._key.kid}")
+    clock.advance(seconds(after))
+    assert follower._take(clock.monotonic(), tokens) is is_used
+
+
+def test_only_a_key_that_is_revoked_now_has_the_keys_read(guard: Guard, issuer: Issuer) -> None:
+    follower = guard._feed
+    issuer.publish("jti:a")
+    assert follower._keys_pause == 0
+    issuer.publish("kid:of another key")
+    assert comes_true(lambda: follower._keys_pause == 0)  # they are in order
+    asked_before = issuer.asked[KEYS_PATH]
+    issuer.publish("kid:of another key")
+    assert follower._keys_pause == 0
+    assert issuer.asked[KEYS_PATH] == asked_before
+
+
+def test_a_guard_that_starts_with_an_old_key_set_uses_its_other_keys(issuer: Issuer) -> None:
+    revoked = issuer._key
+    issuer.revoke_key()
+    keys = [revoked.public_jwk(), issuer._key.public_jwk()]
+    answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": keys}))
+    guard = guarded(issuer)
+    assert refusal_of(guard, issuer.token()) is None
+
+
 def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(
     guard: Guard, issuer: Issuer
 ) -> None:
@@ -132,6 +263,19 @@ def test_a_key_that_is_published_no_more_ends_what_it_signed(guard: Guard, issue
     assert refusal_of(guard, token) is ServiceUnavailableError
     issuer.let_pass(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, token) is InvalidTokenError
+
+
+def test_after_an_outage_a_guard_accepts_the_tokens_of_a_renamed_issuer_and_no_others(
+    guard: Guard, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The keys are the same, so only the issuer tells them apart."""
+    before = issuer.token()
+    assert refusal_of(guard, before) is None
+    with issuer.outage(lasting=seconds(1)):
+        assert comes_true(lambda: len(guard_messages(caplog)) == 1)
+        issuer.name = "https://camelot.example"
+    assert refusal_of(guard, issuer.token()) is None
+    assert refusal_of(guard, before) is InvalidTokenError
 
 
 def test_a_revoked_keys_tokens_are_invalid_at_once_and_those_of_the_next_one_hold(
@@ -307,6 +451,90 @@ def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
         with pytest.raises(ServiceUnavailableError):
             kids.meet(f"made up {number}", 0.5)
     assert len(kids._met_at) == MAX_KIDS
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "error"),
+    [
+        pytest.param([11.9], ServiceUnavailableError, id="too soon"),
+        pytest.param([12.0], InvalidTokenError, id="late enough"),
+        pytest.param([12.0, 11.0], InvalidTokenError, id="before a request that was sent earlier"),
+    ],
+)
+def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
+    asked_at: list[float], error: type[Exception]
+) -> None:
+    kids = UnknownKids()
+    kids.meet("made up", 10.0)
+    for moment in asked_at:
+        kids.looked(moment, 13.0, was_answered=True)
+    with pytest.raises(error):
+        kids.meet("made up", 13.0)
+
+
+def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issuer: Issuer) -> None:
+    """Another thread read it since the caller found no key in the one before."""
+    before = known_by(guard)
+    assert refusal_of(guard, under_a_made_up_kid(issuer, "made up")) is ServiceUnavailableError
+    with pytest.raises(ServiceUnavailableError):
+        guard._feed.meet_unknown("another", before)
+    guard._feed.known = Known(before.tokens, before.revocations, 0.0)
+    guard._feed.meet_unknown("another", before)
+
+
+def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 2)
+    kids = UnknownKids()
+    for kid in ("first", "second", "second"):
+        kids.meet(kid, 0.0)
+    kids.looked(2.0, 2.0, was_answered=True)
+    with pytest.raises(InvalidTokenError):
+        kids.meet("first", 2.0)
+
+
+def test_with_a_new_key_set_each_kid_may_be_new_again() -> None:
+    kids = UnknownKids()
+    kids.meet("a", 0.0)
+    for moment in (5.0, 10.0):
+        kids.looked(moment, moment, was_answered=True)
+    with pytest.raises(InvalidTokenError):
+        kids.meet("a", 10.0)
+    kids.start_afresh()
+    kids.meet("a", 10.0)
+    kids.looked(10.0, 10.0, was_answered=True)
+    with pytest.raises(ServiceUnavailableError):
+        kids.meet("a", 10.9)
+    kids.meet("a", 11.0)
+
+
+def test_unknown_kids_are_changed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise two threads could drop the same one, and one would fail with a KeyError."""
+    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 1)
+    kids = UnknownKids()
+    changes: list[str] = []
+
+    class Watched(dict[str, float]):
+        def change(self, name: str) -> None:
+            assert kids._lock.locked()
+            changes.append(name)
+
+        def setdefault(self, kid: str, met_at: float = 0.0) -> float:
+            self.change("add")
+            return super().setdefault(kid, met_at)
+
+        def __delitem__(self, kid: str) -> None:
+            self.change("drop")
+            super().__delitem__(kid)
+
+        def clear(self) -> None:
+            self.change("clear")
+            super().clear()
+
+    kids._met_at = Watched()
+    kids.meet("first", 0.0)
+    kids.meet("second", 0.0)
+    kids.start_afresh()
+    assert changes == ["add", "drop", "add", "clear"]
 
 
 def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> None:

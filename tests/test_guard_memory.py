@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, kn
 from hourpass.known import MAX_REVOCATIONS, Revocations
 from hourpass.service import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, Page
 from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
+from hourpass.tokens import Verified
 from tests.court import comes_true, guard_messages, refusal_of
 from tests.handmade import KEYS_PATH, StillClock, answers, guarded, known_by, page
 
@@ -176,6 +178,45 @@ def test_when_the_wall_clock_was_set_each_remembered_token_is_verified_again(
     clock.advance(timedelta(seconds=5))
     guard.check(tokens[1])
     assert list(known_by(guard)._remembered) == tokens[:2]
+
+
+def test_tokens_in_memory_are_changed_by_one_thread_at_a_time(
+    hourpass_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise two threads could drop the same token, and one would fail with a KeyError."""
+    hourpass_issuer.clock = clock = StillClock()
+    guard = guarded(hourpass_issuer)
+    guard.check(hourpass_issuer.token())
+    memory = known_by(guard)
+    changes: list[str] = []
+
+    class Watched(dict[str, Verified]):
+        def change(self, name: str) -> None:
+            assert memory._changing.locked()
+            changes.append(name)
+
+        def __setitem__(self, token: str, verified: Verified) -> None:
+            self.change("add")
+            super().__setitem__(token, verified)
+
+        def pop(self, token: str, *default: Any) -> Any:
+            self.change("drop")
+            return super().pop(token, *default)
+
+        def clear(self) -> None:
+            self.change("clear")
+            super().clear()
+
+    memory._remembered = Watched()
+    monkeypatch.setattr(known, "REMEMBERED", 1)
+    first, second = hourpass_issuer.token(), hourpass_issuer.token()
+    guard.check(first)
+    guard.check(second)
+    hourpass_issuer.revoke(second)
+    assert refusal_of(guard, second) is InvalidTokenError
+    clock.set_wall_clock(by=2 * MINUTE)
+    guard.check(first)
+    assert changes == ["add", "drop", "add", "drop", "clear", "add"]
 
 
 def seconds_kept(guard: Guard, value: str) -> float:

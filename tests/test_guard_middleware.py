@@ -79,7 +79,7 @@ def test_the_lifespan_passes_through(client: httpx.Client) -> None:
     assert client.get("/health").headers["Started"] == "yes"
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/static/", "/static/a/b.css"])
+@pytest.mark.parametrize("path", ["/", "/health", "/static/", "/static/a/x.css"])
 def test_public_paths_need_no_token(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     assert (response.status_code, response.json()) == (200, "nobody")
@@ -156,6 +156,8 @@ async def plain_app(_scope: Any, _receive: Any, send: Any) -> None:
         ("/api", "/api/api/health", False),
         ("/api", "/api", False),
         ("/health", "/health", False),
+        ("/health", "/healthy", True),  # as the app's routes read it
+        ("/box", "/box/health", True),
         ("", "/api/health", False),
     ],
 )
@@ -163,7 +165,7 @@ async def test_public_paths_are_the_apps_own_wherever_it_is_mounted(
     root_path: str, path: str, is_public: bool
 ) -> None:
     scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
-    answer = await answer_to(scope, public=["/health"])
+    answer = await answer_to(scope, public=["/health", "/healthy"])
     assert (answer["status"] == 200) == is_public
 
 
@@ -188,7 +190,7 @@ def test_a_refusal_is_json_with_a_challenge(client: httpx.Client, issuer: Issuer
     with issuer.outage():
         away = client.get("/predict", headers=authorization(issuer.token()))
     assert (away.status_code, away.json()["error"]) == (503, "temporarily_unavailable")
-    assert away.headers["Retry-After"]
+    assert away.headers["Retry-After"] == "2"
 
 
 def test_a_websocket_is_refused_before_it_is_accepted(url: str, issuer: Issuer) -> None:
@@ -203,7 +205,28 @@ def test_a_websocket_is_refused_before_it_is_accepted(url: str, issuer: Issuer) 
 
 async def test_a_websocket_on_a_server_that_cannot_deny_is_closed() -> None:
     answer = await answer_to({"type": "websocket", "path": "/stream", "headers": []})
-    assert (answer["type"], answer["code"]) == ("websocket.close", 1008)
+    assert answer == {"type": "websocket.close", "code": 1008, "reason": "A bearer token is needed"}
+
+
+async def test_a_websocket_on_a_public_path_needs_no_token() -> None:
+    answer = await answer_to({"type": "websocket", "path": "/static/a", "headers": []})
+    assert answer["status"] == 200
+
+
+async def test_a_kind_of_request_that_is_not_known_yet_is_never_public() -> None:
+    answer = await answer_to({"type": "webtransport", "path": "/health", "headers": []})
+    assert answer["status"] == 401
+
+
+async def test_a_refusal_has_the_headers_that_asgi_asks_for() -> None:
+    """In small letters, as some servers send them unchanged."""
+    answer = await answer_to({"type": "http", "path": "/predict", "headers": []})
+    body = b'{"message": "A bearer token is needed", "error": "missing_token"}'
+    assert answer["headers"] == [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b'Bearer realm="hourpass"'),
+    ]
 
 
 @pytest.mark.parametrize("public", [["health"], ["/a*"], ["/*/b"], ["*"], [""]])
@@ -245,6 +268,22 @@ def test_check_and_middleware_work_without_fastapi() -> None:
         assert asyncio.run(status("/predict")) == 401
         issuer.close()
         assert not any(sys.modules.get(name) for name in ("fastapi", "starlette"))
+    """
+    variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=variables, check=True)
+
+
+def test_what_fastapi_itself_lacks_is_not_taken_for_a_missing_fastapi() -> None:
+    """Otherwise no route could depend on the guard, and nothing would say why."""
+    program = """
+        import sys
+        sys.modules["pydantic"] = None
+        try:
+            import hourpass
+        except ModuleNotFoundError as error:
+            assert error.name == "pydantic", error.name
+        else:
+            raise AssertionError
     """
     variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=variables, check=True)

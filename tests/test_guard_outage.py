@@ -111,10 +111,22 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
     guard = guarded(issuer, patience=timedelta(seconds=0.2))
+    feed = guard._feed
     with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
         pass
+    assert feed._closing.is_set()
     with guard:
-        pass
+        feed = guard._feed
+        assert not feed._closing.is_set()
+    assert feed._closing.is_set()
+
+
+async def test_the_async_context_of_a_guard_closes_it(issuer: Issuer) -> None:
+    async with guarded(issuer) as guard:
+        feed = guard._feed
+        assert feed.known
+        assert not feed._closing.is_set()
+    assert feed._closing.is_set()
 
 
 async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> None:

@@ -10,11 +10,12 @@ import sysconfig
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.settings import ROOT
-from hourpass import Guard
+from hourpass import Guard, feed, known, outage, service, unknown_kids, waits
 from tests.conftest import environment
 from tests.court import Court, holding_court
 
@@ -112,3 +113,61 @@ def test_a_guard_can_be_sent_to_another_process(court: Court) -> None:
     assert here[0] != there[0]
     assert here[1:] == there[1:]
     assert here[2] == trust_for.total_seconds()
+
+
+def test_a_copy_in_another_process_is_as_strict() -> None:
+    arguments: dict[str, Any] = {
+        "audience": "another-api",
+        "issuer": "https://camelot.example",
+        "on_outage": "trust",
+        "trust_for": timedelta(minutes=7),
+        "patience": timedelta(seconds=3),
+    }
+    guard = Guard("https://hourpass.example", **arguments)
+    copy: Guard = pickle.loads(pickle.dumps(guard))
+    for name in ("url", "audience", "issuer", "believed_for", "patience"):
+        assert getattr(copy, name) == getattr(guard, name), name
+    assert (copy.audience, copy.issuer) == ("another-api", "https://camelot.example")
+
+
+# What guard/README.md says, with each number in braces, and what the code has for it.
+NUMBERS: list[tuple[str, tuple[float, ...]]] = [
+    ("every token with 503 after {10} seconds", (feed.OUTAGE_NOTICED_SECONDS,)),
+    ("keeps one request open for {30} seconds at a time", (feed.WAIT_SECONDS,)),
+    ("The service sends a heartbeat every {3} seconds", (service.HEARTBEAT_SECONDS,)),
+    (
+        "the guard waits for {3} seconds at a time instead, and tries again after {20} requests",
+        (service.HEARTBEAT_SECONDS, waits.SHORT_WAITS),
+    ),
+    ("After {three} such 503 in a row", (waits.REFUSED_WAITS,)),
+    (
+        "{once} a second, {30} times, before it tries again",
+        (1 / feed.PLAIN_POLL_SECONDS, waits.PLAIN_POLLS),
+    ),
+    (
+        "between {1} hour and {2} days (usually",
+        (service.MIN_KEPT / timedelta(hours=1), service.MAX_KEPT / timedelta(days=1)),
+    ),
+    ("It keeps up to {1,000,000} revocations", (known.MAX_REVOCATIONS,)),
+    ("up to {16,384} tokens", (known.REMEMBERED,)),
+    ("if the wall clock jumps by over {a} minute", (known.CLOCK_JUMP_SECONDS / 60,)),
+    ("over {1} MiB is an error", (service.MAX_ANSWER_BYTES / 2**20,)),
+    ("still lacks it at least {2} seconds later", (unknown_kids.PUBLISHED_SECONDS,)),
+    (
+        "the pauses between reads are {1}, 2, 4, 8 and then always {10} seconds",
+        (unknown_kids.FIRST_PAUSE_SECONDS, unknown_kids.LAST_PAUSE_SECONDS),
+    ),
+    ("no such read for {60} seconds after a pause", (unknown_kids.QUIET_SECONDS,)),
+    ("at random times, at most {2} seconds apart", (outage.LAST_RETRY_SECONDS,)),
+]
+WORDS = {"a": 1, "once": 1, "three": 3}
+
+
+@pytest.mark.parametrize(("phrase", "values"), NUMBERS, ids=[phrase for phrase, _ in NUMBERS])
+def test_the_numbers_in_the_readme_are_those_of_the_code(
+    phrase: str, values: tuple[float, ...]
+) -> None:
+    readme = " ".join((ROOT / "guard" / "README.md").read_text().split())
+    assert re.sub(r"[{}]", "", phrase) in readme
+    said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
+    assert [float(WORDS.get(number, number)) for number in said] == list(values)

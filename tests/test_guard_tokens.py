@@ -20,7 +20,13 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, known
 from hourpass import tokens as tokens_module
 from hourpass.testing import Issuer, SigningKey
-from hourpass.tokens import CLOCK_SKEW_SECONDS, MAX_TOKEN_BYTES, Tokens
+from hourpass.tokens import (
+    CLOCK_SKEW_SECONDS,
+    MAX_TOKEN_BYTES,
+    Tokens,
+    UnknownKeyError,
+    bearer_token,
+)
 from tests.claims import JSON_VALUES, NotedClaims
 from tests.court import refusal_of
 
@@ -156,6 +162,24 @@ def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) ->
         assert refusal_of(guard, altered) in may_be, place
 
 
+def test_bits_that_the_encoding_does_not_use_make_another_token(
+    guard: Guard, issuer: Issuer
+) -> None:
+    """The signature has 64 bytes, so the last four bits of its last character have no meaning."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    token = issuer.token()
+    last = alphabet.index(token[-1])
+    assert last % 16 == 0
+    assert refusal_of(guard, token) is None
+    for unused in range(1, 16):
+        assert refusal_of(guard, token[:-1] + alphabet[last + unused]) is InvalidTokenError
+
+
+def test_a_kid_has_200_characters_at_most(guard: Guard, issuer: Issuer) -> None:
+    assert refusal_of(guard, with_header(issuer, kid="x" * 200)) is ServiceUnavailableError
+    assert refusal_of(guard, with_header(issuer, kid="x" * 201)) is InvalidTokenError
+
+
 ISSUER = Issuer()
 OPTIONAL: dict[str, Any] = {"scope": "predict", "sid": "0123456789abcdef", "amr": ["pwd", "otp"]}
 
@@ -167,7 +191,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 FULL = claims_of(ISSUER.token(**OPTIONAL))
 CLAIMS = sorted(FULL)
-NOW: float = FULL["iat"]
+NOW: int = FULL["iat"]
 
 
 def signed(claims: dict[str, Any]) -> str:
@@ -226,10 +250,70 @@ def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) ->
     assert refusal_of(guard, token) is None
     issuer.clock.advance(timedelta(seconds=5))
     assert refusal_of(guard, token) is InvalidTokenError
+    assert remembered(guard) == {}
+
+
+def test_a_token_seen_before_is_not_verified_again(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.token()
+    user = guard.check(token)
+    monkeypatch.delattr(Tokens, "read")
+    assert guard.check(token) is user
 
 
 def test_the_clock_of_a_guard_may_be_a_little_behind(guard: Guard, issuer: Issuer) -> None:
     assert refusal_of(guard, issuer.token(iat=int(time.time()) + CLOCK_SKEW_SECONDS - 5)) is None
+
+
+@pytest.mark.parametrize(
+    ("claims", "now", "is_valid"),
+    [
+        pytest.param({}, NOW + 3_599.5, True, id="in its last second"),
+        pytest.param({}, NOW + 3_600, False, id="when it expires"),
+        pytest.param({"iat": NOW + 60}, NOW, True, id="issued 60 seconds ahead"),
+        pytest.param({"iat": NOW + 61}, NOW, False, id="issued 61 seconds ahead"),
+        pytest.param({"exp": NOW + 86_400}, NOW, True, id="valid for a day"),
+        pytest.param({"exp": NOW + 86_401}, NOW, False, id="valid for longer than a day"),
+    ],
+)
+def test_the_time_limits_of_a_token_are_exact(
+    claims: dict[str, Any], now: float, is_valid: bool
+) -> None:
+    token = signed({**FULL, **claims})
+    if is_valid:
+        assert READER.read(token, now).user.username == "lancelot"
+    else:
+        with pytest.raises(InvalidTokenError):
+            READER.read(token, now)
+
+
+@pytest.mark.parametrize(("length", "is_valid"), [(4_096, True), (4_097, False)])
+def test_a_token_has_4096_bytes_at_most(length: int, is_valid: bool) -> None:
+    long = next(
+        token
+        for token in (signed({**FULL, "note": "x" * size}) for size in range(4_000))
+        if len(token) == length
+    )
+    if is_valid:
+        assert READER.read(long, NOW).user.username == "lancelot"
+    else:
+        with pytest.raises(InvalidTokenError):
+            READER.read(long, NOW)
+
+
+def test_the_error_for_an_unknown_key_does_not_quote_the_token() -> None:
+    without_keys = Tokens(ISSUER.name, ISSUER.audience, [])
+    with pytest.raises(UnknownKeyError, match=r"^Invalid token$"):
+        without_keys.read(signed(FULL), NOW)
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer a.b.c", b"bearer   a.b.c", b"a.b.c", b" Bearer a.b.c ", b"\ta.b.c\t"]
+)
+def test_whitespace_around_a_token_in_the_header_does_not_count(value: bytes) -> None:
+    """RFC 9110, 5.5. Not every server removes it."""
+    assert bearer_token([(b"host", b"x"), (b"authorization", value)]) == "a.b.c"
 
 
 @pytest.mark.parametrize("value", ["jti:a", "sid:b", "sub:7:3", "kid"])
@@ -272,6 +356,9 @@ def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
         {"kty": "EC", "kid": "b", "alg": "ES256", "crv": "P-256", "x": "AA", "y": "AA"},
         {"kty": "oct", "kid": "c", "alg": "HS256", "k": "AA"},
         {"kid": 7},
+        {**key.public_jwk(), "kid": None},
+        {**key.public_jwk(), "kid": ["a"]},
+        {**key.public_jwk(), "y": "A" * 43},  # no point of the curve
     ]
     assert not Tokens("iss", "aud", odd).has_keys
     assert Tokens("iss", "aud", [*odd, key.public_jwk()]).has_keys

@@ -219,7 +219,7 @@ class Feed:
         if awaits_keys and wait == 0:
             return min(max(self._keys_due_in(), 0), PLAIN_POLL_SECONDS)
         # Polling, or a proxy that does not wait, must not make this a busy loop.
-        if lasted < min(PLAIN_POLL_SECONDS, wait or PLAIN_POLL_SECONDS):
+        if lasted < PLAIN_POLL_SECONDS:
             return PLAIN_POLL_SECONDS
         # A service that shuts down ends the requests of all guards at the same time.
         return spread(PLAIN_POLL_SECONDS) if lasted < wait - 1 else 0

@@ -62,7 +62,7 @@ class Known:
         self.revocations = revocations
         self._wall_ahead = wall_ahead
         self._remembered: dict[str, Verified] = {}
-        self._adding = Lock()
+        self._changing = Lock()
 
     def recall(self, token: str, now: float, monotonic_now: float) -> User | None:
         """The user of a token that was verified before, or None.
@@ -78,7 +78,8 @@ class Known:
         if verified is None:
             return None
         if verified.expires_at <= now or not self.revocations.include_none_of(verified.revocable):
-            self._remembered.pop(token, None)
+            with self._changing:  # admit() may be about to drop the same one
+                self._remembered.pop(token, None)
             raise InvalidTokenError
         return verified.user
 
@@ -89,7 +90,7 @@ class Known:
         """
         if not self.revocations.include_none_of(verified.revocable):
             raise InvalidTokenError
-        with self._adding:
+        with self._changing:
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
             self._remembered[token] = verified
@@ -97,6 +98,6 @@ class Known:
 
     def _start_afresh(self, wall_ahead: float) -> None:
         """The wall clock was set, so each token is verified again; with HS256 by the service."""
-        with self._adding:
+        with self._changing:
             self._remembered.clear()
             self._wall_ahead = wall_ahead

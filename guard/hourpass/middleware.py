@@ -77,10 +77,9 @@ def _path_within(scope: Scope) -> str:
 def _has_one_meaning(path: str, raw_path: bytes) -> bool:
     """False if the app could read it as another path: `/static/../private`, `/static//private`, a
     path that is encoded twice, or an encoded slash."""
-    first, *segments = path.split("/")
+    _, *segments = path.split("/")  # the first is empty: a public path begins with a slash
     return not (
-        first
-        or "" in segments[:-1]
+        "" in segments[:-1]
         or any(segment.partition(";")[0] in (".", "..") for segment in segments)
         or any(character in path for character in "%\\\0")
         or b"%2f" in raw_path.lower()

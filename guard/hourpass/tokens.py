@@ -117,7 +117,7 @@ class Tokens:
             or type(epoch := claims.get("epoch")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or not 0 <= issued_at <= now + CLOCK_SKEW_SECONDS
+            or issued_at > now + CLOCK_SKEW_SECONDS
             or not now < expires_at <= issued_at + MAX_LIFETIME_SECONDS
         ):
             raise InvalidTokenError
@@ -139,9 +139,10 @@ def _public_keys(jwks: Iterable[dict[str, Any]]) -> Iterable[tuple[str, jwt.PyJW
         if not isinstance(kid := jwk.get("kid"), str) or jwk.get("alg") not in _ALGORITHMS:
             continue  # RFC 7517, 5: ignore keys of an unknown type
         try:
-            yield kid, jwt.PyJWK(jwk)
+            key = jwt.PyJWK(jwk)
         except (jwt.PyJWTError, ValueError):
             continue
+        yield kid, key
 
 
 def _parts(token: str) -> tuple[dict[str, Any], str, str, str]:
