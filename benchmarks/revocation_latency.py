@@ -30,9 +30,9 @@ from sqlalchemy import insert, update
 from app.database.engine import Database, begin_write, utc_now
 from app.tokens.revocations.models import Feed, Revocation
 from tests.conftest import serving
-from tests.people import LANCELOT, bearer, log_in, register, token_holds
-from tests.settings import make_settings
-from tests.templates import Postgres
+from tests.support.database_templates import Postgres
+from tests.support.settings import make_settings
+from tests.support.users import LANCELOT, bearer, log_in, register, token_holds
 
 LIMIT_SECONDS = 600  # for each database
 CONNECTIONS = 12

@@ -30,11 +30,11 @@ from app.settings import ROOT, Settings
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.service import Service
-from tests import templates
-from tests.authenticator import EnrolledUser, register_enrolled
-from tests.people import ARTHUR, GALAHAD, LANCELOT, log_in
-from tests.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settings
-from tests.templates import Postgres
+from tests.support import database_templates as templates
+from tests.support.authenticator import EnrolledUser, register_enrolled
+from tests.support.database_templates import Postgres
+from tests.support.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settings
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
 
 SERVE_TIMEOUT_SECONDS = 30
 # The databases to copy are of the day at which the tests' clock begins. A served process has the

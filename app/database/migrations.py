@@ -20,7 +20,7 @@ from app.settings import ROOT, Settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# The newest revision in alembic/versions; tests/test_migrations.py holds the two together.
+# The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
 HEAD = "0011"
 
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from app.settings import ROOT
-from tests import templates
 from tests.mutation.coverage import Choice
+from tests.support import database_templates as templates
 
 _OPTIONS = ["-x", "-qq", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 _OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # its plugins were imported before

@@ -1,0 +1,166 @@
+"""Who administers: the two administrative calls are for administrators, and who becomes one."""
+
+import pytest
+from httpx import AsyncClient, Response
+
+from app.context import RequestContext
+from app.users.service import Users
+from tests.conftest import on_sqlite
+from tests.support.users import (
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    register,
+    token_holds,
+)
+
+Call = tuple[str, str]
+
+each_call = pytest.mark.parametrize(
+    "call",
+    [("PUT", "/toggle-user-permission/{}/0"), ("DELETE", "/remove-user/{}")],
+    ids=["disabling", "removing"],
+)
+
+NOBODY = 4_711
+NOBODY_ENABLED = f"/toggle-user-permission/{NOBODY}/1"
+
+
+async def make(client: AsyncClient, call: Call, user_id: object, token: str = "") -> Response:
+    method, path = call
+    headers = bearer(token) if token else {}
+    return await client.request(method, path.format(user_id), headers=headers)
+
+
+@each_call
+async def test_only_an_administrator_may(
+    client: AsyncClient, arthurs_token: str, call: Call
+) -> None:
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+
+    response = await make(client, call, user_id)
+    assert_problem(response, 401, "missing_token")
+    assert response.headers["www-authenticate"] == 'Bearer realm="hourpass"'
+
+    response = await make(client, call, user_id, token)
+    assert_problem(response, 403, "insufficient_scope")
+    assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
+    assert await token_holds(client, token)
+
+    response = await make(client, call, user_id, arthurs_token)
+    assert response.status_code == 200
+    assert response.json() == (
+        {"message": "User permission updated successfully", "user_id": user_id}
+        if call[0] == "PUT"
+        else {"message": "User deleted successfully"}
+    )
+    assert not await token_holds(client, token)
+
+
+@each_call
+async def test_an_unknown_user_is_not_found(
+    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
+) -> None:
+    for user_id in (NOBODY, 2**63 - 1):
+        with subtests.test(str(user_id)):
+            response = await make(client, call, user_id, arthurs_token)
+            assert assert_problem(response, 404, "user_not_found")["message"] == "User not found"
+
+
+IMPOSSIBLE_IDS = {
+    "zero": "0",
+    "a negative number": "-1",
+    "a number past 64 bits": str(2**63),
+    "a number of 5000 digits": "9" * 5_000,
+    "a text": "arthur",
+    "a fraction": "1.5",
+}
+
+
+@on_sqlite
+@each_call
+async def test_an_id_is_a_positive_number_of_64_bits(
+    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
+) -> None:
+    for case, user_id in IMPOSSIBLE_IDS.items():
+        with subtests.test(case):
+            response = await make(client, call, user_id, arthurs_token)
+            body = assert_problem(response, 422, "invalid_request")
+            assert [problem["field"] for problem in body["fields"]] == ["user_id"]
+            # Who may not ask is not told what is wrong with the question either.
+            assert_problem(await make(client, call, user_id), 401, "missing_token")
+
+
+@on_sqlite
+async def test_a_permission_is_zero_or_one(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for permission in ("2", "-1", "yes"):
+        with subtests.test(permission):
+            url = f"/toggle-user-permission/1/{permission}"
+            body = assert_problem(
+                await client.put(url, headers=bearer(arthurs_token)), 422, "invalid_request"
+            )
+            assert [problem["field"] for problem in body["fields"]] == ["permission"]
+
+
+ACCEPTED_HEADERS = {
+    "as RFC 6750 has it": "Bearer {}",
+    "in lower case": "bearer {}",
+    "in upper case": "BEARER {}",
+    "after more than one space": "Bearer   {}",
+    "without a scheme": "{}",
+}
+
+
+@on_sqlite
+async def test_a_token_is_accepted(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for case, header in ACCEPTED_HEADERS.items():
+        with subtests.test(case):
+            headers = {"Authorization": header.format(arthurs_token)}
+            response = await client.put(NOBODY_ENABLED, headers=headers)
+            assert_problem(response, 404, "user_not_found")
+
+
+REFUSED_HEADERS = {
+    "under another scheme": (["Basic {}"], "missing_token"),
+    "under an unknown scheme": (["Token {}"], "missing_token"),
+    "under a scheme that begins like ours": (["Bearerx {}"], "missing_token"),
+    "sent twice": (["Bearer {}", "Bearer {}"], "invalid_token"),
+    "beside another scheme": (["Basic x", "Bearer {}"], "invalid_token"),
+    "doubled": (["Bearer {} {}"], "invalid_token"),
+    "in a list": (["Bearer {}, Bearer {}"], "invalid_token"),
+    "left out after its scheme": (["Bearer"], "invalid_token"),
+}
+
+
+@on_sqlite
+async def test_a_token_is_refused(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for case, (headers, error) in REFUSED_HEADERS.items():
+        with subtests.test(case):
+            sent = [("Authorization", header.replace("{}", arthurs_token)) for header in headers]
+            response = await client.put(NOBODY_ENABLED, headers=sent)
+            assert_problem(response, 401, error)
+            assert ("error=" in response.headers["www-authenticate"]) == (error == "invalid_token")
+
+
+@each_call
+async def test_an_administrator_who_goes_loses_the_right_at_once(
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    arthurs_token: str,
+    call: Call,
+) -> None:
+    arthur = (await client.get("/me", headers=bearer(arthurs_token))).json()["id"]
+    await users.set_scopes(
+        context, await register(client, LANCELOT), {"admin"}
+    )  # one has to remain
+    assert (await make(client, call, arthur, arthurs_token)).status_code == 200
+    assert_problem(await make(client, call, NOBODY, arthurs_token), 401, "invalid_token")

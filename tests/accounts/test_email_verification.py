@@ -1,0 +1,281 @@
+"""An address counts as verified once a code that was sent there has come back from its account."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+from sqlalchemy import update
+
+from app.database.engine import begin_write
+from app.mail import worker
+from app.mail.worker import CLAIM_PERIOD
+from app.security.one_time_codes.service import MAX_OPEN
+from app.security.rate_limits.limits import VERIFICATION
+from app.settings import Settings
+from app.users.models import User
+from tests.support.mail_server import MailServer, code_in, deliver, mail_server
+from tests.support.settings import Clock
+from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+async def send(client: AsyncClient, token: str) -> Response:
+    return await client.post("/me/email-verification", headers=bearer(token))
+
+
+async def confirm(client: AsyncClient, token: str, code: str) -> Response:
+    body = {"code": code}
+    return await client.post("/me/email-verification/confirm", json=body, headers=bearer(token))
+
+
+async def is_verified(client: AsyncClient, token: str) -> bool:
+    verified: bool = (await client.get("/me", headers=bearer(token))).json()["email_verified"]
+    return verified
+
+
+@pytest.fixture
+async def code(app: FastAPI, client: AsyncClient, mailbox: MailServer) -> str:
+    await register(client, LANCELOT)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+    assert LANCELOT["username"] not in str(mailbox.messages[0]).replace(LANCELOT["email"], "")
+    return mailbox.last_code()
+
+
+@pytest.fixture
+async def token(client: AsyncClient, code: str) -> str:
+    assert code
+    return await log_in(client, LANCELOT)
+
+
+async def test_a_registration_sends_a_code_that_verifies_once(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    assert not await is_verified(client, token)
+    answer = await confirm(client, token, code)
+    assert answer.status_code == 200
+    assert answer.json()["email_verified"] is True
+    assert await is_verified(client, token)
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert_problem(await send(client, token), 409, "nothing_to_verify")
+
+
+async def test_it_is_of_no_use_to_somebody_else_nor_late(
+    client: AsyncClient, code: str, token: str, clock: Clock
+) -> None:
+    await register(client, GALAHAD)
+    galahads = await log_in(client, GALAHAD)
+    assert_problem(await confirm(client, galahads, code), 403, "invalid_code")
+    assert not await is_verified(client, galahads)
+    assert (await client.post("/me/email-verification/confirm", json={})).status_code == 401
+    clock.advance(timedelta(days=1))
+    token = await log_in(client, LANCELOT)
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_somebody_elses_attempt_does_not_use_it_up(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    await register(client, GALAHAD)
+    await confirm(client, await log_in(client, GALAHAD), code)
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_another_address_is_to_be_verified_anew(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    await confirm(client, token, code)
+    body = {"password": LANCELOT["password"], "email": "lake@avalon.example"}
+    changed = await client.patch("/me", json=body, headers=bearer(token))
+    assert changed.json()["email_verified"] is False
+    await deliver(app)
+    assert mailbox.recipients[-1] == "lake@avalon.example"
+    assert (await confirm(client, token, mailbox.last_code())).status_code == 200
+
+
+async def test_a_code_for_the_old_address_does_not_verify_the_new_one(
+    client: AsyncClient, code: str, token: str
+) -> None:
+    body = {"password": LANCELOT["password"], "email": "lake@avalon.example"}
+    await client.patch("/me", json=body, headers=bearer(token))
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_nor_does_it_if_the_address_was_changed_in_the_database_itself(
+    app: FastAPI, client: AsyncClient, code: str, token: str
+) -> None:
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(User).where(User.id == 2).values(email="lake@avalon.example"))
+        await session.commit()
+    assert_problem(await confirm(client, token, code), 403, "invalid_code")
+    assert not await is_verified(client, token)
+
+
+async def test_it_can_be_sent_again_and_both_are_good(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    assert (await send(client, token)).json() == {"message": "A code is on its way"}
+    await deliver(app)
+    assert mailbox.last_code() != code
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_one_user_cannot_have_mail_sent_to_any_number_of_strangers(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, clock: Clock
+) -> None:
+    for number in range(VERIFICATION.allowed + 5):
+        body = {"password": LANCELOT["password"], "email": f"stranger{number}@avalon.example"}
+        changed = await client.patch("/me", json=body, headers=bearer(token))
+        assert changed.json()["email"] == body["email"]
+        await deliver(app)
+    assert len(mailbox.messages) == VERIFICATION.allowed  # the first was to the address of before
+    refused = await send(client, token)
+    assert_problem(refused, 429, "too_many_attempts")
+    clock.advance(timedelta(seconds=int(refused.headers["Retry-After"])))
+    assert (await send(client, token)).status_code == 202
+    await deliver(app)
+    assert mailbox.recipients[-1] == body["email"]
+
+
+async def test_without_an_address_there_is_nothing_to_verify(
+    client: AsyncClient, token: str
+) -> None:
+    body = {"password": LANCELOT["password"], "email": ""}
+    await client.patch("/me", json=body, headers=bearer(token))
+    assert_problem(await send(client, token), 409, "nothing_to_verify")
+
+
+async def test_an_administrator_vouches_for_an_address_and_doubts_it(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, arthurs_token: str
+) -> None:
+    headers, path = bearer(arthurs_token), "/users/2"
+    sent = len(mailbox.messages)
+    for body in ({"email_verified": True}, {"email": "a@b.example", "email_verified": True}):
+        changed = await client.patch(path, json=body, headers=headers)
+        assert changed.json()["email_verified"] is True
+        assert await is_verified(client, token)
+    await deliver(app)
+    assert len(mailbox.messages) == sent
+    changed = await client.patch(path, json={"email_verified": False}, headers=headers)
+    assert changed.json()["email_verified"] is False
+    homeless = {"email": "", "email_verified": True}
+    refused = await client.patch(path, json=homeless, headers=headers)
+    (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
+    assert field["field"] == "email_verified"
+    record = (await client.get(path, headers=headers)).json()
+    assert record["email"] == "a@b.example"
+
+
+async def test_other_peoples_codes_do_not_displace_mine(
+    app: FastAPI, client: AsyncClient, code: str, token: str
+) -> None:
+    for number in range(MAX_OPEN + 2):
+        other = {"username": f"knight{number}", "email": f"knight{number}@camelot.example"}
+        await register(client, {**GALAHAD, **other})
+    await deliver(app)
+    assert (await confirm(client, token, code)).status_code == 200
+
+
+async def test_letters_to_verify_an_address_are_counted_for_each_user(
+    client: AsyncClient, token: str
+) -> None:
+    await register(client, GALAHAD)
+    for own in (token, await log_in(client, GALAHAD)):
+        answers = [(await send(client, own)).status_code for _ in range(VERIFICATION.allowed + 1)]
+        assert answers == [202] * (VERIFICATION.allowed - 1) + [429] * 2  # one at the registration
+
+
+async def test_of_two_users_with_one_address_each_verifies_it_with_a_code_of_its_own(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str
+) -> None:
+    await register(client, {**GALAHAD, "email": LANCELOT["email"]})
+    galahads = await log_in(client, GALAHAD)
+    await deliver(app)
+    mailbox.messages.clear()
+    await send(client, token)
+    await deliver(app)
+    (message,) = mailbox.messages  # and none for Galahad
+    code = code_in(message)
+    assert_problem(await confirm(client, galahads, code), 403, "invalid_code")
+    assert (await confirm(client, token, code)).status_code == 200
+    assert not await is_verified(client, galahads)
+
+
+async def vouch(client: AsyncClient, arthurs_token: str) -> None:
+    path, body = "/users/2", {"email_verified": True}
+    answer = await client.patch(path, json=body, headers=bearer(arthurs_token))
+    assert answer.status_code == 200, answer.text
+
+
+async def move(client: AsyncClient, arthurs_token: str) -> None:
+    path, body = "/users/2", {"email": "lake@avalon.example"}
+    answer = await client.patch(path, json=body, headers=bearer(arthurs_token))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["asked for", "written"])
+@pytest.mark.parametrize(
+    ("deed", "others"),
+    [(vouch, []), (move, ["lake@avalon.example"])],
+    ids=["done", "outdated"],
+)
+async def test_no_letter_goes_out_for_a_verification_that_is(  # noqa: PLR0917 - fixtures
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    arthurs_token: str,
+    clock: Clock,
+    deed: Callable[[AsyncClient, str], Awaitable[None]],
+    others: list[str],
+    is_written: bool,
+) -> None:
+    """Before its code is made, and after it was made while the mail server was busy."""
+    await register(client, LANCELOT)
+    if is_written:
+        mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+        await deliver(app)
+        mailbox.answers.clear()
+    await deed(client, arthurs_token)
+    clock.advance(CLAIM_PERIOD)
+    await deliver(app)
+    assert mailbox.recipients == others
+
+
+async def test_no_second_letter_goes_out_when_the_first_ones_code_has_come_back(  # noqa: PLR0917 - fixtures
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str, clock: Clock
+) -> None:
+    await send(client, token)
+    mailbox.answers[LANCELOT["email"]] = "451 Try again later"
+    await deliver(app)
+    mailbox.answers.clear()
+    assert (await confirm(client, token, code)).status_code == 200
+    clock.advance(CLAIM_PERIOD)
+    await deliver(app)
+    assert mailbox.recipients == [LANCELOT["email"]]
+
+
+async def test_verifying_an_address_leaves_the_code_for_a_new_password(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
+) -> None:
+    await client.post("/password-resets", json={"email": LANCELOT["email"]})
+    await deliver(app)
+    assert (await confirm(client, token, code)).status_code == 200
+    reset = {"code": mailbox.last_code(), "new_password": "guinevere in the garden"}
+    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200

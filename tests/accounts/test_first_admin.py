@@ -1,0 +1,270 @@
+"""The first administrator comes from the settings, once in the life of a database."""
+
+import asyncio
+import json
+import logging
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from sqlalchemy import Connection, delete, insert, select, update
+
+from app.accounts.first_admin.models import SetupStep
+from app.accounts.first_admin.service import STEP
+from app.database.engine import Database
+from app.errors import StartupError
+from app.settings import Settings
+from app.users.models import User
+from tests.conftest import on_sqlite
+from tests.operations.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
+from tests.support.settings import Clock, make_settings
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    at_court,
+    bearer,
+    log_in,
+    register,
+    said_in,
+)
+
+pytestmark = pytest.mark.first_start
+
+NOBODY_ENABLED = "/toggle-user-permission/4711/1"
+
+
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="hourpass")
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Those about the first administrator, which are then forgotten."""
+    found = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return [text for text in found if "FIRST_ADMIN" in text]
+
+
+async def execute(settings: Settings, statement: Any) -> list[Any]:
+    """By the back door. Returns the rows of a query."""
+    database = Database(settings)
+    async with database.engine.connect() as connection:
+        await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        async with connection.begin():
+            result = await connection.execute(statement)
+            rows = list(result.all()) if result.returns_rows else []
+    await database.close()
+    return rows
+
+
+async def make_another(client: AsyncClient) -> dict[str, str]:
+    """An administrator who is to remain. Returns the header that shows who it is."""
+    headers = bearer(await log_in(client, ARTHUR))
+    made = await client.post("/users", json={**GALAHAD, "is_admin": True}, headers=headers)
+    assert made.status_code == 201, made.text
+    return bearer(await log_in(client, GALAHAD))
+
+
+async def names(client: AsyncClient) -> list[str]:
+    answer = await client.get("/users", headers=bearer(await log_in(client, GALAHAD)))
+    return [user["username"] for user in answer.json()["users"]]
+
+
+async def test_one_who_was_removed_does_not_come_back(
+    settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_court(settings, clock) as client:
+        headers = await make_another(client)
+        assert (await client.delete("/remove-user/1", headers=headers)).status_code == 200
+        caplog.clear()
+    for _ in range(2):
+        async with at_court(settings, clock) as client:
+            assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
+            assert await names(client) == [GALAHAD["username"]]
+        (warning,) = warnings_in(caplog)
+        assert "hourpass create-admin NAME" in warning
+
+
+async def test_nor_when_the_audit_log_has_forgotten_it_and_nobody_else_administers(
+    settings: Settings, clock: Clock
+) -> None:
+    """As after years, and whatever an operator did to the tables meanwhile."""
+    async with at_court(settings, clock):
+        pass
+    await execute(settings, delete(User))
+    async with at_court(settings, clock) as client:
+        assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"is_admin": False}, "hourpass grant NAME admin"),
+        ({"is_enabled": False}, "disabled"),
+    ],
+)
+async def test_one_who_was_changed_stays_so(
+    settings: Settings,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, bool],
+    said: str,
+) -> None:
+    async with at_court(settings, clock) as client:
+        headers = await make_another(client)
+        changed = await client.patch("/users/1", json=change, headers=headers)
+        assert changed.status_code == 200
+        caplog.clear()
+    async with at_court(settings, clock) as client:
+        headers = bearer(await log_in(client, GALAHAD))
+        assert (await client.get("/users/1", headers=headers)).json() == changed.json()
+    (warning,) = warnings_in(caplog)
+    assert said in warning
+
+
+async def test_another_name_in_the_settings_makes_no_second_one(
+    database_url: str, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_court(settings, clock) as client:
+        await make_another(client)
+    assert warnings_in(caplog) == []
+    later = make_settings(
+        database_url,
+        first_admin_username=LANCELOT["username"],
+        first_admin_password=LANCELOT["password"],
+    )
+    async with at_court(later, clock) as client:
+        assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
+    (warning,) = warnings_in(caplog)
+    assert "hourpass create-admin NAME" in warning
+    assert LANCELOT["password"] not in warning
+
+
+async def test_none_is_made_where_there_is_one_by_other_means(
+    database_url: str, settings: Settings, clock: Clock
+) -> None:
+    """As by `hourpass create-admin`."""
+    async with at_court(make_settings(database_url), clock) as client:
+        await register(client, GALAHAD)
+    await execute(settings, update(User).values(is_admin=True))
+    async with at_court(settings, clock) as client:
+        assert await names(client) == [GALAHAD["username"]]
+
+
+async def test_of_many_workers_that_start_at_once_one_makes_one(
+    database_url: str, settings: Settings, clock: Clock
+) -> None:
+    """Half of them have other settings, as while a new version is rolled out."""
+    others = make_settings(
+        database_url,
+        first_admin_username=LANCELOT["username"],
+        first_admin_password=LANCELOT["password"],
+    )
+    async with AsyncExitStack() as stack:
+        starts = [at_court(each, clock) for each in (settings, others) * 3]
+        await asyncio.gather(*(stack.enter_async_context(start) for start in starts))
+    assert await execute(settings, select(User.is_admin)) == [(True,)]
+
+
+ORDINARY = ("users", {"is_admin": False})
+ADMINISTRATOR = ("users", {"is_admin": True})
+
+
+def entry(action: str, to: str) -> tuple[str, dict[str, object]]:
+    return "audit_log", {"action": action, "details": json.dumps({"to": to})}
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_done"),
+    [
+        pytest.param([], False, id="no user"),
+        pytest.param([ORDINARY], False, id="an ordinary user"),
+        pytest.param([ADMINISTRATOR], True, id="an administrator"),
+        pytest.param([entry("user.register", "admin predict")], True, id="one created before"),
+        pytest.param([ORDINARY, entry("user.grant", "admin")], True, id="one demoted since"),
+        pytest.param([entry("user.grant", "administrate")], False, id="another scope"),
+    ],
+)
+def test_a_database_of_before_that_had_one_gets_no_other(
+    empty_database_url: str, rows: list[tuple[str, dict[str, object]]], is_done: bool
+) -> None:
+    settings = make_settings(empty_database_url)
+    before = scripts().get_revision("0011").down_revision
+    assert isinstance(before, str)
+    upgrade(settings, before)
+
+    def fill(connection: Connection) -> None:
+        tables = {table.name: table for table in tables_of(connection)}
+        for name, values in rows:
+            sample = {c.name: SAMPLES[c.type.python_type] for c in tables[name].columns}
+            connection.execute(insert(tables[name]).values({**sample, **values}))
+
+    in_database(settings, fill)
+    upgrade(settings, "0011")
+    steps = in_database(
+        settings, lambda connection: connection.execute(select(SetupStep.name)).all()
+    )
+    assert steps == [(STEP,)] * is_done
+
+
+async def test_the_first_administrator_is_made_once_and_never_changed(
+    database_url: str, settings: Settings, clock: Clock
+) -> None:
+    async with at_court(settings, clock) as client:
+        token = await log_in(client, ARTHUR)
+        first = (await client.get("/me", headers=bearer(token))).json()
+    assert first["is_admin"] is True
+    later = make_settings(
+        database_url, first_admin_username="ARTHUR", first_admin_password="sword in the stone"
+    )
+    async with at_court(later, clock) as client:
+        assert (await client.get("/me", headers=bearer(token))).json() == first
+        await log_in(client, ARTHUR)
+        refused = await client.post("/token", json={**ARTHUR, "password": "sword in the stone"})
+        assert_problem(refused, 401, "invalid_grant")
+
+
+async def test_an_ordinary_user_of_that_name_is_not_promoted(
+    database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_court(make_settings(database_url), clock) as client:
+        await register(client, LANCELOT)
+    settings = make_settings(
+        database_url, first_admin_username="Lancelot", first_admin_password="sword in the stone"
+    )
+    async with at_court(settings, clock) as client:
+        token = await log_in(client, LANCELOT)
+        response = await client.put(NOBODY_ENABLED, headers=bearer(token))
+        assert_problem(response, 403, "insufficient_scope")
+    (warning,) = warnings_in(caplog)
+    assert "hourpass grant NAME admin" in warning
+    await execute(settings, delete(User))
+    async with at_court(settings, clock) as client:  # there has never been an administrator
+        lancelot = {**LANCELOT, "password": "sword in the stone"}
+        assert said_in(await log_in(client, lancelot))["scope"] == "admin"
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("username", "password", "culprit"),
+    [
+        pytest.param("arthur\n", "once and future king", "FIRST_ADMIN_USERNAME", id="its name"),
+        pytest.param("arthur", "short", "FIRST_ADMIN_PASSWORD", id="its password"),
+    ],
+)
+async def test_a_first_administrator_who_cannot_be_is_a_setting_to_mend(
+    database_url: str, clock: Clock, username: str, password: str, culprit: str
+) -> None:
+    settings = make_settings(
+        database_url,
+        first_admin_username=username,
+        first_admin_password=password,
+        password_policy="strict",
+    )
+    with pytest.raises(StartupError, match=culprit) as refusal:
+        async with at_court(settings, clock):
+            pass
+    assert password not in str(refusal.value)

@@ -1,0 +1,258 @@
+"""With REGISTRATION=invite nobody registers without a code, each code is good for one account, and
+nothing tells anybody else which names exist."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.mail import worker
+from app.main import create_app
+from app.security.one_time_codes.service import MAX_OPEN
+from app.security.rate_limits.limits import INVITATION
+from app.settings import Settings
+from tests.conftest import client_of, on_sqlite
+from tests.support.mail_server import deliver, mail_server
+from tests.support.settings import Clock
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return Settings.model_validate({**settings.model_dump(), "registration": "invite"})
+
+
+async def invite(client: AsyncClient, token: str, **body: Any) -> dict[str, Any]:
+    response = await client.post("/invitations", json=body, headers=bearer(token))
+    assert response.status_code == 201, response.text
+    invitation: dict[str, Any] = response.json()
+    return invitation
+
+
+async def come(client: AsyncClient, code: str | None, **person: Any) -> Response:
+    return await client.post("/register-user", json={**LANCELOT, "invitation": code, **person})
+
+
+async def listed(client: AsyncClient, token: str, **query: Any) -> list[int]:
+    response = await client.get("/invitations", params=query, headers=bearer(token))
+    assert response.status_code == 200, response.text
+    return [invitation["id"] for invitation in response.json()["invitations"]]
+
+
+async def test_whoever_is_invited_registers_once(client: AsyncClient, arthurs_token: str) -> None:
+    invitation = await invite(client, arthurs_token, scopes=["train", "predict"])
+    assert invitation["scopes"] == ["predict", "train"]
+    assert invitation["email"] is None
+    assert invitation["expires_at"] == "2026-11-30T12:00:00Z"
+    registered = await come(client, invitation["code"])
+    assert registered.status_code == 201
+    again = await come(client, invitation["code"], username="mordred")
+    assert_problem(again, 403, "invalid_code")
+    user_id, headers = registered.json()["user_id"], bearer(arthurs_token)
+    record = (await client.get(f"/users/{user_id}", headers=headers)).json()
+    assert record["scopes"] == ["predict", "train"]
+    query: dict[str, Any] = {"subject_id": user_id}
+    (entry,) = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
+    assert entry["details"] == {"invitation": str(invitation["id"]), "to": "predict train"}
+    assert await listed(client, arthurs_token) == []
+
+
+async def test_without_an_invitation_nobody_learns_which_names_exist(client: AsyncClient) -> None:
+    answers = [
+        await come(client, code, username=name)
+        for name in (ARTHUR["username"], "nobody")
+        for code in (None, "AAAA-AAAA-AAAA-AAAA")
+    ]
+    assert [answer.json()["error"] for answer in answers] == [
+        "invitation_required",
+        "invalid_code",
+    ] * 2
+    assert answers[0].json() == answers[2].json()
+    assert answers[1].json() == answers[3].json()
+
+
+async def test_with_one_only_a_few_names_can_be_tried(
+    client: AsyncClient, arthurs_token: str, clock: Clock
+) -> None:
+    code, another = [(await invite(client, arthurs_token))["code"] for _ in range(2)]
+    for _ in range(INVITATION.allowed):
+        taken = await come(client, code, username=ARTHUR["username"])
+        assert_problem(taken, 409, "user_exists")  # whoever is invited has to be told
+    assert_problem(await come(client, code), 429, "too_many_attempts")
+    assert (await come(client, another, username="elaine")).status_code == 201
+    clock.advance(INVITATION.max_delay)
+    assert (await come(client, code)).status_code == 201
+
+
+async def test_what_is_refused_does_not_use_it_up(
+    app: FastAPI, client: AsyncClient, arthurs_token: str
+) -> None:
+    app.state.services.passwords._strict = True
+    code = (await invite(client, arthurs_token))["code"]
+    assert (await come(client, code, password="password1")).status_code == 422
+    assert (await come(client, code, username=ARTHUR["username"])).status_code == 409
+    assert (await come(client, code)).status_code == 201
+
+
+async def test_of_many_at_once_one_registers(client: AsyncClient, arthurs_token: str) -> None:
+    code = (await invite(client, arthurs_token))["code"]
+    names = [f"knight{number}" for number in range(INVITATION.allowed)]
+    answers = await asyncio.gather(*(come(client, code, username=name) for name in names))
+    assert [answer.status_code for answer in answers].count(201) == 1
+    assert {answer.status_code for answer in answers} <= {201, 403, 429}
+
+
+async def test_late_or_taken_back_it_is_of_no_use(
+    client: AsyncClient, arthurs_token: str, clock: Clock
+) -> None:
+    first = await invite(client, arthurs_token, days=1)
+    second = await invite(client, arthurs_token, days=30)
+    path = f"/invitations/{second['id']}"
+    assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
+    again = await client.delete(path, headers=bearer(arthurs_token))
+    assert_problem(again, 404, "invitation_not_found")
+    assert_problem(await come(client, second["code"]), 403, "invalid_code")
+    clock.advance(timedelta(days=1))
+    arthurs_token = await log_in(client, ARTHUR)
+    assert await listed(client, arthurs_token) == []
+    assert_problem(await come(client, first["code"]), 403, "invalid_code")
+
+
+async def test_taking_one_back_leaves_the_others(client: AsyncClient, arthurs_token: str) -> None:
+    kept, taken_back = [await invite(client, arthurs_token) for _ in range(2)]
+    path = f"/invitations/{taken_back['id']}"
+    assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
+    assert_problem(await come(client, taken_back["code"]), 403, "invalid_code")
+    assert (await come(client, kept["code"])).status_code == 201
+
+
+async def test_any_number_of_invitations_are_open_at_once(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    """Unlike a user's own codes, of which the newest five are."""
+    first, *_ = [await invite(client, arthurs_token) for _ in range(MAX_OPEN + 2)]
+    assert (await come(client, first["code"])).status_code == 201
+
+
+async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str) -> None:
+    ids = [(await invite(client, arthurs_token))["id"] for _ in range(5)]
+    page = await client.get("/invitations?limit=3", headers=bearer(arthurs_token))
+    assert [one["id"] for one in page.json()["invitations"]] == ids[:3]
+    assert all("code" not in one for one in page.json()["invitations"])
+    assert await listed(client, arthurs_token, cursor=page.json()["next_cursor"]) == ids[3:]
+
+
+IMPOSSIBLE_INVITATIONS = [
+    {"days": 0},
+    {"days": 31},
+    {"scopes": ["admin"]},
+    {"email": "x@y.example\r\nBcc: mordred@orkney.example"},
+    {"is_admin": True},
+]
+
+
+@on_sqlite
+async def test_an_impossible_invitation_is_refused(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for body in IMPOSSIBLE_INVITATIONS:
+        with subtests.test(str(body)):
+            refused = await client.post("/invitations", json=body, headers=bearer(arthurs_token))
+            assert_problem(refused, 422, "invalid_request")
+    assert await listed(client, arthurs_token) == []
+
+
+async def test_only_administrators_invite(client: AsyncClient, arthurs_token: str) -> None:
+    invitation = await invite(client, arthurs_token)
+    await come(client, invitation["code"])
+    headers = bearer(await log_in(client, LANCELOT))
+    for method, path in [
+        ("POST", "/invitations"),
+        ("GET", "/invitations"),
+        ("DELETE", "/invitations/1"),
+    ]:
+        content = b"{}" if method == "POST" else None
+        refused = await client.request(method, path, headers=headers, content=content)
+        assert_problem(refused, 403, "insufficient_scope")
+        assert (await client.request(method, path, content=content)).status_code == 401
+
+
+async def test_without_a_mail_server_it_is_handed_out(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    body = {"email": GALAHAD["email"]}
+    refused = await client.post("/invitations", json=body, headers=bearer(arthurs_token))
+    assert_problem(refused, 403, "mail_unavailable")
+
+
+@pytest.mark.parametrize("registration", ["open", "closed"])
+async def test_in_the_other_modes(
+    settings: Settings, clock: Clock, registration: str, arthurs_token: str, client: AsyncClient
+) -> None:
+    code = (await invite(client, arthurs_token, scopes=["train"]))["code"]
+    values = {**settings.model_dump(), "registration": registration}
+    app = create_app(Settings.model_validate(values), clock, clock)
+    async with app.router.lifespan_context(app), client_of(app) as other:
+        if registration == "closed":
+            assert_problem(await come(other, code), 403, "registration_closed")
+            return
+        await register(other, GALAHAD)
+        assert_problem(await come(other, "AAAA-AAAA-AAAA-AAAA"), 403, "invalid_code")
+        await come(other, code)
+        granted = await other.post("/token", json=LANCELOT)
+        assert granted.json()["scope"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("invited", "email", "is_proved"),
+    [
+        pytest.param("Lancelot@Camelot.example", LANCELOT["email"], True, id="in any case"),
+        pytest.param("lancelot@camelot.example", "Lancelot@camelot.example", True, id="typed so"),
+        pytest.param("lancelot@camelot.example", "lake@avalon.example", False, id="no other"),
+        pytest.param("strasse@camelot.example", "straße@camelot.example", False, id="nor alike"),
+    ],
+)
+async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtures
+    settings: Settings,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    invited: str,
+    email: str,
+    is_proved: bool,
+) -> None:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    async with mail_server() as server:
+        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            token = await log_in(client, ARTHUR)
+            body = {"email": invited, "days": 2}
+            invitation = await invite(client, token, **body)
+            assert invitation["code"] is None
+            await deliver(app)
+            assert server.recipients == [invited.replace("Camelot", "camelot")]
+            assert "2026-11-25 12:00 UTC" in server.messages[0].get_content()
+            answer = await come(client, server.last_code(), email=email)
+            assert answer.status_code == 201
+            profile = await client.get("/me", headers=bearer(await log_in(client, LANCELOT)))
+            assert profile.json()["email_verified"] is is_proved
+            await deliver(app)
+            assert len(server.messages) == (1 if is_proved else 2)  # or is asked to prove it
+
+
+async def test_one_that_was_taken_back_is_not_mailed(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    async with mail_server() as server:
+        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
+        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            token = await log_in(client, ARTHUR)
+            invitation = await invite(client, token, email=GALAHAD["email"])
+            await client.delete(f"/invitations/{invitation['id']}", headers=bearer(token))
+            await deliver(app)
+            assert server.messages == []

@@ -1,0 +1,77 @@
+"""examples/notebook_client.py runs from its first cell to its last, or notices a broken promise."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import ROOT
+from tests.conftest import environment, serving
+from tests.support.servers import FINE, Answer, Api, Received, always
+from tests.support.users import ARTHUR
+
+ADMIN = {"ADMIN_USERNAME": ARTHUR["username"], "ADMIN_PASSWORD": ARTHUR["password"]}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("notebook") / "hourpass.db"
+    with serving(
+        f"sqlite:///{path}",
+        FIRST_ADMIN_USERNAME=ARTHUR["username"],
+        FIRST_ADMIN_PASSWORD=ARTHUR["password"],
+    ) as url:
+        yield url
+
+
+def notebook(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(Path("examples") / "notebook_client.py"), *arguments]
+    variables = environment(PYTHONPATH=":".join(filter(None, sys.path)), **variables)
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_it_can_be_run_again_and_again(service: str) -> None:
+    for _ in range(2):
+        run = notebook("--url", service, **ADMIN)
+        assert run.returncode == 0, run.stderr
+    codes = [line.split(";")[0].split()[-1] for line in run.stdout.splitlines()]
+    in_the_seed = ["201", "409", "401", "200", "200", "401"]
+    assert codes[: len(in_the_seed)] == in_the_seed
+
+
+def test_it_asks_an_api_for_a_prediction(service: str) -> None:
+    def answer(request: Received) -> Answer:
+        headers = {"Authorization": request.authorization or ""}
+        return Answer(httpx.get(f"{service}/verify", headers=headers).status_code)
+
+    with Api(answer) as api:
+        predict = ("--predict", f"{api.url}/predict", "--features", '{"petals": 5}')
+        run = notebook(*predict, HOURPASS_URL=service, **ADMIN)
+    assert run.returncode == 0, run.stderr
+    (request,) = api.received
+    assert (request.method, request.path, request.body) == ("POST", "/predict", b'{"petals": 5}')
+
+
+def test_an_api_that_refuses_ends_it(service: str) -> None:
+    with Api(always(Answer(403))) as api:
+        run = notebook("--url", service, "--username", "bors", "--predict", api.url, **ADMIN)
+    assert run.returncode == 1
+    assert "Promised was 200" in run.stderr
+
+
+def test_another_service_ends_it() -> None:
+    with Api(always(FINE)) as other:
+        run = notebook("--url", other.url, **ADMIN)
+    assert run.returncode == 1
+    assert "Promised was 201 User created successfully" in run.stderr
+
+
+def test_it_says_what_it_needs() -> None:
+    run = notebook()
+    assert run.returncode == 1
+    assert "ADMIN_USERNAME" in run.stderr

@@ -1,0 +1,1 @@
+"""The `hourpass` package in the APIs and clients of users."""

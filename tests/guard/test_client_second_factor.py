@@ -1,0 +1,86 @@
+"""HourpassAuth for an account with a second factor: a code is asked for when one is needed."""
+
+import logging
+from datetime import timedelta
+
+import pytest
+
+from hourpass import LoginError
+from tests.support.authenticator import STEP, Authenticator
+from tests.support.http_clients import Court, by_httpx
+from tests.support.users import LANCELOT, bearer
+
+pytest_plugins = ["tests.support.client_fixtures"]
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def authenticator(court: Court) -> Authenticator:
+    """Lancelot needs a code from now on."""
+    headers = bearer(court.service.post("/token", json=court.lancelot).json()["token"])
+    sent = {"password": LANCELOT["password"]}
+    begun = court.service.post("/me/second-factor", json=sent, headers=headers).json()
+    authenticator = Authenticator(begun["otpauth_uri"], court.clock)
+    code = {"otp": authenticator.code()}
+    answer = court.service.post("/me/second-factor/confirm", json=code, headers=headers)
+    assert answer.status_code == 200, answer.text
+    court.clock.advance(STEP)
+    return authenticator
+
+
+def test_a_session_asks_for_one_code_a_day(court: Court, authenticator: Authenticator) -> None:
+    asked = 0
+
+    def otp() -> str:
+        nonlocal asked
+        asked += 1
+        return authenticator.code()
+
+    auth = court.auth(scopes=["offline_access"], otp=otp)
+    for _ in range(24):
+        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+        court.clock.advance(HOUR)
+    assert asked == 1
+    assert court.line.grants() == ["password", *["refresh_token"] * 23]
+
+
+def test_without_a_session_each_login_asks_for_one(
+    court: Court, authenticator: Authenticator
+) -> None:
+    auth = court.auth(otp=authenticator.code)
+    for _ in range(2):
+        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+        court.clock.advance(HOUR)
+    assert court.line.grants() == ["password", "password"]
+
+
+@pytest.mark.usefixtures("authenticator")
+def test_without_a_code_the_error_says_what_to_pass(court: Court) -> None:
+    auth = court.auth()
+    for _ in range(2):
+        with pytest.raises(LoginError, match="has a second factor, so otp= has to give a code"):
+            by_httpx(auth, "GET", f"{court.url}/me")
+    assert court.line.grants() == ["password"]
+
+
+def test_a_wrong_code_is_an_error_that_does_not_repeat_it(
+    court: Court, authenticator: Authenticator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    code = authenticator.wrong_code()
+    auth = court.auth(otp=lambda: code)
+    with pytest.raises(LoginError, match="the code is wrong") as raised:
+        by_httpx(auth, "GET", f"{court.url}/me")
+    assert code not in str(raised.value) + caplog.text
+
+
+def test_an_otp_that_raises_is_a_login_error_without_its_text(court: Court) -> None:
+    def otp() -> str:
+        raise RuntimeError("the key is JBSWY3DP")
+
+    auth = court.auth(otp=otp)
+    with pytest.raises(LoginError, match="otp raised RuntimeError") as raised:
+        by_httpx(auth, "GET", f"{court.url}/me")
+    assert "JBSWY3DP" not in str(raised.value)
+    assert court.line.grants() == []

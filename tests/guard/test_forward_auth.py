@@ -1,0 +1,286 @@
+"""Each proxy with the rules of examples/, between a real Hourpass and a model that knows nobody."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from tests.conftest import free_port, serving
+from tests.support.proxies import (
+    GATEWAYS,
+    GUINEVERE,
+    Court,
+    Model,
+    an_hour_ago,
+    connection,
+    gateway,
+    head_of_answer,
+)
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
+
+
+@pytest.fixture(scope="module")
+def court(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
+    copy = tmp_path_factory.mktemp("court") / "hourpass.db"
+    shutil.copy(sqlite_template, copy)
+    url = f"sqlite:///{copy}"
+    expired = asyncio.run(an_hour_ago(url))
+    with serving(url) as base_url, httpx.Client(base_url=base_url) as hourpass:
+        yield Court(hourpass, expired)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    model = Model()
+    yield model
+    model.stop()
+
+
+@pytest.fixture(scope="module", params=GATEWAYS)
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture(scope="module")
+def url(
+    kind: str, court: Court, model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with gateway(kind, tmp_path_factory.mktemp("gateway"), court.port, model.port) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str, model: Model) -> Iterator[httpx.Client]:
+    model.seen.clear()
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_the_model_hears_who_asks_and_no_token(
+    client: httpx.Client, court: Court, model: Model, method: str
+) -> None:
+    response = client.request(method, "/predict?x=1", headers=bearer(court.token(GUINEVERE)))
+    assert response.status_code == 200
+    (seen,) = model.seen
+    assert (seen.method, seen.path) == (method, "/predict?x=1")
+    assert seen.values("X-Auth-User-Id") == ["2"]
+    assert seen.values("X-Auth-Username") == ["Gueni%C3%A8vre%20du%20Lac"]
+    assert unquote(seen.values("X-Auth-Username")[0]) == GUINEVERE["username"]
+    assert seen.values("X-Auth-Scopes") == ["predict train"]
+    assert seen.values("Authorization") in ([], [""])
+
+
+def test_a_bare_token_will_do(client: httpx.Client, court: Court, model: Model) -> None:
+    headers = {"Authorization": court.token(GALAHAD)}
+    assert client.get("/predict", headers=headers).status_code == 200
+    assert len(model.seen) == 1
+
+
+def assert_refused(response: httpx.Response, model: Model) -> None:
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith('Bearer realm="hourpass"')
+    assert "x-auth-user-id" not in response.headers
+    assert model.seen == []
+
+
+@pytest.mark.parametrize("path", ["/", "/predict", "/train", "/verify", "/_hourpass", "/healthz"])
+def test_without_a_token_nothing_reaches_the_model(
+    client: httpx.Client, model: Model, path: str
+) -> None:
+    response = client.post(path, json={"x": 1})
+    if path == "/_hourpass" and response.status_code == 404:  # nginx asks Hourpass under that name
+        assert model.seen == []
+    else:
+        assert_refused(response, model)
+
+
+def test_an_expired_and_a_forged_token_are_refused(
+    client: httpx.Client, court: Court, model: Model
+) -> None:
+    token = court.token(GALAHAD)
+    for refused in (court.expired, token[:-1], f"{token}.x", "nonsense"):
+        response = client.get("/predict", headers=bearer(refused))
+        assert_refused(response, model)
+        assert 'error="invalid_token"' in response.headers["www-authenticate"]
+
+
+def test_a_revoked_token_is_refused_at_once(
+    client: httpx.Client, court: Court, model: Model
+) -> None:
+    token = court.token(GALAHAD)
+    assert client.get("/predict", headers=bearer(token)).status_code == 200
+    court.hourpass.post("/revoke", data={"token": token}).raise_for_status()
+    model.seen.clear()
+    assert_refused(client.get("/predict", headers=bearer(token)), model)
+
+
+def test_a_disabled_users_token_is_refused_at_once(
+    client: httpx.Client, court: Court, model: Model
+) -> None:
+    arthur = bearer(court.token(ARTHUR))
+    token = court.token(LANCELOT)
+    assert client.get("/predict", headers=bearer(token)).status_code == 200
+    lancelot = int(model.seen.pop().values("X-Auth-User-Id")[0])
+    toggle = f"/toggle-user-permission/{lancelot}"
+    court.hourpass.put(f"{toggle}/0", headers=arthur).raise_for_status()
+    assert_refused(client.get("/predict", headers=bearer(token)), model)
+    court.hourpass.put(f"{toggle}/1", headers=arthur).raise_for_status()
+    assert_refused(client.get("/predict", headers=bearer(token)), model)
+
+
+def test_a_rule_may_demand_a_scope(client: httpx.Client, court: Court, model: Model) -> None:
+    response = client.post("/train?scope=", headers=bearer(court.token(GALAHAD)), content=b"x")
+    assert response.status_code == 403
+    challenge = 'Bearer realm="hourpass", error="insufficient_scope", scope="train"'
+    assert response.headers["www-authenticate"] == challenge
+    assert response.json()["error"] == "insufficient_scope"
+    assert model.seen == []
+    response = client.post("/train?scope=", headers=bearer(court.token(GUINEVERE)), content=b"x")
+    assert response.status_code == 200
+    assert [seen.path for seen in model.seen] == ["/train?scope="]
+
+
+SEPARATORS = "-_.!#$%&'*+^`|~"
+
+
+@pytest.mark.parametrize("name", ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"])
+def test_an_identity_from_outside_never_reaches_the_model(
+    client: httpx.Client, court: Court, model: Model, name: str
+) -> None:
+    """Galahad has no scopes, so nothing may stand in for those either."""
+    spellings = [name.replace("-", separator) for separator in SEPARATORS]
+    spellings += [name.upper(), name.lower(), name, name.replace("-", "_", 1), name.swapcase()]
+    headers = [("Authorization", f"Bearer {court.token(GALAHAD)}")]
+    headers += [(spelling, "spoofed") for spelling in spellings]
+    assert client.get("/predict", headers=headers).status_code == 200
+    (seen,) = model.seen
+    assert "spoofed" not in str(seen.headers)
+    assert seen.values("X-Auth-User-Id") == ["4"]
+    assert seen.values("X-Auth-Username") == ["galahad"]
+    assert seen.values("X-Auth-Scopes") in ([], [""])
+
+
+def test_an_identity_cannot_be_taken_away_on_the_last_hop(
+    client: httpx.Client, court: Court, model: Model
+) -> None:
+    """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
+    headers = {**bearer(court.token(GALAHAD)), "Connection": "close, X-Auth-User-Id"}
+    client.get("/predict", headers=headers)
+    assert [seen.values("X-Auth-User-Id") for seen in model.seen] in ([["4"]], [])
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_385, 2_000_000])
+def test_a_body_of_any_size_goes_to_the_model_alone(
+    client: httpx.Client, court: Court, model: Model, size: int
+) -> None:
+    headers = bearer(court.token(GALAHAD))
+    for content in (b"x" * size, iter([b"x" * size] if size else [])):  # with a length, and chunked
+        response = client.post("/predict", headers=headers, content=content)
+        assert response.status_code == 200, response.text
+    assert [seen.body_bytes for seen in model.seen] == [size, size]
+
+
+def test_a_websocket_opens_for_a_user(url: str, court: Court, model: Model) -> None:
+    model.seen.clear()
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    request = f"GET /live HTTP/1.1\r\nHost: model.example\r\n{upgrade}"
+    with connection(url, f"{request}\r\n") as refused:
+        assert head_of_answer(refused).startswith("HTTP/1.1 401 ")
+    assert model.seen == []
+    with connection(url, f"{request}Authorization: {court.token(GALAHAD)}\r\n\r\n") as opened:
+        assert head_of_answer(opened).startswith("HTTP/1.1 101 ")
+        opened.sendall(b"hello\n")
+        assert opened.recv(6) == b"hello\n"
+    assert model.seen[0].values("X-Auth-User-Id") == ["4"]
+
+
+def test_no_other_protocol_is_opened_than_websocket(url: str, court: Court, model: Model) -> None:
+    """Requests inside of an HTTP/2 connection to the model would pass the proxy by."""
+    model.seen.clear()
+    head = "Host: model.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    head += f"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nAuthorization: {court.token(GALAHAD)}\r\n"
+    with connection(url, f"GET /predict HTTP/1.1\r\n{head}\r\n") as asked:
+        assert not head_of_answer(asked).startswith("HTTP/1.1 101 ")
+    assert [value for seen in model.seen for value in seen.values("Upgrade") if value] == []
+
+
+SPELLINGS_OF_PREDICT = """
+//predict /verify/../predict /%2e%2e/predict /_hourpass /_hourpass/../predict /predict%00
+/predict;x http://model.example/predict http://model.example//verify?scope= *
+""".split()  # noqa: SIM905 - easier to read than a list of as many lines
+
+
+@pytest.mark.parametrize("path", SPELLINGS_OF_PREDICT)
+def test_no_spelling_of_a_path_reaches_the_model_without_a_token(
+    url: str, model: Model, path: str
+) -> None:
+    model.seen.clear()
+    with connection(url, f"GET {path} HTTP/1.1\r\nHost: model.example\r\n\r\n") as asked:
+        status = head_of_answer(asked)[9:12]
+    assert status in ("400", "401", "403", "404", "")
+    assert model.seen == []
+
+
+SPELLINGS_OF_TRAIN = """
+/train /train/ //train /./train /x/../train /%74rain /%2e/train /x/%2e%2e/train
+/x%2f..%2ftrain /x/..%2ftrain /%2ftrain /train%2f http://model.example/train
+""".split()  # noqa: SIM905 - easier to read than a list of as many lines
+
+
+@pytest.mark.parametrize("path", SPELLINGS_OF_TRAIN)
+def test_no_spelling_of_a_path_spares_it_its_scope(
+    url: str, court: Court, model: Model, path: str
+) -> None:
+    """A model server may take all of these for /train."""
+    model.seen.clear()
+    token = court.token(GALAHAD)
+    head = f"Host: model.example\r\nAuthorization: Bearer {token}\r\n\r\n"
+    with connection(url, f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n{head}") as asked:
+        assert head_of_answer(asked)
+    assert [seen.path for seen in model.seen] == []
+
+
+HIDDEN = "POST /train HTTP/1.1\r\nHost: model.example\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        f"Content-Length: {len(HIDDEN) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        f"Content-Length: 0\r\nContent-Length: {len(HIDDEN)}\r\n\r\n",
+        "Content-Length: +0\r\n\r\n",
+        "\r\n",
+    ],
+)
+def test_no_request_is_smuggled_to_the_model_inside_another(
+    url: str, court: Court, model: Model, framing: str
+) -> None:
+    model.seen.clear()
+    token = court.token(GALAHAD)
+    head = f"POST /predict HTTP/1.1\r\nHost: model.example\r\nAuthorization: {token}\r\n"
+    with connection(url, f"{head}{framing}{HIDDEN}") as asked:
+        head_of_answer(asked)
+        # Whatever was made of the first, one more round shows what came of the second.
+        assert httpx.get(f"{url}/predict", headers=bearer(token)).status_code == 200
+    assert {seen.path for seen in model.seen} == {"/predict"}
+
+
+def test_without_hourpass_nobody_gets_in(
+    kind: str, court: Court, model: Model, tmp_path: Path
+) -> None:
+    token = court.token(GALAHAD)
+    model.seen.clear()
+    with gateway(kind, tmp_path, free_port(), model.port) as url:
+        for headers in (bearer(token), {}):
+            assert 500 <= httpx.get(f"{url}/predict", headers=headers).status_code < 600
+    assert model.seen == []

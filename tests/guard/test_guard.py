@@ -1,0 +1,174 @@
+"""A guard beside a real service: whom it lets in, and how soon it hears that a token has ended."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+
+from hourpass import Guard, InvalidTokenError, User, feed
+from tests.conftest import environment
+from tests.support.service_process import Court, comes_true, holding_court, refusal_of
+from tests.support.users import ARTHUR, Person, kid_of, said_in
+
+SHARED_SECRET = "the sword in the stone, and in the lake"
+
+
+@pytest.fixture(scope="module", params=["ES256", "HS256"])
+def court(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Court]:
+    database = tmp_path_factory.mktemp(request.param) / "hourpass.db"
+    settings = {"SIGNING_ALGORITHM": request.param}
+    if request.param == "HS256":
+        settings["HS256_SECRET"] = SHARED_SECRET
+    with pytest.MonkeyPatch.context() as patch:
+        # The service ends no sooner than the question that its last listener put.
+        patch.setattr(feed, "WAIT_SECONDS", 1)
+        with holding_court(f"sqlite:///{database}", **settings) as court:
+            yield court
+
+
+@pytest.fixture(scope="module")
+def guard(court: Court) -> Iterator[Guard]:
+    with Guard(court.url) as guard:
+        yield guard
+
+
+def test_a_token_tells_whose_it_is(court: Court, guard: Guard) -> None:
+    knight = court.new_knight()
+    token = court.log_in(knight)
+    expires_at = datetime.fromtimestamp(said_in(token)["exp"], UTC)
+    user = User(int(knight["id"]), knight["username"], frozenset(), expires_at)
+    assert guard.check(token) == user
+    assert guard.check(token) == user
+    assert "admin" in guard.check(court.log_in(ARTHUR)).scopes
+
+
+async def test_async_callers_get_the_same_answer(court: Court, guard: Guard) -> None:
+    token = court.new_token()
+    assert await guard.acheck(token) == guard.check(token)
+    with pytest.raises(InvalidTokenError):
+        await guard.acheck(token[:-8] + "AAAAAAAA")
+
+
+@pytest.mark.parametrize(
+    ("end", "scope", "ends_others"),
+    [
+        pytest.param(lambda c, token, _: c.revoke(token), "", False, id="jti: token revoked"),
+        pytest.param(
+            lambda c, token, _: c.end_session(token),
+            "offline_access",
+            False,
+            id="sid: session ended",
+        ),
+        pytest.param(
+            lambda c, token, _: c.log_out_everywhere(token), "", True, id="sub: logged out"
+        ),
+        pytest.param(lambda c, _, knight: c.disable(knight), "", True, id="sub: user disabled"),
+        pytest.param(lambda c, _, knight: c.remove(knight), "", True, id="sub: user removed"),
+    ],
+)
+def test_a_token_that_the_service_ends_is_soon_refused(
+    court: Court,
+    guard: Guard,
+    end: Callable[[Court, str, Person], None],
+    scope: str,
+    ends_others: bool,
+) -> None:
+    knight, bystander = court.new_knight(), court.new_token()
+    token = court.log_in(knight, **({"scope": scope} if scope else {}))
+    not_seen_yet = court.log_in(knight)
+    guard.check(token)
+    end(court, token, knight)
+    assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
+    assert refusal_of(guard, not_seen_yet) is (InvalidTokenError if ends_others else None)
+    assert refusal_of(guard, bystander) is None
+
+
+def test_a_guard_that_comes_later_refuses_what_has_ended_before(court: Court) -> None:
+    token = court.new_token()
+    court.revoke(token)
+    with Guard(court.url) as guard:
+        assert refusal_of(guard, token) is InvalidTokenError
+
+
+def test_50_threads_begin_at_once(court: Court) -> None:
+    tokens = [court.new_token() for _ in range(3)]
+    with ThreadPoolExecutor(50) as threads:
+        guard = Guard(court.url)
+        names = list(threads.map(lambda n: guard.check(tokens[n % 3]).username, range(50)))
+        guard.close()
+    assert len(set(names)) == 3
+    assert names == [names[n % 3] for n in range(50)]
+
+
+async def test_50_tasks_begin_at_once_and_block_nobody(court: Court) -> None:
+    tokens = [court.new_token() for _ in range(3)]
+    async with Guard(court.url) as guard:
+        users = await asyncio.gather(*(guard.acheck(tokens[n % 3]) for n in range(50)))
+    assert [user.id for user in users] == [users[n % 3].id for n in range(50)]
+
+
+@pytest.mark.parametrize("court", ["ES256"], indirect=True)
+def test_a_stolen_keys_tokens_end_and_those_of_the_next_key_hold(
+    court: Court, guard: Guard
+) -> None:
+    knight = court.new_knight()
+    stolen = court.log_in(knight)
+    guard.check(stolen)
+    court.command("keys", "revoke", kid_of(stolen))
+    assert comes_true(lambda: refusal_of(guard, stolen) is InvalidTokenError)
+    assert comes_true(lambda: kid_of(court.log_in(knight)) != kid_of(stolen))
+    assert guard.check(court.log_in(knight)).username == knight["username"]
+
+
+def test_nothing_is_asked_of_the_service_for_a_token_that_is_seen_again(court: Court) -> None:
+    token = court.new_token()
+    with Guard(court.url) as guard:
+        guard.check(token)
+        guard._feed._asked().close()
+        assert refusal_of(guard, token) is None
+
+
+def test_a_forked_process_follows_the_service_by_itself(court: Court) -> None:
+    """As under gunicorn --preload, whose workers are forks of a process that has checked before."""
+    token = court.new_token()
+    program = """
+        import os, sys
+        from hourpass import Guard, InvalidTokenError
+        url, token = sys.stdin.read().split()
+        guard = Guard(url)
+        guard.check(token)
+        child = os.fork()
+        guard.check(token)
+        print("holds", flush=True)
+        try:
+            while True:
+                guard.check(token)
+        except InvalidTokenError:
+            print("refused", flush=True)
+        if child:
+            os.waitpid(child, 0)
+        os._exit(0)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"{court.url} {token}")
+        process.stdin.close()
+        said = [process.stdout.readline() for _ in range(2)]
+        court.revoke(token)
+        said += [process.stdout.readline() for _ in range(2)]
+    assert said == ["holds\n", "holds\n", "refused\n", "refused\n"]

@@ -1,0 +1,149 @@
+"""While the service is away: what a guard still says, for how long, and how it comes back."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT
+from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass.feed import OUTAGE_NOTICED_SECONDS
+from hourpass.testing import Issuer, MovableClock
+from tests.conftest import _wait_until_ready, environment, free_port
+from tests.support.handmade_tokens import guarded
+from tests.support.service_process import Court, comes_true, guard_messages, refusal_of
+from tests.support.settings import CHEAP_HASHING
+
+pytest_plugins = ["hourpass.testing"]
+
+NOTICED = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
+MINUTE = timedelta(minutes=1)
+ISSUER = "http://hourpass.example"  # the same wherever it is served
+
+
+@contextmanager
+def serving_at(port: int, database: Path) -> Iterator[Court]:
+    """A real service that ends as if the power had failed."""
+    database_url = f"sqlite:///{database}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hourpass", "serve", "--port", str(port)],
+        cwd=ROOT,
+        env=environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING),
+    )
+    court = Court(f"http://127.0.0.1:{port}", database_url)
+    try:
+        _wait_until_ready(process, court.url, workers=1)
+        yield court
+    finally:
+        court.close()
+        process.kill()
+        process.wait()
+
+
+def all_come_to(guards: Iterable[Guard], token: str, refusal: type[GuardError] | None) -> bool:
+    return comes_true(lambda: {refusal_of(guard, token) for guard in guards} == {refusal})
+
+
+def test_the_service_comes_late_goes_comes_back_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, clock = free_port(), MovableClock()
+    url = f"http://127.0.0.1:{port}"
+    refusing = Guard(url, patience=timedelta(seconds=0.2), clock=clock)
+    trusting = Guard(
+        url, on_outage="trust", trust_for=10 * MINUTE, patience=timedelta(seconds=0.2), clock=clock
+    )
+    guards = (refusing, trusting)
+    caplog.set_level(logging.INFO, "hourpass.guard")
+    # Cold: it says so clearly, once, and goes on trying.
+    assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
+    assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
+    assert guard_messages(caplog) == [
+        "The Hourpass service cannot be reached: ConnectError",
+        "Every request is refused until the Hourpass service can be reached",
+    ]
+    with serving_at(port, tmp_path / "first.db") as court:
+        knight = court.new_knight()
+        token, unseen = court.log_in(knight), court.log_in(knight)
+        assert all_come_to(guards, token, None)
+        again = ["The Hourpass service can be reached again"]
+        assert comes_true(lambda: guard_messages(caplog)[2:] == again)  # logged after the answer
+        caplog.clear()
+    # Away: nothing shows at first.
+    assert [refusal_of(guard, token) for guard in guards] == [None, None]
+    clock.advance(NOTICED)
+    assert refusal_of(refusing, token) is ServiceUnavailableError
+    assert refusal_of(refusing, unseen) is ServiceUnavailableError
+    assert refusal_of(trusting, token) is None
+    assert refusal_of(trusting, unseen) is None
+    assert comes_true(lambda: len(guard_messages(caplog)) == 3)
+    assert [message.partition(":")[0] for message in sorted(guard_messages(caplog))] == [
+        "Every request is refused until the Hourpass service can be reached",
+        "The Hourpass service cannot be reached",
+        "The Hourpass service cannot be reached",
+    ]
+    # Back, and what it says now counts.
+    with serving_at(port, tmp_path / "first.db") as court:
+        assert all_come_to(guards, token, None)
+        court.revoke(token)
+        assert all_come_to(guards, token, InvalidTokenError)
+    clock.advance(10 * MINUTE)
+    assert [refusal_of(guard, unseen) for guard in guards] == 2 * [ServiceUnavailableError]
+    # Another one in its place: neither its keys nor its revocations are those of the first.
+    with serving_at(port, tmp_path / "second.db") as court:
+        other = court.new_token()
+        assert all_come_to(guards, other, None)
+        assert all_come_to(guards, unseen, InvalidTokenError)
+    assert not any(token in record.getMessage() for record in caplog.records)
+    for guard in guards:
+        guard.close()
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    return hourpass_issuer
+
+
+def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
+    guard = guarded(issuer, patience=timedelta(seconds=0.2))
+    feed = guard._feed
+    with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
+        pass
+    assert feed._closing.is_set()
+    with guard:
+        feed = guard._feed
+        assert not feed._closing.is_set()
+    assert feed._closing.is_set()
+
+
+async def test_the_async_context_of_a_guard_closes_it(issuer: Issuer) -> None:
+    async with guarded(issuer) as guard:
+        feed = guard._feed
+        assert feed.known
+        assert not feed._closing.is_set()
+    assert feed._closing.is_set()
+
+
+async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> None:
+    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    with issuer.outage():
+        for _ in range(2):
+            with pytest.raises(ServiceUnavailableError):
+                await guard.acheck(issuer.token())
+
+
+def test_a_token_under_an_unknown_key_is_neither_let_in_nor_called_invalid(issuer: Issuer) -> None:
+    guard = guarded(issuer, on_outage="trust")
+    token = issuer.token()
+    guard.check(token)
+    issuer.rotate_key()
+    under_the_new_key = issuer.token()
+    with issuer.outage():
+        assert refusal_of(guard, token) is None
+        for _ in range(2):
+            assert refusal_of(guard, under_the_new_key) is ServiceUnavailableError

@@ -1,0 +1,173 @@
+"""The guard as others get it: a wheel of its own, without the service and without FastAPI."""
+
+import multiprocessing
+import os
+import pickle
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import ROOT
+from hourpass import Guard, feed, known, outage, service, unknown_kids, waits
+from tests.conftest import environment
+from tests.support.service_process import Court, holding_court
+
+# The packages that the wheel names, and no others: above all neither FastAPI nor the service.
+NEEDED = ("httpx", "httpcore", "h11", "anyio", "idna", "certifi", "sniffio", "typing_extensions")
+NEEDED_FOR_KEYS = ("jwt", "cryptography", "cffi", "_cffi_backend", "pycparser")
+SCRIPT = """
+import sys
+from hourpass import Guard, InvalidTokenError
+url, token = sys.argv[1:]
+with Guard(url) as guard:
+    print(guard.check(token).username)
+    try:
+        guard.check(token[:-8] + "AAAAAAAA")
+    except InvalidTokenError as error:
+        print(error.status)
+print(sorted({"fastapi", "starlette", "app"} & sys.modules.keys()))
+"""
+
+
+@pytest.fixture(scope="module")
+def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
+    database = tmp_path_factory.mktemp("package") / "hourpass.db"
+    with holding_court(f"sqlite:///{database}") as court:
+        yield court
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what `pip install ./guard` would put there."""
+    place = tmp_path_factory.mktemp("site-packages")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(place)]
+    subprocess.run([*command, *options, str(ROOT / "guard")], check=True, stderr=subprocess.PIPE)
+    installed = Path(sysconfig.get_path("platlib"))
+    for name in (*NEEDED, *NEEDED_FOR_KEYS):
+        for found in (*installed.glob(name), *installed.glob(f"{name}.*")):
+            (place / found.name).symlink_to(found)
+    return place
+
+
+def test_the_wheel_needs_neither_the_service_nor_fastapi(court: Court, place: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", SCRIPT, court.url, court.new_token()],
+        env=environment(PYTHONPATH=str(place)),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    username, status, imported = ran.stdout.splitlines()
+    assert username
+    assert (status, imported) == ("401", "[]")
+
+
+def test_the_wheel_is_typed_and_says_what_it_needs(place: Path) -> None:
+    assert (place / "hourpass" / "py.typed").exists()
+    (metadata,) = place.glob("hourpass-*.dist-info/METADATA")
+    required = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-D")]
+    assert len([line for line in required if "extra ==" not in line]) == 2
+
+
+def test_the_readme_shows_a_plain_check(court: Court) -> None:
+    readme = (ROOT / "guard" / "README.md").read_text()
+    (block,) = re.findall(
+        r"^```python\n([^`]*?^with Guard.*?)^```$", readme, re.MULTILINE | re.DOTALL
+    )
+    script = f"token = {court.new_token()!r}\n{block}print(type(user).__name__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", court.url)],
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("User\n", "")
+
+
+def ask(guard: Guard, token: str) -> tuple[int, str, float]:
+    """In a process of its own."""
+    with guard:
+        return os.getpid(), guard.check(token).username, guard.believed_for.total_seconds()
+
+
+def test_a_guard_can_be_sent_to_another_process(court: Court) -> None:
+    """As Ray Serve and multiprocessing send what a worker needs."""
+    trust_for = timedelta(minutes=7)
+    with Guard(court.url, on_outage="trust", trust_for=trust_for) as guard:
+        token = court.new_token()
+        here = ask(pickle.loads(pickle.dumps(guard)), token)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            there = pool.apply(ask, (guard, token))
+        assert guard.check(token).username == here[1]
+    assert here[0] != there[0]
+    assert here[1:] == there[1:]
+    assert here[2] == trust_for.total_seconds()
+
+
+def test_a_copy_in_another_process_is_as_strict() -> None:
+    arguments: dict[str, Any] = {
+        "audience": "another-api",
+        "issuer": "https://camelot.example",
+        "on_outage": "trust",
+        "trust_for": timedelta(minutes=7),
+        "patience": timedelta(seconds=3),
+    }
+    guard = Guard("https://hourpass.example", **arguments)
+    copy: Guard = pickle.loads(pickle.dumps(guard))
+    for name in ("url", "audience", "issuer", "believed_for", "patience"):
+        assert getattr(copy, name) == getattr(guard, name), name
+    assert (copy.audience, copy.issuer) == ("another-api", "https://camelot.example")
+
+
+# What guard/README.md says, with each number in braces, and what the code has for it.
+NUMBERS: list[tuple[str, tuple[float, ...]]] = [
+    ("every token with 503 after {10} seconds", (feed.OUTAGE_NOTICED_SECONDS,)),
+    ("keeps one request open for {30} seconds at a time", (feed.WAIT_SECONDS,)),
+    ("The service sends a heartbeat every {3} seconds", (service.HEARTBEAT_SECONDS,)),
+    (
+        "the guard waits for {3} seconds at a time instead, and tries again after {20} requests",
+        (service.HEARTBEAT_SECONDS, waits.SHORT_WAITS),
+    ),
+    ("After {three} such 503 in a row", (waits.REFUSED_WAITS,)),
+    (
+        "{once} a second, {30} times, before it tries again",
+        (1 / feed.PLAIN_POLL_SECONDS, waits.PLAIN_POLLS),
+    ),
+    (
+        "between {1} hour and {2} days (usually",
+        (service.MIN_KEPT / timedelta(hours=1), service.MAX_KEPT / timedelta(days=1)),
+    ),
+    ("It keeps up to {1,000,000} revocations", (known.MAX_REVOCATIONS,)),
+    ("up to {16,384} tokens", (known.REMEMBERED,)),
+    ("if the wall clock jumps by over {a} minute", (known.CLOCK_JUMP_SECONDS / 60,)),
+    ("over {1} MiB is an error", (service.MAX_ANSWER_BYTES / 2**20,)),
+    ("still lacks it at least {2} seconds later", (unknown_kids.PUBLISHED_SECONDS,)),
+    (
+        "the pauses between reads are {1}, 2, 4, 8 and then always {10} seconds",
+        (unknown_kids.FIRST_PAUSE_SECONDS, unknown_kids.LAST_PAUSE_SECONDS),
+    ),
+    ("no such read for {60} seconds after a pause", (unknown_kids.QUIET_SECONDS,)),
+    ("at random times, at most {2} seconds apart", (outage.LAST_RETRY_SECONDS,)),
+]
+WORDS = {"a": 1, "once": 1, "three": 3}
+
+
+@pytest.mark.parametrize(("phrase", "values"), NUMBERS, ids=[phrase for phrase, _ in NUMBERS])
+def test_the_numbers_in_the_readme_are_those_of_the_code(
+    phrase: str, values: tuple[float, ...]
+) -> None:
+    readme = " ".join((ROOT / "guard" / "README.md").read_text().split())
+    assert re.sub(r"[{}]", "", phrase) in readme
+    said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
+    assert [float(WORDS.get(number, number)) for number in said] == list(values)

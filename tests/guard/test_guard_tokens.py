@@ -1,0 +1,377 @@
+"""What a guard takes for a token: only what the service would write, and has signed."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import settings as examples
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, known
+from hourpass import tokens as tokens_module
+from hourpass.testing import Issuer, SigningKey
+from hourpass.tokens import (
+    CLOCK_SKEW_SECONDS,
+    MAX_TOKEN_BYTES,
+    Tokens,
+    UnknownKeyError,
+    bearer_token,
+)
+from tests.support.claims import JSON_VALUES, NotedClaims
+from tests.support.service_process import refusal_of
+
+pytest_plugins = ["hourpass.testing"]
+
+HOUR = 3600
+
+
+@pytest.fixture
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    return hourpass_issuer
+
+
+@pytest.fixture
+def guard(issuer: Issuer) -> Guard:
+    guard = Guard("https://hourpass.example")
+    issuer.stand_in_for(guard)
+    return guard
+
+
+def segment(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def with_header(issuer: Issuer, **changes: object) -> str:
+    """A token whose header really is signed with the issuer's key."""
+    key = issuer._key
+    header = {"alg": "ES256", "kid": key.kid, "typ": "at+jwt", **changes}
+    payload = issuer.token().split(".")[1]
+    signed = f"{segment({k: v for k, v in header.items() if v is not None})}.{payload}"
+    algorithm = ECAlgorithm(ECAlgorithm.SHA256)
+    signature = algorithm.sign(signed.encode(), key._private)
+    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def signed_with_the_public_key(issuer: Issuer) -> str:
+    """The old confusion: the public key taken for an HMAC secret."""
+    pem = issuer._key._private.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    header = {"alg": "HS256", "kid": issuer._key.kid, "typ": "at+jwt"}
+    signed = f"{segment(header)}.{issuer.token().split('.')[1]}"
+    mac = hmac.digest(pem, signed.encode(), hashlib.sha256)
+    return f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def unsigned(issuer: Issuer) -> str:
+    header = {"alg": "none", "kid": issuer._key.kid, "typ": "at+jwt"}
+    return f"{segment(header)}.{issuer.token().split('.')[1]}."
+
+
+def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
+    guard: Guard, issuer: Issuer
+) -> None:
+    assert refusal_of(guard, with_header(issuer)) is None
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(lambda issuer: issuer.forged_token(), id="another key"),
+        pytest.param(lambda issuer: issuer.foreign_token(), id="another issuer and key"),
+        pytest.param(unsigned, id="alg none"),
+        pytest.param(lambda issuer: unsigned(issuer) + "AA", id="alg none with a signature"),
+        pytest.param(signed_with_the_public_key, id="HS256 with the public key"),
+        pytest.param(lambda issuer: with_header(issuer, kid=None), id="no kid"),
+        pytest.param(lambda issuer: with_header(issuer, kid=["a"]), id="kid no string"),
+        pytest.param(lambda issuer: with_header(issuer, kid="x" * 201), id="kid too long"),
+        pytest.param(lambda issuer: with_header(issuer, typ="JWT"), id="typ of an ID token"),
+        pytest.param(lambda issuer: with_header(issuer, alg="RS256"), id="alg not the key's"),
+        pytest.param(lambda issuer: with_header(issuer, alg=None), id="no alg"),
+        pytest.param(lambda issuer: with_header(issuer, crit=["b64"], b64=False), id="crit"),
+        pytest.param(lambda issuer: with_header(issuer, jwk={}), id="key in the header"),
+        pytest.param(lambda issuer: issuer.token(iss="https://elsewhere.example"), id="iss"),
+        pytest.param(lambda issuer: issuer.token(aud="another-api"), id="aud"),
+        pytest.param(lambda issuer: issuer.token(aud=["ml-api"]), id="aud a list"),
+        pytest.param(lambda issuer: issuer.token(sub=1), id="sub no string"),
+        pytest.param(lambda issuer: issuer.token(sub="-1"), id="sub no user"),
+        pytest.param(lambda issuer: issuer.token(sub="9" * 400), id="sub without end"),
+        pytest.param(lambda issuer: issuer.token(epoch="0"), id="epoch no number"),
+        pytest.param(lambda issuer: issuer.token(epoch=True), id="epoch a truth value"),
+        pytest.param(lambda issuer: issuer.token(jti=None), id="no jti"),
+        pytest.param(lambda issuer: issuer.token(scope=["admin"]), id="scope a list"),
+        pytest.param(lambda issuer: issuer.token(sid=1), id="sid no string"),
+        pytest.param(lambda issuer: issuer.token(preferred_username=None), id="no username"),
+        pytest.param(lambda issuer: issuer.expired_token(), id="expired"),
+        pytest.param(lambda issuer: issuer.token(exp=time.time() + 60.5), id="exp a fraction"),
+        pytest.param(lambda issuer: issuer.token(exp=10**300), id="exp never"),
+        pytest.param(lambda issuer: issuer.token(iat=0), id="lives for decades"),
+        pytest.param(
+            lambda issuer: issuer.token(iat=int(time.time()) + CLOCK_SKEW_SECONDS + 5),
+            id="not yet valid",
+        ),
+        pytest.param(lambda issuer: issuer.token(note="x" * MAX_TOKEN_BYTES), id="too long"),
+        pytest.param(lambda issuer: issuer.token() + "=", id="padded"),
+        pytest.param(lambda issuer: issuer.token() + "\n", id="a line's end"),
+        pytest.param(lambda issuer: issuer.token() + ".x", id="four parts"),
+        pytest.param(lambda issuer: " " + issuer.token(), id="a space"),
+        pytest.param(lambda _: "", id="empty"),
+        pytest.param(lambda _: "ä.ö.ü", id="not ASCII"),
+        pytest.param(lambda _: f"{segment('[' * 2000)}.e30.e30", id="nested without end"),
+        pytest.param(lambda _: f"{segment('[]')}.e30.e30", id="header no object"),
+        pytest.param(lambda _: f"{segment('{{')}.e30.e30", id="header no JSON"),
+    ],
+)
+def test_anything_else_is_refused_and_not_remembered(
+    guard: Guard, issuer: Issuer, forge: Callable[[Issuer], str]
+) -> None:
+    guard.check(issuer.token())
+    token = forge(issuer)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert len(remembered(guard)) == 1
+
+
+def remembered(guard: Guard) -> dict[str, Any]:
+    assert guard._feed.known
+    return guard._feed.known._remembered
+
+
+def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) -> None:
+    token = issuer.token()
+    guard.check(token)
+    for place, character in enumerate(token):
+        other = "A" if character != "A" else "B"
+        altered = token[:place] + other + token[place + 1 :]
+        # Within the header it may name another key, of which nobody can say yet.
+        may_be = {
+            InvalidTokenError,
+            *([ServiceUnavailableError] if place < token.index(".") else []),
+        }
+        assert refusal_of(guard, altered) in may_be, place
+
+
+def test_bits_that_the_encoding_does_not_use_make_another_token(
+    guard: Guard, issuer: Issuer
+) -> None:
+    """The signature has 64 bytes, so the last four bits of its last character have no meaning."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    token = issuer.token()
+    last = alphabet.index(token[-1])
+    assert last % 16 == 0
+    assert refusal_of(guard, token) is None
+    for unused in range(1, 16):
+        assert refusal_of(guard, token[:-1] + alphabet[last + unused]) is InvalidTokenError
+
+
+def test_a_kid_has_200_characters_at_most(guard: Guard, issuer: Issuer) -> None:
+    assert refusal_of(guard, with_header(issuer, kid="x" * 200)) is ServiceUnavailableError
+    assert refusal_of(guard, with_header(issuer, kid="x" * 201)) is InvalidTokenError
+
+
+ISSUER = Issuer()
+OPTIONAL: dict[str, Any] = {"scope": "predict", "sid": "0123456789abcdef", "amr": ["pwd", "otp"]}
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+FULL = claims_of(ISSUER.token(**OPTIONAL))
+CLAIMS = sorted(FULL)
+NOW: int = FULL["iat"]
+
+
+def signed(claims: dict[str, Any]) -> str:
+    """By the issuer's key, whatever they are."""
+    header = {"kid": ISSUER._key.kid, "typ": "at+jwt"}
+    payload = json.dumps(claims).encode()
+    return jwt.PyJWS().encode(payload, ISSUER._key._private, "ES256", header)
+
+
+READER = Tokens(ISSUER.name, ISSUER.audience, [ISSUER._key.public_jwk()])
+
+
+def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = signed(FULL)
+    claims = NotedClaims(FULL)
+    parse = tokens_module._parse
+    payload = token.split(".")[1]
+    monkeypatch.setattr(
+        tokens_module, "_parse", lambda part: claims if part == payload else parse(part)
+    )
+    READER.read(token, NOW)
+    assert {"sub", "exp", "sid"} < claims.asked_for <= set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+@examples(deadline=None, database=None, derandomize=True, max_examples=40)
+@given(value=JSON_VALUES)
+def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
+    try:
+        verified = READER.read(signed({**FULL, name: value}), NOW)
+    except InvalidTokenError:
+        return
+    user = verified.user
+    assert (type(user.id), type(user.username), type(user.scopes)) == (int, str, frozenset)
+    assert user.expires_at.timestamp() == verified.expires_at > NOW
+    for text in (*user.scopes, *verified.revocable):
+        assert type(text) is str
+
+
+def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: Issuer) -> None:
+    payload = base64.urlsafe_b64decode(issuer.token().split(".")[1] + "==").decode()
+    header = {"alg": "ES256", "kid": issuer._key.kid, "typ": "at+jwt"}
+    doubled = payload.replace('"sub":"1"', '"sub":"2","sub":"1"')
+    assert doubled != payload
+    for text, refusal in ((payload, None), (doubled, InvalidTokenError)):
+        signed = f"{segment(header)}.{segment(text)}"
+        signature = ECAlgorithm(ECAlgorithm.SHA256).sign(signed.encode(), issuer._key._private)
+        token = f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+        assert refusal_of(guard, token) is refusal
+
+
+def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) -> None:
+    token = issuer.token()
+    guard.check(token)
+    issuer.let_pass(timedelta(seconds=HOUR - 5))
+    assert refusal_of(guard, token) is None
+    issuer.clock.advance(timedelta(seconds=5))
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert remembered(guard) == {}
+
+
+def test_a_token_seen_before_is_not_verified_again(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.token()
+    user = guard.check(token)
+    monkeypatch.delattr(Tokens, "read")
+    assert guard.check(token) is user
+
+
+def test_the_clock_of_a_guard_may_be_a_little_behind(guard: Guard, issuer: Issuer) -> None:
+    assert refusal_of(guard, issuer.token(iat=int(time.time()) + CLOCK_SKEW_SECONDS - 5)) is None
+
+
+@pytest.mark.parametrize(
+    ("claims", "now", "is_valid"),
+    [
+        pytest.param({}, NOW + 3_599.5, True, id="in its last second"),
+        pytest.param({}, NOW + 3_600, False, id="when it expires"),
+        pytest.param({"iat": NOW + 60}, NOW, True, id="issued 60 seconds ahead"),
+        pytest.param({"iat": NOW + 61}, NOW, False, id="issued 61 seconds ahead"),
+        pytest.param({"exp": NOW + 86_400}, NOW, True, id="valid for a day"),
+        pytest.param({"exp": NOW + 86_401}, NOW, False, id="valid for longer than a day"),
+    ],
+)
+def test_the_time_limits_of_a_token_are_exact(
+    claims: dict[str, Any], now: float, is_valid: bool
+) -> None:
+    token = signed({**FULL, **claims})
+    if is_valid:
+        assert READER.read(token, now).user.username == "lancelot"
+    else:
+        with pytest.raises(InvalidTokenError):
+            READER.read(token, now)
+
+
+@pytest.mark.parametrize(("length", "is_valid"), [(4_096, True), (4_097, False)])
+def test_a_token_has_4096_bytes_at_most(length: int, is_valid: bool) -> None:
+    long = next(
+        token
+        for token in (signed({**FULL, "note": "x" * size}) for size in range(4_000))
+        if len(token) == length
+    )
+    if is_valid:
+        assert READER.read(long, NOW).user.username == "lancelot"
+    else:
+        with pytest.raises(InvalidTokenError):
+            READER.read(long, NOW)
+
+
+def test_the_error_for_an_unknown_key_does_not_quote_the_token() -> None:
+    without_keys = Tokens(ISSUER.name, ISSUER.audience, [])
+    with pytest.raises(UnknownKeyError, match=r"^Invalid token$"):
+        without_keys.read(signed(FULL), NOW)
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer a.b.c", b"bearer   a.b.c", b"a.b.c", b" Bearer a.b.c ", b"\ta.b.c\t"]
+)
+def test_whitespace_around_a_token_in_the_header_does_not_count(value: bytes) -> None:
+    """RFC 9110, 5.5. Not every server removes it."""
+    assert bearer_token([(b"host", b"x"), (b"authorization", value)]) == "a.b.c"
+
+
+@pytest.mark.parametrize("value", ["jti:a", "sid:b", "sub:7:3", "kid"])
+def test_each_of_a_tokens_four_values_ends_it(guard: Guard, issuer: Issuer, value: str) -> None:
+    token = issuer.token(jti="a", sid="b", user_id=7, epoch=3)
+    guard.check(token)
+    issuer.publish("sub:7:2")
+    assert refusal_of(guard, token) is None
+    issuer.publish(f"kid:{issuer._key.kid}" if value == "kid" else value)
+    assert refusal_of(guard, token) is InvalidTokenError
+    assert refusal_of(guard, issuer.token(jti="a", sid="b", user_id=7, epoch=3)) is (
+        InvalidTokenError
+    )
+
+
+def test_the_issuer_can_be_pinned(issuer: Issuer) -> None:
+    guard = Guard("https://hourpass.example", issuer="https://camelot.example")
+    issuer.stand_in_for(guard)
+    assert refusal_of(guard, issuer.token()) is None
+    assert refusal_of(guard, issuer.token(iss="https://hourpass.example")) is InvalidTokenError
+
+
+def test_what_is_remembered_is_bounded_and_forged_tokens_evict_nothing(
+    guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "REMEMBERED", 5)
+    tokens = [issuer.token() for _ in range(8)]
+    for token in tokens:
+        guard.check(token)
+    assert list(remembered(guard)) == tokens[3:]
+    for token in tokens:
+        refusal_of(guard, token[:-8] + "AAAAAAAA")
+    assert list(remembered(guard)) == tokens[3:]
+
+
+def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
+    key = SigningKey()
+    odd: list[dict[str, Any]] = [
+        {"kty": "OKP", "kid": "a", "alg": "EdDSA", "crv": "Ed25519", "x": "AA"},
+        {"kty": "EC", "kid": "b", "alg": "ES256", "crv": "P-256", "x": "AA", "y": "AA"},
+        {"kty": "oct", "kid": "c", "alg": "HS256", "k": "AA"},
+        {"kid": 7},
+        {**key.public_jwk(), "kid": None},
+        {**key.public_jwk(), "kid": ["a"]},
+        {**key.public_jwk(), "y": "A" * 43},  # no point of the curve
+    ]
+    assert not Tokens("iss", "aud", odd).has_keys
+    assert Tokens("iss", "aud", [*odd, key.public_jwk()]).has_keys
+
+
+def test_rs256_tokens_are_verified_as_well() -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    public: dict[str, Any] = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    tokens = Tokens("x", "ml-api", [{**public, "kid": "r", "use": "sig", "alg": "RS256"}])
+    claims = jwt.decode(Issuer("x").token(), options={"verify_signature": False})
+    header = {"kid": "r", "typ": "at+jwt"}
+    token = jwt.encode(claims, private, "RS256", header)
+    assert tokens.read(token, time.time()).user.username == "lancelot"
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(InvalidTokenError):
+        tokens.read(jwt.encode(claims, stranger, "ES256", header), time.time())

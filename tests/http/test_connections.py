@@ -1,0 +1,384 @@
+"""How many connections the service keeps, and that no client can take the places of all others."""
+
+import asyncio
+import gc
+import logging
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.ip_addresses import network_of
+from app.server.connections import MAX_REFUSALS, Connections, TimeLimits, open_files
+from app.server.protocol import HttpProtocol
+from app.tokens.revocations import feed
+from tests.operations.test_serving import HOURPASS, Service, started
+from tests.support.connection_flood import flooding
+from tests.support.limited_service import JSON, limited_service, wait_for
+from tests.support.raw_http import connected, read_answers, request
+from tests.support.settings import make_settings
+from tests.support.users import LANCELOT
+
+LONG = TimeLimits(*[60.0] * 6)
+NEIGHBOUR = "127.0.0.2"
+TEN = {"max_connections": 10, "max_connections_per_network": 10}
+
+
+@pytest.fixture
+def run(sqlite_template: Path, tmp_path: Path) -> Callable[..., Any]:
+    return partial(limited_service, sqlite_template, tmp_path, LONG)
+
+
+def test_the_longest_idle_connection_goes_for_a_newcomer(run: Any) -> None:
+    with run(**TEN) as service, ExitStack() as stack:
+
+        def connect(asked: bytes = b"") -> socket.socket:
+            connection: socket.socket = stack.enter_context(connected(service.base_url))
+            connection.settimeout(10)
+            opened = service.open
+            connection.sendall(asked)
+            wait_for(lambda: service.open >= min(opened, 10))
+            if asked:
+                assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
+            return connection
+
+        pooled = connect(request("GET /healthz"))
+        silent = [connect() for _ in range(9)]
+        wait_for(lambda: service.open == 10)
+        for gone in silent:  # those that never asked for anything go first, in their order
+            newcomer = connect(request("GET /healthz"))
+            assert gone.recv(100) == b""
+            if gone is silent[3]:
+                pooled.sendall(request("GET /healthz"))  # it is in its place still
+                assert pooled.recv(65536)[:12] == b"HTTP/1.1 200"
+        newcomer.sendall(request("GET /healthz"))
+        assert newcomer.recv(65536)[:12] == b"HTTP/1.1 200"
+
+
+def test_requests_in_progress_never_go_for_a_newcomer_who_is_told_so(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run(**TEN) as service, ExitStack() as stack:
+        listeners = [stack.enter_context(connected(service.base_url)) for _ in range(10)]
+        for listener in listeners:
+            listener.sendall(request("GET /slow", "Connection: close"))
+        wait_for(lambda: service.open == 10 and not service.connections.first_heads.since)
+        with caplog.at_level(logging.WARNING, "hourpass.connections"):
+            for _ in range(5):
+                with connected(service.base_url) as newcomer:
+                    newcomer.sendall(request("GET /healthz"))
+                    (answer,) = read_answers(newcomer)
+                assert answer.status == 503
+                assert answer.headers["connection"] == "close"
+                assert answer.headers["retry-after"] == "1"
+        assert caplog.text.count("Too many connections") == 1
+        service.go_on.set()
+        for listener in listeners:
+            assert [answer.status for answer in read_answers(listener)] == [200]
+
+
+def test_of_those_who_are_refused_at_the_same_time_some_are_not_told_so(run: Any) -> None:
+    """Each takes one of the files that may be open, for as long as it likes to read."""
+    with run(**TEN) as service, ExitStack() as stack:
+        for _ in range(10):
+            listener = stack.enter_context(connected(service.base_url))
+            listener.sendall(request("GET /slow"))
+        wait_for(lambda: service.open == 10 and not service.connections.first_heads.since)
+        refused = [stack.enter_context(connected(service.base_url)) for _ in range(150)]
+        told = [len(read_answers(connection)) for connection in refused]
+        assert set(told) == {0, 1}
+        assert len(service.connections.refused.since) <= MAX_REFUSALS + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "queue"),
+    [
+        pytest.param(b"", "first_heads", id="nothing"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: ", "first_heads", id="half a head"),
+        pytest.param(request("GET /healthz") + b"GET ", "heads", id="half a second head"),
+        pytest.param(request("GET /healthz"), "idle", id="idle"),
+        pytest.param(request("POST /token", JSON, "Content-Length: 100"), "bodies", id="no body"),
+        pytest.param(
+            request("POST /token", JSON, "Content-Length: 20000"), "closing", id="refused"
+        ),
+        pytest.param(request("GET /large"), "stalled", id="answers not taken"),
+    ],
+)
+def test_whatever_keeps_the_service_waiting_goes_for_newcomers(
+    run: Any, asked: bytes, queue: str
+) -> None:
+    with run(**TEN) as service, ExitStack() as stack:
+        for _ in range(10):
+            connection = stack.enter_context(connected(service.base_url))
+            connection.sendall(asked)
+        wait_for(lambda: len(getattr(service.connections, queue).since) == 10)
+        for _ in range(5):
+            with connected(service.base_url) as newcomer:
+                newcomer.sendall(request("GET /healthz", "Connection: close"))
+                assert [answer.status for answer in read_answers(newcomer)] == [200]
+        assert service.open <= 10
+
+
+class Unread(NamedTuple):
+    """What one connection holds in memory."""
+
+    answered: int  # requests, since the service started
+    unsent: int  # bytes of answers
+    unparsed: int  # bytes of requests
+    queued: int  # requests
+    is_stopped: bool  # neither read from nor written to
+
+
+async def at_rest(connection: HttpProtocol) -> Unread | None:
+    """None if 100 turns of the event loop change anything."""
+
+    def look() -> Unread:
+        return Unread(
+            connection.server_state.total_requests,
+            connection._raw.get_write_buffer_size(),
+            len(connection._held),
+            len(connection.pipeline),
+            connection._flow.is_full and connection._flow.write_paused,
+        )
+
+    before = look()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    return before if look() == before and before.is_stopped else None
+
+
+@pytest.mark.parametrize("path", ["/verify", "/openapi.json"], ids=["at once", "by a task"])
+def test_a_client_that_sends_and_never_reads_fills_no_memory(run: Any, path: str) -> None:
+    asked = request(f"GET {path}")
+    with run() as service, socket.socket() as client:
+        longest = len(httpx.get(f"{service.base_url}{path}").content) + 1_000  # with its head
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = httpx.URL(service.base_url)
+        client.connect((url.host, url.port))
+        client.setblocking(False)
+        heads = service.connections.first_heads.since
+        wait_for(lambda: len(heads) == 1)
+        (connection,) = heads
+        rest = memoryview(asked * 200_000)
+
+        found: Unread | None = None
+
+        def has_stopped() -> bool:
+            nonlocal rest, found
+            with suppress(BlockingIOError):
+                while rest:
+                    rest = rest[client.send(rest) :]
+            assert rest, "the service has read all requests"
+            looking = asyncio.run_coroutine_threadsafe(at_rest(connection), connection.loop)
+            found = looking.result(10)
+            return found is not None
+
+        wait_for(has_stopped)
+        assert found
+        assert found.unsent <= 65_536 + longest
+        assert found.unparsed <= 16_384 + 65_536
+        assert found.queued <= 41
+
+
+def test_one_network_cannot_take_the_places_of_others(run: Any) -> None:
+    limits = {"max_connections": 20, "max_connections_per_network": 5}
+    with run(**limits) as service, ExitStack() as stack:
+        for _ in range(5):
+            listener = stack.enter_context(connected(service.base_url, NEIGHBOUR))
+            listener.sendall(request("GET /slow"))
+        wait_for(lambda: service.open == 5 and not service.connections.first_heads.since)
+        with connected(service.base_url, NEIGHBOUR) as sixth:
+            (answer,) = read_answers(sixth)
+            assert answer.status == 503
+        assert httpx.get(f"{service.base_url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listeners"),
+    [(20, 10), (1_001, 500), (100_000, 5_000)],
+    ids=["20", "1,001", "100,000"],
+)
+def test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most(
+    sqlite_template: Path,
+    tmp_path: Path,
+    wanted: int,
+    listeners: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.server.connections.open_files", lambda: 1_000_000)
+    limits = {"max_connections": wanted}
+    with limited_service(sqlite_template, tmp_path, LONG, **limits) as service:
+        assert service.app.state.revocation_feed.max_listeners == listeners
+
+
+def test_listeners_leave_half_of_all_places_to_others(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are never replaced, and two addresses together could hold all places."""
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 3600)  # nothing is sent while they wait
+    sources = (NEIGHBOUR, "127.0.0.3")
+    with run(max_connections=20) as service, ExitStack() as stack:
+        cursor = httpx.get(f"{service.base_url}/revocations").json()["cursor"]
+        asked = request(f"GET /revocations?wait=30&after={cursor}")
+        waiting = [
+            stack.enter_context(connected(service.base_url, source))
+            for source in sources
+            for _ in range(10)
+        ]
+        for connection in waiting:
+            connection.sendall(asked)
+        idle = service.connections.idle.since
+        wait_for(lambda: not service.connections.first_heads.since and len(idle) == 10)
+        refused = select.select(waiting, [], [], 0)[0]
+        assert len(refused) == 10
+        for connection in refused:
+            assert connection.recv(65536)[:12] == b"HTTP/1.1 503"
+        for _ in range(20):
+            with httpx.Client(verify=False) as client:
+                assert client.get(f"{service.base_url}/healthz").status_code == 200
+        assert not select.select(set(waiting) - set(refused), [], [], 0)[0]
+        service.app.state.stopping.set()
+
+
+def test_a_trusted_proxy_may_take_all_places(run: Any) -> None:
+    limits = {"max_connections": 20, "max_connections_per_network": 5}
+    with run(trusted_proxies=NEIGHBOUR, **limits) as service, ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(connected(service.base_url, NEIGHBOUR))
+            connection.sendall(request("GET /slow"))
+        wait_for(lambda: service.open == 20 and not service.connections.first_heads.since)
+
+
+def test_the_idle_connections_of_trusted_proxies_go_last(run: Any) -> None:
+    with run(trusted_proxies=NEIGHBOUR, **TEN) as service, ExitStack() as stack:
+
+        def connect(source: str) -> socket.socket:
+            connection: socket.socket = stack.enter_context(connected(service.base_url, source))
+            connection.sendall(request("GET /healthz"))
+            assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
+            return connection
+
+        proxies = [connect(NEIGHBOUR) for _ in range(5)]
+        for _ in range(30):
+            connect("127.0.0.1")
+        for proxy in proxies:
+            proxy.sendall(request("GET /healthz"))
+            assert proxy.recv(65536)[:12] == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "warns"), [(None, False), (100, False), (1_000_000, True)], ids=str
+)
+def test_connections_leave_some_of_the_files_that_may_be_open(
+    wanted: int | None, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings("sqlite:///x.db", max_connections=wanted)
+    limit = Connections(settings).limit
+    assert limit <= max(10, open_files() - 200)
+    assert wanted is None or limit <= wanted
+    assert ("MAX_CONNECTIONS is above the open-files limit" in caplog.text) == warns
+
+
+@pytest.fixture
+def files() -> Iterator[int]:
+    """As many as this process may open, for the clients of a flood."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield before[1] if before[1] > 0 else 1_000_000
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("service_files", "silent"),
+    [
+        pytest.param("1024", 1500, id="1,500 silent ones, and 1,024 open files"),
+        pytest.param("unlimited", 5000, id="5,000 silent ones"),
+    ],
+)
+def test_calls_are_answered_while_another_address_holds_thousands_of_connections(
+    tmp_path: Path, files: int, service_files: str, silent: int
+) -> None:
+    """Beside the silent connections there are 500 on which a head trickles in. All that the service
+    closes are opened again."""
+    silent = min(silent, files - 1000)
+    limit = f"ulimit -n {service_files} && " if service_files != "unlimited" else ""
+    shell = ("sh", "-c", f'{limit}exec "$0" "$@"')
+    url = f"sqlite:///{tmp_path}/hourpass.db"
+    with started(tmp_path, *shell, *HOURPASS, "serve", DATABASE_URL=url) as service:
+        service.wait_until_ready()
+        assert httpx.post(f"{service.base_url}/register-user", json=LANCELOT).status_code == 201
+        _login_and_verify(service)
+        with flooding(service.base_url, NEIGHBOUR, silent, 500):
+            took = [_login_and_verify(service) for _ in range(20)]
+            listener = httpx.get(f"{service.base_url}/revocations?wait=1")
+            assert listener.status_code == 200
+        assert median(took) < 2
+        assert "Traceback" not in service.written()
+        if service_files != "unlimited":
+            line = service.logged("Too many connections")
+            assert line["network"] == NEIGHBOUR
+            assert service.written().count("Too many connections") <= 2
+
+
+def _login_and_verify(service: Service) -> float:
+    began = time.monotonic()
+    with httpx.Client(base_url=service.base_url, timeout=10) as client:
+        token = client.post("/token", json=LANCELOT).json()["token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        assert client.get("/verify", headers=headers).status_code == 200
+        assert client.get("/me", headers=headers).json()["username"] == LANCELOT["username"]
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_a_client_network_is_an_ipv4_address_or_an_ipv6_64(host: str, network: str) -> None:
+    assert network_of(host) == network
+
+
+def test_serve_raises_the_open_files_limit_to_the_hard_one(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/hourpass.db"
+    shell = ("sh", "-c", 'ulimit -Sn 256 && exec "$0" "$@"')
+    with (
+        started(tmp_path, *shell, *HOURPASS, "serve", DATABASE_URL=url) as service,
+        ExitStack() as stack,
+    ):
+        service.wait_until_ready()
+        for _ in range(400):
+            connection = stack.enter_context(connected(service.base_url))
+            connection.sendall(request("GET /healthz"))
+            assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
+        assert "Too many connections" not in service.written()
+
+
+def test_an_idle_connection_keeps_no_database_session(run: Any) -> None:
+    """Anybody can hold connections, and each session takes some 5 KB."""
+
+    def sessions() -> int:
+        gc.collect()
+        return sum(isinstance(thing, AsyncSession) for thing in gc.get_objects())
+
+    with run() as service, httpx.Client(base_url=service.base_url) as client:
+        before = sessions()
+        login = {"username": "mordred", "password": "excalibur"}
+        assert client.post("/token", json=login).status_code == 401
+        wait_for(lambda: sessions() == before)

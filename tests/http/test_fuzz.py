@@ -1,0 +1,128 @@
+"""Whatever is sent, the service answers as its OpenAPI document says, and never with a 500.
+
+Schemathesis makes the requests, valid and invalid, from the document; the same ones on every run.
+On SQLite only: the databases behave alike, and what is tried here is the edge.
+"""
+
+import copy
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.http.docs_page import COMMON_ERRORS
+from app.main import app as default_app
+from app.tokens.revocations.feed import MAX_WAIT_SECONDS
+from tests.conftest import serving
+from tests.support.users import ARTHUR, LANCELOT, bearer
+
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+SUBJECTS = 20
+FAR_AWAY = 4_815_162_342  # above any number that is likely to be tried
+
+
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Users 1 to 20 are there to be disabled and removed. The two who call have far higher ids, so
+    that no administrator removes itself by accident and finds every door closed."""
+    database = tmp_path_factory.mktemp("fuzz") / "hourpass.db"
+    with serving(f"sqlite:///{database}", LOG_LEVEL="error") as base_url:
+        for number in range(SUBJECTS):
+            register(base_url, {**LANCELOT, "username": f"subject {number}"})
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("UPDATE sqlite_sequence SET seq = ?", [FAR_AWAY])
+            connection.commit()
+        assert register(base_url, ARTHUR) == FAR_AWAY + 1
+        register(base_url, LANCELOT)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("UPDATE users SET is_admin = 1 WHERE username = 'arthur'")
+            connection.commit()
+        yield base_url
+        # Still there, though he may have to wait: wrong passwords were tried with his token.
+        assert httpx.post(f"{base_url}/token", json=ARTHUR).status_code in (200, 429)
+
+
+def register(base_url: str, person: dict[str, str]) -> int:
+    user_id: int = httpx.post(f"{base_url}/register-user", json=person).json()["user_id"]
+    return user_id
+
+
+def bearer_of(base_url: str, person: dict[str, str]) -> dict[str, str]:
+    return bearer(httpx.post(f"{base_url}/token", json=person).json()["token"])
+
+
+@pytest.fixture(scope="module")
+def callers(base_url: str) -> dict[str, dict[str, str]]:
+    return {
+        "an administrator": bearer_of(base_url, ARTHUR),
+        "a user": bearer_of(base_url, LANCELOT),
+        "nobody": {},
+    }
+
+
+def with_common_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """The document names them once, in its introduction. Schemathesis looks at the operations."""
+    document = copy.deepcopy(document)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for error in COMMON_ERRORS:
+                content = {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+                }
+                response = {"description": error.message, "content": content}
+                operation["responses"].setdefault(str(error.status), response)
+    return document
+
+
+api = schemathesis.openapi.from_dict(with_common_errors(default_app.openapi()))
+
+
+def needs_token(context: Any) -> bool:
+    return "security" in context.operation.definition.raw
+
+
+bounded = settings(
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),  # some of them measure time
+)
+
+
+@api.exclude(needs_token).parametrize()
+@bounded
+def test_what_is_open_to_all_answers_as_documented(
+    case: schemathesis.Case[Any], base_url: str
+) -> None:
+    query: Any = case.query
+    if isinstance(query, dict) and query.get("wait") in range(1, MAX_WAIT_SECONDS + 1):
+        query["wait"] = 0  # as valid, and nobody publishes what it would wait for
+    case.call_and_validate(base_url=base_url, checks=CHECKS)
+
+
+@pytest.mark.parametrize("caller", ["an administrator", "a user", "nobody"])
+@api.include(needs_token).parametrize()
+@bounded
+def test_what_needs_a_token_answers_as_documented(
+    case: schemathesis.Case[Any], caller: str, base_url: str, callers: dict[str, dict[str, str]]
+) -> None:
+    case.call_and_validate(base_url=base_url, headers=callers[caller], checks=CHECKS)

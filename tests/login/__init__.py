@@ -1,0 +1,1 @@
+"""Logins, second factors and sessions."""

@@ -1,0 +1,88 @@
+"""A login can leave scopes out, as HourpassAuth leaves out `admin`: an API that is shown the token
+of an administrator cannot administer with it."""
+
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from app.context import RequestContext
+from app.users.service import Users
+from tests.support.http_clients import Court, by_httpx, token_of
+from tests.support.users import (
+    ARTHUR,
+    LANCELOT,
+    Person,
+    assert_problem,
+    bearer,
+    log_in,
+    register,
+    renew,
+    said_in,
+)
+
+pytest_plugins = ["tests.support.client_fixtures"]
+
+
+LEFT_OUT: list[tuple[Person, str | None]] = [
+    ({}, "admin predict train"),
+    ({"exclude_scope": ""}, "admin predict train"),
+    ({"exclude_scope": "admin"}, "predict train"),
+    ({"exclude_scope": "admin  train nothing"}, "predict"),
+    ({"exclude_scope": "admin", "scope": "predict"}, "predict"),
+    ({"exclude_scope": "admin", "scope": "offline_access"}, "offline_access predict train"),
+    ({"exclude_scope": "admin", "scope": "admin"}, None),
+]
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+async def test_a_token_lacks_the_scopes_that_were_left_out(
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    kind: str,
+    subtests: pytest.Subtests,
+) -> None:
+    await users.set_scopes(context, 1, {"admin", "predict", "train"})
+    for asked, given in LEFT_OUT:
+        with subtests.test(str(asked)):
+            sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}
+            answer = (await client.post("/token", **sent)).json()
+            assert answer.get("scope") == said_in(answer["token"]).get("scope") == given
+            if "refresh_token" in answer:
+                assert (await renew(client, answer["refresh_token"])).json()["scope"] == given
+
+
+async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, {**ARTHUR, "exclude_scope": "admin"})
+    refused = await client.get(f"/users/{user_id}", headers=bearer(token))
+    assert_problem(refused, 403, "insufficient_scope")
+    assert (await client.get("/me", headers=bearer(token))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scopes", "given"),
+    [
+        pytest.param((), {"predict", "train"}, id="no scope named"),
+        pytest.param("offline_access", {"offline_access", "predict", "train"}, id="a session"),
+        pytest.param(["predict"], {"predict"}, id="one"),
+        pytest.param(["admin"], {"admin"}, id="admin"),
+        pytest.param("admin predict offline_access", {"admin", "predict", "offline_access"}),
+        pytest.param(["administrate"], set(), id="a longer word"),
+    ],
+)
+def test_hourpass_auth_asks_for_admin_only_if_it_is_told_to(
+    court: Court, scopes: Any, given: set[str]
+) -> None:
+    change = {"is_admin": True, "scopes": ["predict", "train"]}
+    headers = bearer(court.service.post("/token", json=ARTHUR).json()["token"])
+    path = f"/users/{court.user_id}"
+    assert court.service.patch(path, json=change, headers=headers).status_code == 200
+    auth = court.auth(scopes=scopes)
+    assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+    assert set(said_in(token_of(auth)).get("scope", "").split()) == given
+    administers = by_httpx(auth, "GET", f"{court.url}{path}").status_code == 200
+    assert administers is ("admin" in given)
+    # One login, as before: the service leaves the scope out, not a second request.
+    assert court.line.grants() == ["password"]

@@ -1,0 +1,359 @@
+"""A user sets up a second factor, and removes it: never by a token alone, and with an end to all
+that was issued before."""
+
+from datetime import timedelta
+from urllib.parse import unquote
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.context import RequestContext
+from app.credentials.second_factors import service
+from app.credentials.second_factors.models import RecoveryCode, SecondFactor
+from app.credentials.second_factors.service import RECOVERY_CODES
+from app.database.engine import begin_write
+from app.retention.service import Retention
+from app.settings import Settings
+from app.users.service import Users
+from tests.conftest import on_sqlite
+from tests.support.authenticator import (
+    STEP,
+    begin,
+    confirm,
+    enroll,
+    log_in_with,
+    token_with,
+)
+from tests.support.settings import Clock
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    token_holds,
+)
+
+PASSWORD = LANCELOT["password"]
+ENROLLMENT_PERIOD = timedelta(hours=1)
+
+
+async def state(client: AsyncClient, token: str) -> tuple[bool, int]:
+    response = await client.get("/me/second-factor", headers=bearer(token))
+    assert response.status_code == 200, response.text
+    return response.json()["enabled"], response.json()["recovery_codes_left"]
+
+
+async def test_until_it_is_confirmed_nothing_changes(client: AsyncClient, clock: Clock) -> None:
+    await register(client, LANCELOT)
+    _, token = await begin(client, LANCELOT, clock)
+    assert await state(client, token) == (False, 0)
+    assert await token_holds(client, await log_in(client, LANCELOT))
+
+
+async def test_confirmed_it_is_asked_for_and_all_that_was_issued_without_it_ends(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    response = await confirm(client, token, authenticator.code())
+    assert response.headers["cache-control"] == "no-store"
+    assert len(set(response.json()["recovery_codes"])) == RECOVERY_CODES == 10
+    for old in (token, session["access_token"]):
+        assert not await token_holds(client, old)
+    assert_problem(await renew(client, session["refresh_token"]), 400, "invalid_grant")
+    assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    new = await token_with(client, LANCELOT, authenticator.next_code())
+    assert await state(client, new) == (True, 10)
+
+
+async def test_a_new_secret_takes_the_place_of_one_that_was_never_confirmed(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    first, _ = await begin(client, LANCELOT, clock)
+    second, token = await begin(client, LANCELOT, clock)
+    assert first.parameters["secret"] != second.parameters["secret"]
+    assert_problem(await confirm(client, token, first.code()), 403, "wrong_code")
+    assert (await confirm(client, token, second.code())).status_code == 200
+
+
+async def test_a_confirmed_one_is_not_replaced(client: AsyncClient, clock: Clock) -> None:
+    await register(client, LANCELOT)
+    authenticator = await enroll(client, LANCELOT, clock)
+    headers = bearer(await token_with(client, LANCELOT, authenticator.code()))
+    response = await client.post("/me/second-factor", json=LANCELOT, headers=headers)
+    assert_problem(response, 409, "second_factor_exists")
+    sent = {"otp": authenticator.next_code()}
+    response = await client.post("/me/second-factor/confirm", json=sent, headers=headers)
+    assert_problem(response, 404, "second_factor_not_found")
+    assert (await log_in_with(client, LANCELOT, authenticator.code())).status_code == 200
+
+
+async def test_it_has_to_be_confirmed_in_time_and_is_then_forgotten(
+    client: AsyncClient, app: FastAPI, settings: Settings, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    await enroll(client, GALAHAD, clock)
+    authenticator, _ = await begin(client, LANCELOT, clock)
+    clock.advance(ENROLLMENT_PERIOD)
+    token = await log_in(client, LANCELOT)
+    response = await confirm(client, token, authenticator.code())
+    assert_problem(response, 404, "second_factor_not_found")
+    house = Retention(app.state.database, settings)
+    counts = []
+    for _ in range(2):
+        async with app.state.database.session() as session:
+            counts.append(len((await session.scalars(select(SecondFactor))).all()))
+        clock.advance(ENROLLMENT_PERIOD)
+        assert await house.run_once()
+    async with app.state.database.session() as session:
+        (left,) = (await session.scalars(select(SecondFactor))).all()
+    assert left.confirmed_at is not None
+    assert counts == [2, 1]
+
+
+@pytest.mark.parametrize("by_recovery_code", [False, True], ids=["a code", "a recovery code"])
+async def test_it_is_removed_by_password_and_code(
+    client: AsyncClient, clock: Clock, by_recovery_code: bool
+) -> None:
+    await register(client, LANCELOT)
+    authenticator = await enroll(client, LANCELOT, clock)
+    token = await token_with(client, LANCELOT, authenticator.code())
+    otp = authenticator.recovery_codes[0] if by_recovery_code else authenticator.next_code()
+    sent = {"password": PASSWORD, "otp": otp}
+    response = await client.request("DELETE", "/me/second-factor", json=sent, headers=bearer(token))
+    assert response.json() == {"message": "Second factor removed"}
+    assert not await token_holds(client, token)
+    assert await state(client, await log_in(client, LANCELOT)) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/me/second-factor"), ("POST", "/me/second-factor/recovery-codes")],
+)
+async def test_without_password_or_code_it_stays_as_it_is(
+    client: AsyncClient, clock: Clock, method: str, path: str
+) -> None:
+    await register(client, LANCELOT)
+    authenticator = await enroll(client, LANCELOT, clock)
+    token = await token_with(client, LANCELOT, authenticator.code())
+    headers = bearer(token)
+
+    async def ask(status: int, error: str, **sent: str) -> None:
+        response = await client.request(method, path, json=sent, headers=headers)
+        assert_problem(response, status, error)
+
+    code = authenticator.next_code()
+    await ask(403, "wrong_password", password="guinevere", otp=code)
+    await ask(403, "wrong_code", password=PASSWORD, otp=authenticator.wrong_code())
+    await ask(422, "invalid_request", password=PASSWORD)
+    await ask(422, "invalid_request", otp=code)
+    assert await state(client, token) == (True, 10)
+    # The code was right all along, and was not spent beside the wrong password.
+    assert (await log_in_with(client, LANCELOT, code)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_confirmed"),
+    [
+        pytest.param("POST", "", False, id="enrolling"),
+        pytest.param("POST", "/confirm", False, id="confirming"),
+        pytest.param("POST", "/recovery-codes", True, id="new recovery codes"),
+        pytest.param("DELETE", "", True, id="removing"),
+    ],
+)
+async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    is_confirmed: bool,
+) -> None:
+    user_id = await register(client, LANCELOT)
+    if is_confirmed:
+        authenticator = await enroll(client, LANCELOT, clock)
+        token = await token_with(client, LANCELOT, authenticator.code())
+    else:
+        authenticator, token = await begin(client, LANCELOT, clock)
+
+    async def begin_late(session: AsyncSession) -> None:
+        await users.revoke_tokens(context, user_id)
+        await begin_write(session)
+
+    monkeypatch.setattr(service, "begin_write", begin_late)
+    sent = {"password": PASSWORD, "otp": authenticator.next_code()}
+    late = await client.request(
+        method, f"/me/second-factor{path}", json=sent, headers=bearer(token)
+    )
+    assert_problem(late, 401, "invalid_token")
+
+
+async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, clock: Clock) -> None:
+    await register(client, LANCELOT)
+    authenticator = await enroll(client, LANCELOT, clock)
+    old = authenticator.recovery_codes
+    token = await token_with(client, LANCELOT, old[0])
+    assert await state(client, token) == (True, 9)
+    sent = {"password": PASSWORD, "otp": authenticator.code()}
+    path = "/me/second-factor/recovery-codes"
+    response = await client.post(path, json=sent, headers=bearer(token))
+    new = response.json()["recovery_codes"]
+    assert await state(client, token) == (True, 10)
+    assert set(new).isdisjoint(old)
+    assert_problem(await log_in_with(client, LANCELOT, old[1]), 401, "invalid_grant")
+    assert (await log_in_with(client, LANCELOT, new[1])).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["", "/confirm", "/recovery-codes"])
+async def test_who_has_none_has_none_to_change(
+    client: AsyncClient, clock: Clock, path: str
+) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    sent = {"password": PASSWORD, "otp": "123456"}
+    method = "DELETE" if not path else "POST"
+    response = await client.request(method, f"/me/second-factor{path}", json=sent, headers=headers)
+    assert_problem(response, 404, "second_factor_not_found")
+    clock.advance(STEP)
+    assert (await log_in_with(client, LANCELOT, "123456")).status_code == 200
+
+
+async def test_what_waits_to_be_confirmed_cannot_be_changed(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    sent = {"password": PASSWORD, "otp": authenticator.code()}
+    for method, path in [("POST", "/recovery-codes"), ("DELETE", "")]:
+        url = f"/me/second-factor{path}"
+        response = await client.request(method, url, json=sent, headers=bearer(token))
+        assert_problem(response, 404, "second_factor_not_found")
+    assert (await confirm(client, token, authenticator.code())).status_code == 200
+
+
+async def test_a_recovery_code_confirms_nothing_and_leaves_no_entry(
+    client: AsyncClient, clock: Clock
+) -> None:
+    """None has been issued yet. It is not counted, so the audit log would grow without an end."""
+    await register(client, LANCELOT)
+    _, token = await begin(client, LANCELOT, clock)
+    response = await confirm(client, token, "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP")
+    assert_problem(response, 403, "wrong_code")
+    entries = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
+    assert entries[0]["action"] == "second_factor.enrol"
+
+
+async def test_a_stolen_token_does_not_set_one_up(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    sent = {"password": "guinevere"}
+    response = await client.post("/me/second-factor", json=sent, headers=headers)
+    assert_problem(response, 403, "wrong_password")
+    assert "guinevere" not in response.text
+    assert_problem(await client.post("/me/second-factor", json=sent), 401, "missing_token")
+
+
+async def test_an_administrator_takes_it_away_from_who_lost_the_phone(
+    client: AsyncClient, clock: Clock, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    authenticator = await enroll(client, LANCELOT, clock)
+    token = await token_with(client, LANCELOT, authenticator.code())
+    path = f"/users/{user_id}/second-factor"
+    assert_problem(await client.delete(path, headers=bearer(token)), 403, "insufficient_scope")
+    response = await client.delete(path, headers=bearer(arthurs_token))
+    assert response.json() == {"message": "Second factor removed"}
+    assert not await token_holds(client, token)
+    assert await token_holds(client, await log_in(client, LANCELOT))
+    for another, error in (
+        (path, "second_factor_not_found"),
+        ("/users/77/second-factor", "user_not_found"),
+    ):
+        response = await client.delete(another, headers=bearer(arthurs_token))
+        assert_problem(response, 404, error)
+
+
+async def test_with_the_user_it_goes_and_a_new_password_leaves_it(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    app: FastAPI,
+    users: Users,
+    context: RequestContext,
+    clock: Clock,
+    arthurs_token: str,
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await enroll(client, LANCELOT, clock)
+    await users.change_password(context, user_id, "joyous gard")
+    answer = await client.post("/token", json={**LANCELOT, "password": "joyous gard"})
+    assert_problem(answer, 401, "mfa_required")
+    await client.delete(f"/remove-user/{user_id}", headers=bearer(arthurs_token))
+    async with app.state.database.session() as session:
+        assert (await session.scalars(select(SecondFactor))).all() == []
+        assert (await session.scalars(select(RecoveryCode))).all() == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("issuer", "username", "label"),
+    [
+        ("https://login.camelot.example/auth", "lancelot", "login.camelot.example:lancelot"),
+        ("http://localhost:8000", "lancelot", "localhost:lancelot"),
+        ("The Round\r\nTable", "lancelot", "The Round\r\nTable:lancelot"),
+        ("://", "lancelot", "Hourpass:lancelot"),
+        ("x", "a?secret=AAAA&issuer=bank#", "x:a?secret=AAAA&issuer=bank#"),
+        ("x", "bank:lancelot", "x:bank:lancelot"),
+        ("x", "../../hotp/x%0d%0a", "x:../../hotp/x%0d%0a"),
+        ("x", "Лáнцелот 🗡", "x:Лáнцелот 🗡"),
+    ],
+)
+async def test_whatever_its_names_are_the_uri_says_what_it_should(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    app: FastAPI,
+    clock: Clock,
+    issuer: str,
+    username: str,
+    label: str,
+) -> None:
+    app.state.services.second_factors._issuer = issuer
+    person = {**LANCELOT, "username": username}
+    await register(client, person)
+    authenticator, token = await begin(client, person, clock)
+    response = await client.post(
+        "/me/second-factor", json={"password": PASSWORD}, headers=bearer(token)
+    )
+    uri = response.json()["otpauth_uri"]
+    assert uri.isascii()
+    assert uri.isprintable()
+    assert " " not in uri
+    assert uri.count("?") == 1
+    assert "#" not in uri
+    assert unquote(authenticator.label) == f"/{label}"
+    secret = authenticator.parameters.pop("secret")
+    assert len(secret) == 32
+    assert authenticator.parameters == {
+        "issuer": label.partition(":")[0],
+        "algorithm": "SHA1",
+        "digits": "6",
+        "period": "30",
+    }
+
+
+async def test_arthur_is_no_exception(client: AsyncClient, clock: Clock) -> None:
+    authenticator = await enroll(client, ARTHUR, clock)
+    assert_problem(await client.post("/token", json=ARTHUR), 401, "mfa_required")
+    answer = (await log_in_with(client, ARTHUR, authenticator.code())).json()
+    assert answer["scope"] == "admin"
+    assert timedelta(seconds=answer["expires_in"]) == timedelta(hours=1)

@@ -1,0 +1,285 @@
+"""A code is what RFC 6238 says, is good for about a minute and once, and cannot be guessed."""
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from app.audit.models import Entry
+from app.context import RequestContext
+from app.credentials.second_factors.codes import matching_step
+from app.credentials.second_factors.models import RecoveryCode, SecondFactor
+from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
+from app.database.engine import begin_write
+from app.users.models import User
+from tests.conftest import on_postgresql, on_sqlite
+from tests.support.authenticator import (
+    STEP,
+    Authenticator,
+    begin,
+    confirm,
+    enroll,
+    log_in_with,
+)
+from tests.support.settings import Clock
+from tests.support.users import LANCELOT, assert_problem, register
+
+RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()
+
+
+@pytest.fixture
+async def lancelots(client: AsyncClient, clock: Clock) -> Authenticator:
+    await register(client, LANCELOT)
+    return await enroll(client, LANCELOT, clock)
+
+
+async def status_of(client: AsyncClient, otp: str) -> int:
+    return (await log_in_with(client, LANCELOT, otp)).status_code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "totp"),
+    [
+        (59, "94287082"),
+        (1111111109, "07081804"),
+        (1111111111, "14050471"),
+        (1234567890, "89005924"),
+        (2000000000, "69279037"),
+        (20000000000, "65353130"),
+    ],
+)
+def test_the_codes_of_rfc_6238_appendix_b(seconds: int, totp: str) -> None:
+    """It lists eight digits; six are the last six of them, by the way they are made."""
+    now = datetime.fromtimestamp(seconds, UTC)
+    assert matching_step(RFC_SECRET, totp[-6:], now) == seconds // 30
+    assert matching_step(RFC_SECRET, totp[:6], now) == 0
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(-2, 401), (-1, 200), (0, 200), (1, 200), (2, 401)])
+async def test_a_phones_clock_may_be_a_step_off(
+    client: AsyncClient, clock: Clock, lancelots: Authenticator, ahead: int, status: int
+) -> None:
+    clock.advance(10 * STEP)
+    assert await status_of(client, lancelots.code(ahead)) == status
+
+
+async def test_no_code_is_taken_twice_nor_an_older_one_after_it(
+    client: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    clock.advance(10 * STEP)
+    older, code = lancelots.code(-1), lancelots.code()
+    assert await status_of(client, code) == 200
+    assert await status_of(client, code) == 401
+    assert await status_of(client, older) == 401
+    clock.advance(STEP)
+    assert await status_of(client, code) == 401
+    assert await status_of(client, lancelots.code()) == 200
+
+
+async def test_the_code_that_confirmed_logs_nobody_in(client: AsyncClient, clock: Clock) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    code = authenticator.code()
+    assert (await confirm(client, token, code)).status_code == 200
+    assert await status_of(client, code) == 401
+
+
+@pytest.mark.parametrize("kind", ["a code", "a recovery code"])
+async def test_of_many_who_use_one_at_the_same_time_one_gets_in(
+    client: AsyncClient, lancelots: Authenticator, kind: str
+) -> None:
+    code = lancelots.code() if kind == "a code" else lancelots.recovery_codes[0]
+    statuses = await asyncio.gather(*(status_of(client, code) for _ in range(BURST)))
+    assert sorted(statuses) == [200, *[401] * (BURST - 1)]
+
+
+@on_sqlite
+async def test_a_code_is_taken_as_people_type_it(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    code = lancelots.code()
+    assert await status_of(client, f" {code[:3]} {code[3:]}\t") == 200
+    code = lancelots.next_code()
+    assert await status_of(client, code.translate({48 + n: 0xFF10 + n for n in range(10)})) == 200
+    in_lower_case, without_hyphens = lancelots.recovery_codes[:2]
+    assert await status_of(client, in_lower_case.lower()) == 200
+    assert await status_of(client, without_hyphens.replace("-", "")) == 200
+
+
+NO_CODES = [
+    *("", " " * 64, "12345", "1234567", "1" * 10_000, "123456\0", "-12345", "+12345"),
+    *("12345a", "0x1234", "1e1234", "١٢٣٤٥٦", "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3D0"),
+    *(123456, ["123456"], {"otp": "123456"}),
+]
+
+
+@on_sqlite
+async def test_what_can_be_no_code_is_refused_before_anything_is_compared(
+    client: AsyncClient, lancelots: Authenticator, subtests: pytest.Subtests
+) -> None:
+    for otp in NO_CODES:
+        with subtests.test(repr(otp)[:40]):
+            response = await client.post(
+                "/token",
+                content=json.dumps({**LANCELOT, "otp": otp}),
+                headers={"Content-Type": "application/json"},
+            )
+            (problem,) = assert_problem(response, 422, "invalid_request")["fields"]
+            assert problem["field"] == "otp"
+            assert "1234" not in response.text
+    assert await status_of(client, lancelots.code()) == 200
+
+
+async def test_a_wrong_code_looks_like_a_wrong_password(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    wrong = await log_in_with(client, {**LANCELOT, "password": "guinevere"}, lancelots.code())
+    for otp in (lancelots.wrong_code(), "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"):
+        response = await log_in_with(client, LANCELOT, otp)
+        assert (response.status_code, response.json()) == (wrong.status_code, wrong.json())
+        assert response.headers["www-authenticate"] == wrong.headers["www-authenticate"]
+
+
+async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> LoginResult:
+    """Without a login around it, so that nothing else slows down who guesses."""
+    factors: SecondFactors = app.state.services.second_factors
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        result = await factors.check(RequestContext(session, now), user_id, SecretStr(otp))
+        await session.commit()
+        return result
+
+
+async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
+    app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    compared = 0
+    clock.advance(timedelta(days=30))  # in which nothing is saved up
+    for _ in range(24 * 4):
+        while (
+            answer := await answer_to(app, lancelots.wrong_code(), clock())
+        ) is LoginResult.WRONG_CODE:
+            compared += 1
+        assert answer is LoginResult.TOO_MANY_CODES
+        clock.advance(timedelta(minutes=15))
+    assert compared == BURST + 24 - 1
+    assert compared * 3 / 10**6 < 1 / 10**4
+
+
+async def test_many_guesses_at_once_get_no_further(
+    app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    wrong = lancelots.wrong_code()
+    answers = await asyncio.gather(*(answer_to(app, wrong, clock()) for _ in range(4 * BURST)))
+    assert Counter(answers) == {
+        LoginResult.WRONG_CODE: BURST,
+        LoginResult.TOO_MANY_CODES: 3 * BURST,
+    }
+
+
+async def test_a_right_code_in_between_gains_a_guesser_nothing(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    for _ in range(BURST - 1):
+        assert await status_of(client, lancelots.wrong_code()) == 401
+    assert await status_of(client, lancelots.code()) == 200
+    assert await status_of(client, lancelots.wrong_code()) == 401
+    response = await log_in_with(client, LANCELOT, lancelots.next_code())
+    assert_problem(response, 429, "too_many_codes")
+    assert response.headers["retry-after"] == "3600"
+
+
+async def test_who_is_kept_waiting_gets_in_with_a_recovery_code_or_an_hour_later(
+    client: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    for _ in range(BURST):
+        await status_of(client, lancelots.wrong_code())
+    assert await status_of(client, lancelots.code()) == 429
+    assert await status_of(client, lancelots.recovery_codes[0]) == 200
+    assert await status_of(client, lancelots.code()) == 429
+    clock.advance(FORGIVEN_AFTER)
+    assert await status_of(client, lancelots.code()) == 200
+
+
+async def test_after_a_hundred_wrong_ones_in_a_row_only_a_recovery_code_helps(
+    client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    for _ in range(100):
+        assert await answer_to(app, lancelots.wrong_code(), clock()) is LoginResult.WRONG_CODE
+        clock.advance(FORGIVEN_AFTER)
+    clock.advance(timedelta(days=30))
+    assert await status_of(client, lancelots.code()) == 429
+    assert await status_of(client, lancelots.recovery_codes[0]) == 200
+    assert await status_of(client, lancelots.code()) == 200
+
+
+async def test_a_code_that_proved_an_account_is_used_up_whatever_comes_of_the_rest(
+    client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    code = lancelots.code()
+    async with app.state.database.session() as session:
+        factors: SecondFactors = app.state.services.second_factors
+        proof = (LANCELOT["password"], SecretStr(code))
+        await factors.reauthenticate(RequestContext(session, clock()), "user.remove", 2, *proof)
+    assert await status_of(client, code) == 401
+
+
+@pytest.mark.parametrize("kind", ["a code", "a recovery code"])
+async def test_a_right_one_begins_the_count_of_a_hundred_anew(
+    client: AsyncClient, app: FastAPI, lancelots: Authenticator, kind: str
+) -> None:
+    assert await status_of(client, lancelots.wrong_code()) == 401
+    right = lancelots.code() if kind == "a code" else lancelots.recovery_codes[0]
+    assert await status_of(client, right) == 200
+    async with app.state.database.session() as session:
+        assert (await session.scalars(select(SecondFactor.failures))).all() == [0]
+
+
+async def test_who_was_removed_or_lost_the_second_factor_a_moment_ago_is_refused(
+    app: FastAPI, clock: Clock
+) -> None:
+    removed, arthur = 4711, 1
+    for user_id in (removed, arthur):
+        assert await answer_to(app, "123456", clock(), user_id) is LoginResult.WRONG_CODE
+
+
+@on_postgresql
+async def test_a_code_is_tried_while_something_that_refers_to_its_user_is_written(
+    app: FastAPI, clock: Clock, lancelots: Authenticator
+) -> None:
+    async with app.state.database.session() as writing, asyncio.timeout(10):
+        await writing.execute(select(User).with_for_update(read=True, key_share=True))
+        assert await answer_to(app, lancelots.code(), clock()) is LoginResult.ACCEPTED
+
+
+async def test_confirming_cannot_be_guessed_either(client: AsyncClient, clock: Clock) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    for _ in range(BURST):
+        response = await confirm(client, token, authenticator.wrong_code())
+        assert_problem(response, 403, "wrong_code")
+    response = await confirm(client, token, authenticator.code())
+    assert_problem(response, 429, "too_many_codes")
+
+
+async def test_a_recovery_code_is_of_use_once_and_its_hash_is_all_that_is_kept(
+    client: AsyncClient, app: FastAPI, lancelots: Authenticator
+) -> None:
+    async with app.state.database.session() as session:
+        kept = (await session.scalars(select(RecoveryCode.code_hash))).all()
+    assert [len(hash_) for hash_ in kept] == [32] * 10
+    for code in lancelots.recovery_codes:
+        assert await status_of(client, code) == 200
+        assert await status_of(client, code) == 401
+    assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    async with app.state.database.session() as session:
+        recovered = select(Entry.details).where(Entry.action == "second_factor.recover")
+        details = (await session.scalars(recovered.order_by(Entry.id))).all()
+    assert [json.loads(one) for one in details] == [{"left": str(n)} for n in range(9, -1, -1)]

@@ -1,0 +1,287 @@
+"""A login with a second factor: what it takes by JSON, by form and on the docs page, what its
+tokens say, what it leaves behind, and what administrators cannot do without."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, BasicAuth, Response
+
+from app.context import RequestContext
+from app.credentials.second_factors.service import BURST
+from app.events import Event, Subscriber
+from app.http import access_log
+from app.security.rate_limits.limits import ACCOUNT
+from app.settings import Settings
+from tests.conftest import client_of, on_sqlite
+from tests.support.authenticator import (
+    Authenticator,
+    begin,
+    confirm,
+    enroll,
+    log_in_with,
+    token_with,
+)
+from tests.support.settings import Clock
+from tests.support.users import (
+    ARTHUR,
+    LANCELOT,
+    assert_problem,
+    at_court,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    said_in,
+)
+
+FORM = {"username": LANCELOT["username"], "password": LANCELOT["password"]}
+
+
+@pytest.fixture
+async def lancelots(client: AsyncClient, clock: Clock) -> Authenticator:
+    assert await register(client, LANCELOT) == 2
+    return await enroll(client, LANCELOT, clock)
+
+
+async def by_form(client: AsyncClient, **changes: Any) -> Response:
+    return await client.post("/token", data={**FORM, **changes})
+
+
+async def test_right_password_and_no_code_says_what_is_missing(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert "otp" in body["message"]
+    response = await by_form(client)
+    body = assert_problem(response, 400, "mfa_required")
+    assert body["error_description"] == body["message"]
+    assert "www-authenticate" not in response.headers
+    assert (await by_form(client, otp=lancelots.code())).status_code == 200
+
+
+@pytest.fixture
+async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Where Lancelot has never logged in."""
+    async with client_of(app, "192.0.2.7") as client:
+        yield client
+
+
+async def test_the_password_first_and_the_code_second_get_in_while_the_account_is_throttled(
+    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    """Whoever knows the password gains nothing: what had failed before still counts."""
+    wrong = {**LANCELOT, "password": "guinevere"}
+    for _ in range(ACCOUNT.allowed + 2):
+        assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
+        clock.advance(ACCOUNT.max_delay)
+    for _ in range(3):
+        assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert (await elsewhere.post("/token", json=wrong)).status_code == 401
+    assert (await elsewhere.post("/token", json=LANCELOT)).headers["Retry-After"] == "8"
+    clock.advance(ACCOUNT.max_delay)
+    assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+    assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
+
+
+async def test_being_refused_for_too_many_codes_does_not_count_as_a_failed_login(
+    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    for _ in range(BURST):
+        await log_in_with(elsewhere, LANCELOT, lancelots.wrong_code())
+    clock.advance(ACCOUNT.max_delay)
+    for _ in range(3):
+        refused = await log_in_with(elsewhere, LANCELOT, lancelots.code())
+        assert_problem(refused, 429, "too_many_codes")
+    assert await token_with(elsewhere, LANCELOT, lancelots.recovery_codes[0])
+
+
+async def test_nobody_else_can_tell_who_has_one(
+    client: AsyncClient, lancelots: Authenticator, arthurs_token: str
+) -> None:
+    wrong = {"password": "guinevere"}
+    for otp in ({}, {"otp": lancelots.code()}, {"otp": lancelots.recovery_codes[0]}):
+        answers = [
+            await by_form(client, **wrong, **otp, username=name)
+            for name in ("mordred", "arthur", "lancelot")
+        ]
+        assert len({(answer.status_code, answer.text) for answer in answers}) == 1
+    await client.put("/toggle-user-permission/2/0", headers=bearer(arthurs_token))
+    assert_problem(await by_form(client), 400, "invalid_grant")
+    assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
+
+
+async def test_who_has_none_may_send_a_code_all_the_same(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    assert "amr" not in said_in(await token_with(client, LANCELOT, "123456"))
+
+
+async def test_its_tokens_say_so_and_so_does_introspection(
+    client: AsyncClient, clock: Clock, lancelots: Authenticator
+) -> None:
+    sent = {**LANCELOT, "otp": lancelots.code()}
+    session = await open_session(client, sent)
+    clock.advance(timedelta(minutes=5))
+    renewed = await renew(client, session["refresh_token"])  # without a code
+    for token in (session["access_token"], renewed.json()["access_token"]):
+        assert said_in(token)["amr"] == ["pwd", "otp", "mfa"]
+        said = await client.post("/introspect", data={"token": token}, headers=bearer(token))
+        assert said.json()["amr"] == ["pwd", "otp", "mfa"]
+        assert said.json()["auth_time"] == int((clock() - timedelta(minutes=5)).timestamp())
+
+
+@on_sqlite
+async def test_the_docs_page_sends_the_code_as_a_clients_secret(
+    client: AsyncClient, lancelots: Authenticator
+) -> None:
+    code = lancelots.code()
+    for secret in (f"{code[:3]} {code[3:]}", lancelots.recovery_codes[0]):
+        response = await client.post("/token", data=FORM, auth=BasicAuth("", secret))
+        assert response.status_code == 200
+
+
+@on_sqlite
+async def test_a_code_comes_from_one_place(client: AsyncClient, lancelots: Authenticator) -> None:
+    code = lancelots.code()
+    basic = BasicAuth("", code)
+    twice = await client.post("/token", data={**FORM, "otp": code}, auth=basic)
+    assert_problem(twice, 400, "invalid_request")
+    by_json = await client.post("/token", json=LANCELOT, auth=basic)
+    assert_problem(by_json, 401, "mfa_required")
+    in_query = await client.post(f"/token?otp={code}", data=FORM)
+    assert_problem(in_query, 400, "mfa_required")
+    clients_own = await client.post("/token", data=FORM, auth=BasicAuth("notebook", code))
+    assert_problem(clients_own, 400, "mfa_required")
+    in_body = await by_form(client, client_secret=code)
+    assert_problem(in_body, 400, "mfa_required")
+    no_code = await client.post("/token", data=FORM, auth=BasicAuth("", "no code"))
+    assert_problem(no_code, 400, "invalid_request")
+    for garbage in ("Basic", "Basic %%%", "Basic /w==", "Basic é", "Bearer x", "Basic Og=="):
+        headers = {b"Authorization": garbage.encode()}
+        response = await client.post("/token", data=FORM, headers=headers)
+        assert_problem(response, 400, "mfa_required")
+    # None of these has spent it.
+    assert (await client.post("/token", data=FORM, auth=basic)).status_code == 200
+
+
+@pytest.fixture
+async def events(app: FastAPI) -> AsyncIterator[list[tuple[Any, ...]]]:
+    seen: list[tuple[Any, ...]] = []
+
+    async def listen(_: RequestContext, event: Event) -> None:
+        reason = event.details.get("reason")
+        seen.append((event.action, event.subject_id, event.succeeded, reason))
+
+    app.state.services.events.subscribers = (Subscriber(listen),)
+    yield seen
+    app.state.services.events.subscribers = ()
+
+
+async def test_each_step_is_announced_and_a_password_alone_is_no_login(
+    client: AsyncClient, lancelots: Authenticator, events: list[tuple[Any, ...]]
+) -> None:
+    await client.post("/token", json=LANCELOT)
+    await log_in_with(client, LANCELOT, lancelots.wrong_code())
+    await log_in_with(client, LANCELOT, lancelots.code())
+    await log_in_with(client, LANCELOT, lancelots.recovery_codes[0])
+    await log_in_with(client, {**LANCELOT, "password": "guinevere"}, lancelots.code())
+    for _ in range(5):
+        await log_in_with(client, LANCELOT, lancelots.wrong_code())
+    assert events == [
+        ("second_factor.required", 2, True, None),
+        ("login", 2, False, "wrong code"),
+        ("login", 2, True, None),
+        ("second_factor.recover", 2, True, None),
+        ("login", 2, True, None),
+        ("login", 2, False, None),
+        *[("login", 2, False, "wrong code")] * 4,
+        ("login", 2, False, "too many wrong codes"),
+    ]
+
+
+async def test_so_is_what_is_done_to_it(
+    client: AsyncClient, clock: Clock, arthurs_token: str, events: list[tuple[Any, ...]]
+) -> None:
+    await register(client, LANCELOT)
+    authenticator, token = await begin(client, LANCELOT, clock)
+    unproved = {"password": "guinevere"}
+    await client.post("/me/second-factor", json=unproved, headers=bearer(token))
+    await confirm(client, token, authenticator.wrong_code())
+    await confirm(client, token, authenticator.code())
+    headers = bearer(await token_with(client, LANCELOT, authenticator.next_code()))
+    proof = {**LANCELOT, "otp": authenticator.next_code()}
+    path = "/me/second-factor"
+    wrong = {**proof, "password": "guinevere"}
+    await client.post(f"{path}/recovery-codes", json=wrong, headers=headers)
+    await client.post(f"{path}/recovery-codes", json=proof, headers=headers)
+    proof["otp"] = authenticator.next_code()
+    await client.request("DELETE", path, json=proof, headers=headers)
+    await enroll(client, LANCELOT, clock)
+    await client.delete("/users/2/second-factor", headers=bearer(arthurs_token))
+    done = [
+        (action, succeeded, reason)
+        for action, subject, succeeded, reason in events
+        if action.startswith("second_factor.") and subject == 2
+    ]
+    assert done == [
+        ("second_factor.enrol", True, None),
+        ("second_factor.enrol", False, "wrong password"),
+        ("second_factor.confirm", False, "wrong code"),
+        ("second_factor.confirm", True, None),
+        ("second_factor.renew_codes", False, "wrong password"),
+        ("second_factor.renew_codes", True, None),
+        ("second_factor.remove", True, None),
+        ("second_factor.enrol", True, None),
+        ("second_factor.confirm", True, None),
+        ("second_factor.reset", True, None),
+    ]
+
+
+async def test_an_administrator_without_one_can_do_no_more_than_get_one(
+    settings: Settings, clock: Clock
+) -> None:
+    """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
+    required = settings.model_copy(update={"admin_second_factor": "required"})
+    async with at_court(required, clock) as client:
+        await register(client, LANCELOT)
+        answer = (await client.post("/token", json={**ARTHUR, "scope": "admin"})).json()
+        assert "scope" not in answer
+        path = "/users/2/sessions"
+        response = await client.get(path, headers=bearer(answer["token"]))
+        body = assert_problem(response, 403, "insufficient_scope")
+        assert "second factor" in body["message"]
+        authenticator = await enroll(client, ARTHUR, clock)
+        token = await token_with(client, ARTHUR, authenticator.code())
+        assert (await client.get(path, headers=bearer(token))).status_code == 200
+        assert await log_in(client, LANCELOT)  # who is none needs none
+
+
+async def test_sessions_from_before_it_was_required_lose_what_needs_it(
+    settings: Settings, clock: Clock
+) -> None:
+    async with at_court(settings, clock) as client:
+        session = await open_session(client, ARTHUR)
+        assert session["scope"] == "admin offline_access"
+    required = settings.model_copy(update={"admin_second_factor": "required"})
+    async with at_court(required, clock) as client:
+        answer = (await renew(client, session["refresh_token"])).json()
+        assert answer["scope"] == "offline_access"
+
+
+async def test_no_code_and_no_secret_is_written_into_the_log(
+    client: AsyncClient,
+    lancelots: Authenticator,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    codes = [lancelots.wrong_code(), lancelots.code(), lancelots.recovery_codes[0]]
+    for code in codes:
+        await log_in_with(client, LANCELOT, code)
+    await client.post("/token", data=FORM, auth=BasicAuth("", codes[1]))
+    access_log.request_log.flush()
+    captured = capfd.readouterr()
+    assert '"/token"' in captured.err
+    for secret in (*codes, lancelots.parameters["secret"]):
+        assert secret not in captured.err + captured.out

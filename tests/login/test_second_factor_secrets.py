@@ -1,0 +1,122 @@
+"""What an authenticator app is told is encrypted in the database, as the signing keys are."""
+
+import pytest
+from sqlalchemy import select, update
+
+from app.credentials.second_factors.encryption import encryptor_for
+from app.credentials.second_factors.models import SecondFactor
+from app.database.engine import Database, begin_write
+from app.security.encryption import DecryptionError
+from app.settings import Settings
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
+from tests.support.authenticator import STEP, enroll, log_in_with
+from tests.support.settings import Clock, make_settings
+from tests.support.users import GALAHAD, LANCELOT, Person, at_court, register
+
+SECRET_KEY = "the lady of the lake keeps it dry"
+
+
+@pytest.fixture
+def sealed(settings: Settings) -> Settings:
+    return make_settings(settings.database_url, secret_key=SECRET_KEY)
+
+
+async def stored(settings: Settings) -> list[str]:
+    database = Database(settings)
+    async with database.session() as session:
+        found = list(await session.scalars(select(SecondFactor.secret)))
+    await database.close()
+    return found
+
+
+async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
+    settings: Settings, sealed: Settings, clock: Clock
+) -> None:
+    plain = make_settings(settings.database_url)
+    people: list[Person] = [LANCELOT, GALAHAD, {**LANCELOT, "username": "bors"}]
+    authenticators = []
+    async with at_court(plain, clock) as client:
+        for person in people[:2]:
+            await register(client, person)
+            authenticators.append(await enroll(client, person, clock))
+        assert await stored(plain) == [each.parameters["secret"] for each in authenticators]
+    async with at_court(sealed, clock) as client:
+        await register(client, people[2])
+        authenticators.append(await enroll(client, people[2], clock))
+        for person, authenticator in zip(people, authenticators, strict=True):
+            assert (await log_in_with(client, person, authenticator.code())).status_code == 200
+            for secret in await stored(plain):
+                assert secret.startswith("gAAAA")
+                assert authenticator.parameters["secret"] not in secret
+    clock.advance(STEP)
+    async with at_court(sealed, clock) as client:
+        for person, authenticator in zip(people, authenticators, strict=True):
+            assert (await log_in_with(client, person, authenticator.code())).status_code == 200
+
+
+async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
+    sealed: Settings, clock: Clock
+) -> None:
+    async with at_court(sealed, clock) as client:
+        await register(client, LANCELOT)
+        await enroll(client, LANCELOT, clock)
+    # HS256, so that no signing key is in the way.
+    hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
+    for change in ({}, {"secret_key": SECRET_KEY.upper()}):
+        settings = make_settings(sealed.database_url, **hs256, **change)
+        with pytest.raises(DecryptionError, match=r"second factors .* SECRET_KEY"):
+            async with at_court(settings, clock):
+                pass
+
+
+async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
+    sealed: Settings, clock: Clock
+) -> None:
+    async with at_court(sealed, clock) as client:
+        for person in (LANCELOT, GALAHAD):
+            await register(client, person)
+            await enroll(client, person, clock)
+    database = Database(sealed)
+    async with database.session() as session:
+        await begin_write(session)
+        first = update(SecondFactor).where(SecondFactor.user_id == 2)
+        await session.execute(first.values(secret="GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"))
+        await session.commit()
+    await database.close()
+    hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
+    other = make_settings(sealed.database_url, **hs256, secret_key=SECRET_KEY.upper())
+    with pytest.raises(DecryptionError, match="second factors"):
+        async with at_court(other, clock):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["signing keys", "second factors"])
+async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
+    sealed: Settings, clock: Clock, kind: str
+) -> None:
+    """Though it is in order otherwise, and under the same SECRET_KEY."""
+    async with at_court(sealed, clock) as client:
+        await register(client, LANCELOT)
+        await enroll(client, LANCELOT, clock)
+    database = Database(sealed)
+    async with database.session() as session:
+        for_factors, for_keys = encryptor_for(sealed), KeyStore(sealed)._encryptor
+        column, own, other = {
+            "signing keys": (StoredKey.private_key, for_keys, for_factors),
+            "second factors": (SecondFactor.secret, for_factors, for_keys),
+        }[kind]
+        (stored,) = await session.scalars(select(column))
+        await session.rollback()
+        for vault in (own, other):
+            await begin_write(session)
+            changed = vault.encrypt(own.decrypt(stored))
+            await session.execute(update(column.class_).values({column: changed}))
+            await session.commit()
+            if vault is own:
+                async with at_court(sealed, clock):
+                    pass
+    await database.close()
+    with pytest.raises(DecryptionError, match=kind):
+        async with at_court(sealed, clock):
+            pass

@@ -1,0 +1,143 @@
+"""Whatever administrators do, and users with their own account, is in the audit log by its name."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+
+from app.mail import worker
+from app.settings import Settings
+from tests.support.authenticator import enroll
+from tests.support.mail_server import MailServer, deliver, mail_server
+from tests.support.settings import Clock
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    said_in,
+)
+
+Call = tuple[str, str, dict[str, Any]]
+
+PROOF = {"password": LANCELOT["password"]}
+DISABLE: Call = ("PUT", "/toggle-user-permission/2/0", {})
+VOUCH: Call = ("PATCH", "/users/2", {"email_verified": True})
+INVITE: Call = ("POST", "/invitations", {})
+ASK: Call = ("POST", "/password-resets", {"email": LANCELOT["email"]})
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+async def make(client: AsyncClient, token: str, calls: list[Call], **known: str) -> None:
+    for method, path, body in calls:
+        sent = {name: known.get(str(value), value) for name, value in body.items()}
+        answer = await client.request(
+            method, path.format(**known), json=sent, headers=bearer(token) if token else {}
+        )
+        assert answer.is_success, answer.text
+        known = {name: str(value) for name, value in answer.json().items()} | known
+
+
+async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | None, bool]:
+    """Who did it, to whom, and whether it succeeded."""
+    headers = bearer(await log_in(client, ARTHUR))
+    query: dict[str, Any] = {"action": action, "limit": 1}
+    answer = await client.get("/audit", params=query, headers=headers)
+    (entry,) = answer.json()["entries"]
+    return entry["actor_id"], entry["subject_id"], entry["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("action", "subject", "calls"),
+    [
+        ("user.register", 3, [("POST", "/users", GALAHAD)]),
+        ("user.grant", 2, [("PATCH", "/users/2", {"scopes": ["predict"]})]),
+        ("user.change_email", 2, [("PATCH", "/users/2", {"email": "lake@avalon.example"})]),
+        ("user.verify_email", 2, [VOUCH]),
+        ("user.unverify_email", 2, [VOUCH, ("PATCH", "/users/2", {"email_verified": False})]),
+        ("user.disable", 2, [DISABLE]),
+        ("user.enable", 2, [DISABLE, ("PATCH", "/users/2", {"is_enabled": True})]),
+        ("user.revoke_tokens", 2, [("POST", "/users/2/revoke-tokens", {})]),
+        ("user.force_reset", 2, [("POST", "/users/2/password-reset", {})]),
+        ("session.end", 2, [("DELETE", "/users/2/sessions/{sid}", {})]),
+        ("second_factor.reset", 2, [("DELETE", "/users/2/second-factor", {})]),
+        ("user.remove", 2, [("DELETE", "/remove-user/2", {})]),
+        ("invitation.create", None, [INVITE]),
+        ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),
+    ],
+)
+async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
+    client: AsyncClient,
+    clock: Clock,
+    arthurs_token: str,
+    action: str,
+    subject: int | None,
+    calls: list[Call],
+) -> None:
+    await register(client, LANCELOT)
+    if action.startswith("second_factor"):
+        await enroll(client, LANCELOT, clock)
+        sid = ""
+    else:
+        sid = said_in((await open_session(client, LANCELOT))["token"])["sid"]
+    await make(client, arthurs_token, calls, sid=sid)
+    assert await newest(client, action) == (1, subject, True)
+
+
+@pytest.mark.parametrize(
+    ("action", "calls"),
+    [
+        ("session.open", []),
+        ("user.change_password", [("POST", "/me/password", {**PROOF, "new_password": "new"})]),
+        ("user.change_email", [("PATCH", "/me", {**PROOF, "email": "lake@avalon.example"})]),
+        ("user.verify_email", [("POST", "/me/email-verification/confirm", {"code": "code"})]),
+        ("user.revoke_tokens", [("POST", "/me/logout-everywhere", {})]),
+        ("session.end", [("DELETE", "/me/sessions/{sid}", {})]),
+        ("second_factor.enrol", [("POST", "/me/second-factor", PROOF)]),
+        ("user.remove", [("DELETE", "/me", PROOF)]),
+    ],
+)
+async def test_what_users_do_with_their_own_account(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, action: str, calls: list[Call]
+) -> None:
+    await register(client, LANCELOT)
+    await deliver(app)
+    token = (await open_session(client, LANCELOT))["token"]
+    await make(client, token, calls, sid=said_in(token)["sid"], code=mailbox.last_code())
+    assert await newest(client, action) == (2, 2, True)
+
+
+async def test_what_whoever_forgot_a_password_does(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    await register(client, LANCELOT)
+    await make(client, "", [ASK])
+    await deliver(app)
+    assert await newest(client, "password_reset.request") == (None, 2, True)
+    reset = {"code": mailbox.last_code(), "new_password": "new"}
+    await make(client, "", [("POST", "/password-resets/confirm", reset)])
+    assert await newest(client, "user.reset_password") == (2, 2, True)
+
+
+async def test_what_nobody_in_particular_does(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    assert await newest(client, "user.register") == (None, 2, True)
+    await client.post("/revoke", data={"token": await log_in(client, LANCELOT)})
+    assert await newest(client, "token.revoke") == (None, 2, True)

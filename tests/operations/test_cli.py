@@ -1,0 +1,325 @@
+"""The `hourpass` command, without the service or while it runs on the same database.
+
+No password shows anywhere, and what an operator can mend comes as one line and exit status 1.
+"""
+
+import asyncio
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from httpx import AsyncClient
+from sqlalchemy import select
+
+from app.audit.models import Entry
+from app.cli.main import main
+from app.database import migrations
+from app.database.engine import Database, utc_now
+from app.http import access_log
+from app.settings import ROOT, Settings
+from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.authenticator import enroll, token_with
+from tests.support.settings import CHEAP_HASHING, Clock
+from tests.support.users import (
+    GALAHAD,
+    LANCELOT,
+    at_court,
+    bearer,
+    comes_to_an_end,
+    kid_of,
+    log_in,
+    register,
+    token_holds,
+)
+
+Command = Callable[..., Awaitable[Result]]
+
+NEW_PASSWORD = "achieved the grail"
+
+
+def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
+    return CliRunner().invoke(main, arguments, input=stdin, env={**CHEAP_HASHING, **variables})
+
+
+@pytest.fixture
+def hourpass(database_url: str) -> Command:
+    """The command on this test's database, beside the running app: it has an event loop too."""
+
+    async def run_beside(*arguments: str, stdin: str = "", **variables: str) -> Result:
+        variables["DATABASE_URL"] = database_url
+        # The app's request lines go to standard error, which CliRunner takes for the command's.
+        access_log.request_log.flush()
+        access_log.request_log.configure(enabled=False, as_text=False)
+        return await asyncio.to_thread(run, *arguments, stdin=stdin, **variables)
+
+    return run_beside
+
+
+def assert_refused(result: Result, *reasons: str) -> None:
+    """Exit status 1, no traceback, and a line for each reason."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    lines = result.output.removeprefix("Error: ").splitlines()
+    for line, reason in zip(lines, reasons, strict=True):
+        assert reason in line
+
+
+async def test_create_admin_takes_the_password_from_standard_input(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    result = await hourpass(
+        *("create-admin", "galahad", "--email", GALAHAD["email"]), stdin=f"{GALAHAD['password']}\n"
+    )
+    assert result.exit_code == 0, result.output
+    profile = await client.get("/me", headers=bearer(await log_in(client, GALAHAD)))
+    assert profile.json().items() >= {"username": "galahad", "is_admin": True}.items()
+    assert result.output == f"Created administrator galahad with id {profile.json()['id']}.\n"
+
+
+async def test_create_admin_refuses_a_taken_name_and_changes_nothing(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    token = await log_in(client, GALAHAD)
+    assert_refused(
+        await hourpass("create-admin", "GALAHAD", stdin=f"{NEW_PASSWORD}\n"), "User already exists"
+    )
+    profile = (await client.get("/me", headers=bearer(token))).json()
+    assert (profile["username"], profile["is_admin"]) == ("galahad", False)
+
+
+async def test_set_password_changes_it_and_ends_the_users_tokens(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    await register(client, LANCELOT)
+    old = await log_in(client, GALAHAD)
+    anothers = await log_in(client, LANCELOT)
+    result = await hourpass("set-password", "galahad", stdin=f"{NEW_PASSWORD}\n")
+    assert (result.exit_code, result.stdout) == (0, "Changed the password of galahad.\n")
+    assert await comes_to_an_end(client, old)
+    assert await token_holds(client, anothers)
+    assert (await client.post("/token", json=GALAHAD)).status_code == 401
+    new = await log_in(client, {**GALAHAD, "password": NEW_PASSWORD})
+    assert await token_holds(client, new)
+
+
+async def test_set_password_refuses_an_unknown_name(hourpass: Command) -> None:
+    assert_refused(await hourpass("set-password", "mordred", stdin="x\n"), "User not found")
+
+
+async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
+    hourpass: Command, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, GALAHAD)
+    authenticator = await enroll(client, GALAHAD, clock)
+    token = await token_with(client, GALAHAD, authenticator.code())
+    result = await hourpass("reset-second-factor", "galahad")
+    assert (result.exit_code, result.stdout) == (0, "Removed the second factor of galahad.\n")
+    assert await comes_to_an_end(client, token)
+    await log_in(client, GALAHAD)
+    result = await hourpass("reset-second-factor", "galahad")
+    assert_refused(result, "There is no second factor")
+    assert_refused(await hourpass("reset-second-factor", "mordred"), "User not found")
+
+
+@pytest.mark.parametrize(
+    ("command", "action", "subject"),
+    [
+        ("create-admin mordred", "user.register", 3),
+        ("set-password lancelot", "user.change_password", 2),
+        ("grant lancelot predict", "user.grant", 2),
+        ("unlock lancelot", "user.unlock", 2),
+        ("reset-second-factor lancelot", "second_factor.reset", 2),
+        ("keys rotate", "key.rotate", None),
+        ("keys revoke {kid}", "key.revoke", None),
+    ],
+)
+async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
+    hourpass: Command,
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    command: str,
+    action: str,
+    subject: int | None,
+) -> None:
+    clock.now = utc_now()  # as the command has it, so that the key may be followed by another
+    async with at_court(settings, clock) as client:
+        await register(client, LANCELOT)
+        kid = kid_of(await log_in(client, LANCELOT))
+        await enroll(client, LANCELOT, clock)
+        result = await hourpass(*command.format(kid=kid).split(), stdin=f"{NEW_PASSWORD}\n")
+        assert result.exit_code == 0, result.output
+    async with database.session() as session:
+        entry = await session.scalar(select(Entry).order_by(Entry.id.desc()).limit(1))
+    assert entry
+    told = (entry.action, entry.actor_id, entry.subject_id, entry.succeeded, entry.user_agent)
+    assert told == (action, None, subject, True, "hourpass")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "policy", "line"),
+    [
+        pytest.param(
+            "", "basic", "PASSWORD Must not be empty",
+            id="none at all",
+        ),
+        pytest.param("\0\n", "basic", "PASSWORD Must not contain a NUL character", id="NUL"),
+        pytest.param("x" * 7, "strict", "password: Must have at least 8 characters", id="short"),
+        pytest.param(
+            "password1",
+            "strict",
+            "password: Must not be one of the commonly used passwords",
+            id="common",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_refused_password_is_not_repeated(
+    stdin: str, policy: str, line: str, hourpass: Command
+) -> None:
+    for arguments in (("create-admin", "galahad"), ("set-password", "arthur")):
+        assert_refused(await hourpass(*arguments, stdin=stdin, PASSWORD_POLICY=policy), line)
+
+
+def test_a_password_that_is_no_text_is_refused_without_a_traceback(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
+    database = shutil.copy(sqlite_template, tmp_path)
+    command = subprocess.run(
+        [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
+        cwd=ROOT,
+        env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
+        input=b"caf\xe9 au lait\n",
+        capture_output=True,
+        check=False,
+    )
+    assert command.returncode == 1
+    assert b"Traceback" not in command.stderr
+    assert len(command.stderr.splitlines()) == 1
+    assert b"au lait" not in command.stderr
+
+
+def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
+    sqlite_template: Path, tmp_path: Path
+) -> None:
+    database = shutil.copy(sqlite_template, tmp_path)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
+            cwd=ROOT,
+            env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,  # or it would ask at the terminal of whoever runs the tests
+        )
+        os.close(theirs)
+        shown = b""
+        for prompt in (b"Password: ", b"Repeat for confirmation: "):
+            while not shown.endswith(prompt):
+                shown += terminal.read(1024)
+            terminal.write(GALAHAD["password"].encode() + b"\n")
+        try:
+            while part := terminal.read(1024):
+                shown += part
+        except OSError:
+            pass  # Linux's way to say that the other end is closed
+        assert process.wait(SERVE_TIMEOUT_SECONDS) == 0
+    assert b"Created administrator galahad with id 1." in shown
+    assert GALAHAD["password"].encode() not in shown
+
+
+def test_migrate_prints_the_revision_and_may_be_repeated(empty_database_url: str) -> None:
+    for _ in range(2):
+        result = run("migrate", DATABASE_URL=empty_database_url)
+        assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
+
+
+def test_a_chore_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
+    assert_refused(
+        run("create-admin", "galahad", stdin="x\n", DATABASE_URL=empty_database_url),
+        "The database has no tables yet. Run `hourpass migrate`.",
+    )
+
+
+def test_settings_prints_every_setting_once_and_no_value_from_the_environment() -> None:
+    result = run("settings", SECRET_KEY="the lady of the lake keeps it dry")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert all(reason.startswith("# ") for reason in lines[::2])
+    assert [line.partition("=")[0] for line in lines[1::2]] == [
+        name.upper() for name in Settings.model_fields
+    ]
+    assert "lady of the lake" not in result.output
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands(option: str) -> None:
+    result = run(option)
+    assert result.exit_code == 0
+    _, _, listed = result.output.partition("Commands:\n")
+    assert [line.split()[0] for line in listed.splitlines()] == sorted(main.commands)
+    assert set(main.commands) == {
+        "after-restore",
+        "create-admin",
+        "grant",
+        "keys",
+        "migrate",
+        "reset-second-factor",
+        "serve",
+        "set-password",
+        "settings",
+        "test-mail",
+        "unlock",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        pytest.param(
+            {"PORT": "eighty"},
+            "PORT Input should be a valid integer",
+            id="no number",
+        ),
+        pytest.param(
+            {"DATABASE_URL": "mysql://arthur:sesame@camelot/hourpass"},
+            "must begin with sqlite:/// or postgresql://",
+            id="an unknown database",
+        ),
+        pytest.param(
+            {"SECRET_KEY": "too short a secret"},
+            "SECRET_KEY must have between 32 and 1024 characters",
+            id="a short secret",
+        ),
+        pytest.param(
+            {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": ""},
+            "SIGNING_ALGORITHM=HS256 needs HS256_SECRET",
+            id="settings that belong together",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_a_bad_setting_gets_one_line_that_names_it_and_not_its_value(
+    command: str, variables: dict[str, str], line: str
+) -> None:
+    result = run(command, **variables)
+    assert_refused(result, line)
+    assert not [value for value in variables.values() if value and value in result.output.split()]
+
+
+def test_several_bad_settings_get_a_line_each() -> None:
+    result = run("migrate", PORT="eighty", WORKERS="0")
+    assert_refused(
+        result,
+        "PORT Input should be a valid integer",
+        "WORKERS Input should be greater than or equal to 1",
+    )

@@ -1,0 +1,129 @@
+"""No clock that is wrong by up to a day makes a revoked token valid again: neither this host's, set
+back or ahead, nor another one's."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import delete
+
+from app.database.engine import begin_write
+from app.retention.service import Retention
+from app.settings import Settings
+from app.tokens.revocations import cache, feed
+from app.tokens.revocations.models import Revocation
+from app.users import token_cache
+from tests.support.settings import Clock
+from tests.support.users import (
+    ARTHUR,
+    LANCELOT,
+    at_court,
+    bearer,
+    comes_to_an_end,
+    log_in,
+    register,
+    revoked,
+    token_holds,
+)
+
+HOUR = timedelta(hours=1)
+
+
+class MonotonicClock:
+    """As time.monotonic(), and it can be moved on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def advance(self, span: timedelta) -> None:
+        self.ahead += span.total_seconds()
+
+
+@pytest.fixture
+def monotonic(monkeypatch: pytest.MonkeyPatch) -> MonotonicClock:
+    clock = MonotonicClock()
+    for module in (cache, feed, token_cache):
+        monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+async def log_out_everywhere(client: AsyncClient, token: str) -> None:
+    response = await client.post("/me/logout-everywhere", headers=bearer(token))
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("back", [HOUR, 23 * HOUR], ids=str)
+async def test_a_clock_that_is_set_back_revives_no_token(
+    monotonic: MonotonicClock, client: AsyncClient, clock: Clock, back: timedelta
+) -> None:
+    """As long as a clock may be wrong, the cache itself remembers."""
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert await token_holds(client, token)
+    await log_out_everywhere(client, token)
+    passed = back + timedelta(minutes=2)
+    monotonic.advance(passed)
+    clock.advance(passed)
+    await log_out_everywhere(client, await log_in(client, ARTHUR))  # has old entries forgotten
+    clock.advance(-back)
+    assert not await token_holds(client, token)
+    assert not await token_holds(client, token)
+
+
+async def test_when_the_clock_was_set_the_database_is_asked_again_about_every_user(
+    monotonic: MonotonicClock, app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    """However far it was set back, and even if every trace of the revocation is gone."""
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert await token_holds(client, token)
+    await log_out_everywhere(client, token)
+    passed = timedelta(days=3)
+    monotonic.advance(passed)
+    clock.advance(passed)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(delete(Revocation))
+        await session.commit()
+    await log_out_everywhere(client, await log_in(client, ARTHUR))
+    assert len(await revoked(client)) == 1
+    clock.advance(-passed)
+    assert not await token_holds(client, token)
+
+
+async def test_a_drifting_clock_counts_as_set_only_when_it_is_a_minute_off(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert await token_holds(client, token)
+    for drift, known in [(50, True), (20, False)]:
+        clock.advance(timedelta(seconds=drift))
+        answer = app.state.token_cache.check(token, clock())
+        # Not fresh on a busy machine: then nothing was looked at.
+        assert (answer is not None) == known or not app.state.revocation_cache.is_fresh()
+        assert await token_holds(client, token)
+
+
+@pytest.mark.parametrize("wrong_by", [2 * HOUR, -2 * HOUR, 20 * HOUR, -20 * HOUR], ids=str)
+async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
+    settings: Settings, client: AsyncClient, wrong_by: timedelta
+) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert await token_holds(client, token)
+    wrong = Clock()
+    wrong.now = datetime.now(UTC) + wrong_by
+    async with at_court(settings, wrong) as elsewhere:
+        await log_out_everywhere(elsewhere, await log_in(elsewhere, LANCELOT))
+        feed_before = await revoked(elsewhere)
+        wrong.now += timedelta(minutes=10)  # past the other one's lease
+        database = elsewhere._transport.app.state.database  # type: ignore[attr-defined]
+        await Retention(database, settings).run_once()
+        assert await revoked(elsewhere) == feed_before != []
+    assert await comes_to_an_end(client, token)

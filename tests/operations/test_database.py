@@ -1,0 +1,32 @@
+"""Sessions of the database, whatever becomes of those who wait for one."""
+
+import asyncio
+
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.database.engine import Database, begin_write
+from tests.support.waiting import blocking
+
+
+async def test_a_writer_who_is_cut_off_while_it_waits_keeps_nobody_waiting(app: FastAPI) -> None:
+    database: Database = app.state.database
+
+    async def write() -> None:
+        async with database.session() as session:
+            await begin_write(session)
+            await session.execute(text("UPDATE users SET is_enabled = is_enabled"))
+            await session.commit()
+
+    async with database.session() as first:
+        await begin_write(first)
+        await first.execute(text("UPDATE users SET is_enabled = is_enabled"))
+        async with blocking(database, 3):
+            waiting = [asyncio.create_task(write()) for _ in range(3)]
+        for task in waiting:
+            task.cancel()
+        outcomes = asyncio.gather(*waiting, return_exceptions=True)
+        await first.commit()
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in await outcomes)
+    async with asyncio.timeout(2):
+        await asyncio.gather(*(write() for _ in range(6)))

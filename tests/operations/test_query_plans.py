@@ -1,0 +1,103 @@
+"""What grows without end is never read through from its beginning to its end."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection
+
+from app.context import RequestContext
+from app.database.engine import Database
+from app.database.job_lock import LOCK_PERIOD
+from app.retention.service import Retention
+from app.settings import Settings
+from app.users.service import Users
+from tests.conftest import on_sqlite
+from tests.support.settings import Clock
+from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
+
+GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
+GROWING |= {"codes", "outbox"}
+
+
+@contextmanager
+def executed(database: Database) -> Iterator[dict[str, Any]]:
+    """Every statement that comes by meanwhile, with parameters of one time."""
+    statements: dict[str, Any] = {}
+
+    def note(_c: Connection, _k: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            statements[statement] = parameters
+
+    engine = database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(engine, "before_cursor_execute", note)
+
+
+async def plans(database: Database, statements: dict[str, Any]) -> list[tuple[str, str]]:
+    async with database.engine.connect() as connection:
+        found = []
+        for statement, parameters in statements.items():
+            question = f"EXPLAIN QUERY PLAN {statement}"
+            rows = (await connection.exec_driver_sql(question, parameters)).all()
+            found += [(statement, detail) for *_, detail in rows]
+        return found
+
+
+def reads_through(statement: str, plan: str) -> bool:
+    """`SCAN x USING INDEX` and a LIMIT in the order of the ids may stop early."""
+    scan = re.fullmatch(r"SCAN (\w+)", plan)
+    stops = re.search(r"ORDER BY \w+\.id( DESC)?\s+LIMIT", statement)
+    return scan is not None and scan[1] in GROWING and not stops
+
+
+def is_of_ended_epochs(statement: str) -> bool:
+    """Retention looks for them once a minute, and holds up nobody: it only reads."""
+    return statement.startswith("SELECT sessions.id") and "NOT (EXISTS" in statement
+
+
+# SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
+@on_sqlite
+async def test_no_statement_of_a_day_reads_a_growing_table_through(  # noqa: PLR0917 - fixtures
+    app: FastAPI,
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    settings: Settings,
+    clock: Clock,
+) -> None:
+    database: Database = app.state.database
+    with executed(database) as statements:
+        arthurs = bearer(await log_in(client, ARTHUR))
+        lancelot = await register(client, LANCELOT)
+        await client.post("/token", json={**LANCELOT, "password": "wrong"})
+        opened = await open_session(client, LANCELOT)
+        token = (await renew(client, opened["refresh_token"])).json()["token"]
+        for path in ("/me", "/me/audit", "/me/sessions", "/me/second-factor"):
+            assert (await client.get(path, headers=bearer(token))).status_code == 200
+        for path in ("/users", "/audit", f"/users/{lancelot}", "/revocations"):
+            assert (await client.get(path, headers=arthurs)).status_code == 200
+        await client.patch(f"/users/{lancelot}", json={"scopes": ["predict"]}, headers=arthurs)
+        await client.post("/me/logout-everywhere", headers=arthurs)
+        await users.remove(context, lancelot)
+        clock.now += 2 * LOCK_PERIOD
+        assert await Retention(database, settings).run_once()
+    found = await plans(database, statements)
+    assert len(statements) > 30
+    slow = {statement for statement, plan in found if reads_through(statement, plan)}
+    assert [statement for statement in slow if not is_of_ended_epochs(statement)] == []
+
+
+@on_sqlite
+async def test_a_table_read_through_would_be_noticed(app: FastAPI) -> None:
+    database: Database = app.state.database
+    with executed(database) as statements:
+        async with database.session() as session:
+            await session.execute(text("SELECT id FROM users WHERE email = 'x'"))
+    found = await plans(database, statements)
+    assert [plan for statement, plan in found if reads_through(statement, plan)]

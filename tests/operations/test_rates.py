@@ -1,0 +1,547 @@
+"""What a user may do, but not without end: each has a number, a 429 that says when it works again,
+and a way to end what was stolen that stays open beyond it."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+from sqlalchemy import event, func, select, update
+
+from app.accounts.invitations import service as invitations_service
+from app.audit.models import Entry
+from app.credentials.second_factors import service as second_factors_service
+from app.database.engine import begin_write
+from app.database.job_lock import JobLock
+from app.main import create_app
+from app.retention.service import Retention
+from app.security.rate_limits import service
+from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.limits import (
+    ACCOUNT_AT_ADDRESS,
+    NEW_INVITATION,
+    NEW_SECRET,
+    REGISTRATIONS,
+    SESSION_REFRESH,
+    UNFINISHED_LOGIN,
+    Rate,
+)
+from app.security.rate_limits.models import AttemptCounter
+from app.security.rate_limits.rates import IS_RATE
+from app.security.rate_limits.service import (
+    LOGINS_PER_WRITE,
+    MAX_UNWRITTEN_ACCOUNTS,
+    UnwrittenLogins,
+    enforce_limit,
+)
+from app.settings import ROOT, Settings
+from app.tokens.revocations.models import Revocation
+from app.users import service as users_service
+from tests.conftest import serving
+from tests.support.authenticator import enroll, log_in_with
+from tests.support.settings import Clock, make_settings
+from tests.support.users import (
+    GALAHAD,
+    LANCELOT,
+    Person,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    revoked,
+    said_in,
+    token_holds,
+)
+
+PER_HOUR = 60
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """One a minute, which is enough for a test to get beyond it."""
+    return Settings.model_validate({**settings.model_dump(), "user_actions_per_hour": PER_HOUR})
+
+
+def assert_refused(response: Response, wait: timedelta) -> None:
+    """For that long, and not a second longer."""
+    assert_problem(response, 429, "too_many_attempts")
+    assert response.headers["Retry-After"] == str(int(wait.total_seconds()))
+
+
+async def revoke(client: AsyncClient, token: str) -> Response:
+    return await client.post("/revoke", data={"token": token})
+
+
+async def tokens_of(client: AsyncClient, person: Person, number: int) -> list[str]:
+    """Of one session. The last one is its refresh token."""
+    session = await open_session(client, person)
+    tokens = [session["access_token"]]
+    while len(tokens) < number:
+        session = (await renew(client, session["refresh_token"])).json()
+        tokens.append(session["access_token"])
+    return [*tokens, session["refresh_token"]]
+
+
+async def actions(app: FastAPI) -> Counter[str]:
+    async with app.state.database.session() as session:
+        return Counter((await session.scalars(select(Entry.action))).all())
+
+
+def use_up(rate: Rate, clock: Clock) -> int:
+    """How many are let through at once."""
+    allowed_at, times = clock.now - rate.slack, 0
+    while allowed_at <= clock.now:
+        allowed_at, times = rate.after(allowed_at, clock.now), times + 1
+    return times
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        SESSION_REFRESH,
+        UNFINISHED_LOGIN,
+        NEW_SECRET,
+        NEW_INVITATION,
+        REGISTRATIONS,
+        Rate.hourly(600),
+    ],
+)
+def test_a_rate_lets_its_burst_through_and_then_one_per_interval(rate: Rate, clock: Clock) -> None:
+    assert use_up(rate, clock) == rate.burst
+    allowed_at = clock.now - rate.slack
+    let_through = 0
+    for _ in range(3 * 3600):  # somebody tries each second for three hours
+        if allowed_at <= clock.now:
+            allowed_at = rate.after(allowed_at, clock.now)
+            let_through += 1
+        clock.now += timedelta(seconds=1)
+    assert let_through <= rate.burst + 3 * timedelta(hours=1) / rate.interval
+
+
+async def test_access_tokens_are_revoked_so_many_an_hour_and_the_rest_stays_valid(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    *tokens, refused = (await tokens_of(client, LANCELOT, PER_HOUR + 1))[:-1]
+    for token in tokens:
+        assert (await revoke(client, token)).status_code == 200
+    assert_refused(await revoke(client, refused), MINUTE)
+    assert len(await revoked(client)) == PER_HOUR
+    assert await token_holds(client, refused)
+    assert (await revoke(client, tokens[0])).status_code == 200  # is revoked already
+    assert (await revoke(client, await log_in(client, GALAHAD))).status_code == 200
+    clock.advance(MINUTE)
+    assert (await revoke(client, refused)).status_code == 200
+    assert not await token_holds(client, refused)
+
+
+@pytest.mark.parametrize("how", ["everywhere", "session", "refresh token", "reuse", "disabling"])
+async def test_what_was_stolen_can_be_ended_beyond_the_limit(
+    how: str, client: AsyncClient, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    *tokens, refresh_token = await tokens_of(client, LANCELOT, PER_HOUR + 1)
+    for token in tokens[:-1]:
+        await revoke(client, token)
+    assert (await revoke(client, tokens[-1])).status_code == 429
+    own, arthurs = bearer(await log_in(client, LANCELOT)), bearer(arthurs_token)
+    session_id = said_in(tokens[-1])["sid"]
+    spent = f"{refresh_token[:37]}{'0' * 64}"
+    ends = {
+        "everywhere": lambda: client.post("/me/logout-everywhere", headers=own),
+        "session": lambda: client.delete(f"/me/sessions/{session_id}", headers=own),
+        "refresh token": lambda: revoke(client, refresh_token),
+        "reuse": lambda: renew(client, spent),
+        "disabling": lambda: client.put(f"/toggle-user-permission/{user_id}/0", headers=arthurs),
+    }
+    answer = await ends[how]()
+    assert answer.status_code == (400 if how == "reuse" else 200), answer.text
+    assert not await token_holds(client, tokens[-1])
+    assert (await renew(client, refresh_token)).status_code == 400
+    assert len(await revoked(client)) == PER_HOUR + 1
+
+
+async def test_of_many_revocations_at_once_no_more_are_let_through(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    tokens = (await tokens_of(client, LANCELOT, PER_HOUR + 20))[:-1]
+    answers = await asyncio.gather(*(revoke(client, token) for token in tokens))
+    assert Counter(answer.status_code for answer in answers) == {200: PER_HOUR, 429: 20}
+    assert len(await revoked(client)) == PER_HOUR
+
+
+async def test_logging_out_everywhere_with_one_token_many_times_at_once_adds_one_entry(
+    client: AsyncClient,
+) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    calls = (client.post("/me/logout-everywhere", headers=headers) for _ in range(20))
+    answers = [answer.status_code for answer in await asyncio.gather(*calls)]
+    assert sorted(answers) == [200] + [401] * 19
+    assert len(await revoked(client)) == 1
+
+
+async def test_a_session_renews_so_often_and_a_refusal_uses_nothing_up(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    other = await open_session(client, LANCELOT)
+    refresh_token = (await tokens_of(client, LANCELOT, SESSION_REFRESH.burst + 1))[-1]
+    for _ in range(3):
+        assert_refused(await renew(client, refresh_token), SESSION_REFRESH.interval)
+    assert (await renew(client, other["refresh_token"])).status_code == 200
+    clock.advance(SESSION_REFRESH.interval)
+    assert (await renew(client, refresh_token)).status_code == 200
+    # Given out again within the grace, which is a token more and so counts.
+    assert_refused(await renew(client, refresh_token), SESSION_REFRESH.interval)
+    assert await revoked(client) == []
+
+
+async def test_logins_are_counted_together_and_cost_no_row_each(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+
+    async def rows() -> int:
+        query = select(func.count()).where(AttemptCounter.failures == IS_RATE)
+        async with app.state.database.session() as session:
+            return await session.scalar(query) or 0
+
+    before = await rows()
+    for number in range(PER_HOUR):
+        assert await rows() == before + (number >= LOGINS_PER_WRITE)
+        await log_in(client, LANCELOT)
+    assert_refused(await client.post("/token", json=LANCELOT), MINUTE)
+    wrong = {**LANCELOT, "password": "wrong"}
+    assert_refused(await client.post("/token", json=wrong), MINUTE)
+    await log_in(client, GALAHAD)
+    assert (await actions(app))["login"] == PER_HOUR + 1
+    clock.advance(MINUTE)
+    await log_in(client, LANCELOT)
+    clock.advance(timedelta(hours=3))  # no more than the burst is saved up
+    answers = [(await client.post("/token", json=LANCELOT)).status_code for _ in range(100)]
+    assert abs(answers.count(200) - PER_HOUR) < LOGINS_PER_WRITE
+
+
+async def test_proving_the_password_again_counts_as_a_login(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    for number in range(1, PER_HOUR):
+        change = {"password": LANCELOT["password"], "email": f"lancelot{number}@camelot.example"}
+        assert (await client.patch("/me", json=change, headers=headers)).status_code == 200
+    refused = await client.patch("/me", json=change, headers=headers)
+    assert_refused(refused, MINUTE)
+    assert (await actions(app))["user.change_email"] == PER_HOUR - 1
+
+
+async def test_failing_to_prove_the_password_counts_as_a_login_too(client: AsyncClient) -> None:
+    """At each address where its owner has logged in, an account has some failures for nothing."""
+    await register(client, LANCELOT)
+    transport: Any = client._transport
+    answers: Counter[int] = Counter()
+    wrong = {"password": "wrong", "email": None}
+    for number in range(PER_HOUR // 10 + 4):
+        transport.client = (f"192.0.2.{number}", 1)
+        response = await client.post("/token", json=LANCELOT)
+        if response.status_code == 200:
+            headers = bearer(response.json()["token"])
+        for _ in range(ACCOUNT_AT_ADDRESS.allowed):
+            answers[(await client.patch("/me", json=wrong, headers=headers)).status_code] += 1
+    assert set(answers) == {403, 429}
+    assert answers[403] <= PER_HOUR
+
+
+async def test_most_logins_make_no_statement_more(app: FastAPI, client: AsyncClient) -> None:
+    """The two queries of each, and its row of the audit log, go past SQLAlchemy."""
+    await register(client, LANCELOT)
+    await log_in(client, LANCELOT)  # which makes the address a known one
+    engine = app.state.database.engine.sync_engine
+    statements: list[str] = []
+
+    def note(_c: object, _k: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    for _ in range(LOGINS_PER_WRITE - 2):
+        await log_in(client, LANCELOT)
+    counted = [statement for statement in statements if "attempts" in statement]
+    assert counted == []
+    await log_in(client, LANCELOT)
+    event.remove(engine, "before_cursor_execute", note)
+    counted = [statement.split()[0] for statement in statements if "attempts" in statement]
+    assert counted == ["INSERT", "UPDATE"]
+
+
+async def test_a_restart_and_another_worker_know_how_often_a_user_has_logged_in(
+    settings: Settings, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    for _ in range(PER_HOUR):
+        await log_in(client, LANCELOT)
+    other = create_app(settings, clock, clock)
+    async with other.router.lifespan_context(other):
+        transport = httpx.ASGITransport(other)
+        async with AsyncClient(transport=transport, base_url="http://h.example") as elsewhere:
+            assert_refused(await elsewhere.post("/token", json=LANCELOT), MINUTE)
+
+
+async def test_two_workers_let_few_more_logins_through(database_url: str) -> None:
+    limit = {"USER_ACTIONS_PER_HOUR": str(PER_HOUR)}
+    with serving(database_url, "--workers", "2", **limit) as base_url:
+        answers: Counter[int] = Counter()
+        # Each request on a connection of its own, so that either worker may accept it.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        async with AsyncClient(base_url=base_url, limits=limits) as client:
+            await register(client, LANCELOT)
+            for _ in range(PER_HOUR + 3 * LOGINS_PER_WRITE):
+                answers[(await client.post("/token", json=LANCELOT)).status_code] += 1
+    assert set(answers) == {200, 429}
+    assert PER_HOUR <= answers[200] <= PER_HOUR + 2 * LOGINS_PER_WRITE
+
+
+async def test_an_administrator_of_the_machine_forgets_the_logins_too(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    for _ in range(PER_HOUR):
+        await log_in(client, LANCELOT)
+    assert (await client.post("/token", json=LANCELOT)).status_code == 429
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await service.clear(session, "lancelot", None)
+        await session.commit()
+    await log_in(client, LANCELOT)
+
+
+async def test_logins_without_the_code_are_counted_by_themselves(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    lancelots = await enroll(client, LANCELOT, clock)
+    for _ in range(UNFINISHED_LOGIN.burst):
+        refused = await client.post("/token", json=LANCELOT)
+        assert_problem(refused, 401, "mfa_required")
+    assert_refused(await client.post("/token", json=LANCELOT), UNFINISHED_LOGIN.interval)
+    assert (await actions(app))["second_factor.required"] == UNFINISHED_LOGIN.burst
+    assert (await log_in_with(client, LANCELOT, lancelots.code())).status_code == 200
+
+
+async def test_what_a_refused_unfinished_login_was_charged_is_given_back(
+    client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever knows the password could keep the owner out by it."""
+    monkeypatch.setattr("app.login.password_grant.UNFINISHED_LOGIN", Rate(1, timedelta(days=1)))
+    await register(client, LANCELOT)
+    await enroll(client, LANCELOT, clock)
+    wrong = {**LANCELOT, "password": "wrong"}
+    transport: Any = client._transport
+    transport.client = ("192.0.2.7", 1)
+    while (await client.post("/token", json=wrong)).status_code == 401:
+        pass
+    clock.advance(timedelta(minutes=15))
+    assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+    for _ in range(5):
+        refused = await client.post("/token", json=LANCELOT)
+        assert_refused(refused, timedelta(days=1))
+
+
+async def test_secrets_for_a_second_factor_are_counted(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_factors_service, "NEW_SECRET", Rate(3, 3 * MINUTE))
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    proof = {"password": LANCELOT["password"]}
+    for _ in range(3):
+        made = await client.post("/me/second-factor", json=proof, headers=headers)
+        assert made.status_code == 201
+    assert_refused(await client.post("/me/second-factor", json=proof, headers=headers), 3 * MINUTE)
+    assert (await actions(app))["second_factor.enrol"] == 3
+
+
+async def test_invitations_are_counted_for_the_administrator(
+    client: AsyncClient, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invitations_service, "NEW_INVITATION", Rate(3, MINUTE))
+    headers = bearer(arthurs_token)
+    for _ in range(3):
+        assert (await client.post("/invitations", json={}, headers=headers)).status_code == 201
+    assert_refused(await client.post("/invitations", json={}, headers=headers), MINUTE)
+    listed = await client.get("/invitations", headers=headers)
+    assert len(listed.json()["invitations"]) == 3
+
+
+async def test_registrations_are_counted_together_unless_somebody_vouches_for_them(
+    client: AsyncClient, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users_service, "REGISTRATIONS", Rate(2, MINUTE))
+    headers = bearer(arthurs_token)
+    invited = await client.post("/invitations", json={}, headers=headers)
+    await register(client, LANCELOT)
+    taken = await client.post("/register-user", json=LANCELOT)
+    assert taken.status_code == 409  # which does not count
+    await register(client, GALAHAD)
+    gawain = {**GALAHAD, "username": "gawain"}
+    assert_refused(await client.post("/register-user", json=gawain), MINUTE)
+    created = await client.post("/users", json={**gawain, "username": "kay"}, headers=headers)
+    assert created.status_code == 201
+    with_code = {**gawain, "invitation": invited.json()["code"]}
+    assert (await client.post("/register-user", json=with_code)).status_code == 201
+
+
+async def test_all_of_it_at_once_ends_in_no_deadlock(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    """What one user does locks the user, sessions, the count and the feed, in this order."""
+    user_id = await register(client, LANCELOT)
+    sessions = [await open_session(client, LANCELOT) for _ in range(10)]
+    spent = [await open_session(client, LANCELOT) for _ in range(LOGINS_PER_WRITE - 14)]
+    token = await log_in(client, LANCELOT)  # the third one from now on has to be written down
+    listed = (await client.get("/me/sessions", headers=bearer(token))).json()["sessions"]
+    staying = {**LANCELOT, "scope": "offline_access"}
+    calls = [
+        *(client.post("/token", json=LANCELOT) for _ in range(4)),
+        *(client.post("/token", json=staying) for _ in range(4)),
+        *(renew(client, session["refresh_token"]) for session in sessions),
+        *(revoke(client, session["access_token"]) for session in sessions),
+        *(revoke(client, session["refresh_token"]) for session in sessions[4:]),
+        *(renew(client, f"{one['refresh_token'][:37]}{'0' * 64}") for one in spent),
+        *(client.delete(f"/me/sessions/{one['id']}", headers=bearer(token)) for one in listed[::3]),
+        *(
+            client.post(f"/users/{user_id}/revoke-tokens", headers=bearer(arthurs_token))
+            for _ in range(2)
+        ),
+    ]
+    answers = await asyncio.gather(*calls)
+    # 401 is for a session that is opened, or ended, while all tokens end.
+    assert {answer.status_code for answer in answers} <= {200, 400, 401, 404}
+
+
+async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_failures(
+    app: FastAPI, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = Rate(2, MINUTE)
+
+    async def try_it() -> bool:
+        async with app.state.database.session() as session:
+            await begin_write(session)
+            try:
+                await enforce_limit(session, "test", "1", rate)
+            except TooManyAttemptsError:
+                return False
+            await session.commit()
+            return True
+
+    async def rows() -> int:
+        async with app.state.database.session() as session:
+            query = select(func.count()).where(AttemptCounter.failures == IS_RATE)
+            return await session.scalar(query) or 0
+
+    assert [await try_it() for _ in range(3)] == [True, True, False]
+    async with app.state.database.session() as session:  # which others keep for longer
+        await begin_write(session)
+        latest = clock.now + timedelta(days=1)
+        values = {"blocked_until": clock.now, "expires_at": latest}
+        session.add_all(
+            AttemptCounter(key=f"other {number}", failures=failures, **values)
+            for number, failures in enumerate([3, 3, 3, 0, 0, 0])  # 0 is a known address
+        )
+        await session.commit()
+    monkeypatch.setattr(service, "MAX_ROWS", 1)
+    housekeeping = Retention(app.state.database, settings)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(JobLock).values(expires_at=clock.now))
+        await session.commit()
+    assert await housekeeping.run_once()
+    assert not await try_it()
+    clock.advance(rate.interval)
+    assert await housekeeping.run_once()
+    assert [await try_it() for _ in range(2)] == [True, False]
+    clock.advance(rate.burst * rate.interval)
+    assert await housekeeping.run_once()
+    assert await rows() == 0
+    assert await try_it()
+
+
+def test_the_twentieth_login_is_written_down() -> None:
+    unwritten = UnwrittenLogins()
+    for number in range(1, 20):
+        assert not unwritten.is_due("lancelot")
+        assert unwritten.add("lancelot") == number
+    assert unwritten.is_due("lancelot")
+    assert not unwritten.is_due("galahad")
+
+
+def test_a_workers_tally_is_bounded() -> None:
+    unwritten = UnwrittenLogins()
+    for number in range(MAX_UNWRITTEN_ACCOUNTS + 5):
+        assert unwritten.add(str(number)) == 1
+    assert len(unwritten._counts) == MAX_UNWRITTEN_ACCOUNTS
+    assert unwritten.add(str(MAX_UNWRITTEN_ACCOUNTS)) == 2
+    assert (
+        len(unwritten._counts) == MAX_UNWRITTEN_ACCOUNTS
+    )  # none was forgotten for one that is known
+    assert unwritten.add("0") == 1  # was forgotten for another one
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "/token"),
+        ("post", "/revoke"),
+        ("post", "/register-user"),
+        ("post", "/invitations"),
+        ("post", "/me/password"),
+        ("patch", "/me"),
+        ("delete", "/me"),
+        ("post", "/me/second-factor"),
+        ("delete", "/me/second-factor"),
+        ("post", "/me/second-factor/recovery-codes"),
+        ("post", "/me/email-verification"),
+        ("post", "/password-resets"),
+    ],
+)
+def test_a_limited_call_documents_its_429(method: str, path: str) -> None:
+    app = create_app(make_settings("sqlite:///x.db"))
+    refusal = app.openapi()["paths"][path][method]["responses"]["429"]
+    assert "too_many_attempts" in refusal["content"]["application/json"]["examples"]
+    assert "Retry-After" in refusal["headers"]
+
+
+def test_the_documented_numbers_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    for rate in (SESSION_REFRESH, UNFINISHED_LOGIN, NEW_SECRET, NEW_INVITATION, REGISTRATIONS):
+        hourly = timedelta(hours=1) / rate.interval
+        assert f"{rate.burst:,} at once, {hourly:,.0f} an hour" in page
+    default = Settings.model_fields["user_actions_per_hour"].default
+    assert f"{default} at once, {default} an hour" in page
+    assert f"{LOGINS_PER_WRITE}" in page
+
+
+async def test_what_lasts_of_an_hour_of_renewing_and_revoking_in_turn(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    """As in the measurement that this limit answers: 187,000 entries an hour before it."""
+    await register(client, LANCELOT)
+    refresh_token = (await open_session(client, LANCELOT))["refresh_token"]
+    for _ in range(240):  # every 15 seconds, and so four times as often as is allowed
+        renewal = await renew(client, refresh_token)
+        if renewal.status_code == 200:
+            refresh_token = renewal.json()["refresh_token"]
+            await revoke(client, renewal.json()["access_token"])
+        clock.advance(timedelta(seconds=15))
+    async with app.state.database.session() as session:
+        entries = await session.scalar(select(func.count()).select_from(Revocation))
+    assert PER_HOUR < (entries or 0) <= 2 * PER_HOUR
+    assert (await actions(app))["token.revoke"] == entries

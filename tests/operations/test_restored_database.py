@@ -1,0 +1,237 @@
+"""A database that is restored, copied or replaced by a standby has another past. Whatever was
+revoked in either of the two stays revoked, and nobody gets anybody else's account."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from click.testing import CliRunner
+from fastapi import FastAPI
+from httpx import AsyncClient
+
+from app.cli.main import main as hourpass
+from hourpass import Guard, InvalidTokenError
+from tests.conftest import on_sqlite
+from tests.support.databases import Twin, twin
+from tests.support.service_process import Court, comes_true, holding_court, refusal_of
+from tests.support.settings import CHEAP_HASHING, Clock, make_settings
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    all_tokens_like,
+    assert_problem,
+    at_court,
+    bearer,
+    kid_of,
+    log_in,
+    open_session,
+    register,
+    renew,
+    revoked,
+    said_in,
+    token_holds,
+)
+
+__all__ = ["twin"]
+
+HS256 = {"signing_algorithm": "HS256", "hs256_secret": "what Arthur and his knights all know"}
+
+
+async def answers(client: AsyncClient, path: str, status: int) -> bool:
+    """Whether it soon does: a worker needs a moment until it has found the database again."""
+    try:
+        async with asyncio.timeout(10):
+            while (await client.get(path)).status_code != status:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def revoke(client: AsyncClient, token: str) -> None:
+    assert (await client.post("/revoke", data={"token": token})).status_code == 200
+
+
+async def test_a_worker_notices_that_its_database_has_another_past(
+    client: AsyncClient, twin: Twin, clock: Clock
+) -> None:
+    for person in (LANCELOT, GALAHAD):
+        await register(client, person)
+    here, there, valid = [await log_in(client, LANCELOT) for _ in range(3)]
+    galahads = await log_in(client, GALAHAD)
+    other_url = twin.copy()
+    await answers(client, "/readyz", 200)
+    async with at_court(make_settings(other_url), clock) as other:
+        await revoke(other, there)
+        await register(other, {**LANCELOT, "username": "mordred"})
+        mordred = await log_in(other, {**LANCELOT, "username": "mordred"})
+        cursor_there = (await other.get("/revocations")).json()["cursor"]
+    # The same number of revocations, and of users, in both: only the marks tell them apart.
+    await revoke(client, here)
+    lost = await register(client, {**GALAHAD, "username": "percival"})
+    percival = await log_in(client, {**GALAHAD, "username": "percival"})
+    for token in (valid, galahads, percival, there):
+        assert await token_holds(client, token)
+    cursor_here = (await client.get("/revocations")).json()["cursor"]
+    assert cursor_here.split(".")[:2] == cursor_there.split(".")[:2]
+    assert said_in(mordred)["sub"] == said_in(percival)["sub"] == str(lost)
+
+    twin.swap()
+
+    for path in (f"/token_status/{there}", f"/token_status/{percival}"):
+        assert await answers(client, path, 401), path
+    for token in (here, there, percival):
+        assert (await client.get("/verify", headers=bearer(token))).status_code == 401
+        assert (await client.get("/me", headers=bearer(token))).status_code == 401
+    for token in (valid, galahads, mordred):
+        assert await token_holds(client, token)
+    response = await client.get("/revocations", params={"after": cursor_here})
+    assert_problem(response, 410, "cursor_unknown")
+    assert await revoked(client) == [f"jti:{said_in(there)['jti']}"]
+    page = (await client.get("/revocations", params={"after": cursor_there})).json()
+    assert page["revocations"] == []
+
+
+async def test_a_listener_that_waits_is_told_to_start_over(
+    app: FastAPI, client: AsyncClient, twin: Twin, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    here, there = [await log_in(client, LANCELOT) for _ in range(2)]
+    other_url = twin.copy()
+    await answers(client, "/readyz", 200)
+    async with at_court(make_settings(other_url), clock) as other:
+        await revoke(other, there)
+    await revoke(client, here)
+    cursor = (await client.get("/revocations")).json()["cursor"]
+    query = {"after": cursor, "wait": 20}
+    async with asyncio.timeout(15):
+        waiting = asyncio.create_task(client.get("/revocations", params=query))
+        while not app.state.revocation_feed._listeners:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+        twin.swap()
+        assert_problem(await waiting, 410, "cursor_unknown")
+
+
+async def test_a_guard_keeps_what_it_heard_and_hears_what_the_other_database_has(
+    twin: Twin, clock: Clock
+) -> None:
+    """Both have the same feed name and as many revocations; the service runs on through it."""
+    with holding_court(twin.first_url) as court, Guard(court.url) as guard:
+        knight = court.new_knight()
+        here, there, valid = [court.log_in(knight) for _ in range(3)]
+        other_url = twin.copy()
+        assert comes_true(lambda: answers_at_all(court))
+        clock.now = datetime.now(UTC)
+        async with at_court(make_settings(other_url), clock) as other:
+            await revoke(other, there)
+        court.revoke(here)
+        assert comes_true(lambda: refusal_of(guard, here) is InvalidTokenError)
+        assert refusal_of(guard, there) is None
+
+        twin.swap()
+
+        assert comes_true(lambda: refusal_of(guard, there) is InvalidTokenError)
+        assert refusal_of(guard, here) is InvalidTokenError
+        assert comes_true(lambda: refusal_of(guard, valid) is None)
+
+
+def answers_at_all(court: Court) -> bool:
+    try:
+        court.log_in(ARTHUR)
+    except AssertionError:
+        return False
+    return True
+
+
+async def test_a_cursor_that_the_database_lacks_is_in_the_log_once_an_hour(
+    client: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await register(client, LANCELOT)
+    await revoke(client, await log_in(client, LANCELOT))
+    name, position, mark = (await client.get("/revocations")).json()["cursor"].split(".")
+
+    def warnings() -> list[str]:
+        found = [record for record in caplog.records if record.name == "hourpass.revocations"]
+        return [record.message for record in found if record.levelno == logging.WARNING]
+
+    # Of another feed, or malformed: that says nothing about this database.
+    for cursor in ("nonsense", f"0123456789abcdef.1.{mark}"):
+        assert (await client.get("/revocations", params={"after": cursor})).status_code == 410
+    assert warnings() == []
+    for cursor in (f"{name}.2.{mark}", f"{name}.{position}.{'0' * 16}", f"{name}.3.{mark}"):
+        assert (await client.get("/revocations", params={"after": cursor})).status_code == 410
+    [warning] = warnings()
+    assert "hourpass after-restore" in warning
+    assert name not in warning
+
+
+@pytest.fixture
+def after_restore(database_url: str) -> Callable[..., str]:
+    def run(*arguments: str, **settings: str) -> str:
+        environment = {"DATABASE_URL": database_url, **CHEAP_HASHING, **settings}
+        result = CliRunner().invoke(hourpass, ["after-restore", *arguments], env=environment)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
+    client: AsyncClient, after_restore: Callable[..., str]
+) -> None:
+    await register(client, LANCELOT)
+    session = await open_session(client, LANCELOT)
+    tokens = [session["token"], await log_in(client, ARTHUR)]
+    code = (await client.post("/invitations", json={}, headers=bearer(tokens[1]))).json()["code"]
+    old_keys = {kid_of(token) for token in tokens}
+    cursor = (await client.get("/revocations")).json()["cursor"]
+
+    output = await asyncio.to_thread(after_restore, "--yes")
+
+    assert "Revoked 1 signing key and all tokens" in output
+    for token in tokens:
+        assert await answers(client, f"/token_status/{token}", 401)
+    assert (await renew(client, session["refresh_token"])).status_code == 400
+    invited = {**GALAHAD, "invitation": code}
+    assert_problem(await client.post("/register-user", json=invited), 403, "invalid_code")
+    response = await client.get("/revocations", params={"after": cursor})
+    assert_problem(response, 410, "cursor_unknown")
+    assert await revoked(client) == [f"kid:{kid}" for kid in old_keys]
+    fresh = await log_in(client, LANCELOT)
+    assert kid_of(fresh) not in old_keys
+    assert await token_holds(client, fresh)
+    [entry] = (
+        await client.get(
+            "/audit",
+            params={"action": "service.after_restore"},
+            headers=bearer(await log_in(client, ARTHUR)),
+        )
+    ).json()["entries"]
+    assert (entry["actor_id"], entry["succeeded"]) == (None, True)
+
+
+async def test_with_a_shared_secret_the_service_refuses_old_tokens_and_says_what_else_to_do(
+    database_url: str, clock: Clock, after_restore: Callable[..., str]
+) -> None:
+    async with at_court(make_settings(database_url, **HS256), clock) as client:
+        await register(client, LANCELOT)
+        token = await log_in(client, LANCELOT)
+    variables = {name.upper(): value for name, value in HS256.items()}
+    output = await asyncio.to_thread(after_restore, "--yes", **variables)
+    assert "change HS256_SECRET" in output
+    async with at_court(make_settings(database_url, **HS256), clock) as client:
+        assert not await token_holds(client, token)
+        again = await log_in(client, LANCELOT)
+        assert all_tokens_like(again) != all_tokens_like(token)
+        assert await token_holds(client, again)
+
+
+@on_sqlite
+def test_after_restore_asks_first(database_url: str) -> None:
+    environment = {"DATABASE_URL": database_url, **CHEAP_HASHING}
+    result = CliRunner().invoke(hourpass, ["after-restore"], input="n\n", env=environment)
+    assert result.exit_code == 1
+    assert "Aborted" in result.output

@@ -1,0 +1,274 @@
+"""What is of no use any more is purged, in small batches, by exactly one worker at a time."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import event, select, text, update
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.background_jobs import BackgroundJobs
+from app.context import RequestContext
+from app.credentials.sessions.models import Session
+from app.database import job_lock
+from app.database.engine import Database, begin_write
+from app.database.job_lock import LOCK_PERIOD, LockedJob
+from app.retention import service
+from app.retention.service import BATCH_SIZE, Retention
+from app.security.one_time_codes.models import Code
+from app.settings import Settings
+from app.tokens.revocations.models import Feed, Revocation
+from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.rotation import KeyRotation
+from app.tokens.signing_keys.store import KeyStore
+from app.users.models import User
+from tests.support.settings import Clock
+from tests.support.users import (
+    GALAHAD,
+    LANCELOT,
+    bearer,
+    open_session,
+    register,
+    renew,
+    token_holds,
+)
+from tests.support.waiting import until
+
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def housekeeping(database: Database, settings: Settings, clock: Clock) -> Retention:
+    """One worker's. The service sees to a signing key before it keeps house."""
+    async with database.session() as session:
+        await KeyStore(settings).load(RequestContext(session, clock()))
+    return Retention(database, settings)
+
+
+async def store(database: Database, *rows: object) -> None:
+    async with database.session() as session:
+        await begin_write(session)
+        session.add_all(rows)
+        await session.commit()
+
+
+async def stored(database: Database, column: InstrumentedAttribute[Any]) -> Sequence[Any]:
+    async with database.session() as session:
+        return (await session.scalars(select(column).order_by(column))).all()
+
+
+def revocation(position: int, expires_at: datetime) -> Revocation:
+    return Revocation(position=position, value=f"jti:{position}", expires_at=expires_at)
+
+
+async def set_head(database: Database, position: int) -> None:
+    """Of the feed, as if that many revocations had been published."""
+    async with database.session() as session:
+        await begin_write(session)
+        await session.execute(update(Feed).values(position=position))
+        await session.commit()
+
+
+def knight(name: str, epoch: int, now: datetime) -> User:
+    return User(
+        username=name,
+        username_folded=name,
+        password_hash="",
+        is_admin=False,
+        token_version=epoch,
+        created_at=now,
+    )
+
+
+def session_of(user: User, epoch: int, expires_at: datetime) -> Session:
+    return Session(
+        id=secrets.token_hex(8),
+        user_id=user.id,
+        token_version=epoch,
+        scope="offline_access",
+        handle=secrets.token_hex(16),
+        secret_hash=b"",
+        rotation_key=b"",
+        rotated_at=expires_at,
+        created_at=expires_at,
+        expires_at=expires_at,
+        ip_address="",
+        user_agent="",
+    )
+
+
+async def test_expired_revocations_go_in_batches_and_live_ones_stay(
+    database: Database, clock: Clock, housekeeping: Retention
+) -> None:
+    """By the database's clock. One host whose clock is ahead must not purge them for all."""
+    live = list(range(5_000, 5_010))
+    now = datetime.now(UTC)
+    await store(
+        database,
+        *(revocation(position, now - SECOND) for position in range(2 * BATCH_SIZE + 1)),
+        *(revocation(position, now + timedelta(minutes=5)) for position in live),
+    )
+    await set_head(database, live[-1])
+    clock.now = now + timedelta(hours=2)
+    batches = []
+
+    def count(cursor: Any, statement: str) -> None:
+        if statement.startswith("DELETE FROM revocations"):
+            batches.append(cursor.rowcount)
+
+    event.listen(
+        database.engine.sync_engine,
+        "after_cursor_execute",
+        lambda _connection, cursor, statement, *_: count(cursor, statement),
+    )
+    assert await housekeeping.run_once()
+    assert await stored(database, Revocation.position) == live
+    assert len(batches) == 3
+
+
+async def test_the_newest_revocation_stays_when_it_has_expired(
+    database: Database, housekeeping: Retention
+) -> None:
+    """Its row is the cursor of every listener that waits, for days in a service that is idle."""
+    long_ago = datetime.now(UTC) - 90 * DAY
+    await store(database, *(revocation(position, long_ago) for position in (1, 2, 3)))
+    await set_head(database, 3)
+    assert await housekeeping.run_once()
+    assert await stored(database, Revocation.position) == [3]
+    await store(database, revocation(4, long_ago + 180 * DAY))
+    await set_head(database, 4)
+    assert await housekeeping.run_once()
+    assert await stored(database, Revocation.position) == [4]
+
+
+async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
+    database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BATCH_SIZE", 2)
+    lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
+    await store(database, lancelot, galahad)
+    tomorrow = clock() + DAY
+    live = [session_of(lancelot, 1, tomorrow), session_of(galahad, 0, clock() + SECOND)]
+    await store(
+        database,
+        *live,
+        *(session_of(lancelot, 0, tomorrow) for _ in range(3)),
+        *(session_of(galahad, 0, clock()) for _ in range(3)),
+    )
+    assert await housekeeping.run_once()
+    assert await stored(database, Session.id) == sorted(session.id for session in live)
+
+
+async def test_codes_that_are_too_old_go_and_open_ones_stay(
+    database: Database, clock: Clock, housekeeping: Retention
+) -> None:
+    codes = [
+        Code(
+            purpose="invite",
+            code_hash=secrets.token_bytes(32),
+            scopes="",
+            created_at=clock() - DAY,
+            expires_at=clock() + number * SECOND,
+        )
+        for number in (-1, 0, 1)
+    ]
+    await store(database, *codes)
+    assert await housekeeping.run_once()
+    assert await stored(database, Code.id) == [codes[2].id]
+
+
+async def test_spent_keys_go_and_those_with_live_tokens_stay(
+    database: Database, settings: Settings, clock: Clock
+) -> None:
+    rotation = KeyRotation(database, KeyStore(settings))
+    async with database.session() as session:
+        for _ in range(2):
+            await KeyStore(settings).rotate(RequestContext(session, clock()))
+            clock.advance(timedelta(minutes=45))
+    # The second has signed for 80 minutes, the third for 35.
+    assert await rotation.run_once()
+    assert await stored(database, StoredKey.generation) == [2, 3]
+    clock.advance(timedelta(minutes=26))
+    assert await rotation.run_once()
+    assert await stored(database, StoredKey.generation) == [3]
+
+
+def key_rotation(database: Database, settings: Settings) -> KeyRotation:
+    return KeyRotation(database, KeyStore(settings))
+
+
+@pytest.mark.parametrize("job", [Retention, key_rotation], ids=["retention", "key rotation"])
+async def test_of_several_workers_exactly_one_runs_a_job_until_it_ends(
+    job: Callable[[Database, Settings], LockedJob], settings: Settings, clock: Clock
+) -> None:
+    hosts = [Database(settings, clock) for _ in range(3)]
+    workers = [job(host, settings) for host in hosts * 2]
+
+    async def keepers() -> list[LockedJob]:
+        rounds = await asyncio.gather(*(worker.run_once() for worker in workers))
+        return [worker for worker, took_part in zip(workers, rounds, strict=True) if took_part]
+
+    try:
+        for _ in range(2):
+            (keeper,) = await keepers()
+            for _ in range(2):
+                clock.advance(LOCK_PERIOD - SECOND)
+                assert await keepers() == [keeper], "it extends its lock with each run"
+            workers.remove(keeper)
+            clock.advance(LOCK_PERIOD - SECOND)
+            assert await keepers() == []
+            clock.advance(SECOND)
+    finally:
+        await asyncio.gather(*(host.close() for host in hosts))
+
+
+async def test_a_failed_round_is_not_the_last(
+    database: Database,
+    clock: Clock,
+    housekeeping: Retention,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(job_lock, "INTERVAL_SECONDS", 0.01)
+    await store(database, revocation(1, clock() - timedelta(days=1)))
+    await set_head(database, 2)
+    async with database.session() as session:
+        await session.execute(text("ALTER TABLE leases RENAME TO lost"))
+        await session.commit()
+        jobs = BackgroundJobs()
+        jobs.start(housekeeping.run)
+        await until(lambda: "The job housekeeping failed" in caplog.text)
+        await session.execute(text("ALTER TABLE lost RENAME TO leases"))
+        await session.commit()
+    async with asyncio.timeout(10):
+        while await stored(database, Revocation.position):  # noqa: ASYNC110 - what is seen outside
+            await asyncio.sleep(0.01)
+    await jobs.stop()
+
+
+async def test_the_jobs_change_nothing_that_anybody_could_notice(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    ended, revoked = await open_session(client, LANCELOT), await open_session(client, GALAHAD)
+    await client.post("/me/logout-everywhere", headers=bearer(ended["token"]))
+    await client.post("/revoke", data={"token": revoked["token"]})
+    clock.advance(timedelta(minutes=59))
+    session = await open_session(client, LANCELOT)
+    feed = (await client.get("/revocations")).json()
+    for job in (Retention, key_rotation):
+        assert await job(app.state.database, app.state.settings).run_once()
+    assert (await client.get("/revocations")).json() == feed
+    for refused in (ended, revoked):
+        assert not await token_holds(client, refused["token"])
+    assert await token_holds(client, session["token"])
+    for refresh_token, status in [(ended, 400), (revoked, 200), (session, 200)]:
+        response = await renew(client, refresh_token["refresh_token"])
+        assert response.status_code == status

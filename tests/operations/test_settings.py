@@ -1,0 +1,152 @@
+"""Settings: what is refused names the setting to mend, and never repeats a secret."""
+
+import pytest
+from pydantic import ValidationError
+
+from app.database.engine import Database
+from app.settings import HOME, Settings
+from tests.support.database_templates import Postgres
+from tests.support.settings import make_settings
+
+SECRET = "excalibur"
+PRODUCTION = {
+    "environment": "production",
+    "secret_key": "the lady of the lake keeps it safe",
+    "issuer": "https://camelot.example",
+}
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate(values)
+    return str(refused.value)
+
+
+def test_without_any_setting_it_is_fit_for_development() -> None:
+    settings = Settings()
+    assert settings.environment == "development"
+    assert settings.database_url == f"sqlite+aiosqlite:///{HOME / 'hourpass.db'}"
+    assert settings.token_minutes == 60
+    assert not settings.strict_passwords
+
+
+def test_production_starts_on_what_is_fit_for_it() -> None:
+    assert Settings.model_validate(PRODUCTION).strict_passwords
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        pytest.param({"secret_key": None}, "SECRET_KEY", id="keys in the clear"),
+        pytest.param({"issuer": "http://camelot.example"}, "ISSUER", id="an issuer without TLS"),
+        pytest.param({"password_policy": "basic"}, "PASSWORD_POLICY", id="weak passwords"),
+        pytest.param({"argon2_memory_kib": 19455}, "ARGON2_MEMORY_KIB", id="cheap hashing"),
+        pytest.param({"argon2_passes": 1}, "ARGON2_PASSES", id="hasty hashing"),
+    ],
+)
+def test_production_refuses(change: dict[str, object], setting: str) -> None:
+    assert setting in refusal(**{**PRODUCTION, **change})
+
+
+def test_production_names_all_that_is_unfit_at_once() -> None:
+    text = refusal(environment="production", password_policy="basic", argon2_passes=1)
+    for setting in ("SECRET_KEY", "ISSUER", "PASSWORD_POLICY", "ARGON2_PASSES"):
+        assert setting in text
+
+
+@pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        pytest.param({"secret_key": SECRET}, "secret_key", id="a short SECRET_KEY"),
+        pytest.param({"hs256_secret": SECRET}, "hs256_secret", id="a short HS256_SECRET"),
+        pytest.param({"hs256_secret": SECRET * 200}, "hs256_secret", id="an endless HS256_SECRET"),
+        pytest.param({"signing_algorithm": "HS256"}, "HS256_SECRET", id="HS256 without a secret"),
+        pytest.param(
+            {"first_admin_password": SECRET}, "FIRST_ADMIN_USERNAME", id="a password without a name"
+        ),
+        pytest.param(
+            {"first_admin_username": "arthur"},
+            "FIRST_ADMIN_PASSWORD",
+            id="a name without a password",
+        ),
+        pytest.param(
+            {"database_url": f"mysql://arthur:{SECRET}@camelot.example/court"},
+            "database_url",
+            id="another database",
+        ),
+        pytest.param({"database_url": SECRET}, "database_url", id="a database that is no URL"),
+        pytest.param({"database_url": "sqlite://"}, "database_url", id="SQLite without a file"),
+        pytest.param({"database_url": "sqlite:///"}, "database_url", id="SQLite of an empty name"),
+        pytest.param({"database_url": "sqlite:///:memory:"}, "database_url", id="SQLite in memory"),
+        pytest.param(
+            {"database_url": "sqlite:///file:x?mode=memory&uri=true"},
+            "database_url",
+            id="SQLite in memory by URI",
+        ),
+        pytest.param({"token_minutes": 0}, "token_minutes", id="tokens that never hold"),
+        pytest.param({"port": 65536}, "port", id="a port that is none"),
+        pytest.param({"signing_algorithm": "none"}, "signing_algorithm", id="no algorithm"),
+        pytest.param({"audience": ""}, "audience", id="tokens for nobody"),
+    ],
+)
+def test_nowhere_is_it_accepted(values: dict[str, object], setting: str) -> None:
+    text = refusal(**values)
+    assert setting in text
+    assert SECRET not in text
+
+
+def test_a_refusal_to_production_repeats_no_secret() -> None:
+    text = refusal(
+        **PRODUCTION
+        | {
+            "issuer": "http://camelot.example",
+            "first_admin_username": "arthur",
+            "first_admin_password": SECRET,
+            "database_url": f"postgresql://arthur:{SECRET}@camelot.example/court",
+        }
+    )
+    assert SECRET not in text
+    assert PRODUCTION["secret_key"] not in text
+
+
+def test_the_environment_speaks_and_an_empty_variable_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN_MINUTES", "5")
+    monkeypatch.setenv("SECRET_KEY", "")
+    settings = Settings()
+    assert (settings.token_minutes, settings.secret_key) == (5, None)
+    monkeypatch.setenv("SECRET_KEY", SECRET)
+    assert SECRET not in refusal()
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgres://arthur:x@camelot/court", "postgresql+asyncpg://arthur:x@camelot/court"),
+        ("postgresql://arthur:x@camelot/court", "postgresql+asyncpg://arthur:x@camelot/court"),
+        ("postgresql+asyncpg://camelot/court", "postgresql+asyncpg://camelot/court"),
+        ("sqlite:////var/lib/hourpass.db", "sqlite+aiosqlite:////var/lib/hourpass.db"),
+        ("sqlite:///court.db", f"sqlite+aiosqlite:///{HOME}/court.db"),
+        ("sqlite:///data/court.db", f"sqlite+aiosqlite:///{HOME}/data/court.db"),
+        ("sqlite+aiosqlite:///court.db", f"sqlite+aiosqlite:///{HOME}/court.db"),
+    ],
+    ids=[
+        *("as providers write it", "as PostgreSQL writes it", "with the driver"),
+        *("an absolute file", "a relative file", "a file in a folder", "a file and the driver"),
+    ],
+)
+def test_a_database_url_gets_its_driver_and_a_relative_file_its_directory(
+    given: str, used: str
+) -> None:
+    assert make_settings(given).database_url == used
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+async def test_a_url_as_hosting_providers_hand_it_out_connects(
+    postgres: Postgres, mode: str
+) -> None:
+    database = Database(make_settings(f"{postgres.url('postgres')}&sslmode={mode}"))
+    async with database.engine.connect():
+        pass
+    await database.close()

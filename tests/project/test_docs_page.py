@@ -1,0 +1,263 @@
+"""The pages at / and /docs, in a real browser without internet.
+
+On SQLite only: the pages know no database.
+"""
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from httpx import AsyncClient
+from playwright.sync_api import (
+    ConsoleMessage,
+    Locator,
+    Page,
+    Route,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
+
+from tests.conftest import on_sqlite, serving
+from tests.support.authenticator import Authenticator
+from tests.support.settings import Clock
+from tests.support.users import GALAHAD, LANCELOT, Person, bearer
+
+# A browser that stays at home and needs no sandbox of its own, so that it also runs as root.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Visit:
+    """An open page, the requests that would have left this machine, and the console's errors."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.strangers: list[str] = []
+        self.errors: list[str] = []
+        page.set_default_timeout(30_000)
+        page.route("**/*", self._only_loopback)
+        page.on("console", self._note_errors)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _note_errors(self, line: ConsoleMessage) -> None:
+        if line.type == "error":  # a breach of the content security policy is one
+            self.errors.append(line.text)
+
+    def _only_loopback(self, route: Route) -> None:
+        if urlsplit(route.request.url).hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            self.strangers.append(route.request.url)
+            route.abort()
+
+
+LAPTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+
+expect.set_options(timeout=30_000)  # the page is large, and the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(f"sqlite:///{tmp_path_factory.mktemp('docs')}/hourpass.db") as base_url:
+        for person in (LANCELOT, GALAHAD):
+            httpx.post(f"{base_url}/register-user", json=person).raise_for_status()
+        yield base_url
+
+
+@pytest.fixture
+def visit() -> Iterator[Visit]:
+    browser_path = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
+        yield Visit(browser.new_page())
+        browser.close()
+
+
+def test_log_in_on_the_docs_page_then_call_what_is_protected(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    page.goto(f"{base_url}/docs")
+    authorize(page, LANCELOT)
+    dialog = page.locator(".modal-ux")
+    expect(dialog).to_contain_text("Logout")
+    dialog.locator(".modal-btn.btn-done").click()
+    stored = page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+    assert LANCELOT["password"] not in stored
+    assert "eyJ" not in stored
+    assert_can_call_what_is_protected(page, LANCELOT)
+    assert visit.strangers == []
+    assert visit.errors == []
+
+
+def test_log_in_with_a_second_factor_as_the_dialog_says(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    authenticator = enrolled(base_url, GALAHAD)
+    page.goto(f"{base_url}/docs")
+    authorize(page, GALAHAD)
+    dialog = page.locator(".modal-ux")
+    expect(dialog).to_contain_text("If you have a second factor, also enter its current code")
+    expect(dialog.locator(".errors")).to_contain_text("Second factor required")
+    dialog.locator("#client_secret_password").fill(authenticator.code())
+    with page.expect_request("**/token") as sent:
+        authorize(page, GALAHAD)
+    assert authenticator.code() not in sent.value.url
+    expect(dialog).to_contain_text("Logout")
+    dialog.locator(".modal-btn.btn-done").click()
+    assert_can_call_what_is_protected(page, GALAHAD)
+    assert visit.strangers == []
+    assert len(visit.errors) == 1  # the refusal without a code, which the browser notes as well
+    assert "400" in visit.errors[0]
+
+
+def test_the_dialog_shows_only_the_fields_that_a_user_fills_in(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    page.goto(f"{base_url}/docs")
+    page.get_by_role("button", name="Authorize").first.click()
+    shown = page.locator(".modal-ux").locator("input:visible, select:visible")
+    ids = ["oauth_username", "oauth_password", "client_secret_password"]
+    expect(shown.nth(2)).to_be_visible()
+    assert [field.get_attribute("id") for field in shown.all()] == ids
+
+
+def test_administration_starts_collapsed_and_opens_by_a_click(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    page.goto(f"{base_url}/docs")
+    expect(page.locator("#operations-My_account-readOwnProfile")).to_be_visible()
+    administration = page.locator("#operations-Administration-listUsers")
+    expect(administration).to_have_count(0)
+    page.locator("[data-tag=Administration]").click()
+    expect(administration).to_be_visible()
+
+
+def test_a_status_of_errors_shows_its_example_when_it_is_opened(
+    visit: Visit, base_url: str
+) -> None:
+    page = visit.page
+    page.goto(f"{base_url}/docs")
+    call = opened(page, "registerUser")
+    expect(call.locator(".responses-table")).not_to_contain_text('"user_id": 4')
+    call.get_by_role("button", name="409").click()
+    expect(call.locator(".responses-table")).to_contain_text('"user_id": 4')
+
+
+@pytest.mark.parametrize("name", ["issueToken", "changeUser", "readAuditLog"])
+def test_an_opened_operation_fits_on_the_screen_of_a_laptop(
+    visit: Visit, base_url: str, name: str
+) -> None:
+    page = visit.page
+    page.set_viewport_size(LAPTOP)
+    page.goto(f"{base_url}/docs#/Administration")
+    box = opened(page, name).bounding_box()
+    assert box
+    assert box["height"] <= LAPTOP["height"]
+
+
+def test_nothing_is_wider_than_the_screen_of_a_phone(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    page.set_viewport_size(PHONE)
+    for path in ("/", "/docs#/Administration"):
+        page.goto(f"{base_url}{path}")
+        if path != "/":
+            for name in ("issueToken", "readAuditLog"):
+                opened(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_start_page_leads_to_the_docs(visit: Visit, base_url: str) -> None:
+    page = visit.page
+    page.goto(base_url)
+    page.get_by_role("link", name="API documentation").click()
+    expect(page.locator("#operations-My_account-readOwnProfile")).to_be_visible()
+    assert visit.strangers == []
+    assert visit.errors == []
+
+
+ACCEPT = {
+    "*/*": "text/html",
+    "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "text/html",
+    "application/json": "application/json",
+    "Application/JSON; q=0.5": "application/json",
+    "text/html;q=0.4, application/json;q=0.5": "application/json",
+    "text/html;q=0.5, application/json;q=0.4": "text/html",
+    "application/json;q=0": "text/html",
+    "application/json;q=x, ;, ;q": "text/html",
+}
+
+
+@on_sqlite
+@pytest.mark.parametrize(("accept", "media_type"), ACCEPT.items(), ids=ACCEPT)
+async def test_the_start_page_is_json_for_clients_that_prefer_it(
+    client: AsyncClient, accept: str, media_type: str
+) -> None:
+    response = await client.get("/", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].partition(";")[0] == media_type
+    assert response.headers["Vary"] == "Accept"
+    if media_type == "application/json":
+        body = response.json()
+        assert body["name"] == "Hourpass"
+        for link in ("docs", "openapi"):
+            assert (await client.get(body[link])).status_code == 200
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_the_pages_have_safe_headers(client: AsyncClient, path: str) -> None:
+    headers = (await client.get(path)).headers
+    policy = dict(
+        part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";")
+    )
+    assert "'unsafe-inline'" not in policy.get("script-src", policy["default-src"])
+    for directive in ("frame-ancestors", "base-uri", "form-action"):
+        assert policy[directive] == "'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def opened(page: Page, name: str) -> Locator:
+    """The operation with this id, opened."""
+    call = page.locator(f"[id$=-{name}]")
+    call.locator(".opblock-summary-control").first.click()
+    expect(call.locator(".opblock-body")).to_be_visible()
+    return call
+
+
+def authorize(page: Page, person: Person) -> None:
+    dialog = page.locator(".modal-ux")
+    if not dialog.is_visible():
+        page.get_by_role("button", name="Authorize").first.click()
+    dialog.locator("#oauth_username").fill(person["username"])
+    dialog.locator("#oauth_password").fill(person["password"])
+    dialog.get_by_role("button", name="Apply given OAuth2 credentials").click()
+
+
+def assert_can_call_what_is_protected(page: Page, person: Person) -> None:
+    call = opened(page, "readOwnProfile")
+    call.get_by_role("button", name="Execute").click()
+    answer = call.locator(".live-responses-table .response")
+    expect(answer.locator(".response-col_status")).to_contain_text("200")
+    expect(answer).to_contain_text(f'"username": "{person["username"]}"')
+
+
+def enrolled(base_url: str, person: Person) -> Authenticator:
+    """The person's authenticator app. Its clock stands still, so its code has not been used yet."""
+    token = httpx.post(f"{base_url}/token", json=person).json()["token"]
+    path, headers = f"{base_url}/me/second-factor", bearer(token)
+    begun = httpx.post(path, json={"password": person["password"]}, headers=headers).json()
+    clock = Clock()
+    clock.now = datetime.now(UTC)
+    authenticator = Authenticator(begun["otpauth_uri"], clock)
+    confirmed = httpx.post(f"{path}/confirm", json={"otp": authenticator.code(-1)}, headers=headers)
+    assert confirmed.status_code == 200, confirmed.text
+    return authenticator

@@ -1,0 +1,167 @@
+"""The image, the compose file and the pinned requirements keep what the documentation promises."""
+
+import re
+import sys
+import tomllib
+from importlib import metadata
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app.settings import ROOT
+from tests.project.test_architecture import imported
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+IGNORED = [
+    line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
+]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DATABASE = COMPOSE["services"]["database"]
+HOURPASS = COMPOSE["services"]["hourpass"]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GUARD: dict[str, Any] = tomllib.loads((ROOT / "guard/pyproject.toml").read_text())
+DEPENDENCIES = [
+    *(line for line in PROJECT["project"]["dependencies"] if not line.startswith("hourpass")),
+    *GUARD["project"]["dependencies"],
+    *PROJECT["build-system"]["requires"],
+]
+SERVICE, DEVELOPMENT, BENCH = (ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench"))
+
+# `COPY --from=stage` takes from an image, not from here.
+COPIED = [
+    source
+    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
+    for source in line.split()[:-1]
+]
+PIN = re.compile(
+    r"^([A-Za-z0-9][\w.-]*)(?:\[[\w, -]+\])?==([^\s;]+)"
+    r"(?:[^\\\n]*\\\n\s+--hash=sha256:[0-9a-f]{64})+"
+)
+
+
+def pins(requirements: str) -> dict[str, str]:
+    """Each pinned name with its version. Fails on an entry that is not pinned or has no hash."""
+    found: dict[str, str] = {}
+    without_comments = re.sub(r"^\s*#.*\n?", "", requirements, flags=re.MULTILINE)
+    for entry in re.split(r"\n(?=\S)", without_comments.strip()):
+        pin = PIN.match(entry)
+        assert pin, f"not pinned with hashes: {entry.splitlines()[0]}"
+        found[canonicalize_name(pin[1])] = pin[2]
+    return found
+
+
+@pytest.mark.parametrize("path", COPIED)
+def test_what_the_image_copies_exists_and_is_not_ignored(path: str) -> None:
+    assert (ROOT / path).exists()
+    assert IGNORED[0] == "*"
+    assert f"!{path}" in IGNORED
+
+
+def test_the_image_gets_nothing_but_what_it_copies() -> None:
+    assert {entry.removeprefix("!") for entry in IGNORED if entry[0] == "!"} == set(COPIED)
+
+
+def test_the_image_installs_only_what_is_pinned_by_hash() -> None:
+    installs = re.findall(r"pip install .*", DOCKERFILE)
+    assert installs
+    for install in installs:
+        assert "--require-hashes" in install or "--no-deps --no-build-isolation" in install
+
+
+def test_the_image_runs_unprivileged_with_its_data_in_a_volume() -> None:
+    final_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    user = re.findall(r"^USER (\d+):\d+$", final_stage, re.MULTILINE)
+    assert user
+    assert int(user[-1]) > 0
+    assert "DATABASE_URL=sqlite:////data/" in final_stage
+    assert "\nVOLUME /data\n" in final_stage
+    assert "\nHEALTHCHECK " in final_stage
+
+
+def test_both_containers_are_checked_for_health() -> None:
+    assert "pg_isready" in DATABASE["healthcheck"]["test"]
+    assert "/readyz" in HOURPASS["healthcheck"]["test"][-1]
+
+
+def test_the_image_and_the_compose_file_check_health_alike() -> None:
+    command = HOURPASS["healthcheck"]["test"][-1]
+    assert f'"{command}"' in DOCKERFILE
+
+
+def test_hourpass_runs_without_privileges_on_a_read_only_file_system() -> None:
+    assert HOURPASS["read_only"] is True
+    assert HOURPASS["cap_drop"] == ["ALL"]
+    assert HOURPASS["security_opt"] == ["no-new-privileges:true"]
+    assert f"\nUSER {HOURPASS['user']}\n" in DOCKERFILE
+
+
+def test_hourpass_waits_for_a_healthy_database() -> None:
+    assert HOURPASS["depends_on"] == {"database": {"condition": "service_healthy"}}
+
+
+def test_the_database_is_postgresql_17_in_a_volume() -> None:
+    assert DATABASE["image"] == "postgres:17"
+    assert DATABASE["volumes"] == ["database:/var/lib/postgresql/data"]
+    assert "database" in COMPOSE["volumes"]
+
+
+def test_only_hourpass_reaches_the_database() -> None:
+    assert "ports" not in DATABASE
+    (network,) = DATABASE["networks"]
+    assert COMPOSE["networks"][network]["internal"] is True
+    assert network in HOURPASS["networks"]
+
+
+def test_no_password_has_a_default() -> None:
+    assert DATABASE["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+    assert ":${POSTGRES_PASSWORD}@" in HOURPASS["environment"]["DATABASE_URL"]
+
+
+def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() -> None:
+    assert HOURPASS["env_file"] == [{"path": ".env", "required": False}]
+    assert HOURPASS["ports"] == ["${HOST:-127.0.0.1}:${PORT:-8000}:8000"]
+    assert '"--host", "0.0.0.0", "--port", "8000"' in DOCKERFILE
+    assert "command" not in HOURPASS
+
+
+def test_pre_commit_runs_the_linters_of_make_lint() -> None:
+    lint = re.findall(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[0]
+    linters = re.findall(r"\$\(BIN\)/(.*?)(?: \.)?\n", lint)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == linters
+
+
+@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH], ids=lambda path: path.name)
+def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
+    text = path.read_text()
+    assert pins(text)
+    assert "://" not in text
+
+
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
+def test_a_dependency_is_pinned_within_its_bounds(dependency: str) -> None:
+    requirement = Requirement(dependency)
+    pinned = pins(SERVICE.read_text())[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pinned)
+
+
+def test_every_package_that_the_service_imports_is_a_dependency() -> None:
+    """So that an update of another package, which brings it today, cannot remove it."""
+    declared = {canonicalize_name(Requirement(line).name) for line in DEPENDENCIES}
+    declared.add(canonicalize_name("pydantic-core"))  # Pydantic pins its exact version
+    packages = metadata.packages_distributions()
+    for path in [*(ROOT / "app").rglob("*.py"), *(ROOT / "alembic").rglob("*.py")]:
+        names = {name.partition(".")[0] for name in imported(path)}
+        for name in names - sys.stdlib_module_names - {"app"}:
+            assert declared & set(map(canonicalize_name, packages[name])), f"{path}: {name}"
+
+
+def test_both_requirements_agree() -> None:
+    service, development = (pins(path.read_text()) for path in (SERVICE, DEVELOPMENT))
+    assert service.keys() <= development.keys()
+    shared = service.keys() & development.keys()
+    assert {name: service[name] for name in shared} == {name: development[name] for name in shared}

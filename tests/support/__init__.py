@@ -1,0 +1,1 @@
+"""What the tests share: users, services, servers, databases."""

@@ -1,0 +1,55 @@
+"""Fixtures of the tests of HourpassAuth: a service for each module, a user for each test.
+
+A plugin, which must not be imported; what tests import is in clients.py.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.main import create_app
+from hourpass import HourpassAuth
+from tests.support.http_clients import Court, Line
+from tests.support.servers import served
+from tests.support.settings import Clock, make_settings
+from tests.support.users import ARTHUR, LANCELOT
+
+
+@pytest.fixture(scope="module")
+def service_and_clock(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, Clock]]:
+    """One for all tests here, and the clock that it keeps."""
+    path = tmp_path_factory.mktemp("renewal") / "hourpass.db"
+    shutil.copy(sqlite_template, path)
+    clock = Clock()
+    settings = make_settings(
+        f"sqlite:///{path}",
+        first_admin_username=ARTHUR["username"],
+        first_admin_password=ARTHUR["password"],
+        log_level="warning",
+    )
+    with (
+        served(create_app(settings, clock, clock)) as url,
+        httpx.Client(base_url=url, verify=False) as service,
+    ):
+        yield service, clock
+
+
+@pytest.fixture
+def court(service_and_clock: tuple[httpx.Client, Clock], request: pytest.FixtureRequest) -> Court:
+    service, clock = service_and_clock
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
+    lancelot = {**LANCELOT, "username": f"lancelot {name}"}
+    answer = service.post("/register-user", json=lancelot)
+    assert answer.status_code == 201, answer.text
+    return Court(service, clock, lancelot, answer.json()["user_id"], Line())
+
+
+@pytest.fixture
+def lancelot(court: Court) -> HourpassAuth:
+    return court.auth()

@@ -1,0 +1,30 @@
+"""The settings and the clock of apps under test."""
+
+from datetime import UTC, datetime, timedelta
+
+from app.settings import Settings
+from tests.support.users import ARTHUR
+
+CHEAP_HASHING = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"}
+ARTHUR_ADMINISTERS = {
+    "first_admin_username": ARTHUR["username"],
+    "first_admin_password": ARTHUR["password"],
+}
+
+
+class Clock:
+    """The time as the app under test sees it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, span: timedelta) -> None:
+        self.now += span
+
+
+def make_settings(database_url: str, **changes: object) -> Settings:
+    values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
+    return Settings.model_validate({**values, **changes})

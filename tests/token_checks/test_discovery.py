@@ -1,0 +1,211 @@
+"""Keys in the open (RFC 7517), a description of the server that is true in every member (RFC 8414),
+and tokens of the common form (RFC 9068), so that any API can verify them by itself."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
+from httpx import AsyncClient
+from joserfc import jwt
+from joserfc.jwk import KeySet, KeySetSerialization
+
+from app.context import RequestContext
+from app.settings import Settings
+from app.users.service import Users
+from tests.conftest import on_sqlite
+from tests.support.settings import Clock, make_settings
+from tests.support.users import (
+    ARTHUR,
+    LANCELOT,
+    assert_problem,
+    at_court,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    renew,
+    said_in,
+    token_holds,
+)
+
+# None of this depends on the kind of database.
+pytestmark = on_sqlite
+
+JWKS = "/.well-known/jwks.json"
+METADATA = "/.well-known/oauth-authorization-server"
+SECRET = "only the knights of the round table know it"
+
+EC_MEMBERS = {
+    "kty": "EC",
+    "use": "sig",
+    "alg": "ES256",
+    "crv": "P-256",
+    "kid": ...,
+    "x": ...,
+    "y": ...,
+}
+RSA_MEMBERS = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": ..., "n": ..., "e": "AQAB"}
+
+
+@pytest.fixture
+def settings_with(settings: Settings) -> Callable[..., Settings]:
+    def change(**changes: object) -> Settings:
+        return make_settings(settings.database_url, **changes)
+
+    return change
+
+
+def verified(token: str, jwks: KeySetSerialization, algorithm: str) -> jwt.Token:
+    """What a library that is not ours says to a token, knowing nothing but the published keys."""
+    return jwt.decode(token, KeySet.import_key_set(jwks), algorithms=[algorithm])
+
+
+@pytest.mark.first_start
+@pytest.mark.parametrize("members", [EC_MEMBERS, RSA_MEMBERS], ids=["ES256", "RS256"])
+async def test_a_foreign_library_verifies_a_token_from_the_published_key_alone(
+    settings_with: Callable[..., Settings], clock: Clock, members: dict[str, Any]
+) -> None:
+    algorithm = members["alg"]
+    async with at_court(settings_with(signing_algorithm=algorithm), clock) as client:
+        response = await client.get(JWKS)
+        assert response.headers["content-type"] == "application/json"
+        (key,) = response.json()["keys"]
+        assert set(response.json()) == {"keys"}
+        assert set(key) == set(members)  # and so nothing private
+        assert members == {
+            name: key[name] if value != ... else ... for name, value in members.items()
+        }
+
+        user_id = await register(client, LANCELOT)
+        token = verified(await log_in(client, LANCELOT), response.json(), algorithm)
+        assert token.header == {"alg": algorithm, "kid": key["kid"], "typ": "at+jwt"}
+        assert token.claims["sub"] == str(user_id)
+
+
+async def test_a_token_has_the_claims_of_rfc_9068_to_the_letter(
+    client: AsyncClient, clock: Clock, settings: Settings
+) -> None:
+    user_id = await register(client, LANCELOT)
+    claims = said_in(await log_in(client, LANCELOT))
+    now = int(clock().timestamp())
+    jti, epoch = (
+        claims.pop("jti"),
+        claims.pop("epoch"),
+    )  # ours: revokes all tokens of a user at once
+    assert 0 <= epoch < 2**31
+    assert claims == {
+        "iss": settings.issuer,
+        "aud": "ml-api",
+        "sub": str(user_id),
+        "preferred_username": "lancelot",
+        "client_id": "hourpass",
+        "iat": now,
+        "exp": now + 3600,
+        "auth_time": now,
+    }
+    assert len(jti) >= 16
+    assert jti != said_in(await log_in(client, LANCELOT))["jti"]
+    arthurs = said_in((await open_session(client, ARTHUR))["access_token"])
+    assert arthurs["scope"] == "admin offline_access"
+    assert re.fullmatch("[0-9a-f]{16}", arthurs["sid"])
+
+
+async def test_a_cache_keeps_the_keys_and_asks_whether_they_are_still_the_same(
+    client: AsyncClient,
+) -> None:
+    response = await client.get(JWKS)
+    assert response.headers["cache-control"] == "public, max-age=300"
+    etag = response.headers["etag"]
+    assert re.fullmatch('"[^"]+"', etag)
+    # A proxy that compresses makes the tag a weak one; RFC 9110, 13.1.2 compares weakly.
+    for same in (etag, f"W/{etag}", f'"another", {etag}'):
+        response = await client.get(JWKS, headers={"If-None-Match": same})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == etag
+        assert response.headers["cache-control"] == "public, max-age=300"
+    response = await client.get(JWKS, headers={"If-None-Match": '"another"'})
+    assert response.status_code == 200
+
+
+async def test_with_hs256_nothing_is_published_and_no_page_says_otherwise(
+    settings_with: Callable[..., Settings], clock: Clock
+) -> None:
+    settings = settings_with(signing_algorithm="HS256", hs256_secret=SECRET)
+    async with at_court(settings, clock) as client:
+        assert (await client.get(JWKS)).json() == {"keys": []}
+        metadata = await client.get(METADATA)
+        assert "jwks_uri" not in metadata.json()
+        assert SECRET not in metadata.text
+        await register(client, LANCELOT)
+        token = await log_in(client, LANCELOT)
+        assert said_in(token, 0)["alg"] == "HS256"
+        assert await token_holds(client, token)
+
+
+async def test_the_metadata_is_what_rfc_8414_asks_for(client: AsyncClient) -> None:
+    metadata = (await client.get(METADATA)).json()
+    assert metadata == {
+        "issuer": "http://localhost:8000",
+        "token_endpoint": "http://localhost:8000/token",
+        "jwks_uri": "http://localhost:8000/.well-known/jwks.json",
+        "revocation_endpoint": "http://localhost:8000/revoke",
+        "introspection_endpoint": "http://localhost:8000/introspect",
+        "service_documentation": "http://localhost:8000/docs",
+        "scopes_supported": ["admin", "introspect", "offline_access"],
+        "response_types_supported": [],
+        "grant_types_supported": ["password", "refresh_token"],
+        "token_endpoint_auth_methods_supported": ["none"],
+        "revocation_endpoint_auth_methods_supported": ["none"],
+    }
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://auth.camelot.example", "https://camelot.example/auth/"]
+)
+async def test_every_address_begins_with_the_issuer_as_it_was_set(
+    settings_with: Callable[..., Settings], clock: Clock, issuer: str
+) -> None:
+    async with at_court(settings_with(issuer=issuer), clock) as client:
+        metadata = (await client.get(METADATA)).json()
+        await register(client, LANCELOT)
+        assert metadata["issuer"] == issuer == said_in(await log_in(client, LANCELOT))["iss"]
+        assert metadata["token_endpoint"] == issuer.rstrip("/") + "/token"
+        # Authlib takes the empty list for a missing one; there is nothing true to put into it.
+        metadata["response_types_supported"] = ["none"]
+        AuthorizationServerMetadata(metadata).validate()
+
+
+async def test_every_endpoint_that_the_metadata_names_answers(client: AsyncClient) -> None:
+    metadata = (await client.get(METADATA)).json()
+    path = {
+        name: address.removeprefix(metadata["issuer"])
+        for name, address in metadata.items()
+        if name.endswith(("_endpoint", "_uri", "_documentation"))
+    }
+    assert len(path) == 5
+    login = {**ARTHUR, "grant_type": "password"}
+    token = (await client.post(path["token_endpoint"], data=login)).json()["access_token"]
+    keys = (await client.get(path["jwks_uri"])).json()
+    assert verified(token, keys, "ES256").claims["iss"] == metadata["issuer"]
+    form, headers = {"token": token}, bearer(token)
+    answer = await client.post(path["introspection_endpoint"], data=form, headers=headers)
+    assert answer.json()["active"] is True
+    assert (await client.post(path["revocation_endpoint"], data=form)).status_code == 200
+    answer = await client.post(path["introspection_endpoint"], data=form, headers=headers)
+    assert_problem(answer, 401, "invalid_token")
+    assert "swagger" in (await client.get(path["service_documentation"])).text
+
+
+async def test_every_grant_and_scope_that_the_metadata_names_can_be_had(
+    client: AsyncClient, users: Users, context: RequestContext
+) -> None:
+    metadata = (await client.get(METADATA)).json()
+    await users.set_scopes(context, await register(client, LANCELOT), {"admin", "introspect"})
+    # No client authenticates itself, as token_endpoint_auth_methods_supported says.
+    scopes = " ".join(metadata["scopes_supported"])
+    login = {**LANCELOT, "grant_type": metadata["grant_types_supported"][0], "scope": scopes}
+    answer = (await client.post("/token", data=login)).json()
+    assert answer["scope"] == said_in(answer["token"])["scope"] == scopes
+    assert (await renew(client, answer["refresh_token"])).json()["scope"] == scopes

@@ -1,0 +1,135 @@
+"""RFC 7662: what a token says, for those who may know; to all others it is inactive."""
+
+from datetime import timedelta
+from typing import Any
+
+from httpx import AsyncClient
+
+from app.context import RequestContext
+from app.settings import Settings
+from app.users.service import Users
+from tests.conftest import on_sqlite
+from tests.support.settings import Clock
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    assert_problem,
+    bearer,
+    log_in,
+    open_session,
+    register,
+    said_in,
+)
+
+INACTIVE = {"active": False}
+
+
+async def introspect(client: AsyncClient, token: str, *, by: str) -> dict[str, Any]:
+    response = await client.post("/introspect", data={"token": token}, headers=bearer(by))
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def test_its_holder_reads_every_member_of_a_token(
+    client: AsyncClient, clock: Clock, settings: Settings
+) -> None:
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    now = int(clock().timestamp())
+    assert await introspect(client, token, by=token) == {
+        "active": True,
+        "client_id": "hourpass",
+        "username": "lancelot",
+        "token_type": "bearer",
+        "iat": now,
+        "exp": now + 3600,
+        "auth_time": now,
+        "sub": str(user_id),
+        "aud": "ml-api",
+        "iss": settings.issuer,
+        "jti": said_in(token)["jti"],
+    }
+
+
+async def test_scope_and_session_are_said_if_there_are_any(
+    client: AsyncClient, clock: Clock
+) -> None:
+    session = await open_session(client, ARTHUR)
+    clock.advance(timedelta(minutes=5))
+    renewal = {"grant_type": "refresh_token", "refresh_token": session["refresh_token"]}
+    token = (await client.post("/token", json=renewal)).json()["access_token"]
+    answer = await introspect(client, token, by=session["access_token"])
+    assert answer["scope"] == "admin offline_access"
+    assert answer["sid"] == said_in(token)["sid"]
+    assert answer["iat"] - answer["auth_time"] == 300
+
+
+async def test_administrators_and_services_may_ask_about_everybodys_tokens(
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
+) -> None:
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert await introspect(client, token, by=arthurs_token) == await introspect(
+        client, token, by=token
+    )
+    await users.set_scopes(context, await register(client, GALAHAD), {"introspect"})
+    answer = await introspect(client, token, by=await log_in(client, GALAHAD))
+    assert (answer["active"], answer["sub"]) == (True, str(user_id))
+
+
+async def test_to_anybody_else_it_is_inactive_and_nothing_more(
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
+) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    await users.set_scopes(context, await register(client, GALAHAD), {"predict"})
+    galahads = await log_in(client, GALAHAD)
+    for others in (token, arthurs_token):
+        assert await introspect(client, others, by=galahads) == INACTIVE
+    # An administrator's token that was asked for with less is good for less.
+    narrowed = (await open_session(client, ARTHUR, "offline_access predict"))["access_token"]
+    assert await introspect(client, token, by=narrowed) == INACTIVE
+
+
+async def test_of_what_does_not_hold_nothing_more_is_said(
+    client: AsyncClient, clock: Clock
+) -> None:
+    await register(client, LANCELOT)
+    expired = await log_in(client, LANCELOT)
+    clock.advance(timedelta(minutes=60))
+    arthurs_token = await log_in(client, ARTHUR)
+    revoked = await log_in(client, LANCELOT)
+    await client.post("/revoke", data={"token": revoked})
+    session = await open_session(client, LANCELOT)
+    await client.post("/me/logout-everywhere", headers=bearer(session["access_token"]))
+    live = await open_session(client, LANCELOT)
+    for token in (
+        expired,
+        revoked,
+        session["access_token"],
+        live["refresh_token"],
+        live["access_token"] + "A",
+        "garbage",
+        "é\0",
+        "a" * 10_000,
+    ):
+        assert await introspect(client, token, by=arthurs_token) == INACTIVE
+
+
+@on_sqlite
+async def test_the_question_comes_with_a_token_in_a_form(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    headers = bearer(arthurs_token)
+    asked = {"token": arthurs_token}
+    response = await client.post("/introspect", data=asked)
+    assert_problem(response, 401, "missing_token")
+    response = await client.post("/introspect", data=asked, headers=bearer("garbage"))
+    assert_problem(response, 401, "invalid_token")
+    response = await client.post("/introspect", json=asked, headers=headers)
+    assert_problem(response, 415, "unsupported_media_type")
+    response = await client.post("/introspect", data={"tokens": "garbage"}, headers=headers)
+    assert_problem(response, 400, "invalid_request")

@@ -1,0 +1,221 @@
+"""The quick answer and the slow one are the same for every token, and the quick one is only given
+while it cannot be an old one."""
+
+import base64
+import json
+from datetime import timedelta
+from itertools import product
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+from sqlalchemy import update
+
+from app.context import RequestContext
+from app.database.engine import Database, begin_write
+from app.users import token_cache
+from app.users.models import User
+from app.users.service import Users
+from app.users.token_cache import TokenCache
+from tests.conftest import on_sqlite
+from tests.support.settings import Clock
+from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+
+def forged(token: str) -> str:
+    """For another user, under the old signature."""
+    header, payload, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    other = base64.urlsafe_b64encode(json.dumps({**claims, "sub": "1"}).encode()).rstrip(b"=")
+    return f"{header}.{other.decode()}.{signature}"
+
+
+async def answers(client: AsyncClient, token: str) -> list[tuple[int, str, str | None]]:
+    """What both calls say, without what differs from request to request."""
+    responses: list[Response] = [
+        await client.get(f"/token_status/{token}"),
+        await client.get("/verify", headers=bearer(token)),
+        await client.get("/verify", headers={"Authorization": token}),
+    ]
+    return [
+        (response.status_code, response.text, response.headers.get("www-authenticate"))
+        for response in responses
+    ]
+
+
+@pytest.fixture
+async def tokens(client: AsyncClient, clock: Clock) -> dict[str, str]:
+    """One of every kind, each asked about while it held."""
+    galahad = await register(client, GALAHAD)
+    expired = await log_in(client, GALAHAD)
+    await answers(client, expired)
+    clock.advance(timedelta(minutes=59))
+    disabled = await log_in(client, GALAHAD)
+    await register(client, LANCELOT)
+    revoked, valid, fresh = [await log_in(client, LANCELOT) for _ in range(3)]
+    for token in (disabled, revoked, valid):
+        await answers(client, token)
+    clock.advance(timedelta(minutes=1))
+    arthur = await log_in(client, {"username": "arthur", "password": "once and future king"})
+    await client.put(f"/toggle-user-permission/{galahad}/0", headers=bearer(arthur))
+    await client.post("/revoke", data={"token": revoked})
+    return {
+        "valid": valid,
+        "never seen before": fresh,
+        "expired": expired,
+        "of a disabled user": disabled,
+        "revoked": revoked,
+        "forged": forged(valid),
+        "cut short": valid[:-1],
+        "malformed": "a.b.c",
+        "of an unknown key": f"{arthur.split('.')[0][:-2]}AA.{valid.split('.', 1)[1]}",
+    }
+
+
+async def test_quick_and_slow_give_the_same_answer_to_every_token(
+    client: AsyncClient, app: FastAPI, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {kind: await answers(client, token) for kind, token in tokens.items()}
+    monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
+    slow = {kind: await answers(client, token) for kind, token in tokens.items()}
+    assert quick == slow
+    holding = {kind for kind, found in quick.items() if found[0][0] == 200}
+    assert holding == {"valid", "never seen before"}
+
+
+async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
+    client: AsyncClient,
+) -> None:
+    user_id = await register(client, {**LANCELOT, "username": "Guenièvre du Lac"})
+    token = await log_in(client, {**LANCELOT, "username": "guenièvre du lac"})
+    for _ in range(2):  # by the route, then from memory
+        response = await client.get("/verify", headers=bearer(token))
+        assert response.json() == {"message": "Token is valid"}
+        assert response.headers["x-auth-user-id"] == str(user_id)
+        assert response.headers["x-auth-username"] == "Gueni%C3%A8vre%20du%20Lac"
+        assert response.headers["x-auth-scopes"] == ""
+
+
+@pytest.fixture(params=["quick", "slow"])
+def lane(request: pytest.FixtureRequest, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to an answer; the quick one is open to tokens asked about before."""
+    if request.param == "slow":
+        monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PATHS = ("/verify", "/verify/", "/verify//", "/verify/predict?x=1", "/verify/%2e%2e/healthz")
+
+
+@pytest.mark.usefixtures("lane")
+async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: AsyncClient) -> None:
+    user_id = await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    for method, path in product(METHODS, PATHS):
+        response = await client.request(method, path, headers=headers)
+        assert response.status_code == 200, (method, path)
+        assert response.headers["x-auth-user-id"] == str(user_id)
+        refusal = await client.request(method, path)
+        assert refusal.status_code == 401, (method, path)
+        assert refusal.headers["www-authenticate"] == 'Bearer realm="hourpass"'
+
+
+async def test_what_only_begins_like_verify_is_not_found(client: AsyncClient) -> None:
+    assert (await client.get("/verifying")).status_code == 404
+
+
+QUERIES = [
+    ("scope=predict", 200),
+    ("scope=predict%20train", 200),
+    ("scope=predict+train", 200),
+    ("scope=predict&x=1&scope=train", 200),
+    ("x=admin", 200),
+    ("scope=admin", 403),
+    ("scope=predict&scope=deploy", 403),
+    ("scope=Predict", 403),
+    ("scope=", 422),
+    ("scope", 422),
+    ("scope=predict%0d%0aX-Auth-User-Id:1", 422),
+    ("scope=%22,scope=%22", 422),
+    ("scope=pr%C3%A9dire", 422),
+    ("scope=%FF", 422),
+]
+
+
+@pytest.mark.usefixtures("lane")
+@on_sqlite
+async def test_verify_demands_every_scope_that_the_query_names(
+    client: AsyncClient,
+    users: Users,
+    context: RequestContext,
+    subtests: pytest.Subtests,
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await users.set_scopes(context, user_id, {"predict", "train"})
+    headers = bearer(await log_in(client, LANCELOT))
+    await client.get("/verify", headers=headers)
+    for query, status in QUERIES:
+        with subtests.test(query):
+            response = await client.get(f"/verify?{query}", headers=headers)
+            assert response.status_code == status
+            assert ("x-auth-user-id" in response.headers) == (status == 200)
+            # Whoever has no token learns nothing of what it would have to be for.
+            assert (await client.get(f"/verify?{query}")).status_code == 401
+
+
+@pytest.mark.usefixtures("lane")
+async def test_the_challenge_names_all_the_scopes_that_are_needed(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    headers = bearer(await log_in(client, LANCELOT))
+    await client.get("/verify", headers=headers)
+    response = await client.get("/verify?scope=train+predict", headers=headers)
+    assert_problem(response, 403, "insufficient_scope")
+    challenge = 'Bearer realm="hourpass", error="insufficient_scope", scope="predict train"'
+    assert response.headers["www-authenticate"] == challenge
+
+
+async def test_what_is_known_is_answered_without_the_database(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(client, LANCELOT)
+    tokens = [await log_in(client, LANCELOT) for _ in range(3)]
+    await client.get(f"/token_status/{tokens[0]}")  # confirms the user
+    # However late a busy machine polls, which is not the point here.
+    monkeypatch.setattr(app.state.revocation_cache, "is_fresh", lambda: True)
+    monkeypatch.setattr(Database, "session", None)  # whoever asked would fail
+    for token in tokens:
+        assert (await client.get(f"/token_status/{token}")).status_code == 200
+
+
+async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old answer is never believed: what is remembered counts for nothing."""
+    user_id = await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    assert (await answers(client, token))[0][0] == 200
+    monkeypatch.setattr(app.state.revocation_cache, "is_fresh", lambda: False)
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(update(User).where(User.id == user_id).values(is_enabled=False))
+        await session.commit()
+    assert (await answers(client, token))[0][0] == 401
+
+
+async def test_memory_is_bounded_and_forged_tokens_do_not_get_in(
+    client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "MAX_CACHED", 3)
+    memory: TokenCache = app.state.token_cache
+    await register(client, LANCELOT)
+    good = [await log_in(client, LANCELOT) for _ in range(5)]
+    for token in good:
+        for _ in range(2):
+            assert (await client.get(f"/token_status/{token}")).status_code == 200
+    assert list(memory._verified) == good[2:]
+    for token in good[2:]:
+        for index in range(20):
+            altered = f"{token[:-20]}{index:020}"
+            assert (await client.get(f"/token_status/{altered}")).status_code == 401
+    assert list(memory._verified) == good[2:]
+    assert len(memory._confirmed) <= 3
