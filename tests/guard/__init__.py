@@ -1,1 +1,1 @@
-"""The `hourpass` package in the APIs and clients of users."""
+"""The `hourpass` package: guards in APIs, and HourpassAuth in their clients."""

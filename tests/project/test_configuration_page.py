@@ -1,6 +1,6 @@
 """The table in docs/configuration.md lists every setting with its default and meaning.
 
-`python -m tests.test_configuration_page` writes the table anew.
+`python -m tests.project.test_configuration_page` writes the table anew.
 """
 
 import re
