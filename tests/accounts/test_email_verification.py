@@ -9,13 +9,18 @@ from httpx import AsyncClient, Response
 from sqlalchemy import update
 
 from app.database.engine import begin_write
-from app.mail import worker
 from app.mail.worker import CLAIM_PERIOD
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import VERIFICATION
 from app.settings import Settings
 from app.users.models import User
-from tests.support.mail_server import MailServer, code_in, deliver, mail_server
+from tests.support.mail_server import (
+    MailServer,
+    code_in,
+    deliver,
+    mail_server,
+    stop_background_worker,
+)
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -28,7 +33,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    stop_background_worker(monkeypatch)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

@@ -9,13 +9,12 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.mail import worker
 from app.main import create_app
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import INVITATION
 from app.settings import Settings
 from tests.conftest import client_of, on_sqlite
-from tests.support.mail_server import deliver, mail_server
+from tests.support.mail_server import deliver, mail_server, stop_background_worker
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -223,7 +222,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
     email: str,
     is_proved: bool,
 ) -> None:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    stop_background_worker(monkeypatch)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
         app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
@@ -246,7 +245,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
 async def test_one_that_was_taken_back_is_not_mailed(
     settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    stop_background_worker(monkeypatch)
     async with mail_server() as server:
         mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
         app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)

@@ -12,7 +12,6 @@ from sqlalchemy import func, select
 
 from app.context import RequestContext
 from app.events import Events, Subscriber
-from app.mail import worker
 from app.mail.models import OutgoingMail
 from app.mail.worker import CLAIM_PERIOD, MAX_ACCOUNTS, MailWorker
 from app.main import create_app
@@ -24,7 +23,13 @@ from app.settings import Settings
 from app.users.service import Users
 from tests.conftest import client_of, on_sqlite
 from tests.support.authenticator import enroll
-from tests.support.mail_server import MailServer, code_in, deliver, mail_server
+from tests.support.mail_server import (
+    MailServer,
+    code_in,
+    deliver,
+    mail_server,
+    stop_background_worker,
+)
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -51,7 +56,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)  # each test delivers when it is time
+    stop_background_worker(monkeypatch)
     mail = {"smtp_url": mailbox.url, "mail_from": "Camelot <no-reply@camelot.example>"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

@@ -7,10 +7,9 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 
-from app.mail import worker
 from app.settings import Settings
 from tests.support.authenticator import enroll
-from tests.support.mail_server import MailServer, deliver, mail_server
+from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -40,7 +39,7 @@ async def mailbox() -> AsyncIterator[MailServer]:
 
 @pytest.fixture
 def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    stop_background_worker(monkeypatch)
     mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 

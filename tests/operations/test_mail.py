@@ -31,7 +31,7 @@ from app.settings import ROOT, Settings
 from app.users.models import User
 from tests.conftest import client_of, environment, on_sqlite, serving
 from tests.support.certificates import certificate
-from tests.support.mail_server import MailServer, deliver, mail_server
+from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
 
@@ -42,7 +42,7 @@ BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
 
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    stop_background_worker(monkeypatch)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from email.policy import SMTPUTF8
 from typing import Any
 
+import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from fastapi import FastAPI
 
@@ -85,8 +86,17 @@ async def mail_server(
         yield kept
 
 
+def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app sends no mail by itself, so that deliver() alone decides when it goes out."""
+
+    async def run(_: MailWorker, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+
+    monkeypatch.setattr(MailWorker, "run", run)
+
+
 async def deliver(app: FastAPI) -> None:
-    """All that waits in the app's outbox, without waiting for its own round."""
+    """Send all that waits in the app's outbox."""
     state = app.state
     worker = MailWorker(state.database, state.settings, state.services.events, state.clock)
     while await worker.run_once(asyncio.Event()):
