@@ -161,7 +161,7 @@ class Attempt:
 
 
 class LoginLimiter:
-    """One per process, because it counters the attempts in progress there. `actions` is the rate of
+    """One per process, because it counts the attempts in progress there. `actions` is the rate of
     logins of one user, and of that user's revoked access tokens."""
 
     def __init__(self, settings: Settings) -> None:
