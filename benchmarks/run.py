@@ -7,12 +7,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import click
 
-from app.database.engine import utc_now
 from app.settings import ROOT, Settings
 from benchmarks import figures, servers
 from benchmarks.bench import Bench, Row
@@ -74,7 +74,7 @@ def main(  # noqa: PLR0913 - one for each option
         finally:
             print_table(table)
     print(
-        f"\n{utc_now():%F}, {processor()}, {os.cpu_count()} cores, load before {load:.1f}, "
+        f"\n{datetime.now(UTC):%F}, {processor()}, {os.cpu_count()} cores, load before {load:.1f}, "
         f"Python {platform.python_version()}; {rounds} rounds of {seconds:g} s, medians. "
         "µs: CPU time of one request."
     )

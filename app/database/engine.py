@@ -11,7 +11,7 @@ import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,10 +47,6 @@ _OUTAGES = (
 )
 
 _log = logging.getLogger("hourpass")
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def create_engine(settings: Settings) -> AsyncEngine:

@@ -111,5 +111,5 @@ class _Connection(aiosqlite.Connection):
             cursor = statement(self._conn)
             return cursor, cursor.fetchall()
 
-        done: tuple[sqlite3.Cursor, list[Any]] = await self._execute(fetch)  # type: ignore[no-untyped-call]  # theirs
+        done: tuple[sqlite3.Cursor, list[Any]] = await self._execute(fetch)  # type: ignore[no-untyped-call]  # aiosqlite has no types here
         return done

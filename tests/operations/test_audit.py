@@ -20,7 +20,7 @@ from app.audit.models import Entry
 from app.audit.service import _FORMER_NAMES
 from app.context import RequestContext
 from app.credentials.sessions import service as sessions_service
-from app.database.engine import Database, begin_write, utc_now
+from app.database.engine import Database, begin_write
 from app.events import Event, Events, Subscriber
 from app.retention import service as housekeeping
 from app.retention.service import Retention
@@ -28,7 +28,7 @@ from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Feed, Revocation
 from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.support.authenticator import enroll, token_with
-from tests.support.settings import Clock, make_settings
+from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,

@@ -20,12 +20,12 @@ from sqlalchemy import select
 from app.audit.models import Entry
 from app.cli.main import main
 from app.database import migrations
-from app.database.engine import Database, utc_now
+from app.database.engine import Database
 from app.http import access_log
 from app.settings import ROOT, Settings
 from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
 from tests.support.authenticator import enroll, token_with
-from tests.support.settings import CHEAP_HASHING, Clock
+from tests.support.settings import CHEAP_HASHING, Clock, utc_now
 from tests.support.users import (
     GALAHAD,
     LANCELOT,

@@ -16,7 +16,7 @@ from app.credentials.second_factors.models import SecondFactor
 from app.credentials.second_factors.service import FORGIVEN_AFTER
 from app.credentials.sessions.models import Session
 from app.database import fast_queries
-from app.database.engine import Database, begin_write, utc_now
+from app.database.engine import Database, begin_write
 from app.database.job_lock import JobLock
 from app.events import Events
 from app.mail.models import OutgoingMail
@@ -32,7 +32,7 @@ from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
 from tests.conftest import client_of
 from tests.support.authenticator import STEP, enroll, log_in_with
-from tests.support.settings import Clock
+from tests.support.settings import Clock, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,

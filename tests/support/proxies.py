@@ -21,11 +21,10 @@ from typing import NamedTuple
 import httpx
 
 from app.context import RequestContext
-from app.database.engine import utc_now
 from app.main import create_app
 from app.settings import ROOT
 from tests.conftest import client_of, free_port
-from tests.support.settings import Clock, make_settings
+from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
 
 EXAMPLES = ROOT / "examples"

@@ -25,6 +25,11 @@ class Clock:
         self.now += span
 
 
+def utc_now() -> datetime:
+    """The clock of a served process."""
+    return datetime.now(UTC)
+
+
 def make_settings(database_url: str, **changes: object) -> Settings:
     values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
     return Settings.model_validate({**values, **changes})

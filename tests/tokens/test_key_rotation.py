@@ -23,7 +23,7 @@ from sqlalchemy import event, text
 from app.background_jobs import BackgroundJobs
 from app.cli.main import main as hourpass
 from app.context import RequestContext
-from app.database.engine import Database, begin_write, utc_now
+from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD
 from app.settings import Settings
 from app.tokens import key_refresher
@@ -33,7 +33,7 @@ from app.tokens.key_refresher import KeyRefresher
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
-from tests.support.settings import CHEAP_HASHING, Clock, make_settings
+from tests.support.settings import CHEAP_HASHING, Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
