@@ -29,7 +29,7 @@ from app.main import create_app
 from app.settings import ROOT, Settings
 from app.users.service import Users
 from hourpass import Guard
-from hourpass.service import Service
+from hourpass.guard.service_client import ServiceClient
 from tests.support import database_templates as templates
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
@@ -60,7 +60,7 @@ def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     started: list[Guard] = []
     connect = Guard._connect
 
-    def note(guard: Guard) -> Service:
+    def note(guard: Guard) -> ServiceClient:
         started.append(guard)
         return connect(guard)
 

@@ -1,6 +1,6 @@
 """Protects a machine-learning API with Hourpass tokens, and keeps its clients logged in."""
 
-from hourpass.client import HourpassAuth
+from hourpass.client.auth import HourpassAuth
 from hourpass.errors import (
     GuardError,
     InsufficientScopeError,
@@ -9,8 +9,8 @@ from hourpass.errors import (
     MissingTokenError,
     ServiceUnavailableError,
 )
-from hourpass.guard import Guard
-from hourpass.tokens import User
+from hourpass.guard.guard import Guard
+from hourpass.user import User
 
 __version__ = "0.1.0"
 

@@ -1,7 +1,7 @@
 """An issuer of tokens that replaces the service in the tests of an API with a guard.
 
 Put `pytest_plugins = ["hourpass.testing"]` into conftest.py, use the fixture `hourpass_issuer`, and
-call its `stand_in_for(guard)`.
+call its `attach(guard)`.
 
 PYTEST_DONT_REWRITE: there are no assertions here, and a conftest.py may import this module first.
 """
@@ -23,9 +23,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from hourpass.feed import Clock
-from hourpass.guard import Guard
-from hourpass.service import HEARTBEAT_SECONDS
+from hourpass.guard.guard import Guard
+from hourpass.guard.revocation_feed import Clock
+from hourpass.guard.service_client import HEARTBEAT_SECONDS
 
 LIFETIME = timedelta(minutes=60)
 KEPT_AFTERWARDS = timedelta(days=1)  # the feed keeps a revocation this much longer than a token
@@ -77,7 +77,7 @@ class Issuer:
         self._heard: dict[int, int] = {}
         self._undo = ExitStack()
 
-    def stand_in_for(self, guard: Guard) -> None:
+    def attach(self, guard: Guard) -> None:
         """Make the guard use this issuer and its clock until the test ends."""
         self.audience = guard.audience
         self.name = guard.issuer or self.name
@@ -87,7 +87,7 @@ class Issuer:
             guard.transport, guard.clock = transport, clock
             guard.close()
 
-        connect(_StandIn(self), self.clock)
+        connect(_IssuerTransport(self), self.clock)
         self._undo.callback(connect, *before)
 
     def close(self) -> None:
@@ -177,10 +177,14 @@ class Issuer:
             self._heard = dict.fromkeys(self._heard, -1)
         self._catch_up()
 
-    def let_pass(self, span: timedelta) -> None:
+    def advance_time(self, span: timedelta) -> None:
         """Advance the clock while the service stays reachable, so the guards stay up to date."""
         self.clock.advance(span)
         self._catch_up()
+
+    # Their former names.
+    stand_in_for = attach
+    let_pass = advance_time
 
     def _catch_up(self) -> None:
         """The first revocation ends a request that was sent before now, the second a new one."""
@@ -269,7 +273,7 @@ class _HeldBack(httpx.SyncByteStream):
         return self._pieces
 
 
-class _StandIn(httpx.BaseTransport):
+class _IssuerTransport(httpx.BaseTransport):
     """Passes a guard's requests on to the issuer. The guard closes it in its background thread."""
 
     def __init__(self, issuer: Issuer) -> None:

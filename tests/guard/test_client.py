@@ -175,16 +175,16 @@ from hourpass import HourpassAuth
 auth = HourpassAuth({court.url!r}, {name!r}, {password!r}, scopes="offline_access")
 me = lambda: httpx.get({court.url!r} + "/me", auth=auth).status_code
 assert me() == 200
-with auth._login._lock:
+with auth._tokens._lock:
     child = os.fork()
     if child == 0:
-        assert auth._login._held is None
+        assert auth._tokens._held is None
         assert me() == 200
         auth.close()
         os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-held = auth._login._held
-assert me() == 200 and auth._login._held is held
+held = auth._tokens._held
+assert me() == 200 and auth._tokens._held is held
 auth.close()
 """
     subprocess.run([sys.executable, "-c", program], check=True, env=with_hourpass(), timeout=30)

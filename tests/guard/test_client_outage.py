@@ -6,14 +6,14 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError, ServiceUnavailableError
-from hourpass.login import (
+from hourpass.client.token_source import (
+    CLOCK_MARGIN,
     LOGIN_PAUSE,
     LONGEST_PAUSE,
     OUTAGE_PAUSE,
     REFUSAL_PAUSE,
     RENEWAL_MARGIN,
     TIMEOUT,
-    TRAVEL,
 )
 from tests.support.http_clients import CALLS, Call, Court, by_httpx, settle, token_of
 from tests.support.settings import Clock
@@ -36,7 +36,7 @@ def test_an_outage_is_not_noticed_while_the_token_holds(court: Court) -> None:
         settle(auth)
     assert len(court.line.sent) == 2  # and the service is not asked again at each request
 
-    court.clock.advance((RENEWAL_MARGIN - TRAVEL) * SECOND)
+    court.clock.advance((RENEWAL_MARGIN - CLOCK_MARGIN) * SECOND)
     for _ in range(3):
         with pytest.raises(ServiceUnavailableError, match="ConnectError"):
             by_httpx(auth, "GET", f"{court.url}/me")
@@ -159,7 +159,7 @@ def test_what_is_no_answer_to_a_login_is_an_outage(answer: httpx.Response) -> No
 
 def test_the_times_of_a_client_in_seconds() -> None:
     """The other tests take them from the code."""
-    times = (RENEWAL_MARGIN, TRAVEL, TIMEOUT, LOGIN_PAUSE, OUTAGE_PAUSE, LONGEST_PAUSE)
+    times = (RENEWAL_MARGIN, CLOCK_MARGIN, TIMEOUT, LOGIN_PAUSE, OUTAGE_PAUSE, LONGEST_PAUSE)
     assert times == (300, 5, 15, 60, 1, 300)
     assert REFUSAL_PAUSE == 30
 
@@ -176,7 +176,7 @@ def test_a_token_is_renewed_in_time_and_not_used_in_its_last_seconds(
         "https://login.example", "lancelot", "secret", clock=lambda: 1_000.0, transport=service
     )
     use(auth)
-    held = auth._login._held
+    held = auth._tokens._held
     assert held
     assert (held.renew_at, held.expires_at) == (1_000 + renew_after, 1_000 + expires_after)
     assert len(asked) == 1
@@ -194,7 +194,7 @@ def test_a_client_waits_as_long_as_a_busy_service_says_but_five_seconds_at_most(
     monkeypatch: pytest.MonkeyPatch, said: str, slept: list[float]
 ) -> None:
     sleeps: list[float] = []
-    monkeypatch.setattr("hourpass.login.time.sleep", sleeps.append)
+    monkeypatch.setattr("hourpass.client.token_source.time.sleep", sleeps.append)
     service, asked = saying(httpx.Response(503, headers={"Retry-After": said}))
     with pytest.raises(ServiceUnavailableError, match=f"asks to wait {said} seconds"):
         log_in_at(service)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError
-from hourpass.login import OUTAGE_PAUSE, RENEWAL_MARGIN
+from hourpass.client.token_source import OUTAGE_PAUSE, RENEWAL_MARGIN
 from tests.support.http_clients import CALLS, Call, Court, by_httpx, settle, token_of
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -100,7 +100,7 @@ async def test_a_cancelled_task_takes_nothing_with_it(court: Court) -> None:
         first = asyncio.create_task(client.get(f"{court.url}/me"))
         second = asyncio.create_task(client.get(f"{court.url}/me"))
         async with asyncio.timeout(10):
-            while not auth._login._renewal:  # noqa: ASYNC110 - nothing tells us
+            while not auth._tokens._renewal:  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0)
         first.cancel()
         assert (await second).status_code == 200
@@ -124,7 +124,7 @@ def test_nobody_waits_for_a_renewal_while_the_old_token_holds(court: Court) -> N
 def test_a_session_that_was_ended_is_followed_by_another(court: Court) -> None:
     auth = court.auth(scopes=["offline_access"])
     by_httpx(auth, "GET", f"{court.url}/me")
-    held = auth._login._held
+    held = auth._tokens._held
     assert held
     court.service.post("/revoke", data={"token": held.refresh_token or ""})
     assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
@@ -136,7 +136,7 @@ def test_a_lost_answer_does_not_cost_the_session(court: Court) -> None:
     """The spent refresh token is shown again within the grace that the service gives."""
     auth = court.auth(scopes=["offline_access"])
     by_httpx(auth, "GET", f"{court.url}/me")
-    held = auth._login._held
+    held = auth._tokens._held
     assert held
     court.clock.advance(HOUR)
     grant = {"grant_type": "refresh_token", "refresh_token": held.refresh_token}

@@ -78,7 +78,7 @@ def test_neither_repr_nor_logs_show_a_token(
     with Api(always(FINE)) as api:
         by_httpx(lancelot, "GET", api.url)
     token = (api.received[0].authorization or "").removeprefix("Bearer ")
-    held = lancelot._login._held
+    held = lancelot._tokens._held
     assert repr(lancelot) == f"HourpassAuth('{court.url}', '{court.lancelot['username']}')"
     assert token not in repr(held) + repr(vars(lancelot)) + caplog.text
 

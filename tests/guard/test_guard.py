@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hourpass import Guard, InvalidTokenError, User, feed
+from hourpass import Guard, InvalidTokenError, User
+from hourpass.guard import revocation_feed
 from tests.conftest import environment
 from tests.support.service_process import Court, comes_true, holding_court, refusal_of
 from tests.support.users import ARTHUR, Person, kid_of, said_in
@@ -29,7 +30,7 @@ def court(
         settings["HS256_SECRET"] = SHARED_SECRET
     with pytest.MonkeyPatch.context() as patch:
         # The service ends no sooner than the question that its last listener put.
-        patch.setattr(feed, "WAIT_SECONDS", 1)
+        patch.setattr(revocation_feed, "WAIT_SECONDS", 1)
         with holding_court(f"sqlite:///{database}", **settings) as court:
             yield court
 

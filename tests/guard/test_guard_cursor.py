@@ -8,12 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, service
-from hourpass.feed import OUTAGE_NOTICED_SECONDS
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import revocation_feed, service_client
+from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
 from tests.conftest import free_port
 from tests.guard.test_guard_outage import all_come_to, serving_at
-from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, known_by, page
+from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
 from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -28,7 +29,7 @@ ANOTHER = "The service has another feed of revocations now; starting over"
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
     clock = StillClock()
-    monkeypatch.setattr(service, "time", clock)  # for the time limit of each answer
+    monkeypatch.setattr(service_client, "time", clock)  # for the time limit of each answer
     return clock
 
 
@@ -40,8 +41,8 @@ def issuer(hourpass_issuer: Issuer, clock: StillClock) -> Issuer:
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(feed, "spread", lambda _: 0.001)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(revocation_feed, "spread", lambda _: 0.001)
 
 
 class LongFeed:
@@ -93,8 +94,8 @@ def long_feed(issuer: Issuer, clock: StillClock) -> Iterator[LongFeed]:
     long_feed.waiting.break_off()
 
 
-def believed_until(guard: Guard) -> float:
-    return known_by(guard).revocations.believed_until
+def fresh_until(guard: Guard) -> float:
+    return state_of(guard).revocations.fresh_until
 
 
 def test_after_an_outage_a_guard_asks_only_for_what_comes_after_its_cursor(
@@ -115,7 +116,7 @@ def test_after_an_outage_a_guard_asks_only_for_what_comes_after_its_cursor(
     long_feed.is_away = False
     long_feed.waiting.next()
     assert long_feed.cursors == [f"a.{PAGES}"]
-    assert believed_until(guard) == long_feed.asked[0][1] + OUTAGE_NOTICED_SECONDS
+    assert fresh_until(guard) == long_feed.asked[0][1] + OUTAGE_NOTICED_SECONDS
     assert refusal_of(guard, token) is None
     assert refusal_of(guard, revoked_meanwhile) is InvalidTokenError
     assert guard_messages(caplog) == [AWAY, BACK]
@@ -155,7 +156,7 @@ def test_after_a_410_a_guard_believes_nothing_until_it_has_read_the_last_page(
     assert long_feed.cursors == [cursor.replace("a", "b") for cursor in ALL_PAGES]
     assert refusals[-PAGES] is None
     assert set(refusals[1 - PAGES + int(OUTAGE_NOTICED_SECONDS) : -1]) == {ServiceUnavailableError}
-    assert believed_until(guard) == long_feed.asked[-1][1] + OUTAGE_NOTICED_SECONDS
+    assert fresh_until(guard) == long_feed.asked[-1][1] + OUTAGE_NOTICED_SECONDS
     assert refusal_of(guard, token) is None
     for jti in ("a0", "a99", "b0", "b99"):
         assert refusal_of(guard, issuer.token(jti=jti)) is InvalidTokenError

@@ -57,7 +57,7 @@ async def stream(socket: WebSocket, user: Annotated[User, Depends(guard)]) -> No
 
 @pytest.fixture(autouse=True)
 def issuer(hourpass_issuer: Issuer) -> Issuer:
-    hourpass_issuer.stand_in_for(guard)
+    hourpass_issuer.attach(guard)
     return hourpass_issuer
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, known, service
-from hourpass import outage as outage_module
-from hourpass.feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
-from hourpass.outage import Outage
-from hourpass.service import HEARTBEAT_SECONDS, Page
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import outage as outage_module
+from hourpass.guard import revocation_feed, service_client, verification_state
+from hourpass.guard.outage import Outage
+from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
+from hourpass.guard.service_client import HEARTBEAT_SECONDS, FeedPage
+from hourpass.guard.waits import SHORT_WAITS, Waits
 from hourpass.testing import Issuer
-from hourpass.waits import SHORT_WAITS, Waits
 from tests.support.certificates import certificate
-from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, known_by, page
+from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
 from tests.support.service_process import (
     SOON_SECONDS,
     comes_true,
@@ -54,8 +55,8 @@ def seconds(number: float) -> timedelta:
     return timedelta(seconds=number)
 
 
-def believed_until(guard: Guard) -> float:
-    return known_by(guard).revocations.believed_until
+def fresh_until(guard: Guard) -> float:
+    return state_of(guard).revocations.fresh_until
 
 
 def test_heartbeats_prove_that_nothing_was_missed_up_to_their_own_time(
@@ -76,9 +77,9 @@ def test_heartbeats_prove_that_nothing_was_missed_up_to_their_own_time(
     assert refusal_of(guard, token) is ServiceUnavailableError
     # One that arrives 90 s late proves no more than it did when it was sent.
     clock.advance(seconds(90))
-    before = believed_until(guard)
+    before = fresh_until(guard)
     answer.send(b" ")
-    assert comes_true(lambda: believed_until(guard) == before + HEARTBEAT_SECONDS)
+    assert comes_true(lambda: fresh_until(guard) == before + HEARTBEAT_SECONDS)
     assert refusal_of(guard, token) is ServiceUnavailableError
 
 
@@ -92,8 +93,8 @@ def test_the_time_without_an_answer_is_exact(
     waiting.next()
     clock.advance(seconds(options.get("trust_for", seconds(10)).total_seconds() - 0.1))
     assert refusal_of(guard, token) is None
-    clock.advance(seconds(believed_until(guard) - clock.monotonic()))
-    assert clock.monotonic() == believed_until(guard)
+    clock.advance(seconds(fresh_until(guard) - clock.monotonic()))
+    assert clock.monotonic() == fresh_until(guard)
     assert refusal_of(guard, token) is ServiceUnavailableError
 
 
@@ -106,12 +107,12 @@ def test_heartbeats_before_their_time_prove_nothing_of_the_future(
     clock.advance(seconds(1))
     answer.send(b" " * 1_000)
     now = clock.monotonic()
-    assert comes_true(lambda: believed_until(guard) == now + OUTAGE_NOTICED_SECONDS)
+    assert comes_true(lambda: fresh_until(guard) == now + OUTAGE_NOTICED_SECONDS)
     clock.advance(seconds(60))
     answer.send(b" ")  # no question waits for more heartbeats than this
     answer.end()
     waiting.next()
-    assert believed_until(guard) == now + OUTAGE_NOTICED_SECONDS
+    assert fresh_until(guard) == now + OUTAGE_NOTICED_SECONDS
 
 
 def test_the_page_after_heartbeats_proves_no_more_than_they_did(
@@ -126,7 +127,7 @@ def test_the_page_after_heartbeats_proves_no_more_than_they_did(
     answer.send(b" ")
     answer.end("jti:a")
     waiting.next()
-    assert believed_until(guard) == asked_at + HEARTBEAT_SECONDS + OUTAGE_NOTICED_SECONDS
+    assert fresh_until(guard) == asked_at + HEARTBEAT_SECONDS + OUTAGE_NOTICED_SECONDS
     assert refusal_of(guard, revoked) is InvalidTokenError
     assert refusal_of(guard, token) is None
 
@@ -147,8 +148,8 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
         with Guard(court.url, transport=Counting()) as guard:
             guard.check(token)
             assert comes_true(lambda: asked.count("/revocations") == 2)
-            asked_until = believed_until(guard)
-            assert comes_true(lambda: believed_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
+            asked_until = fresh_until(guard)
+            assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
             court.revoke(token)
             assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
             assert asked.count("/revocations") <= 3
@@ -158,7 +159,7 @@ def test_without_heartbeats_it_asks_for_short_waits_and_nothing_shows(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As behind a proxy that collects an answer before it passes it on, or with an old service."""
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.001)
     waits: list[int] = []
 
     def no_heartbeats(request: httpx.Request) -> httpx.Response | None:
@@ -212,10 +213,10 @@ def test_an_answer_that_trickles_in_is_an_outage(
         return httpx.Response(200, stream=Trickle())
 
     answers(issuer, "/revocations", trickle)
-    guard = guarded(issuer, patience=timedelta(seconds=5))
+    guard = guarded(issuer, timeout=timedelta(seconds=5))
     assert refusal_of(guard, issuer.token()) is None
-    monkeypatch.setattr(service, "ANSWER_SECONDS", 0.01)
-    guard = guarded(issuer, patience=timedelta(seconds=0.3))
+    monkeypatch.setattr(service_client, "ANSWER_SECONDS", 0.01)
+    guard = guarded(issuer, timeout=timedelta(seconds=0.3))
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
@@ -230,9 +231,9 @@ def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.Monkey
     monkeypatch.setattr(outage_module._random, "uniform", uniform)
     outage = Outage()
     for _ in range(5):
-        outage.goes_on(ValueError(), believed_for=1)
+        outage.record_failure(ValueError(), fresh_for=1)
     outage.ends()
-    outage.goes_on(ValueError(), believed_for=1)
+    outage.record_failure(ValueError(), fresh_for=1)
     assert longest == [0.5, 1, 2, 2, 2, 0.5]
 
 
@@ -247,8 +248,8 @@ def test_each_outage_is_logged_when_it_begins_when_tokens_are_refused_and_when_i
     outage = Outage()
     for _ in range(2):
         caplog.clear()
-        for believed_for, logged in ((1.0, 1), (0.5, 1), (0.0, 2), (-1.0, 2)):
-            outage.goes_on(ValueError(), believed_for)
+        for fresh_for, logged in ((1.0, 1), (0.5, 1), (0.0, 2), (-1.0, 2)):
+            outage.record_failure(ValueError(), fresh_for)
             assert guard_messages(caplog) == lines[:logged]
         outage.ends()
         outage.ends()
@@ -265,10 +266,10 @@ def test_a_short_wait_is_no_longer_than_the_guard_has_time_for() -> None:
 def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_once(
     mute_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ANSWER_SECONDS", SOON_SECONDS)
-    late = service.Service(httpx.URL(mute_server), None)
+    monkeypatch.setattr(service_client, "ANSWER_SECONDS", SOON_SECONDS)
+    late = service_client.ServiceClient(httpx.URL(mute_server), None)
     late.interrupt()
-    with pytest.raises(service.OutageError) as raised:
+    with pytest.raises(service_client.OutageError) as raised:
         late.issuer()
     late.close()
     assert raised.value.cause != "ReadTimeout"
@@ -278,17 +279,17 @@ def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(
     issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a service that stops, which ends those of all guards in one moment."""
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.1)
     paused: list[float] = []
     has_paused = threading.Event()
 
     def spread(longest: float) -> float:
-        if longest == feed.PLAIN_POLL_SECONDS:
+        if longest == revocation_feed.PLAIN_POLL_SECONDS:
             paused.append(longest)
             has_paused.set()
         return 0.0
 
-    monkeypatch.setattr(feed, "spread", spread)
+    monkeypatch.setattr(revocation_feed, "spread", spread)
     guard = guarded(issuer)
     guard.check(issuer.token())
     answer = waiting.next()
@@ -327,13 +328,13 @@ def test_the_pause_before_the_next_request_depends_on_how_long_the_last_one_took
     lasted: float,
     pause: object,
 ) -> None:
-    monkeypatch.setattr(feed, "time", clock)
-    monkeypatch.setattr(feed, "spread", lambda longest: f"up to {longest:g}")
+    monkeypatch.setattr(revocation_feed, "time", clock)
+    monkeypatch.setattr(revocation_feed, "spread", lambda longest: f"up to {longest:g}")
     follower = guarded(issuer)._feed
 
-    def read(_: int) -> Page:
+    def read(_: int) -> FeedPage:
         clock.advance(seconds(lasted))
-        return Page({}, "0", more=False)
+        return FeedPage({}, "0", more=False)
 
     monkeypatch.setattr(follower, "_read", read)
     assert follower._listen() == pause
@@ -373,9 +374,9 @@ def test_a_service_with_too_many_listeners_is_asked_again_at_once_without_a_wait
 def test_a_feed_that_is_too_long_is_asked_for_again_after_a_minute(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "MAX_REVOCATIONS", 1)
+    monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 1)
     answers(issuer, "/revocations", lambda _: page(["jti:a", "jti:b"], "0"))
-    guard = guarded(issuer, patience=timedelta(0))
+    guard = guarded(issuer, timeout=timedelta(0))
     pauses = Pauses(guard)
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
     guard._feed.start()
@@ -386,7 +387,7 @@ def test_a_feed_that_is_too_long_is_asked_for_again_after_a_minute(
 def test_after_a_410_guards_start_over_at_as_many_times(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "spread", lambda longest: 0.7 * longest)
+    monkeypatch.setattr(revocation_feed, "spread", lambda longest: 0.7 * longest)
     refused = iter([410])
 
     def another_feed(request: httpx.Request) -> httpx.Response | None:
@@ -408,9 +409,9 @@ def test_until_the_keys_are_read_again_a_guard_waits_no_longer_than_that_and_tha
     follower = guard._feed
     waits: list[int] = []
 
-    def read(wait: int) -> Page:
+    def read(wait: int) -> FeedPage:
         waits.append(wait)
-        return Page({}, "0", more=False)
+        return FeedPage({}, "0", more=False)
 
     monkeypatch.setattr(follower, "_read", read)
     follower._keys_pause = 1.0
@@ -429,7 +430,7 @@ def test_a_guard_is_started_once_however_many_threads_check(issuer: Issuer) -> N
     guard = guarded(issuer)
     follower, connect = guard._feed, guard._feed._connect
 
-    def connect_under_the_lock() -> service.Service:
+    def connect_under_the_lock() -> service_client.ServiceClient:
         assert follower._changing.locked()
         return connect()
 
@@ -444,8 +445,8 @@ def test_a_guard_that_was_answered_needs_no_patience_any_more(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
-    monkeypatch.setattr(feed, "time", since_the_start)
-    guard = guarded(issuer, patience=seconds(5))
+    monkeypatch.setattr(revocation_feed, "time", since_the_start)
+    guard = guarded(issuer, timeout=seconds(5))
     guard.check(issuer.token())
     since_the_start.advance(seconds(6))
     assert refusal_of(guard, issuer.token()) is None
@@ -455,17 +456,17 @@ def test_patience_begins_with_the_first_request(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
-    monkeypatch.setattr(feed, "time", since_the_start)
+    monkeypatch.setattr(revocation_feed, "time", since_the_start)
     follower = guarded(issuer)._feed
     since_the_start.advance(seconds(60))
-    assert follower.patience_left(5) == 5
+    assert follower.time_left(5) == 5
     follower.start()
     since_the_start.advance(seconds(2))
-    assert follower.patience_left(5) == 3
+    assert follower.time_left(5) == 3
 
 
 def test_who_comes_when_patience_has_ended_does_not_wait(issuer: Issuer) -> None:
-    guard = guarded(issuer, patience=timedelta(0))
+    guard = guarded(issuer, timeout=timedelta(0))
     waited: list[float] = []
     guard._feed._first_answer.wait = waited.append  # type: ignore[assignment] # a test's own guard
     with issuer.outage(), pytest.raises(ServiceUnavailableError):
@@ -519,10 +520,10 @@ def followers() -> set[threading.Thread]:
 def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
     mute_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
+    monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
     before = followers()
     transport = httpx.HTTPTransport(verify=False)
-    guard = Guard(mute_server, patience=timedelta(seconds=0.1), transport=transport)
+    guard = Guard(mute_server, timeout=timedelta(seconds=0.1), transport=transport)
     assert refusal_of(guard, "x.y.z") is ServiceUnavailableError
     (thread,) = followers() - before
     assert thread.daemon  # or the process could not end
@@ -540,7 +541,7 @@ def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
 def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_back(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
     database = tmp_path_factory.mktemp("closing") / "hourpass.db"
     before = followers()
     with holding_court(f"sqlite:///{database}") as court:

@@ -14,18 +14,19 @@ from typing import Any
 import httpx
 import pytest
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
-from hourpass.feed import OLD_KEYS_SECONDS, Feed
-from hourpass.known import Known
-from hourpass.testing import Issuer, SigningKey
-from hourpass.unknown_kids import (
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import revocation_feed
+from hourpass.guard.revocation_feed import OLD_KEYS_SECONDS, RevocationFeed
+from hourpass.guard.unknown_kids import (
     LAST_PAUSE_SECONDS,
     MAX_KIDS,
     PUBLISHED_SECONDS,
     QUIET_SECONDS,
     UnknownKids,
 )
-from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, known_by
+from hourpass.guard.verification_state import VerificationState
+from hourpass.testing import Issuer, SigningKey
+from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, state_of
 from tests.support.service_process import (
     SOON_SECONDS,
     Court,
@@ -76,16 +77,16 @@ def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
     issuer.rotate_key()
     tokens = [issuer.token() for _ in range(50)]
     asked_before = issuer.asked[KEYS_PATH]
-    look_for, looking = Feed.look_for, Semaphore(0)
+    find_key, looking = RevocationFeed.find_key, Semaphore(0)
 
     def look_for_and_count(*arguments: Any) -> None:
         looking.release()
-        look_for(*arguments)
+        find_key(*arguments)
 
     def when_all_are_looking(_: httpx.Request) -> None:
         assert all(looking.acquire(timeout=SOON_SECONDS) for _ in tokens)
 
-    monkeypatch.setattr(Feed, "look_for", look_for_and_count)
+    monkeypatch.setattr(RevocationFeed, "look_for", look_for_and_count)
     answers(issuer, KEYS_PATH, when_all_are_looking)
     with ThreadPoolExecutor(50) as threads:
         refusals = set(threads.map(lambda token: refusal_of(guard, token), tokens))
@@ -98,7 +99,7 @@ def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
 ) -> None:
     """As if other threads read another key set each time, without the key."""
     looked_for: list[str] = []
-    monkeypatch.setattr(Feed, "look_for", lambda _, kid, __: looked_for.append(kid))
+    monkeypatch.setattr(RevocationFeed, "look_for", lambda _, kid, __: looked_for.append(kid))
     token = under_a_made_up_kid(issuer, "made up")
     assert refusal_of(guard, token) is ServiceUnavailableError
     assert looked_for == ["made up"] * 3
@@ -123,17 +124,17 @@ def test_a_key_set_that_could_not_be_read_proves_nothing(guard: Guard, issuer: I
     token = issuer.token()
     for _ in range(4):
         assert refusal_of(guard, token) is ServiceUnavailableError
-        issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+        issuer.advance_time(seconds(LAST_PAUSE_SECONDS))
 
 
 def test_the_keys_are_read_every_five_minutes_without_anybody_asking(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "spread", lambda _: 0.0)
+    monkeypatch.setattr(revocation_feed, "spread", lambda _: 0.0)
     issuer.clock = clock = StillClock()
     guard = guarded(issuer)
     guard.check(issuer.token())
-    asked_before, known = issuer.asked[KEYS_PATH], known_by(guard)
+    asked_before, state = issuer.asked[KEYS_PATH], state_of(guard)
     issuer.rotate_key()
     clock.advance(seconds(299.9))
     issuer.publish("jti:a")
@@ -141,7 +142,7 @@ def test_the_keys_are_read_every_five_minutes_without_anybody_asking(
     assert issuer.asked[KEYS_PATH] == asked_before
     clock.advance(seconds(0.1))
     issuer.publish("jti:c")
-    assert comes_true(lambda: known_by(guard) is not known)
+    assert comes_true(lambda: state_of(guard) is not state)
     assert issuer.asked[KEYS_PATH] == asked_before + 1
 
 
@@ -165,16 +166,16 @@ def test_when_the_keys_are_read_next(
     issuer.clock = StillClock()
     guard = guarded(issuer)
     guard.check(issuer.token())
-    follower, tokens = guard._feed, known_by(guard).tokens
+    follower, tokens = guard._feed, state_of(guard).tokens
     now = issuer.clock.monotonic()
     if is_old:
-        known_by(guard).revocations._forget_at[f"kid:{issuer._key.kid}"] = now + 1_000
+        state_of(guard).revocations._forget_at[f"kid:{issuer._key.kid}"] = now + 1_000
     next_pause, *due_in = expected
     due: list[float] = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(feed, "spread", lambda longest, share=share: share * longest)
+        monkeypatch.setattr(revocation_feed, "spread", lambda longest, share=share: share * longest)
         follower._keys_pause = pause
-        follower._take(now, tokens)
+        follower._use_keys(now, tokens)
         assert follower._keys_pause == next_pause
         due.append(round(follower._keys_due_at - now, 3))
     assert sorted(due) == due_in
@@ -187,12 +188,12 @@ def test_for_ten_seconds_keys_with_a_revoked_one_are_taken_for_old_ones(
     issuer.clock = clock = StillClock()
     guard = guarded(issuer)
     guard.check(issuer.token())
-    follower, tokens = guard._feed, known_by(guard).tokens
+    follower, tokens = guard._feed, state_of(guard).tokens
     old = {"keys": [issuer._key.public_jwk()]}
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json=old))
     issuer.publish(f"kid:{issuer._key.kid}")
     clock.advance(seconds(after))
-    assert follower._take(clock.monotonic(), tokens) is is_used
+    assert follower._use_keys(clock.monotonic(), tokens) is is_used
 
 
 def test_only_a_key_that_is_revoked_now_has_the_keys_read(guard: Guard, issuer: Issuer) -> None:
@@ -221,10 +222,10 @@ def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(
 ) -> None:
     token = under_a_made_up_kid(issuer, "made up")
     assert refusal_of(guard, token) is ServiceUnavailableError
-    issuer.let_pass(seconds(PUBLISHED_SECONDS))
+    issuer.advance_time(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, token) is InvalidTokenError
     asked_before = issuer.asked[KEYS_PATH]
-    issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+    issuer.advance_time(seconds(LAST_PAUSE_SECONDS))
     assert refusal_of(guard, token) is InvalidTokenError
     assert issuer.asked[KEYS_PATH] == asked_before
 
@@ -235,13 +236,13 @@ def test_made_up_kids_make_a_guard_ask_only_now_and_then(guard: Guard, issuer: I
         for number in range(5):
             token = under_a_made_up_kid(issuer, f"made up {second} {number}")
             assert refusal_of(guard, token) is ServiceUnavailableError
-        issuer.let_pass(seconds(1))
+        issuer.advance_time(seconds(1))
     # After 1, 2, 4, 8, and then every 10 seconds.
     assert issuer.asked[KEYS_PATH] - asked_before <= 14
     issuer.rotate_key()
     token = issuer.token()
     assert refusal_of(guard, token) in (None, ServiceUnavailableError)
-    issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+    issuer.advance_time(seconds(LAST_PAUSE_SECONDS))
     assert refusal_of(guard, token) is None
 
 
@@ -261,7 +262,7 @@ def test_a_key_that_is_published_no_more_ends_what_it_signed(guard: Guard, issue
     issuer.rotate_key()
     guard.check(issuer.token())
     assert refusal_of(guard, token) is ServiceUnavailableError
-    issuer.let_pass(seconds(PUBLISHED_SECONDS))
+    issuer.advance_time(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, token) is InvalidTokenError
 
 
@@ -313,10 +314,10 @@ class Workers:
 def test_the_keys_are_read_until_the_revoked_one_is_gone_without_anybody_asking(
     guard: Guard, issuer: Issuer
 ) -> None:
-    old = known_by(guard)
+    old = state_of(guard)
     Workers(issuer)
     issuer.revoke_key()
-    assert comes_true(lambda: known_by(guard) is not old)
+    assert comes_true(lambda: state_of(guard) is not old)
     assert refusal_of(guard, issuer.token()) is None
 
 
@@ -326,11 +327,11 @@ def test_keys_of_a_worker_that_is_behind_do_not_replace_newer_ones(
     workers = Workers(issuer)
     issuer.revoke_key()
     assert comes_true(lambda: refusal_of(guard, issuer.token()) is None)
-    new = known_by(guard)
+    new = state_of(guard)
     for number in range(4):  # so that both workers are asked again
         refusal_of(guard, under_a_made_up_kid(issuer, f"made up {number}"))
-        issuer.let_pass(seconds(LAST_PAUSE_SECONDS / 5))
-        assert known_by(guard) is new
+        issuer.advance_time(seconds(LAST_PAUSE_SECONDS / 5))
+        assert state_of(guard) is new
         assert refusal_of(guard, issuer.token()) is None
     assert workers._turn > 4
 
@@ -353,14 +354,14 @@ def test_of_two_who_read_keys_the_one_who_asked_later_is_believed(
     asking = threading.Thread(target=refusal_of, args=(guard, made_up), name="asking")
     asking.start()
     assert asked.wait(10)
-    before = known_by(guard)
+    before = state_of(guard)
     issuer.rotate_key()
     issuer.publish("kid:of another key")  # has the keys read by the thread that follows the feed
-    assert comes_true(lambda: known_by(guard) is not before)
-    newer = known_by(guard)
+    assert comes_true(lambda: state_of(guard) is not before)
+    newer = state_of(guard)
     can_answer.set()
     asking.join()
-    assert known_by(guard) is newer
+    assert state_of(guard) is newer
     assert refusal_of(guard, issuer.token()) is None
 
 
@@ -371,7 +372,7 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     """Also if made-up ones have just been looked for in vain."""
     made_up = under_a_made_up_kid(issuer, "made up")
     refusal_of(guard, made_up)
-    issuer.let_pass(seconds(PUBLISHED_SECONDS))
+    issuer.advance_time(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, made_up) is InvalidTokenError
     old = {"keys": [issuer._key.public_jwk()]}
     has_caught_up = threading.Event()
@@ -386,14 +387,14 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     if hears == "first of the token":
         assert refusal_of(guard, token) is ServiceUnavailableError
     issuer.publish(f"kid:{kid}")
-    revocations = known_by(guard).revocations
-    assert comes_true(lambda: not revocations.include_none_of((f"kid:{kid}",)))
+    revocations = state_of(guard).revocations
+    assert comes_true(lambda: not revocations.contains_none((f"kid:{kid}",)))
     # Long enough for a kid to be called made-up. The guard takes the keys for old ones for 10 s.
     for _ in range(4):
         assert refusal_of(guard, token) is ServiceUnavailableError
-        issuer.let_pass(seconds(1.5))
+        issuer.advance_time(seconds(1.5))
     has_caught_up.set()
-    issuer.let_pass(seconds(LAST_PAUSE_SECONDS))
+    issuer.advance_time(seconds(LAST_PAUSE_SECONDS))
     answers_to: set[object] = set()
 
     def is_let_in() -> bool:
@@ -407,7 +408,8 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
 def test_a_service_that_goes_on_publishing_a_revoked_key_is_asked_less_and_less_and_believed(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "FIRST_KEYS_PAUSE_SECONDS", 60.0)  # none but the test has it read
+    # Only the test reads the keys.
+    monkeypatch.setattr(revocation_feed, "FIRST_KEYS_PAUSE_SECONDS", 60.0)
     revoked, other = issuer._key, SigningKey()
     keys = [revoked.public_jwk()]
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": keys}))
@@ -416,12 +418,12 @@ def test_a_service_that_goes_on_publishing_a_revoked_key_is_asked_less_and_less_
     issuer._key = other
     under_revoked, under_other = revoked.sign({}), issuer.token()
     assert refusal_of(guard, under_other) is ServiceUnavailableError
-    issuer.let_pass(seconds(OLD_KEYS_SECONDS))
+    issuer.advance_time(seconds(OLD_KEYS_SECONDS))
     assert comes_true(lambda: refusal_of(guard, under_other) is None)
     assert refusal_of(guard, under_revoked) is InvalidTokenError
     made_up = under_a_made_up_kid(issuer, "made up")
     assert refusal_of(guard, made_up) is ServiceUnavailableError
-    issuer.let_pass(seconds(PUBLISHED_SECONDS))
+    issuer.advance_time(seconds(PUBLISHED_SECONDS))
     assert refusal_of(guard, made_up) is InvalidTokenError
 
 
@@ -435,7 +437,7 @@ def test_pauses_between_readings_of_keys_that_stay_old_double(
         pauses.append(longest)
         return 0.0
 
-    monkeypatch.setattr(feed, "spread", spread)
+    monkeypatch.setattr(revocation_feed, "spread", spread)
     old = {"keys": [issuer._key.public_jwk()]}
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json=old))
     issuer.revoke_key()
@@ -445,11 +447,11 @@ def test_pauses_between_readings_of_keys_that_stay_old_double(
 
 def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
     kids = UnknownKids()
-    kids.meet("first", 0)
-    kids.looked(0, 0, was_answered=False)
+    kids.check("first", 0)
+    kids.record_read(0, 0, was_answered=False)
     for number in range(2 * MAX_KIDS):
         with pytest.raises(ServiceUnavailableError):
-            kids.meet(f"made up {number}", 0.5)
+            kids.check(f"made up {number}", 0.5)
     assert len(kids._met_at) == MAX_KIDS
 
 
@@ -465,46 +467,46 @@ def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
     asked_at: list[float], error: type[Exception]
 ) -> None:
     kids = UnknownKids()
-    kids.meet("made up", 10.0)
+    kids.check("made up", 10.0)
     for moment in asked_at:
-        kids.looked(moment, 13.0, was_answered=True)
+        kids.record_read(moment, 13.0, was_answered=True)
     with pytest.raises(error):
-        kids.meet("made up", 13.0)
+        kids.check("made up", 13.0)
 
 
 def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issuer: Issuer) -> None:
     """Another thread read it since the caller found no key in the one before."""
-    before = known_by(guard)
+    before = state_of(guard)
     assert refusal_of(guard, under_a_made_up_kid(issuer, "made up")) is ServiceUnavailableError
     with pytest.raises(ServiceUnavailableError):
-        guard._feed.meet_unknown("another", before)
-    guard._feed.known = Known(before.tokens, before.revocations, 0.0)
-    guard._feed.meet_unknown("another", before)
+        guard._feed.check_unknown_kid("another", before)
+    guard._feed.state = VerificationState(before.tokens, before.revocations, 0.0)
+    guard._feed.check_unknown_kid("another", before)
 
 
 def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 2)
     kids = UnknownKids()
     for kid in ("first", "second", "second"):
-        kids.meet(kid, 0.0)
-    kids.looked(2.0, 2.0, was_answered=True)
+        kids.check(kid, 0.0)
+    kids.record_read(2.0, 2.0, was_answered=True)
     with pytest.raises(InvalidTokenError):
-        kids.meet("first", 2.0)
+        kids.check("first", 2.0)
 
 
 def test_with_a_new_key_set_each_kid_may_be_new_again() -> None:
     kids = UnknownKids()
-    kids.meet("a", 0.0)
+    kids.check("a", 0.0)
     for moment in (5.0, 10.0):
-        kids.looked(moment, moment, was_answered=True)
+        kids.record_read(moment, moment, was_answered=True)
     with pytest.raises(InvalidTokenError):
-        kids.meet("a", 10.0)
-    kids.start_afresh()
-    kids.meet("a", 10.0)
-    kids.looked(10.0, 10.0, was_answered=True)
+        kids.check("a", 10.0)
+    kids.reset()
+    kids.check("a", 10.0)
+    kids.record_read(10.0, 10.0, was_answered=True)
     with pytest.raises(ServiceUnavailableError):
-        kids.meet("a", 10.9)
-    kids.meet("a", 11.0)
+        kids.check("a", 10.9)
+    kids.check("a", 11.0)
 
 
 def test_unknown_kids_are_changed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,9 +533,9 @@ def test_unknown_kids_are_changed_by_one_thread_at_a_time(monkeypatch: pytest.Mo
             super().clear()
 
     kids._met_at = Watched()
-    kids.meet("first", 0.0)
-    kids.meet("second", 0.0)
-    kids.start_afresh()
+    kids.check("first", 0.0)
+    kids.check("second", 0.0)
+    kids.reset()
     assert changes == ["add", "drop", "add", "clear"]
 
 
@@ -543,11 +545,11 @@ def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> 
     pauses = []
     for quiet_seconds in (0, 0, 0, 0, 0, 0, QUIET_SECONDS - 1, QUIET_SECONDS, 0):
         now += quiet_seconds
-        kids.looked(now, now, was_answered=True)
+        kids.record_read(now, now, was_answered=True)
         pause = 0
         while True:
             try:
-                kids.meet(f"at {now}", now)
+                kids.check(f"at {now}", now)
                 break
             except ServiceUnavailableError:
                 now, pause = now + 1, pause + 1

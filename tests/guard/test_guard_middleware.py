@@ -31,7 +31,7 @@ PUBLIC = ["/health", "/static/*", "/"]
 
 @pytest.fixture(autouse=True)
 def issuer(hourpass_issuer: Issuer) -> Issuer:
-    hourpass_issuer.stand_in_for(guard)
+    hourpass_issuer.attach(guard)
     return hourpass_issuer
 
 
@@ -250,7 +250,7 @@ def test_check_and_middleware_work_without_fastapi() -> None:
         from hourpass import Guard, InvalidTokenError
         from hourpass.testing import Issuer
         guard, issuer = Guard("https://hourpass.example"), Issuer()
-        issuer.stand_in_for(guard)
+        issuer.attach(guard)
         assert guard.check(issuer.token()).username == "lancelot"
 
         async def app(scope, receive, send):

@@ -12,7 +12,7 @@ import pytest
 
 from app.settings import ROOT
 from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
-from hourpass.feed import OUTAGE_NOTICED_SECONDS
+from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
 from tests.conftest import _wait_until_ready, environment, free_port
 from tests.support.handmade_tokens import guarded
@@ -54,9 +54,9 @@ def test_the_service_comes_late_goes_comes_back_and_is_replaced(
 ) -> None:
     port, clock = free_port(), MovableClock()
     url = f"http://127.0.0.1:{port}"
-    refusing = Guard(url, patience=timedelta(seconds=0.2), clock=clock)
+    refusing = Guard(url, timeout=timedelta(seconds=0.2), clock=clock)
     trusting = Guard(
-        url, on_outage="trust", trust_for=10 * MINUTE, patience=timedelta(seconds=0.2), clock=clock
+        url, on_outage="trust", trust_for=10 * MINUTE, timeout=timedelta(seconds=0.2), clock=clock
     )
     guards = (refusing, trusting)
     caplog.set_level(logging.INFO, "hourpass.guard")
@@ -110,7 +110,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 
 def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
-    guard = guarded(issuer, patience=timedelta(seconds=0.2))
+    guard = guarded(issuer, timeout=timedelta(seconds=0.2))
     feed = guard._feed
     with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
         pass
@@ -124,13 +124,13 @@ def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Is
 async def test_the_async_context_of_a_guard_closes_it(issuer: Issuer) -> None:
     async with guarded(issuer) as guard:
         feed = guard._feed
-        assert feed.known
+        assert feed.state
         assert not feed._closing.is_set()
     assert feed._closing.is_set()
 
 
 async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> None:
-    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    guard = guarded(issuer, timeout=timedelta(seconds=0.05))
     with issuer.outage():
         for _ in range(2):
             with pytest.raises(ServiceUnavailableError):

@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 
 from app.settings import ROOT
-from hourpass import Guard, feed, known, outage, service, unknown_kids, waits
+from hourpass import Guard
+from hourpass.guard import (
+    outage,
+    revocation_feed,
+    service_client,
+    unknown_kids,
+    verification_state,
+    waits,
+)
+from hourpass.testing import Issuer
 from tests.conftest import environment
 from tests.support.service_process import Court, holding_court
 
@@ -98,7 +107,7 @@ def test_the_readme_shows_a_plain_check(court: Court) -> None:
 def ask(guard: Guard, token: str) -> tuple[int, str, float]:
     """In a process of its own."""
     with guard:
-        return os.getpid(), guard.check(token).username, guard.believed_for.total_seconds()
+        return os.getpid(), guard.check(token).username, guard.fresh_for.total_seconds()
 
 
 def test_a_guard_can_be_sent_to_another_process(court: Court) -> None:
@@ -121,37 +130,44 @@ def test_a_copy_in_another_process_is_as_strict() -> None:
         "issuer": "https://camelot.example",
         "on_outage": "trust",
         "trust_for": timedelta(minutes=7),
-        "patience": timedelta(seconds=3),
+        "timeout": timedelta(seconds=3),
     }
     guard = Guard("https://hourpass.example", **arguments)
     copy: Guard = pickle.loads(pickle.dumps(guard))
-    for name in ("url", "audience", "issuer", "believed_for", "patience"):
+    for name in ("url", "audience", "issuer", "fresh_for", "timeout"):
         assert getattr(copy, name) == getattr(guard, name), name
     assert (copy.audience, copy.issuer) == ("another-api", "https://camelot.example")
 
 
+def test_the_former_names_still_work() -> None:
+    guard = Guard("https://hourpass.example", patience=timedelta(seconds=3))
+    assert guard.timeout == Guard("https://hourpass.example", timeout=timedelta(seconds=3)).timeout
+    assert Issuer.stand_in_for == Issuer.attach
+    assert Issuer.let_pass == Issuer.advance_time
+
+
 # What guard/README.md says, with each number in braces, and what the code has for it.
 NUMBERS: list[tuple[str, tuple[float, ...]]] = [
-    ("every token with 503 after {10} seconds", (feed.OUTAGE_NOTICED_SECONDS,)),
-    ("keeps one request open for {30} seconds at a time", (feed.WAIT_SECONDS,)),
-    ("The service sends a heartbeat every {3} seconds", (service.HEARTBEAT_SECONDS,)),
+    ("every token with 503 after {10} seconds", (revocation_feed.OUTAGE_NOTICED_SECONDS,)),
+    ("keeps one request open for {30} seconds at a time", (revocation_feed.WAIT_SECONDS,)),
+    ("The service sends a heartbeat every {3} seconds", (service_client.HEARTBEAT_SECONDS,)),
     (
         "the guard waits for {3} seconds at a time instead, and tries again after {20} requests",
-        (service.HEARTBEAT_SECONDS, waits.SHORT_WAITS),
+        (service_client.HEARTBEAT_SECONDS, waits.SHORT_WAITS),
     ),
     ("After {three} such 503 in a row", (waits.REFUSED_WAITS,)),
     (
         "{once} a second, {30} times, before it tries again",
-        (1 / feed.PLAIN_POLL_SECONDS, waits.PLAIN_POLLS),
+        (1 / revocation_feed.PLAIN_POLL_SECONDS, waits.PLAIN_POLLS),
     ),
     (
         "between {1} hour and {2} days (usually",
-        (service.MIN_KEPT / timedelta(hours=1), service.MAX_KEPT / timedelta(days=1)),
+        (service_client.MIN_KEPT / timedelta(hours=1), service_client.MAX_KEPT / timedelta(days=1)),
     ),
-    ("It keeps up to {1,000,000} revocations", (known.MAX_REVOCATIONS,)),
-    ("up to {16,384} tokens", (known.REMEMBERED,)),
-    ("if the wall clock jumps by over {a} minute", (known.CLOCK_JUMP_SECONDS / 60,)),
-    ("over {1} MiB is an error", (service.MAX_ANSWER_BYTES / 2**20,)),
+    ("It keeps up to {1,000,000} revocations", (verification_state.MAX_REVOCATIONS,)),
+    ("up to {16,384} tokens", (verification_state.MAX_REMEMBERED,)),
+    ("if the wall clock jumps by over {a} minute", (verification_state.CLOCK_JUMP_SECONDS / 60,)),
+    ("over {1} MiB is an error", (service_client.MAX_ANSWER_BYTES / 2**20,)),
     ("still lacks it at least {2} seconds later", (unknown_kids.PUBLISHED_SECONDS,)),
     (
         "the pauses between reads are {1}, 2, 4, 8 and then always {10} seconds",

@@ -11,16 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed
-from hourpass.service import (
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import revocation_feed
+from hourpass.guard.service_client import (
     MAX_ANSWER_BYTES,
     CursorRefusedError,
     HeartbeatMissingError,
     OutageError,
-    Service,
+    ServiceClient,
 )
+from hourpass.guard.waits import PLAIN_POLLS, REFUSED_WAITS
 from hourpass.testing import Issuer
-from hourpass.waits import PLAIN_POLLS, REFUSED_WAITS
 from tests.support.handmade_tokens import answers, guarded, page
 from tests.support.service_process import comes_true, guard_messages, refusal_of
 
@@ -78,7 +79,7 @@ def test_what_is_no_answer_is_an_outage(
     issuer: Issuer, path: str, response: httpx.Response
 ) -> None:
     answers(issuer, path, lambda _: response)
-    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    guard = guarded(issuer, timeout=timedelta(seconds=0.05))
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
@@ -108,7 +109,7 @@ def test_without_public_keys_the_service_is_asked_once_and_the_feed_ends_what_it
 async def test_more_async_callers_than_may_wait_are_told_to_come_again(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 20)
+    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 20)
     can_answer = threading.Event()
 
     def late(_: httpx.Request) -> None:
@@ -135,7 +136,7 @@ def vouches_for_each_token(issuer: Issuer) -> None:
 async def test_async_callers_who_were_answered_make_room_for_others(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
     vouches_for_each_token(issuer)
     guard = guarded(issuer)
     for _ in range(3):
@@ -145,7 +146,7 @@ async def test_async_callers_who_were_answered_make_room_for_others(
 async def test_an_async_caller_with_a_token_seen_before_waits_for_nobody(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
     vouches_for_each_token(issuer)
     guard = guarded(issuer)
     token = issuer.token()
@@ -175,7 +176,7 @@ async def test_an_async_caller_of_a_guard_that_is_being_closed_is_told_to_come_a
 async def test_closing_does_not_wait_for_async_callers(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
     can_answer = threading.Event()
 
     def late(_: httpx.Request) -> None:
@@ -189,14 +190,14 @@ async def test_closing_does_not_wait_for_async_callers(
     assert await asyncio.to_thread(comes_true, lambda: feed._started_at is not None)
     guard.close()
     assert not asking.acquire(blocking=False)  # its place is not free yet
-    feed._first_answer.set()  # or it would wait as long as its patience
+    feed._first_answer.set()  # or it would wait until its timeout
     with pytest.raises(ServiceUnavailableError):
         await waiting
     can_answer.set()
 
 
 def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None:
-    guard = guarded(issuer, issuer="https://camelot.example", patience=timedelta(seconds=0.05))
+    guard = guarded(issuer, issuer="https://camelot.example", timeout=timedelta(seconds=0.05))
     issuer.name = "https://elsewhere.example"
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
@@ -204,7 +205,7 @@ def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None
 def test_a_service_that_lets_nobody_wait_is_polled(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.01)
     waits: list[str] = []
 
     def no_waiting(request: httpx.Request) -> httpx.Response | None:
@@ -217,7 +218,7 @@ def test_a_service_that_lets_nobody_wait_is_polled(
     guard.check(token)
     issuer.revoke(token)
     assert refusal_of(guard, token) is InvalidTokenError
-    wait, polls = str(feed.WAIT_SECONDS), ["0"] * PLAIN_POLLS
+    wait, polls = str(revocation_feed.WAIT_SECONDS), ["0"] * PLAIN_POLLS
     expected = ["0", *[wait, "0"] * (REFUSED_WAITS - 1), wait, *polls, wait, *polls, wait]
     assert comes_true(lambda: len(waits) >= len(expected))
     assert waits[: len(expected)] == expected
@@ -227,8 +228,8 @@ def test_a_service_that_lets_nobody_wait_is_polled(
 def test_a_single_503_makes_a_guard_ask_once_without_a_wait(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.001)
-    wait = str(feed.WAIT_SECONDS)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.001)
+    wait = str(revocation_feed.WAIT_SECONDS)
     waits: list[str] = []
     statuses = iter([503, 200, 503, 503, 200, 503, 503, 200])
 
@@ -250,7 +251,7 @@ def test_a_single_503_makes_a_guard_ask_once_without_a_wait(
 def test_after_an_outage_a_guard_tries_to_wait_again(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.05)
     waits: list[str] = []
 
     def no_waiting(request: httpx.Request) -> httpx.Response | None:
@@ -260,7 +261,7 @@ def test_after_an_outage_a_guard_tries_to_wait_again(
     answers(issuer, "/revocations", no_waiting)
     guard = guarded(issuer)
     guard.check(issuer.token())
-    wait = str(feed.WAIT_SECONDS)
+    wait = str(revocation_feed.WAIT_SECONDS)
     assert comes_true(lambda: waits[-2:] == ["0", "0"])  # the first of many polls
     with issuer.outage():
         assert comes_true(lambda: len(guard_messages(caplog)) > 0)
@@ -280,7 +281,7 @@ def test_after_an_outage_a_guard_tries_to_wait_again(
 def test_a_service_that_does_not_wait_is_not_asked_without_pause(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str], cursors: str
 ) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 60.0)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 60.0)
     asked_again = threading.Event()
 
     def try_fast_path(_: httpx.Request) -> httpx.Response:
@@ -328,7 +329,7 @@ def test_plain_http_beyond_this_machine_is_warned_about(
     issuer: Issuer, caplog: pytest.LogCaptureFixture, url: str, warns: bool
 ) -> None:
     guard = Guard(url)
-    issuer.stand_in_for(guard)
+    issuer.attach(guard)
     assert not guard_messages(caplog)
     guard.start()
     assert any("http" in message for message in guard_messages(caplog)) == warns
@@ -364,12 +365,12 @@ def test_what_a_guard_cannot_be_is_refused_when_it_is_made(arguments: dict[str, 
 )
 def test_for_how_long_a_guard_uses_what_it_knows(arguments: dict[str, Any], seconds: int) -> None:
     guard = Guard("https://hourpass.example", **arguments)
-    assert guard.believed_for == timedelta(seconds=seconds)
-    assert guard.patience == 5
+    assert guard.fresh_for == timedelta(seconds=seconds)
+    assert guard.timeout == 5
 
 
-def service_that(answer: Callable[[httpx.Request], httpx.Response]) -> Service:
-    return Service(httpx.URL("https://hourpass.example"), httpx.MockTransport(answer))
+def service_that(answer: Callable[[httpx.Request], httpx.Response]) -> ServiceClient:
+    return ServiceClient(httpx.URL("https://hourpass.example"), httpx.MockTransport(answer))
 
 
 def one_page(**changes: Any) -> dict[str, Any]:
@@ -389,7 +390,7 @@ def test_what_each_request_to_the_service_says() -> None:
     service.jwks()
     service.revocations(None, 0)
     service.revocations("the cursor", 30)
-    assert service.vouches_for("the.token.")
+    assert service.is_active("the.token.")
     assert [str(request.url) for request in asked] == [
         "https://hourpass.example/.well-known/oauth-authorization-server",
         "https://hourpass.example/.well-known/jwks.json",

@@ -31,7 +31,7 @@ guard = Guard("http://127.0.0.1:9", on_outage="trust", trust_for=timedelta(minut
 
 @pytest.fixture
 def issuer(hourpass_issuer):
-    hourpass_issuer.stand_in_for(guard)
+    hourpass_issuer.attach(guard)
     return hourpass_issuer
 
 @pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
@@ -65,9 +65,9 @@ def test_outage(issuer):
 
 def test_time(issuer):
     token = issuer.token()
-    issuer.let_pass(timedelta(minutes=59))
+    issuer.advance_time(timedelta(minutes=59))
     guard.check(token)
-    issuer.let_pass(timedelta(minutes=2))
+    issuer.advance_time(timedelta(minutes=2))
     with pytest.raises(GuardError):
         guard.check(token)
 """
@@ -120,7 +120,7 @@ def test_afterwards_a_guard_is_what_it_was() -> None:
     guard = Guard("https://hourpass.example")
     before = (guard.transport, guard.clock)
     issuer = Issuer()
-    issuer.stand_in_for(guard)
+    issuer.attach(guard)
     guard.check(issuer.token())
     issuer.close()
     assert (guard.transport, guard.clock) == before
@@ -129,7 +129,7 @@ def test_afterwards_a_guard_is_what_it_was() -> None:
 def test_one_issuer_stands_in_for_several_guards(hourpass_issuer: Issuer) -> None:
     guards = [Guard("https://hourpass.example") for _ in range(3)]
     for guard in guards:
-        hourpass_issuer.stand_in_for(guard)
+        hourpass_issuer.attach(guard)
     token = hourpass_issuer.token()
     assert {guard.check(token).username for guard in guards} == {"lancelot"}
     guards[0].close()  # as an app that ends its lifespan

@@ -17,16 +17,17 @@ from hypothesis import given
 from hypothesis import settings as examples
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, known
-from hourpass import tokens as tokens_module
-from hourpass.testing import Issuer, SigningKey
-from hourpass.tokens import (
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import token_verifier as tokens_module
+from hourpass.guard import verification_state
+from hourpass.guard.token_verifier import (
     CLOCK_SKEW_SECONDS,
     MAX_TOKEN_BYTES,
-    Tokens,
+    TokenVerifier,
     UnknownKeyError,
     bearer_token,
 )
+from hourpass.testing import Issuer, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims
 from tests.support.service_process import refusal_of
 
@@ -43,7 +44,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 @pytest.fixture
 def guard(issuer: Issuer) -> Guard:
     guard = Guard("https://hourpass.example")
-    issuer.stand_in_for(guard)
+    issuer.attach(guard)
     return guard
 
 
@@ -144,8 +145,8 @@ def test_anything_else_is_refused_and_not_remembered(
 
 
 def remembered(guard: Guard) -> dict[str, Any]:
-    assert guard._feed.known
-    return guard._feed.known._remembered
+    assert guard._feed.state
+    return guard._feed.state._remembered
 
 
 def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) -> None:
@@ -201,7 +202,7 @@ def signed(claims: dict[str, Any]) -> str:
     return jwt.PyJWS().encode(payload, ISSUER._key._private, "ES256", header)
 
 
-READER = Tokens(ISSUER.name, ISSUER.audience, [ISSUER._key.public_jwk()])
+VERIFIER = TokenVerifier(ISSUER.name, ISSUER.audience, [ISSUER._key.public_jwk()])
 
 
 def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +213,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         tokens_module, "_parse", lambda part: claims if part == payload else parse(part)
     )
-    READER.read(token, NOW)
+    VERIFIER.verify(token, NOW)
     assert {"sub", "exp", "sid"} < claims.asked_for <= set(CLAIMS)
 
 
@@ -221,7 +222,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
 @given(value=JSON_VALUES)
 def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
     try:
-        verified = READER.read(signed({**FULL, name: value}), NOW)
+        verified = VERIFIER.verify(signed({**FULL, name: value}), NOW)
     except InvalidTokenError:
         return
     user = verified.user
@@ -246,7 +247,7 @@ def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: 
 def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) -> None:
     token = issuer.token()
     guard.check(token)
-    issuer.let_pass(timedelta(seconds=HOUR - 5))
+    issuer.advance_time(timedelta(seconds=HOUR - 5))
     assert refusal_of(guard, token) is None
     issuer.clock.advance(timedelta(seconds=5))
     assert refusal_of(guard, token) is InvalidTokenError
@@ -258,7 +259,7 @@ def test_a_token_seen_before_is_not_verified_again(
 ) -> None:
     token = issuer.token()
     user = guard.check(token)
-    monkeypatch.delattr(Tokens, "read")
+    monkeypatch.delattr(TokenVerifier, "verify")
     assert guard.check(token) is user
 
 
@@ -282,10 +283,10 @@ def test_the_time_limits_of_a_token_are_exact(
 ) -> None:
     token = signed({**FULL, **claims})
     if is_valid:
-        assert READER.read(token, now).user.username == "lancelot"
+        assert VERIFIER.verify(token, now).user.username == "lancelot"
     else:
         with pytest.raises(InvalidTokenError):
-            READER.read(token, now)
+            VERIFIER.verify(token, now)
 
 
 @pytest.mark.parametrize(("length", "is_valid"), [(4_096, True), (4_097, False)])
@@ -296,16 +297,16 @@ def test_a_token_has_4096_bytes_at_most(length: int, is_valid: bool) -> None:
         if len(token) == length
     )
     if is_valid:
-        assert READER.read(long, NOW).user.username == "lancelot"
+        assert VERIFIER.verify(long, NOW).user.username == "lancelot"
     else:
         with pytest.raises(InvalidTokenError):
-            READER.read(long, NOW)
+            VERIFIER.verify(long, NOW)
 
 
 def test_the_error_for_an_unknown_key_does_not_quote_the_token() -> None:
-    without_keys = Tokens(ISSUER.name, ISSUER.audience, [])
+    without_keys = TokenVerifier(ISSUER.name, ISSUER.audience, [])
     with pytest.raises(UnknownKeyError, match=r"^Invalid token$"):
-        without_keys.read(signed(FULL), NOW)
+        without_keys.verify(signed(FULL), NOW)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_each_of_a_tokens_four_values_ends_it(guard: Guard, issuer: Issuer, valu
 
 def test_the_issuer_can_be_pinned(issuer: Issuer) -> None:
     guard = Guard("https://hourpass.example", issuer="https://camelot.example")
-    issuer.stand_in_for(guard)
+    issuer.attach(guard)
     assert refusal_of(guard, issuer.token()) is None
     assert refusal_of(guard, issuer.token(iss="https://hourpass.example")) is InvalidTokenError
 
@@ -339,7 +340,7 @@ def test_the_issuer_can_be_pinned(issuer: Issuer) -> None:
 def test_what_is_remembered_is_bounded_and_forged_tokens_evict_nothing(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "REMEMBERED", 5)
+    monkeypatch.setattr(verification_state, "MAX_REMEMBERED", 5)
     tokens = [issuer.token() for _ in range(8)]
     for token in tokens:
         guard.check(token)
@@ -360,18 +361,18 @@ def test_keys_of_another_kind_in_the_set_are_passed_over() -> None:
         {**key.public_jwk(), "kid": ["a"]},
         {**key.public_jwk(), "y": "A" * 43},  # no point of the curve
     ]
-    assert not Tokens("iss", "aud", odd).has_keys
-    assert Tokens("iss", "aud", [*odd, key.public_jwk()]).has_keys
+    assert not TokenVerifier("iss", "aud", odd).has_keys
+    assert TokenVerifier("iss", "aud", [*odd, key.public_jwk()]).has_keys
 
 
 def test_rs256_tokens_are_verified_as_well() -> None:
     private = rsa.generate_private_key(65537, 2048)
     public: dict[str, Any] = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
-    tokens = Tokens("x", "ml-api", [{**public, "kid": "r", "use": "sig", "alg": "RS256"}])
+    tokens = TokenVerifier("x", "ml-api", [{**public, "kid": "r", "use": "sig", "alg": "RS256"}])
     claims = jwt.decode(Issuer("x").token(), options={"verify_signature": False})
     header = {"kid": "r", "typ": "at+jwt"}
     token = jwt.encode(claims, private, "RS256", header)
-    assert tokens.read(token, time.time()).user.username == "lancelot"
+    assert tokens.verify(token, time.time()).user.username == "lancelot"
     stranger = ec.generate_private_key(ec.SECP256R1())
     with pytest.raises(InvalidTokenError):
-        tokens.read(jwt.encode(claims, stranger, "ES256", header), time.time())
+        tokens.verify(jwt.encode(claims, stranger, "ES256", header), time.time())

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from hourpass import Guard, InvalidTokenError, ServiceUnavailableError, feed, known
-from hourpass.known import MAX_REVOCATIONS, Revocations
-from hourpass.service import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, Page
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import revocation_feed, verification_state
+from hourpass.guard.service_client import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, FeedPage
+from hourpass.guard.token_verifier import Verified
+from hourpass.guard.verification_state import MAX_REVOCATIONS, Revocations
 from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
-from hourpass.tokens import Verified
-from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, known_by, page
+from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, page, state_of
 from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -52,8 +53,8 @@ class TwoDatabases:
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "PLAIN_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(feed, "spread", lambda _: 0.001)
+    monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(revocation_feed, "spread", lambda _: 0.001)
 
 
 @pytest.mark.parametrize("when", ["while it answers", "during an outage"])
@@ -68,7 +69,7 @@ def test_another_database_in_place_of_the_first_makes_a_guard_forget_nothing_and
     )
     assert refusal_of(guard, in_a) is InvalidTokenError
     assert refusal_of(guard, in_b) is None  # and is remembered
-    first_keys = known_by(guard)
+    first_keys = state_of(guard)
     if keys == "other keys as well":
         both = [issuer._key.public_jwk(), SigningKey().public_jwk()]
         answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": both}))
@@ -82,7 +83,7 @@ def test_another_database_in_place_of_the_first_makes_a_guard_forget_nothing_and
     assert refusal_of(guard, in_both) is InvalidTokenError
     assert refusal_of(guard, neither) is None
     if keys == "other keys as well":
-        assert comes_true(lambda: known_by(guard) is not first_keys)
+        assert comes_true(lambda: state_of(guard) is not first_keys)
         assert refusal_of(guard, in_a) is InvalidTokenError
         assert refusal_of(guard, neither) is None
 
@@ -100,7 +101,7 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
             answers_to.add(refusal_of(guard, in_a))
 
     def has_read_from(name: str) -> bool:
-        return (known_by(guard).revocations.cursor or "").endswith(name)
+        return (state_of(guard).revocations.cursor or "").endswith(name)
 
     threads = [threading.Thread(target=hammer) for _ in range(2)]
     for thread in threads:
@@ -151,10 +152,10 @@ def test_no_setting_of_the_wall_clock_brings_a_revoked_token_back(
     revoked, good = issuer.token(), issuer.token()
     guard.check(revoked)
     issuer.revoke(revoked)
-    issuer.let_pass(passes)
+    issuer.advance_time(passes)
     for span in set_by:
         clock.set_wall_clock(by=span)
-        issuer.let_pass(timedelta(0))  # a page, at which what is old is forgotten
+        issuer.advance_time(timedelta(0))  # a page, at which what is old is forgotten
         assert refusal_of(guard, revoked) is InvalidTokenError
     # By this clock both are within their hour: nothing but the revocation refuses the one.
     assert refusal_of(guard, good) is None
@@ -171,13 +172,13 @@ def test_when_the_wall_clock_was_set_each_remembered_token_is_verified_again(
         guard.check(token)
     clock.set_wall_clock(by=timedelta(seconds=59))
     guard.check(tokens[0])
-    assert len(known_by(guard)._remembered) == 3
+    assert len(state_of(guard)._remembered) == 3
     clock.set_wall_clock(by=timedelta(seconds=2))
     guard.check(tokens[0])
-    assert list(known_by(guard)._remembered) == tokens[:1]
+    assert list(state_of(guard)._remembered) == tokens[:1]
     clock.advance(timedelta(seconds=5))
     guard.check(tokens[1])
-    assert list(known_by(guard)._remembered) == tokens[:2]
+    assert list(state_of(guard)._remembered) == tokens[:2]
 
 
 def test_tokens_in_memory_are_changed_by_one_thread_at_a_time(
@@ -187,7 +188,7 @@ def test_tokens_in_memory_are_changed_by_one_thread_at_a_time(
     hourpass_issuer.clock = clock = StillClock()
     guard = guarded(hourpass_issuer)
     guard.check(hourpass_issuer.token())
-    memory = known_by(guard)
+    memory = state_of(guard)
     changes: list[str] = []
 
     class Watched(dict[str, Verified]):
@@ -208,7 +209,7 @@ def test_tokens_in_memory_are_changed_by_one_thread_at_a_time(
             super().clear()
 
     memory._remembered = Watched()
-    monkeypatch.setattr(known, "REMEMBERED", 1)
+    monkeypatch.setattr(verification_state, "MAX_REMEMBERED", 1)
     first, second = hourpass_issuer.token(), hourpass_issuer.token()
     guard.check(first)
     guard.check(second)
@@ -220,7 +221,7 @@ def test_tokens_in_memory_are_changed_by_one_thread_at_a_time(
 
 
 def seconds_kept(guard: Guard, value: str) -> float:
-    forget_at = known_by(guard).revocations._forget_at[value]
+    forget_at = state_of(guard).revocations._forget_at[value]
     return forget_at - guard._clock.monotonic()
 
 
@@ -283,14 +284,14 @@ def test_what_can_end_nothing_any_more_is_forgotten(issuer: Issuer) -> None:
         issuer.publish(f"jti:{number}")
     issuer.clock.advance(LIFETIME + KEPT_AFTERWARDS + timedelta(seconds=1))
     issuer.publish("jti:20")
-    assert "jti:20" in known_by(guard).revocations._forget_at
-    assert "jti:0" not in known_by(guard).revocations._forget_at
+    assert "jti:20" in state_of(guard).revocations._forget_at
+    assert "jti:0" not in state_of(guard).revocations._forget_at
 
 
 def test_a_feed_without_end_is_not_kept_and_lets_nobody_in(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(known, "MAX_REVOCATIONS", 5)
+    monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 5)
     length = iter([3])
     answers(
         issuer,
@@ -302,28 +303,28 @@ def test_a_feed_without_end_is_not_kept_and_lets_nobody_in(
     guard.check(token)
     said = "The Hourpass service cannot be reached: more revocations than are kept"
     assert comes_true(lambda: said in guard_messages(caplog))
-    assert len(known_by(guard).revocations._forget_at) == 5
-    issuer.clock.advance(timedelta(seconds=feed.OUTAGE_NOTICED_SECONDS))
+    assert len(state_of(guard).revocations._forget_at) == 5
+    issuer.clock.advance(timedelta(seconds=revocation_feed.OUTAGE_NOTICED_SECONDS))
     assert refusal_of(guard, token) is ServiceUnavailableError
 
 
 def test_a_full_memory_makes_room_by_what_is_old_and_takes_again_what_it_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(known, "MAX_REVOCATIONS", 3)
+    monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 3)
     revocations = Revocations()
-    revocations.learn(Page({"jti:1": 10, "jti:2": 20, "jti:3": 30}, "3", more=False), 0)
-    revocations.learn(Page({"jti:3": 30, "jti:2": 1}, "3", more=False), 1)
+    revocations.add(FeedPage({"jti:1": 10, "jti:2": 20, "jti:3": 30}, "3", more=False), 0)
+    revocations.add(FeedPage({"jti:3": 30, "jti:2": 1}, "3", more=False), 1)
     assert revocations._forget_at == {"jti:1": 10, "jti:2": 20, "jti:3": 31}
-    with pytest.raises(known.TooManyRevocationsError):
-        revocations.learn(Page({"jti:4": 40}, "4", more=False), 9)
+    with pytest.raises(verification_state.TooManyRevocationsError):
+        revocations.add(FeedPage({"jti:4": 40}, "4", more=False), 9)
     assert revocations.cursor == "3"
-    revocations.learn(Page({"jti:4": 40}, "4", more=False), 10)
+    revocations.add(FeedPage({"jti:4": 40}, "4", more=False), 10)
     assert list(revocations._forget_at) == ["jti:2", "jti:3", "jti:4"]
 
 
 def test_what_is_no_revocation_of_the_services_is_not_kept(issuer: Issuer) -> None:
     answers(issuer, "/revocations", lambda _: page(["jti:" + "x" * MAX_VALUE_LENGTH], "1"))
-    guard = guarded(issuer, patience=timedelta(seconds=0.05))
+    guard = guarded(issuer, timeout=timedelta(seconds=0.05))
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
     assert MAX_REVOCATIONS == 1_000_000

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from hourpass import Guard
-from hourpass.known import Known
+from hourpass.guard.verification_state import VerificationState
 from hourpass.testing import Issuer, MovableClock
 from tests.support.service_process import SOON_SECONDS
 
@@ -41,13 +41,13 @@ class StillClock(MovableClock):
 
 def guarded(by: Issuer, **options: Any) -> Guard:
     guard = Guard("https://hourpass.example", **options)
-    by.stand_in_for(guard)
+    by.attach(guard)
     return guard
 
 
-def known_by(guard: Guard) -> Known:
-    assert guard._feed.known
-    return guard._feed.known
+def state_of(guard: Guard) -> VerificationState:
+    assert guard._feed.state
+    return guard._feed.state
 
 
 def answers(

@@ -104,7 +104,7 @@ class Court:
 
 def token_of(auth: HourpassAuth) -> str:
     """The one it holds now."""
-    held = auth._login._held
+    held = auth._tokens._held
     assert held
     return held.value
 
@@ -112,6 +112,6 @@ def token_of(auth: HourpassAuth) -> str:
 def settle(auth: HourpassAuth) -> None:
     """Until a renewal in the background has come to its end."""
     deadline = time.monotonic() + 10
-    while auth._login._renewal:
+    while auth._tokens._renewal:
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -3,7 +3,7 @@
 import logging
 import random
 
-from hourpass.service import OutageError
+from hourpass.guard.service_client import OutageError
 
 # The operating system's: the state of `random` belongs to the API that this runs in.
 _random = random.SystemRandom()
@@ -27,12 +27,12 @@ class Outage:
         self._longest_pause = 0.0
         self._refuses = False
 
-    def goes_on(self, error: Exception, believed_for: float) -> float:
+    def record_failure(self, error: Exception, fresh_for: float) -> float:
         """Returns the seconds until the next attempt."""
         cause = error.cause if isinstance(error, OutageError) else type(error).__name__
         if not self._longest_pause:
             _log.warning("The Hourpass service cannot be reached: %s", cause)
-        if believed_for <= 0 and not self._refuses:
+        if fresh_for <= 0 and not self._refuses:
             self._refuses = True
             _log.error("Every request is refused until the Hourpass service can be reached")
         self._longest_pause = min(

@@ -8,13 +8,13 @@ import base64
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import jwt
 
 from hourpass.errors import InvalidTokenError, MissingTokenError
+from hourpass.user import User
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
 MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
@@ -45,16 +45,6 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """The user of a token, with the token's scopes and expiry."""
-
-    id: int
-    username: str
-    scopes: frozenset[str]
-    expires_at: datetime
-
-
 class Verified(NamedTuple):
     user: User
     expires_at: float
@@ -71,7 +61,7 @@ class UnknownKeyError(InvalidTokenError):
         self.claimed = claimed
 
 
-class Tokens:
+class TokenVerifier:
     """Verifies tokens of one issuer for one audience with one key set."""
 
     def __init__(self, issuer: str, audience: str, jwks: Iterable[dict[str, Any]]) -> None:
@@ -81,7 +71,7 @@ class Tokens:
         self._keys = dict(_public_keys(self.jwks))
         self.revocable = tuple(f"kid:{kid}" for kid in self._keys)  # as that of a token
 
-    def agree_with(self, other: "Tokens") -> bool:
+    def agree_with(self, other: "TokenVerifier") -> bool:
         return self.issuer == other.issuer and self.jwks == other.jwks
 
     @property
@@ -89,7 +79,7 @@ class Tokens:
         """False if the service signs with a shared secret and has to check each token itself."""
         return bool(self._keys)
 
-    def read(self, token: str, now: float) -> Verified:
+    def verify(self, token: str, now: float) -> Verified:
         """The verified claims. Raises InvalidTokenError, or UnknownKeyError, a subclass of it."""
         header, kid, payload, signature = _parts(token)
         key = self._keys.get(kid)

@@ -1,6 +1,6 @@
-"""Keeps one user logged in, and gives a valid token to any number of callers at the same time.
+"""Keeps one user logged in, and returns a valid token to any number of concurrent callers.
 
-Knows how the login service talks, but nothing of the requests that the token is for.
+Knows the service's token endpoint, but not the requests that the token is for.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ import httpx
 
 from hourpass.errors import GuardError, LoginError, ServiceUnavailableError
 
-# A token is renewed this long before it expires, or in the last tenth of a short life. Until then
-# requests use the old one and do not wait, so an outage that is shorter than this has no effect.
+# A token is renewed this long before it expires, or in the last tenth of a shorter lifetime.
+# Meanwhile requests use the old one and do not wait, so a shorter outage has no effect.
 RENEWAL_MARGIN = 300
-# What a request may need to reach its API: a token is not sent off in its last seconds.
-TRAVEL = 5
+# A token is not used in its last seconds: the request may take that long to reach its API.
+CLOCK_MARGIN = 5
 
 TIMEOUT = 15
-# A busy service is asked again within one login, if it says when and this is soon.
+# A login is retried if the service is busy and its Retry-After is short enough.
 ATTEMPTS = 3
 LONGEST_WAIT = 5
-# How long a failure is the answer without the service being asked again. A wrong password does not
-# become right by itself, and each attempt is a hash for the service and a step towards a lockout.
+# How long a failure is cached. A wrong password stays wrong, and each attempt costs the service a
+# hash and counts towards a lockout.
 LOGIN_PAUSE = 60
 OUTAGE_PAUSE = 1
 LONGEST_PAUSE = 300
-# An API that refuses the replacement of a refused token refuses for another reason.
+# An API that also rejects the replacement of a rejected token has another reason for it.
 REFUSAL_PAUSE = 30
 
 _log = logging.getLogger("hourpass.client")
@@ -43,18 +43,18 @@ _log = logging.getLogger("hourpass.client")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Moments are the client's clock's."""
+    """Times are those of the client's clock."""
 
     value: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     renew_at: float
     expires_at: float
-    firm_until: float = 0
-    """Until then it stays, even if an API refuses it."""
+    keep_until: float = 0
+    """Until then it is kept, even if an API rejects it."""
 
 
-class Failure(Exception):  # noqa: N818 - it holds the error that callers see
-    """Why there is no token, and for how long the service is not asked again."""
+class Failure(Exception):  # noqa: N818 - it contains the error that callers see
+    """Why there is no token, and for how many seconds the service is not asked again."""
 
     def __init__(self, error: GuardError, pause: float) -> None:
         super().__init__(str(error))
@@ -65,10 +65,10 @@ class Failure(Exception):  # noqa: N818 - it holds the error that callers see
 Outcome: TypeAlias = Token | Failure
 
 
-class Login:
-    """Each login runs in its own short-lived thread, and callers that need its token wait for
-    the thread: tasks of several event loops and threads can share one, and a task that is
-    cancelled takes nothing with it."""
+class TokenSource:
+    """Each login runs in a short-lived thread of its own, and callers that need its token wait for
+    it. So threads and the tasks of several event loops can share a login, and canceling one task
+    does not affect the others."""
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class Login:
         self._otp = otp
         self._clock = clock
         self._transport = transport
-        self.forget()
-        _logins.add(self)
+        self.reset()
+        _sources.add(self)
 
-    def forget(self) -> None:
-        """Begin as if nothing had been asked yet."""
+    def reset(self) -> None:
+        """Forget token, renewal and failure."""
         self._lock = threading.Lock()
         self._held: Token | None = None
         self._renewal: Future[Outcome] | None = None
@@ -96,7 +96,7 @@ class Login:
         self._silent_until = 0.0
 
     def token(self, refused: str | None = None) -> str:
-        """A valid token. It is not `refused`, unless the service would not give another one.
+        """A valid token. It is another one than `refused`, unless the service issues no other.
 
         Raises LoginError, ServiceUnavailableError.
         """
@@ -104,12 +104,12 @@ class Login:
         return _value(found.result() if isinstance(found, Future) else found)
 
     async def atoken(self, refused: str | None = None) -> str:
-        """As token(), for asyncio."""
+        """Like token(), for asyncio."""
         found = self._find(refused)
         return _value(await asyncio.wrap_future(found) if isinstance(found, Future) else found)
 
-    def end(self) -> None:
-        """Log out: end the session if there is one, else the token."""
+    def log_out(self) -> None:
+        """Revoke the session if there is one, otherwise the token."""
         with self._lock:
             renewal = self._renewal
         if renewal:
@@ -126,26 +126,26 @@ class Login:
     def _find(self, refused: str | None) -> Outcome | Future[Outcome]:
         with self._lock:
             now, held = self._clock(), self._held
-            if held and now < held.expires_at and (held.value != refused or now < held.firm_until):
+            if held and now < held.expires_at and (held.value != refused or now < held.keep_until):
                 if now >= held.renew_at:
-                    self._renew(now, firm=False)
+                    self._renew(now, fresh=False)
                 return held
-            return self._renew(now, firm=refused is not None)
+            return self._renew(now, fresh=refused is not None)
 
-    def _renew(self, now: float, *, firm: bool) -> Failure | Future[Outcome]:
+    def _renew(self, now: float, *, fresh: bool) -> Failure | Future[Outcome]:
         if self._renewal:
             return self._renewal
         if self._failure and now < self._silent_until:
             return self._failure
         renewal: Future[Outcome] = Future()
-        renewal.set_running_or_notify_cancel()  # from now on a waiting task cannot cancel it
-        run = partial(self._run, renewal, firm=firm)
+        renewal.set_running_or_notify_cancel()  # so that a waiting task cannot cancel it
+        run = partial(self._run, renewal, fresh=fresh)
         threading.Thread(target=run, name="hourpass-login", daemon=True).start()
         self._renewal = renewal
         return renewal
 
-    def _run(self, renewal: Future[Outcome], *, firm: bool) -> None:
-        outcome = self._log_in(firm=firm)
+    def _run(self, renewal: Future[Outcome], *, fresh: bool) -> None:
+        outcome = self._log_in(fresh=fresh)
         with self._lock:
             self._renewal = None
             if isinstance(outcome, Token):
@@ -158,27 +158,27 @@ class Login:
                 self._silent_until = self._clock() + outcome.pause
         renewal.set_result(outcome)
 
-    def _log_in(self, *, firm: bool) -> Outcome:
+    def _log_in(self, *, fresh: bool) -> Outcome:
         try:
-            asked_at = self._clock()  # not later: the token's time runs while it is on its way
-            answer = self._trade().json()
+            asked_at = self._clock()  # the lifetime begins before the response arrives
+            answer = self._request_token().json()
             lifetime = float(answer["expires_in"])
             return Token(
                 value=str(answer["access_token"]),
                 refresh_token=answer.get("refresh_token"),
                 renew_at=asked_at + lifetime - min(RENEWAL_MARGIN, lifetime / 10),
-                expires_at=asked_at + lifetime - TRAVEL,
-                firm_until=asked_at + REFUSAL_PAUSE if firm else 0,
+                expires_at=asked_at + lifetime - CLOCK_MARGIN,
+                keep_until=asked_at + REFUSAL_PAUSE if fresh else 0,
             )
         except Failure as failure:
             return failure
-        except Exception as error:  # noqa: BLE001 - a caller waits for an outcome in any case
-            # The text of the error may quote what was sent.
+        except Exception as error:  # noqa: BLE001 - callers wait for an outcome
+            # Not the error's text, which may quote what was sent.
             what = f"No login at {self.origin} ({type(error).__name__})"
             return Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
 
-    def _trade(self) -> httpx.Response:
-        """The service's answer to the refresh token if there is one, else to the password."""
+    def _request_token(self) -> httpx.Response:
+        """The response to the refresh token if there is one, otherwise to the password."""
         held = self._held
         if held and held.refresh_token:
             grant = {"grant_type": "refresh_token", "refresh_token": held.refresh_token}
@@ -199,12 +199,12 @@ class Login:
             return {}
         try:
             return {"otp": self._otp()}
-        except Exception as error:  # noqa: BLE001 - the caller's own function, and its text may tell
+        except Exception as error:  # noqa: BLE001 - the caller's function
             what = f"No code for {self.origin}: otp raised {type(error).__name__}"
             raise Failure(LoginError(what), LOGIN_PAUSE) from None
 
     def _ask(self, grant: dict[str, str]) -> httpx.Response:
-        """An answer that is a yes or a no."""
+        """The response, once it accepts or rejects the grant. Retries while the service is busy."""
         attempts = 0
         while True:
             attempts += 1
@@ -221,9 +221,9 @@ class Login:
             time.sleep(seconds)
 
     def _post(self, path: str, form: dict[str, str]) -> httpx.Response:
-        """On a connection of its own: there is one in an hour, and none to share over a fork.
+        """On a new connection: there is one request an hour, and forks must not share it.
 
-        Redirects are not followed, and a proxy may see nothing but TLS.
+        Redirects are not followed. A proxy is used for https only, where it cannot read along.
         """
         with httpx.Client(
             base_url=self._base_url,
@@ -238,7 +238,7 @@ class Login:
 def _value(outcome: Outcome) -> str:
     if isinstance(outcome, Token):
         return outcome.value
-    raise copy(outcome.error)  # each waiting caller gets its own traceback
+    raise copy(outcome.error)  # so that each caller has its own traceback
 
 
 def _error_of(answer: httpx.Response) -> object:
@@ -249,18 +249,18 @@ def _error_of(answer: httpx.Response) -> object:
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds, if the service is busy and says for how long."""
+    """The seconds to wait, if the service is busy and says so (RFC 9110, 10.2.3)."""
     said = answer.headers.get("Retry-After", "")
     busy = answer.status_code in (429, 503) and said.isascii() and said.isdigit()
     return min(float(said), LONGEST_PAUSE) if busy else None
 
 
-def _forget_in_child() -> None:
-    """The threads stay with the parent, and the session too: two must not use one refresh token."""
-    for login in list(_logins):
-        login.forget()
+def _reset_in_child() -> None:
+    """A child has no threads, and must not use its parent's refresh token."""
+    for source in list(_sources):
+        source.reset()
 
 
-_logins: WeakSet[Login] = WeakSet()
+_sources: WeakSet[TokenSource] = WeakSet()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_reset_in_child)

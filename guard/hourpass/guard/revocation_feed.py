@@ -12,25 +12,29 @@ from threading import Event, Lock, Thread
 from typing import Protocol
 
 from hourpass.errors import GuardError, ServiceUnavailableError
-from hourpass.known import Known, Revocations, TooManyRevocationsError
-from hourpass.outage import LAST_RETRY_SECONDS, Outage, spread
-from hourpass.service import (
+from hourpass.guard.outage import LAST_RETRY_SECONDS, Outage, spread
+from hourpass.guard.service_client import (
     HEARTBEAT_SECONDS,
     CursorRefusedError,
+    FeedPage,
     HeartbeatMissingError,
     OutageError,
-    Page,
-    Service,
+    ServiceClient,
     TooManyListenersError,
 )
-from hourpass.tokens import Tokens
-from hourpass.unknown_kids import UnknownKids
-from hourpass.waits import Waits
+from hourpass.guard.token_verifier import TokenVerifier
+from hourpass.guard.unknown_kids import UnknownKids
+from hourpass.guard.verification_state import (
+    Revocations,
+    TooManyRevocationsError,
+    VerificationState,
+)
+from hourpass.guard.waits import Waits
 
 WAIT_SECONDS = 30  # that the service may wait for a revocation; it sends heartbeats meanwhile
-# How long the guard uses what it knows with on_outage="refuse". It notices a lost connection
-# HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat. The rest is for the service to start
-# again, or to show that only its heartbeats are missing.
+# How long the guard uses its keys and revocations with on_outage="refuse". It notices a lost
+# connection HEARTBEAT_SECONDS and ANSWER_SECONDS after a heartbeat. The rest is for the service to
+# start again, or to show that only its heartbeats are missing.
 OUTAGE_NOTICED_SECONDS = 10.0
 PLAIN_POLL_SECONDS = 1.0  # between requests that do not wait
 TOO_MANY_PAUSE_SECONDS = 60.0  # before asking again, if the feed is too long to be kept
@@ -51,31 +55,31 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
-class Feed:
-    """`known` is None until the service has answered for the first time."""
+class RevocationFeed:
+    """`state` is None until the service has answered for the first time."""
 
     def __init__(
         self,
-        connect: Callable[[], Service],
+        connect: Callable[[], ServiceClient],
         audience: str,
         issuer: str | None,
-        believed_seconds: float,
+        fresh_seconds: float,
         clock: Clock,
     ) -> None:
-        self.known: Known | None = None
+        self.state: VerificationState | None = None
         self._revocations = Revocations()
         self._connect = connect
         self._audience = audience
         self._issuer = issuer
-        self._believed_seconds = believed_seconds
+        self._fresh_seconds = fresh_seconds
         self._clock = clock
-        self._service: Service | None = None
+        self._service: ServiceClient | None = None
         self._started_at: float | None = None
         self._first_answer = Event()
         self._closing = Event()
         self._changing = Lock()
         self._unknown_kids = UnknownKids()
-        self._looking = Lock()
+        self._reading_keys = Lock()
         self._keys_asked_at = self._keys_due_at = float("-inf")
         self._keys_pause = 0.0  # none: the keys that were read last are in order
         self._old_keys_until = float("-inf")
@@ -89,51 +93,51 @@ class Feed:
                 Thread(target=self._run, name="hourpass-feed", daemon=True).start()
                 self._started_at = time.monotonic()
 
-    def patience_left(self, patience: float) -> float:
+    def time_left(self, timeout: float) -> float:
         """Seconds that a caller may still wait for the first answer."""
         if self._started_at is None:
-            return patience
-        return self._started_at + patience - time.monotonic()
+            return timeout
+        return self._started_at + timeout - time.monotonic()
 
-    def wait_for_first_answer(self, patience: float) -> Known:
+    def wait_for_first_answer(self, timeout: float) -> VerificationState:
         """Raises ServiceUnavailableError."""
         self.start()
-        self._first_answer.wait(max(self.patience_left(patience), 0))
-        if self.known is None:
+        self._first_answer.wait(max(self.time_left(timeout), 0))
+        if self.state is None:
             raise ServiceUnavailableError
-        return self.known
+        return self.state
 
-    def vouches_for(self, token: str) -> bool:
+    def is_active(self, token: str) -> bool:
         """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
-        return self._asked().vouches_for(token)
+        return self._asked().is_active(token)
 
-    def meet_unknown(self, kid: str, known: Known) -> None:
+    def check_unknown_kid(self, kid: str, state: VerificationState) -> None:
         """Return if it is time to read the key set for it, or if another thread has read one since
-        `known` lacked the key.
+        `state` lacked the key.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
         try:
-            self._unknown_kids.meet(kid, self._clock.monotonic())
+            self._unknown_kids.check(kid, self._clock.monotonic())
         except GuardError:
-            if self.known is known:
+            if self.state is state:
                 raise
 
-    def look_for(self, kid: str, known: Known) -> None:
+    def find_key(self, kid: str, state: VerificationState) -> None:
         """Read the key set for it: one thread at a time, with pauses (unknown_kids.py).
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
-        with self._looking:
-            if self.known is not known:
+        with self._reading_keys:
+            if self.state is not state:
                 return  # the thread that this one waited for has read a new key set
-            self.meet_unknown(kid, known)
+            self.check_unknown_kid(kid, state)
             asked_at, was_answered = self._clock.monotonic(), False
             try:
-                was_answered = self._take(*self._read_keys())
+                was_answered = self._use_keys(*self._read_keys())
             finally:  # only now: until then other threads wait for the same read
                 now = self._clock.monotonic()
-                self._unknown_kids.looked(asked_at, now, was_answered=was_answered)
+                self._unknown_kids.record_read(asked_at, now, was_answered=was_answered)
 
     def close(self) -> None:
         """End the thread at once. It closes the connections."""
@@ -142,7 +146,7 @@ class Feed:
         if self._service:
             self._service.interrupt()
 
-    def _asked(self) -> Service:
+    def _asked(self) -> ServiceClient:
         if self._service is None:
             raise ServiceUnavailableError
         return self._service
@@ -152,7 +156,7 @@ class Feed:
         pause = 0.0
         while not self._closing.wait(pause):
             try:
-                pause = self._take_step()
+                pause = self._step()
                 outage.ends()
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
@@ -161,21 +165,21 @@ class Feed:
             except Exception as error:  # noqa: BLE001 - whatever it was must not end the thread
                 if not self._closing.is_set():
                     self._begins = True  # it may come back with other keys
-                    pause = outage.goes_on(error, self._believed_for())
+                    pause = outage.record_failure(error, self._fresh_for())
                     if isinstance(error, TooManyRevocationsError):
                         pause = TOO_MANY_PAUSE_SECONDS
         self._asked().close()
 
-    def _believed_for(self) -> float:
-        """Seconds for which the guard may use what it knows without another answer."""
-        return self._revocations.believed_until - self._clock.monotonic()
+    def _fresh_for(self) -> float:
+        """Seconds for which the guard may use its keys and revocations without another answer."""
+        return self._revocations.fresh_until - self._clock.monotonic()
 
-    def _take_step(self) -> float:
+    def _step(self) -> float:
         """Returns the seconds until the next one."""
         if self._begins:
             self._begin()
         elif self._clock.monotonic() >= self._keys_due_at:
-            self._take(*self._read_keys())
+            self._use_keys(*self._read_keys())
         else:
             return self._listen()
         return 0
@@ -183,16 +187,17 @@ class Feed:
     def _begin(self) -> None:
         """At the start, after each outage and after each 410.
 
-        The guard does not start over after every outage: an accepted cursor proves by its random
-        mark that the history is the same. After a 410 it does, and keeps what it knew.
+        After an outage the guard keeps its cursor: if the service accepts it, the cursor's random
+        mark proves that the history is the same. After a 410 the guard reads the feed from the
+        beginning, and keeps the revocations that it has.
         """
         issuer = self._asked().issuer()
         if self._issuer not in (None, issuer):
             raise OutageError("its issuer is not the one expected")
         asked_at, tokens = self._read_keys(issuer)
         self._read(wait=0)
-        self._take(asked_at, tokens, is_beginning=True)
-        self._waits.start_afresh()
+        self._use_keys(asked_at, tokens, is_beginning=True)
+        self._waits.reset()
         self._begins = False
         self._first_answer.set()
 
@@ -224,16 +229,16 @@ class Feed:
         # A service that shuts down ends the requests of all guards at the same time.
         return spread(PLAIN_POLL_SECONDS) if lasted < wait - 1 else 0
 
-    def _read(self, wait: int) -> Page:
+    def _read(self, wait: int) -> FeedPage:
         """Read up to the feed's end, and return the last page. Earlier pages prove nothing."""
         revocations = self._revocations
 
         while True:
             asked_at = self._clock.monotonic()
 
-            def believe_until(moment: float) -> None:
-                believed_until = moment + self._believed_seconds
-                revocations.believed_until = max(revocations.believed_until, believed_until)
+            def extend_until(moment: float) -> None:
+                fresh_until = moment + self._fresh_seconds
+                revocations.fresh_until = max(revocations.fresh_until, fresh_until)
 
             def hear(heartbeats: int, asked_at: float = asked_at) -> None:
                 """The service knew all revocations when it sent the last heartbeat, however late
@@ -241,19 +246,19 @@ class Feed:
                 if self._closing.is_set():
                     raise OutageError("closed meanwhile")
                 now = self._clock.monotonic()
-                believe_until(min(asked_at + heartbeats * HEARTBEAT_SECONDS, now))
+                extend_until(min(asked_at + heartbeats * HEARTBEAT_SECONDS, now))
 
             page = self._asked().revocations(revocations.cursor, wait, hear)
             has_revoked_keys = any(
-                value.startswith("kid:") and revocations.include_none_of((value,))
+                value.startswith("kid:") and revocations.contains_none((value,))
                 for value in page.revoked
             )
             with self._changing:  # both at once for a thread that has just read an old key set
-                revocations.learn(page, self._clock.monotonic())
+                revocations.add(page, self._clock.monotonic())
                 if has_revoked_keys:
                     self._await_keys()
             if not page.more:
-                believe_until(asked_at)
+                extend_until(asked_at)
                 return page
             wait = 0
 
@@ -267,37 +272,39 @@ class Feed:
     def _keys_due_in(self) -> float:
         return self._keys_due_at - self._clock.monotonic()
 
-    def _read_keys(self, issuer: str | None = None) -> tuple[float, Tokens]:
+    def _read_keys(self, issuer: str | None = None) -> tuple[float, TokenVerifier]:
         """The time of the request, and the keys. `issuer` is the same as before by default."""
         if issuer is None:
-            if self.known is None:
+            if self.state is None:
                 raise ServiceUnavailableError
-            issuer = self.known.tokens.issuer
+            issuer = self.state.tokens.issuer
         asked_at = self._clock.monotonic()
-        return asked_at, Tokens(issuer, self._audience, self._asked().jwks())
+        return asked_at, TokenVerifier(issuer, self._audience, self._asked().jwks())
 
-    def _take(self, asked_at: float, tokens: Tokens, *, is_beginning: bool = False) -> bool:
+    def _use_keys(
+        self, asked_at: float, tokens: TokenVerifier, *, is_beginning: bool = False
+    ) -> bool:
         """Use these keys from now on, and return True, unless the feed has revoked one of them.
         Such a key set is old and has to be read again."""
         with self._changing:
-            known, now = self.known, self._clock.monotonic()
+            state, now = self.state, self._clock.monotonic()
             if asked_at < self._keys_asked_at:
                 return False  # another thread was faster
             self._keys_asked_at = asked_at
-            are_old = not self._revocations.include_none_of(tokens.revocable)
+            are_old = not self._revocations.contains_none(tokens.revocable)
             if are_old:
                 self._keys_pause = min(
                     2 * self._keys_pause or FIRST_KEYS_PAUSE_SECONDS, KEYS_SECONDS
                 )
                 self._keys_due_at = now + self._keys_pause / 2 + spread(self._keys_pause / 2)
-                if known and now < self._old_keys_until:
+                if state and now < self._old_keys_until:
                     return False
             else:
                 self._keys_pause = 0
                 self._keys_due_at = now + KEYS_SECONDS - spread(KEYS_SECONDS / 10)
             # Without public keys the guard cannot see whether it is still the same service.
-            is_other = known is None or not tokens.agree_with(known.tokens)
+            is_other = state is None or not tokens.agree_with(state.tokens)
             if is_other or (is_beginning and not tokens.has_keys):
-                self.known = Known(tokens, self._revocations, self._clock.time() - now)
-                self._unknown_kids.start_afresh()
+                self.state = VerificationState(tokens, self._revocations, self._clock.time() - now)
+                self._unknown_kids.reset()
             return True

@@ -23,19 +23,19 @@ class UnknownKids:
     def __init__(self) -> None:
         self._met_at: dict[str, float] = {}  # the oldest first
         self._lock = Lock()
-        self._start_afresh()
+        self._reset()
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._met_at.clear()
         self._answered_at = self._next_look_at = float("-inf")
         self._pause = FIRST_PAUSE_SECONDS
 
-    def start_afresh(self) -> None:
+    def reset(self) -> None:
         """There is a new key set, so that each unknown `kid` may be a new key again."""
         with self._lock:
-            self._start_afresh()
+            self._reset()
 
-    def meet(self, kid: str, now: float) -> None:
+    def check(self, kid: str, now: float) -> None:
         """Return if it is time to read the key set for it.
 
         Raises InvalidTokenError if there is no such key, and ServiceUnavailableError if there
@@ -50,7 +50,7 @@ class UnknownKids:
             if now < self._next_look_at:
                 raise ServiceUnavailableError
 
-    def looked(self, asked_at: float, now: float, *, was_answered: bool) -> None:
+    def record_read(self, asked_at: float, now: float, *, was_answered: bool) -> None:
         """Call this after every read of the key set, whether it `was_answered` or not."""
         with self._lock:
             if was_answered:

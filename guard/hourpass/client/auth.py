@@ -1,6 +1,6 @@
-"""Logs a program in to an API that takes Hourpass tokens: one `auth` for httpx and requests.
+"""Logs a program in to an API that accepts Hourpass tokens: one `auth` for httpx and requests.
 
-Decides which request carries a token, and which is repeated; login.py gets the tokens.
+Decides which requests get a token and which are repeated; token_source.py gets the tokens.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from hourpass.login import Login
+from hourpass.client.token_source import TokenSource
 
 if TYPE_CHECKING:  # optional: only users of requests have it
     import requests
 
-# An upload up to this size is kept in memory, so that it can be sent once more if it must.
-KEPT_BODY = 1 << 20
+# Bodies up to this size are kept in memory, so that the request can be repeated.
+MAX_KEPT_BODY = 1 << 20
 
 _Request = TypeVar("_Request", httpx.Request, "requests.PreparedRequest")
 
@@ -29,7 +29,7 @@ _INVALID_TOKEN = re.compile(r'\berror="?invalid_token\b')
 
 
 def running_time() -> float:
-    """Seconds of a clock that cannot be set. Where possible, it runs while the machine sleeps."""
+    """Seconds on a clock that nobody can set. On Linux, it runs while the machine sleeps."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -39,15 +39,16 @@ class HourpassAuth(httpx.Auth):
     """`auth=HourpassAuth(url, username, password)` on an httpx.Client, an httpx.AsyncClient, a
     requests.Session, or a single call; one instance can serve any number of them at once.
 
-    It logs in at the first request, renews the token before it expires, and repeats a request once
-    if the API calls its token invalid, unless the body was streamed. `scopes` are those that the
-    token is for: all that the user has but `admin` if none is named, so that an API that is shown
-    the token of an administrator cannot administer with it. `scopes=["admin"]` asks for it. With
-    `offline_access` the login is a session, kept by refresh tokens. Requests raise LoginError and
-    ServiceUnavailableError.
+    It logs in at the first request and renews the token before it expires. If the API responds that
+    the token is invalid, it repeats the request once, unless the body was streamed. Requests raise
+    LoginError and ServiceUnavailableError.
 
-    Leaving its `with` or `async with` block, or close(), logs out. It is not to be pickled. A
-    forked child logs in anew.
+    `scopes` are requested for the token. By default it gets all scopes of the user except `admin`,
+    so that an API cannot use an administrator's token to administer users; `scopes=["admin"]`
+    requests that one. With `offline_access`, the login is a session with refresh tokens.
+
+    close(), or the end of a `with` or `async with` block, logs out. It cannot be pickled. A forked
+    child logs in again.
     """
 
     def __init__(  # noqa: PLR0913 - five of them are rare, and can only be named
@@ -62,11 +63,11 @@ class HourpassAuth(httpx.Auth):
         clock: Callable[[], float] = running_time,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`otp` gives the code of a second factor whenever the password is sent: each hour, or with
-        `offline_access` once. It is called in its own thread.
+        """`otp` returns a code of the second factor. It is called in its own thread whenever the
+        password is sent: every hour, or once with `offline_access`.
 
-        `allow_http` lets passwords and tokens leave this machine unencrypted, for a network that
-        is private. `transport` carries logins, as that of an httpx.Client."""
+        `allow_http` allows passwords and tokens to leave this machine unencrypted, for a private
+        network. `transport` is that of the httpx.Client that logs in."""
         service = httpx.URL(url)
         if service.scheme not in ("http", "https") or not service.host:
             raise ValueError("The URL of the login service must begin with https:// or http://")
@@ -76,22 +77,22 @@ class HourpassAuth(httpx.Auth):
         if scope := " ".join([scopes] if isinstance(scopes, str) else scopes):
             credentials["scope"] = scope
         if "admin" not in scope.split():
-            # An older service ignores this, as any parameter that it does not know (RFC 6749, 3.2).
+            # An older service ignores unknown parameters (RFC 6749, 3.2).
             credentials["exclude_scope"] = "admin"
         if not all(map(_is_text, credentials.values())):
             raise ValueError("Half a surrogate pair cannot be sent")
         self._allow_http = allow_http
         self._refuse_plain_http(str(service))
         self._username = username
-        self._login = Login(service, credentials, otp, clock, transport)
+        self._tokens = TokenSource(service, credentials, otp, clock, transport)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._login.origin!r}, {self._username!r})"
+        return f"{type(self).__name__}({self._tokens.origin!r}, {self._username!r})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "A HourpassAuth holds a password, which a pickle would write down: "
-            "make one in each worker process instead"
+            "A HourpassAuth contains a password, which must not be written to a pickle: "
+            "create one in each worker process instead"
         )
 
     def sync_auth_flow(
@@ -100,10 +101,10 @@ class HourpassAuth(httpx.Auth):
         self._refuse_plain_http(str(request.url))
         if _is_small(request) and isinstance(request.stream, httpx.SyncByteStream):
             request.read()
-        token = self._login.token()
+        token = self._tokens.token()
         response = yield _bearing(token, request)
         if _refuses(token, response) and _is_repeatable(response.request):
-            fresh = self._login.token(refused=token)
+            fresh = self._tokens.token(refused=token)
             if fresh != token:
                 yield _bearing(fresh, response.request)
 
@@ -113,18 +114,18 @@ class HourpassAuth(httpx.Auth):
         self._refuse_plain_http(str(request.url))
         if _is_small(request) and isinstance(request.stream, httpx.AsyncByteStream):
             await request.aread()
-        token = await self._login.atoken()
+        token = await self._tokens.atoken()
         response = yield _bearing(token, request)
         if _refuses(token, response) and _is_repeatable(response.request):
-            fresh = await self._login.atoken(refused=token)
+            fresh = await self._tokens.atoken(refused=token)
             if fresh != token:
                 yield _bearing(fresh, response.request)
 
     def __call__(self, request: "requests.PreparedRequest") -> "requests.PreparedRequest":
-        """What requests calls an auth."""
+        """The interface of requests.auth.AuthBase."""
         self._refuse_plain_http(request.url or "")
         request.register_hook("response", self._repeat_if_refused)  # type: ignore[no-untyped-call] # its stubs say nothing
-        return _bearing(self._login.token(), request)
+        return _bearing(self._tokens.token(), request)
 
     def _repeat_if_refused(self, response: "requests.Response", **options: Any) -> Any:
         request = response.request
@@ -132,12 +133,13 @@ class HourpassAuth(httpx.Auth):
         repeatable = request.body is None or isinstance(request.body, str | bytes)
         if scheme != "Bearer" or not _refuses(token, response) or not repeatable:
             return response
-        fresh = self._login.token(refused=token)
+        fresh = self._tokens.token(refused=token)
         if fresh == token:
             return response
-        response.content  # noqa: B018 - read to its end, so that the connection can be used again
+        response.content  # noqa: B018 - read to the end, so that the connection can be reused
         response.close()
-        # Past the hooks, therefore never again. requests keeps the adapter here, for its own auths.
+        # Without the hooks, so that it is repeated only once. requests keeps the adapter here for
+        # its own auth classes.
         repeated = response.connection.send(_bearing(fresh, request), **options)
         repeated.history.append(response)
         return repeated
@@ -146,16 +148,16 @@ class HourpassAuth(httpx.Auth):
         parts = urlsplit(url)
         if parts.scheme == "http" and not self._allow_http and not _is_loopback(parts.hostname):
             raise ValueError(
-                "Over http anybody on the way reads passwords and tokens: use https, "
-                "or allow_http=True within a network of your own"
+                "Over http, anybody on the network can read passwords and tokens: use https, "
+                "or allow_http=True in a private network"
             )
 
     def close(self) -> None:
-        """Log out. A request made afterwards logs in again."""
-        self._login.end()
+        """Log out. A later request logs in again."""
+        self._tokens.log_out()
 
     async def aclose(self) -> None:
-        """As close(), for asyncio."""
+        """Like close(), for asyncio."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -187,9 +189,9 @@ def _bearing(token: str, request: _Request) -> _Request:
 
 
 def _refuses(token: str, response: "httpx.Response | requests.Response") -> bool:
-    """Whether the API calls this token invalid (RFC 6750, 3.1).
+    """Whether the API responded that this token is invalid (RFC 6750, 3.1).
 
-    After a redirect to another origin the token has not been sent, and the answer is not about it.
+    After a redirect to another origin the token was not sent, so the response is not about it.
     """
     return (
         response.status_code == 401
@@ -200,7 +202,7 @@ def _refuses(token: str, response: "httpx.Response | requests.Response") -> bool
 
 def _is_small(request: httpx.Request) -> bool:
     length = request.headers.get("Content-Length", "")
-    return length.isdecimal() and int(length) <= KEPT_BODY
+    return length.isdecimal() and int(length) <= MAX_KEPT_BODY
 
 
 def _is_repeatable(request: httpx.Request) -> bool:
@@ -215,7 +217,7 @@ def _is_loopback(host: str | None) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it has a form in UTF-8; the error that says so elsewhere would quote it."""
+    """Whether it can be encoded in UTF-8. Without this check, the error would quote it."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -12,7 +12,8 @@ from starlette.requests import HTTPConnection
 from starlette.status import WS_1008_POLICY_VIOLATION
 
 from hourpass.errors import GuardError, InsufficientScopeError
-from hourpass.tokens import User, bearer_token
+from hourpass.guard.token_verifier import bearer_token
+from hourpass.user import User
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, 3.3
 

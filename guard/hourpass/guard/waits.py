@@ -1,6 +1,6 @@
 """How long the next request may ask the service to wait for revocations."""
 
-from hourpass.service import HEARTBEAT_SECONDS
+from hourpass.guard.service_client import HEARTBEAT_SECONDS
 
 SHORT_WAITS = 20  # of HEARTBEAT_SECONDS, after heartbeats were missing and before the next try
 # A single 503 may come from a service that is busy or that restarts its database. After so many in
@@ -12,9 +12,9 @@ PLAIN_POLLS = 30
 class Waits:
     def __init__(self) -> None:
         self._short_waits_left = 0
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
+    def reset(self) -> None:
         """After an outage. A proxy that delays heartbeats is still there."""
         self._refused = self._plain_polls_left = 0
 

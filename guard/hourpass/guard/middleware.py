@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from hourpass.errors import GuardError
-from hourpass.tokens import User, bearer_token
+from hourpass.guard.token_verifier import bearer_token
+from hourpass.user import User
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -1,8 +1,9 @@
 """Verifies the tokens of a Hourpass service in the API's own process.
 
 The guard looks up tokens that it has seen before in memory, and verifies the signature of new ones.
-Neither needs a request to the service: a thread follows its keys and revocations (feed.py). Only if
-the service signs with a shared secret, the guard asks it about each new token.
+Neither needs a request to the service: a thread follows its keys and revocations
+(revocation_feed.py). Only if the service signs with a shared secret, the guard asks it about each
+new token.
 """
 
 import asyncio
@@ -21,14 +22,15 @@ from typing import Any, Literal, Self
 import httpx
 
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
-from hourpass.feed import OUTAGE_NOTICED_SECONDS, Clock, Feed
-from hourpass.known import Known
-from hourpass.middleware import ASGIApp, Middleware
-from hourpass.service import Service
-from hourpass.tokens import UnknownKeyError, User
+from hourpass.guard.middleware import ASGIApp, Middleware
+from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, Clock, RevocationFeed
+from hourpass.guard.service_client import ServiceClient
+from hourpass.guard.token_verifier import UnknownKeyError
+from hourpass.guard.verification_state import VerificationState
+from hourpass.user import User
 
 try:
-    from hourpass.dependency import RouteDependency
+    from hourpass.guard.fastapi_dependency import RouteDependency
 except ModuleNotFoundError as missing:
     if missing.name not in ("fastapi", "starlette"):
         raise
@@ -37,7 +39,7 @@ except ModuleNotFoundError as missing:
         """Without FastAPI, no route depends on the guard."""
 
 
-PATIENCE = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=5)
 MAX_TRUST = timedelta(minutes=60)  # a token's lifetime, unless TOKEN_MINUTES is changed
 # For async callers whose token needs a request to the service: threads, and callers in all.
 ASKING_THREADS = 8
@@ -54,7 +56,8 @@ class Guard(RouteDependency):
     `url` is the URL of the service; the guard trusts it. `issuer` pins the issuer in the service's
     metadata. If the service is unreachable, `on_outage="refuse"` refuses all tokens after
     OUTAGE_NOTICED_SECONDS. `"trust"` uses the known keys and revocations for `trust_for`, and
-    accepts tokens that are revoked meanwhile.
+    accepts tokens that are revoked meanwhile. `timeout` is how long a check may wait for the
+    service's first answer; `patience` is its former name.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing to decide, and all have a default
@@ -65,11 +68,14 @@ class Guard(RouteDependency):
         issuer: str | None = None,
         on_outage: Literal["refuse", "trust"] = "refuse",
         trust_for: timedelta = timedelta(minutes=10),
-        patience: timedelta = PATIENCE,
+        timeout: timedelta = TIMEOUT,
+        patience: timedelta | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Clock = time,
     ) -> None:
         super().__init__()
+        if patience is not None:
+            timeout = patience
         if on_outage not in ("refuse", "trust"):
             raise ValueError('on_outage is "refuse" or "trust"')
         noticed = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
@@ -81,24 +87,24 @@ class Guard(RouteDependency):
             "issuer": issuer,
             "on_outage": on_outage,
             "trust_for": trust_for,
-            "patience": patience,
+            "timeout": timeout,
         }
         self.url = _service_url(url)
         self.audience = audience
         self.issuer = issuer
-        self.believed_for = trust_for if on_outage == "trust" else noticed
-        self.patience = patience.total_seconds()
+        self.fresh_for = trust_for if on_outage == "trust" else noticed
+        self.timeout = timeout.total_seconds()
         # Read before the first request to the service, and again after close().
         self.transport = transport
         self.clock = clock
-        self._begin_anew()
+        self._reset()
         if hasattr(os, "register_at_fork"):
             # A child process must not share thread, lock or connection with its parent.
-            alive = weakref.WeakMethod(self._begin_anew)
+            alive = weakref.WeakMethod(self._reset)
 
             def in_child() -> None:
-                if begin_anew := alive():
-                    begin_anew()
+                if reset := alive():
+                    reset()
 
             os.register_at_fork(after_in_child=in_child)
 
@@ -108,11 +114,11 @@ class Guard(RouteDependency):
 
     def check(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
-        return self._tell(token) or self._find_out(token)
+        return self._check_locally(token) or self._check_with_service(token)
 
     async def acheck(self, token: str) -> User:
         """Like check(), but never blocks the event loop."""
-        return self._tell(token) or await self._find_out_in_a_thread(token)
+        return self._check_locally(token) or await self._acheck_with_service(token)
 
     def middleware(self, app: ASGIApp, public: Iterable[str] = ()) -> Middleware:
         """The app, with a valid token needed for all paths except `public` ones: exact paths, and
@@ -121,13 +127,13 @@ class Guard(RouteDependency):
 
     def start(self) -> None:
         """Connect before the first check. Raises ServiceUnavailableError."""
-        self._feed.wait_for_first_answer(self.patience)
+        self._feed.wait_for_first_answer(self.timeout)
 
     def close(self) -> None:
         """End the thread and close the connections. A later check starts them again."""
         self._feed.close()
         self._threads.shutdown(wait=False)
-        self._begin_anew()
+        self._reset()
 
     def __enter__(self) -> Self:
         try:
@@ -146,73 +152,73 @@ class Guard(RouteDependency):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    def _begin_anew(self) -> None:
-        self._feed = Feed(
-            self._connect, self.audience, self.issuer, self.believed_for.total_seconds(), self.clock
+    def _reset(self) -> None:
+        self._feed = RevocationFeed(
+            self._connect, self.audience, self.issuer, self.fresh_for.total_seconds(), self.clock
         )
         self._clock = self.clock
         self._threads = ThreadPoolExecutor(ASKING_THREADS, "hourpass-guard")
         self._asking = BoundedSemaphore(MAX_ASKING)
 
-    def _connect(self) -> Service:
+    def _connect(self) -> ServiceClient:
         if self.url.scheme == "http" and not _is_loopback(self.url.host):
             _log.warning("The Hourpass service is asked over plain http; use https (RFC 9700)")
-        return Service(self.url, self.transport)
+        return ServiceClient(self.url, self.transport)
 
-    def _tell(self, token: str) -> User | None:
+    def _check_locally(self, token: str) -> User | None:
         """The token's user, or None if that needs a request to the service. Never blocks.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
         feed = self._feed
-        known = feed.known
-        if known is None:
-            if feed.patience_left(self.patience) <= 0:
+        state = feed.state
+        if state is None:
+            if feed.time_left(self.timeout) <= 0:
                 raise ServiceUnavailableError
             return None
         try:
-            return self._tell_by(known, token)
+            return self._check_against(state, token)
         except UnknownKeyError as unknown:
-            if known.tokens.has_keys:
-                feed.meet_unknown(unknown.kid, known)
+            if state.tokens.has_keys:
+                feed.check_unknown_kid(unknown.kid, state)
             return None
 
-    def _tell_by(self, known: Known, token: str) -> User:
+    def _check_against(self, state: VerificationState, token: str) -> User:
         """Raises UnknownKeyError, InvalidTokenError and ServiceUnavailableError."""
         now, monotonic_now = self._clock.time(), self._clock.monotonic()
-        user = known.recall(token, now, monotonic_now)
+        user = state.get(token, now, monotonic_now)
         if user is not None:
             return user
         try:
-            return known.admit(token, known.tokens.read(token, now))
+            return state.remember(token, state.tokens.verify(token, now))
         except UnknownKeyError as unknown:
-            if not known.revocations.include_none_of(unknown.claimed.revocable):
+            if not state.revocations.contains_none(unknown.claimed.revocable):
                 raise InvalidTokenError from None
             raise
 
-    def _find_out(self, token: str) -> User:
+    def _check_with_service(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
         feed = self._feed
-        known = feed.wait_for_first_answer(self.patience)
+        state = feed.wait_for_first_answer(self.timeout)
         for _ in range(MAX_KEY_SETS):
             try:
-                return self._tell_by(known, token)
+                return self._check_against(state, token)
             except UnknownKeyError as unknown:
-                if not known.tokens.has_keys:
-                    if not feed.vouches_for(token):
+                if not state.tokens.has_keys:
+                    if not feed.is_active(token):
                         raise InvalidTokenError from None
-                    return known.admit(token, unknown.claimed)
-                feed.look_for(unknown.kid, known)
-            known = feed.wait_for_first_answer(self.patience)
+                    return state.remember(token, unknown.claimed)
+                feed.find_key(unknown.kid, state)
+            state = feed.wait_for_first_answer(self.timeout)
         raise ServiceUnavailableError
 
-    async def _find_out_in_a_thread(self, token: str) -> User:
+    async def _acheck_with_service(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
         asking = self._asking
         if not asking.acquire(blocking=False):
             raise ServiceUnavailableError
         try:
-            answer = self._threads.submit(self._find_out, token)
+            answer = self._threads.submit(self._check_with_service, token)
         except RuntimeError:  # closed meanwhile
             asking.release()
             raise ServiceUnavailableError from None

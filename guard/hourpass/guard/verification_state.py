@@ -1,12 +1,15 @@
-"""What a guard knows: keys, revocations, valid tokens, and until when it may use them."""
+"""What a guard verifies tokens by: keys, revocations, tokens verified before, and until when it may
+use them.
+"""
 
 from threading import Lock
 
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
-from hourpass.service import OutageError, Page
-from hourpass.tokens import Tokens, User, Verified
+from hourpass.guard.service_client import FeedPage, OutageError
+from hourpass.guard.token_verifier import TokenVerifier, Verified
+from hourpass.user import User
 
-REMEMBERED = 16_384  # tokens, of 4 KiB at most and a sixth of that as a rule
+MAX_REMEMBERED = 16_384  # tokens, of 4 KiB at most and a sixth of that as a rule
 MAX_REVOCATIONS = 1_000_000  # 140 MiB; 40,000 an hour, with entries that stay for 25 hours
 CLOCK_JUMP_SECONDS = 60.0  # by which wall clock and monotonic clock may part
 
@@ -25,11 +28,11 @@ class Revocations:
 
     def __init__(self) -> None:
         self.cursor: str | None = None
-        self.believed_until = float("-inf")  # on the monotonic clock
+        self.fresh_until = float("-inf")  # on the monotonic clock
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock; the oldest first
-        self.include_none_of = self._forget_at.keys().isdisjoint
+        self.contains_none = self._forget_at.keys().isdisjoint
 
-    def learn(self, page: Page, monotonic_now: float) -> None:
+    def add(self, page: FeedPage, monotonic_now: float) -> None:
         """Raises TooManyRevocationsError."""
         for value, seconds in page.revoked.items():
             # Updated in place: if it were removed and added again, a check could miss it.
@@ -50,54 +53,55 @@ class Revocations:
             del self._forget_at[value]
 
 
-class Known:
+class VerificationState:
     """The valid tokens under one set of keys. A new set starts without tokens, so that no token
     that was valid under the old keys stays valid, and keeps the revocations.
 
     `wall_ahead` is the difference between wall clock and monotonic clock in seconds.
     """
 
-    def __init__(self, tokens: Tokens, revocations: Revocations, wall_ahead: float) -> None:
+    def __init__(self, tokens: TokenVerifier, revocations: Revocations, wall_ahead: float) -> None:
         self.tokens = tokens
         self.revocations = revocations
         self._wall_ahead = wall_ahead
         self._remembered: dict[str, Verified] = {}
         self._changing = Lock()
 
-    def recall(self, token: str, now: float, monotonic_now: float) -> User | None:
+    def get(self, token: str, now: float, monotonic_now: float) -> User | None:
         """The user of a token that was verified before, or None.
 
         Raises InvalidTokenError if the token has expired or was revoked, and
         ServiceUnavailableError if the guard has been without an answer for too long.
         """
-        if monotonic_now >= self.revocations.believed_until:
+        if monotonic_now >= self.revocations.fresh_until:
             raise ServiceUnavailableError
         if abs(now - monotonic_now - self._wall_ahead) > CLOCK_JUMP_SECONDS:
-            self._start_afresh(now - monotonic_now)
+            self._reset(now - monotonic_now)
         verified = self._remembered.get(token)
         if verified is None:
             return None
-        if verified.expires_at <= now or not self.revocations.include_none_of(verified.revocable):
-            with self._changing:  # admit() may be about to drop the same one
+        if verified.expires_at <= now or not self.revocations.contains_none(verified.revocable):
+            with self._changing:  # remember() may be about to drop the same one
                 self._remembered.pop(token, None)
             raise InvalidTokenError
         return verified.user
 
-    def admit(self, token: str, verified: Verified) -> User:
+    def remember(self, token: str, verified: Verified) -> User:
         """Remember a valid token. Forged tokens do not get here, so they evict nothing.
 
         Raises InvalidTokenError if it has been revoked.
         """
-        if not self.revocations.include_none_of(verified.revocable):
+        if not self.revocations.contains_none(verified.revocable):
             raise InvalidTokenError
         with self._changing:
-            if len(self._remembered) >= REMEMBERED:
+            if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
             self._remembered[token] = verified
         return verified.user
 
-    def _start_afresh(self, wall_ahead: float) -> None:
-        """The wall clock was set, so each token is verified again; with HS256 by the service."""
+    def _reset(self, wall_ahead: float) -> None:
+        """Forget all tokens, because the wall clock was set. They are verified again, with HS256
+        by the service."""
         with self._changing:
             self._remembered.clear()
             self._wall_ahead = wall_ahead

@@ -61,7 +61,7 @@ class CursorRefusedError(OutageError):
     """410: the feed's history is not the one of the cursor."""
 
 
-class Page(NamedTuple):
+class FeedPage(NamedTuple):
     revoked: dict[str, float]  # value: seconds for which to keep it
     cursor: str
     more: bool
@@ -73,7 +73,7 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-class Service:
+class ServiceClient:
     def __init__(self, url: httpx.URL, transport: httpx.BaseTransport | None) -> None:
         self._client = httpx.Client(
             base_url=url,
@@ -102,7 +102,7 @@ class Service:
 
     def revocations(
         self, after: str | None, wait: int, on_heartbeats: Callable[[int], None] = lambda _: None
-    ) -> Page:
+    ) -> FeedPage:
         """The page of the feed after that cursor. The service may wait for `wait` seconds if there
         is none yet; meanwhile `on_heartbeats` is called with the number of heartbeats so far.
 
@@ -122,9 +122,9 @@ class Service:
         cursor, more = page.get("cursor"), page.get("more")
         if not isinstance(cursor, str) or not isinstance(more, bool) or (more and not revoked):
             raise OutageError("malformed feed")
-        return Page(revoked, cursor, more)
+        return FeedPage(revoked, cursor, more)
 
-    def vouches_for(self, token: str) -> bool:
+    def is_active(self, token: str) -> bool:
         """Whether the service calls the token valid. The token must be ASCII.
 
         Raises OutageError.

@@ -1,0 +1,3 @@
+from hourpass.client.auth import HourpassAuth
+
+__all__ = ["HourpassAuth"]

@@ -1,0 +1,3 @@
+from hourpass.guard.guard import Guard
+
+__all__ = ["Guard"]
