@@ -86,7 +86,7 @@ def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
     def when_all_are_looking(_: httpx.Request) -> None:
         assert all(looking.acquire(timeout=SOON_SECONDS) for _ in tokens)
 
-    monkeypatch.setattr(RevocationFeed, "look_for", look_for_and_count)
+    monkeypatch.setattr(RevocationFeed, "find_key", look_for_and_count)
     answers(issuer, KEYS_PATH, when_all_are_looking)
     with ThreadPoolExecutor(50) as threads:
         refusals = set(threads.map(lambda token: refusal_of(guard, token), tokens))
@@ -99,7 +99,7 @@ def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
 ) -> None:
     """As if other threads read another key set each time, without the key."""
     looked_for: list[str] = []
-    monkeypatch.setattr(RevocationFeed, "look_for", lambda _, kid, __: looked_for.append(kid))
+    monkeypatch.setattr(RevocationFeed, "find_key", lambda _, kid, __: looked_for.append(kid))
     token = under_a_made_up_kid(issuer, "made up")
     assert refusal_of(guard, token) is ServiceUnavailableError
     assert looked_for == ["made up"] * 3
@@ -485,7 +485,7 @@ def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issu
 
 
 def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 2)
+    monkeypatch.setattr("hourpass.guard.unknown_kids.MAX_KIDS", 2)
     kids = UnknownKids()
     for kid in ("first", "second", "second"):
         kids.check(kid, 0.0)
@@ -511,7 +511,7 @@ def test_with_a_new_key_set_each_kid_may_be_new_again() -> None:
 
 def test_unknown_kids_are_changed_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise two threads could drop the same one, and one would fail with a KeyError."""
-    monkeypatch.setattr("hourpass.unknown_kids.MAX_KIDS", 1)
+    monkeypatch.setattr("hourpass.guard.unknown_kids.MAX_KIDS", 1)
     kids = UnknownKids()
     changes: list[str] = []
 
