@@ -55,7 +55,7 @@ class LockedJob:
         while True:
             try:
                 await self.run_once()
-            except Exception:  # noqa: BLE001 - a failed run must not stop the job
+            except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
                 _log.exception("The job %s failed", self._name)
             if await wait_or_stop(stopping, INTERVAL_SECONDS):
                 return

@@ -15,7 +15,7 @@ async def connect(path: str, busy_timeout: float) -> "_Connection":
     transactions of others.
     """
     connection = _Connection(partial(_open, path, busy_timeout), iter_chunk_size=64)
-    connection._thread.daemon = True  # noqa: SLF001 - as in SQLAlchemy; lets the process exit
+    connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no option for it; lets the process exit
     await connection
     return connection
 
@@ -111,5 +111,5 @@ class _Connection(aiosqlite.Connection):
             cursor = statement(self._conn)
             return cursor, cursor.fetchall()
 
-        done: tuple[sqlite3.Cursor, list[Any]] = await self._execute(fetch)  # type: ignore[no-untyped-call]  # aiosqlite has no types here
+        done: tuple[sqlite3.Cursor, list[Any]] = await self._execute(fetch)  # type: ignore[no-untyped-call]  # aiosqlite does not annotate _execute()
         return done

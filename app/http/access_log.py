@@ -35,7 +35,7 @@ ExceptionInfo = (
 
 
 class _Formatter(logging.Formatter):
-    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 - the library's name
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 - overrides logging.Formatter
         """The types and places of the exception and its causes, without their texts."""
         parts = []
         error = ei[1]

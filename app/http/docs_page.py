@@ -71,7 +71,7 @@ def install(app: FastAPI) -> None:
             app.openapi_schema = _describe(app)
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign] # as FastAPI documents it
+    app.openapi = openapi  # type: ignore[method-assign] # the documented way to replace the schema
 
     @app.get("/", include_in_schema=False)
     async def start(request: Request) -> Response:

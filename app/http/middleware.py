@@ -99,7 +99,7 @@ class RequestMiddleware:
             return None
         try:
             response = self._try_fast_path(scope)
-        except Exception:  # noqa: BLE001 - the route may still answer
+        except Exception:  # noqa: BLE001 - logged, and the route handles the request
             _log.exception("Unexpected error")
             return None
         if response is None:
@@ -154,7 +154,7 @@ class RequestMiddleware:
                 await self.app(scope, receive_limited, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
-        except Exception:  # noqa: BLE001 - the client gets a response in any case
+        except Exception:  # noqa: BLE001 - logged, and the client gets a 500
             _log.exception("Unexpected error")
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)

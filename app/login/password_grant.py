@@ -42,7 +42,7 @@ _FORM_ERRORS: dict[LoginResult, type[ApiError]] = {
 
 
 class PasswordGrant:
-    def __init__(  # noqa: PLR0913 - what a login takes
+    def __init__(  # noqa: PLR0913 - one for each service that a login calls
         self,
         *,
         limiter: LoginLimiter,

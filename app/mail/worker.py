@@ -73,7 +73,7 @@ class MailWorker:
             try:
                 while await self.run_once(stopping):
                     pass
-            except Exception:  # noqa: BLE001 - a failed run must not stop the job
+            except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
                 _log.exception("Cannot send mail")
             await wait_or_stop(stopping, POLL_SECONDS)
 
@@ -95,7 +95,7 @@ class MailWorker:
                         claimed += 1
                         deliver = self._send if mail.code_id else self._expand
                         await deliver(session, mail)
-                except Exception as error:  # noqa: BLE001 - it must not delay other mail
+                except Exception as error:  # noqa: BLE001 - a mail that fails must not stop the others
                     await session.rollback()
                     # Without the error's text, which may contain the address.
                     code = getattr(error, "code", None)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.twofactor.totp import TOTP
 # The parameters that every authenticator app supports. SHA-1 is still secure in HMAC.
 DIGITS = 6
 STEP_SECONDS = 30
-_SHA1 = SHA1()  # noqa: S303 - see above
+_SHA1 = SHA1()  # noqa: S303 - RFC 6238 needs it, and in HMAC it is secure
 
 DRIFT = 1
 

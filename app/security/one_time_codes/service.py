@@ -45,7 +45,7 @@ INVALIDATING_ACTIONS = {
 }
 
 
-async def issue(  # noqa: PLR0913 - what the table has
+async def issue(  # noqa: PLR0913 - one for each column of the table
     context: RequestContext,
     purpose: Purpose,
     *,

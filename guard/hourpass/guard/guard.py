@@ -56,8 +56,10 @@ class Guard(RouteDependency):
     `url` is the URL of the service; the guard trusts it. `issuer` pins the issuer in the service's
     metadata. If the service is unreachable, `on_outage="refuse"` refuses all tokens after
     OUTAGE_NOTICED_SECONDS. `"trust"` uses the known keys and revocations for `trust_for`, and
-    accepts tokens that are revoked meanwhile. `timeout` is how long a check may wait for the
-    service's first answer; `patience` is its former name.
+    accepts tokens that are revoked meanwhile.
+
+    `timeout` is how long a check may wait for the service's first answer. `patience` is a
+    deprecated alias of it.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing to decide, and all have a default
