@@ -20,12 +20,12 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import token_verifier as tokens_module
 from hourpass.guard import verification_state
+from hourpass.guard.bearer import bearer_token
 from hourpass.guard.token_verifier import (
     CLOCK_SKEW_SECONDS,
     MAX_TOKEN_BYTES,
     TokenVerifier,
     UnknownKeyError,
-    bearer_token,
 )
 from hourpass.testing import Issuer, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims

@@ -4,15 +4,22 @@ import re
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Annotated
+from weakref import WeakSet
 
 from fastapi import HTTPException, Security, WebSocketException
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION
 
-from hourpass.errors import GuardError, InsufficientScopeError
-from hourpass.guard.token_verifier import bearer_token
+from hourpass.errors import GuardError, InsufficientScopeError, MissingTokenError
+from hourpass.guard.bearer import bearer_token
+from hourpass.guard.fastapi_app import warn_of_open_routes
+from hourpass.guard.middleware import Authenticated
+from hourpass.guard.refusals import Refusal
 from hourpass.user import User
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, 3.3
@@ -21,20 +28,36 @@ _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, 3.3
 class RouteDependency(SecurityBase):
     """A SecurityBase, so that the routes that depend on it say so in their OpenAPI."""
 
-    scheme_name = "Hourpass"
-
-    def __init__(self) -> None:
+    def __init__(self, scheme_name: str) -> None:
+        self.scheme_name = scheme_name
         self.model = HTTPBearer(bearerFormat="JWT", description="A token of the Hourpass service")
+        self._seen_apps: WeakSet[object] = WeakSet()
 
     @abstractmethod
     async def acheck(self, token: str) -> User: ...
 
+    @abstractmethod
+    def refusal(self, error: GuardError, accept: str = "") -> Refusal: ...
+
     # FastAPI pays for each parameter and each dependency of a dependency: here is one and none.
     async def __call__(self, connection: HTTPConnection) -> User:
+        scope = connection.scope
+        if scope["app"] not in self._seen_apps:
+            self._seen_apps.add(scope["app"])
+            warn_of_open_routes(scope["app"], self)
+        authenticated = scope.get(Authenticated.KEY)
+        if authenticated and authenticated.guard is self:  # the middleware was faster
+            user: User = authenticated.user
+            return user
         try:
-            return await self.acheck(bearer_token(connection.scope["headers"]))
+            return await self.acheck(bearer_token(scope["headers"]))
         except GuardError as error:
-            raise _refusal(error, connection) from None
+            raise self._refused(error, connection) from None
+
+    @property
+    def optional(self) -> Callable[..., Awaitable[User | None]]:
+        """A dependency that is None if the request has no token. An invalid token is refused."""
+        return self._optional_user
 
     def require(self, *scopes: str) -> Callable[..., Awaitable[User]]:
         """A dependency like the guard itself that also refuses, with 403, tokens without all of
@@ -46,13 +69,44 @@ class RouteDependency(SecurityBase):
             connection: HTTPConnection, user: Annotated[User, Security(self, scopes=scopes)]
         ) -> User:
             if not user.scopes.issuperset(scopes):
-                raise _refusal(InsufficientScopeError(*scopes), connection)
+                raise self._refused(InsufficientScopeError(*scopes), connection)
             return user
 
         return user_with_scopes
 
+    async def _optional_user(self, connection: HTTPConnection) -> User | None:
+        try:
+            bearer_token(connection.scope["headers"])
+        except MissingTokenError:
+            return None
+        except GuardError as error:
+            raise self._refused(error, connection) from None
+        return await self(connection)
 
-def _refusal(error: GuardError, connection: HTTPConnection) -> Exception:
-    if connection.scope["type"] == "websocket":  # refused before it is accepted
-        return WebSocketException(WS_1008_POLICY_VIOLATION, str(error))
-    return HTTPException(error.status, str(error), error.headers())
+    def _refused(self, error: GuardError, connection: HTTPConnection) -> Exception:
+        if connection.scope["type"] == "websocket":  # refused before it is accepted
+            return WebSocketException(WS_1008_POLICY_VIOLATION, str(error))
+        _handle_refusals(connection)
+        return RefusedError(error, self.refusal(error, connection.headers.get("accept", "")))
+
+
+class RefusedError(HTTPException):
+    """What a route with the guard raises. An app with its own handler for HTTPException uses that
+    one; otherwise the response is the same as the middleware's."""
+
+    def __init__(self, error: GuardError, refusal: Refusal) -> None:
+        super().__init__(error.status, str(error), error.headers())
+        self.refusal = refusal
+
+
+def _handle_refusals(connection: HTTPConnection) -> None:
+    """Starlette keeps an app's handlers in the scope. The app itself cannot be told of another one
+    once it has begun to serve."""
+    handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
+    if handlers.get(StarletteHTTPException) is http_exception_handler:
+        handlers.setdefault(RefusedError, _respond)
+
+
+async def _respond(_: Request, error: RefusedError) -> Response:
+    status, headers, body = error.refusal
+    return Response(body, status, headers)

@@ -17,15 +17,19 @@ from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
 from threading import BoundedSemaphore
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
-from hourpass.errors import InvalidTokenError, ServiceUnavailableError
-from hourpass.guard.middleware import ASGIApp, Middleware
+from hourpass.errors import GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard.asgi import ASGIApp
+from hourpass.guard.bearer import parse_authorization
+from hourpass.guard.middleware import Middleware, MiddlewareOptions
+from hourpass.guard.public_paths import PublicPaths
+from hourpass.guard.refusals import Refusal, RefusalBody, Refusals
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, Clock, RevocationFeed
 from hourpass.guard.service_client import ServiceClient
-from hourpass.guard.token_verifier import UnknownKeyError
+from hourpass.guard.token_verifier import UnknownKeyError, Verified
 from hourpass.guard.verification_state import VerificationState
 from hourpass.user import User
 
@@ -37,6 +41,8 @@ except ModuleNotFoundError as missing:
 
     class RouteDependency:  # type: ignore[no-redef] # FastAPI is optional
         """Without FastAPI, no route depends on the guard."""
+
+        def __init__(self, scheme_name: str) -> None: ...
 
 
 TIMEOUT = timedelta(seconds=5)
@@ -74,8 +80,11 @@ class Guard(RouteDependency):
         patience: timedelta | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Clock = time,
+        scheme_name: str = "Hourpass",
+        on_refusal: RefusalBody | None = None,
+        html_refusals: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(scheme_name)
         if patience is not None:
             timeout = patience
         if on_outage not in ("refuse", "trust"):
@@ -90,6 +99,9 @@ class Guard(RouteDependency):
             "on_outage": on_outage,
             "trust_for": trust_for,
             "timeout": timeout,
+            "scheme_name": scheme_name,
+            "on_refusal": on_refusal,
+            "html_refusals": html_refusals,
         }
         self.url = _service_url(url)
         self.audience = audience
@@ -99,6 +111,7 @@ class Guard(RouteDependency):
         # Read before the first request to the service, and again after close().
         self.transport = transport
         self.clock = clock
+        self._refusals = Refusals(on_refusal, html=html_refusals)
         self._reset()
         if hasattr(os, "register_at_fork"):
             # A child process must not share thread, lock or connection with its parent.
@@ -116,20 +129,89 @@ class Guard(RouteDependency):
 
     def check(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
-        return self._check_locally(token) or self._check_with_service(token)
+        return (self._check_locally(token) or self._check_with_service(token)).user
 
     async def acheck(self, token: str) -> User:
         """Like check(), but never blocks the event loop."""
-        return self._check_locally(token) or await self._acheck_with_service(token)
+        return (await self.averify(token)).user
 
-    def middleware(self, app: ASGIApp, public: Iterable[str] = ()) -> Middleware:
+    def check_header(self, value: str | bytes | None) -> User:
+        """Like check(), for the value of an `Authorization` header, or None if there is none.
+
+        Raises MissingTokenError too.
+        """
+        return self.check(parse_authorization(value))
+
+    async def acheck_header(self, value: str | bytes | None) -> User:
+        """Like check_header(), but never blocks the event loop."""
+        return await self.acheck(parse_authorization(value))
+
+    def protect(
+        self, app: Any, public: Iterable[str] = (), **options: Unpack[MiddlewareOptions]
+    ) -> None:
+        """Require a valid token for all of a FastAPI or Starlette app, with what is mounted in it
+        and its websockets, except for `public` paths. `options` are those of middleware().
+
+        The app's OpenAPI says which operations need a token. Call this before the app starts, and
+        add a CORS middleware afterwards.
+        """
+        app.add_middleware(self.middleware, public=public, **options)
+        from hourpass.guard.fastapi_app import describe, put_inside_of_cors
+
+        put_inside_of_cors(app)
+        if hasattr(app, "openapi"):
+            describe(app, self, PublicPaths(public).contain)
+
+    def middleware(
+        self, app: ASGIApp, public: Iterable[str] = (), **options: Unpack[MiddlewareOptions]
+    ) -> Middleware:
         """The app, with a valid token needed for all paths except `public` ones: exact paths, and
-        all paths below one that ends in `/*`. The user is in the request's state."""
-        return Middleware(app, self.acheck, public)
+        all paths below one that ends in `/*`.
+
+        The user is in the request's state and in its headers `X-Auth-User-Id`, `X-Auth-Username`
+        (UTF-8, percent-encoded) and `X-Auth-Scopes`. Websockets and responses end when the token
+        expires or is revoked.
+
+        `username_headers` are further headers that get the username, such as `Remote-User`.
+        `finish_requests` lets requests finish that began with a valid token; websockets end.
+        `token_in_subprotocol` also accepts `Sec-WebSocket-Protocol: bearer, <token>`, which
+        browsers can send.
+        """
+        return Middleware(app, self, public, **options)
+
+    def refusal(self, error: GuardError, accept: str = "") -> Refusal:
+        """The HTTP response to a refused request with this `Accept` header."""
+        return self._refusals.response(error, accept)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the guard can check tokens now: it is connected, or was so a short time ago."""
+        state = self._feed.state
+        return state is not None and self._clock.monotonic() < state.revocations.fresh_until
+
+    def connect(self) -> None:
+        """Begin to connect, and return at once."""
+        self._feed.start()
 
     def start(self) -> None:
         """Connect before the first check. Raises ServiceUnavailableError."""
         self._feed.wait_for_first_answer(self.timeout)
+
+    async def astart(self) -> None:
+        """Like start(), but never blocks the event loop."""
+        await asyncio.to_thread(self.start)
+
+    async def averify(self, token: str) -> Verified:
+        """Like acheck(), with what has_expired() and is_revoked() need later."""
+        return self._check_locally(token) or await self._acheck_with_service(token)
+
+    def has_expired(self, verified: Verified) -> bool:
+        return verified.expires_at <= self._clock.time()
+
+    def is_revoked(self, verified: Verified) -> bool:
+        """As far as the guard knows. It does not know more during an outage."""
+        state = self._feed.state
+        return state is not None and not state.revocations.contains_none(verified.revocable)
 
     def close(self) -> None:
         """End the thread and close the connections. A later check starts them again."""
@@ -167,8 +249,8 @@ class Guard(RouteDependency):
             _log.warning("The Hourpass service is asked over plain http; use https (RFC 9700)")
         return ServiceClient(self.url, self.transport)
 
-    def _check_locally(self, token: str) -> User | None:
-        """The token's user, or None if that needs a request to the service. Never blocks.
+    def _check_locally(self, token: str) -> Verified | None:
+        """The token's claims, or None if that needs a request to the service. Never blocks.
 
         Raises InvalidTokenError and ServiceUnavailableError.
         """
@@ -185,12 +267,12 @@ class Guard(RouteDependency):
                 feed.check_unknown_kid(unknown.kid, state)
             return None
 
-    def _check_against(self, state: VerificationState, token: str) -> User:
+    def _check_against(self, state: VerificationState, token: str) -> Verified:
         """Raises UnknownKeyError, InvalidTokenError and ServiceUnavailableError."""
         now, monotonic_now = self._clock.time(), self._clock.monotonic()
-        user = state.get(token, now, monotonic_now)
-        if user is not None:
-            return user
+        verified = state.get(token, now, monotonic_now)
+        if verified is not None:
+            return verified
         try:
             return state.remember(token, state.tokens.verify(token, now))
         except UnknownKeyError as unknown:
@@ -198,7 +280,7 @@ class Guard(RouteDependency):
                 raise InvalidTokenError from None
             raise
 
-    def _check_with_service(self, token: str) -> User:
+    def _check_with_service(self, token: str) -> Verified:
         """Raises InvalidTokenError and ServiceUnavailableError."""
         feed = self._feed
         state = feed.wait_for_first_answer(self.timeout)
@@ -214,7 +296,7 @@ class Guard(RouteDependency):
             state = feed.wait_for_first_answer(self.timeout)
         raise ServiceUnavailableError
 
-    async def _acheck_with_service(self, token: str) -> User:
+    async def _acheck_with_service(self, token: str) -> Verified:
         """Raises InvalidTokenError and ServiceUnavailableError."""
         asking = self._asking
         if not asking.acquire(blocking=False):

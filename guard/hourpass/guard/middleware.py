@@ -3,107 +3,109 @@
 Put a CORS middleware outside of this one: browsers send a preflight without a token.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, TypedDict
 
 from hourpass.errors import GuardError
-from hourpass.guard.token_verifier import bearer_token
+from hourpass.guard.asgi import ASGIApp, Receive, Scope, Send, refuse
+from hourpass.guard.bearer import bearer_token
+from hourpass.guard.identity_headers import IdentityHeaders
+from hourpass.guard.open_requests import OpenRequest, Validity
+from hourpass.guard.public_paths import PublicPaths
+from hourpass.guard.subprotocols import TokenInSubprotocol
+from hourpass.guard.token_verifier import Verified
 from hourpass.user import User
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
-_HTTP_IN_WEBSOCKET = "websocket.http.response"  # an ASGI extension
+class Verifier(Validity, Protocol):
+    """What the middleware needs of a guard."""
+
+    async def averify(self, token: str) -> Verified: ...
+    def connect(self) -> None: ...
+
+
+class Authenticated:
+    """In the scope of a request: which guard let it in, and as which user."""
+
+    KEY = "hourpass"
+
+    __slots__ = ("guard", "user")
+
+    def __init__(self, guard: object, user: User) -> None:
+        self.guard = guard
+        self.user = user
+
+
+class MiddlewareOptions(TypedDict, total=False):
+    username_headers: Iterable[str]
+    finish_requests: bool
+    token_in_subprotocol: bool
 
 
 class Middleware:
-    def __init__(
+    """`Guard.middleware` explains the options."""
+
+    def __init__(  # noqa: PLR0913 - the options of Guard.middleware
         self,
         app: ASGIApp,
-        check: Callable[[str], Awaitable[User]],
+        guard: Verifier,
         public: Iterable[str] = (),
+        *,
+        username_headers: Iterable[str] = (),
+        finish_requests: bool = False,
+        token_in_subprotocol: bool = False,
     ) -> None:
         self.app = app
-        self._check = check
-        self._public_paths, self._public_prefixes = _split(public)
+        self._guard = guard
+        self._public = PublicPaths(public)
+        self._identity_headers = IdentityHeaders(username_headers)
+        self._finish_requests = finish_requests
+        self._token_in_subprotocol = token_in_subprotocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_public(scope):
+        kind = scope["type"]
+        if kind == "lifespan":
+            self._guard.connect()  # so that the first request does not wait for it
             await self.app(scope, receive, send)
             return
-        try:
-            user = await self._check(bearer_token(scope["headers"]))
-        except GuardError as error:
-            await _refuse(error, scope, send)
+        if self._is_public(scope):
+            await self.app(self._with_user(scope, None), receive, send)
             return
-        scope.setdefault("state", {})["user"] = user
-        await self.app(scope, receive, send)
+        if kind == "websocket" and self._token_in_subprotocol:
+            subprotocol = TokenInSubprotocol(scope)
+            scope, send = subprotocol.scope, subprotocol.sending(send)
+        try:
+            verified = await self._guard.averify(bearer_token(scope["headers"]))
+        except GuardError as error:
+            accept = _header(scope, b"accept")
+            await refuse(error, self._guard.refusal(error, accept), scope, send)
+            return
+        scope = self._with_user(scope, verified.user)
+        if kind == "http" and self._finish_requests:
+            await self.app(scope, receive, send)
+            return
+        await OpenRequest(self._guard, verified, scope, send).run(self.app, receive)
 
     def _is_public(self, scope: Scope) -> bool:
-        if scope["type"] not in ("http", "websocket"):
-            return False
-        path = _path_within(scope)
-        is_named = path in self._public_paths or path.startswith(self._public_prefixes)
-        return is_named and _has_one_meaning(path, scope.get("raw_path") or b"")
+        return scope["type"] in ("http", "websocket") and self._public.contain(
+            scope["path"], scope.get("root_path", ""), scope.get("raw_path") or b""
+        )
+
+    def _with_user(self, scope: Scope, user: User | None) -> Scope:
+        """A copy: some servers share scope and state between the requests of a connection."""
+        state = dict(scope.get("state") or {})
+        state.pop("user", None)
+        headers = [
+            pair for pair in scope["headers"] if not self._identity_headers.are_named(pair[0])
+        ]
+        changed: dict[str, Any] = {**scope, "state": state, "headers": headers}
+        changed.pop(Authenticated.KEY, None)
+        if user:
+            state["user"] = user
+            changed[Authenticated.KEY] = Authenticated(self._guard, user)
+            headers += self._identity_headers.in_asgi(user)
+        return changed
 
 
-def _split(public: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Exact paths, and prefixes with their last slash."""
-    if isinstance(public, str):
-        raise TypeError("public is a list of paths")
-    paths, prefixes = set(), []
-    for pattern in public:
-        path = pattern[:-1] if pattern.endswith("/*") else pattern
-        if not path.startswith("/") or "*" in path:
-            raise ValueError(f"a public path is /exact or /below/*, not {pattern}")
-        if path is pattern:
-            paths.add(path)
-        else:
-            prefixes.append(path)
-    return frozenset(paths), tuple(prefixes)
-
-
-def _path_within(scope: Scope) -> str:
-    """The path relative to where the app is mounted, as its routes see it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
-
-
-def _has_one_meaning(path: str, raw_path: bytes) -> bool:
-    """False if the app could read it as another path: `/static/../private`, `/static//private`, a
-    path that is encoded twice, or an encoded slash."""
-    _, *segments = path.split("/")  # the first is empty: a public path begins with a slash
-    return not (
-        "" in segments[:-1]
-        or any(segment.partition(";")[0] in (".", "..") for segment in segments)
-        or any(character in path for character in "%\\\0")
-        or b"%2f" in raw_path.lower()
-    )
-
-
-async def _refuse(error: GuardError, scope: Scope, send: Send) -> None:
-    is_websocket = scope["type"] == "websocket"
-    if is_websocket and _HTTP_IN_WEBSOCKET not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": str(error)})
-        return
-    body = json.dumps({"message": str(error), "error": error.code}).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        **error.headers(),
-    }
-    kind = _HTTP_IN_WEBSOCKET if is_websocket else "http.response"
-    await send(
-        {
-            "type": f"{kind}.start",
-            "status": error.status,
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        }
-    )
-    await send({"type": f"{kind}.body", "body": body})
+def _header(scope: Scope, name: bytes) -> str:
+    return b",".join(value for given, value in scope["headers"] if given == name).decode("latin-1")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from hourpass.errors import InvalidTokenError, MissingTokenError
+from hourpass.errors import InvalidTokenError
 from hourpass.user import User
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
@@ -25,24 +25,6 @@ MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
 _ALGORITHMS = ("ES256", "RS256")
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _USER_ID = re.compile(r"[1-9][0-9]{0,17}")
-
-
-def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The token in the `Authorization` header of an ASGI request: `Bearer <jwt>` or the bare JWT.
-
-    Raises MissingTokenError and InvalidTokenError.
-    """
-    values = [value for name, value in headers if name == b"authorization"]
-    if not values:
-        raise MissingTokenError
-    if len(values) > 1:
-        raise InvalidTokenError
-    scheme, _, token = values[0].decode("latin-1").strip().partition(" ")
-    if not token:
-        return scheme
-    if scheme.lower() != "bearer":
-        raise MissingTokenError  # another scheme, such as Basic
-    return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
 
 
 class Verified(NamedTuple):

@@ -7,7 +7,6 @@ from threading import Lock
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
 from hourpass.guard.service_client import FeedPage, OutageError
 from hourpass.guard.token_verifier import TokenVerifier, Verified
-from hourpass.user import User
 
 MAX_REMEMBERED = 16_384  # tokens, of 4 KiB at most and a sixth of that as a rule
 MAX_REVOCATIONS = 1_000_000  # 140 MiB; 40,000 an hour, with entries that stay for 25 hours
@@ -67,8 +66,8 @@ class VerificationState:
         self._remembered: dict[str, Verified] = {}
         self._changing = Lock()
 
-    def get(self, token: str, now: float, monotonic_now: float) -> User | None:
-        """The user of a token that was verified before, or None.
+    def get(self, token: str, now: float, monotonic_now: float) -> Verified | None:
+        """The claims of a token that was verified before, or None.
 
         Raises InvalidTokenError if the token has expired or was revoked, and
         ServiceUnavailableError if the guard has been without an answer for too long.
@@ -84,9 +83,9 @@ class VerificationState:
             with self._changing:  # remember() may be about to drop the same one
                 self._remembered.pop(token, None)
             raise InvalidTokenError
-        return verified.user
+        return verified
 
-    def remember(self, token: str, verified: Verified) -> User:
+    def remember(self, token: str, verified: Verified) -> Verified:
         """Remember a valid token. Forged tokens do not get here, so they evict nothing.
 
         Raises InvalidTokenError if it has been revoked.
@@ -97,7 +96,7 @@ class VerificationState:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
             self._remembered[token] = verified
-        return verified.user
+        return verified
 
     def _reset(self, wall_ahead: float) -> None:
         """Forget all tokens, because the wall clock was set. They are verified again, with HS256
