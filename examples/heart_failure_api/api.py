@@ -26,6 +26,7 @@ guard = Guard(os.environ.get("HOURPASS_URL", "http://127.0.0.1:8000"))
 Caller = Annotated[User, Depends(guard)]
 
 app = FastAPI(title="Heart failure API")
+guard.protect(app, public=["/docs", "/openapi.json"])
 
 
 class Patient(BaseModel):
