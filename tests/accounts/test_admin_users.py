@@ -16,7 +16,8 @@ from app.security.one_time_codes.service import Purpose
 from app.users.errors import LastAdminError
 from app.users.models import UNUSABLE_PASSWORD, User
 from app.users.service import Users
-from tests.conftest import context_in, on_postgresql, on_sqlite
+from tests.support.apps import context_in
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.users import (
     ARTHUR,
     GALAHAD,

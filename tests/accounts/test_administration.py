@@ -5,15 +5,8 @@ from httpx import AsyncClient, Response
 
 from app.context import RequestContext
 from app.users.service import Users
-from tests.conftest import on_sqlite
-from tests.support.users import (
-    LANCELOT,
-    assert_problem,
-    bearer,
-    log_in,
-    register,
-    token_holds,
-)
+from tests.support.markers import on_sqlite
+from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
 
 Call = tuple[str, str]
 

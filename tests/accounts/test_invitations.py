@@ -13,8 +13,9 @@ from app.main import create_app
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import INVITATION
 from app.settings import Settings
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of
 from tests.support.mail_server import deliver, mail_server, stop_background_worker
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 

@@ -9,7 +9,7 @@ from app.main import create_app
 from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from app.users.models import User
 from app.users.reauthentication import Reauthentication
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,

@@ -21,7 +21,7 @@ from app.security.one_time_codes.service import MAX_OPEN, replace
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of
 from tests.support.authenticator import enroll
 from tests.support.mail_server import (
     MailServer,
@@ -30,6 +30,7 @@ from tests.support.mail_server import (
     mail_server,
     stop_background_worker,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,

@@ -10,7 +10,7 @@ import unicodedata
 import pytest
 from httpx import AsyncClient, Response
 
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
 
 

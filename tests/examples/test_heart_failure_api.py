@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.support.example_runs import from_readme, running
+from tests.support.guards import comes_true
 from tests.support.proxies import EXAMPLES
-from tests.support.service_process import comes_true
 from tests.support.users import LANCELOT, bearer
 
 EXAMPLE = "heart_failure_api"

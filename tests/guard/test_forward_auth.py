@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from tests.conftest import free_port, serving
 from tests.support.proxies import (
     GATEWAYS,
     GUINEVERE,
@@ -20,6 +19,7 @@ from tests.support.proxies import (
     gateway,
     head_of_answer,
 )
+from tests.support.service_process import free_port, serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 

@@ -12,10 +12,10 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import revocation_feed, service_client
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.conftest import free_port
 from tests.guard.test_guard_outage import all_come_to, serving_at
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.service_process import comes_true, guard_messages, refusal_of
+from tests.support.service_process import free_port
 
 pytest_plugins = ["hourpass.testing"]
 

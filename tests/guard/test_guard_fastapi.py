@@ -20,7 +20,7 @@ from hourpass import (
     User,
 )
 from hourpass.testing import Issuer, authorization
-from tests.support.service_process import listening
+from tests.support.servers import served
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -63,7 +63,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(api) as url:
+    with served(api) as url:
         yield url
 
 

@@ -21,14 +21,9 @@ from hourpass.guard.service_client import HEARTBEAT_SECONDS, FeedPage
 from hourpass.guard.waits import SHORT_WAITS, Waits
 from hourpass.testing import Issuer
 from tests.support.certificates import certificate
+from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.service_process import (
-    SOON_SECONDS,
-    comes_true,
-    guard_messages,
-    holding_court,
-    refusal_of,
-)
+from tests.support.running_service import running_service
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -143,14 +138,14 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
             return super().handle_request(request)
 
     database = tmp_path_factory.mktemp("heartbeats") / "hourpass.db"
-    with holding_court(f"sqlite:///{database}") as court:
-        token = court.new_token()
-        with Guard(court.url, transport=Counting()) as guard:
+    with running_service(f"sqlite:///{database}") as service:
+        token = service.new_token()
+        with Guard(service.url, transport=Counting()) as guard:
             guard.check(token)
             assert comes_true(lambda: asked.count("/revocations") == 2)
             asked_until = fresh_until(guard)
             assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
-            court.revoke(token)
+            service.revoke(token)
             assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
             assert asked.count("/revocations") <= 3
 
@@ -544,8 +539,8 @@ def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_b
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
     database = tmp_path_factory.mktemp("closing") / "hourpass.db"
     before = followers()
-    with holding_court(f"sqlite:///{database}") as court:
-        guards = [Guard(court.url) for _ in range(5)]
+    with running_service(f"sqlite:///{database}") as service:
+        guards = [Guard(service.url) for _ in range(5)]
         for guard in guards:
             guard.start()
         assert len(followers() - before) == 5

@@ -26,15 +26,9 @@ from hourpass.guard.unknown_kids import (
 )
 from hourpass.guard.verification_state import VerificationState
 from hourpass.testing import Issuer, SigningKey
+from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, state_of
-from tests.support.service_process import (
-    SOON_SECONDS,
-    Court,
-    comes_true,
-    guard_messages,
-    holding_court,
-    refusal_of,
-)
+from tests.support.running_service import RunningService, running_service
 from tests.support.users import kid_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -566,10 +560,10 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
     let_in: set[str] = set()
     stopping = threading.Event()
 
-    def use_fresh_tokens(court: Court, guards: list[Guard]) -> None:
-        person = court.new_knight()
+    def use_fresh_tokens(service: RunningService, guards: list[Guard]) -> None:
+        person = service.new_user()
         while not stopping.is_set():
-            token = court.log_in(person)
+            token = service.log_in(person)
             for guard in guards:
                 refusal = refusal_of(guard, token)
                 if refusal is InvalidTokenError:
@@ -578,19 +572,19 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
                     let_in.add(kid_of(token))
 
     without_limit = {"USER_ACTIONS_PER_HOUR": "1000000"}
-    serving = holding_court(database_url, "--workers", "2", **without_limit)
-    with serving as court, ThreadPoolExecutor(1) as threads:
-        knight = court.new_knight()
-        guards = [Guard(court.url) for _ in range(4)]
+    serving = running_service(database_url, "--workers", "2", **without_limit)
+    with serving as service, ThreadPoolExecutor(1) as threads:
+        user = service.new_user()
+        guards = [Guard(service.url) for _ in range(4)]
         for guard in guards:
             guard.start()
-        using = threads.submit(use_fresh_tokens, court, guards)
+        using = threads.submit(use_fresh_tokens, service, guards)
         try:
             for _ in range(3):
-                kid = kid_of(court.log_in(knight))
+                kid = kid_of(service.log_in(user))
                 assert comes_true(partial(let_in.__contains__, kid))
                 revoked.add(kid)
-                court.command("keys", "revoke", kid)
+                service.command("keys", "revoke", kid)
             assert comes_true(lambda: bool(let_in - revoked))
         finally:
             stopping.set()

@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 
 from hourpass import Guard
 from hourpass.testing import Issuer, authorization
-from tests.conftest import environment
-from tests.support.service_process import listening
+from tests.support.servers import served
+from tests.support.service_process import environment
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -60,7 +60,7 @@ def make_api() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(make_api()) as url:
+    with served(make_api()) as url:
         yield url
 
 

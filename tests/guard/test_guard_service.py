@@ -22,8 +22,8 @@ from hourpass.guard.service_client import (
 )
 from hourpass.guard.waits import PLAIN_POLLS, REFUSED_WAITS
 from hourpass.testing import Issuer
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import answers, guarded, page
-from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 

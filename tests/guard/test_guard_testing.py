@@ -11,7 +11,7 @@ import pytest
 from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from hourpass.testing import Issuer
-from tests.conftest import environment
+from tests.support.service_process import environment
 
 pytest_plugins = ["hourpass.testing"]
 

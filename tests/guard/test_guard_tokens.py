@@ -29,7 +29,7 @@ from hourpass.guard.token_verifier import (
 )
 from hourpass.testing import Issuer, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims
-from tests.support.service_process import refusal_of
+from tests.support.guards import refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 

@@ -17,8 +17,8 @@ from hourpass.guard.service_client import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, 
 from hourpass.guard.token_verifier import Verified
 from hourpass.guard.verification_state import MAX_REVOCATIONS, Revocations
 from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, page, state_of
-from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 

@@ -20,8 +20,9 @@ from sqlalchemy import URL, make_url
 from app.database.engine import Database
 from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import free_port, on_sqlite
 from tests.support.database_templates import Postgres
+from tests.support.markers import on_sqlite
+from tests.support.service_process import free_port
 from tests.support.settings import make_settings
 from tests.support.users import (
     ARTHUR,

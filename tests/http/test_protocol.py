@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.conftest import serving
+from tests.support.service_process import serving
 from tests.support.users import LANCELOT
 
 MEGABYTE = 2**20

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import serving
 from tests.support.plain_proxies import PLAIN_PROXIES, plain_proxy
 from tests.support.raw_http import (
     UPGRADE,
@@ -19,6 +18,7 @@ from tests.support.raw_http import (
     request,
     send_all,
 )
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person
 
 PEOPLE = (ARTHUR, LANCELOT, GALAHAD)

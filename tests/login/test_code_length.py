@@ -12,8 +12,8 @@ from app.credentials.second_factors.models import RecoveryCode
 from app.database.engine import begin_write
 from app.security.one_time_codes import text
 from app.security.one_time_codes.models import Code
-from tests.conftest import on_sqlite
 from tests.support.authenticator import enroll, log_in_with
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, register
 

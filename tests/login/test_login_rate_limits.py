@@ -43,7 +43,8 @@ from app.security.rate_limits.service import (
     UnwrittenLogins,
 )
 from app.settings import Settings
-from tests.conftest import context_in, serving
+from tests.support.apps import context_in
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 

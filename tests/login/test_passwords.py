@@ -24,13 +24,13 @@ from app.security.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -84,13 +84,17 @@ async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, pas
 @on_sqlite
 async def test_the_policy_in_force_decides_at_registration(database_url: str, clock: Clock) -> None:
     simple = {**LANCELOT, "password": "123456"}
-    async with at_court(make_settings(database_url, password_policy="strict"), clock) as client:
+    async with started_client(
+        make_settings(database_url, password_policy="strict"), clock
+    ) as client:
         response = await client.post("/register-user", json=simple)
         assert assert_problem(response, 422, "invalid_request")["fields"] == [
             {"field": "password", "message": "Must have at least 8 characters"}
         ]
         assert_problem(await client.post("/token", json=simple), 401, "invalid_grant")
-    async with at_court(make_settings(database_url, password_policy="basic"), clock) as client:
+    async with started_client(
+        make_settings(database_url, password_policy="basic"), clock
+    ) as client:
         await register(client, simple)
         await log_in(client, simple)
 

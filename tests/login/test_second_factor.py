@@ -18,7 +18,6 @@ from app.database.engine import begin_write
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
 from tests.support.authenticator import (
     STEP,
     begin,
@@ -27,6 +26,7 @@ from tests.support.authenticator import (
     log_in_with,
     token_with,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,

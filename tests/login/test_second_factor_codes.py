@@ -19,7 +19,6 @@ from app.credentials.second_factors.models import RecoveryCode, SecondFactor
 from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
 from app.database.engine import begin_write
 from app.users.models import User
-from tests.conftest import on_postgresql, on_sqlite
 from tests.support.authenticator import (
     STEP,
     Authenticator,
@@ -28,6 +27,7 @@ from tests.support.authenticator import (
     enroll,
     log_in_with,
 )
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import LANCELOT, assert_problem, register
 

@@ -15,7 +15,7 @@ from app.events import Event, Subscriber
 from app.http import access_log
 from app.security.rate_limits.limits import ACCOUNT
 from app.settings import Settings
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of, started_client
 from tests.support.authenticator import (
     Authenticator,
     begin,
@@ -24,12 +24,12 @@ from tests.support.authenticator import (
     log_in_with,
     token_with,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
@@ -245,7 +245,7 @@ async def test_an_administrator_without_one_can_do_no_more_than_get_one(
 ) -> None:
     """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
     required = settings.model_copy(update={"admin_second_factor": "required"})
-    async with at_court(required, clock) as client:
+    async with started_client(required, clock) as client:
         await register(client, LANCELOT)
         answer = (await client.post("/token", json={**ARTHUR, "scope": "admin"})).json()
         assert "scope" not in answer
@@ -262,11 +262,11 @@ async def test_an_administrator_without_one_can_do_no_more_than_get_one(
 async def test_sessions_from_before_it_was_required_lose_what_needs_it(
     settings: Settings, clock: Clock
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         session = await open_session(client, ARTHUR)
         assert session["scope"] == "admin offline_access"
     required = settings.model_copy(update={"admin_second_factor": "required"})
-    async with at_court(required, clock) as client:
+    async with started_client(required, clock) as client:
         answer = (await renew(client, session["refresh_token"])).json()
         assert answer["scope"] == "offline_access"
 

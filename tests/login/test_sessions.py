@@ -23,14 +23,14 @@ from app.settings import Settings
 from app.users.login_account import find_login_account
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_postgresql, on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
@@ -212,7 +212,7 @@ async def test_a_session_that_is_never_used_ends_by_the_shorter_of_both_times(
     settings: Settings, clock: Clock
 ) -> None:
     shorter = settings.model_copy(update={"session_idle_days": 14, "session_max_days": 7})
-    async with at_court(shorter, clock) as client:
+    async with started_client(shorter, clock) as client:
         await register(client, LANCELOT)
         session = await open_session(client, LANCELOT)
         clock.advance(7 * DAY)

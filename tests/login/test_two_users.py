@@ -30,7 +30,7 @@ from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.authenticator import Authenticator, EnrolledUser, confirm, log_in_with
 from tests.support.settings import Clock
 from tests.support.users import (

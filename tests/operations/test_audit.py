@@ -26,8 +26,9 @@ from app.retention import service as housekeeping
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Feed, Revocation
-from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.support.authenticator import enroll, token_with
+from tests.support.markers import on_postgresql, on_sqlite
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,

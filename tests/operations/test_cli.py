@@ -23,13 +23,13 @@ from app.database import migrations
 from app.database.engine import Database
 from app.http import access_log
 from app.settings import ROOT, Settings
-from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment
 from tests.support.settings import CHEAP_HASHING, Clock, utc_now
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
-    at_court,
     bearer,
     comes_to_an_end,
     kid_of,
@@ -151,7 +151,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
     subject: int | None,
 ) -> None:
     clock.now = utc_now()  # as the command has it, so that the key may be followed by another
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         await register(client, LANCELOT)
         kid = kid_of(await log_in(client, LANCELOT))
         await enroll(client, LANCELOT, clock)

@@ -15,7 +15,7 @@ from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR
 

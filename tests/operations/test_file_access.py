@@ -10,8 +10,9 @@ import pytest
 
 from app.database.engine import create_engine, restrict_file_access
 from app.settings import Settings
+from tests.support.apps import started_client
 from tests.support.settings import Clock, make_settings
-from tests.support.users import ARTHUR, LANCELOT, at_court, log_in, register
+from tests.support.users import ARTHUR, LANCELOT, log_in, register
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_a_file_that_others_can_read_is_mended_and_named_once(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
     set_mode(path, mode)
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         assert mode_of(path) == mode & 0o700
         # What SQLite makes beside the file has the file's own permissions.
         await register(client, LANCELOT)
@@ -62,7 +63,7 @@ async def test_a_file_that_others_can_read_is_mended_and_named_once(
     (warning,) = warnings_in(caplog)
     assert str(path) in warning
     caplog.clear()
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert warnings_in(caplog) == []
 
@@ -70,12 +71,12 @@ async def test_a_file_that_others_can_read_is_mended_and_named_once(
 async def test_so_are_the_files_beside_it_while_another_process_uses_them(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         await register(client, LANCELOT)
         beside = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
         for each in beside:
             each.chmod(0o644)
-        async with at_court(settings, clock) as another:
+        async with started_client(settings, clock) as another:
             assert {mode_of(each) for each in beside} == {0o600}
             await log_in(another, LANCELOT)
         await log_in(client, ARTHUR)
@@ -87,7 +88,7 @@ async def test_a_file_that_only_its_owner_reads_is_left_alone(
 ) -> None:
     for mode in (0o600, 0o700):
         set_mode(path, mode)
-        async with at_court(settings, clock):
+        async with started_client(settings, clock):
             pass
         assert mode_of(path) == mode
     assert warnings_in(caplog) == []
@@ -99,7 +100,7 @@ async def test_a_link_leads_to_the_file_and_stays_one(
     set_mode(path, 0o644)
     link = tmp_path / "link.db"
     link.symlink_to(path)
-    async with at_court(make_settings(f"sqlite:///{link}"), clock):
+    async with started_client(make_settings(f"sqlite:///{link}"), clock):
         pass
     assert link.is_symlink()
     assert mode_of(path) == 0o600
@@ -117,7 +118,7 @@ async def test_what_is_not_ours_is_named_and_not_changed(
     set_mode(path, 0o666)
     somebody_else = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert mode_of(path) == 0o666
     (warning,) = warnings_in(caplog)
@@ -142,7 +143,7 @@ async def test_what_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
             raise does
 
     monkeypatch.setattr(Path, "chmod", chmod)
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert mode_of(path) == 0o644
     assert "chmod 600" in warnings_in(caplog)[0]
@@ -166,7 +167,7 @@ async def test_a_new_file_is_private_from_the_start(
     new = tmp_path / "new.db"
     before = os.umask(0)
     try:
-        async with at_court(make_settings(f"sqlite:///{new}"), clock):
+        async with started_client(make_settings(f"sqlite:///{new}"), clock):
             assert mode_of(new) == 0o600
     finally:
         os.umask(before)

@@ -30,7 +30,7 @@ from app.security.rate_limits.service import LOGINS_PER_WRITE
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.authenticator import STEP, enroll, log_in_with
 from tests.support.settings import Clock, utc_now
 from tests.support.users import (

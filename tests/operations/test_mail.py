@@ -29,9 +29,11 @@ from app.main import create_app
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.users.models import User
-from tests.conftest import client_of, environment, on_sqlite, serving
+from tests.support.apps import client_of
 from tests.support.certificates import certificate
 from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.markers import on_sqlite
+from tests.support.service_process import environment, serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
 

@@ -16,7 +16,7 @@ from app.database.job_lock import LOCK_PERIOD
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
 

@@ -41,8 +41,8 @@ from app.security.rate_limits.service import (
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Revocation
 from app.users import service as users_service
-from tests.conftest import serving
 from tests.support.authenticator import enroll, log_in_with
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     GALAHAD,

@@ -75,7 +75,7 @@ async def set_head(database: Database, position: int) -> None:
         await session.commit()
 
 
-def knight(name: str, epoch: int, now: datetime) -> User:
+def user_named(name: str, epoch: int, now: datetime) -> User:
     return User(
         username=name,
         username_folded=name,
@@ -151,7 +151,7 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
     database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "BATCH_SIZE", 2)
-    lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
+    lancelot, galahad = user_named("lancelot", 1, clock()), user_named("galahad", 0, clock())
     await store(database, lancelot, galahad)
     tomorrow = clock() + DAY
     live = [session_of(lancelot, 1, tomorrow), session_of(galahad, 0, clock() + SECOND)]

@@ -21,8 +21,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.conftest import on_sqlite, serving
 from tests.support.authenticator import Authenticator
+from tests.support.markers import on_sqlite
+from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, Person, bearer
 

@@ -16,8 +16,9 @@ from app import __version__
 from app.cli.main import main
 from app.main import create_app
 from app.settings import ROOT
-from tests.conftest import client_of, free_port, serving
+from tests.support.apps import client_of
 from tests.support.servers import served
+from tests.support.service_process import free_port, serving
 from tests.support.settings import make_settings
 from tests.support.users import LANCELOT, log_in, register
 

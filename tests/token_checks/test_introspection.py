@@ -8,7 +8,7 @@ from httpx import AsyncClient
 from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,

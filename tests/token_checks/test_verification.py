@@ -17,7 +17,7 @@ from app.users import token_cache
 from app.users.models import User
 from app.users.service import Users
 from app.users.token_cache import TokenCache
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 

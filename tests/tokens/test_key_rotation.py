@@ -33,13 +33,13 @@ from app.tokens.key_refresher import KeyRefresher
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
+from tests.support.apps import started_client
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     comes_to_an_end,
     kid_of,
@@ -225,7 +225,7 @@ async def test_a_look_for_new_keys_keeps_the_shared_secret(
 ) -> None:
     secret = "only the knights of the round table know it"
     hs256 = make_settings(settings.database_url, signing_algorithm="HS256", hs256_secret=secret)
-    async with at_court(hs256, clock) as client:
+    async with started_client(hs256, clock) as client:
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
         await look_again(client, clock)
@@ -267,10 +267,10 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
 
 
 async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, clock: Clock) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         (first,) = await published(client)
     clock.advance(timedelta(days=90))
-    async with at_court(settings, clock) as client, asyncio.timeout(5):
+    async with started_client(settings, clock) as client, asyncio.timeout(5):
         headers = bearer(await log_in(client, ARTHUR))
 
         async def rotations() -> list[dict[str, Any]]:
@@ -330,7 +330,10 @@ def test_the_command_line_lists_rotates_and_revokes(command: Callable[..., str])
 async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_another_one_signs(
     settings: Settings, command: Callable[..., str]
 ) -> None:
-    async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
+    async with (
+        started_client(settings, utc_now) as here,
+        started_client(settings, utc_now) as there,
+    ):
         await register(here, LANCELOT)
         stolen = await log_in(here, LANCELOT)
         assert await token_holds(there, stolen)
@@ -351,9 +354,9 @@ async def test_a_token_of_a_key_made_a_moment_ago_elsewhere_gets_a_second_look(
     settings: Settings, clock: Clock
 ) -> None:
     at_once = make_settings(settings.database_url, key_announce_seconds=0)
-    async with at_court(at_once, clock) as here:
+    async with started_client(at_once, clock) as here:
         await register(here, LANCELOT)
-        async with at_court(at_once, clock) as there:
+        async with started_client(at_once, clock) as there:
             database = Database(at_once, clock)
             new = await rotate(database, at_once, clock)
             await database.close()
@@ -550,7 +553,10 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(
 ) -> None:
     """However seldom it looks for new keys by itself. Nor does the revoked one sign any more."""
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 3600)
-    async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
+    async with (
+        started_client(settings, utc_now) as here,
+        started_client(settings, utc_now) as there,
+    ):
         await register(here, LANCELOT)
         for _ in range(3):
             old = kid_of(await log_in(here, LANCELOT))

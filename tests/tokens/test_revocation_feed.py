@@ -36,15 +36,15 @@ from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.revocations.service import CLOCK_MARGIN, Revocations
 from app.tokens.signing_keys.keys import CLOCK_SKEW
-from tests.conftest import client_of, on_postgresql, on_sqlite
+from tests.support.apps import client_of, started_client
 from tests.support.limited_service import limited_service, wait_for
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     LANCELOT,
     all_tokens_like,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -231,7 +231,7 @@ async def test_who_waits_hears_of_a_revocation_here_and_on_another_instance(
 ) -> None:
     await register(client, LANCELOT)
     cursor = (await page_after(client, None))["cursor"]
-    async with at_court(settings, clock) as there:
+    async with started_client(settings, clock) as there:
         for caller in (client, there):
             token = await log_in(caller, LANCELOT)
             async with listening(client, app.state.revocation_feed, cursor, 3) as listeners:
