@@ -144,7 +144,7 @@ async def test_a_token_is_refused(
 
 
 @each_call
-async def test_an_administrator_who_goes_loses_the_right_at_once(
+async def test_a_removed_administrator_loses_the_scope_at_once(
     client: AsyncClient,
     users: Users,
     context: RequestContext,

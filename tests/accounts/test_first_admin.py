@@ -73,7 +73,7 @@ async def names(client: AsyncClient) -> list[str]:
     return [user["username"] for user in answer.json()["users"]]
 
 
-async def test_one_who_was_removed_does_not_come_back(
+async def test_a_removed_first_administrator_is_not_created_again(
     settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started_client(settings, clock) as client:
@@ -88,7 +88,7 @@ async def test_one_who_was_removed_does_not_come_back(
         assert "hourpass create-admin NAME" in warning
 
 
-async def test_nor_when_the_audit_log_has_forgotten_it_and_nobody_else_administers(
+async def test_a_removed_first_administrator_does_not_return_after_the_audit_log_was_purged(
     settings: Settings, clock: Clock
 ) -> None:
     """As after years, and whatever an operator did to the tables meanwhile."""
@@ -106,7 +106,7 @@ async def test_nor_when_the_audit_log_has_forgotten_it_and_nobody_else_administe
         ({"is_enabled": False}, "disabled"),
     ],
 )
-async def test_one_who_was_changed_stays_so(
+async def test_a_changed_first_administrator_stays_changed(
     settings: Settings,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
@@ -125,7 +125,7 @@ async def test_one_who_was_changed_stays_so(
     assert said in warning
 
 
-async def test_another_name_in_the_settings_makes_no_second_one(
+async def test_another_name_in_the_settings_creates_no_second_administrator(
     database_url: str, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started_client(settings, clock) as client:
@@ -143,7 +143,7 @@ async def test_another_name_in_the_settings_makes_no_second_one(
     assert LANCELOT["password"] not in warning
 
 
-async def test_none_is_made_where_there_is_one_by_other_means(
+async def test_no_first_administrator_is_created_where_there_is_one(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
     """As by `hourpass create-admin`."""
@@ -154,7 +154,7 @@ async def test_none_is_made_where_there_is_one_by_other_means(
         assert await names(client) == [GALAHAD["username"]]
 
 
-async def test_of_many_workers_that_start_at_once_one_makes_one(
+async def test_one_of_many_workers_that_start_at_once_creates_the_administrator(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
     """Half of them have other settings, as while a new version is rolled out."""
@@ -188,7 +188,7 @@ def entry(action: str, to: str) -> tuple[str, dict[str, object]]:
         pytest.param([entry("user.grant", "administrate")], False, id="another scope"),
     ],
 )
-def test_a_database_of_before_that_had_one_gets_no_other(
+def test_an_older_database_with_an_administrator_gets_no_second_one(
     empty_database_url: str, rows: list[tuple[str, dict[str, object]]], is_done: bool
 ) -> None:
     settings = make_settings(empty_database_url)
@@ -210,7 +210,7 @@ def test_a_database_of_before_that_had_one_gets_no_other(
     assert steps == [(STEP,)] * is_done
 
 
-async def test_the_first_administrator_is_made_once_and_never_changed(
+async def test_the_first_administrator_is_created_once_and_never_changed(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
     async with started_client(settings, clock) as client:
@@ -227,7 +227,7 @@ async def test_the_first_administrator_is_made_once_and_never_changed(
         assert_problem(refused, 401, "invalid_grant")
 
 
-async def test_an_ordinary_user_of_that_name_is_not_promoted(
+async def test_a_user_with_the_name_of_the_first_administrator_is_not_promoted(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started_client(make_settings(database_url), clock) as client:
@@ -255,7 +255,7 @@ async def test_an_ordinary_user_of_that_name_is_not_promoted(
         pytest.param("arthur", "short", "FIRST_ADMIN_PASSWORD", id="its password"),
     ],
 )
-async def test_a_first_administrator_who_cannot_be_is_a_setting_to_mend(
+async def test_an_invalid_first_administrator_is_an_error_in_the_settings(
     database_url: str, clock: Clock, username: str, password: str, culprit: str
 ) -> None:
     settings = make_settings(

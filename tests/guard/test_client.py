@@ -68,7 +68,7 @@ def test_a_refused_token_is_replaced_and_the_request_repeated(
 
 
 @every_library
-def test_a_fresh_token_that_is_refused_too_is_the_callers_business(
+def test_the_caller_sees_the_refusal_of_a_new_token(
     service: ClientService, auth: HourpassAuth, call: Call
 ) -> None:
     with Api(always(INVALID_TOKEN)) as api:
@@ -197,7 +197,7 @@ auth.close()
     subprocess.run([sys.executable, "-c", program], check=True, env=with_hourpass(), timeout=30)
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
+def test_an_unreachable_service_is_named() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     auth = HourpassAuth(url, "lancelot", "secret")
     with pytest.raises(ServiceUnavailableError, match=rf"{url} \(ConnectError\)"):

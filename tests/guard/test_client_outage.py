@@ -26,7 +26,7 @@ HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
 
 
-def test_an_outage_is_not_noticed_while_the_token_holds(service: ClientService) -> None:
+def test_an_outage_has_no_effect_while_the_token_is_valid(service: ClientService) -> None:
     auth = service.auth()
     by_httpx(auth, "GET", f"{service.url}/me")
     service.transport.is_offline = True
@@ -77,7 +77,7 @@ def test_a_disabled_user_gets_a_login_error_and_can_come_back(
     assert call(auth, "GET", f"{service.url}/me").status_code == 200
 
 
-def test_each_refusal_of_a_token_that_held_a_while_is_answered_with_a_login(
+def test_each_refusal_of_an_older_token_is_answered_with_a_login(
     service: ClientService,
 ) -> None:
     auth = service.auth()
@@ -110,7 +110,7 @@ def use(auth: HourpassAuth) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_service_is_asked_again_when_it_says(status: int) -> None:
+def test_a_busy_service_is_asked_again_after_its_retry_after(status: int) -> None:
     busy = httpx.Response(status, headers={"Retry-After": "0"})
     given = httpx.Response(200, json={"access_token": "a.b.c", "expires_in": 3600})
     service, asked = saying(busy, busy, given)
@@ -126,7 +126,7 @@ def test_a_service_that_stays_busy_is_asked_a_few_times() -> None:
 
 
 @pytest.mark.parametrize(("said", "kept"), [("100", 100), ("9" * 30, LONGEST_PAUSE)])
-def test_a_long_wait_is_the_callers_to_know_and_is_kept_within_reason(said: str, kept: int) -> None:
+def test_the_caller_learns_how_long_to_wait_and_the_wait_is_limited(said: str, kept: int) -> None:
     service, asked = saying(httpx.Response(429, headers={"Retry-After": said}))
     clock = Clock()
     auth = HourpassAuth(
@@ -238,7 +238,7 @@ def test_only_a_busy_service_is_asked_again() -> None:
         pytest.param(httpx.Response(401, json=["no"]), id="no object"),
     ],
 )
-def test_a_no_is_a_no_whatever_its_body_is(answer: httpx.Response) -> None:
+def test_a_refusal_counts_whatever_its_body_is(answer: httpx.Response) -> None:
     service, asked = saying(answer)
     with pytest.raises(LoginError, match="wrong, or the account is disabled"):
         log_in_at(service)

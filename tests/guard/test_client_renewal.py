@@ -29,7 +29,7 @@ STEP = timedelta(minutes=28)
     ids=["by password", "by refresh token"],
 )
 @every_library
-def test_a_job_of_a_day_never_sees_a_401(
+def test_a_program_that_runs_for_a_day_never_gets_a_401(
     service: ClientService, call: Call, scopes: Any, first: str, then: str
 ) -> None:
     auth = service.auth(scopes=scopes)
@@ -85,7 +85,7 @@ async def test_fifty_refused_requests_cause_one_renewal(service: ClientService) 
     assert service.transport.grants() == ["password", "password"]
 
 
-async def test_all_who_wait_for_a_login_hear_of_its_failure(service: ClientService) -> None:
+async def test_all_callers_that_wait_for_a_login_get_its_error(service: ClientService) -> None:
     auth = service.auth(password="guinevere")
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
         calls = (client.get(f"{service.url}/me") for _ in range(50))
@@ -94,7 +94,7 @@ async def test_all_who_wait_for_a_login_hear_of_its_failure(service: ClientServi
     assert service.transport.grants() == ["password"]
 
 
-async def test_a_cancelled_task_takes_nothing_with_it(service: ClientService) -> None:
+async def test_a_cancelled_task_does_not_cancel_the_login_of_others(service: ClientService) -> None:
     auth = service.auth()
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
         first = asyncio.create_task(client.get(f"{service.url}/me"))
@@ -109,7 +109,7 @@ async def test_a_cancelled_task_takes_nothing_with_it(service: ClientService) ->
     assert service.transport.grants() == ["password"]
 
 
-def test_nobody_waits_for_a_renewal_while_the_old_token_holds(service: ClientService) -> None:
+def test_no_caller_waits_for_a_renewal_while_the_old_token_is_valid(service: ClientService) -> None:
     auth = service.auth()
     by_httpx(auth, "GET", f"{service.url}/me")
     old = token_of(auth)
@@ -121,7 +121,7 @@ def test_nobody_waits_for_a_renewal_while_the_old_token_holds(service: ClientSer
     assert service.transport.grants() == ["password", "password"]
 
 
-def test_a_session_that_was_ended_is_followed_by_another(service: ClientService) -> None:
+def test_a_program_logs_in_again_after_its_session_was_ended(service: ClientService) -> None:
     auth = service.auth(scopes=["offline_access"])
     by_httpx(auth, "GET", f"{service.url}/me")
     held = auth._tokens._held
@@ -132,7 +132,7 @@ def test_a_session_that_was_ended_is_followed_by_another(service: ClientService)
     assert service.sessions(token_of(auth)) == 1
 
 
-def test_a_lost_answer_does_not_cost_the_session(service: ClientService) -> None:
+def test_a_lost_answer_does_not_end_the_session(service: ClientService) -> None:
     """The spent refresh token is shown again within the grace that the service gives."""
     auth = service.auth(scopes=["offline_access"])
     by_httpx(auth, "GET", f"{service.url}/me")

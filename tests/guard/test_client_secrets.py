@@ -30,9 +30,8 @@ def test_a_redirect_to_another_origin_takes_no_token_along(
         with Api(to_morgan) as api:
             assert call(auth, "GET", api.url).status_code == 401
     assert [request.authorization for request in morgan.received] == [None]
-    assert (
-        len(service.transport.grants()) == 1
-    )  # nor does her answer end a token that she has not seen
+    # The answer of another server does not revoke a token that it never received.
+    assert len(service.transport.grants()) == 1
 
 
 def test_the_password_does_not_follow_a_redirect() -> None:
@@ -133,6 +132,6 @@ def test_half_a_surrogate_pair_is_refused_without_being_quoted() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_is_not_written_down(auth: HourpassAuth, duplicate: Callable[..., Any]) -> None:
+def test_it_cannot_be_pickled_or_copied(auth: HourpassAuth, duplicate: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match="one in each worker process"):
         duplicate(auth)

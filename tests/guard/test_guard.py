@@ -42,7 +42,7 @@ def guard(service: RunningService) -> Iterator[Guard]:
         yield guard
 
 
-def test_a_token_tells_whose_it_is(service: RunningService, guard: Guard) -> None:
+def test_a_checked_token_returns_its_user(service: RunningService, guard: Guard) -> None:
     user = service.new_user()
     token = service.log_in(user)
     expires_at = datetime.fromtimestamp(said_in(token)["exp"], UTC)
@@ -76,7 +76,7 @@ async def test_async_callers_get_the_same_answer(service: RunningService, guard:
         pytest.param(lambda c, _, user: c.remove(user), "", True, id="sub: user removed"),
     ],
 )
-def test_a_token_that_the_service_ends_is_soon_refused(
+def test_a_revoked_token_is_soon_rejected(
     service: RunningService,
     guard: Guard,
     end: Callable[[RunningService, str, Person], None],
@@ -93,7 +93,9 @@ def test_a_token_that_the_service_ends_is_soon_refused(
     assert refusal_of(guard, bystander) is None
 
 
-def test_a_guard_that_comes_later_refuses_what_has_ended_before(service: RunningService) -> None:
+def test_a_new_guard_rejects_tokens_that_were_revoked_before_it_started(
+    service: RunningService,
+) -> None:
     token = service.new_token()
     service.revoke(token)
     with Guard(service.url) as guard:
@@ -118,7 +120,7 @@ async def test_50_tasks_begin_at_once_and_block_nobody(service: RunningService) 
 
 
 @pytest.mark.parametrize("service", ["ES256"], indirect=True)
-def test_a_stolen_keys_tokens_end_and_those_of_the_next_key_hold(
+def test_tokens_of_a_stolen_key_are_revoked_and_those_of_the_next_key_are_valid(
     service: RunningService, guard: Guard
 ) -> None:
     user = service.new_user()
@@ -130,7 +132,7 @@ def test_a_stolen_keys_tokens_end_and_those_of_the_next_key_hold(
     assert guard.check(service.log_in(user)).username == user["username"]
 
 
-def test_nothing_is_asked_of_the_service_for_a_token_that_is_seen_again(
+def test_a_cached_token_causes_no_request_to_the_service(
     service: RunningService,
 ) -> None:
     token = service.new_token()

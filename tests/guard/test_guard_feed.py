@@ -215,7 +215,7 @@ def test_an_answer_that_trickles_in_is_an_outage(
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
-def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_guards_come_back_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
     longest: list[float] = []
 
     def uniform(lowest: float, highest: float) -> float:
@@ -270,7 +270,7 @@ def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_
     assert raised.value.cause != "ReadTimeout"
 
 
-def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(
+def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
     issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a service that stops, which ends those of all guards in one moment."""
@@ -436,7 +436,7 @@ def test_a_guard_is_started_once_however_many_threads_check(issuer: Issuer) -> N
     assert len(followers() - before) == 1
 
 
-def test_a_guard_that_was_answered_needs_no_patience_any_more(
+def test_after_its_first_answer_a_guard_does_not_wait_for_the_service(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
@@ -447,7 +447,7 @@ def test_a_guard_that_was_answered_needs_no_patience_any_more(
     assert refusal_of(guard, issuer.token()) is None
 
 
-def test_patience_begins_with_the_first_request(
+def test_the_startup_timeout_begins_with_the_first_request(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
@@ -460,7 +460,7 @@ def test_patience_begins_with_the_first_request(
     assert follower.time_left(5) == 3
 
 
-def test_who_comes_when_patience_has_ended_does_not_wait(issuer: Issuer) -> None:
+def test_a_caller_after_the_startup_timeout_does_not_wait(issuer: Issuer) -> None:
     guard = guarded(issuer, timeout=timedelta(0))
     waited: list[float] = []
     guard._feed._first_answer.wait = waited.append  # type: ignore[assignment] # a test's own guard

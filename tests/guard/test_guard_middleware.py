@@ -230,12 +230,12 @@ async def test_a_refusal_has_the_headers_that_asgi_asks_for() -> None:
 
 
 @pytest.mark.parametrize("public", [["health"], ["/a*"], ["/*/b"], ["*"], [""]])
-def test_a_pattern_that_would_not_mean_what_it_says_is_refused(public: list[str]) -> None:
+def test_an_ambiguous_pattern_is_rejected(public: list[str]) -> None:
     with pytest.raises(ValueError, match="public path"):
         guard.middleware(make_api(), public)
 
 
-def test_one_path_is_not_taken_for_a_list_of_letters() -> None:
+def test_a_single_path_is_not_read_as_a_list_of_characters() -> None:
     with pytest.raises(TypeError, match="list"):
         guard.middleware(make_api(), "/health")
 

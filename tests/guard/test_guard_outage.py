@@ -50,7 +50,7 @@ def all_come_to(guards: Iterable[Guard], token: str, refusal: type[GuardError] |
     return comes_true(lambda: {refusal_of(guard, token) for guard in guards} == {refusal})
 
 
-def test_the_service_comes_late_goes_comes_back_and_is_replaced(
+def test_a_guard_follows_a_service_that_starts_late_stops_returns_and_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port, clock = free_port(), MovableClock()
@@ -110,7 +110,9 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
 
 
-def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
+def test_the_context_manager_of_a_guard_raises_at_once_if_the_service_is_unreachable(
+    issuer: Issuer,
+) -> None:
     guard = guarded(issuer, timeout=timedelta(seconds=0.2))
     feed = guard._feed
     with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
@@ -138,7 +140,7 @@ async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> Non
                 await guard.acheck(issuer.token())
 
 
-def test_a_token_under_an_unknown_key_is_neither_let_in_nor_called_invalid(issuer: Issuer) -> None:
+def test_a_token_of_an_unknown_key_is_neither_accepted_nor_called_invalid(issuer: Issuer) -> None:
     guard = guarded(issuer, on_outage="trust")
     token = issuer.token()
     guard.check(token)

@@ -99,7 +99,7 @@ async def test_a_code_may_be_typed_with_64_characters(
 
 @on_sqlite
 @pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
-async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
+async def test_a_code_of_another_length_is_invalid(client: AsyncClient, length: int) -> None:
     reset = {"code": "A" * length, "new_password": NEW_PASSWORD}
     refused = await client.post("/password-resets/confirm", json=reset)
     (field,) = assert_problem(refused, 422, "invalid_request")["fields"]

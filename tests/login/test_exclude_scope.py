@@ -72,7 +72,7 @@ async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
         pytest.param(["administrate"], set(), id="a longer word"),
     ],
 )
-def test_hourpass_auth_asks_for_admin_only_if_it_is_told_to(
+def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
     service: ClientService, scopes: Any, given: set[str]
 ) -> None:
     change = {"is_admin": True, "scopes": ["predict", "train"]}

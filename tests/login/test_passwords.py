@@ -252,7 +252,7 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
     assert carried_through == ["$argon2id$v=19$m=8,t=1,p=1"]
 
 
-async def test_nobodys_hash_looks_like_everybodys(passwords: Passwords) -> None:
+async def test_the_hash_for_unknown_users_looks_like_any_other(passwords: Passwords) -> None:
     """And so costs as much."""
     made, nobodys = await passwords.hash(PASSWORD), passwords._dummy_hash
     assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
@@ -301,7 +301,7 @@ async def test_without_a_quick_argon2_of_openssls_it_is_libargon2s(
 
 
 @pytest.mark.parametrize("by_openssl", [True, False])
-async def test_either_argon2_tells_right_from_wrong(
+async def test_both_argon2_implementations_verify_passwords(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch, *, by_openssl: bool
 ) -> None:
     monkeypatch.setattr(passwords, "_by_openssl", by_openssl)
@@ -312,7 +312,7 @@ async def test_either_argon2_tells_right_from_wrong(
 
 @on_sqlite
 @pytest.mark.parametrize("queue", [0, 2], ids=["no queue", "a queue of two"])
-async def test_when_the_queue_is_full_logins_wait_outside_and_tokens_still_hold(
+async def test_when_the_queue_is_full_logins_are_rejected_and_tokens_stay_valid(
     client: AsyncClient, app: FastAPI, queue: int
 ) -> None:
     token = await log_in(client, ARTHUR)

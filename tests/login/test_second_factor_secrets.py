@@ -56,7 +56,7 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
             assert (await log_in_with(client, person, authenticator.code())).status_code == 200
 
 
-async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
+async def test_secrets_that_cannot_be_decrypted_are_an_error_in_the_settings(
     sealed: Settings, clock: Clock
 ) -> None:
     async with started_client(sealed, clock) as client:

@@ -185,7 +185,7 @@ async def test_a_user_sees_ends_and_renews_own_sessions_only(
     await assert_untouched(client, galahad)
 
 
-async def test_a_spent_refresh_token_ends_its_own_session_only(
+async def test_a_used_refresh_token_ends_its_own_session_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     lancelot, galahad = two_users

@@ -206,7 +206,7 @@ def test_a_password_that_is_no_text_is_refused_without_a_traceback(
     assert b"au lait" not in command.stderr
 
 
-def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
+def test_at_a_terminal_the_command_asks_for_the_password_twice_and_never_shows_it(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
@@ -243,7 +243,7 @@ def test_migrate_prints_the_revision_and_may_be_repeated(empty_database_url: str
         assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
 
 
-def test_a_chore_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
+def test_a_command_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
     assert_refused(
         run("create-admin", "galahad", stdin="x\n", DATABASE_URL=empty_database_url),
         "The database has no tables yet. Run `hourpass migrate`.",

@@ -58,7 +58,7 @@ async def log_out_everywhere(client: AsyncClient, token: str) -> None:
 
 
 @pytest.mark.parametrize("back", [HOUR, 23 * HOUR], ids=str)
-async def test_a_clock_that_is_set_back_revives_no_token(
+async def test_setting_the_clock_back_makes_no_expired_token_valid(
     monotonic: MonotonicClock, client: AsyncClient, clock: Clock, back: timedelta
 ) -> None:
     """As long as a clock may be wrong, the cache itself remembers."""

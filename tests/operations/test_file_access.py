@@ -50,7 +50,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o666, 0o777, 0o4755])
-async def test_a_file_that_others_can_read_is_mended_and_named_once(
+async def test_a_file_that_others_can_read_is_made_private_and_logged_once(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
     set_mode(path, mode)
@@ -68,7 +68,7 @@ async def test_a_file_that_others_can_read_is_mended_and_named_once(
     assert warnings_in(caplog) == []
 
 
-async def test_so_are_the_files_beside_it_while_another_process_uses_them(
+async def test_the_files_beside_the_database_are_private_while_another_process_uses_them(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started_client(settings, clock) as client:
@@ -94,7 +94,7 @@ async def test_a_file_that_only_its_owner_reads_is_left_alone(
     assert warnings_in(caplog) == []
 
 
-async def test_a_link_leads_to_the_file_and_stays_one(
+async def test_a_symbolic_link_is_followed_and_kept(
     path: Path, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_mode(path, 0o644)
@@ -108,7 +108,7 @@ async def test_a_link_leads_to_the_file_and_stays_one(
     assert str(path) in warning
 
 
-async def test_what_is_not_ours_is_named_and_not_changed(
+async def test_files_of_other_owners_are_named_and_not_changed(
     path: Path,
     settings: Settings,
     clock: Clock,
@@ -127,7 +127,7 @@ async def test_what_is_not_ours_is_named_and_not_changed(
 
 
 @pytest.mark.parametrize("does", [OSError, None], ids=["refuses", "pretends"])
-async def test_what_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
+async def test_a_file_whose_mode_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
     path: Path,
     settings: Settings,
     clock: Clock,

@@ -116,7 +116,7 @@ async def test_a_listener_that_waits_is_told_to_start_over(
         assert_problem(await waiting, 410, "cursor_unknown")
 
 
-async def test_a_guard_keeps_what_it_heard_and_hears_what_the_other_database_has(
+async def test_a_guard_keeps_its_revocations_and_reads_those_of_the_other_database(
     twin: Twin, clock: Clock
 ) -> None:
     """Both have the same feed name and as many revocations; the service runs on through it."""

@@ -141,9 +141,7 @@ def test_administration_starts_collapsed_and_opens_by_a_click(visit: Visit, base
     expect(administration).to_be_visible()
 
 
-def test_a_status_of_errors_shows_its_example_when_it_is_opened(
-    visit: Visit, base_url: str
-) -> None:
+def test_an_opened_error_status_shows_its_example(visit: Visit, base_url: str) -> None:
     page = visit.page
     page.goto(f"{base_url}/docs")
     call = opened(page, "registerUser")

@@ -149,7 +149,9 @@ async def test_what_changes_nothing_for_a_users_tokens_is_not_in_the_feed(
     assert await token_holds(client, token)
 
 
-async def test_a_token_of_the_same_second_falls_on_the_right_side(client: AsyncClient) -> None:
+async def test_a_token_of_the_same_second_is_revoked_only_if_it_is_older(
+    client: AsyncClient,
+) -> None:
     await register(client, LANCELOT)
     before = await log_in(client, LANCELOT)
     await client.post("/me/logout-everywhere", headers=bearer(before))
@@ -193,7 +195,7 @@ async def test_revoking_a_refresh_token_ends_its_session(
     assert await revoked(client) == [f"sid:{said_in(session['access_token'])['sid']}"]
 
 
-async def test_what_is_no_token_or_no_longer_one_is_revoked_already(
+async def test_revoking_an_invalid_or_expired_token_succeeds(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -252,7 +254,7 @@ async def test_logging_out_everywhere_needs_a_token(client: AsyncClient) -> None
     assert_problem(response, 401, "missing_token")
 
 
-async def test_a_revocation_holds_on_every_instance_and_after_a_restart(
+async def test_a_revocation_is_in_force_on_every_instance_and_after_a_restart(
     app: FastAPI, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)

@@ -155,7 +155,7 @@ async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_
         assert kids.all() == [new]
 
 
-async def test_while_a_key_waits_for_its_turn_no_other_is_made(
+async def test_no_key_is_created_while_another_one_waits_to_sign(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     first = await stored(database, settings, clock)
@@ -220,7 +220,7 @@ async def test_keys_that_are_known_are_not_built_again(
     assert len(later.keys) == 2
 
 
-async def test_a_look_for_new_keys_keeps_the_shared_secret(
+async def test_refreshing_the_keys_keeps_the_shared_secret(
     settings: Settings, clock: Clock
 ) -> None:
     secret = "only the knights of the round table know it"
@@ -350,7 +350,7 @@ async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_anothe
         assert await published(here) == await published(there) == [kid_of(fresh)]
 
 
-async def test_a_token_of_a_key_made_a_moment_ago_elsewhere_gets_a_second_look(
+async def test_a_token_of_a_key_that_another_worker_just_created_is_checked_again(
     settings: Settings, clock: Clock
 ) -> None:
     at_once = make_settings(settings.database_url, key_announce_seconds=0)
@@ -381,7 +381,7 @@ def counted_reads(database: Database) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times_a_second(
+async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     async with database.session() as session:
@@ -402,7 +402,7 @@ async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times
     assert monotonic() - began_at > 0.899  # nine pauses, which a slow machine only prolongs
 
 
-async def test_of_many_that_hear_of_a_revoked_key_at_once_one_reads_the_keys(
+async def test_one_of_many_that_learn_of_a_revoked_key_at_once_reads_the_keys(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     revoked_keys = 0

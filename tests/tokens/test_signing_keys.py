@@ -100,7 +100,7 @@ async def test_the_key_of_the_first_start_serves_the_second(
 
 @pytest.mark.parametrize("change", [{}, OTHER_SECRET_KEY], ids=["no SECRET_KEY", "a wrong one"])
 @pytest.mark.parametrize("algorithm", [ES256, RS256], ids=["ES256", "RS256 from now on"])
-async def test_a_key_that_cannot_be_decrypted_is_a_setting_to_mend_and_spoils_nothing(
+async def test_a_key_that_cannot_be_decrypted_is_an_error_in_the_settings_and_stays_unchanged(
     restarts: Restarts, change: dict[str, str], algorithm: dict[str, str]
 ) -> None:
     token = await restarts.first_token(**SECRET_KEY)
@@ -140,7 +140,9 @@ async def test_an_rsa_key_has_3072_bits_in_the_database_and_in_the_key_set(
     assert private.public_key().public_numbers().n == modulus
 
 
-async def test_whoever_shares_the_secret_can_verify_an_hs256_token(restarts: Restarts) -> None:
+async def test_a_program_with_the_shared_secret_can_verify_an_hs256_token(
+    restarts: Restarts,
+) -> None:
     signed, _, signature = (await restarts.first_token(**HS256)).rpartition(".")
     mac = hmac.digest(HS256["hs256_secret"].encode(), signed.encode(), hashlib.sha256)
     assert base64.urlsafe_b64encode(mac).rstrip(b"=").decode() == signature
@@ -154,14 +156,16 @@ async def test_the_kid_of_a_shared_secret_stays_the_same_in_later_versions(
     assert header_of(await restarts.first_token(**HS256))["kid"] == "34cb7a328a29aa10"
 
 
-async def test_another_hs256_secret_ends_all_tokens(restarts: Restarts, clock: Clock) -> None:
+async def test_another_hs256_secret_invalidates_all_tokens(
+    restarts: Restarts, clock: Clock
+) -> None:
     token = await restarts.first_token(**HS256)
     changed = {**HS256, "hs256_secret": HS256["hs256_secret"].upper()}
     async with started_client(make_settings(restarts.database_url, **changed), clock) as client:
         assert not await token_holds(client, token)
 
 
-async def test_going_over_to_another_algorithm_and_back_ends_no_token(restarts: Restarts) -> None:
+async def test_changing_the_algorithm_and_back_invalidates_no_token(restarts: Restarts) -> None:
     first = await restarts.first_token(**ES256)
     second = await restarts.next_token(first, **RS256)
     third = await restarts.next_token(first, second, **ES256)
@@ -183,7 +187,7 @@ async def test_keys_that_were_stored_in_the_clear_are_encrypted_each_by_itself(
         assert not any("BEGIN" in key for key in keys)
 
 
-async def test_of_eight_simultaneous_starts_one_makes_the_key(
+async def test_one_of_eight_simultaneous_starts_creates_the_key(
     restarts: Restarts, clock: Clock
 ) -> None:
     settings = make_settings(restarts.database_url, **SECRET_KEY)
@@ -208,6 +212,6 @@ async def test_the_backend_that_signs_is_cryptography(app: FastAPI) -> None:
         assert type(key).__module__ == "jose.backends.cryptography_backend"
 
 
-def test_the_vulnerable_library_is_not_even_imported() -> None:
+def test_the_vulnerable_library_is_not_imported() -> None:
     code = "import sys, app.tokens.signing_keys.store; sys.exit('ecdsa' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
