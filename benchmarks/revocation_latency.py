@@ -29,8 +29,8 @@ from sqlalchemy import insert, update
 
 from app.database.engine import Database, begin_write
 from app.tokens.revocations.models import Feed, Revocation
-from tests.conftest import serving
 from tests.support.database_templates import Postgres
+from tests.support.service_process import serving
 from tests.support.settings import make_settings
 from tests.support.users import LANCELOT, bearer, log_in, register, token_holds
 

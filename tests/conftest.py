@@ -1,19 +1,13 @@
-"""The ground every test stands on: a migrated database of its own, an app of its own, a clock.
+"""The fixtures of most tests: a migrated database for each test, an app and a clock.
 
 Each test that asks for a database runs on SQLite and on PostgreSQL. One template per database is
 migrated by Alembic once, and a second one has what the first start of the service adds; each test
 gets a copy.
 """
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from itertools import cycle
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -21,29 +15,21 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.context import RequestContext
 from app.database.engine import Database
 from app.main import create_app
-from app.settings import ROOT, Settings
+from app.settings import Settings
 from app.users.service import Users
 from hourpass import Guard
 from hourpass.guard.service_client import ServiceClient
 from tests.support import database_templates as templates
+from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
-from tests.support.settings import ARTHUR_ADMINISTERS, CHEAP_HASHING, Clock, make_settings
+from tests.support.service_process import serving
+from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
-
-SERVE_TIMEOUT_SECONDS = 30
-# The databases to copy are of the day at which the tests' clock begins. A served process has the
-# real time, at which the key must not be due for replacement, nor the audit log for its purge.
-_AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
-# Ports below those that the system chooses itself, a range for each pytest worker. A second run on
-# the same machine begins at another place in it.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
-_ports = cycle(10_000 + 1_000 * _WORKER + (os.getpid() + number) % 1_000 for number in range(1_000))
 
 
 @pytest.fixture(autouse=True)
@@ -117,14 +103,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
 
 
-# For tests of what is decided before any database is asked: refused bodies, paths, headers and
-# malformed tokens. Only what reads or writes rows has to be seen on both.
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-# For tests of what waits for what: on SQLite one transaction writes at a time.
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database that was never migrated."""
@@ -154,20 +132,10 @@ async def app(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
         yield app
 
 
-def client_of(app: FastAPI, address: str = "127.0.0.1") -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app, client=(address, 1))
-    return httpx.AsyncClient(transport=transport, base_url="http://hourpass.example")
-
-
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as client:
         yield client
-
-
-def context_in(session: AsyncSession, app: FastAPI) -> RequestContext:
-    """For operations that a test calls itself."""
-    return RequestContext(session, app.state.clock())
 
 
 @pytest.fixture
@@ -204,65 +172,6 @@ async def two_users(client: httpx.AsyncClient, clock: Clock) -> tuple[EnrolledUs
         await register_enrolled(client, LANCELOT, clock),
         await register_enrolled(client, GALAHAD, clock),
     )
-
-
-def free_port() -> int:
-    """A port that nothing else takes before the service listens on it."""
-    while True:
-        port = next(_ports)
-        with socket.socket() as listener, suppress(OSError):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            return port
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """What a process started by a test sees: nobody's settings but these."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return {**inherited, "ENV_FILE": os.devnull, **settings}
-
-
-@contextmanager
-def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
-    """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
-    port = free_port()
-    workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    command = [sys.executable, "-m", "hourpass", "serve", "--port", str(port), *arguments]
-    variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
-    process = subprocess.Popen(command, cwd=ROOT, env=variables)
-    base_url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(process, base_url, workers)
-        yield base_url
-    finally:
-        process.terminate()
-        try:
-            process.wait(SERVE_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
-    """Until every worker has answered: each begins its request ids with a text of its own."""
-    deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
-    ready: set[str] = set()
-    limits = httpx.Limits(max_keepalive_connections=0)  # so that any worker may answer the next one
-    # To read the certificates takes longer than to ask.
-    with httpx.Client(verify=False, limits=limits) as client:
-        while time.monotonic() < deadline:
-            assert process.poll() is None, "the service ended instead of serving"
-            try:
-                response = client.get(f"{base_url}/readyz")
-                if response.status_code == 200:
-                    ready.add(response.headers["x-request-id"].partition("-")[0])
-            except httpx.TransportError:
-                pass
-            if len(ready) == workers:
-                return
-            time.sleep(0.05)
-    raise AssertionError("the service did not become ready")
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from app.security.one_time_codes.service import Purpose
 from app.users.errors import LastAdminError
 from app.users.models import UNUSABLE_PASSWORD, User
 from app.users.service import Users
-from tests.conftest import context_in, on_postgresql, on_sqlite
+from tests.support.apps import context_in
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
@@ -73,7 +74,9 @@ async def test_only_an_administrator_may(client: AsyncClient, subtests: pytest.S
             assert_problem(refused, 403, "insufficient_scope")
 
 
-async def test_a_user_is_shown_without_its_hash(client: AsyncClient, arthurs_token: str) -> None:
+async def test_a_user_is_shown_without_the_password_hash(
+    client: AsyncClient, arthurs_token: str
+) -> None:
     lancelot = await register(client, LANCELOT)
     response = await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))
     record = response.json()
@@ -110,7 +113,7 @@ async def test_pages_neither_repeat_nor_hide_while_users_come_and_go(
     assert seen == [1, *ids[:-1], ids[-1] + 1]
 
 
-async def test_search_and_filters(client: AsyncClient, arthurs_token: str) -> None:
+async def test_users_can_be_searched_and_filtered(client: AsyncClient, arthurs_token: str) -> None:
     for name in ("Ǆordje_1", "50%off", "50_off", "bors"):
         await register(client, {**GALAHAD, "username": name, "email": f"x{len(name)}@a.example"})
     bors = (await page(client, arthurs_token, search="bors"))["users"][0]["id"]
@@ -143,7 +146,7 @@ IMPOSSIBLE_QUERIES: list[dict[str, Any]] = [
 
 
 @on_sqlite
-async def test_an_impossible_question_is_refused(
+async def test_an_invalid_query_is_rejected(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     for query in IMPOSSIBLE_QUERIES:
@@ -181,7 +184,7 @@ BAD_CHANGES: list[dict[str, Any]] = [
 
 
 @on_sqlite
-async def test_a_bad_change_is_refused_whole(
+async def test_an_invalid_change_is_rejected_as_a_whole(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     lancelot = await register(client, LANCELOT)
@@ -205,7 +208,7 @@ async def test_a_bad_change_is_refused_whole(
         ({"is_admin": True, "email": ""}, True, ["user.change_email", "user.grant"]),
     ],
 )
-async def test_tokens_end_exactly_when_what_they_say_has_changed(
+async def test_tokens_are_revoked_exactly_when_their_claims_have_changed(
     client: AsyncClient, arthurs_token: str, change: dict[str, Any], ends: bool, actions: list[str]
 ) -> None:
     lancelot = await register(client, LANCELOT)
@@ -356,7 +359,7 @@ async def test_administrators_are_locked_in_the_order_of_their_ids(
     await removal
 
 
-async def test_of_administrators_who_remove_each_other_at_once_one_remains(
+async def test_one_of_two_administrators_who_remove_each_other_remains(
     app: FastAPI,
     users: Users,
     context: RequestContext,

@@ -5,15 +5,8 @@ from httpx import AsyncClient, Response
 
 from app.context import RequestContext
 from app.users.service import Users
-from tests.conftest import on_sqlite
-from tests.support.users import (
-    LANCELOT,
-    assert_problem,
-    bearer,
-    log_in,
-    register,
-    token_holds,
-)
+from tests.support.markers import on_sqlite
+from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
 
 Call = tuple[str, str]
 
@@ -151,7 +144,7 @@ async def test_a_token_is_refused(
 
 
 @each_call
-async def test_an_administrator_who_goes_loses_the_right_at_once(
+async def test_a_removed_administrator_loses_the_scope_at_once(
     client: AsyncClient,
     users: Users,
     context: RequestContext,

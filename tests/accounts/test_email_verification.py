@@ -79,7 +79,7 @@ async def test_a_registration_sends_a_code_that_verifies_once(
     assert_problem(await send(client, token), 409, "nothing_to_verify")
 
 
-async def test_it_is_of_no_use_to_somebody_else_nor_late(
+async def test_a_verification_code_works_for_its_own_user_and_in_time_only(
     client: AsyncClient, code: str, token: str, clock: Clock
 ) -> None:
     await register(client, GALAHAD)
@@ -93,7 +93,7 @@ async def test_it_is_of_no_use_to_somebody_else_nor_late(
     assert not await is_verified(client, token)
 
 
-async def test_somebody_elses_attempt_does_not_use_it_up(
+async def test_the_attempt_of_another_user_does_not_use_up_a_code(
     client: AsyncClient, code: str, token: str
 ) -> None:
     await register(client, GALAHAD)
@@ -122,7 +122,7 @@ async def test_a_code_for_the_old_address_does_not_verify_the_new_one(
     assert not await is_verified(client, token)
 
 
-async def test_nor_does_it_if_the_address_was_changed_in_the_database_itself(
+async def test_a_code_does_not_verify_an_address_that_was_changed_in_the_database(
     app: FastAPI, client: AsyncClient, code: str, token: str
 ) -> None:
     async with app.state.database.session() as session:
@@ -133,7 +133,7 @@ async def test_nor_does_it_if_the_address_was_changed_in_the_database_itself(
     assert not await is_verified(client, token)
 
 
-async def test_it_can_be_sent_again_and_both_are_good(
+async def test_a_code_can_be_sent_again_and_both_work(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
 ) -> None:
     assert (await send(client, token)).json() == {"message": "A code is on its way"}
@@ -167,7 +167,7 @@ async def test_without_an_address_there_is_nothing_to_verify(
     assert_problem(await send(client, token), 409, "nothing_to_verify")
 
 
-async def test_an_administrator_vouches_for_an_address_and_doubts_it(
+async def test_an_administrator_marks_an_address_as_verified_and_unverified(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, arthurs_token: str
 ) -> None:
     headers, path = bearer(arthurs_token), "/users/2"
@@ -188,7 +188,7 @@ async def test_an_administrator_vouches_for_an_address_and_doubts_it(
     assert record["email"] == "a@b.example"
 
 
-async def test_other_peoples_codes_do_not_displace_mine(
+async def test_codes_of_other_users_do_not_replace_mine(
     app: FastAPI, client: AsyncClient, code: str, token: str
 ) -> None:
     for number in range(MAX_OPEN + 2):
@@ -198,16 +198,14 @@ async def test_other_peoples_codes_do_not_displace_mine(
     assert (await confirm(client, token, code)).status_code == 200
 
 
-async def test_letters_to_verify_an_address_are_counted_for_each_user(
-    client: AsyncClient, token: str
-) -> None:
+async def test_verification_mails_are_limited_per_user(client: AsyncClient, token: str) -> None:
     await register(client, GALAHAD)
     for own in (token, await log_in(client, GALAHAD)):
         answers = [(await send(client, own)).status_code for _ in range(VERIFICATION.allowed + 1)]
         assert answers == [202] * (VERIFICATION.allowed - 1) + [429] * 2  # one at the registration
 
 
-async def test_of_two_users_with_one_address_each_verifies_it_with_a_code_of_its_own(
+async def test_two_users_with_one_address_each_verify_it_with_their_own_code(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str
 ) -> None:
     await register(client, {**GALAHAD, "email": LANCELOT["email"]})
@@ -241,7 +239,7 @@ async def move(client: AsyncClient, arthurs_token: str) -> None:
     [(vouch, []), (move, ["lake@avalon.example"])],
     ids=["done", "outdated"],
 )
-async def test_no_letter_goes_out_for_a_verification_that_is(  # noqa: PLR0917 - fixtures
+async def test_no_mail_is_sent_for_an_address_that_is_already_verified(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -263,7 +261,7 @@ async def test_no_letter_goes_out_for_a_verification_that_is(  # noqa: PLR0917 -
     assert mailbox.recipients == others
 
 
-async def test_no_second_letter_goes_out_when_the_first_ones_code_has_come_back(  # noqa: PLR0917 - fixtures
+async def test_no_second_mail_is_sent_after_the_first_code_was_used(  # noqa: PLR0917 - fixtures
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str, clock: Clock
 ) -> None:
     await send(client, token)

@@ -16,15 +16,15 @@ from app.database.engine import Database
 from app.errors import StartupError
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import on_sqlite
 from tests.operations.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -73,29 +73,29 @@ async def names(client: AsyncClient) -> list[str]:
     return [user["username"] for user in answer.json()["users"]]
 
 
-async def test_one_who_was_removed_does_not_come_back(
+async def test_a_removed_first_administrator_is_not_created_again(
     settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         headers = await make_another(client)
         assert (await client.delete("/remove-user/1", headers=headers)).status_code == 200
         caplog.clear()
     for _ in range(2):
-        async with at_court(settings, clock) as client:
+        async with started_client(settings, clock) as client:
             assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
             assert await names(client) == [GALAHAD["username"]]
         (warning,) = warnings_in(caplog)
         assert "hourpass create-admin NAME" in warning
 
 
-async def test_nor_when_the_audit_log_has_forgotten_it_and_nobody_else_administers(
+async def test_a_removed_first_administrator_does_not_return_after_the_audit_log_was_purged(
     settings: Settings, clock: Clock
 ) -> None:
     """As after years, and whatever an operator did to the tables meanwhile."""
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     await execute(settings, delete(User))
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
 
 
@@ -106,29 +106,29 @@ async def test_nor_when_the_audit_log_has_forgotten_it_and_nobody_else_administe
         ({"is_enabled": False}, "disabled"),
     ],
 )
-async def test_one_who_was_changed_stays_so(
+async def test_a_changed_first_administrator_stays_changed(
     settings: Settings,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
     change: dict[str, bool],
     said: str,
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         headers = await make_another(client)
         changed = await client.patch("/users/1", json=change, headers=headers)
         assert changed.status_code == 200
         caplog.clear()
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         headers = bearer(await log_in(client, GALAHAD))
         assert (await client.get("/users/1", headers=headers)).json() == changed.json()
     (warning,) = warnings_in(caplog)
     assert said in warning
 
 
-async def test_another_name_in_the_settings_makes_no_second_one(
+async def test_another_name_in_the_settings_creates_no_second_administrator(
     database_url: str, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         await make_another(client)
     assert warnings_in(caplog) == []
     later = make_settings(
@@ -136,25 +136,25 @@ async def test_another_name_in_the_settings_makes_no_second_one(
         first_admin_username=LANCELOT["username"],
         first_admin_password=LANCELOT["password"],
     )
-    async with at_court(later, clock) as client:
+    async with started_client(later, clock) as client:
         assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
     (warning,) = warnings_in(caplog)
     assert "hourpass create-admin NAME" in warning
     assert LANCELOT["password"] not in warning
 
 
-async def test_none_is_made_where_there_is_one_by_other_means(
+async def test_no_first_administrator_is_created_where_there_is_one(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
     """As by `hourpass create-admin`."""
-    async with at_court(make_settings(database_url), clock) as client:
+    async with started_client(make_settings(database_url), clock) as client:
         await register(client, GALAHAD)
     await execute(settings, update(User).values(is_admin=True))
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         assert await names(client) == [GALAHAD["username"]]
 
 
-async def test_of_many_workers_that_start_at_once_one_makes_one(
+async def test_one_of_many_workers_that_start_at_once_creates_the_administrator(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
     """Half of them have other settings, as while a new version is rolled out."""
@@ -164,7 +164,7 @@ async def test_of_many_workers_that_start_at_once_one_makes_one(
         first_admin_password=LANCELOT["password"],
     )
     async with AsyncExitStack() as stack:
-        starts = [at_court(each, clock) for each in (settings, others) * 3]
+        starts = [started_client(each, clock) for each in (settings, others) * 3]
         await asyncio.gather(*(stack.enter_async_context(start) for start in starts))
     assert await execute(settings, select(User.is_admin)) == [(True,)]
 
@@ -188,7 +188,7 @@ def entry(action: str, to: str) -> tuple[str, dict[str, object]]:
         pytest.param([entry("user.grant", "administrate")], False, id="another scope"),
     ],
 )
-def test_a_database_of_before_that_had_one_gets_no_other(
+def test_an_older_database_with_an_administrator_gets_no_second_one(
     empty_database_url: str, rows: list[tuple[str, dict[str, object]]], is_done: bool
 ) -> None:
     settings = make_settings(empty_database_url)
@@ -210,39 +210,39 @@ def test_a_database_of_before_that_had_one_gets_no_other(
     assert steps == [(STEP,)] * is_done
 
 
-async def test_the_first_administrator_is_made_once_and_never_changed(
+async def test_the_first_administrator_is_created_once_and_never_changed(
     database_url: str, settings: Settings, clock: Clock
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         token = await log_in(client, ARTHUR)
         first = (await client.get("/me", headers=bearer(token))).json()
     assert first["is_admin"] is True
     later = make_settings(
         database_url, first_admin_username="ARTHUR", first_admin_password="sword in the stone"
     )
-    async with at_court(later, clock) as client:
+    async with started_client(later, clock) as client:
         assert (await client.get("/me", headers=bearer(token))).json() == first
         await log_in(client, ARTHUR)
         refused = await client.post("/token", json={**ARTHUR, "password": "sword in the stone"})
         assert_problem(refused, 401, "invalid_grant")
 
 
-async def test_an_ordinary_user_of_that_name_is_not_promoted(
+async def test_a_user_with_the_name_of_the_first_administrator_is_not_promoted(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_court(make_settings(database_url), clock) as client:
+    async with started_client(make_settings(database_url), clock) as client:
         await register(client, LANCELOT)
     settings = make_settings(
         database_url, first_admin_username="Lancelot", first_admin_password="sword in the stone"
     )
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         token = await log_in(client, LANCELOT)
         response = await client.put(NOBODY_ENABLED, headers=bearer(token))
         assert_problem(response, 403, "insufficient_scope")
     (warning,) = warnings_in(caplog)
     assert "hourpass grant NAME admin" in warning
     await execute(settings, delete(User))
-    async with at_court(settings, clock) as client:  # there has never been an administrator
+    async with started_client(settings, clock) as client:  # there has never been an administrator
         lancelot = {**LANCELOT, "password": "sword in the stone"}
         assert said_in(await log_in(client, lancelot))["scope"] == "admin"
 
@@ -255,7 +255,7 @@ async def test_an_ordinary_user_of_that_name_is_not_promoted(
         pytest.param("arthur", "short", "FIRST_ADMIN_PASSWORD", id="its password"),
     ],
 )
-async def test_a_first_administrator_who_cannot_be_is_a_setting_to_mend(
+async def test_an_invalid_first_administrator_is_an_error_in_the_settings(
     database_url: str, clock: Clock, username: str, password: str, culprit: str
 ) -> None:
     settings = make_settings(
@@ -265,6 +265,6 @@ async def test_a_first_administrator_who_cannot_be_is_a_setting_to_mend(
         password_policy="strict",
     )
     with pytest.raises(StartupError, match=culprit) as refusal:
-        async with at_court(settings, clock):
+        async with started_client(settings, clock):
             pass
     assert password not in str(refusal.value)

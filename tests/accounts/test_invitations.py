@@ -13,8 +13,9 @@ from app.main import create_app
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import INVITATION
 from app.settings import Settings
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of
 from tests.support.mail_server import deliver, mail_server, stop_background_worker
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -41,7 +42,7 @@ async def listed(client: AsyncClient, token: str, **query: Any) -> list[int]:
     return [invitation["id"] for invitation in response.json()["invitations"]]
 
 
-async def test_whoever_is_invited_registers_once(client: AsyncClient, arthurs_token: str) -> None:
+async def test_an_invited_user_registers_once(client: AsyncClient, arthurs_token: str) -> None:
     invitation = await invite(client, arthurs_token, scopes=["train", "predict"])
     assert invitation["scopes"] == ["predict", "train"]
     assert invitation["email"] is None
@@ -96,7 +97,9 @@ async def test_what_is_refused_does_not_use_it_up(
     assert (await come(client, code)).status_code == 201
 
 
-async def test_of_many_at_once_one_registers(client: AsyncClient, arthurs_token: str) -> None:
+async def test_one_of_many_simultaneous_uses_of_an_invitation_succeeds(
+    client: AsyncClient, arthurs_token: str
+) -> None:
     code = (await invite(client, arthurs_token))["code"]
     names = [f"knight{number}" for number in range(INVITATION.allowed)]
     answers = await asyncio.gather(*(come(client, code, username=name) for name in names))
@@ -104,7 +107,7 @@ async def test_of_many_at_once_one_registers(client: AsyncClient, arthurs_token:
     assert {answer.status_code for answer in answers} <= {201, 403, 429}
 
 
-async def test_late_or_taken_back_it_is_of_no_use(
+async def test_an_expired_or_withdrawn_invitation_is_rejected(
     client: AsyncClient, arthurs_token: str, clock: Clock
 ) -> None:
     first = await invite(client, arthurs_token, days=1)
@@ -214,7 +217,7 @@ async def test_in_the_other_modes(
         pytest.param("strasse@camelot.example", "straße@camelot.example", False, id="nor alike"),
     ],
 )
-async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtures
+async def test_a_mailed_code_verifies_the_address(  # noqa: PLR0917 - fixtures
     settings: Settings,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,7 +245,7 @@ async def test_one_that_was_mailed_proves_the_mailbox(  # noqa: PLR0917 - fixtur
             assert len(server.messages) == (1 if is_proved else 2)  # or is asked to prove it
 
 
-async def test_one_that_was_taken_back_is_not_mailed(
+async def test_a_withdrawn_invitation_is_not_mailed(
     settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_background_worker(monkeypatch)

@@ -9,7 +9,7 @@ from app.main import create_app
 from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from app.users.models import User
 from app.users.reauthentication import Reauthentication
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -40,7 +40,9 @@ async def call(client: AsyncClient, token: str, method: str, path: str, **body: 
     return await client.request(method, path, json=body, headers=bearer(token))
 
 
-async def test_a_new_password_ends_everything_and_only_it_opens(client: AsyncClient) -> None:
+async def test_a_new_password_ends_all_tokens_and_is_the_only_one_that_logs_in(
+    client: AsyncClient,
+) -> None:
     await register(client, LANCELOT)
     session = await open_session(client, LANCELOT)
     token = await log_in(client, LANCELOT)
@@ -100,7 +102,7 @@ async def test_a_token_alone_is_not_enough_and_guessing_is_slowed_down(
 
 
 @each_call
-async def test_who_is_let_in_and_then_cut_off_does_nothing_more(  # noqa: PLR0917 - fixtures
+async def test_a_disabled_administrator_does_nothing_with_a_request_in_progress(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,

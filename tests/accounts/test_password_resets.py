@@ -21,7 +21,7 @@ from app.security.one_time_codes.service import MAX_OPEN, replace
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of
 from tests.support.authenticator import enroll
 from tests.support.mail_server import (
     MailServer,
@@ -30,6 +30,7 @@ from tests.support.mail_server import (
     mail_server,
     stop_background_worker,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -106,13 +107,15 @@ async def test_a_forgotten_password_is_replaced_by_mail(
     assert profile.json()["email_verified"] is True
 
 
-async def test_a_code_is_of_use_once(client: AsyncClient, code: str) -> None:
+async def test_a_code_works_once(client: AsyncClient, code: str) -> None:
     assert (await confirm(client, code)).status_code == 200
     assert_problem(await confirm(client, code, "another one"), 403, "invalid_code")
     assert await log_in(client, RENEWED)
 
 
-async def test_of_many_who_try_a_code_at_once_one_succeeds(client: AsyncClient, code: str) -> None:
+async def test_one_of_many_simultaneous_uses_of_a_code_succeeds(
+    client: AsyncClient, code: str
+) -> None:
     passwords = [f"password number {number}" for number in range(12)]
     answers = await asyncio.gather(*(confirm(client, code, password) for password in passwords))
     assert sorted(answer.status_code for answer in answers) == [200] + [403] * 11
@@ -120,13 +123,13 @@ async def test_of_many_who_try_a_code_at_once_one_succeeds(client: AsyncClient, 
     assert await log_in(client, {**LANCELOT, "password": chosen})
 
 
-async def test_a_late_code_is_of_no_use(client: AsyncClient, code: str, clock: Clock) -> None:
+async def test_an_expired_code_is_rejected(client: AsyncClient, code: str, clock: Clock) -> None:
     clock.advance(timedelta(minutes=30))
     assert_problem(await confirm(client, code), 403, "invalid_code")
     assert await log_in(client, LANCELOT)
 
 
-async def test_one_that_was_used_voids_the_others(
+async def test_a_used_code_invalidates_the_others(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
 ) -> None:
     await ask(client)
@@ -151,7 +154,7 @@ async def test_a_code_for_something_else_resets_nothing(
     assert_problem(await confirm(client, invitation.json()["code"]), 403, "invalid_code")
 
 
-async def test_nobody_elses_account_is_touched(client: AsyncClient, code: str) -> None:
+async def test_no_other_account_is_changed(client: AsyncClient, code: str) -> None:
     await register(client, GALAHAD)
     assert (await confirm(client, code)).status_code == 200
     assert await log_in(client, GALAHAD)
@@ -172,7 +175,7 @@ NO_CODES = [
 
 
 @on_sqlite
-async def test_what_is_no_code_is_refused(client: AsyncClient, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_code_is_rejected(client: AsyncClient, subtests: pytest.Subtests) -> None:
     for code in NO_CODES:
         with subtests.test(repr(code)[:40]):
             refused = await client.post(
@@ -183,7 +186,7 @@ async def test_what_is_no_code_is_refused(client: AsyncClient, subtests: pytest.
                 assert str(code) not in refused.text or code == "x"
 
 
-async def test_a_refused_password_does_not_use_the_code_up(
+async def test_a_rejected_password_does_not_use_up_the_code(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
     app.state.services.passwords._strict = True
@@ -193,7 +196,7 @@ async def test_a_refused_password_does_not_use_the_code_up(
     assert (await confirm(client, code)).status_code == 200
 
 
-async def test_the_second_factor_stays(
+async def test_a_password_reset_keeps_the_second_factor(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     assert lancelot
@@ -204,7 +207,7 @@ async def test_the_second_factor_stays(
     assert_problem(await client.post("/token", json=RENEWED), 401, "mfa_required")
 
 
-async def test_who_is_locked_out_by_others_guesses_gets_in_with_a_new_password(
+async def test_a_user_who_is_locked_out_by_others_logs_in_with_a_new_password(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
     async with client_of(app, "192.0.2.7") as guesser:
@@ -215,7 +218,7 @@ async def test_who_is_locked_out_by_others_guesses_gets_in_with_a_new_password(
     assert await log_in(client, RENEWED)
 
 
-async def test_who_failed_at_home_gets_in_there_with_a_new_password(
+async def test_a_user_with_failures_at_a_known_address_logs_in_there_with_a_new_password(
     app: FastAPI, code: str
 ) -> None:
     async with client_of(app, "192.0.2.7") as home:
@@ -271,7 +274,7 @@ async def test_a_change_that_was_refused_voids_no_code(
     assert (await confirm(client, code)).status_code == 200
 
 
-async def test_unknown_and_disabled_are_answered_alike_and_sent_nothing(
+async def test_unknown_and_disabled_users_get_the_same_answer_and_no_mail(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
 ) -> None:
     known = await ask(client)
@@ -287,7 +290,7 @@ async def test_unknown_and_disabled_are_answered_alike_and_sent_nothing(
     assert mailbox.messages == []
 
 
-async def test_the_mail_goes_to_the_address_of_the_account_not_to_one_that_folds_alike(
+async def test_the_mail_is_sent_to_the_address_of_the_account_not_to_one_that_folds_alike(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     await register(client, {**LANCELOT, "email": "Straße@camelot.example"})
@@ -341,7 +344,7 @@ async def test_all_accounts_of_an_address_get_a_code_of_their_own(
     ],
 )
 @pytest.mark.usefixtures("lancelot")
-async def test_tricks_with_addresses_send_nothing(
+async def test_tricks_with_addresses_send_no_mail(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, email: Any, status: int
 ) -> None:
     answer = await client.post("/password-resets", json={"email": email})
@@ -352,7 +355,7 @@ async def test_tricks_with_addresses_send_nothing(
     assert mailbox.messages == []
 
 
-async def test_asking_is_slowed_down_by_address(
+async def test_password_reset_requests_are_limited_by_address(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     async with client_of(app, "192.0.2.7") as flooder:
@@ -364,7 +367,7 @@ async def test_asking_is_slowed_down_by_address(
     assert (await ask(client)).status_code == 202
 
 
-async def test_nobodys_mailbox_is_flooded(
+async def test_mails_to_one_address_are_limited(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     assert lancelot
@@ -396,7 +399,7 @@ async def test_every_message_counts(
     assert LANCELOT["email"] not in str(vars(dropped))
 
 
-async def test_what_was_not_looked_at_yet_is_counted_and_written_down_later(
+async def test_queued_reset_requests_are_counted_and_logged_later(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     stopping = asyncio.Event()
@@ -419,7 +422,7 @@ async def test_what_was_not_looked_at_yet_is_counted_and_written_down_later(
     assert len(entries) == len(mailbox.messages)
 
 
-async def test_nothing_is_sent_again_because_something_else_was_not_taken(
+async def test_a_rejected_message_causes_no_other_one_to_be_sent_twice(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     assert lancelot
@@ -450,7 +453,7 @@ async def test_a_code_that_is_too_old_is_not_mailed(
     assert mailbox.messages == []
 
 
-async def test_a_code_that_is_gone_is_not_drawn_anew(app: FastAPI, clock: Clock) -> None:
+async def test_a_deleted_code_is_not_replaced(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         with pytest.raises(InvalidCodeError):
             await replace(RequestContext(session, clock()), 4711)
@@ -483,7 +486,7 @@ async def test_codes_that_strangers_ask_for_do_not_displace_that_of_an_administr
     assert (await confirm(client, forced.json()["code"])).status_code == 200
 
 
-async def test_other_peoples_codes_do_not_displace_mine(
+async def test_codes_of_other_users_do_not_replace_mine(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
 ) -> None:
     """However many they ask for: each as many as its mailbox is sent."""
@@ -498,7 +501,7 @@ async def test_other_peoples_codes_do_not_displace_mine(
     assert await log_in(client, RENEWED)
 
 
-async def test_accounts_that_others_made_with_my_address_do_not_keep_my_code_away(  # noqa: PLR0917 - fixtures
+async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -533,7 +536,7 @@ async def test_what_voids_the_codes_of_one_user_leaves_the_others(
     assert (await confirm(client, code)).status_code == 200
 
 
-async def test_an_administrators_code_is_not_among_them(
+async def test_the_code_of_an_administrator_is_not_counted(
     app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str, clock: Clock
 ) -> None:
     path = f"/users/{lancelot}/password-reset"
@@ -545,7 +548,7 @@ async def test_an_administrators_code_is_not_among_them(
     assert (await confirm(client, forced.json()["code"])).status_code == 200
 
 
-async def test_a_code_lasts_no_longer_because_its_mail_was_late(
+async def test_a_late_mail_does_not_extend_the_lifetime_of_a_code(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, lancelot: int
 ) -> None:
     mailbox.answers[LANCELOT["email"]] = "451 Try again later"
@@ -561,7 +564,7 @@ async def test_a_code_lasts_no_longer_because_its_mail_was_late(
     assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
 
 
-async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient, code: str) -> None:
+async def test_no_code_is_stored_in_the_clear(app: FastAPI, client: AsyncClient, code: str) -> None:
     await ask(client)
     plain = code.replace("-", "")
     async with app.state.database.session() as session:
@@ -571,7 +574,7 @@ async def test_what_is_kept_has_no_code_in_it(app: FastAPI, client: AsyncClient,
             assert not any(secret in str(row) for row in rows for secret in (code, plain))
 
 
-async def test_the_trail_says_who_asked_and_who_confirmed(
+async def test_the_audit_log_names_who_asked_and_who_confirmed(
     client: AsyncClient, code: str, lancelot: int
 ) -> None:
     await confirm(client, code)
@@ -584,7 +587,7 @@ async def test_the_trail_says_who_asked_and_who_confirmed(
     ]
 
 
-async def test_the_trail_names_the_request_that_asked(
+async def test_the_audit_log_names_the_request(
     app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str
 ) -> None:
     await ask(client, **{"X-Request-ID": "the-grail"})
@@ -635,7 +638,7 @@ async def test_an_administrator_has_the_code_mailed(
     assert await log_in(client, RENEWED)
 
 
-async def test_no_stranger_keeps_an_administrators_mail_away(
+async def test_no_other_user_can_prevent_the_mail_of_an_administrator(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, arthurs_token: str
 ) -> None:
     for _ in range(MAILBOX.allowed + 3):
@@ -652,7 +655,7 @@ async def test_no_stranger_keeps_an_administrators_mail_away(
     assert subjects == ["Please", "An"] * (2 * MAILBOX.allowed)
 
 
-async def test_forcing_is_for_administrators_and_for_users_that_there_are(
+async def test_only_administrators_require_a_second_factor_and_only_of_existing_users(
     client: AsyncClient, lancelot: int, arthurs_token: str
 ) -> None:
     path, headers = f"/users/{lancelot}/password-reset", bearer(arthurs_token)
@@ -668,7 +671,7 @@ async def test_forcing_is_for_administrators_and_for_users_that_there_are(
     assert await log_in(client, LANCELOT)  # nothing was done by halves
 
 
-async def test_an_administrator_remains_who_can_log_in(
+async def test_an_administrator_who_can_log_in_remains(
     client: AsyncClient,
     users: Users,
     context: RequestContext,
@@ -689,7 +692,7 @@ async def test_an_administrator_remains_who_can_log_in(
     assert (await client.post(path.format(1), headers=headers)).status_code == 200
 
 
-async def test_the_outbox_has_an_end(
+async def test_the_outbox_is_limited(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, arthurs_token: str
 ) -> None:
     from app.mail import service

@@ -62,7 +62,7 @@ async def test_without_a_code_nothing_changes(
 
 
 @each_call
-async def test_the_code_is_looked_at_only_after_the_right_password(
+async def test_the_code_is_checked_only_after_the_correct_password(
     client: AsyncClient, clock: Clock, method: str, path: str, members: dict[str, Any]
 ) -> None:
     authenticator, token = await with_second_factor(client, clock)
@@ -76,7 +76,7 @@ async def test_the_code_is_looked_at_only_after_the_right_password(
 
 @each_call
 @pytest.mark.parametrize("by_recovery_code", [False, True], ids=["a code", "a recovery code"])
-async def test_with_a_code_it_is_done_once(  # noqa: PLR0917 - fixtures
+async def test_the_change_with_a_code_succeeds_once(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     clock: Clock,
     method: str,
@@ -136,7 +136,7 @@ async def test_wrong_passwords_are_slowed_down_with_any_code(
 
 
 @each_call
-async def test_who_has_no_second_factor_needs_no_code(
+async def test_a_user_without_a_second_factor_needs_no_code(
     client: AsyncClient, method: str, path: str, members: dict[str, Any]
 ) -> None:
     await register(client, LANCELOT)
@@ -145,7 +145,7 @@ async def test_who_has_no_second_factor_needs_no_code(
     assert done.status_code == 200, done.text
 
 
-async def test_an_enrolment_that_was_never_confirmed_asks_for_nothing(client: AsyncClient) -> None:
+async def test_an_unconfirmed_second_factor_asks_for_no_code(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     begun = await call(client, token, "POST", "/me/second-factor", password=PASSWORD)
@@ -153,7 +153,9 @@ async def test_an_enrolment_that_was_never_confirmed_asks_for_nothing(client: As
     assert (await call(client, token, "PATCH", "/me", password=PASSWORD, email="")).json()
 
 
-async def test_an_administrator_is_no_exception(client: AsyncClient, clock: Clock) -> None:
+async def test_an_administrator_needs_the_second_factor_too(
+    client: AsyncClient, clock: Clock
+) -> None:
     authenticator = await enroll(client, ARTHUR, clock)
     token = await token_with(client, ARTHUR, authenticator.code())
     refused = await call(

@@ -10,7 +10,7 @@ import unicodedata
 import pytest
 from httpx import AsyncClient, Response
 
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
 
 
@@ -23,7 +23,9 @@ async def send(client: AsyncClient, person: object) -> Response:
     )
 
 
-async def test_a_registration_and_its_repetition_answer_to_the_letter(client: AsyncClient) -> None:
+async def test_the_answers_to_a_registration_and_its_repetition_are_those_of_the_contract(
+    client: AsyncClient,
+) -> None:
     created = await client.post("/register-user", json=LANCELOT)
     user_id = created.json()["user_id"]
     assert created.status_code == 201
@@ -51,7 +53,7 @@ async def test_a_registration_and_its_repetition_answer_to_the_letter(client: As
         pytest.param("king", "\N{KELVIN SIGN}ing", id="the Kelvin sign"),
     ],
 )
-async def test_names_that_read_alike_are_one_name(
+async def test_names_that_fold_alike_are_one_name(
     client: AsyncClient, first: str, second: str
 ) -> None:
     user_id = await register(client, {**LANCELOT, "username": first})
@@ -75,7 +77,7 @@ async def test_a_profile_shows_the_name_as_it_was_typed(client: AsyncClient) -> 
 
 
 @on_sqlite
-async def test_members_that_nobody_asked_for_change_nothing(client: AsyncClient) -> None:
+async def test_unknown_members_change_nothing(client: AsyncClient) -> None:
     eager = {**LANCELOT, "is_admin": True, "is_enabled": False, "id": 1, "horse": ["berbiec"]}
     assert (await send(client, eager)).status_code == 201
     profile = await client.get("/me", headers=bearer(await log_in(client, LANCELOT)))
@@ -189,7 +191,7 @@ ACCEPTED = {
 
 
 @on_sqlite
-async def test_whatever_is_accepted_can_log_in(
+async def test_every_accepted_registration_can_log_in(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     for case, change in ACCEPTED.items():
@@ -218,7 +220,7 @@ async def test_the_last_of_128_characters_counts(client: AsyncClient) -> None:
     assert_problem(await client.post("/token", json=almost), 401, "invalid_grant")
 
 
-async def test_of_fifty_simultaneous_registrations_one_succeeds(client: AsyncClient) -> None:
+async def test_one_of_fifty_simultaneous_registrations_succeeds(client: AsyncClient) -> None:
     spellings = [LANCELOT["username"], LANCELOT["username"].upper()] * 25
     responses = await asyncio.gather(
         *(send(client, {**LANCELOT, "username": spelling}) for spelling in spellings)

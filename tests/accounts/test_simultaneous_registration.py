@@ -19,7 +19,7 @@ SPELLINGS = ("galahad", "Galahad", "GALAHAD", "ｇａｌａｈａｄ")  # noqa: 
 
 
 @pytest.mark.first_start
-async def test_of_40_simultaneous_registrations_of_one_name_one_succeeds(
+async def test_one_of_40_simultaneous_registrations_of_a_name_succeeds(
     database_url: str, serve: Callable[..., AbstractContextManager[str]]
 ) -> None:
     people = [

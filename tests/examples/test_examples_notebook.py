@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from app.settings import ROOT
-from tests.conftest import environment, serving
 from tests.support.servers import FINE, Answer, Api, Received, always
+from tests.support.service_process import environment, serving
 from tests.support.users import ARTHUR
 
 ADMIN = {"ADMIN_USERNAME": ARTHUR["username"], "ADMIN_PASSWORD": ARTHUR["password"]}
@@ -57,14 +57,14 @@ def test_it_asks_an_api_for_a_prediction(service: str) -> None:
     assert (request.method, request.path, request.body) == ("POST", "/predict", b'{"petals": 5}')
 
 
-def test_an_api_that_refuses_ends_it(service: str) -> None:
+def test_a_refusal_of_the_api_stops_the_run(service: str) -> None:
     with Api(always(Answer(403))) as api:
         run = notebook("--url", service, "--username", "bors", "--predict", api.url, **ADMIN)
     assert run.returncode == 1
     assert "Promised was 200" in run.stderr
 
 
-def test_another_service_ends_it() -> None:
+def test_another_service_stops_the_run() -> None:
     with Api(always(FINE)) as other:
         run = notebook("--url", other.url, **ADMIN)
     assert run.returncode == 1

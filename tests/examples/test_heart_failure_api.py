@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.support.example_runs import from_readme, running
+from tests.support.guards import comes_true
 from tests.support.proxies import EXAMPLES
-from tests.support.service_process import comes_true
 from tests.support.users import LANCELOT, bearer
 
 EXAMPLE = "heart_failure_api"
@@ -53,7 +53,7 @@ def test_one_command_leads_to_a_prediction_and_the_readme_shows_it(ports: dict[s
     assert prediction["probability"] == float(said[1])
 
 
-def test_everybody_sees_their_own_predictions(api: httpx.Client, token: str) -> None:
+def test_each_user_sees_their_own_predictions(api: httpx.Client, token: str) -> None:
     healthy = {**PATIENT, "cp": 3, "ca": 0, "exang": 0, "oldpeak": 0, "thalach": 170, "age": 40}
     predicted = api.post("/predict", json=healthy, headers=bearer(token))
     assert predicted.status_code == 200
@@ -61,7 +61,7 @@ def test_everybody_sees_their_own_predictions(api: httpx.Client, token: str) -> 
     assert api.get("/predictions", headers=bearer(token)).json() == [predicted.json()]
 
 
-def test_nobody_else_gets_a_prediction(
+def test_a_request_without_a_valid_token_gets_no_prediction(
     hourpass: httpx.Client, api: httpx.Client, token: str
 ) -> None:
     assert api.post("/predict", json=PATIENT).status_code == 401
@@ -85,7 +85,7 @@ def test_nobody_else_gets_a_prediction(
         json.dumps({**PATIENT, "name": "Gawain"}),
     ],
 )
-def test_bad_patients_are_refused_without_repeating_them(
+def test_invalid_patient_data_is_rejected_without_repeating_it(
     api: httpx.Client, token: str, body: str
 ) -> None:
     headers = {**bearer(token), "Content-Type": "application/json"}

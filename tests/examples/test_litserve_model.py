@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import SERVE_TIMEOUT_SECONDS, environment, free_port, serving
 from tests.support.example_runs import from_readme
+from tests.support.guards import comes_true
 from tests.support.proxies import EXAMPLES
-from tests.support.service_process import comes_true
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment, free_port, serving
 from tests.support.users import LANCELOT, bearer
 
 EXAMPLE = "litserve_model"

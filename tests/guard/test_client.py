@@ -9,8 +9,14 @@ import pytest
 import requests
 
 from hourpass import HourpassAuth, ServiceUnavailableError
-from tests.conftest import environment, free_port
-from tests.support.http_clients import CALLS, Call, Court, by_async_httpx, by_httpx, by_requests
+from tests.support.http_clients import (
+    CALLS,
+    Call,
+    ClientService,
+    by_async_httpx,
+    by_httpx,
+    by_requests,
+)
 from tests.support.servers import (
     FINE,
     INVALID_TOKEN,
@@ -20,6 +26,7 @@ from tests.support.servers import (
     always,
     refuses_the_first,
 )
+from tests.support.service_process import environment, free_port
 from tests.support.users import GALAHAD, said_in
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -28,48 +35,50 @@ every_library = pytest.mark.parametrize("call", CALLS)
 
 
 @every_library
-def test_an_api_sees_who_is_calling(court: Court, lancelot: HourpassAuth, call: Call) -> None:
-    answer = call(lancelot, "GET", f"{court.url}/me")
+def test_an_api_sees_who_is_calling(service: ClientService, auth: HourpassAuth, call: Call) -> None:
+    answer = call(auth, "GET", f"{service.url}/me")
     assert answer.status_code == 200
-    assert answer.json()["username"] == court.lancelot["username"]
+    assert answer.json()["username"] == service.user["username"]
 
 
-def test_one_login_serves_every_library(court: Court, lancelot: HourpassAuth) -> None:
+def test_one_login_serves_every_library(service: ClientService, auth: HourpassAuth) -> None:
     for call in CALLS * 2:
-        assert call(lancelot, "GET", f"{court.url}/me").status_code == 200
-    assert court.line.grants() == ["password"]
+        assert call(auth, "GET", f"{service.url}/me").status_code == 200
+    assert service.transport.grants() == ["password"]
 
 
-def test_requests_takes_it_for_a_single_call_too(court: Court, lancelot: HourpassAuth) -> None:
-    assert requests.get(f"{court.url}/me", auth=lancelot).status_code == 200
+def test_requests_takes_it_for_a_single_call_too(
+    service: ClientService, auth: HourpassAuth
+) -> None:
+    assert requests.get(f"{service.url}/me", auth=auth).status_code == 200
 
 
 @every_library
 def test_a_refused_token_is_replaced_and_the_request_repeated(
-    court: Court, lancelot: HourpassAuth, call: Call
+    service: ClientService, auth: HourpassAuth, call: Call
 ) -> None:
     with Api(refuses_the_first(1)) as api:
-        answer = call(lancelot, "POST", f"{api.url}/predict", json={"petals": 5})
+        answer = call(auth, "POST", f"{api.url}/predict", json={"petals": 5})
     assert answer.status_code == 200
     first, second = api.received
     assert first.body == second.body != b""
     assert first.authorization != second.authorization
     assert [earlier.status_code for earlier in answer.history] == [401]
-    assert court.line.grants() == ["password", "password"]
+    assert service.transport.grants() == ["password", "password"]
 
 
 @every_library
-def test_a_fresh_token_that_is_refused_too_is_the_callers_business(
-    court: Court, lancelot: HourpassAuth, call: Call
+def test_the_caller_sees_the_refusal_of_a_new_token(
+    service: ClientService, auth: HourpassAuth, call: Call
 ) -> None:
     with Api(always(INVALID_TOKEN)) as api:
-        assert call(lancelot, "GET", api.url).status_code == 401
+        assert call(auth, "GET", api.url).status_code == 401
         assert len(api.received) == 2
         # Nor does the service have to pay for an API that refuses everything.
         for _ in range(5):
-            assert call(lancelot, "GET", api.url).status_code == 401
+            assert call(auth, "GET", api.url).status_code == 401
     assert len(api.received) == 2 + 5
-    assert court.line.grants() == ["password", "password"]
+    assert service.transport.grants() == ["password", "password"]
 
 
 @pytest.mark.parametrize(
@@ -84,18 +93,18 @@ def test_a_fresh_token_that_is_refused_too_is_the_callers_business(
 )
 @every_library
 def test_other_refusals_go_to_the_caller(
-    court: Court, lancelot: HourpassAuth, call: Call, answer: Answer
+    service: ClientService, auth: HourpassAuth, call: Call, answer: Answer
 ) -> None:
     with Api(always(answer)) as api:
-        assert call(lancelot, "GET", api.url).status_code == answer.status
-    assert len(api.received) == len(court.line.grants()) == 1
+        assert call(auth, "GET", api.url).status_code == answer.status
+    assert len(api.received) == len(service.transport.grants()) == 1
 
 
 @every_library
-def test_an_uploaded_file_is_repeated(lancelot: HourpassAuth, call: Call) -> None:
+def test_an_uploaded_file_is_repeated(auth: HourpassAuth, call: Call) -> None:
     with Api(refuses_the_first(1)) as api:
         files = {"image": ("grail.png", io.BytesIO(b"a cup"), "image/png")}
-        assert call(lancelot, "POST", api.url, files=files).status_code == 200
+        assert call(auth, "POST", api.url, files=files).status_code == 200
     first, second = api.received
     assert b"a cup" in first.body
     assert first.body == second.body
@@ -109,26 +118,24 @@ def test_an_uploaded_file_is_repeated(lancelot: HourpassAuth, call: Call) -> Non
         pytest.param(by_requests, {"data": io.BytesIO(b"told")}, id="requests, a file"),
     ],
 )
-def test_a_streamed_body_is_sent_once(
-    lancelot: HourpassAuth, call: Call, body: dict[str, Any]
-) -> None:
+def test_a_streamed_body_is_sent_once(auth: HourpassAuth, call: Call, body: dict[str, Any]) -> None:
     with Api(refuses_the_first(1)) as api:
-        assert call(lancelot, "POST", api.url, **body).status_code == 401
+        assert call(auth, "POST", api.url, **body).status_code == 401
     assert [request.body for request in api.received] == [b"told"]
 
 
-def test_a_body_streamed_by_a_task_is_sent_once(lancelot: HourpassAuth) -> None:
+def test_a_body_streamed_by_a_task_is_sent_once(auth: HourpassAuth) -> None:
     async def tale() -> Any:
         yield b"told"
 
     with Api(refuses_the_first(1)) as api:
-        assert by_async_httpx(lancelot, "POST", api.url, content=tale()).status_code == 401
+        assert by_async_httpx(auth, "POST", api.url, content=tale()).status_code == 401
     assert [request.body for request in api.received] == [b"told"]
 
 
 @every_library
 def test_after_a_redirect_only_the_refused_request_is_repeated(
-    lancelot: HourpassAuth, call: Call
+    auth: HourpassAuth, call: Call
 ) -> None:
     refusing = refuses_the_first(1)
 
@@ -138,24 +145,24 @@ def test_after_a_redirect_only_the_refused_request_is_repeated(
         return refusing(request)
 
     with Api(answer) as api:
-        assert call(lancelot, "POST", f"{api.url}/jobs").status_code == 200
+        assert call(auth, "POST", f"{api.url}/jobs").status_code == 200
     assert [request.method for request in api.received] == ["POST", "GET", "GET"]
 
 
 @pytest.mark.parametrize("scopes", ["offline_access", ["offline_access"]], ids=["text", "list"])
-def test_scopes_are_asked_for(court: Court, scopes: Any) -> None:
-    auth = court.auth(scopes=scopes)
+def test_scopes_are_asked_for(service: ClientService, scopes: Any) -> None:
+    auth = service.auth(scopes=scopes)
     with Api(always(FINE)) as api:
         by_httpx(auth, "GET", api.url)
     (request,) = api.received
     assert said_in((request.authorization or "")[7:])["scope"] == "offline_access"
 
 
-def test_a_name_of_any_script_can_log_in(court: Court) -> None:
+def test_a_name_of_any_script_can_log_in(service: ClientService) -> None:
     ywain = {**GALAHAD, "username": "Ywain à la löwe 🦁", "password": "l'eau & la fontaine=+%"}
-    assert court.service.post("/register-user", json=ywain).status_code == 201
-    with HourpassAuth(court.url, ywain["username"], ywain["password"]) as auth:
-        assert by_requests(auth, "GET", f"{court.url}/me").json()["username"] == ywain["username"]
+    assert service.client.post("/register-user", json=ywain).status_code == 201
+    with HourpassAuth(service.url, ywain["username"], ywain["password"]) as auth:
+        assert by_requests(auth, "GET", f"{service.url}/me").json()["username"] == ywain["username"]
 
 
 def test_neither_requests_nor_fastapi_is_needed() -> None:
@@ -166,14 +173,14 @@ def test_neither_requests_nor_fastapi_is_needed() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=with_hourpass())
 
 
-def test_a_forked_child_logs_in_anew_and_leaves_its_parent_alone(court: Court) -> None:
+def test_a_forked_child_logs_in_anew_and_leaves_its_parent_alone(service: ClientService) -> None:
     """The lock is held while it forks, as another thread might hold it."""
-    name, password = court.lancelot["username"], court.lancelot["password"]
+    name, password = service.user["username"], service.user["password"]
     program = f"""
 import os, httpx
 from hourpass import HourpassAuth
-auth = HourpassAuth({court.url!r}, {name!r}, {password!r}, scopes="offline_access")
-me = lambda: httpx.get({court.url!r} + "/me", auth=auth).status_code
+auth = HourpassAuth({service.url!r}, {name!r}, {password!r}, scopes="offline_access")
+me = lambda: httpx.get({service.url!r} + "/me", auth=auth).status_code
 assert me() == 200
 with auth._tokens._lock:
     child = os.fork()
@@ -190,7 +197,7 @@ auth.close()
     subprocess.run([sys.executable, "-c", program], check=True, env=with_hourpass(), timeout=30)
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
+def test_an_unreachable_service_is_named() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     auth = HourpassAuth(url, "lancelot", "secret")
     with pytest.raises(ServiceUnavailableError, match=rf"{url} \(ConnectError\)"):

@@ -15,7 +15,7 @@ from hourpass.client.token_source import (
     RENEWAL_MARGIN,
     TIMEOUT,
 )
-from tests.support.http_clients import CALLS, Call, Court, by_httpx, settle, token_of
+from tests.support.http_clients import CALLS, Call, ClientService, by_httpx, settle, token_of
 from tests.support.settings import Clock
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -26,63 +26,67 @@ HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
 
 
-def test_an_outage_is_not_noticed_while_the_token_holds(court: Court) -> None:
-    auth = court.auth()
-    by_httpx(auth, "GET", f"{court.url}/me")
-    court.line.is_cut = True
-    court.clock.advance(HOUR - RENEWAL_MARGIN * SECOND)
+def test_an_outage_has_no_effect_while_the_token_is_valid(service: ClientService) -> None:
+    auth = service.auth()
+    by_httpx(auth, "GET", f"{service.url}/me")
+    service.transport.is_offline = True
+    service.clock.advance(HOUR - RENEWAL_MARGIN * SECOND)
     for _ in range(3):
-        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+        assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
         settle(auth)
-    assert len(court.line.sent) == 2  # and the service is not asked again at each request
+    assert len(service.transport.sent) == 2  # and the service is not asked again at each request
 
-    court.clock.advance((RENEWAL_MARGIN - CLOCK_MARGIN) * SECOND)
+    service.clock.advance((RENEWAL_MARGIN - CLOCK_MARGIN) * SECOND)
     for _ in range(3):
         with pytest.raises(ServiceUnavailableError, match="ConnectError"):
-            by_httpx(auth, "GET", f"{court.url}/me")
-    assert len(court.line.sent) == 3
+            by_httpx(auth, "GET", f"{service.url}/me")
+    assert len(service.transport.sent) == 3
 
-    court.line.is_cut = False
-    court.clock.advance(OUTAGE_PAUSE * SECOND)
-    assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+    service.transport.is_offline = False
+    service.clock.advance(OUTAGE_PAUSE * SECOND)
+    assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
 
 
-def test_an_outage_is_logged_once(court: Court, caplog: pytest.LogCaptureFixture) -> None:
-    auth = court.auth()
-    by_httpx(auth, "GET", f"{court.url}/me")
-    court.line.is_cut = True
-    court.clock.advance(HOUR - RENEWAL_MARGIN * SECOND)
+def test_an_outage_is_logged_once(service: ClientService, caplog: pytest.LogCaptureFixture) -> None:
+    auth = service.auth()
+    by_httpx(auth, "GET", f"{service.url}/me")
+    service.transport.is_offline = True
+    service.clock.advance(HOUR - RENEWAL_MARGIN * SECOND)
     for _ in range(3):
-        by_httpx(auth, "GET", f"{court.url}/me")
+        by_httpx(auth, "GET", f"{service.url}/me")
         settle(auth)
-        court.clock.advance(OUTAGE_PAUSE * SECOND)
-    assert len(court.line.sent) == 4
+        service.clock.advance(OUTAGE_PAUSE * SECOND)
+    assert len(service.transport.sent) == 4
     lines = [line for line in caplog.messages if "ConnectError" in line]
-    assert lines == [f"No login at {court.url} (ConnectError)"]
+    assert lines == [f"No login at {service.url} (ConnectError)"]
 
 
 @every_library
-def test_a_disabled_user_gets_a_login_error_and_can_come_back(court: Court, call: Call) -> None:
-    auth = court.auth()
-    call(auth, "GET", f"{court.url}/me")
-    court.as_arthur("PUT", f"/toggle-user-permission/{court.user_id}/0")
+def test_a_disabled_user_gets_a_login_error_and_can_come_back(
+    service: ClientService, call: Call
+) -> None:
+    auth = service.auth()
+    call(auth, "GET", f"{service.url}/me")
+    service.as_admin("PUT", f"/toggle-user-permission/{service.user_id}/0")
     for _ in range(3):
         with pytest.raises(LoginError):
-            call(auth, "GET", f"{court.url}/me")
-    assert court.line.grants() == ["password", "password"]
-    court.as_arthur("PUT", f"/toggle-user-permission/{court.user_id}/1")
-    court.clock.advance(LOGIN_PAUSE * SECOND)
-    assert call(auth, "GET", f"{court.url}/me").status_code == 200
+            call(auth, "GET", f"{service.url}/me")
+    assert service.transport.grants() == ["password", "password"]
+    service.as_admin("PUT", f"/toggle-user-permission/{service.user_id}/1")
+    service.clock.advance(LOGIN_PAUSE * SECOND)
+    assert call(auth, "GET", f"{service.url}/me").status_code == 200
 
 
-def test_each_refusal_of_a_token_that_held_a_while_is_answered_with_a_login(court: Court) -> None:
-    auth = court.auth()
-    by_httpx(auth, "GET", f"{court.url}/me")
+def test_each_refusal_of_an_older_token_is_answered_with_a_login(
+    service: ClientService,
+) -> None:
+    auth = service.auth()
+    by_httpx(auth, "GET", f"{service.url}/me")
     for _ in range(3):
-        court.service.post("/revoke", data={"token": token_of(auth)})
-        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
-        court.clock.advance(REFUSAL_PAUSE * SECOND)
-    assert court.line.grants() == ["password"] * 4
+        service.client.post("/revoke", data={"token": token_of(auth)})
+        assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
+        service.clock.advance(REFUSAL_PAUSE * SECOND)
+    assert service.transport.grants() == ["password"] * 4
 
 
 def saying(*answers: httpx.Response) -> tuple[httpx.MockTransport, list[httpx.Request]]:
@@ -106,7 +110,7 @@ def use(auth: HourpassAuth) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_service_is_asked_again_when_it_says(status: int) -> None:
+def test_a_busy_service_is_asked_again_after_its_retry_after(status: int) -> None:
     busy = httpx.Response(status, headers={"Retry-After": "0"})
     given = httpx.Response(200, json={"access_token": "a.b.c", "expires_in": 3600})
     service, asked = saying(busy, busy, given)
@@ -122,7 +126,7 @@ def test_a_service_that_stays_busy_is_asked_a_few_times() -> None:
 
 
 @pytest.mark.parametrize(("said", "kept"), [("100", 100), ("9" * 30, LONGEST_PAUSE)])
-def test_a_long_wait_is_the_callers_to_know_and_is_kept_within_reason(said: str, kept: int) -> None:
+def test_the_caller_learns_how_long_to_wait_and_the_wait_is_limited(said: str, kept: int) -> None:
     service, asked = saying(httpx.Response(429, headers={"Retry-After": said}))
     clock = Clock()
     auth = HourpassAuth(
@@ -234,7 +238,7 @@ def test_only_a_busy_service_is_asked_again() -> None:
         pytest.param(httpx.Response(401, json=["no"]), id="no object"),
     ],
 )
-def test_a_no_is_a_no_whatever_its_body_is(answer: httpx.Response) -> None:
+def test_a_refusal_counts_whatever_its_body_is(answer: httpx.Response) -> None:
     service, asked = saying(answer)
     with pytest.raises(LoginError, match="wrong, or the account is disabled"):
         log_in_at(service)

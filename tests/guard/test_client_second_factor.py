@@ -7,7 +7,7 @@ import pytest
 
 from hourpass import LoginError
 from tests.support.authenticator import STEP, Authenticator
-from tests.support.http_clients import Court, by_httpx
+from tests.support.http_clients import ClientService, by_httpx
 from tests.support.users import LANCELOT, bearer
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -16,20 +16,22 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def authenticator(court: Court) -> Authenticator:
+def authenticator(service: ClientService) -> Authenticator:
     """Lancelot needs a code from now on."""
-    headers = bearer(court.service.post("/token", json=court.lancelot).json()["token"])
+    headers = bearer(service.client.post("/token", json=service.user).json()["token"])
     sent = {"password": LANCELOT["password"]}
-    begun = court.service.post("/me/second-factor", json=sent, headers=headers).json()
-    authenticator = Authenticator(begun["otpauth_uri"], court.clock)
+    begun = service.client.post("/me/second-factor", json=sent, headers=headers).json()
+    authenticator = Authenticator(begun["otpauth_uri"], service.clock)
     code = {"otp": authenticator.code()}
-    answer = court.service.post("/me/second-factor/confirm", json=code, headers=headers)
+    answer = service.client.post("/me/second-factor/confirm", json=code, headers=headers)
     assert answer.status_code == 200, answer.text
-    court.clock.advance(STEP)
+    service.clock.advance(STEP)
     return authenticator
 
 
-def test_a_session_asks_for_one_code_a_day(court: Court, authenticator: Authenticator) -> None:
+def test_a_session_asks_for_one_code_a_day(
+    service: ClientService, authenticator: Authenticator
+) -> None:
     asked = 0
 
     def otp() -> str:
@@ -37,50 +39,50 @@ def test_a_session_asks_for_one_code_a_day(court: Court, authenticator: Authenti
         asked += 1
         return authenticator.code()
 
-    auth = court.auth(scopes=["offline_access"], otp=otp)
+    auth = service.auth(scopes=["offline_access"], otp=otp)
     for _ in range(24):
-        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
-        court.clock.advance(HOUR)
+        assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
+        service.clock.advance(HOUR)
     assert asked == 1
-    assert court.line.grants() == ["password", *["refresh_token"] * 23]
+    assert service.transport.grants() == ["password", *["refresh_token"] * 23]
 
 
 def test_without_a_session_each_login_asks_for_one(
-    court: Court, authenticator: Authenticator
+    service: ClientService, authenticator: Authenticator
 ) -> None:
-    auth = court.auth(otp=authenticator.code)
+    auth = service.auth(otp=authenticator.code)
     for _ in range(2):
-        assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
-        court.clock.advance(HOUR)
-    assert court.line.grants() == ["password", "password"]
+        assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
+        service.clock.advance(HOUR)
+    assert service.transport.grants() == ["password", "password"]
 
 
 @pytest.mark.usefixtures("authenticator")
-def test_without_a_code_the_error_says_what_to_pass(court: Court) -> None:
-    auth = court.auth()
+def test_without_a_code_the_error_says_what_to_pass(service: ClientService) -> None:
+    auth = service.auth()
     for _ in range(2):
         with pytest.raises(LoginError, match="has a second factor, so otp= has to give a code"):
-            by_httpx(auth, "GET", f"{court.url}/me")
-    assert court.line.grants() == ["password"]
+            by_httpx(auth, "GET", f"{service.url}/me")
+    assert service.transport.grants() == ["password"]
 
 
 def test_a_wrong_code_is_an_error_that_does_not_repeat_it(
-    court: Court, authenticator: Authenticator, caplog: pytest.LogCaptureFixture
+    service: ClientService, authenticator: Authenticator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     code = authenticator.wrong_code()
-    auth = court.auth(otp=lambda: code)
+    auth = service.auth(otp=lambda: code)
     with pytest.raises(LoginError, match="the code is wrong") as raised:
-        by_httpx(auth, "GET", f"{court.url}/me")
+        by_httpx(auth, "GET", f"{service.url}/me")
     assert code not in str(raised.value) + caplog.text
 
 
-def test_an_otp_that_raises_is_a_login_error_without_its_text(court: Court) -> None:
+def test_an_otp_that_raises_is_a_login_error_without_its_text(service: ClientService) -> None:
     def otp() -> str:
         raise RuntimeError("the key is JBSWY3DP")
 
-    auth = court.auth(otp=otp)
+    auth = service.auth(otp=otp)
     with pytest.raises(LoginError, match="otp raised RuntimeError") as raised:
-        by_httpx(auth, "GET", f"{court.url}/me")
+        by_httpx(auth, "GET", f"{service.url}/me")
     assert "JBSWY3DP" not in str(raised.value)
-    assert court.line.grants() == []
+    assert service.transport.grants() == []

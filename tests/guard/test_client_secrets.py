@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError, ServiceUnavailableError
-from tests.support.http_clients import CALLS, Call, Court, by_httpx
+from tests.support.http_clients import CALLS, Call, ClientService, by_httpx
 from tests.support.servers import FINE, INVALID_TOKEN, Answer, Api, Received, always
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -20,7 +20,7 @@ every_library = pytest.mark.parametrize("call", CALLS)
 
 @every_library
 def test_a_redirect_to_another_origin_takes_no_token_along(
-    court: Court, lancelot: HourpassAuth, call: Call
+    service: ClientService, auth: HourpassAuth, call: Call
 ) -> None:
     with Api(always(INVALID_TOKEN)) as morgan:
 
@@ -28,9 +28,10 @@ def test_a_redirect_to_another_origin_takes_no_token_along(
             return Answer(307, {"Location": f"{morgan.url}/lure"})
 
         with Api(to_morgan) as api:
-            assert call(lancelot, "GET", api.url).status_code == 401
+            assert call(auth, "GET", api.url).status_code == 401
     assert [request.authorization for request in morgan.received] == [None]
-    assert len(court.line.grants()) == 1  # nor does her answer end a token that she has not seen
+    # The answer of another server does not revoke a token that it never received.
+    assert len(service.transport.grants()) == 1
 
 
 def test_the_password_does_not_follow_a_redirect() -> None:
@@ -45,42 +46,42 @@ def test_the_password_does_not_follow_a_redirect() -> None:
 
 
 def test_a_proxy_of_the_environment_sees_no_password(
-    court: Court, monkeypatch: pytest.MonkeyPatch
+    service: ClientService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Api(always(FINE)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        auth = HourpassAuth(court.url, court.lancelot["username"], court.lancelot["password"])
+        auth = HourpassAuth(service.url, service.user["username"], service.user["password"])
         with httpx.Client(auth=auth, trust_env=False) as client:
-            assert client.get(f"{court.url}/me").status_code == 200
+            assert client.get(f"{service.url}/me").status_code == 200
     assert proxy.received == []
 
 
 @every_library
 def test_a_refused_login_says_so_without_the_password(
-    court: Court, caplog: pytest.LogCaptureFixture, call: Call
+    service: ClientService, caplog: pytest.LogCaptureFixture, call: Call
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    auth = court.auth(password="excalibur!")
+    auth = service.auth(password="excalibur!")
     for _ in range(3):
         with pytest.raises(LoginError, match="wrong, or the account is disabled") as raised:
-            call(auth, "GET", f"{court.url}/me")
+            call(auth, "GET", f"{service.url}/me")
         assert "excalibur" not in str(raised.value)
         assert raised.value.__cause__ is raised.value.__context__ is None
-    assert court.line.grants() == ["password"]  # a wrong password does not become right
+    assert service.transport.grants() == ["password"]  # a wrong password does not become right
     assert "gives no token" in caplog.text
     assert "excalibur" not in caplog.text + repr(auth)
 
 
 def test_neither_repr_nor_logs_show_a_token(
-    court: Court, lancelot: HourpassAuth, caplog: pytest.LogCaptureFixture
+    service: ClientService, auth: HourpassAuth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "hourpass")
     with Api(always(FINE)) as api:
-        by_httpx(lancelot, "GET", api.url)
+        by_httpx(auth, "GET", api.url)
     token = (api.received[0].authorization or "").removeprefix("Bearer ")
-    held = lancelot._tokens._held
-    assert repr(lancelot) == f"HourpassAuth('{court.url}', '{court.lancelot['username']}')"
-    assert token not in repr(held) + repr(vars(lancelot)) + caplog.text
+    held = auth._tokens._held
+    assert repr(auth) == f"HourpassAuth('{service.url}', '{service.user['username']}')"
+    assert token not in repr(held) + repr(vars(auth)) + caplog.text
 
 
 @pytest.mark.parametrize(
@@ -100,9 +101,9 @@ def test_an_unsafe_address_is_refused_at_once(url: str) -> None:
 
 
 @every_library
-def test_a_token_is_not_sent_over_plain_http(lancelot: HourpassAuth, call: Call) -> None:
+def test_a_token_is_not_sent_over_plain_http(auth: HourpassAuth, call: Call) -> None:
     with pytest.raises(ValueError, match="allow_http"):
-        call(lancelot, "GET", "http://api.example/predict")
+        call(auth, "GET", "http://api.example/predict")
 
 
 def test_plain_http_can_be_allowed_by_name() -> None:
@@ -131,6 +132,6 @@ def test_half_a_surrogate_pair_is_refused_without_being_quoted() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_is_not_written_down(lancelot: HourpassAuth, duplicate: Callable[..., Any]) -> None:
+def test_it_cannot_be_pickled_or_copied(auth: HourpassAuth, duplicate: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match="one in each worker process"):
-        duplicate(lancelot)
+        duplicate(auth)

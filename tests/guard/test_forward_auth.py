@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from tests.conftest import free_port, serving
 from tests.support.proxies import (
     GATEWAYS,
     GUINEVERE,
@@ -20,6 +19,7 @@ from tests.support.proxies import (
     gateway,
     head_of_answer,
 )
+from tests.support.service_process import free_port, serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 
@@ -62,7 +62,7 @@ def client(url: str, model: Model) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_the_model_hears_who_asks_and_no_token(
+def test_the_model_gets_the_user_and_no_token(
     client: httpx.Client, court: Court, model: Model, method: str
 ) -> None:
     response = client.request(method, "/predict?x=1", headers=bearer(court.token(GUINEVERE)))
@@ -76,7 +76,9 @@ def test_the_model_hears_who_asks_and_no_token(
     assert seen.values("Authorization") in ([], [""])
 
 
-def test_a_bare_token_will_do(client: httpx.Client, court: Court, model: Model) -> None:
+def test_a_token_without_a_scheme_is_accepted(
+    client: httpx.Client, court: Court, model: Model
+) -> None:
     headers = {"Authorization": court.token(GALAHAD)}
     assert client.get("/predict", headers=headers).status_code == 200
     assert len(model.seen) == 1
@@ -150,7 +152,7 @@ SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
 @pytest.mark.parametrize("name", ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"])
-def test_an_identity_from_outside_never_reaches_the_model(
+def test_identity_headers_of_a_client_never_reach_the_model(
     client: httpx.Client, court: Court, model: Model, name: str
 ) -> None:
     """Galahad has no scopes, so nothing may stand in for those either."""
@@ -166,7 +168,7 @@ def test_an_identity_from_outside_never_reaches_the_model(
     assert seen.values("X-Auth-Scopes") in ([], [""])
 
 
-def test_an_identity_cannot_be_taken_away_on_the_last_hop(
+def test_identity_headers_cannot_be_removed_on_the_last_hop(
     client: httpx.Client, court: Court, model: Model
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""

@@ -13,17 +13,18 @@ import pytest
 
 from hourpass import Guard, InvalidTokenError, User
 from hourpass.guard import revocation_feed
-from tests.conftest import environment
-from tests.support.service_process import Court, comes_true, holding_court, refusal_of
+from tests.support.guards import comes_true, refusal_of
+from tests.support.running_service import RunningService, running_service
+from tests.support.service_process import environment
 from tests.support.users import ARTHUR, Person, kid_of, said_in
 
 SHARED_SECRET = "the sword in the stone, and in the lake"
 
 
 @pytest.fixture(scope="module", params=["ES256", "HS256"])
-def court(
+def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Court]:
+) -> Iterator[RunningService]:
     database = tmp_path_factory.mktemp(request.param) / "hourpass.db"
     settings = {"SIGNING_ALGORITHM": request.param}
     if request.param == "HS256":
@@ -31,28 +32,28 @@ def court(
     with pytest.MonkeyPatch.context() as patch:
         # The service ends no sooner than the question that its last listener put.
         patch.setattr(revocation_feed, "WAIT_SECONDS", 1)
-        with holding_court(f"sqlite:///{database}", **settings) as court:
-            yield court
+        with running_service(f"sqlite:///{database}", **settings) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")
-def guard(court: Court) -> Iterator[Guard]:
-    with Guard(court.url) as guard:
+def guard(service: RunningService) -> Iterator[Guard]:
+    with Guard(service.url) as guard:
         yield guard
 
 
-def test_a_token_tells_whose_it_is(court: Court, guard: Guard) -> None:
-    knight = court.new_knight()
-    token = court.log_in(knight)
+def test_a_checked_token_returns_its_user(service: RunningService, guard: Guard) -> None:
+    user = service.new_user()
+    token = service.log_in(user)
     expires_at = datetime.fromtimestamp(said_in(token)["exp"], UTC)
-    user = User(int(knight["id"]), knight["username"], frozenset(), expires_at)
-    assert guard.check(token) == user
-    assert guard.check(token) == user
-    assert "admin" in guard.check(court.log_in(ARTHUR)).scopes
+    expected = User(int(user["id"]), user["username"], frozenset(), expires_at)
+    assert guard.check(token) == expected
+    assert guard.check(token) == expected
+    assert "admin" in guard.check(service.log_in(ARTHUR)).scopes
 
 
-async def test_async_callers_get_the_same_answer(court: Court, guard: Guard) -> None:
-    token = court.new_token()
+async def test_async_callers_get_the_same_answer(service: RunningService, guard: Guard) -> None:
+    token = service.new_token()
     assert await guard.acheck(token) == guard.check(token)
     with pytest.raises(InvalidTokenError):
         await guard.acheck(token[:-8] + "AAAAAAAA")
@@ -71,75 +72,79 @@ async def test_async_callers_get_the_same_answer(court: Court, guard: Guard) -> 
         pytest.param(
             lambda c, token, _: c.log_out_everywhere(token), "", True, id="sub: logged out"
         ),
-        pytest.param(lambda c, _, knight: c.disable(knight), "", True, id="sub: user disabled"),
-        pytest.param(lambda c, _, knight: c.remove(knight), "", True, id="sub: user removed"),
+        pytest.param(lambda c, _, user: c.disable(user), "", True, id="sub: user disabled"),
+        pytest.param(lambda c, _, user: c.remove(user), "", True, id="sub: user removed"),
     ],
 )
-def test_a_token_that_the_service_ends_is_soon_refused(
-    court: Court,
+def test_a_revoked_token_is_soon_rejected(
+    service: RunningService,
     guard: Guard,
-    end: Callable[[Court, str, Person], None],
+    end: Callable[[RunningService, str, Person], None],
     scope: str,
     ends_others: bool,
 ) -> None:
-    knight, bystander = court.new_knight(), court.new_token()
-    token = court.log_in(knight, **({"scope": scope} if scope else {}))
-    not_seen_yet = court.log_in(knight)
+    user, bystander = service.new_user(), service.new_token()
+    token = service.log_in(user, **({"scope": scope} if scope else {}))
+    not_seen_yet = service.log_in(user)
     guard.check(token)
-    end(court, token, knight)
+    end(service, token, user)
     assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
     assert refusal_of(guard, not_seen_yet) is (InvalidTokenError if ends_others else None)
     assert refusal_of(guard, bystander) is None
 
 
-def test_a_guard_that_comes_later_refuses_what_has_ended_before(court: Court) -> None:
-    token = court.new_token()
-    court.revoke(token)
-    with Guard(court.url) as guard:
+def test_a_new_guard_rejects_tokens_that_were_revoked_before_it_started(
+    service: RunningService,
+) -> None:
+    token = service.new_token()
+    service.revoke(token)
+    with Guard(service.url) as guard:
         assert refusal_of(guard, token) is InvalidTokenError
 
 
-def test_50_threads_begin_at_once(court: Court) -> None:
-    tokens = [court.new_token() for _ in range(3)]
+def test_50_threads_begin_at_once(service: RunningService) -> None:
+    tokens = [service.new_token() for _ in range(3)]
     with ThreadPoolExecutor(50) as threads:
-        guard = Guard(court.url)
+        guard = Guard(service.url)
         names = list(threads.map(lambda n: guard.check(tokens[n % 3]).username, range(50)))
         guard.close()
     assert len(set(names)) == 3
     assert names == [names[n % 3] for n in range(50)]
 
 
-async def test_50_tasks_begin_at_once_and_block_nobody(court: Court) -> None:
-    tokens = [court.new_token() for _ in range(3)]
-    async with Guard(court.url) as guard:
+async def test_50_tasks_begin_at_once_and_block_nobody(service: RunningService) -> None:
+    tokens = [service.new_token() for _ in range(3)]
+    async with Guard(service.url) as guard:
         users = await asyncio.gather(*(guard.acheck(tokens[n % 3]) for n in range(50)))
     assert [user.id for user in users] == [users[n % 3].id for n in range(50)]
 
 
-@pytest.mark.parametrize("court", ["ES256"], indirect=True)
-def test_a_stolen_keys_tokens_end_and_those_of_the_next_key_hold(
-    court: Court, guard: Guard
+@pytest.mark.parametrize("service", ["ES256"], indirect=True)
+def test_tokens_of_a_stolen_key_are_revoked_and_those_of_the_next_key_are_valid(
+    service: RunningService, guard: Guard
 ) -> None:
-    knight = court.new_knight()
-    stolen = court.log_in(knight)
+    user = service.new_user()
+    stolen = service.log_in(user)
     guard.check(stolen)
-    court.command("keys", "revoke", kid_of(stolen))
+    service.command("keys", "revoke", kid_of(stolen))
     assert comes_true(lambda: refusal_of(guard, stolen) is InvalidTokenError)
-    assert comes_true(lambda: kid_of(court.log_in(knight)) != kid_of(stolen))
-    assert guard.check(court.log_in(knight)).username == knight["username"]
+    assert comes_true(lambda: kid_of(service.log_in(user)) != kid_of(stolen))
+    assert guard.check(service.log_in(user)).username == user["username"]
 
 
-def test_nothing_is_asked_of_the_service_for_a_token_that_is_seen_again(court: Court) -> None:
-    token = court.new_token()
-    with Guard(court.url) as guard:
+def test_a_cached_token_causes_no_request_to_the_service(
+    service: RunningService,
+) -> None:
+    token = service.new_token()
+    with Guard(service.url) as guard:
         guard.check(token)
         guard._feed._asked().close()
         assert refusal_of(guard, token) is None
 
 
-def test_a_forked_process_follows_the_service_by_itself(court: Court) -> None:
+def test_a_forked_process_follows_the_service_by_itself(service: RunningService) -> None:
     """As under gunicorn --preload, whose workers are forks of a process that has checked before."""
-    token = court.new_token()
+    token = service.new_token()
     program = """
         import os, sys
         from hourpass import Guard, InvalidTokenError
@@ -167,9 +172,9 @@ def test_a_forked_process_follows_the_service_by_itself(court: Court) -> None:
     ) as process:
         assert process.stdin
         assert process.stdout
-        process.stdin.write(f"{court.url} {token}")
+        process.stdin.write(f"{service.url} {token}")
         process.stdin.close()
         said = [process.stdout.readline() for _ in range(2)]
-        court.revoke(token)
+        service.revoke(token)
         said += [process.stdout.readline() for _ in range(2)]
     assert said == ["holds\n", "holds\n", "refused\n", "refused\n"]

@@ -12,10 +12,10 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import revocation_feed, service_client
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.conftest import free_port
 from tests.guard.test_guard_outage import all_come_to, serving_at
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.service_process import comes_true, guard_messages, refusal_of
+from tests.support.service_process import free_port
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -122,7 +122,7 @@ def test_after_an_outage_a_guard_asks_only_for_what_comes_after_its_cursor(
     assert guard_messages(caplog) == [AWAY, BACK]
 
 
-def test_a_page_without_an_answer_does_not_make_a_guard_read_the_others_again(
+def test_a_failed_page_does_not_make_a_guard_read_the_others_again(
     issuer: Issuer, long_feed: LongFeed, caplog: pytest.LogCaptureFixture
 ) -> None:
     long_feed.fails_at = ["a.30", "a.99"]
@@ -135,7 +135,7 @@ def test_a_page_without_an_answer_does_not_make_a_guard_read_the_others_again(
     assert comes_true(lambda: guard_messages(caplog)[-1] == BACK)
 
 
-def test_after_a_410_a_guard_believes_nothing_until_it_has_read_the_last_page(
+def test_after_a_410_a_guard_accepts_no_token_until_it_has_read_the_last_page(
     issuer: Issuer, long_feed: LongFeed, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However long all pages take together, there is a time limit only for each of them."""

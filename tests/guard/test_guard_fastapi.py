@@ -20,7 +20,7 @@ from hourpass import (
     User,
 )
 from hourpass.testing import Issuer, authorization
-from tests.support.service_process import listening
+from tests.support.servers import served
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -63,7 +63,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(api) as url:
+    with served(api) as url:
         yield url
 
 
@@ -106,7 +106,7 @@ def test_a_missing_token_is_asked_for_without_an_error(
         pytest.param(["one", "two"], id="two headers"),
     ],
 )
-def test_what_is_no_token_is_refused(client: httpx.Client, values: list[str]) -> None:
+def test_an_invalid_token_is_rejected(client: httpx.Client, values: list[str]) -> None:
     headers = [(b"authorization", value.encode()) for value in values]
     response = client.get("/predict", headers=headers)
     assert response.status_code == 401
@@ -124,7 +124,7 @@ def test_two_tokens_in_two_headers_are_refused_though_both_are_valid(
 
 
 @pytest.mark.parametrize("kind", ["expired", "revoked", "forged", "foreign"])
-def test_a_token_that_does_not_hold_is_refused_by_the_rfcs_name(
+def test_an_invalid_token_is_rejected_with_the_error_of_the_rfc(
     client: httpx.Client, issuer: Issuer, kind: str
 ) -> None:
     token: str = getattr(issuer, f"{kind}_token")()
@@ -146,14 +146,12 @@ def test_a_route_can_require_scopes(client: httpx.Client, issuer: Issuer) -> Non
 
 
 @pytest.mark.parametrize("scopes", [(), ("",), ("train predict",), ('"',)])
-def test_what_is_no_scope_cannot_be_required(scopes: tuple[str, ...]) -> None:
+def test_an_invalid_scope_cannot_be_required(scopes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="scopes"):
         guard.require(*scopes)
 
 
-def test_while_nobody_can_say_the_answer_is_503_with_retry_after(
-    client: httpx.Client, issuer: Issuer
-) -> None:
+def test_an_undecided_check_is_a_503_with_retry_after(client: httpx.Client, issuer: Issuer) -> None:
     headers = authorization(issuer.token())
     assert client.get("/predict", headers=headers).status_code == 200
     with issuer.outage():

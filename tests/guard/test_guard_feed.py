@@ -21,14 +21,9 @@ from hourpass.guard.service_client import HEARTBEAT_SECONDS, FeedPage
 from hourpass.guard.waits import SHORT_WAITS, Waits
 from hourpass.testing import Issuer
 from tests.support.certificates import certificate
+from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.service_process import (
-    SOON_SECONDS,
-    comes_true,
-    guard_messages,
-    holding_court,
-    refusal_of,
-)
+from tests.support.running_service import running_service
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -143,14 +138,14 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
             return super().handle_request(request)
 
     database = tmp_path_factory.mktemp("heartbeats") / "hourpass.db"
-    with holding_court(f"sqlite:///{database}") as court:
-        token = court.new_token()
-        with Guard(court.url, transport=Counting()) as guard:
+    with running_service(f"sqlite:///{database}") as service:
+        token = service.new_token()
+        with Guard(service.url, transport=Counting()) as guard:
             guard.check(token)
             assert comes_true(lambda: asked.count("/revocations") == 2)
             asked_until = fresh_until(guard)
             assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
-            court.revoke(token)
+            service.revoke(token)
             assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
             assert asked.count("/revocations") <= 3
 
@@ -220,7 +215,7 @@ def test_an_answer_that_trickles_in_is_an_outage(
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
-def test_a_thousand_guards_come_back_at_as_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_guards_come_back_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
     longest: list[float] = []
 
     def uniform(lowest: float, highest: float) -> float:
@@ -275,7 +270,7 @@ def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_
     assert raised.value.cause != "ReadTimeout"
 
 
-def test_a_guard_whose_waiting_question_is_ended_early_does_not_ask_at_once(
+def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
     issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a service that stops, which ends those of all guards in one moment."""
@@ -441,7 +436,7 @@ def test_a_guard_is_started_once_however_many_threads_check(issuer: Issuer) -> N
     assert len(followers() - before) == 1
 
 
-def test_a_guard_that_was_answered_needs_no_patience_any_more(
+def test_after_its_first_answer_a_guard_does_not_wait_for_the_service(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
@@ -452,7 +447,7 @@ def test_a_guard_that_was_answered_needs_no_patience_any_more(
     assert refusal_of(guard, issuer.token()) is None
 
 
-def test_patience_begins_with_the_first_request(
+def test_the_startup_timeout_begins_with_the_first_request(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_the_start = StillClock()
@@ -465,7 +460,7 @@ def test_patience_begins_with_the_first_request(
     assert follower.time_left(5) == 3
 
 
-def test_who_comes_when_patience_has_ended_does_not_wait(issuer: Issuer) -> None:
+def test_a_caller_after_the_startup_timeout_does_not_wait(issuer: Issuer) -> None:
     guard = guarded(issuer, timeout=timedelta(0))
     waited: list[float] = []
     guard._feed._first_answer.wait = waited.append  # type: ignore[assignment] # a test's own guard
@@ -544,8 +539,8 @@ def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_b
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
     database = tmp_path_factory.mktemp("closing") / "hourpass.db"
     before = followers()
-    with holding_court(f"sqlite:///{database}") as court:
-        guards = [Guard(court.url) for _ in range(5)]
+    with running_service(f"sqlite:///{database}") as service:
+        guards = [Guard(service.url) for _ in range(5)]
         for guard in guards:
             guard.start()
         assert len(followers() - before) == 5

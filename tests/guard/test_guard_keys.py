@@ -26,15 +26,9 @@ from hourpass.guard.unknown_kids import (
 )
 from hourpass.guard.verification_state import VerificationState
 from hourpass.testing import Issuer, SigningKey
+from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, state_of
-from tests.support.service_process import (
-    SOON_SECONDS,
-    Court,
-    comes_true,
-    guard_messages,
-    holding_court,
-    refusal_of,
-)
+from tests.support.running_service import RunningService, running_service
 from tests.support.users import kid_of
 
 pytest_plugins = ["hourpass.testing"]
@@ -71,7 +65,7 @@ def test_a_new_key_is_found_at_once(guard: Guard, issuer: Issuer) -> None:
     assert refusal_of(guard, issuer.token()) is None
 
 
-def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
+def test_one_of_many_checks_with_a_new_key_reads_it_and_all_succeed(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer.rotate_key()
@@ -94,7 +88,7 @@ def test_of_many_who_come_with_a_new_key_at_once_one_asks_and_all_are_let_in(
     assert issuer.asked[KEYS_PATH] == asked_before + 1
 
 
-def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
+def test_a_token_is_tried_with_three_key_sets_and_is_then_undecided(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if other threads read another key set each time, without the key."""
@@ -105,7 +99,7 @@ def test_a_token_is_tried_under_three_key_sets_and_then_nobody_can_say(
     assert looked_for == ["made up"] * 3
 
 
-async def test_made_up_kids_take_no_threads_from_async_callers(
+async def test_unknown_kids_block_no_threads_of_async_callers(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = under_a_made_up_kid(issuer, "made up")
@@ -182,7 +176,7 @@ def test_when_the_keys_are_read_next(
 
 
 @pytest.mark.parametrize(("after", "is_used"), [(9.9, False), (10.0, True)])
-def test_for_ten_seconds_keys_with_a_revoked_one_are_taken_for_old_ones(
+def test_a_key_set_with_a_revoked_key_counts_as_old_for_ten_seconds(
     issuer: Issuer, after: float, is_used: bool
 ) -> None:
     issuer.clock = clock = StillClock()
@@ -217,7 +211,7 @@ def test_a_guard_that_starts_with_an_old_key_set_uses_its_other_keys(issuer: Iss
     assert refusal_of(guard, issuer.token()) is None
 
 
-def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(
+def test_a_token_with_an_unknown_kid_is_invalid_once_its_key_cannot_be_new(
     guard: Guard, issuer: Issuer
 ) -> None:
     token = under_a_made_up_kid(issuer, "made up")
@@ -230,7 +224,7 @@ def test_a_made_up_kid_is_called_invalid_once_it_cannot_be_a_new_one(
     assert issuer.asked[KEYS_PATH] == asked_before
 
 
-def test_made_up_kids_make_a_guard_ask_only_now_and_then(guard: Guard, issuer: Issuer) -> None:
+def test_unknown_kids_make_a_guard_read_the_keys_only_rarely(guard: Guard, issuer: Issuer) -> None:
     asked_before = issuer.asked[KEYS_PATH]
     for second in range(100):
         for number in range(5):
@@ -247,7 +241,7 @@ def test_made_up_kids_make_a_guard_ask_only_now_and_then(guard: Guard, issuer: I
 
 
 @pytest.mark.parametrize("claims", [{"iss": "https://elsewhere.example"}, {"aud": "x"}, {"exp": 1}])
-def test_what_the_service_would_not_sign_is_worth_no_question(
+def test_a_token_that_the_service_cannot_have_signed_causes_no_request(
     guard: Guard, issuer: Issuer, claims: dict[str, Any]
 ) -> None:
     asked_before = issuer.asked[KEYS_PATH]
@@ -256,7 +250,9 @@ def test_what_the_service_would_not_sign_is_worth_no_question(
     assert issuer.asked[KEYS_PATH] == asked_before
 
 
-def test_a_key_that_is_published_no_more_ends_what_it_signed(guard: Guard, issuer: Issuer) -> None:
+def test_tokens_of_a_key_that_is_no_longer_published_are_invalid(
+    guard: Guard, issuer: Issuer
+) -> None:
     token = issuer.token()
     guard.check(token)
     issuer.rotate_key()
@@ -279,7 +275,7 @@ def test_after_an_outage_a_guard_accepts_the_tokens_of_a_renamed_issuer_and_no_o
     assert refusal_of(guard, before) is InvalidTokenError
 
 
-def test_a_revoked_keys_tokens_are_invalid_at_once_and_those_of_the_next_one_hold(
+def test_tokens_of_a_revoked_key_are_invalid_at_once_and_those_of_the_next_one_valid(
     guard: Guard, issuer: Issuer
 ) -> None:
     seen, unseen = issuer.token(), issuer.token()
@@ -336,9 +332,7 @@ def test_keys_of_a_worker_that_is_behind_do_not_replace_newer_ones(
     assert workers._turn > 4
 
 
-def test_of_two_who_read_keys_the_one_who_asked_later_is_believed(
-    guard: Guard, issuer: Issuer
-) -> None:
+def test_the_later_of_two_reads_of_the_keys_counts(guard: Guard, issuer: Issuer) -> None:
     old = {"keys": [issuer._key.public_jwk()]}
     asked, can_answer = threading.Event(), threading.Event()
 
@@ -366,7 +360,7 @@ def test_of_two_who_read_keys_the_one_who_asked_later_is_believed(
 
 
 @pytest.mark.parametrize("hears", ["first of the revocation", "first of the token"])
-def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
+def test_a_valid_token_is_not_called_invalid_however_late_its_key_is_read(
     guard: Guard, issuer: Issuer, hears: str
 ) -> None:
     """Also if made-up ones have just been looked for in vain."""
@@ -405,7 +399,7 @@ def test_a_good_token_is_not_called_invalid_however_late_its_key_is_learnt(
     assert answers_to <= {None, ServiceUnavailableError}
 
 
-def test_a_service_that_goes_on_publishing_a_revoked_key_is_asked_less_and_less_and_believed(
+def test_a_service_that_still_publishes_a_revoked_key_is_asked_ever_less_often(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the test reads the keys.
@@ -445,7 +439,7 @@ def test_pauses_between_readings_of_keys_that_stay_old_double(
     assert pauses[:4] == [0.2, 0.2, 0.4, 0.8]  # the half of each is certain
 
 
-def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
+def test_a_limited_number_of_unknown_kids_is_remembered() -> None:
     kids = UnknownKids()
     kids.check("first", 0)
     kids.record_read(0, 0, was_answered=False)
@@ -463,7 +457,7 @@ def test_so_many_made_up_kids_are_remembered_and_no_more() -> None:
         pytest.param([12.0, 11.0], InvalidTokenError, id="before a request that was sent earlier"),
     ],
 )
-def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
+def test_a_kid_is_invalid_if_a_key_set_of_two_seconds_later_lacks_it(
     asked_at: list[float], error: type[Exception]
 ) -> None:
     kids = UnknownKids()
@@ -474,7 +468,7 @@ def test_a_kid_is_made_up_if_a_key_set_of_two_seconds_later_lacks_it(
         kids.check("made up", 13.0)
 
 
-def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issuer: Issuer) -> None:
+def test_a_check_that_missed_a_new_key_set_tries_it(guard: Guard, issuer: Issuer) -> None:
     """Another thread read it since the caller found no key in the one before."""
     before = state_of(guard)
     assert refusal_of(guard, under_a_made_up_kid(issuer, "made up")) is ServiceUnavailableError
@@ -484,7 +478,7 @@ def test_who_missed_a_new_key_set_is_not_refused_but_tries_it(guard: Guard, issu
     guard._feed.check_unknown_kid("another", before)
 
 
-def test_a_kid_that_comes_again_drops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_kid_evicts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hourpass.guard.unknown_kids.MAX_KIDS", 2)
     kids = UnknownKids()
     for kid in ("first", "second", "second"):
@@ -557,7 +551,7 @@ def test_the_pauses_between_reads_for_unknown_kids_are_those_of_the_readme() -> 
     assert pauses == [1, 2, 4, 8, 10, 10, 10, 1, 2]
 
 
-def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
+def test_no_new_token_is_called_invalid_while_keys_are_revoked_on_two_workers(
     database_url: str,
 ) -> None:
     """Each guard has connections of its own, to either worker."""
@@ -566,10 +560,10 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
     let_in: set[str] = set()
     stopping = threading.Event()
 
-    def use_fresh_tokens(court: Court, guards: list[Guard]) -> None:
-        person = court.new_knight()
+    def use_fresh_tokens(service: RunningService, guards: list[Guard]) -> None:
+        person = service.new_user()
         while not stopping.is_set():
-            token = court.log_in(person)
+            token = service.log_in(person)
             for guard in guards:
                 refusal = refusal_of(guard, token)
                 if refusal is InvalidTokenError:
@@ -578,19 +572,19 @@ def test_while_keys_are_revoked_on_two_workers_no_fresh_token_is_called_invalid(
                     let_in.add(kid_of(token))
 
     without_limit = {"USER_ACTIONS_PER_HOUR": "1000000"}
-    serving = holding_court(database_url, "--workers", "2", **without_limit)
-    with serving as court, ThreadPoolExecutor(1) as threads:
-        knight = court.new_knight()
-        guards = [Guard(court.url) for _ in range(4)]
+    serving = running_service(database_url, "--workers", "2", **without_limit)
+    with serving as service, ThreadPoolExecutor(1) as threads:
+        user = service.new_user()
+        guards = [Guard(service.url) for _ in range(4)]
         for guard in guards:
             guard.start()
-        using = threads.submit(use_fresh_tokens, court, guards)
+        using = threads.submit(use_fresh_tokens, service, guards)
         try:
             for _ in range(3):
-                kid = kid_of(court.log_in(knight))
+                kid = kid_of(service.log_in(user))
                 assert comes_true(partial(let_in.__contains__, kid))
                 revoked.add(kid)
-                court.command("keys", "revoke", kid)
+                service.command("keys", "revoke", kid)
             assert comes_true(lambda: bool(let_in - revoked))
         finally:
             stopping.set()

@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 
 from hourpass import Guard
 from hourpass.testing import Issuer, authorization
-from tests.conftest import environment
-from tests.support.service_process import listening
+from tests.support.servers import served
+from tests.support.service_process import environment
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -60,7 +60,7 @@ def make_api() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(make_api()) as url:
+    with served(make_api()) as url:
         yield url
 
 
@@ -233,12 +233,12 @@ async def test_a_refusal_has_the_headers_that_asgi_asks_for() -> None:
 
 
 @pytest.mark.parametrize("public", [["health"], ["/a*"], ["/*/b"], ["*"], [""]])
-def test_a_pattern_that_would_not_mean_what_it_says_is_refused(public: list[str]) -> None:
+def test_an_ambiguous_pattern_is_rejected(public: list[str]) -> None:
     with pytest.raises(ValueError, match="public path"):
         guard.middleware(make_api(), public)
 
 
-def test_one_path_is_not_taken_for_a_list_of_letters() -> None:
+def test_a_single_path_is_not_read_as_a_list_of_characters() -> None:
     with pytest.raises(TypeError, match="list"):
         guard.middleware(make_api(), "/health")
 

@@ -14,9 +14,10 @@ from app.settings import ROOT
 from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.conftest import _wait_until_ready, environment, free_port
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import guarded
-from tests.support.service_process import Court, comes_true, guard_messages, refusal_of
+from tests.support.running_service import RunningService
+from tests.support.service_process import environment, free_port, wait_until_ready
 from tests.support.settings import CHEAP_HASHING
 
 pytest_plugins = ["hourpass.testing"]
@@ -27,7 +28,7 @@ ISSUER = "http://hourpass.example"  # the same wherever it is served
 
 
 @contextmanager
-def serving_at(port: int, database: Path) -> Iterator[Court]:
+def serving_at(port: int, database: Path) -> Iterator[RunningService]:
     """A real service that ends as if the power had failed."""
     database_url = f"sqlite:///{database}"
     process = subprocess.Popen(
@@ -35,12 +36,12 @@ def serving_at(port: int, database: Path) -> Iterator[Court]:
         cwd=ROOT,
         env=environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING),
     )
-    court = Court(f"http://127.0.0.1:{port}", database_url)
+    service = RunningService(f"http://127.0.0.1:{port}", database_url)
     try:
-        _wait_until_ready(process, court.url, workers=1)
-        yield court
+        wait_until_ready(process, service.url, workers=1)
+        yield service
     finally:
-        court.close()
+        service.close()
         process.kill()
         process.wait()
 
@@ -49,7 +50,7 @@ def all_come_to(guards: Iterable[Guard], token: str, refusal: type[GuardError] |
     return comes_true(lambda: {refusal_of(guard, token) for guard in guards} == {refusal})
 
 
-def test_the_service_comes_late_goes_comes_back_and_is_replaced(
+def test_a_guard_follows_a_service_that_starts_late_stops_returns_and_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port, clock = free_port(), MovableClock()
@@ -67,9 +68,9 @@ def test_the_service_comes_late_goes_comes_back_and_is_replaced(
         "The Hourpass service cannot be reached: ConnectError",
         "Every request is refused until the Hourpass service can be reached",
     ]
-    with serving_at(port, tmp_path / "first.db") as court:
-        knight = court.new_knight()
-        token, unseen = court.log_in(knight), court.log_in(knight)
+    with serving_at(port, tmp_path / "first.db") as service:
+        user = service.new_user()
+        token, unseen = service.log_in(user), service.log_in(user)
         assert all_come_to(guards, token, None)
         again = ["The Hourpass service can be reached again"]
         assert comes_true(lambda: guard_messages(caplog)[2:] == again)  # logged after the answer
@@ -88,15 +89,15 @@ def test_the_service_comes_late_goes_comes_back_and_is_replaced(
         "The Hourpass service cannot be reached",
     ]
     # Back, and what it says now counts.
-    with serving_at(port, tmp_path / "first.db") as court:
+    with serving_at(port, tmp_path / "first.db") as service:
         assert all_come_to(guards, token, None)
-        court.revoke(token)
+        service.revoke(token)
         assert all_come_to(guards, token, InvalidTokenError)
     clock.advance(10 * MINUTE)
     assert [refusal_of(guard, unseen) for guard in guards] == 2 * [ServiceUnavailableError]
     # Another one in its place: neither its keys nor its revocations are those of the first.
-    with serving_at(port, tmp_path / "second.db") as court:
-        other = court.new_token()
+    with serving_at(port, tmp_path / "second.db") as service:
+        other = service.new_token()
         assert all_come_to(guards, other, None)
         assert all_come_to(guards, unseen, InvalidTokenError)
     assert not any(token in record.getMessage() for record in caplog.records)
@@ -109,7 +110,9 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
 
 
-def test_the_context_of_a_guard_says_at_once_that_the_service_is_away(issuer: Issuer) -> None:
+def test_the_context_manager_of_a_guard_raises_at_once_if_the_service_is_unreachable(
+    issuer: Issuer,
+) -> None:
     guard = guarded(issuer, timeout=timedelta(seconds=0.2))
     feed = guard._feed
     with issuer.outage(), pytest.raises(ServiceUnavailableError), guard:
@@ -137,7 +140,7 @@ async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> Non
                 await guard.acheck(issuer.token())
 
 
-def test_a_token_under_an_unknown_key_is_neither_let_in_nor_called_invalid(issuer: Issuer) -> None:
+def test_a_token_of_an_unknown_key_is_neither_accepted_nor_called_invalid(issuer: Issuer) -> None:
     guard = guarded(issuer, on_outage="trust")
     token = issuer.token()
     guard.check(token)

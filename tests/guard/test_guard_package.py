@@ -25,8 +25,8 @@ from hourpass.guard import (
     waits,
 )
 from hourpass.testing import Issuer
-from tests.conftest import environment
-from tests.support.service_process import Court, holding_court
+from tests.support.running_service import RunningService, running_service
+from tests.support.service_process import environment
 
 # The packages that the wheel names, and no others: above all neither FastAPI nor the service.
 NEEDED = ("httpx", "httpcore", "h11", "anyio", "idna", "certifi", "sniffio", "typing_extensions")
@@ -46,10 +46,10 @@ print(sorted({"fastapi", "starlette", "app"} & sys.modules.keys()))
 
 
 @pytest.fixture(scope="module")
-def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     database = tmp_path_factory.mktemp("package") / "hourpass.db"
-    with holding_court(f"sqlite:///{database}") as court:
-        yield court
+    with running_service(f"sqlite:///{database}") as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_wheel_needs_neither_the_service_nor_fastapi(court: Court, place: Path) -> None:
+def test_the_wheel_needs_neither_the_service_nor_fastapi(
+    service: RunningService, place: Path
+) -> None:
     ran = subprocess.run(
-        [sys.executable, "-S", "-W", "error", "-c", SCRIPT, court.url, court.new_token()],
+        [sys.executable, "-S", "-W", "error", "-c", SCRIPT, service.url, service.new_token()],
         env=environment(PYTHONPATH=str(place)),
         cwd=place,
         capture_output=True,
@@ -88,14 +90,14 @@ def test_the_wheel_is_typed_and_says_what_it_needs(place: Path) -> None:
     assert len([line for line in required if "extra ==" not in line]) == 2
 
 
-def test_the_readme_shows_a_plain_check(court: Court) -> None:
+def test_the_readme_shows_a_plain_check(service: RunningService) -> None:
     readme = (ROOT / "guard" / "README.md").read_text()
     (block,) = re.findall(
         r"^```python\n([^`]*?^with Guard.*?)^```$", readme, re.MULTILINE | re.DOTALL
     )
-    script = f"token = {court.new_token()!r}\n{block}print(type(user).__name__)"
+    script = f"token = {service.new_token()!r}\n{block}print(type(user).__name__)"
     ran = subprocess.run(
-        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", court.url)],
+        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", service.url)],
         env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
         capture_output=True,
         text=True,
@@ -110,11 +112,11 @@ def ask(guard: Guard, token: str) -> tuple[int, str, float]:
         return os.getpid(), guard.check(token).username, guard.fresh_for.total_seconds()
 
 
-def test_a_guard_can_be_sent_to_another_process(court: Court) -> None:
+def test_a_guard_can_be_sent_to_another_process(service: RunningService) -> None:
     """As Ray Serve and multiprocessing send what a worker needs."""
     trust_for = timedelta(minutes=7)
-    with Guard(court.url, on_outage="trust", trust_for=trust_for) as guard:
-        token = court.new_token()
+    with Guard(service.url, on_outage="trust", trust_for=trust_for) as guard:
+        token = service.new_token()
         here = ask(pickle.loads(pickle.dumps(guard)), token)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             there = pool.apply(ask, (guard, token))

@@ -22,8 +22,8 @@ from hourpass.guard.service_client import (
 )
 from hourpass.guard.waits import PLAIN_POLLS, REFUSED_WAITS
 from hourpass.testing import Issuer
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import answers, guarded, page
-from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -83,7 +83,7 @@ def test_what_is_no_answer_is_an_outage(
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
-def test_without_public_keys_the_service_is_asked_once_and_the_feed_ends_what_it_vouched_for(
+def test_without_public_keys_the_service_is_asked_once_and_the_feed_revokes_later(
     issuer: Issuer,
 ) -> None:
     says = {"status": 500}
@@ -143,7 +143,7 @@ async def test_async_callers_who_were_answered_make_room_for_others(
         assert (await guard.acheck(issuer.token())).id == 1
 
 
-async def test_an_async_caller_with_a_token_seen_before_waits_for_nobody(
+async def test_an_async_caller_with_a_cached_token_does_not_wait(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
@@ -202,7 +202,7 @@ def test_another_issuer_than_the_pinned_one_is_an_outage(issuer: Issuer) -> None
     assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
 
 
-def test_a_service_that_lets_nobody_wait_is_polled(
+def test_a_service_without_waiting_listeners_is_polled(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.01)
@@ -278,7 +278,7 @@ def test_after_an_outage_a_guard_tries_to_wait_again(
         pytest.param(["jti:the same each time"], "000", id="the same"),
     ],
 )
-def test_a_service_that_does_not_wait_is_not_asked_without_pause(
+def test_a_service_without_long_polls_is_polled_with_pauses(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, listed: list[str], cursors: str
 ) -> None:
     monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 60.0)
@@ -297,7 +297,7 @@ def test_a_service_that_does_not_wait_is_not_asked_without_pause(
     assert issuer.asked["/revocations"] == 2
 
 
-def test_a_long_feed_is_read_to_its_end_before_anybody_is_let_in(issuer: Issuer) -> None:
+def test_a_long_feed_is_read_to_its_end_before_any_token_is_accepted(issuer: Issuer) -> None:
     ended = issuer.token(jti="on the last page")
     pages = [f"jti:{number}" for number in range(5)] + ["jti:on the last page"]
 
@@ -348,7 +348,7 @@ def test_plain_http_beyond_this_machine_is_warned_about(
         pytest.param({"trust_for": timedelta(seconds=9)}, id="shorter than an outage is noticed"),
     ],
 )
-def test_what_a_guard_cannot_be_is_refused_when_it_is_made(arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_of_a_guard_are_rejected_at_once(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*word@)"):
         Guard(**{"url": "https://hourpass.example", **arguments})
 

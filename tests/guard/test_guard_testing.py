@@ -11,7 +11,7 @@ import pytest
 from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from hourpass.testing import Issuer
-from tests.conftest import environment
+from tests.support.service_process import environment
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -116,7 +116,7 @@ def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
     assert "1 passed" in result.stdout, result.stdout + result.stderr
 
 
-def test_afterwards_a_guard_is_what_it_was() -> None:
+def test_a_closed_issuer_restores_the_guard() -> None:
     guard = Guard("https://hourpass.example")
     before = (guard.transport, guard.clock)
     issuer = Issuer()
@@ -126,7 +126,7 @@ def test_afterwards_a_guard_is_what_it_was() -> None:
     assert (guard.transport, guard.clock) == before
 
 
-def test_one_issuer_stands_in_for_several_guards(hourpass_issuer: Issuer) -> None:
+def test_one_test_issuer_serves_several_guards(hourpass_issuer: Issuer) -> None:
     guards = [Guard("https://hourpass.example") for _ in range(3)]
     for guard in guards:
         hourpass_issuer.attach(guard)

@@ -29,7 +29,7 @@ from hourpass.guard.token_verifier import (
 )
 from hourpass.testing import Issuer, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims
-from tests.support.service_process import refusal_of
+from tests.support.guards import refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -134,7 +134,7 @@ def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
         pytest.param(lambda _: f"{segment('{{')}.e30.e30", id="header no JSON"),
     ],
 )
-def test_anything_else_is_refused_and_not_remembered(
+def test_any_other_token_is_rejected_and_not_cached(
     guard: Guard, issuer: Issuer, forge: Callable[[Issuer], str]
 ) -> None:
     guard.check(issuer.token())
@@ -163,9 +163,7 @@ def test_no_character_of_a_token_can_be_another(guard: Guard, issuer: Issuer) ->
         assert refusal_of(guard, altered) in may_be, place
 
 
-def test_bits_that_the_encoding_does_not_use_make_another_token(
-    guard: Guard, issuer: Issuer
-) -> None:
+def test_unused_bits_of_the_encoding_make_another_token(guard: Guard, issuer: Issuer) -> None:
     """The signature has 64 bytes, so the last four bits of its last character have no meaning."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     token = issuer.token()
@@ -244,7 +242,7 @@ def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: 
         assert refusal_of(guard, token) is refusal
 
 
-def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) -> None:
+def test_a_cached_token_expires_after_its_hour(guard: Guard, issuer: Issuer) -> None:
     token = issuer.token()
     guard.check(token)
     issuer.advance_time(timedelta(seconds=HOUR - 5))
@@ -254,7 +252,7 @@ def test_a_token_seen_before_ends_with_its_hour(guard: Guard, issuer: Issuer) ->
     assert remembered(guard) == {}
 
 
-def test_a_token_seen_before_is_not_verified_again(
+def test_a_cached_token_is_not_verified_again(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = issuer.token()
@@ -318,7 +316,9 @@ def test_whitespace_around_a_token_in_the_header_does_not_count(value: bytes) ->
 
 
 @pytest.mark.parametrize("value", ["jti:a", "sid:b", "sub:7:3", "kid"])
-def test_each_of_a_tokens_four_values_ends_it(guard: Guard, issuer: Issuer, value: str) -> None:
+def test_each_of_the_four_values_of_a_token_can_be_revoked(
+    guard: Guard, issuer: Issuer, value: str
+) -> None:
     token = issuer.token(jti="a", sid="b", user_id=7, epoch=3)
     guard.check(token)
     issuer.publish("sub:7:2")
@@ -337,7 +337,7 @@ def test_the_issuer_can_be_pinned(issuer: Issuer) -> None:
     assert refusal_of(guard, issuer.token(iss="https://hourpass.example")) is InvalidTokenError
 
 
-def test_what_is_remembered_is_bounded_and_forged_tokens_evict_nothing(
+def test_the_cache_is_limited_and_forged_tokens_evict_nothing(
     guard: Guard, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification_state, "MAX_REMEMBERED", 5)

@@ -17,8 +17,8 @@ from hourpass.guard.service_client import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, 
 from hourpass.guard.token_verifier import Verified
 from hourpass.guard.verification_state import MAX_REVOCATIONS, Revocations
 from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
+from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, page, state_of
-from tests.support.service_process import comes_true, guard_messages, refusal_of
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -59,7 +59,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("when", ["while it answers", "during an outage"])
 @pytest.mark.parametrize("keys", ["the same keys", "other keys as well"])
-def test_another_database_in_place_of_the_first_makes_a_guard_forget_nothing_and_miss_nothing(
+def test_a_guard_neither_forgets_nor_misses_a_revocation_when_the_database_is_replaced(
     issuer: Issuer, when: str, keys: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     databases = TwoDatabases(issuer)
@@ -117,7 +117,7 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
     assert answers_to == {InvalidTokenError}
 
 
-def test_without_public_keys_a_new_beginning_asks_about_each_token_again(
+def test_without_public_keys_starting_over_checks_each_token_again(
     issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing else would tell that the service at this address is another one now."""
@@ -162,7 +162,7 @@ def test_no_setting_of_the_wall_clock_brings_a_revoked_token_back(
     assert refusal_of(guard, revoked) is InvalidTokenError
 
 
-def test_when_the_wall_clock_was_set_each_remembered_token_is_verified_again(
+def test_when_the_wall_clock_was_set_each_cached_token_is_verified_again(
     hourpass_issuer: Issuer,
 ) -> None:
     hourpass_issuer.clock = clock = StillClock()
@@ -250,7 +250,7 @@ def seconds_kept(guard: Guard, value: str) -> float:
         ),
     ],
 )
-def test_a_service_whose_clock_is_wrong_is_heard_all_the_same(
+def test_revocations_of_a_service_with_a_wrong_clock_are_in_force(
     hourpass_issuer: Issuer, answer: Callable[[datetime], httpx.Response], kept: timedelta
 ) -> None:
     hourpass_issuer.clock = StillClock()
@@ -261,7 +261,7 @@ def test_a_service_whose_clock_is_wrong_is_heard_all_the_same(
 
 
 @pytest.mark.parametrize("date", [None, "yesterday"])
-def test_a_service_that_does_not_say_the_time_is_heard_for_as_long_as_any_token_can_live(
+def test_revocations_without_a_date_header_are_kept_for_the_longest_lifetime_of_a_token(
     hourpass_issuer: Issuer, date: str | None
 ) -> None:
     def answer(_: httpx.Request) -> httpx.Response:
@@ -277,7 +277,7 @@ def test_a_service_that_does_not_say_the_time_is_heard_for_as_long_as_any_token_
     assert seconds_kept(guard, "jti:a") == MAX_KEPT.total_seconds()
 
 
-def test_what_can_end_nothing_any_more_is_forgotten(issuer: Issuer) -> None:
+def test_revocations_without_valid_tokens_are_deleted(issuer: Issuer) -> None:
     guard = guarded(issuer)
     guard.check(issuer.token())
     for number in range(20):
@@ -308,7 +308,7 @@ def test_a_feed_without_end_is_not_kept_and_lets_nobody_in(
     assert refusal_of(guard, token) is ServiceUnavailableError
 
 
-def test_a_full_memory_makes_room_by_what_is_old_and_takes_again_what_it_knows(
+def test_a_full_cache_evicts_the_oldest_entries_and_accepts_known_ones_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 3)

@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import serving
 from tests.operations.test_serving import HOURPASS, Service, started
 from tests.support.plain_proxies import plain_proxy
 from tests.support.raw_http import (
@@ -24,6 +23,7 @@ from tests.support.raw_http import (
     request,
     send_all,
 )
+from tests.support.service_process import serving
 from tests.support.users import LANCELOT
 
 JSON = "Content-Type: application/json"
@@ -148,7 +148,7 @@ CHUNKED = request("POST /token", JSON, "Transfer-Encoding: chunked")
         ),
     ],
 )
-def test_100_mib_of_it_are_answered_once_and_neither_kept_nor_read_to_the_end(
+def test_a_body_of_100_mib_is_answered_once_and_neither_kept_nor_read_to_the_end(
     service: Service, start: bytes, more: bytes, status: int
 ) -> None:
     before = memory_of(service)
@@ -181,9 +181,7 @@ def test_a_client_that_has_sent_more_than_it_should_can_read_the_answer_at_leisu
     assert answer.status == 413
 
 
-def test_a_body_of_which_nothing_is_needed_leaves_the_connection_in_order(
-    service: Service, bearer: str
-) -> None:
+def test_an_unread_body_does_not_disturb_the_next_request(service: Service, bearer: str) -> None:
     with connected(service.base_url) as connection:
         head = request("POST /verify", bearer, "Content-Length: 10000")
         connection.sendall(head)
@@ -286,7 +284,7 @@ def test_requests_in_line_behind_a_long_poll_are_not_kept(service: Service) -> N
         assert memory_of(service) - before < 20 * MEBIBYTE
 
 
-def test_answers_that_nobody_takes_are_not_kept(service: Service) -> None:
+def test_unread_answers_are_not_kept(service: Service) -> None:
     before = memory_of(service)
     with ExitStack() as stack:
         for _ in range(10):

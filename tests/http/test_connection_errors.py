@@ -115,7 +115,7 @@ def test_an_unexpected_error_ends_one_connection_only(
 @pytest.mark.parametrize(
     "failing", [["expire"], ["expire", "fail"]], ids=["expire", "expire and fail"]
 )
-def test_the_sweep_goes_on_after_an_unexpected_error(
+def test_the_sweep_continues_after_an_unexpected_error(
     run: Any, failing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for method in failing:

@@ -39,7 +39,7 @@ def run(sqlite_template: Path, tmp_path: Path) -> Callable[..., Any]:
     return partial(limited_service, sqlite_template, tmp_path, LONG)
 
 
-def test_the_longest_idle_connection_goes_for_a_newcomer(run: Any) -> None:
+def test_the_longest_idle_connection_is_closed_for_a_new_one(run: Any) -> None:
     with run(**TEN) as service, ExitStack() as stack:
 
         def connect(asked: bytes = b"") -> socket.socket:
@@ -87,7 +87,7 @@ def test_requests_in_progress_never_go_for_a_newcomer_who_is_told_so(
             assert [answer.status for answer in read_answers(listener)] == [200]
 
 
-def test_of_those_who_are_refused_at_the_same_time_some_are_not_told_so(run: Any) -> None:
+def test_some_of_many_simultaneously_refused_clients_get_no_answer(run: Any) -> None:
     """Each takes one of the files that may be open, for as long as it likes to read."""
     with run(**TEN) as service, ExitStack() as stack:
         for _ in range(10):
@@ -114,7 +114,7 @@ def test_of_those_who_are_refused_at_the_same_time_some_are_not_told_so(run: Any
         pytest.param(request("GET /large"), "stalled", id="answers not taken"),
     ],
 )
-def test_whatever_keeps_the_service_waiting_goes_for_newcomers(
+def test_connections_that_make_the_service_wait_are_closed_for_new_ones(
     run: Any, asked: bytes, queue: str
 ) -> None:
     with run(**TEN) as service, ExitStack() as stack:
@@ -190,7 +190,7 @@ def test_a_client_that_sends_and_never_reads_fills_no_memory(run: Any, path: str
         assert found.queued <= 41
 
 
-def test_one_network_cannot_take_the_places_of_others(run: Any) -> None:
+def test_one_network_cannot_use_up_all_connections(run: Any) -> None:
     limits = {"max_connections": 20, "max_connections_per_network": 5}
     with run(**limits) as service, ExitStack() as stack:
         for _ in range(5):
@@ -221,7 +221,7 @@ def test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most(
         assert service.app.state.revocation_feed.max_listeners == listeners
 
 
-def test_listeners_leave_half_of_all_places_to_others(
+def test_listeners_use_at_most_half_of_all_connections(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are never replaced, and two addresses together could hold all places."""
@@ -250,7 +250,7 @@ def test_listeners_leave_half_of_all_places_to_others(
         service.app.state.stopping.set()
 
 
-def test_a_trusted_proxy_may_take_all_places(run: Any) -> None:
+def test_a_trusted_proxy_may_use_all_connections(run: Any) -> None:
     limits = {"max_connections": 20, "max_connections_per_network": 5}
     with run(trusted_proxies=NEIGHBOUR, **limits) as service, ExitStack() as stack:
         for _ in range(20):
@@ -259,7 +259,7 @@ def test_a_trusted_proxy_may_take_all_places(run: Any) -> None:
         wait_for(lambda: service.open == 20 and not service.connections.first_heads.since)
 
 
-def test_the_idle_connections_of_trusted_proxies_go_last(run: Any) -> None:
+def test_the_idle_connections_of_trusted_proxies_are_closed_last(run: Any) -> None:
     with run(trusted_proxies=NEIGHBOUR, **TEN) as service, ExitStack() as stack:
 
         def connect(source: str) -> socket.socket:

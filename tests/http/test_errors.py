@@ -20,8 +20,9 @@ from sqlalchemy import URL, make_url
 from app.database.engine import Database
 from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
-from tests.conftest import free_port, on_sqlite
 from tests.support.database_templates import Postgres
+from tests.support.markers import on_sqlite
+from tests.support.service_process import free_port
 from tests.support.settings import make_settings
 from tests.support.users import (
     ARTHUR,
@@ -95,7 +96,7 @@ def assert_safe_headers(response: Response) -> None:
 
 
 @on_sqlite
-async def test_an_answer_as_asked_has_the_same_headers(client: AsyncClient) -> None:
+async def test_a_successful_answer_has_the_same_headers(client: AsyncClient) -> None:
     response = await client.get("/healthz")
     assert response.status_code == 200
     assert_safe_headers(response)
@@ -110,7 +111,7 @@ async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None
 @on_sqlite
 @pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "a form"])
 @pytest.mark.parametrize("path", ["/register-user", "/token"])
-async def test_a_body_that_goes_on_and_on_is_cut_off(
+async def test_a_body_without_an_end_closes_the_connection(
     client: AsyncClient, path: str, headers: dict[str, str]
 ) -> None:
     response = await client.post(path, content=stream(20_000), headers=headers)
@@ -155,7 +156,7 @@ async def answer_wrongly() -> str:
         pytest.param(answer_wrongly, int, id="an answer that breaks its own promise"),
     ],
 )
-async def test_a_crash_is_a_500_that_keeps_its_text_to_itself(
+async def test_an_unexpected_error_is_a_500_without_its_text(
     client: AsyncClient,
     app: FastAPI,
     caplog: pytest.LogCaptureFixture,
@@ -175,7 +176,7 @@ async def test_a_crash_is_a_500_that_keeps_its_text_to_itself(
 
 @on_sqlite
 @pytest.mark.parametrize("given", ["camelot-1", "0" * 64])
-async def test_a_sane_request_id_is_kept(client: AsyncClient, given: str) -> None:
+async def test_a_valid_request_id_is_kept(client: AsyncClient, given: str) -> None:
     response = await client.get("/healthz", headers={"X-Request-ID": given})
     assert response.headers["x-request-id"] == given
 

@@ -25,7 +25,7 @@ from schemathesis.checks import (
 from app.http.docs_page import COMMON_ERRORS
 from app.main import app as default_app
 from app.tokens.revocations.feed import MAX_WAIT_SECONDS
-from tests.conftest import serving
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR, LANCELOT, bearer
 
 CHECKS: list[Any] = [

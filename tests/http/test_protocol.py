@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.conftest import serving
+from tests.support.service_process import serving
 from tests.support.users import LANCELOT
 
 MEGABYTE = 2**20
@@ -119,9 +119,7 @@ def answers(connection: socket.socket, requests: bytes, methods: list[str]) -> I
             yield Answer(status, headers, stream.read(length))
 
 
-def test_answers_come_in_the_order_of_the_requests_whoever_knows_them(
-    base_url: str, bearer: str
-) -> None:
+def test_answers_come_in_the_order_of_the_requests(base_url: str, bearer: str) -> None:
     """/verify is answered from memory, /me and a login are not, all sent before any answer."""
     asked = [
         request("GET /verify", bearer),
@@ -140,7 +138,7 @@ def test_answers_come_in_the_order_of_the_requests_whoever_knows_them(
     assert "access_token" in members[4]
 
 
-def test_a_thousand_requests_in_line_behind_a_slow_one_are_answered(
+def test_a_thousand_pipelined_requests_behind_a_slow_one_are_answered(
     base_url: str, bearer: str
 ) -> None:
     with connected(base_url) as connection:
@@ -156,7 +154,7 @@ def test_a_thousand_requests_in_line_behind_a_slow_one_are_answered(
         pytest.param("POST /verify/predict", "x" * 1000, id="POST with a body"),
     ],
 )
-def test_an_answer_from_memory_leaves_the_connection_in_order(
+def test_a_cached_answer_does_not_disturb_the_next_request(
     base_url: str, bearer: str, line: str, body: str
 ) -> None:
     asked = request(line, bearer, body=body) + request("GET /me", bearer)
@@ -175,7 +173,7 @@ def test_an_answer_from_memory_leaves_the_connection_in_order(
         pytest.param("1.0", [], id="HTTP/1.0"),
     ],
 )
-def test_an_answer_from_memory_ends_the_connection_when_it_should(
+def test_a_cached_answer_closes_the_connection_when_it_should(
     base_url: str, bearer: str, version: str, headers: list[str]
 ) -> None:
     with connected(base_url) as connection:
@@ -184,7 +182,7 @@ def test_an_answer_from_memory_ends_the_connection_when_it_should(
     assert b"\r\nconnection: close\r\n" in answer
 
 
-def test_an_answer_from_memory_has_the_headers_of_any_other(base_url: str, bearer: str) -> None:
+def test_a_cached_answer_has_the_headers_of_any_other(base_url: str, bearer: str) -> None:
     given = "X-Request-ID: quest-1"
     asked = request("GET /verify", bearer, given) + request("GET /me", bearer, given)
     with connected(base_url) as connection:

@@ -13,10 +13,12 @@ from fastapi import FastAPI
 
 from app.ip_addresses import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
-from tests.conftest import client_of, free_port, on_sqlite
 from tests.operations.test_serving import HOURPASS, started
+from tests.support.apps import client_of
+from tests.support.markers import on_sqlite
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.support.servers import served
+from tests.support.service_process import free_port
 from tests.support.settings import Clock, make_settings
 from tests.support.users import LANCELOT
 
@@ -76,7 +78,7 @@ async def test_the_address_to_name_is_in_the_log_and_nothing_that_was_sent(
     assert "some text" not in caplog.text + warning
 
 
-async def test_one_line_an_hour_however_many_addresses_send_it(
+async def test_the_warning_is_logged_once_an_hour_however_many_addresses_cause_it(
     app: FastAPI, seconds: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
@@ -93,7 +95,7 @@ async def test_one_line_an_hour_however_many_addresses_send_it(
     assert WARNING_INTERVAL == 3600
 
 
-async def test_without_such_a_header_nothing_is_said(
+async def test_without_such_a_header_there_is_no_warning(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     await log_in_from(app, PROXY)

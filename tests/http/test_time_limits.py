@@ -135,7 +135,7 @@ def test_an_application_hears_at_once_that_its_client_has_gone(run: Any, behind:
         wait_for(lambda: service.open == 0)
 
 
-def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(run: Any) -> None:
+def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(run: Any) -> None:
     with run() as service, connected(service.base_url) as connection:
         connection.sendall(request("GET /large"))
         wait_for(lambda: service.open == 1)
@@ -152,7 +152,7 @@ def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(run: Any) -> None:
     assert received > 16_000_000
 
 
-def test_a_client_that_goes_on_after_the_last_answer_is_cut_off(run: Any) -> None:
+def test_a_client_that_keeps_sending_after_the_last_answer_is_disconnected(run: Any) -> None:
     with run() as service, connected(service.base_url) as connection:
         send_all(connection, request("POST /token", JSON, body=b"x" * 50_000))
         (answer,) = read_answers(connection)

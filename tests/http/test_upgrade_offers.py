@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import serving
 from tests.support.plain_proxies import PLAIN_PROXIES, plain_proxy
 from tests.support.raw_http import (
     UPGRADE,
@@ -19,6 +18,7 @@ from tests.support.raw_http import (
     request,
     send_all,
 )
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person
 
 PEOPLE = (ARTHUR, LANCELOT, GALAHAD)
@@ -128,7 +128,7 @@ def test_an_offer_is_ignored_and_the_connection_stays_in_order(
         ),
     ],
 )
-def test_what_ends_a_connection_has_one_answer_and_nothing_after_it_is_a_request(
+def test_a_request_that_closes_the_connection_has_one_answer_and_none_follows_it(
     base_url: str, requests: bytes, statuses: list[int]
 ) -> None:
     with connected(base_url) as connection:

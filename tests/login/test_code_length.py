@@ -12,8 +12,8 @@ from app.credentials.second_factors.models import RecoveryCode
 from app.database.engine import begin_write
 from app.security.one_time_codes import text
 from app.security.one_time_codes.models import Code
-from tests.conftest import on_sqlite
 from tests.support.authenticator import enroll, log_in_with
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, register
 
@@ -99,7 +99,7 @@ async def test_a_code_may_be_typed_with_64_characters(
 
 @on_sqlite
 @pytest.mark.parametrize("length", [0, 15, 17, 20, 23, 25, 32])
-async def test_a_code_of_another_length_is_none(client: AsyncClient, length: int) -> None:
+async def test_a_code_of_another_length_is_invalid(client: AsyncClient, length: int) -> None:
     reset = {"code": "A" * length, "new_password": NEW_PASSWORD}
     refused = await client.post("/password-resets/confirm", json=reset)
     (field,) = assert_problem(refused, 422, "invalid_request")["fields"]

@@ -8,7 +8,7 @@ from httpx import AsyncClient
 
 from app.context import RequestContext
 from app.users.service import Users
-from tests.support.http_clients import Court, by_httpx, token_of
+from tests.support.http_clients import ClientService, by_httpx, token_of
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
@@ -72,17 +72,17 @@ async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
         pytest.param(["administrate"], set(), id="a longer word"),
     ],
 )
-def test_hourpass_auth_asks_for_admin_only_if_it_is_told_to(
-    court: Court, scopes: Any, given: set[str]
+def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
+    service: ClientService, scopes: Any, given: set[str]
 ) -> None:
     change = {"is_admin": True, "scopes": ["predict", "train"]}
-    headers = bearer(court.service.post("/token", json=ARTHUR).json()["token"])
-    path = f"/users/{court.user_id}"
-    assert court.service.patch(path, json=change, headers=headers).status_code == 200
-    auth = court.auth(scopes=scopes)
-    assert by_httpx(auth, "GET", f"{court.url}/me").status_code == 200
+    headers = bearer(service.client.post("/token", json=ARTHUR).json()["token"])
+    path = f"/users/{service.user_id}"
+    assert service.client.patch(path, json=change, headers=headers).status_code == 200
+    auth = service.auth(scopes=scopes)
+    assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
     assert set(said_in(token_of(auth)).get("scope", "").split()) == given
-    administers = by_httpx(auth, "GET", f"{court.url}{path}").status_code == 200
+    administers = by_httpx(auth, "GET", f"{service.url}{path}").status_code == 200
     assert administers is ("admin" in given)
     # One login, as before: the service leaves the scope out, not a second request.
-    assert court.line.grants() == ["password"]
+    assert service.transport.grants() == ["password"]

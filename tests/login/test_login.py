@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -66,7 +66,7 @@ def decoded(segment: str) -> dict[str, Any]:
 
 
 @either_way
-async def test_a_login_answers_to_the_letter(client: AsyncClient, ask: Ask) -> None:
+async def test_the_answer_to_a_login_is_that_of_the_contract(client: AsyncClient, ask: Ask) -> None:
     await register(client, LANCELOT)
     response = await ask(client, {"grant_type": "password", **LANCELOT})
     token = response.json()["token"]
@@ -79,7 +79,7 @@ async def test_a_login_answers_to_the_letter(client: AsyncClient, ask: Ask) -> N
     }
 
 
-async def test_a_token_says_what_the_standards_ask_for(client: AsyncClient, clock: Clock) -> None:
+async def test_a_token_has_the_claims_of_the_standards(client: AsyncClient, clock: Clock) -> None:
     user_id = await register(client, LANCELOT)
     header, payload, _ = (await log_in(client, LANCELOT)).split(".")
     members = decoded(header)
@@ -104,7 +104,7 @@ async def test_a_token_says_what_the_standards_ask_for(client: AsyncClient, cloc
 
 
 @either_way
-async def test_unknown_wrong_and_disabled_look_alike(
+async def test_unknown_user_wrong_password_and_disabled_user_look_alike(
     client: AsyncClient, arthurs_token: str, ask: Ask
 ) -> None:
     await register(client, LANCELOT)
@@ -118,7 +118,7 @@ async def test_unknown_wrong_and_disabled_look_alike(
         assert_refused(await ask(client, {"username": username, "password": password}), ask)
 
 
-async def test_unknown_wrong_and_disabled_cost_the_same(
+async def test_unknown_user_wrong_password_and_disabled_user_cost_the_same(
     client: AsyncClient, app: FastAPI, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, LANCELOT)
@@ -168,7 +168,7 @@ NOBODYS = {
 
 
 @either_way
-async def test_a_name_that_cannot_exist_is_nobodys(
+async def test_a_name_that_cannot_be_registered_belongs_to_no_user(
     client: AsyncClient, ask: Ask, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)
@@ -186,7 +186,9 @@ FORGIVEN = {
 
 
 @on_sqlite
-async def test_a_form_is_forgiven(client: AsyncClient, subtests: pytest.Subtests) -> None:
+async def test_an_imperfect_form_is_accepted(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
     for case, form in FORGIVEN.items():
         with subtests.test(case):
             response = await by_raw_form(client, form.format("once+and%20future+king"))

@@ -43,7 +43,8 @@ from app.security.rate_limits.service import (
     UnwrittenLogins,
 )
 from app.settings import Settings
-from tests.conftest import context_in, serving
+from tests.support.apps import context_in
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 
@@ -91,7 +92,7 @@ async def test_delays_grow_and_a_success_ends_them(
     assert (await log_in(app, HOME, WRONG)).status_code == 429
 
 
-async def test_what_was_not_even_checked_costs_nothing(
+async def test_an_unchecked_attempt_is_not_counted(
     app: FastAPI, client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, LANCELOT)
@@ -132,7 +133,7 @@ async def test_unknown_names_and_known_ones_are_answered_alike(
     assert answers["lancelot"][-1][0] == 429
 
 
-async def test_the_owner_at_a_known_address_notices_nothing_of_an_attack(
+async def test_an_attack_does_not_slow_down_the_owner_at_a_known_address(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -218,7 +219,7 @@ async def test_a_login_that_was_not_announced_as_writing_writes_nothing(app: Fas
         assert written.blocked_until == first + (LOGINS_PER_WRITE + 2) * rate.interval
 
 
-def test_attempts_that_are_under_way_are_counted_until_they_end(settings: Settings) -> None:
+def test_unfinished_attempts_are_counted_until_they_end(settings: Settings) -> None:
     throttle = LoginLimiter(settings)
     with throttle._count_concurrent("key", "other") as before_first:
         assert before_first == {"key": 0, "other": 0}
@@ -268,7 +269,7 @@ async def test_a_failure_beyond_the_free_ones_is_remembered_for_as_long_as_any_o
         assert [await is_let_through() for _ in range(2)] == [True, False]
 
 
-async def test_of_many_that_ask_for_mail_at_once_each_sees_what_the_one_before_has_counted(
+async def test_simultaneous_requests_for_mail_are_counted_one_after_another(
     app: FastAPI,
 ) -> None:
     async def ask() -> bool:
@@ -411,7 +412,7 @@ async def test_what_counts_in_any_case_is_forgotten_as_a_whole(
 
 
 @pytest.mark.parametrize("rule", [MAILBOX, VERIFICATION], ids=["mailbox", "verification"])
-async def test_what_was_sent_is_forgotten_as_a_whole_after_a_day(
+async def test_the_counts_of_sent_mail_are_deleted_after_a_day(
     app: FastAPI, clock: Clock, rule: Limit
 ) -> None:
     async def times(who: str = "who") -> int:
@@ -468,7 +469,9 @@ async def test_a_restart_and_another_worker_know_the_counts(
         assert (await log_in(other, HOME, WRONG)).status_code == 429
 
 
-async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: AsyncClient) -> None:
+async def test_few_of_many_simultaneous_guesses_are_checked(
+    app: FastAPI, client: AsyncClient
+) -> None:
     await register(client, LANCELOT)
     async with at(app, HOME) as guesser:
         guesses = (guesser.post("/token", json=WRONG) for _ in range(50))
@@ -477,7 +480,7 @@ async def test_of_many_guesses_at_once_few_are_checked(app: FastAPI, client: Asy
     assert answers.count(429) == 50 - ACCOUNT.allowed
 
 
-async def test_of_many_guesses_at_once_those_that_failed_before_are_counted_too(
+async def test_earlier_failures_count_for_simultaneous_guesses_too(
     app: FastAPI,
 ) -> None:
     assert await statuses(app, HOME, WRONG, 3) == [401] * 3
@@ -487,7 +490,9 @@ async def test_of_many_guesses_at_once_those_that_failed_before_are_counted_too(
     assert answers.count(401) == 2
 
 
-async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_url: str) -> None:
+async def test_few_of_many_simultaneous_guesses_on_two_workers_are_checked(
+    database_url: str,
+) -> None:
     with serving(database_url, "--workers", "2") as base_url:
         limits = httpx.Limits(max_connections=40)
         async with AsyncClient(base_url=base_url, limits=limits, timeout=60) as client:
@@ -497,7 +502,7 @@ async def test_of_many_guesses_at_once_on_two_workers_few_are_checked(database_u
             assert answers.count(401) + answers.count(429) == 40
 
 
-async def test_after_the_free_ones_one_of_many_at_once_is_let_through(
+async def test_after_the_free_attempts_one_of_many_at_once_is_checked(
     app: FastAPI, clock: Clock
 ) -> None:
     await statuses(app, HOME, WRONG, ACCOUNT.allowed)
@@ -582,14 +587,14 @@ TRUSTED = make_settings(
         (PROXY, [", ".join([HOME] + ["10.0.0.1"] * 20)], "10.0.0.1"),
     ],
 )
-def test_the_address_is_the_first_that_is_no_proxys(
+def test_the_address_is_the_first_one_that_is_not_a_proxy(
     peer: str, forwarded: list[str], address: str
 ) -> None:
     assert client_ip_address(peer, forwarded, TRUSTED) == address
 
 
 @pytest.mark.parametrize("forwarded", [[HOME], [f"1.2.3.4, {HOME}"]])
-def test_nobody_is_believed_unless_named(forwarded: list[str]) -> None:
+def test_only_listed_proxies_are_trusted(forwarded: list[str]) -> None:
     assert client_ip_address(PROXY, forwarded, ()) == PROXY
     assert client_ip_address("", forwarded, ()) == ""
 
@@ -607,7 +612,7 @@ async def test_behind_a_proxy_addresses_are_told_apart(database_url: str, clock:
         assert (await log_in(app, PROXY, nobody(98), **last)).status_code == 401
 
 
-async def test_an_administrator_of_the_machine_unlocks(app: FastAPI, client: AsyncClient) -> None:
+async def test_the_command_line_can_unlock_a_user(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     await statuses(app, HOME, WRONG, ACCOUNT.allowed)
     assert (await log_in(app, HOME, LANCELOT)).status_code == 429

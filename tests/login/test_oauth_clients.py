@@ -15,7 +15,7 @@ from oauthlib.oauth2 import (  # type: ignore[import-untyped] # ships no types
 )
 from requests_oauthlib import OAuth2Session as RequestsSession
 
-from tests.conftest import serving
+from tests.support.service_process import serving
 from tests.support.users import LANCELOT
 
 USERNAME, PASSWORD = LANCELOT["username"], LANCELOT["password"]

@@ -24,13 +24,13 @@ from app.security.passwords import Passwords, _argon2id, _openssl_is_faster
 from app.settings import Settings
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -84,13 +84,17 @@ async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, pas
 @on_sqlite
 async def test_the_policy_in_force_decides_at_registration(database_url: str, clock: Clock) -> None:
     simple = {**LANCELOT, "password": "123456"}
-    async with at_court(make_settings(database_url, password_policy="strict"), clock) as client:
+    async with started_client(
+        make_settings(database_url, password_policy="strict"), clock
+    ) as client:
         response = await client.post("/register-user", json=simple)
         assert assert_problem(response, 422, "invalid_request")["fields"] == [
             {"field": "password", "message": "Must have at least 8 characters"}
         ]
         assert_problem(await client.post("/token", json=simple), 401, "invalid_grant")
-    async with at_court(make_settings(database_url, password_policy="basic"), clock) as client:
+    async with started_client(
+        make_settings(database_url, password_policy="basic"), clock
+    ) as client:
         await register(client, simple)
         await log_in(client, simple)
 
@@ -248,7 +252,7 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
     assert carried_through == ["$argon2id$v=19$m=8,t=1,p=1"]
 
 
-async def test_nobodys_hash_looks_like_everybodys(passwords: Passwords) -> None:
+async def test_the_hash_for_unknown_users_looks_like_any_other(passwords: Passwords) -> None:
     """And so costs as much."""
     made, nobodys = await passwords.hash(PASSWORD), passwords._dummy_hash
     assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
@@ -297,7 +301,7 @@ async def test_without_a_quick_argon2_of_openssls_it_is_libargon2s(
 
 
 @pytest.mark.parametrize("by_openssl", [True, False])
-async def test_either_argon2_tells_right_from_wrong(
+async def test_both_argon2_implementations_verify_passwords(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch, *, by_openssl: bool
 ) -> None:
     monkeypatch.setattr(passwords, "_by_openssl", by_openssl)
@@ -308,7 +312,7 @@ async def test_either_argon2_tells_right_from_wrong(
 
 @on_sqlite
 @pytest.mark.parametrize("queue", [0, 2], ids=["no queue", "a queue of two"])
-async def test_when_the_queue_is_full_logins_wait_outside_and_tokens_still_hold(
+async def test_when_the_queue_is_full_logins_are_rejected_and_tokens_stay_valid(
     client: AsyncClient, app: FastAPI, queue: int
 ) -> None:
     token = await log_in(client, ARTHUR)

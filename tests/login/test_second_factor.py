@@ -18,7 +18,6 @@ from app.database.engine import begin_write
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
 from tests.support.authenticator import (
     STEP,
     begin,
@@ -27,6 +26,7 @@ from tests.support.authenticator import (
     log_in_with,
     token_with,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -58,7 +58,7 @@ async def test_until_it_is_confirmed_nothing_changes(client: AsyncClient, clock:
     assert await token_holds(client, await log_in(client, LANCELOT))
 
 
-async def test_confirmed_it_is_asked_for_and_all_that_was_issued_without_it_ends(
+async def test_a_confirmed_second_factor_is_required_and_ends_all_earlier_tokens(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -86,7 +86,7 @@ async def test_a_new_secret_takes_the_place_of_one_that_was_never_confirmed(
     assert (await confirm(client, token, second.code())).status_code == 200
 
 
-async def test_a_confirmed_one_is_not_replaced(client: AsyncClient, clock: Clock) -> None:
+async def test_a_confirmed_second_factor_is_not_replaced(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
     authenticator = await enroll(client, LANCELOT, clock)
     headers = bearer(await token_with(client, LANCELOT, authenticator.code()))
@@ -98,7 +98,7 @@ async def test_a_confirmed_one_is_not_replaced(client: AsyncClient, clock: Clock
     assert (await log_in_with(client, LANCELOT, authenticator.code())).status_code == 200
 
 
-async def test_it_has_to_be_confirmed_in_time_and_is_then_forgotten(
+async def test_an_unconfirmed_second_factor_expires_and_is_deleted(
     client: AsyncClient, app: FastAPI, settings: Settings, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -141,7 +141,7 @@ async def test_it_is_removed_by_password_and_code(
     ("method", "path"),
     [("DELETE", "/me/second-factor"), ("POST", "/me/second-factor/recovery-codes")],
 )
-async def test_without_password_or_code_it_stays_as_it_is(
+async def test_the_second_factor_stays_without_password_or_code(
     client: AsyncClient, clock: Clock, method: str, path: str
 ) -> None:
     await register(client, LANCELOT)
@@ -172,7 +172,7 @@ async def test_without_password_or_code_it_stays_as_it_is(
         pytest.param("DELETE", "", True, id="removing"),
     ],
 )
-async def test_who_is_let_in_and_then_cut_off_changes_nothing(  # noqa: PLR0917 - fixtures
+async def test_a_disabled_user_changes_nothing_with_a_request_in_progress(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     users: Users,
     context: RequestContext,
@@ -218,7 +218,7 @@ async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, cloc
 
 
 @pytest.mark.parametrize("path", ["", "/confirm", "/recovery-codes"])
-async def test_who_has_none_has_none_to_change(
+async def test_a_user_without_a_second_factor_has_none_to_change(
     client: AsyncClient, clock: Clock, path: str
 ) -> None:
     await register(client, LANCELOT)
@@ -256,7 +256,7 @@ async def test_a_recovery_code_confirms_nothing_and_leaves_no_entry(
     assert entries[0]["action"] == "second_factor.enrol"
 
 
-async def test_a_stolen_token_does_not_set_one_up(client: AsyncClient) -> None:
+async def test_a_stolen_token_cannot_set_up_a_second_factor(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
     sent = {"password": "guinevere"}
@@ -266,7 +266,7 @@ async def test_a_stolen_token_does_not_set_one_up(client: AsyncClient) -> None:
     assert_problem(await client.post("/me/second-factor", json=sent), 401, "missing_token")
 
 
-async def test_an_administrator_takes_it_away_from_who_lost_the_phone(
+async def test_an_administrator_removes_the_second_factor_of_a_user_without_a_phone(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -286,7 +286,7 @@ async def test_an_administrator_takes_it_away_from_who_lost_the_phone(
         assert_problem(response, 404, error)
 
 
-async def test_with_the_user_it_goes_and_a_new_password_leaves_it(  # noqa: PLR0917 - fixtures
+async def test_removing_the_user_removes_the_second_factor_and_a_new_password_does_not(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     app: FastAPI,
     users: Users,
@@ -319,7 +319,7 @@ async def test_with_the_user_it_goes_and_a_new_password_leaves_it(  # noqa: PLR0
         ("x", "Лáнцелот 🗡", "x:Лáнцелот 🗡"),
     ],
 )
-async def test_whatever_its_names_are_the_uri_says_what_it_should(  # noqa: PLR0917 - fixtures
+async def test_the_uri_is_correct_for_any_names(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     app: FastAPI,
     clock: Clock,
@@ -351,7 +351,7 @@ async def test_whatever_its_names_are_the_uri_says_what_it_should(  # noqa: PLR0
     }
 
 
-async def test_arthur_is_no_exception(client: AsyncClient, clock: Clock) -> None:
+async def test_an_administrator_can_have_a_second_factor(client: AsyncClient, clock: Clock) -> None:
     authenticator = await enroll(client, ARTHUR, clock)
     assert_problem(await client.post("/token", json=ARTHUR), 401, "mfa_required")
     answer = (await log_in_with(client, ARTHUR, authenticator.code())).json()

@@ -19,7 +19,6 @@ from app.credentials.second_factors.models import RecoveryCode, SecondFactor
 from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
 from app.database.engine import begin_write
 from app.users.models import User
-from tests.conftest import on_postgresql, on_sqlite
 from tests.support.authenticator import (
     STEP,
     Authenticator,
@@ -28,6 +27,7 @@ from tests.support.authenticator import (
     enroll,
     log_in_with,
 )
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import LANCELOT, assert_problem, register
 
@@ -63,7 +63,7 @@ def test_the_codes_of_rfc_6238_appendix_b(seconds: int, totp: str) -> None:
 
 
 @pytest.mark.parametrize(("ahead", "status"), [(-2, 401), (-1, 200), (0, 200), (1, 200), (2, 401)])
-async def test_a_phones_clock_may_be_a_step_off(
+async def test_the_clock_of_a_phone_may_be_one_step_off(
     client: AsyncClient, clock: Clock, lancelots: Authenticator, ahead: int, status: int
 ) -> None:
     clock.advance(10 * STEP)
@@ -92,7 +92,7 @@ async def test_the_code_that_confirmed_logs_nobody_in(client: AsyncClient, clock
 
 
 @pytest.mark.parametrize("kind", ["a code", "a recovery code"])
-async def test_of_many_who_use_one_at_the_same_time_one_gets_in(
+async def test_one_of_many_simultaneous_uses_of_a_recovery_code_logs_in(
     client: AsyncClient, lancelots: Authenticator, kind: str
 ) -> None:
     code = lancelots.code() if kind == "a code" else lancelots.recovery_codes[0]
@@ -121,7 +121,7 @@ NO_CODES = [
 
 
 @on_sqlite
-async def test_what_can_be_no_code_is_refused_before_anything_is_compared(
+async def test_an_impossible_code_is_rejected_before_it_is_compared(
     client: AsyncClient, lancelots: Authenticator, subtests: pytest.Subtests
 ) -> None:
     for otp in NO_CODES:
@@ -157,7 +157,7 @@ async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> 
         return result
 
 
-async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
+async def test_the_chance_to_guess_a_code_in_a_day_is_below_one_in_ten_thousand(
     app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
     compared = 0
@@ -173,7 +173,7 @@ async def test_the_chance_to_guess_one_in_a_day_is_below_one_in_ten_thousand(
     assert compared * 3 / 10**6 < 1 / 10**4
 
 
-async def test_many_guesses_at_once_get_no_further(
+async def test_simultaneous_guesses_are_limited_like_single_ones(
     app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
     wrong = lancelots.wrong_code()
@@ -184,7 +184,7 @@ async def test_many_guesses_at_once_get_no_further(
     }
 
 
-async def test_a_right_code_in_between_gains_a_guesser_nothing(
+async def test_a_correct_code_in_between_does_not_help_an_attacker(
     client: AsyncClient, lancelots: Authenticator
 ) -> None:
     for _ in range(BURST - 1):
@@ -196,7 +196,7 @@ async def test_a_right_code_in_between_gains_a_guesser_nothing(
     assert response.headers["retry-after"] == "3600"
 
 
-async def test_who_is_kept_waiting_gets_in_with_a_recovery_code_or_an_hour_later(
+async def test_a_throttled_user_logs_in_with_a_recovery_code_or_an_hour_later(
     client: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
     for _ in range(BURST):
@@ -208,7 +208,7 @@ async def test_who_is_kept_waiting_gets_in_with_a_recovery_code_or_an_hour_later
     assert await status_of(client, lancelots.code()) == 200
 
 
-async def test_after_a_hundred_wrong_ones_in_a_row_only_a_recovery_code_helps(
+async def test_after_a_hundred_wrong_codes_in_a_row_only_a_recovery_code_works(
     client: AsyncClient, app: FastAPI, clock: Clock, lancelots: Authenticator
 ) -> None:
     for _ in range(100):
@@ -232,7 +232,7 @@ async def test_a_code_that_proved_an_account_is_used_up_whatever_comes_of_the_re
 
 
 @pytest.mark.parametrize("kind", ["a code", "a recovery code"])
-async def test_a_right_one_begins_the_count_of_a_hundred_anew(
+async def test_a_correct_code_resets_the_count_of_a_hundred(
     client: AsyncClient, app: FastAPI, lancelots: Authenticator, kind: str
 ) -> None:
     assert await status_of(client, lancelots.wrong_code()) == 401
@@ -242,7 +242,7 @@ async def test_a_right_one_begins_the_count_of_a_hundred_anew(
         assert (await session.scalars(select(SecondFactor.failures))).all() == [0]
 
 
-async def test_who_was_removed_or_lost_the_second_factor_a_moment_ago_is_refused(
+async def test_a_user_who_was_just_removed_or_lost_the_second_factor_is_rejected(
     app: FastAPI, clock: Clock
 ) -> None:
     removed, arthur = 4711, 1
@@ -269,7 +269,7 @@ async def test_confirming_cannot_be_guessed_either(client: AsyncClient, clock: C
     assert_problem(response, 429, "too_many_codes")
 
 
-async def test_a_recovery_code_is_of_use_once_and_its_hash_is_all_that_is_kept(
+async def test_a_recovery_code_works_once_and_only_its_hash_is_stored(
     client: AsyncClient, app: FastAPI, lancelots: Authenticator
 ) -> None:
     async with app.state.database.session() as session:

@@ -15,7 +15,7 @@ from app.events import Event, Subscriber
 from app.http import access_log
 from app.security.rate_limits.limits import ACCOUNT
 from app.settings import Settings
-from tests.conftest import client_of, on_sqlite
+from tests.support.apps import client_of, started_client
 from tests.support.authenticator import (
     Authenticator,
     begin,
@@ -24,12 +24,12 @@ from tests.support.authenticator import (
     log_in_with,
     token_with,
 )
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
@@ -51,7 +51,7 @@ async def by_form(client: AsyncClient, **changes: Any) -> Response:
     return await client.post("/token", data={**FORM, **changes})
 
 
-async def test_right_password_and_no_code_says_what_is_missing(
+async def test_the_correct_password_without_a_code_says_what_is_missing(
     client: AsyncClient, lancelots: Authenticator
 ) -> None:
     body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
@@ -70,7 +70,7 @@ async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def test_the_password_first_and_the_code_second_get_in_while_the_account_is_throttled(
+async def test_password_and_then_code_log_in_while_the_account_is_throttled(
     elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
     """Whoever knows the password gains nothing: what had failed before still counts."""
@@ -87,7 +87,7 @@ async def test_the_password_first_and_the_code_second_get_in_while_the_account_i
     assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
 
 
-async def test_being_refused_for_too_many_codes_does_not_count_as_a_failed_login(
+async def test_a_rejection_for_too_many_codes_does_not_count_as_a_failed_login(
     elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
     for _ in range(BURST):
@@ -99,7 +99,7 @@ async def test_being_refused_for_too_many_codes_does_not_count_as_a_failed_login
     assert await token_with(elsewhere, LANCELOT, lancelots.recovery_codes[0])
 
 
-async def test_nobody_else_can_tell_who_has_one(
+async def test_nobody_else_can_tell_which_users_have_a_second_factor(
     client: AsyncClient, lancelots: Authenticator, arthurs_token: str
 ) -> None:
     wrong = {"password": "guinevere"}
@@ -114,7 +114,7 @@ async def test_nobody_else_can_tell_who_has_one(
     assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
 
 
-async def test_who_has_none_may_send_a_code_all_the_same(client: AsyncClient) -> None:
+async def test_a_user_without_a_second_factor_may_send_a_code(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     assert "amr" not in said_in(await token_with(client, LANCELOT, "123456"))
 
@@ -180,7 +180,7 @@ async def events(app: FastAPI) -> AsyncIterator[list[tuple[Any, ...]]]:
     app.state.services.events.subscribers = ()
 
 
-async def test_each_step_is_announced_and_a_password_alone_is_no_login(
+async def test_each_step_publishes_an_event_and_a_password_alone_is_no_login(
     client: AsyncClient, lancelots: Authenticator, events: list[tuple[Any, ...]]
 ) -> None:
     await client.post("/token", json=LANCELOT)
@@ -202,7 +202,7 @@ async def test_each_step_is_announced_and_a_password_alone_is_no_login(
     ]
 
 
-async def test_so_is_what_is_done_to_it(
+async def test_what_is_done_to_the_second_factor_is_in_the_audit_log(
     client: AsyncClient, clock: Clock, arthurs_token: str, events: list[tuple[Any, ...]]
 ) -> None:
     await register(client, LANCELOT)
@@ -240,12 +240,12 @@ async def test_so_is_what_is_done_to_it(
     ]
 
 
-async def test_an_administrator_without_one_can_do_no_more_than_get_one(
+async def test_an_administrator_without_a_second_factor_can_only_set_one_up(
     settings: Settings, clock: Clock
 ) -> None:
     """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
     required = settings.model_copy(update={"admin_second_factor": "required"})
-    async with at_court(required, clock) as client:
+    async with started_client(required, clock) as client:
         await register(client, LANCELOT)
         answer = (await client.post("/token", json={**ARTHUR, "scope": "admin"})).json()
         assert "scope" not in answer
@@ -262,11 +262,11 @@ async def test_an_administrator_without_one_can_do_no_more_than_get_one(
 async def test_sessions_from_before_it_was_required_lose_what_needs_it(
     settings: Settings, clock: Clock
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         session = await open_session(client, ARTHUR)
         assert session["scope"] == "admin offline_access"
     required = settings.model_copy(update={"admin_second_factor": "required"})
-    async with at_court(required, clock) as client:
+    async with started_client(required, clock) as client:
         answer = (await renew(client, session["refresh_token"])).json()
         assert answer["scope"] == "offline_access"
 

@@ -10,9 +10,10 @@ from app.security.encryption import DecryptionError
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
+from tests.support.apps import started_client
 from tests.support.authenticator import STEP, enroll, log_in_with
 from tests.support.settings import Clock, make_settings
-from tests.support.users import GALAHAD, LANCELOT, Person, at_court, register
+from tests.support.users import GALAHAD, LANCELOT, Person, register
 
 SECRET_KEY = "the lady of the lake keeps it dry"
 
@@ -36,12 +37,12 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
     plain = make_settings(settings.database_url)
     people: list[Person] = [LANCELOT, GALAHAD, {**LANCELOT, "username": "bors"}]
     authenticators = []
-    async with at_court(plain, clock) as client:
+    async with started_client(plain, clock) as client:
         for person in people[:2]:
             await register(client, person)
             authenticators.append(await enroll(client, person, clock))
         assert await stored(plain) == [each.parameters["secret"] for each in authenticators]
-    async with at_court(sealed, clock) as client:
+    async with started_client(sealed, clock) as client:
         await register(client, people[2])
         authenticators.append(await enroll(client, people[2], clock))
         for person, authenticator in zip(people, authenticators, strict=True):
@@ -50,15 +51,15 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
                 assert secret.startswith("gAAAA")
                 assert authenticator.parameters["secret"] not in secret
     clock.advance(STEP)
-    async with at_court(sealed, clock) as client:
+    async with started_client(sealed, clock) as client:
         for person, authenticator in zip(people, authenticators, strict=True):
             assert (await log_in_with(client, person, authenticator.code())).status_code == 200
 
 
-async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
+async def test_secrets_that_cannot_be_decrypted_are_an_error_in_the_settings(
     sealed: Settings, clock: Clock
 ) -> None:
-    async with at_court(sealed, clock) as client:
+    async with started_client(sealed, clock) as client:
         await register(client, LANCELOT)
         await enroll(client, LANCELOT, clock)
     # HS256, so that no signing key is in the way.
@@ -66,14 +67,14 @@ async def test_secrets_that_cannot_be_decrypted_are_a_setting_to_mend(
     for change in ({}, {"secret_key": SECRET_KEY.upper()}):
         settings = make_settings(sealed.database_url, **hs256, **change)
         with pytest.raises(DecryptionError, match=r"second factors .* SECRET_KEY"):
-            async with at_court(settings, clock):
+            async with started_client(settings, clock):
                 pass
 
 
 async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
     sealed: Settings, clock: Clock
 ) -> None:
-    async with at_court(sealed, clock) as client:
+    async with started_client(sealed, clock) as client:
         for person in (LANCELOT, GALAHAD):
             await register(client, person)
             await enroll(client, person, clock)
@@ -87,7 +88,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
     hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}
     other = make_settings(sealed.database_url, **hs256, secret_key=SECRET_KEY.upper())
     with pytest.raises(DecryptionError, match="second factors"):
-        async with at_court(other, clock):
+        async with started_client(other, clock):
             pass
 
 
@@ -96,7 +97,7 @@ async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
     sealed: Settings, clock: Clock, kind: str
 ) -> None:
     """Though it is in order otherwise, and under the same SECRET_KEY."""
-    async with at_court(sealed, clock) as client:
+    async with started_client(sealed, clock) as client:
         await register(client, LANCELOT)
         await enroll(client, LANCELOT, clock)
     database = Database(sealed)
@@ -114,9 +115,9 @@ async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
             await session.execute(update(column.class_).values({column: changed}))
             await session.commit()
             if vault is own:
-                async with at_court(sealed, clock):
+                async with started_client(sealed, clock):
                     pass
     await database.close()
     with pytest.raises(DecryptionError, match=kind):
-        async with at_court(sealed, clock):
+        async with started_client(sealed, clock):
             pass

@@ -23,14 +23,14 @@ from app.settings import Settings
 from app.users.login_account import find_login_account
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import on_postgresql, on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
@@ -71,7 +71,7 @@ async def sessions_of(client: AsyncClient, token: str, whose: str = "/me") -> li
     return listed
 
 
-async def test_a_session_begins_only_if_it_is_asked_for(client: AsyncClient) -> None:
+async def test_a_session_begins_only_with_the_scope_offline_access(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     plain = (await client.post("/token", json=LANCELOT)).json()
     assert set(plain) == {"token", "access_token", "token_type", "expires_in"}
@@ -131,7 +131,7 @@ async def test_asking_for_a_lost_answer_again_does_not_extend_the_grace(
     assert await is_over(client, session)
 
 
-async def test_of_two_simultaneous_renewals_both_get_the_same_successor(
+async def test_two_simultaneous_renewals_get_the_same_successor(
     client: AsyncClient,
 ) -> None:
     await register(client, LANCELOT)
@@ -143,7 +143,7 @@ async def test_of_two_simultaneous_renewals_both_get_the_same_successor(
     assert not await is_over(client, answers[0])
 
 
-async def test_a_session_that_ends_while_it_is_renewed_is_over(
+async def test_a_session_that_ends_during_its_renewal_stays_ended(
     app: FastAPI, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -212,7 +212,7 @@ async def test_a_session_that_is_never_used_ends_by_the_shorter_of_both_times(
     settings: Settings, clock: Clock
 ) -> None:
     shorter = settings.model_copy(update={"session_idle_days": 14, "session_max_days": 7})
-    async with at_court(shorter, clock) as client:
+    async with started_client(shorter, clock) as client:
         await register(client, LANCELOT)
         session = await open_session(client, LANCELOT)
         clock.advance(7 * DAY)
@@ -292,7 +292,7 @@ async def test_its_owner_ends_one_session_with_its_tokens_and_no_other(
     assert await revoked(client) == [f"sid:{said_in(lost['token'])['sid']}"]
 
 
-async def test_nobody_but_an_administrator_sees_or_ends_the_sessions_of_others(
+async def test_only_an_administrator_sees_or_ends_the_sessions_of_others(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -324,7 +324,7 @@ async def test_nobody_but_an_administrator_sees_or_ends_the_sessions_of_others(
 
 @on_sqlite
 @pytest.mark.parametrize("session_id", ["0" * 15, "0" * 17, "0" * 15 + "G", "0" * 15 + "%00"])
-async def test_what_is_no_session_id_is_refused(
+async def test_an_invalid_session_id_is_rejected(
     client: AsyncClient, arthurs_token: str, session_id: str
 ) -> None:
     for whose in ("/me", "/users/1"):
@@ -334,7 +334,7 @@ async def test_what_is_no_session_id_is_refused(
         assert field["field"] == "session_id"
 
 
-async def test_a_users_oldest_session_makes_room_for_one_too_many(
+async def test_the_oldest_session_of_a_user_ends_when_there_are_too_many(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MAX_PER_USER", 5)
@@ -477,7 +477,9 @@ async def test_offline_access_alone_keeps_every_scope_and_naming_one_narrows(
             assert (await renewed(client, answer))["scope"] == given
 
 
-async def test_an_administrators_token_for_less_does_not_administer(client: AsyncClient) -> None:
+async def test_a_token_of_an_administrator_without_the_scope_does_not_administer(
+    client: AsyncClient,
+) -> None:
     user_id = await register(client, LANCELOT)
     narrowed = await open_session(client, ARTHUR, "offline_access predict")
     whole = await renewed(client, await open_session(client, ARTHUR))
@@ -520,7 +522,7 @@ async def test_a_wrong_grant_is_refused(
 
 @on_sqlite
 @pytest.mark.parametrize("grant_type", [["password"], {"password": 1}, 1, None])
-async def test_a_grant_type_is_a_text(client: AsyncClient, grant_type: object) -> None:
+async def test_a_grant_type_is_a_string(client: AsyncClient, grant_type: object) -> None:
     response = await client.post("/token", json={**ARTHUR, "grant_type": grant_type})
     assert_problem(response, 400, "unsupported_grant_type")
 
@@ -534,7 +536,7 @@ async def test_a_refresh_token_must_be_there_and_of_a_sensible_size(client: Asyn
         assert_problem(await client.post("/token", json=grant), 422, "invalid_request")
 
 
-async def test_a_refused_renewal_keeps_no_lock(app: FastAPI, clock: Clock) -> None:
+async def test_a_rejected_renewal_releases_its_lock(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         sessions: Sessions = app.state.services.sessions
         refresh_token = f"hpr_{'0' * 32}_{'0' * 64}"
@@ -542,7 +544,7 @@ async def test_a_refused_renewal_keeps_no_lock(app: FastAPI, clock: Clock) -> No
         assert not session.in_transaction()
 
 
-async def test_who_is_removed_or_cut_off_while_logging_in_gets_no_session(
+async def test_a_user_who_is_removed_or_disabled_during_a_login_gets_no_session(
     app: FastAPI, client: AsyncClient, users: Users, clock: Clock
 ) -> None:
     """As the password is checked, which takes a while, so nothing is locked meanwhile. That

@@ -30,7 +30,7 @@ from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.users.models import User
 from app.users.service import Users
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.authenticator import Authenticator, EnrolledUser, confirm, log_in_with
 from tests.support.settings import Clock
 from tests.support.users import (
@@ -185,7 +185,7 @@ async def test_a_user_sees_ends_and_renews_own_sessions_only(
     await assert_untouched(client, galahad)
 
 
-async def test_a_spent_refresh_token_ends_its_own_session_only(
+async def test_a_used_refresh_token_ends_its_own_session_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     lancelot, galahad = two_users

@@ -9,7 +9,7 @@ import uvloop
 from app.database.fast_queries import yield_to_event_loop
 
 
-def test_what_is_asked_meanwhile_is_answered_first() -> None:
+def test_requests_in_the_meantime_are_answered_first() -> None:
     """Read in one turn and answered in the next, as server/batch.py does."""
     done: list[str] = []
 

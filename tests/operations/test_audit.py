@@ -26,8 +26,9 @@ from app.retention import service as housekeeping
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Feed, Revocation
-from tests.conftest import on_postgresql, on_sqlite, serving
 from tests.support.authenticator import enroll, token_with
+from tests.support.markers import on_postgresql, on_sqlite
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
@@ -58,7 +59,7 @@ async def entries_of(client: AsyncClient, token: str, **query: Any) -> list[dict
         query["cursor"] = cursor
 
 
-async def test_each_deed_leaves_one_entry(client: AsyncClient) -> None:
+async def test_each_action_adds_one_entry(client: AsyncClient) -> None:
     arthurs = await log_in(client, ARTHUR)
     arthur = int(said_in(arthurs)["sub"])
     lancelot = await register(client, LANCELOT)
@@ -121,7 +122,7 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
     ]
 
 
-async def test_who_is_invited_and_who_needs_a_new_password_is_written_down(
+async def test_invitations_and_password_resets_are_in_the_audit_log(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     arthur, headers = int(said_in(arthurs_token)["sub"]), bearer(arthurs_token)
@@ -159,13 +160,13 @@ async def test_an_entry_says_when_from_where_and_with_which_request(
     assert entry["at"] == clock().isoformat().replace("+00:00", "Z")
 
 
-async def test_what_is_rolled_back_leaves_no_entry(client: AsyncClient, arthurs_token: str) -> None:
+async def test_a_rolled_back_action_adds_no_entry(client: AsyncClient, arthurs_token: str) -> None:
     await register(client, LANCELOT)
     assert (await client.post("/register-user", json=LANCELOT)).status_code == 409
     assert len(await entries_of(client, arthurs_token, action="user.register")) == 2
 
 
-async def test_what_cannot_be_written_down_is_not_done(
+async def test_an_action_that_cannot_be_logged_is_not_done(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
     async def fail(_: RequestContext, event: Event) -> None:
@@ -233,7 +234,7 @@ IMPOSSIBLE_QUERIES: list[dict[str, Any]] = [
 
 
 @on_sqlite
-async def test_an_impossible_question_is_refused(
+async def test_an_invalid_query_is_rejected(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     for query in IMPOSSIBLE_QUERIES:
@@ -261,7 +262,7 @@ async def test_pages_neither_repeat_nor_hide_while_more_is_written(
     assert seen == before
 
 
-async def test_users_see_their_own_account_and_not_whence_others_acted(
+async def test_users_see_the_entries_of_their_own_account_without_the_addresses_of_others(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
@@ -420,7 +421,7 @@ async def test_that_role_cannot_touch_the_log(
     await database.close()
 
 
-def test_no_user_agent_can_keep_a_deed_from_being_done(
+def test_no_user_agent_prevents_an_action(
     serve: Callable[..., AbstractContextManager[str]],
 ) -> None:
     """What HTTP forbids never gets as far; PostgreSQL would refuse a NUL."""

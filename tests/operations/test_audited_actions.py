@@ -82,7 +82,7 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),
     ],
 )
-async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
+async def test_actions_of_an_administrator(  # noqa: PLR0917 - fixtures
     client: AsyncClient,
     clock: Clock,
     arthurs_token: str,
@@ -113,7 +113,7 @@ async def test_what_an_administrator_does(  # noqa: PLR0917 - fixtures
         ("user.remove", [("DELETE", "/me", PROOF)]),
     ],
 )
-async def test_what_users_do_with_their_own_account(
+async def test_actions_of_users_on_their_own_account(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, action: str, calls: list[Call]
 ) -> None:
     await register(client, LANCELOT)
@@ -123,7 +123,7 @@ async def test_what_users_do_with_their_own_account(
     assert await newest(client, action) == (2, 2, True)
 
 
-async def test_what_whoever_forgot_a_password_does(
+async def test_actions_of_a_user_without_the_password(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     await register(client, LANCELOT)
@@ -135,7 +135,7 @@ async def test_what_whoever_forgot_a_password_does(
     assert await newest(client, "user.reset_password") == (2, 2, True)
 
 
-async def test_what_nobody_in_particular_does(client: AsyncClient) -> None:
+async def test_actions_without_a_user(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     assert await newest(client, "user.register") == (None, 2, True)
     await client.post("/revoke", data={"token": await log_in(client, LANCELOT)})

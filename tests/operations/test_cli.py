@@ -23,13 +23,13 @@ from app.database import migrations
 from app.database.engine import Database
 from app.http import access_log
 from app.settings import ROOT, Settings
-from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment
 from tests.support.settings import CHEAP_HASHING, Clock, utc_now
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
-    at_court,
     bearer,
     comes_to_an_end,
     kid_of,
@@ -151,7 +151,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
     subject: int | None,
 ) -> None:
     clock.now = utc_now()  # as the command has it, so that the key may be followed by another
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         await register(client, LANCELOT)
         kid = kid_of(await log_in(client, LANCELOT))
         await enroll(client, LANCELOT, clock)
@@ -206,7 +206,7 @@ def test_a_password_that_is_no_text_is_refused_without_a_traceback(
     assert b"au lait" not in command.stderr
 
 
-def test_at_a_terminal_the_password_is_asked_for_twice_and_never_shown(
+def test_at_a_terminal_the_command_asks_for_the_password_twice_and_never_shows_it(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
@@ -243,7 +243,7 @@ def test_migrate_prints_the_revision_and_may_be_repeated(empty_database_url: str
         assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
 
 
-def test_a_chore_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
+def test_a_command_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
     assert_refused(
         run("create-admin", "galahad", stdin="x\n", DATABASE_URL=empty_database_url),
         "The database has no tables yet. Run `hourpass migrate`.",

@@ -15,11 +15,11 @@ from app.settings import Settings
 from app.tokens.revocations import cache, feed
 from app.tokens.revocations.models import Revocation
 from app.users import token_cache
+from tests.support.apps import started_client
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
-    at_court,
     bearer,
     comes_to_an_end,
     log_in,
@@ -58,7 +58,7 @@ async def log_out_everywhere(client: AsyncClient, token: str) -> None:
 
 
 @pytest.mark.parametrize("back", [HOUR, 23 * HOUR], ids=str)
-async def test_a_clock_that_is_set_back_revives_no_token(
+async def test_setting_the_clock_back_makes_no_expired_token_valid(
     monotonic: MonotonicClock, client: AsyncClient, clock: Clock, back: timedelta
 ) -> None:
     """As long as a clock may be wrong, the cache itself remembers."""
@@ -119,7 +119,7 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
     assert await token_holds(client, token)
     wrong = Clock()
     wrong.now = datetime.now(UTC) + wrong_by
-    async with at_court(settings, wrong) as elsewhere:
+    async with started_client(settings, wrong) as elsewhere:
         await log_out_everywhere(elsewhere, await log_in(elsewhere, LANCELOT))
         feed_before = await revoked(elsewhere)
         wrong.now += timedelta(minutes=10)  # past the other one's lease

@@ -9,7 +9,7 @@ from app.database.engine import Database, begin_write
 from tests.support.waiting import blocking
 
 
-async def test_a_writer_who_is_cut_off_while_it_waits_keeps_nobody_waiting(app: FastAPI) -> None:
+async def test_a_cancelled_writer_blocks_no_other(app: FastAPI) -> None:
     database: Database = app.state.database
 
     async def write() -> None:

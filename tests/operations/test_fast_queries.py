@@ -15,7 +15,7 @@ from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
 from app.users.models import User
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR
 
@@ -88,7 +88,7 @@ async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: Fas
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
-async def test_a_statement_that_nobody_waits_for_any_more_is_in_nobodys_way(app: FastAPI) -> None:
+async def test_a_cancelled_statement_blocks_no_other(app: FastAPI) -> None:
     database: Database = app.state.database
     async with database.session() as session:
         asked = asyncio.create_task(fast_queries.run(session, BY_NAME, ARTHURS))
@@ -130,7 +130,7 @@ async def test_a_worker_has_no_more_connections_than_documented(
 
 
 @on_sqlite
-async def test_what_cannot_be_read_at_once_is_asked_for_patiently(
+async def test_a_failed_read_is_repeated_with_pauses(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And if that does not help either, it is an outage."""

@@ -10,8 +10,9 @@ import pytest
 
 from app.database.engine import create_engine, restrict_file_access
 from app.settings import Settings
+from tests.support.apps import started_client
 from tests.support.settings import Clock, make_settings
-from tests.support.users import ARTHUR, LANCELOT, at_court, log_in, register
+from tests.support.users import ARTHUR, LANCELOT, log_in, register
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o666, 0o777, 0o4755])
-async def test_a_file_that_others_can_read_is_mended_and_named_once(
+async def test_a_file_that_others_can_read_is_made_private_and_logged_once(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
     set_mode(path, mode)
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         assert mode_of(path) == mode & 0o700
         # What SQLite makes beside the file has the file's own permissions.
         await register(client, LANCELOT)
@@ -62,20 +63,20 @@ async def test_a_file_that_others_can_read_is_mended_and_named_once(
     (warning,) = warnings_in(caplog)
     assert str(path) in warning
     caplog.clear()
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert warnings_in(caplog) == []
 
 
-async def test_so_are_the_files_beside_it_while_another_process_uses_them(
+async def test_the_files_beside_the_database_are_private_while_another_process_uses_them(
     path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         await register(client, LANCELOT)
         beside = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
         for each in beside:
             each.chmod(0o644)
-        async with at_court(settings, clock) as another:
+        async with started_client(settings, clock) as another:
             assert {mode_of(each) for each in beside} == {0o600}
             await log_in(another, LANCELOT)
         await log_in(client, ARTHUR)
@@ -87,19 +88,19 @@ async def test_a_file_that_only_its_owner_reads_is_left_alone(
 ) -> None:
     for mode in (0o600, 0o700):
         set_mode(path, mode)
-        async with at_court(settings, clock):
+        async with started_client(settings, clock):
             pass
         assert mode_of(path) == mode
     assert warnings_in(caplog) == []
 
 
-async def test_a_link_leads_to_the_file_and_stays_one(
+async def test_a_symbolic_link_is_followed_and_kept(
     path: Path, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_mode(path, 0o644)
     link = tmp_path / "link.db"
     link.symlink_to(path)
-    async with at_court(make_settings(f"sqlite:///{link}"), clock):
+    async with started_client(make_settings(f"sqlite:///{link}"), clock):
         pass
     assert link.is_symlink()
     assert mode_of(path) == 0o600
@@ -107,7 +108,7 @@ async def test_a_link_leads_to_the_file_and_stays_one(
     assert str(path) in warning
 
 
-async def test_what_is_not_ours_is_named_and_not_changed(
+async def test_files_of_other_owners_are_named_and_not_changed(
     path: Path,
     settings: Settings,
     clock: Clock,
@@ -117,7 +118,7 @@ async def test_what_is_not_ours_is_named_and_not_changed(
     set_mode(path, 0o666)
     somebody_else = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert mode_of(path) == 0o666
     (warning,) = warnings_in(caplog)
@@ -126,7 +127,7 @@ async def test_what_is_not_ours_is_named_and_not_changed(
 
 
 @pytest.mark.parametrize("does", [OSError, None], ids=["refuses", "pretends"])
-async def test_what_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
+async def test_a_file_whose_mode_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
     path: Path,
     settings: Settings,
     clock: Clock,
@@ -142,7 +143,7 @@ async def test_what_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
             raise does
 
     monkeypatch.setattr(Path, "chmod", chmod)
-    async with at_court(settings, clock):
+    async with started_client(settings, clock):
         pass
     assert mode_of(path) == 0o644
     assert "chmod 600" in warnings_in(caplog)[0]
@@ -166,7 +167,7 @@ async def test_a_new_file_is_private_from_the_start(
     new = tmp_path / "new.db"
     before = os.umask(0)
     try:
-        async with at_court(make_settings(f"sqlite:///{new}"), clock):
+        async with started_client(make_settings(f"sqlite:///{new}"), clock):
             assert mode_of(new) == 0o600
     finally:
         os.umask(before)

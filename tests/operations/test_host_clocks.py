@@ -30,7 +30,7 @@ from app.security.rate_limits.service import LOGINS_PER_WRITE
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
-from tests.conftest import client_of
+from tests.support.apps import client_of
 from tests.support.authenticator import STEP, enroll, log_in_with
 from tests.support.settings import Clock, utc_now
 from tests.support.users import (
@@ -95,7 +95,7 @@ async def use_every_rate(client: AsyncClient, name: str) -> None:
 
 
 @WRONG_BY
-async def test_a_wrong_host_keeps_nobody_from_what_has_a_rate(
+async def test_a_wrong_clock_of_a_host_blocks_no_rate_limited_call(
     settings: Settings, wrong_by: timedelta
 ) -> None:
     """Elsewhere, nor do other hosts there."""
@@ -206,7 +206,7 @@ async def test_a_host_that_is_ahead_takes_no_lock_that_another_one_holds(
 
 
 @WRONG_BY
-async def test_wrong_codes_are_forgiven_equally_soon_on_all_hosts(
+async def test_wrong_codes_are_forgotten_equally_soon_on_all_hosts(
     settings: Settings, clock: Clock, wrong_by: timedelta
 ) -> None:
     """Those of a second factor."""

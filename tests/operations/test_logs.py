@@ -128,7 +128,7 @@ async def test_each_request_leaves_one_line_of_text(
     {"log_format": "json", "log_level": "debug"},
     {"log_format": "text", "log_level": "debug"},
 )
-async def test_no_line_of_a_whole_visit_tells_a_secret(
+async def test_no_log_line_of_a_whole_flow_contains_a_secret(
     client: AsyncClient, app: FastAPI, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     access_log.configure(settings)
@@ -174,9 +174,7 @@ def record(message: str, level: int = logging.INFO, **extra: object) -> logging.
         pytest.param("GET /token_status/c2lnbmF0dXJl HTTP/1.1", id="in a path and cut short"),
     ],
 )
-def test_a_token_that_slips_into_a_line_is_taken_out(
-    formatter: logging.Formatter, message: str
-) -> None:
+def test_a_token_in_a_log_line_is_removed(formatter: logging.Formatter, message: str) -> None:
     for line in (formatter.format(record(message)), formatter.format(record("", fact=message))):
         assert "[redacted]" in line
         assert not any(segment in line for segment in TOKEN.split("."))
@@ -195,7 +193,7 @@ def test_taking_a_token_out_leaves_json_whole() -> None:
     ["\n", "\r", "\v", "\x85", "\u2028", "\x1b[1A"],
     ids=ascii,
 )
-def test_a_value_cannot_forge_a_line(formatter: logging.Formatter, separator: str) -> None:
+def test_a_value_cannot_forge_a_log_line(formatter: logging.Formatter, separator: str) -> None:
     forged = f"galahad{separator}12:00:00 INFO    lancelot is innocent"
     for line in (formatter.format(record(forged)), formatter.format(record("", fact=forged))):
         assert "lancelot is innocent" in line
@@ -203,7 +201,7 @@ def test_a_value_cannot_forge_a_line(formatter: logging.Formatter, separator: st
 
 
 @either_format
-def test_an_exception_is_told_by_its_types_and_places_alone(formatter: logging.Formatter) -> None:
+def test_an_exception_is_logged_by_its_types_and_places_alone(formatter: logging.Formatter) -> None:
     def draw_the_sword() -> None:
         raise ValueError("excalibur")
 

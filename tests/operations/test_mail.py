@@ -29,9 +29,11 @@ from app.main import create_app
 from app.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.users.models import User
-from tests.conftest import client_of, environment, on_sqlite, serving
+from tests.support.apps import client_of
 from tests.support.certificates import certificate
 from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.markers import on_sqlite
+from tests.support.service_process import environment, serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
 
@@ -63,7 +65,7 @@ async def waiting(app: FastAPI) -> int:
 
 
 @on_sqlite
-async def test_a_mail_is_plain_and_follows_nobody(
+async def test_a_mail_is_plain_text_without_tracking(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     await register(client, LANCELOT)
@@ -85,7 +87,7 @@ async def test_a_mail_is_plain_and_follows_nobody(
 
 @on_sqlite
 @pytest.mark.parametrize(("asked", "got"), [("de-AT, en;q=0.5", "de"), ("fr", "en"), ("", "en")])
-async def test_it_is_in_the_language_of_who_asked(
+async def test_a_mail_is_in_the_language_of_the_request(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, asked: str, got: str
 ) -> None:
     client.headers["Accept-Language"] = asked
@@ -113,7 +115,7 @@ async def test_it_is_in_the_language_of_who_asked(
         ("../../etc", "en"),
     ],
 )
-def test_the_best_language_there_is(header: str, language: str) -> None:
+def test_the_best_available_language_is_used(header: str, language: str) -> None:
     assert preferred_language(header, frozenset({"en", "de", "pt-br"})) == language
 
 
@@ -129,7 +131,7 @@ def test_every_text_is_there_in_every_language(name: str, language: str) -> None
     assert ("C-O-D-E" in text) == (name != "test")
 
 
-def test_ones_own_texts_come_before_the_built_in_ones(tmp_path: Path) -> None:
+def test_custom_templates_come_before_the_built_in_ones(tmp_path: Path) -> None:
     for language, text in {
         "en": "My $service\n\n    $code\n",
         "fr": "Mon $service\n\n$code",
@@ -165,7 +167,7 @@ def test_a_template_under_its_former_name_is_still_used(tmp_path: Path) -> None:
         (None, "is not a directory"),
     ],
 )
-def test_a_text_that_cannot_be_sent_is_refused_at_start(
+def test_an_invalid_mail_template_prevents_the_start(
     tmp_path: Path, text: bytes | None, complaint: str
 ) -> None:
     place = tmp_path / "templates"
@@ -218,7 +220,7 @@ def test_no_name_becomes_a_header(tmp_path: Path) -> None:
     assert message["Subject"] == f"For {BREAK.replace('=?', '= ?')}"
 
 
-async def test_what_the_server_will_not_take_now_is_sent_later(
+async def test_a_temporarily_rejected_mail_is_sent_later(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
 ) -> None:
     mailbox.answers[LANCELOT["email"]] = "451 Try again later"
@@ -252,7 +254,7 @@ async def test_each_time_it_waits_twice_as_long(
     assert mailbox.recipients == [LANCELOT["email"]]
 
 
-async def test_a_letter_whose_worker_died_is_sent_by_another_one(
+async def test_a_message_whose_worker_died_is_sent_by_another_one(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -274,7 +276,7 @@ async def test_a_letter_whose_worker_died_is_sent_by_another_one(
     assert mailbox.recipients == [LANCELOT["email"]]
 
 
-async def test_what_goes_wrong_with_one_letter_keeps_no_other_from_being_sent(
+async def test_an_error_with_one_mail_does_not_prevent_the_others(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -345,7 +347,7 @@ async def test_without_its_server_mail_waits_for_a_day(
     assert mailbox.messages == []
 
 
-async def test_two_workers_send_each_letter_once(
+async def test_two_workers_send_each_mail_once(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     people = [
@@ -362,7 +364,7 @@ async def test_two_workers_send_each_letter_once(
 
 @on_sqlite
 @pytest.mark.parametrize("is_trusted", [True, False])
-async def test_name_and_password_go_only_over_tls_to_a_server_that_is_who_it_says(
+async def test_name_and_password_are_sent_only_over_tls_to_a_server_with_a_valid_certificate(
     database_url: str,
     tmp_path: Path,
     clock: Clock,
@@ -398,7 +400,9 @@ async def test_a_server_without_tls_is_sent_nothing_unless_that_was_asked_for(
         assert await waiting(app) == 1
 
 
-async def test_the_service_sends_by_itself(database_url: str, mailbox: MailServer) -> None:
+async def test_the_service_sends_mail_in_the_background(
+    database_url: str, mailbox: MailServer
+) -> None:
     def serve_until_sent() -> None:
         mail = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER}
         with serving(database_url, "--workers", "2", **mail) as base_url:
@@ -459,14 +463,14 @@ async def test_the_command_tells_whether_mail_can_be_sent(
         ("smtp://mail.example", "=?utf-8?q?a?=@b.example"),
     ],
 )
-def test_what_cannot_work_is_refused_at_start(url: str, sender: str | None) -> None:
+def test_invalid_settings_are_rejected_at_the_start(url: str, sender: str | None) -> None:
     with pytest.raises(ValidationError) as refused:
         make_settings("sqlite:///x.db", smtp_url=url, mail_from=sender)
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps", "smtp+plain"])
-def test_what_can_work_is_taken(scheme: str) -> None:
+def test_valid_settings_are_accepted(scheme: str) -> None:
     settings = make_settings(
         "sqlite:///x.db", smtp_url=f"{scheme}://mail.example", mail_from=SENDER
     )

@@ -16,7 +16,7 @@ from app.database import migrations
 from app.database.engine import create_engine
 from app.settings import ROOT, Settings
 from app.tables import metadata
-from tests.conftest import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment
 from tests.support.settings import CHEAP_HASHING, make_settings
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from app.database.job_lock import LOCK_PERIOD
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
 
@@ -63,7 +63,7 @@ def is_of_ended_epochs(statement: str) -> bool:
 
 # SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
 @on_sqlite
-async def test_no_statement_of_a_day_reads_a_growing_table_through(  # noqa: PLR0917 - fixtures
+async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     users: Users,
@@ -94,7 +94,7 @@ async def test_no_statement_of_a_day_reads_a_growing_table_through(  # noqa: PLR
 
 
 @on_sqlite
-async def test_a_table_read_through_would_be_noticed(app: FastAPI) -> None:
+async def test_the_test_notices_a_full_table_scan(app: FastAPI) -> None:
     database: Database = app.state.database
     with executed(database) as statements:
         async with database.session() as session:

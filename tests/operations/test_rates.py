@@ -41,8 +41,8 @@ from app.security.rate_limits.service import (
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Revocation
 from app.users import service as users_service
-from tests.conftest import serving
 from tests.support.authenticator import enroll, log_in_with
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     GALAHAD,
@@ -144,7 +144,7 @@ async def test_access_tokens_are_revoked_so_many_an_hour_and_the_rest_stays_vali
 
 
 @pytest.mark.parametrize("how", ["everywhere", "session", "refresh token", "reuse", "disabling"])
-async def test_what_was_stolen_can_be_ended_beyond_the_limit(
+async def test_stolen_tokens_can_be_revoked_beyond_the_limit(
     how: str, client: AsyncClient, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -169,7 +169,7 @@ async def test_what_was_stolen_can_be_ended_beyond_the_limit(
     assert len(await revoked(client)) == PER_HOUR + 1
 
 
-async def test_of_many_revocations_at_once_no_more_are_let_through(client: AsyncClient) -> None:
+async def test_simultaneous_revocations_are_limited_like_single_ones(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     tokens = (await tokens_of(client, LANCELOT, PER_HOUR + 20))[:-1]
     answers = await asyncio.gather(*(revoke(client, token) for token in tokens))
@@ -188,7 +188,7 @@ async def test_logging_out_everywhere_with_one_token_many_times_at_once_adds_one
     assert len(await revoked(client)) == 1
 
 
-async def test_a_session_renews_so_often_and_a_refusal_uses_nothing_up(
+async def test_renewals_of_a_session_are_limited_and_a_rejected_one_is_not_counted(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -244,7 +244,7 @@ async def test_proving_the_password_again_counts_as_a_login(
     assert (await actions(app))["user.change_email"] == PER_HOUR - 1
 
 
-async def test_failing_to_prove_the_password_counts_as_a_login_too(client: AsyncClient) -> None:
+async def test_a_wrong_current_password_counts_as_a_failed_login(client: AsyncClient) -> None:
     """At each address where its owner has logged in, an account has some failures for nothing."""
     await register(client, LANCELOT)
     transport: Any = client._transport
@@ -295,7 +295,7 @@ async def test_a_restart_and_another_worker_know_how_often_a_user_has_logged_in(
             assert_refused(await elsewhere.post("/token", json=LANCELOT), MINUTE)
 
 
-async def test_two_workers_let_few_more_logins_through(database_url: str) -> None:
+async def test_two_workers_allow_few_more_logins(database_url: str) -> None:
     limit = {"USER_ACTIONS_PER_HOUR": str(PER_HOUR)}
     with serving(database_url, "--workers", "2", **limit) as base_url:
         answers: Counter[int] = Counter()
@@ -309,9 +309,7 @@ async def test_two_workers_let_few_more_logins_through(database_url: str) -> Non
     assert PER_HOUR <= answers[200] <= PER_HOUR + 2 * LOGINS_PER_WRITE
 
 
-async def test_an_administrator_of_the_machine_forgets_the_logins_too(
-    app: FastAPI, client: AsyncClient
-) -> None:
+async def test_the_command_line_can_forget_logins_too(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     for _ in range(PER_HOUR):
         await log_in(client, LANCELOT)
@@ -336,7 +334,7 @@ async def test_logins_without_the_code_are_counted_by_themselves(
     assert (await log_in_with(client, LANCELOT, lancelots.code())).status_code == 200
 
 
-async def test_what_a_refused_unfinished_login_was_charged_is_given_back(
+async def test_a_rejected_unfinished_login_is_not_counted(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever knows the password could keep the owner out by it."""
@@ -381,7 +379,7 @@ async def test_invitations_are_counted_for_the_administrator(
     assert len(listed.json()["invitations"]) == 3
 
 
-async def test_registrations_are_counted_together_unless_somebody_vouches_for_them(
+async def test_registrations_are_limited_together_except_by_administrators_and_invitations(
     client: AsyncClient, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users_service, "REGISTRATIONS", Rate(2, MINUTE))
@@ -399,7 +397,7 @@ async def test_registrations_are_counted_together_unless_somebody_vouches_for_th
     assert (await client.post("/register-user", json=with_code)).status_code == 201
 
 
-async def test_all_of_it_at_once_ends_in_no_deadlock(
+async def test_simultaneous_operations_cause_no_deadlock(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     """What one user does locks the user, sessions, the count and the feed, in this order."""
@@ -474,7 +472,7 @@ async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_fa
     assert await try_it()
 
 
-def test_the_twentieth_login_is_written_down() -> None:
+def test_every_twentieth_login_is_stored() -> None:
     unwritten = UnwrittenLogins()
     for number in range(1, 20):
         assert not unwritten.is_due("lancelot")
@@ -483,7 +481,7 @@ def test_the_twentieth_login_is_written_down() -> None:
     assert not unwritten.is_due("galahad")
 
 
-def test_a_workers_tally_is_bounded() -> None:
+def test_the_counts_of_a_worker_are_limited() -> None:
     unwritten = UnwrittenLogins()
     for number in range(MAX_UNWRITTEN_ACCOUNTS + 5):
         assert unwritten.add(str(number)) == 1
@@ -529,7 +527,7 @@ def test_the_documented_numbers_are_those_of_the_code() -> None:
     assert f"{LOGINS_PER_WRITE}" in page
 
 
-async def test_what_lasts_of_an_hour_of_renewing_and_revoking_in_turn(
+async def test_an_hour_of_renewing_and_revoking_leaves_few_rows(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     """As in the measurement that this limit answers: 187,000 entries an hour before it."""

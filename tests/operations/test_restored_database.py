@@ -13,9 +13,11 @@ from httpx import AsyncClient
 
 from app.cli.main import main as hourpass
 from hourpass import Guard, InvalidTokenError
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
 from tests.support.databases import Twin, twin
-from tests.support.service_process import Court, comes_true, holding_court, refusal_of
+from tests.support.guards import comes_true, refusal_of
+from tests.support.markers import on_sqlite
+from tests.support.running_service import RunningService, running_service
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -23,7 +25,6 @@ from tests.support.users import (
     LANCELOT,
     all_tokens_like,
     assert_problem,
-    at_court,
     bearer,
     kid_of,
     log_in,
@@ -64,7 +65,7 @@ async def test_a_worker_notices_that_its_database_has_another_past(
     galahads = await log_in(client, GALAHAD)
     other_url = twin.copy()
     await answers(client, "/readyz", 200)
-    async with at_court(make_settings(other_url), clock) as other:
+    async with started_client(make_settings(other_url), clock) as other:
         await revoke(other, there)
         await register(other, {**LANCELOT, "username": "mordred"})
         mordred = await log_in(other, {**LANCELOT, "username": "mordred"})
@@ -102,7 +103,7 @@ async def test_a_listener_that_waits_is_told_to_start_over(
     here, there = [await log_in(client, LANCELOT) for _ in range(2)]
     other_url = twin.copy()
     await answers(client, "/readyz", 200)
-    async with at_court(make_settings(other_url), clock) as other:
+    async with started_client(make_settings(other_url), clock) as other:
         await revoke(other, there)
     await revoke(client, here)
     cursor = (await client.get("/revocations")).json()["cursor"]
@@ -115,19 +116,19 @@ async def test_a_listener_that_waits_is_told_to_start_over(
         assert_problem(await waiting, 410, "cursor_unknown")
 
 
-async def test_a_guard_keeps_what_it_heard_and_hears_what_the_other_database_has(
+async def test_a_guard_keeps_its_revocations_and_reads_those_of_the_other_database(
     twin: Twin, clock: Clock
 ) -> None:
     """Both have the same feed name and as many revocations; the service runs on through it."""
-    with holding_court(twin.first_url) as court, Guard(court.url) as guard:
-        knight = court.new_knight()
-        here, there, valid = [court.log_in(knight) for _ in range(3)]
+    with running_service(twin.first_url) as service, Guard(service.url) as guard:
+        user = service.new_user()
+        here, there, valid = [service.log_in(user) for _ in range(3)]
         other_url = twin.copy()
-        assert comes_true(lambda: answers_at_all(court))
+        assert comes_true(lambda: answers_at_all(service))
         clock.now = datetime.now(UTC)
-        async with at_court(make_settings(other_url), clock) as other:
+        async with started_client(make_settings(other_url), clock) as other:
             await revoke(other, there)
-        court.revoke(here)
+        service.revoke(here)
         assert comes_true(lambda: refusal_of(guard, here) is InvalidTokenError)
         assert refusal_of(guard, there) is None
 
@@ -138,9 +139,9 @@ async def test_a_guard_keeps_what_it_heard_and_hears_what_the_other_database_has
         assert comes_true(lambda: refusal_of(guard, valid) is None)
 
 
-def answers_at_all(court: Court) -> bool:
+def answers_at_all(service: RunningService) -> bool:
     try:
-        court.log_in(ARTHUR)
+        service.log_in(ARTHUR)
     except AssertionError:
         return False
     return True
@@ -216,13 +217,13 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
 async def test_with_a_shared_secret_the_service_refuses_old_tokens_and_says_what_else_to_do(
     database_url: str, clock: Clock, after_restore: Callable[..., str]
 ) -> None:
-    async with at_court(make_settings(database_url, **HS256), clock) as client:
+    async with started_client(make_settings(database_url, **HS256), clock) as client:
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
     variables = {name.upper(): value for name, value in HS256.items()}
     output = await asyncio.to_thread(after_restore, "--yes", **variables)
     assert "change HS256_SECRET" in output
-    async with at_court(make_settings(database_url, **HS256), clock) as client:
+    async with started_client(make_settings(database_url, **HS256), clock) as client:
         assert not await token_holds(client, token)
         again = await log_in(client, LANCELOT)
         assert all_tokens_like(again) != all_tokens_like(token)

@@ -75,7 +75,7 @@ async def set_head(database: Database, position: int) -> None:
         await session.commit()
 
 
-def knight(name: str, epoch: int, now: datetime) -> User:
+def user_named(name: str, epoch: int, now: datetime) -> User:
     return User(
         username=name,
         username_folded=name,
@@ -151,7 +151,7 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
     database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "BATCH_SIZE", 2)
-    lancelot, galahad = knight("lancelot", 1, clock()), knight("galahad", 0, clock())
+    lancelot, galahad = user_named("lancelot", 1, clock()), user_named("galahad", 0, clock())
     await store(database, lancelot, galahad)
     tomorrow = clock() + DAY
     live = [session_of(lancelot, 1, tomorrow), session_of(galahad, 0, clock() + SECOND)]
@@ -183,7 +183,7 @@ async def test_codes_that_are_too_old_go_and_open_ones_stay(
     assert await stored(database, Code.id) == [codes[2].id]
 
 
-async def test_spent_keys_go_and_those_with_live_tokens_stay(
+async def test_keys_without_valid_tokens_are_deleted_and_the_others_stay(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     rotation = KeyRotation(database, KeyStore(settings))
@@ -204,7 +204,7 @@ def key_rotation(database: Database, settings: Settings) -> KeyRotation:
 
 
 @pytest.mark.parametrize("job", [Retention, key_rotation], ids=["retention", "key rotation"])
-async def test_of_several_workers_exactly_one_runs_a_job_until_it_ends(
+async def test_exactly_one_of_several_workers_runs_a_job_until_it_ends(
     job: Callable[[Database, Settings], LockedJob], settings: Settings, clock: Clock
 ) -> None:
     hosts = [Database(settings, clock) for _ in range(3)]
@@ -252,7 +252,7 @@ async def test_a_failed_round_is_not_the_last(
     await jobs.stop()
 
 
-async def test_the_jobs_change_nothing_that_anybody_could_notice(
+async def test_the_jobs_change_nothing_that_a_client_can_see(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)

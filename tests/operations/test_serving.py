@@ -21,7 +21,12 @@ import pytest
 from app.database import migrations
 from app.main import create_app
 from app.settings import ROOT
-from tests.conftest import SERVE_TIMEOUT_SECONDS, _wait_until_ready, environment, free_port
+from tests.support.service_process import (
+    SERVE_TIMEOUT_SECONDS,
+    environment,
+    free_port,
+    wait_until_ready,
+)
 from tests.support.settings import CHEAP_HASHING, make_settings
 from tests.support.users import ARTHUR
 
@@ -44,7 +49,7 @@ class Service:
     output: Path
 
     def wait_until_ready(self) -> None:
-        _wait_until_ready(self.process, self.base_url, workers=1)
+        wait_until_ready(self.process, self.base_url, workers=1)
 
     def wait_for_workers(self, number: int) -> None:
         self.wait_until_ready()  # the first of them is

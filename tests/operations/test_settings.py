@@ -30,7 +30,7 @@ def test_without_any_setting_it_is_fit_for_development() -> None:
     assert not settings.strict_passwords
 
 
-def test_production_starts_on_what_is_fit_for_it() -> None:
+def test_production_starts_with_suitable_settings() -> None:
     assert Settings.model_validate(PRODUCTION).strict_passwords
 
 
@@ -48,7 +48,7 @@ def test_production_refuses(change: dict[str, object], setting: str) -> None:
     assert setting in refusal(**{**PRODUCTION, **change})
 
 
-def test_production_names_all_that_is_unfit_at_once() -> None:
+def test_production_names_all_unsuitable_settings_at_once() -> None:
     text = refusal(environment="production", password_policy="basic", argon2_passes=1)
     for setting in ("SECRET_KEY", "ISSUER", "PASSWORD_POLICY", "ARGON2_PASSES"):
         assert setting in text
@@ -89,7 +89,9 @@ def test_production_names_all_that_is_unfit_at_once() -> None:
         pytest.param({"audience": ""}, "audience", id="tokens for nobody"),
     ],
 )
-def test_nowhere_is_it_accepted(values: dict[str, object], setting: str) -> None:
+def test_an_invalid_value_is_rejected_in_every_environment(
+    values: dict[str, object], setting: str
+) -> None:
     text = refusal(**values)
     assert setting in text
     assert SECRET not in text
@@ -109,7 +111,7 @@ def test_a_refusal_to_production_repeats_no_secret() -> None:
     assert PRODUCTION["secret_key"] not in text
 
 
-def test_the_environment_speaks_and_an_empty_variable_says_nothing(
+def test_settings_come_from_the_environment_and_empty_variables_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOKEN_MINUTES", "5")
@@ -143,9 +145,7 @@ def test_a_database_url_gets_its_driver_and_a_relative_file_its_directory(
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer"])
-async def test_a_url_as_hosting_providers_hand_it_out_connects(
-    postgres: Postgres, mode: str
-) -> None:
+async def test_a_database_url_of_a_hosting_provider_works(postgres: Postgres, mode: str) -> None:
     database = Database(make_settings(f"{postgres.url('postgres')}&sslmode={mode}"))
     async with database.engine.connect():
         pass

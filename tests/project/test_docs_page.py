@@ -21,8 +21,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.conftest import on_sqlite, serving
 from tests.support.authenticator import Authenticator
+from tests.support.markers import on_sqlite
+from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, Person, bearer
 
@@ -140,9 +141,7 @@ def test_administration_starts_collapsed_and_opens_by_a_click(visit: Visit, base
     expect(administration).to_be_visible()
 
 
-def test_a_status_of_errors_shows_its_example_when_it_is_opened(
-    visit: Visit, base_url: str
-) -> None:
+def test_an_opened_error_status_shows_its_example(visit: Visit, base_url: str) -> None:
     page = visit.page
     page.goto(f"{base_url}/docs")
     call = opened(page, "registerUser")

@@ -16,8 +16,9 @@ from app import __version__
 from app.cli.main import main
 from app.main import create_app
 from app.settings import ROOT
-from tests.conftest import client_of, free_port, serving
+from tests.support.apps import client_of
 from tests.support.servers import served
+from tests.support.service_process import free_port, serving
 from tests.support.settings import make_settings
 from tests.support.users import LANCELOT, log_in, register
 
@@ -166,7 +167,9 @@ def test_three_lines_protect_an_api() -> None:
     assert len([line for line in lines if "guard" in line.lower()]) == 3
 
 
-async def test_the_readmes_api_lets_only_valid_tokens_in(base_url: str, tmp_path: Path) -> None:
+async def test_the_api_of_the_readme_accepts_valid_tokens_only(
+    base_url: str, tmp_path: Path
+) -> None:
     async with httpx.AsyncClient(base_url=base_url) as hourpass:
         await register(hourpass, LANCELOT)
         token = await log_in(hourpass, LANCELOT)
@@ -177,7 +180,9 @@ async def test_the_readmes_api_lets_only_valid_tokens_in(base_url: str, tmp_path
     assert statuses == [200, 401, 401, 401]
 
 
-async def test_the_readmes_api_lets_nobody_in_while_hourpass_is_away(tmp_path: Path) -> None:
+async def test_the_api_of_the_readme_accepts_no_token_while_hourpass_is_unreachable(
+    tmp_path: Path,
+) -> None:
     module = ml_api(tmp_path, f"http://127.0.0.1:{free_port()}")
     async with client_of(module.app) as client:
         response = await client.post("/predict", headers={"Authorization": "Bearer a.b.c"})

@@ -372,7 +372,7 @@ def number_of(word: str) -> float:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.phrase for row in ROWS])
-def test_a_number_of_the_page_is_that_of_the_code(row: Row) -> None:
+def test_each_number_of_the_page_is_that_of_the_code(row: Row) -> None:
     places = places_of(row)
     written = [number_of(TEXT[begin:end]) for begin, end in places]
     assert written == list(row.values)

@@ -20,7 +20,7 @@ from httpx import AsyncClient
 
 from app.http.docs_page import COMMON_ERRORS
 from app.main import app as default_app
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
 
 DOCUMENT: dict[str, Any] = default_app.openapi()
@@ -214,7 +214,7 @@ def test_errors_that_every_call_can_return_are_documented_once_in_the_introducti
 
 @on_sqlite
 async def test_a_protected_operation_names_the_scope_that_it_needs(
-    court: AsyncClient, subtests: pytest.Subtests
+    client_with_a_user: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     """Lancelot has no scope, so he is refused exactly where the document names one."""
     for call, operation in OPERATIONS.items():
@@ -222,8 +222,8 @@ async def test_a_protected_operation_names_the_scope_that_it_needs(
             continue
         with subtests.test(call):
             method, path = re.sub(r"{\w+}", "1", call).split(" ")
-            headers = bearer(await log_in(court, LANCELOT))
-            response = await court.request(method, path, headers=headers)
+            headers = bearer(await log_in(client_with_a_user, LANCELOT))
+            response = await client_with_a_user.request(method, path, headers=headers)
             ((scopes,),) = (requirement.values() for requirement in operation["security"])
             if response.status_code == 403 and response.json()["error"] == "insufficient_scope":
                 assert scopes == ["admin"]
@@ -242,8 +242,8 @@ def test_what_needs_a_token_says_so_and_nothing_else_does() -> None:
 
 
 @pytest.fixture
-async def court(client: AsyncClient) -> AsyncClient:
-    """Arthur administers, Lancelot is user 2, and Galahad has not registered."""
+async def client_with_a_user(client: AsyncClient) -> AsyncClient:
+    """Arthur is the administrator, Lancelot is user 2, and Galahad has not registered."""
     assert await register(client, LANCELOT) == 2
     return client
 
@@ -288,11 +288,11 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
     "a forged token asks": ("GET /me", "forged", {}, 401),
     "a huge token asks": ("GET /me", HUGE, {}, 431),
     "nobody enables": ("PUT /toggle-user-permission/2/1", None, {}, 401),
-    "a knight enables": ("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403),
+    "a user enables": ("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403),
     "enable nobody": ("PUT /toggle-user-permission/77/1", ARTHUR, {}, 404),
     "enable twofold": ("PUT /toggle-user-permission/2/2", ARTHUR, {}, 422),
     "nobody removes": ("DELETE /remove-user/2", None, {}, 401),
-    "a knight removes": ("DELETE /remove-user/2", LANCELOT, {}, 403),
+    "a user removes": ("DELETE /remove-user/2", LANCELOT, {}, 403),
     "remove nobody": ("DELETE /remove-user/77", ARTHUR, {}, 404),
     "remove beyond 64 bits": (f"DELETE /remove-user/{2**63}", ARTHUR, {}, 422),
     "a huge header": ("GET /healthz", HUGE, {}, 431),
@@ -301,7 +301,7 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
 
 @on_sqlite
 async def test_a_refusal_that_happens_is_documented(
-    court: AsyncClient, subtests: pytest.Subtests
+    client_with_a_user: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     schema = {**DOCUMENT, "$ref": "#/components/schemas/ErrorBody"}
     for case, (call, caller, sent, status) in REFUSALS.items():
@@ -310,8 +310,10 @@ async def test_a_refusal_that_happens_is_documented(
             headers = dict(sent.get("headers", {}))
             if caller is not None:
                 is_token = isinstance(caller, str)
-                headers |= bearer(caller if is_token else await log_in(court, caller))
-            response = await court.request(method, path, **{**sent, "headers": headers})
+                headers |= bearer(caller if is_token else await log_in(client_with_a_user, caller))
+            response = await client_with_a_user.request(
+                method, path, **{**sent, "headers": headers}
+            )
             assert response.status_code == status, response.text
             jsonschema.validate(response.json(), schema)
             if (status, response.json()["error"]) in IN_INTRODUCTION:

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from app.database import migrations
 from app.settings import ROOT
-from tests.conftest import environment
 from tests.operations.test_serving import started
+from tests.support.service_process import environment
 from tests.support.users import ARTHUR
 
 PROJECTS = {"hourpass": ROOT / "guard", "hourpass-service": ROOT}

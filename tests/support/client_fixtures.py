@@ -1,6 +1,6 @@
 """Fixtures of the tests of HourpassAuth: a service for each module, a user for each test.
 
-A plugin, which must not be imported; what tests import is in clients.py.
+A plugin, which must not be imported; what tests import is in http_clients.py.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import pytest
 
 from app.main import create_app
 from hourpass import HourpassAuth
-from tests.support.http_clients import Court, Line
+from tests.support.http_clients import ClientService, RecordingTransport
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
 from tests.support.users import ARTHUR, LANCELOT
@@ -41,15 +41,18 @@ def service_and_clock(
 
 
 @pytest.fixture
-def court(service_and_clock: tuple[httpx.Client, Clock], request: pytest.FixtureRequest) -> Court:
-    service, clock = service_and_clock
+def service(
+    service_and_clock: tuple[httpx.Client, Clock], request: pytest.FixtureRequest
+) -> ClientService:
+    client, clock = service_and_clock
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
-    lancelot = {**LANCELOT, "username": f"lancelot {name}"}
-    answer = service.post("/register-user", json=lancelot)
+    user = {**LANCELOT, "username": f"lancelot {name}"}
+    answer = client.post("/register-user", json=user)
     assert answer.status_code == 201, answer.text
-    return Court(service, clock, lancelot, answer.json()["user_id"], Line())
+    user_id = answer.json()["user_id"]
+    return ClientService(client, clock, user, user_id, RecordingTransport())
 
 
 @pytest.fixture
-def lancelot(court: Court) -> HourpassAuth:
-    return court.auth()
+def auth(service: ClientService) -> HourpassAuth:
+    return service.auth()

@@ -12,7 +12,7 @@ import httpx
 from hourpass import Guard
 from hourpass.guard.verification_state import VerificationState
 from hourpass.testing import Issuer, MovableClock
-from tests.support.service_process import SOON_SECONDS
+from tests.support.guards import SOON_SECONDS
 
 KEYS_PATH = "/.well-known/jwks.json"
 

@@ -41,18 +41,18 @@ def by_requests(auth: HourpassAuth, method: str, url: str, **options: Any) -> re
 CALLS: list[Call] = [by_httpx, by_async_httpx, by_requests]
 
 
-class Line(httpx.HTTPTransport):
-    """The line to the login service: it really sends, remembers what, and can be cut."""
+class RecordingTransport(httpx.HTTPTransport):
+    """Sends each request, and remembers it. While `is_offline`, it cannot connect."""
 
     def __init__(self) -> None:
         super().__init__(verify=False)  # reading the certificates takes longer than a login
         self.sent: list[dict[str, str]] = []
-        self.is_cut = False
+        self.is_offline = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         form = dict(parse_qsl(request.read().decode()))
         self.sent.append({"path": request.url.path, **form})
-        if self.is_cut:
+        if self.is_offline:
             raise httpx.ConnectError("No route to Camelot", request=request)
         return super().handle_request(request)
 
@@ -61,19 +61,19 @@ class Line(httpx.HTTPTransport):
 
 
 @dataclass
-class Court:
-    """A service that keeps the tests' clock, a Lancelot whom no other test knows, and the line of
-    his program to the service."""
+class ClientService:
+    """A service with the tests' clock, a user of this test alone, and the transport of the user's
+    program to the service."""
 
-    service: httpx.Client
+    client: httpx.Client
     clock: Clock
-    lancelot: Person
+    user: Person
     user_id: int
-    line: Line
+    transport: RecordingTransport
 
     @property
     def url(self) -> str:
-        return str(self.service.base_url).rstrip("/")
+        return str(self.client.base_url).rstrip("/")
 
     def auth(
         self,
@@ -87,18 +87,18 @@ class Court:
         def clock() -> float:
             return (self.clock.now - began).total_seconds()
 
-        name = self.lancelot["username"]
+        name = self.user["username"]
         return HourpassAuth(
-            self.url, name, password, scopes=scopes, otp=otp, clock=clock, transport=self.line
+            self.url, name, password, scopes=scopes, otp=otp, clock=clock, transport=self.transport
         )
 
-    def as_arthur(self, method: str, path: str) -> None:
-        token = self.service.post("/token", json=ARTHUR).json()["token"]
-        answer = self.service.request(method, path, headers=bearer(token))
+    def as_admin(self, method: str, path: str) -> None:
+        token = self.client.post("/token", json=ARTHUR).json()["token"]
+        answer = self.client.request(method, path, headers=bearer(token))
         assert answer.status_code == 200, answer.text
 
     def sessions(self, token: str) -> int:
-        answer = self.service.get("/me/sessions", headers=bearer(token))
+        answer = self.client.get("/me/sessions", headers=bearer(token))
         return len(answer.json()["sessions"])
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
+from tests.support.service_process import free_port
 
 _CADDY = """{
     admin off
@@ -86,14 +86,14 @@ def plain_proxy(kind: str, directory: Path, service: int) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(process, url, output)
+        wait_until_ready(process, url, output)
         yield url
     finally:
         process.terminate()
         process.wait(START_TIMEOUT_SECONDS)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
+def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, output.read_text()[-2000:]

@@ -3,15 +3,9 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
-from httpx import ASGITransport, AsyncClient, Response
-
-from app.main import create_app
-from app.settings import Settings
+from httpx import AsyncClient, Response
 
 ARTHUR = {
     "username": "arthur",  # the administrator
@@ -30,18 +24,6 @@ GALAHAD = {
 }
 
 Person = dict[str, str]
-
-
-@asynccontextmanager
-async def at_court(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[AsyncClient]:
-    """A client of a service started for these settings, for tests that start it more than once."""
-    app = create_app(settings, clock, clock)
-    transport = ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        AsyncClient(transport=transport, base_url="http://hourpass.example") as client,
-    ):
-        yield client
 
 
 async def register(client: AsyncClient, person: Person) -> int:

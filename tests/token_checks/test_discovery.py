@@ -14,13 +14,13 @@ from joserfc.jwk import KeySet, KeySetSerialization
 from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     open_session,
@@ -68,7 +68,7 @@ async def test_a_foreign_library_verifies_a_token_from_the_published_key_alone(
     settings_with: Callable[..., Settings], clock: Clock, members: dict[str, Any]
 ) -> None:
     algorithm = members["alg"]
-    async with at_court(settings_with(signing_algorithm=algorithm), clock) as client:
+    async with started_client(settings_with(signing_algorithm=algorithm), clock) as client:
         response = await client.get(JWKS)
         assert response.headers["content-type"] == "application/json"
         (key,) = response.json()["keys"]
@@ -133,7 +133,7 @@ async def test_with_hs256_nothing_is_published_and_no_page_says_otherwise(
     settings_with: Callable[..., Settings], clock: Clock
 ) -> None:
     settings = settings_with(signing_algorithm="HS256", hs256_secret=SECRET)
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         assert (await client.get(JWKS)).json() == {"keys": []}
         metadata = await client.get(METADATA)
         assert "jwks_uri" not in metadata.json()
@@ -167,7 +167,7 @@ async def test_the_metadata_is_what_rfc_8414_asks_for(client: AsyncClient) -> No
 async def test_every_address_begins_with_the_issuer_as_it_was_set(
     settings_with: Callable[..., Settings], clock: Clock, issuer: str
 ) -> None:
-    async with at_court(settings_with(issuer=issuer), clock) as client:
+    async with started_client(settings_with(issuer=issuer), clock) as client:
         metadata = (await client.get(METADATA)).json()
         await register(client, LANCELOT)
         assert metadata["issuer"] == issuer == said_in(await log_in(client, LANCELOT))["iss"]

@@ -8,7 +8,7 @@ from httpx import AsyncClient
 from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -33,7 +33,7 @@ async def introspect(client: AsyncClient, token: str, *, by: str) -> dict[str, A
     return answer
 
 
-async def test_its_holder_reads_every_member_of_a_token(
+async def test_the_holder_of_a_token_reads_all_its_members(
     client: AsyncClient, clock: Clock, settings: Settings
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -54,7 +54,7 @@ async def test_its_holder_reads_every_member_of_a_token(
     }
 
 
-async def test_scope_and_session_are_said_if_there_are_any(
+async def test_introspection_has_scope_and_session_if_there_are_any(
     client: AsyncClient, clock: Clock
 ) -> None:
     session = await open_session(client, ARTHUR)
@@ -67,7 +67,7 @@ async def test_scope_and_session_are_said_if_there_are_any(
     assert answer["iat"] - answer["auth_time"] == 300
 
 
-async def test_administrators_and_services_may_ask_about_everybodys_tokens(
+async def test_administrators_and_services_may_introspect_all_tokens(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -80,7 +80,7 @@ async def test_administrators_and_services_may_ask_about_everybodys_tokens(
     assert (answer["active"], answer["sub"]) == (True, str(user_id))
 
 
-async def test_to_anybody_else_it_is_inactive_and_nothing_more(
+async def test_the_token_is_inactive_for_any_other_user(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     await register(client, LANCELOT)
@@ -94,7 +94,7 @@ async def test_to_anybody_else_it_is_inactive_and_nothing_more(
     assert await introspect(client, token, by=narrowed) == INACTIVE
 
 
-async def test_of_what_does_not_hold_nothing_more_is_said(
+async def test_introspection_of_an_invalid_token_says_nothing_more(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -120,7 +120,7 @@ async def test_of_what_does_not_hold_nothing_more_is_said(
 
 
 @on_sqlite
-async def test_the_question_comes_with_a_token_in_a_form(
+async def test_introspection_takes_the_token_in_a_form(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     headers = bearer(arthurs_token)

@@ -13,14 +13,14 @@ from app.database.engine import Database
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
     all_tokens_like,
     assert_problem,
-    at_court,
     bearer,
     comes_to_an_end,
     log_in,
@@ -42,8 +42,8 @@ async def revoke(client: AsyncClient, token: str, **further: str) -> None:
     assert response.headers["cache-control"] == "no-store"
 
 
-class Court:
-    """Lancelot, and what can be done to all of his tokens."""
+class Endings:
+    """What ends all tokens of Lancelot."""
 
     def __init__(
         self,
@@ -82,25 +82,27 @@ class Court:
 
 
 @pytest.fixture
-def court(client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str) -> Court:
-    return Court(client, users, context, arthurs_token)
+def endings(
+    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
+) -> Endings:
+    return Endings(client, users, context, arthurs_token)
 
 
-Deed = Callable[[Court, int, str], Awaitable[None]]
+End = Callable[[Endings, int, str], Awaitable[None]]
 
 
 @pytest.mark.parametrize(
-    "deed",
-    [deed for name, deed in vars(Court).items() if not name.startswith("_")],
-    ids=[name for name in vars(Court) if not name.startswith("_")],
+    "end",
+    [end for name, end in vars(Endings).items() if not name.startswith("_")],
+    ids=[name for name in vars(Endings) if not name.startswith("_")],
 )
-async def test_everything_of_a_user_ends_when_he(
-    deed: Deed, court: Court, client: AsyncClient, arthurs_token: str
+async def test_all_tokens_of_a_user_end_when_the_user(
+    end: End, endings: Endings, client: AsyncClient, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
     tokens = [await log_in(client, LANCELOT) for _ in range(2)]
     session = await open_session(client, LANCELOT)
-    await deed(court, lancelot, tokens[0])
+    await end(endings, lancelot, tokens[0])
     for token in (*tokens, session["access_token"]):
         assert not await token_holds(client, token)
     assert_problem(await renew(client, session["refresh_token"]), 400, "invalid_grant")
@@ -147,7 +149,9 @@ async def test_what_changes_nothing_for_a_users_tokens_is_not_in_the_feed(
     assert await token_holds(client, token)
 
 
-async def test_a_token_of_the_same_second_falls_on_the_right_side(client: AsyncClient) -> None:
+async def test_a_token_of_the_same_second_is_revoked_only_if_it_is_older(
+    client: AsyncClient,
+) -> None:
     await register(client, LANCELOT)
     before = await log_in(client, LANCELOT)
     await client.post("/me/logout-everywhere", headers=bearer(before))
@@ -191,7 +195,7 @@ async def test_revoking_a_refresh_token_ends_its_session(
     assert await revoked(client) == [f"sid:{said_in(session['access_token'])['sid']}"]
 
 
-async def test_what_is_no_token_or_no_longer_one_is_revoked_already(
+async def test_revoking_an_invalid_or_expired_token_succeeds(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -250,36 +254,38 @@ async def test_logging_out_everywhere_needs_a_token(client: AsyncClient) -> None
     assert_problem(response, 401, "missing_token")
 
 
-async def test_a_revocation_holds_on_every_instance_and_after_a_restart(
+async def test_a_revocation_is_in_force_on_every_instance_and_after_a_restart(
     app: FastAPI, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     administrators = await log_in(client, ARTHUR)
-    async with at_court(app.state.settings, app.state.clock) as there:
+    async with started_client(app.state.settings, app.state.clock) as there:
         await revoke(client, token)
         assert not await token_holds(client, token)
         assert await comes_to_an_end(there, token)
         await there.post("/me/logout-everywhere", headers=bearer(administrators))
         assert not await token_holds(there, administrators)
         assert await comes_to_an_end(client, administrators)
-    async with at_court(app.state.settings, app.state.clock) as restarted:
+    async with started_client(app.state.settings, app.state.clock) as restarted:
         assert not await token_holds(restarted, token)
 
 
 async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
     settings: Settings, clock: Clock
 ) -> None:
-    async with at_court(make_settings(settings.database_url, token_minutes=120), clock) as client:
+    async with started_client(
+        make_settings(settings.database_url, token_minutes=120), clock
+    ) as client:
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
     shorter = make_settings(settings.database_url, token_minutes=10)
-    async with at_court(shorter, clock) as client:
+    async with started_client(shorter, clock) as client:
         await revoke(client, token)
         assert not await token_holds(client, token)
     clock.advance(timedelta(minutes=15))
     database = Database(shorter, clock)
     assert await Retention(database, shorter).run_once()
     await database.close()
-    async with at_court(shorter, clock) as client:
+    async with started_client(shorter, clock) as client:
         assert not await token_holds(client, token)

@@ -43,7 +43,7 @@ async def test_disabling_ends_tokens_at_once_and_enabling_does_not_revive_them(
     assert await token_holds(client, await log_in(client, LANCELOT))
 
 
-async def test_enabling_an_enabled_user_leaves_its_tokens_alone(
+async def test_enabling_an_enabled_user_revokes_no_token(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)

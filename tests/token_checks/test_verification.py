@@ -17,7 +17,7 @@ from app.users import token_cache
 from app.users.models import User
 from app.users.service import Users
 from app.users.token_cache import TokenCache
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -72,7 +72,7 @@ async def tokens(client: AsyncClient, clock: Clock) -> dict[str, str]:
     }
 
 
-async def test_quick_and_slow_give_the_same_answer_to_every_token(
+async def test_the_fast_path_and_the_route_give_the_same_answer_to_every_token(
     client: AsyncClient, app: FastAPI, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {kind: await answers(client, token) for kind, token in tokens.items()}
@@ -120,7 +120,7 @@ async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: A
         assert refusal.headers["www-authenticate"] == 'Bearer realm="hourpass"'
 
 
-async def test_what_only_begins_like_verify_is_not_found(client: AsyncClient) -> None:
+async def test_a_path_that_only_begins_like_verify_is_not_found(client: AsyncClient) -> None:
     assert (await client.get("/verifying")).status_code == 404
 
 
@@ -174,7 +174,7 @@ async def test_the_challenge_names_all_the_scopes_that_are_needed(client: AsyncC
     assert response.headers["www-authenticate"] == challenge
 
 
-async def test_what_is_known_is_answered_without_the_database(
+async def test_a_cached_token_is_answered_without_the_database(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, LANCELOT)
@@ -202,7 +202,7 @@ async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
     assert (await answers(client, token))[0][0] == 401
 
 
-async def test_memory_is_bounded_and_forged_tokens_do_not_get_in(
+async def test_the_cache_is_limited_and_stores_no_forged_token(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_cache, "MAX_CACHED", 3)

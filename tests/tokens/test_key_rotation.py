@@ -33,13 +33,13 @@ from app.tokens.key_refresher import KeyRefresher
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
+from tests.support.apps import started_client
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
     assert_problem,
-    at_court,
     bearer,
     comes_to_an_end,
     kid_of,
@@ -155,7 +155,7 @@ async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_
         assert kids.all() == [new]
 
 
-async def test_while_a_key_waits_for_its_turn_no_other_is_made(
+async def test_no_key_is_created_while_another_one_waits_to_sign(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     first = await stored(database, settings, clock)
@@ -220,12 +220,12 @@ async def test_keys_that_are_known_are_not_built_again(
     assert len(later.keys) == 2
 
 
-async def test_a_look_for_new_keys_keeps_the_shared_secret(
+async def test_refreshing_the_keys_keeps_the_shared_secret(
     settings: Settings, clock: Clock
 ) -> None:
     secret = "only the knights of the round table know it"
     hs256 = make_settings(settings.database_url, signing_algorithm="HS256", hs256_secret=secret)
-    async with at_court(hs256, clock) as client:
+    async with started_client(hs256, clock) as client:
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
         await look_again(client, clock)
@@ -267,10 +267,10 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
 
 
 async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, clock: Clock) -> None:
-    async with at_court(settings, clock) as client:
+    async with started_client(settings, clock) as client:
         (first,) = await published(client)
     clock.advance(timedelta(days=90))
-    async with at_court(settings, clock) as client, asyncio.timeout(5):
+    async with started_client(settings, clock) as client, asyncio.timeout(5):
         headers = bearer(await log_in(client, ARTHUR))
 
         async def rotations() -> list[dict[str, Any]]:
@@ -330,7 +330,10 @@ def test_the_command_line_lists_rotates_and_revokes(command: Callable[..., str])
 async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_another_one_signs(
     settings: Settings, command: Callable[..., str]
 ) -> None:
-    async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
+    async with (
+        started_client(settings, utc_now) as here,
+        started_client(settings, utc_now) as there,
+    ):
         await register(here, LANCELOT)
         stolen = await log_in(here, LANCELOT)
         assert await token_holds(there, stolen)
@@ -347,13 +350,13 @@ async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_anothe
         assert await published(here) == await published(there) == [kid_of(fresh)]
 
 
-async def test_a_token_of_a_key_made_a_moment_ago_elsewhere_gets_a_second_look(
+async def test_a_token_of_a_key_that_another_worker_just_created_is_checked_again(
     settings: Settings, clock: Clock
 ) -> None:
     at_once = make_settings(settings.database_url, key_announce_seconds=0)
-    async with at_court(at_once, clock) as here:
+    async with started_client(at_once, clock) as here:
         await register(here, LANCELOT)
-        async with at_court(at_once, clock) as there:
+        async with started_client(at_once, clock) as there:
             database = Database(at_once, clock)
             new = await rotate(database, at_once, clock)
             await database.close()
@@ -378,7 +381,7 @@ def counted_reads(database: Database) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times_a_second(
+async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     async with database.session() as session:
@@ -399,7 +402,7 @@ async def test_tokens_under_made_up_keys_ask_the_database_no_more_than_ten_times
     assert monotonic() - began_at > 0.899  # nine pauses, which a slow machine only prolongs
 
 
-async def test_of_many_that_hear_of_a_revoked_key_at_once_one_reads_the_keys(
+async def test_one_of_many_that_learn_of_a_revoked_key_at_once_reads_the_keys(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
     revoked_keys = 0
@@ -550,7 +553,10 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(
 ) -> None:
     """However seldom it looks for new keys by itself. Nor does the revoked one sign any more."""
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 3600)
-    async with at_court(settings, utc_now) as here, at_court(settings, utc_now) as there:
+    async with (
+        started_client(settings, utc_now) as here,
+        started_client(settings, utc_now) as there,
+    ):
         await register(here, LANCELOT)
         for _ in range(3):
             old = kid_of(await log_in(here, LANCELOT))

@@ -36,15 +36,15 @@ from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.revocations.service import CLOCK_MARGIN, Revocations
 from app.tokens.signing_keys.keys import CLOCK_SKEW
-from tests.conftest import client_of, on_postgresql, on_sqlite
+from tests.support.apps import client_of, started_client
 from tests.support.limited_service import limited_service, wait_for
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     LANCELOT,
     all_tokens_like,
     assert_problem,
-    at_court,
     bearer,
     log_in,
     register,
@@ -139,7 +139,7 @@ async def test_a_long_feed_comes_in_pages(app: FastAPI, client: AsyncClient) -> 
     assert values(first) + values(second) == published
 
 
-async def test_what_has_expired_is_no_longer_listed(
+async def test_expired_invitations_are_no_longer_listed(
     settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with started(settings, clock) as app, client_of(app) as client:
@@ -226,12 +226,12 @@ async def test_a_listener_waits_thirty_seconds_at_most(
     assert_problem(response, 422, "invalid_request")
 
 
-async def test_who_waits_hears_of_a_revocation_here_and_on_another_instance(
+async def test_a_listener_gets_the_revocations_of_its_own_and_another_instance(
     app: FastAPI, client: AsyncClient, settings: Settings, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
     cursor = (await page_after(client, None))["cursor"]
-    async with at_court(settings, clock) as there:
+    async with started_client(settings, clock) as there:
         for caller in (client, there):
             token = await log_in(caller, LANCELOT)
             async with listening(client, app.state.revocation_feed, cursor, 3) as listeners:
@@ -241,13 +241,17 @@ async def test_who_waits_hears_of_a_revocation_here_and_on_another_instance(
             cursor = listener.result()["cursor"]
 
 
-async def test_without_news_the_answer_is_empty_when_the_time_is_up(client: AsyncClient) -> None:
+async def test_without_revocations_the_answer_is_empty_when_the_wait_ends(
+    client: AsyncClient,
+) -> None:
     cursor = (await page_after(client, None))["cursor"]
     page = await page_after(client, cursor, wait=1)
     assert page == {"revocations": [], "cursor": cursor, "more": False}
 
 
-async def test_who_waits_holds_no_database_connection(settings: Settings, clock: Clock) -> None:
+async def test_a_waiting_listener_holds_no_database_connection(
+    settings: Settings, clock: Clock
+) -> None:
     only_one = make_settings(settings.database_url, database_pool_size=1)
     app = create_app(only_one, clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
@@ -260,9 +264,7 @@ async def test_who_waits_holds_no_database_connection(settings: Settings, clock:
             assert values(listener.result()) == [all_tokens_like(token)]
 
 
-async def test_one_listener_too_many_is_told_to_come_back(
-    app: FastAPI, client: AsyncClient
-) -> None:
+async def test_one_listener_too_many_gets_a_retry_after(app: FastAPI, client: AsyncClient) -> None:
     app.state.revocation_feed.max_listeners = 2
     cursor = (await page_after(client, None))["cursor"]
     async with listening(client, app.state.revocation_feed, cursor, 2):
@@ -293,7 +295,7 @@ async def test_listeners_wait_on_while_the_database_is_in_trouble(
     assert values(listener.result()) == ["jti:1"]
 
 
-async def test_of_simultaneous_revocations_no_reader_misses_one(
+async def test_no_reader_misses_one_of_several_simultaneous_revocations(
     settings: Settings, client: AsyncClient, database: Database
 ) -> None:
     writers, deeds = 8, 8
@@ -334,7 +336,7 @@ async def test_of_simultaneous_revocations_no_reader_misses_one(
     assert await revoked(client) == heard
 
 
-def test_a_service_that_ends_answers_its_listeners_instead_of_waiting(
+def test_a_service_that_stops_answers_its_listeners_at_once(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(5) as pool:
@@ -410,7 +412,7 @@ async def test_after_the_feed_was_renamed_old_cursors_are_unknown_and_new_ones_c
     assert values(await page_after(client, new["cursor"])) == []
 
 
-async def test_what_is_there_already_is_answered_at_once(app: FastAPI, client: AsyncClient) -> None:
+async def test_existing_revocations_are_answered_at_once(app: FastAPI, client: AsyncClient) -> None:
     cursor = (await page_after(client, None))["cursor"]
     await publish(app, "jti:1")
     async with asyncio.timeout(15):
@@ -454,7 +456,7 @@ async def test_a_cache_that_nobody_keeps_up_to_date_is_not_fresh(
 
 @on_postgresql
 @pytest.mark.parametrize("table", ["revocation_feed", "revocations"])
-async def test_a_poll_that_hangs_is_given_up_with_its_connection(
+async def test_a_poll_without_an_answer_times_out_and_closes_its_connection(
     app: FastAPI,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
@@ -506,7 +508,7 @@ def test_times_of_sqlite_are_utc_whatever_the_zone_of_the_host(
     assert read.expires_at == datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 
 
-async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
+async def test_no_heartbeat_is_sent_while_revocations_may_be_missing(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
@@ -537,7 +539,9 @@ async def test_no_heartbeat_goes_out_while_revocations_may_be_missing(
         await waiting
 
 
-async def test_who_hangs_up_makes_room_at_once(settings: Settings, clock: Clock) -> None:
+async def test_a_disconnected_client_frees_its_place_at_once(
+    settings: Settings, clock: Clock
+) -> None:
     app = create_app(settings, clock, clock)
     with served(app) as base_url:
         app.state.revocation_feed.max_listeners = 20
@@ -682,7 +686,7 @@ async def test_a_listener_that_heard_nothing_for_a_day_goes_on_from_its_cursor(
     assert warnings(caplog) == []
 
 
-async def test_a_feed_from_before_the_marks_goes_on(
+async def test_a_feed_without_marks_continues(
     settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was published before migration 0010 has the mark 0, as the head has."""
@@ -715,7 +719,7 @@ async def test_an_event_loop_that_stood_still_leaves_no_listener_behind(
         await waiting
 
 
-async def test_a_revocation_between_the_look_and_the_wait_is_not_missed(
+async def test_a_revocation_between_the_query_and_the_wait_is_not_missed(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 3600)
@@ -832,7 +836,7 @@ def listed(feed: entries.FeedEntries, cursor: entries.Head | None, now: float) -
     return values(json.loads(feed.page_after(cursor and cursor.cursor, now).body))
 
 
-def test_what_is_published_while_the_feed_is_read_is_listed_once() -> None:
+def test_revocations_published_while_the_feed_is_read_are_listed_once() -> None:
     known = Known()
     assert known._apply(head(2), 0, [entry(1)]) == 1, "to read on from there"
     assert known.head == head(1)
@@ -872,7 +876,7 @@ def test_a_database_without_the_revocations_that_are_known_is_read_from_the_begi
     assert known._apply(head(2, mark=5), 2, [entry(2)._replace(mark=5)]) == 0
 
 
-def test_a_revocation_is_in_force_until_it_expires_and_then_takes_no_place(
+def test_a_revocation_is_in_force_until_it_expires_and_is_then_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known, now = Known(), 1000.0

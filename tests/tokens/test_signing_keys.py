@@ -21,9 +21,10 @@ from app.settings import ROOT
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
-from tests.conftest import on_sqlite
+from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
-from tests.support.users import LANCELOT, at_court, log_in, register, token_holds
+from tests.support.users import LANCELOT, log_in, register, token_holds
 
 pytestmark = pytest.mark.first_start
 
@@ -35,21 +36,25 @@ ES256: dict[str, str] = {}
 UNUSED_SECRET = {**HS256, "signing_algorithm": "ES256"}
 
 
-class Castle:
-    """One database, on which the service is started again and again, set up differently."""
+class Restarts:
+    """One database, and services that start on it one after another with other settings."""
 
     def __init__(self, database_url: str, clock: Clock) -> None:
         self.database_url = database_url
         self.clock = clock
 
     async def first_token(self, **changes: str) -> str:
-        async with at_court(make_settings(self.database_url, **changes), self.clock) as client:
+        async with started_client(
+            make_settings(self.database_url, **changes), self.clock
+        ) as client:
             await register(client, LANCELOT)
             return await log_in(client, LANCELOT)
 
     async def next_token(self, *earlier: str, **changes: str) -> str:
         """One more token, after a look whether the earlier ones still hold."""
-        async with at_court(make_settings(self.database_url, **changes), self.clock) as client:
+        async with started_client(
+            make_settings(self.database_url, **changes), self.clock
+        ) as client:
             for token in earlier:
                 assert await token_holds(client, token)
             return await log_in(client, LANCELOT)
@@ -64,8 +69,8 @@ class Castle:
 
 
 @pytest.fixture
-def castle(database_url: str, clock: Clock) -> Castle:
-    return Castle(database_url, clock)
+def restarts(database_url: str, clock: Clock) -> Restarts:
+    return Restarts(database_url, clock)
 
 
 def header_of(token: str) -> dict[str, str]:
@@ -82,28 +87,28 @@ def header_of(token: str) -> dict[str, str]:
     ],
 )
 async def test_the_key_of_the_first_start_serves_the_second(
-    castle: Castle, first: dict[str, str], second: dict[str, str]
+    restarts: Restarts, first: dict[str, str], second: dict[str, str]
 ) -> None:
-    token = await castle.first_token(**first)
+    token = await restarts.first_token(**first)
     for settings in (first, second):
-        another = await castle.next_token(token, **settings)
+        another = await restarts.next_token(token, **settings)
         assert header_of(another) == header_of(token)
-        (key,) = await castle.stored()
+        (key,) = await restarts.stored()
         assert (key.kid, key.algorithm) == (header_of(token)["kid"], "ES256")
         assert ("BEGIN" in key.private_key) == (settings == {})
 
 
 @pytest.mark.parametrize("change", [{}, OTHER_SECRET_KEY], ids=["no SECRET_KEY", "a wrong one"])
 @pytest.mark.parametrize("algorithm", [ES256, RS256], ids=["ES256", "RS256 from now on"])
-async def test_a_key_that_cannot_be_decrypted_is_a_setting_to_mend_and_spoils_nothing(
-    castle: Castle, change: dict[str, str], algorithm: dict[str, str]
+async def test_a_key_that_cannot_be_decrypted_is_an_error_in_the_settings_and_stays_unchanged(
+    restarts: Restarts, change: dict[str, str], algorithm: dict[str, str]
 ) -> None:
-    token = await castle.first_token(**SECRET_KEY)
+    token = await restarts.first_token(**SECRET_KEY)
     with pytest.raises(DecryptionError, match="SECRET_KEY") as refusal:
-        await castle.next_token(**change, **algorithm)
+        await restarts.next_token(**change, **algorithm)
     for secret in (SECRET_KEY, OTHER_SECRET_KEY):
         assert secret["secret_key"] not in str(refusal.value)
-    await castle.next_token(token, **SECRET_KEY)
+    await restarts.next_token(token, **SECRET_KEY)
 
 
 @pytest.mark.parametrize(
@@ -112,21 +117,21 @@ async def test_a_key_that_cannot_be_decrypted_is_a_setting_to_mend_and_spoils_no
     ids=["ES256", "RS256", "HS256", "ES256 beside an unused HS256_SECRET"],
 )
 async def test_a_token_names_its_key_and_algorithm_and_survives_a_restart(
-    castle: Castle, settings: dict[str, str], algorithm: str
+    restarts: Restarts, settings: dict[str, str], algorithm: str
 ) -> None:
-    token = await castle.first_token(**settings)
+    token = await restarts.first_token(**settings)
     header = header_of(token)
     assert header == {"alg": algorithm, "typ": "at+jwt", "kid": header["kid"]}
-    assert header_of(await castle.next_token(token, **settings)) == header
+    assert header_of(await restarts.next_token(token, **settings)) == header
 
 
 async def test_an_rsa_key_has_3072_bits_in_the_database_and_in_the_key_set(
-    castle: Castle, clock: Clock
+    restarts: Restarts, clock: Clock
 ) -> None:
-    settings = make_settings(castle.database_url, **RS256, **SECRET_KEY)
-    async with at_court(settings, clock) as client:
+    settings = make_settings(restarts.database_url, **RS256, **SECRET_KEY)
+    async with started_client(settings, clock) as client:
         (shown,) = (await client.get("/.well-known/jwks.json")).json()["keys"]
-    (stored,) = await castle.stored()
+    (stored,) = await restarts.stored()
     pem = Encryptor(settings, "signing keys").decrypt(stored.private_key)
     private = load_pem_private_key(pem.encode(), password=None)
     assert isinstance(private, RSAPrivateKey)
@@ -135,49 +140,57 @@ async def test_an_rsa_key_has_3072_bits_in_the_database_and_in_the_key_set(
     assert private.public_key().public_numbers().n == modulus
 
 
-async def test_whoever_shares_the_secret_can_verify_an_hs256_token(castle: Castle) -> None:
-    signed, _, signature = (await castle.first_token(**HS256)).rpartition(".")
+async def test_a_program_with_the_shared_secret_can_verify_an_hs256_token(
+    restarts: Restarts,
+) -> None:
+    signed, _, signature = (await restarts.first_token(**HS256)).rpartition(".")
     mac = hmac.digest(HS256["hs256_secret"].encode(), signed.encode(), hashlib.sha256)
     assert base64.urlsafe_b64encode(mac).rstrip(b"=").decode() == signature
-    assert await castle.stored() == []
+    assert await restarts.stored() == []
 
 
-async def test_the_kid_of_a_shared_secret_stays_the_same_in_later_versions(castle: Castle) -> None:
+async def test_the_kid_of_a_shared_secret_stays_the_same_in_later_versions(
+    restarts: Restarts,
+) -> None:
     """Else an upgrade would end every token."""
-    assert header_of(await castle.first_token(**HS256))["kid"] == "34cb7a328a29aa10"
+    assert header_of(await restarts.first_token(**HS256))["kid"] == "34cb7a328a29aa10"
 
 
-async def test_another_hs256_secret_ends_all_tokens(castle: Castle, clock: Clock) -> None:
-    token = await castle.first_token(**HS256)
+async def test_another_hs256_secret_invalidates_all_tokens(
+    restarts: Restarts, clock: Clock
+) -> None:
+    token = await restarts.first_token(**HS256)
     changed = {**HS256, "hs256_secret": HS256["hs256_secret"].upper()}
-    async with at_court(make_settings(castle.database_url, **changed), clock) as client:
+    async with started_client(make_settings(restarts.database_url, **changed), clock) as client:
         assert not await token_holds(client, token)
 
 
-async def test_going_over_to_another_algorithm_and_back_ends_no_token(castle: Castle) -> None:
-    first = await castle.first_token(**ES256)
-    second = await castle.next_token(first, **RS256)
-    third = await castle.next_token(first, second, **ES256)
-    assert [key.algorithm for key in await castle.stored()] == ["ES256", "RS256", "ES256"]
-    assert [key.kid for key in await castle.stored()] == [
+async def test_changing_the_algorithm_and_back_invalidates_no_token(restarts: Restarts) -> None:
+    first = await restarts.first_token(**ES256)
+    second = await restarts.next_token(first, **RS256)
+    third = await restarts.next_token(first, second, **ES256)
+    assert [key.algorithm for key in await restarts.stored()] == ["ES256", "RS256", "ES256"]
+    assert [key.kid for key in await restarts.stored()] == [
         header_of(token)["kid"] for token in (first, second, third)
     ]
 
 
 async def test_keys_that_were_stored_in_the_clear_are_encrypted_each_by_itself(
-    castle: Castle,
+    restarts: Restarts,
 ) -> None:
-    first = await castle.first_token(**ES256)
-    second = await castle.next_token(first, **RS256)
+    first = await restarts.first_token(**ES256)
+    second = await restarts.next_token(first, **RS256)
     for _ in range(2):
-        await castle.next_token(first, second, **RS256, **SECRET_KEY)
-        keys = {key.private_key for key in await castle.stored()}
+        await restarts.next_token(first, second, **RS256, **SECRET_KEY)
+        keys = {key.private_key for key in await restarts.stored()}
         assert len(keys) == 2
         assert not any("BEGIN" in key for key in keys)
 
 
-async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, clock: Clock) -> None:
-    settings = make_settings(castle.database_url, **SECRET_KEY)
+async def test_one_of_eight_simultaneous_starts_creates_the_key(
+    restarts: Restarts, clock: Clock
+) -> None:
+    settings = make_settings(restarts.database_url, **SECRET_KEY)
 
     async def start() -> Keyring:
         database = Database(settings)
@@ -187,7 +200,7 @@ async def test_of_eight_simultaneous_starts_one_makes_the_key(castle: Castle, cl
         return keyring
 
     keyrings = await asyncio.gather(*(start() for _ in range(8)))
-    (key,) = await castle.stored()
+    (key,) = await restarts.stored()
     assert {keyring.current(clock()).kid for keyring in keyrings} == {key.kid}
 
 
@@ -199,6 +212,6 @@ async def test_the_backend_that_signs_is_cryptography(app: FastAPI) -> None:
         assert type(key).__module__ == "jose.backends.cryptography_backend"
 
 
-def test_the_vulnerable_library_is_not_even_imported() -> None:
+def test_the_vulnerable_library_is_not_imported() -> None:
     code = "import sys, app.tokens.signing_keys.store; sys.exit('ecdsa' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -269,7 +269,7 @@ NOBODYS: dict[str, Forge] = {
 reproducible = examples(deadline=None, database=None, derandomize=True)
 
 
-def test_what_a_forger_starts_from_holds() -> None:
+def test_the_token_that_the_attacks_start_from_is_valid() -> None:
     original = Original(TOKEN, KEY)
     for token in (TOKEN, original.with_members(), original.with_payload(original.claims)):
         assert TOKENS.decode(token, NOW).subject == "1"
@@ -328,12 +328,12 @@ def test_a_token_can_be_revoked_by_its_user_id_key_and_session() -> None:
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-def test_a_forgery_is_invalid(forge: Forge) -> None:
+def test_a_forged_token_is_invalid(forge: Forge) -> None:
     with pytest.raises(InvalidTokenError):
         TOKENS.decode(forge(Original(TOKEN, KEY)), NOW)
 
 
-async def test_over_http_every_forgery_is_a_plain_401(client: AsyncClient, app: FastAPI) -> None:
+async def test_every_forged_token_is_a_401_over_http(client: AsyncClient, app: FastAPI) -> None:
     await register(client, LANCELOT)
     original = Original(await log_in(client, LANCELOT), app.state.tokens.keyring.keys[-1])
     answered_otherwise = {
