@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from hourpass import Guard, ServiceUnavailableError
 from hourpass.testing import Issuer
-from tests.support.service_process import listening
+from tests.support.servers import served
 from tests.support.waiting import until
 
 pytest_plugins = ["hourpass.testing"]
@@ -54,7 +54,7 @@ async def test_the_guard_of_a_protected_app_connects_when_the_app_starts(guard: 
     app = FastAPI()
     guard.protect(app, public=["/readyz"])
     app.add_api_route("/readyz", lambda: guard.is_ready)
-    with listening(app) as url:
+    with served(app) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             await until(lambda: guard.is_ready)
             assert (await client.get("/readyz")).json() is True

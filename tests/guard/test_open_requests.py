@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from hourpass import Guard
 from hourpass.guard import open_requests
 from hourpass.testing import LIFETIME, Issuer, authorization
-from tests.support.service_process import listening
+from tests.support.servers import served
 from tests.support.waiting import until
 
 pytest_plugins = ["hourpass.testing"]
@@ -132,13 +132,13 @@ def pause_for_many_checks() -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(make_api(guard)) as url:
+    with served(make_api(guard)) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def patient_url() -> Iterator[str]:
-    with listening(make_api(patient_guard, finish_requests=True)) as url:
+    with served(make_api(patient_guard, finish_requests=True)) as url:
         yield url
 
 

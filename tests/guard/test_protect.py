@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 
 from hourpass import Guard, GuardError, User
 from hourpass.testing import Issuer, authorization
-from tests.support.service_process import guard_messages, listening
+from tests.support.guards import guard_messages
+from tests.support.servers import served
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -73,7 +74,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def url(api: FastAPI) -> Iterator[str]:
-    with listening(api) as url:
+    with served(api) as url:
         yield url
 
 
