@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from weakref import WeakSet
 
 import httpx
 import pytest
@@ -43,16 +44,16 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The thread of a guard left behind would log into later tests."""
-    started: list[Guard] = []
+    started: WeakSet[Guard] = WeakSet()
     connect = Guard._connect
 
     def note(guard: Guard) -> ServiceClient:
-        started.append(guard)
+        started.add(guard)
         return connect(guard)
 
     monkeypatch.setattr(Guard, "_connect", note)
     yield
-    for guard in started:
+    for guard in list(started):
         guard.close()
 
 

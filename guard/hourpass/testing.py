@@ -1,43 +1,54 @@
 """An issuer of tokens that replaces the service in the tests of an API with a guard.
 
-Put `pytest_plugins = ["hourpass.testing"]` into conftest.py, use the fixture `hourpass_issuer`, and
-call its `attach(guard)`.
+Use the fixture `hourpass_issuer`, or that of a module or of the session, and call its
+`attach(guard)`. pytest finds the fixtures by itself (pytest_plugin.py);
+`pytest_plugins = ["hourpass.testing"]` also gives them where the loading of plugins is off.
 
 PYTEST_DONT_REWRITE: there are no assertions here, and a conftest.py may import this module first.
 """
 
+import errno
 import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from threading import Condition, get_ident
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
-import httpx
 import jwt
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from hourpass.guard.guard import Guard
 from hourpass.guard.revocation_feed import Clock
 from hourpass.guard.service_client import HEARTBEAT_SECONDS
+from hourpass.http import transports
+from hourpass.pytest_plugin import (
+    hourpass_issuer,
+    module_hourpass_issuer,
+    session_hourpass_issuer,
+)
+
+__all__ = [
+    "Issuer",
+    "MovableClock",
+    "SigningKey",
+    "authorization",
+    "hourpass_issuer",
+    "module_hourpass_issuer",
+    "session_hourpass_issuer",
+]
 
 LIFETIME = timedelta(minutes=60)
 KEPT_AFTERWARDS = timedelta(days=1)  # the feed keeps a revocation this much longer than a token
 
 _HEARD_WITHIN_SECONDS = 10.0
-
-
-@pytest.fixture
-def hourpass_issuer() -> Iterator["Issuer"]:
-    issuer = Issuer()
-    yield issuer
-    issuer.close()
 
 
 def authorization(token: str) -> dict[str, str]:
@@ -83,11 +94,11 @@ class Issuer:
         self.name = guard.issuer or self.name
         before = guard.transport, guard.clock
 
-        def connect(transport: httpx.BaseTransport | None, clock: Clock) -> None:
+        def connect(transport: transports.Transport | None, clock: Clock) -> None:
             guard.transport, guard.clock = transport, clock
             guard.close()
 
-        connect(_IssuerTransport(self), self.clock)
+        connect(lambda: _IssuerTransport(self), self.clock)
         self._undo.callback(connect, *before)
 
     def close(self) -> None:
@@ -201,35 +212,34 @@ class Issuer:
             if not self._changed.wait_for(all_heard, _HEARD_WITHIN_SECONDS):
                 raise TimeoutError("a guard does not follow the feed")
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked[request.url.path] += 1
+    def answer(self, request: "Request") -> "Response":
+        path = request.url.path
+        self.asked[path] += 1
         if self._is_away:
-            raise httpx.ConnectError("away", request=request)
-        match request.url.path:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "away")
+        match path:
             case "/.well-known/oauth-authorization-server":
-                return httpx.Response(200, json={"issuer": self.name})
+                return Response.of_json({"issuer": self.name})
             case "/.well-known/jwks.json":
-                return httpx.Response(200, json={"keys": [self._key.public_jwk()]})
+                return Response.of_json({"keys": [self._key.public_jwk()]})
             case "/revocations":
                 return self._page(request)
-        return httpx.Response(404)
+        return Response(404)
 
     def forget_listener(self) -> None:
         with self._changed:
             self._heard.pop(get_ident(), None)
             self._changed.notify_all()
 
-    def _page(self, request: httpx.Request) -> httpx.Response:
+    def _page(self, request: "Request") -> "Response":
         query = request.url.params
         after, wait = int(query.get("after", "0")), int(query["wait"])
         with self._changed:
             self._heard[get_ident()] = after if "after" in query else -1
             self._changed.notify_all()
-        page = _HeldBack(self._pieces_of_page(after, wait))
         date = datetime.fromtimestamp(self.clock.time(), UTC)
-        return httpx.Response(
-            200, headers={"Date": format_datetime(date, usegmt=True)}, stream=page
-        )
+        headers = {"Date": format_datetime(date, usegmt=True)}
+        return Response(200, headers, _Pieces(self._pieces_of_page(after, wait)))
 
     def _pieces_of_page(self, after: int, wait: int) -> Iterator[bytes]:
         """Heartbeats until there is a revocation or the wait ends, and then the page."""
@@ -245,7 +255,7 @@ class Issuer:
             if left > HEARTBEAT_SECONDS:
                 yield b" "
         if self._is_away:
-            raise httpx.ReadError("away")
+            raise ConnectionResetError(errno.ECONNRESET, "away")
         revoked = self._revoked[after:]
         page = {"revocations": revoked, "cursor": str(after + len(revoked)), "more": False}
         yield json.dumps(page).encode()
@@ -265,22 +275,55 @@ class SigningKey:
         return {**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}
 
 
-class _HeldBack(httpx.SyncByteStream):
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+class _Pieces:
+    """A body."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        return iter(self._pieces)
+
+    def close(self) -> None: ...
 
 
-class _IssuerTransport(httpx.BaseTransport):
+@dataclass(frozen=True, slots=True)
+class RequestUrl:
+    path: str
+    params: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a guard asks. It has the attributes of a request of httpx that matter here."""
+
+    url: RequestUrl
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What it is told. A response of httpx or httpx2 would do as well."""
+
+    status_code: int
+    headers: dict[str, str] = field(default_factory=dict)
+    stream: _Pieces = field(default_factory=lambda: _Pieces([]))
+
+    @classmethod
+    def of_json(cls, members: dict[str, Any]) -> "Response":
+        return cls(200, stream=_Pieces([json.dumps(members).encode()]))
+
+
+class _IssuerTransport:
     """Passes a guard's requests on to the issuer. The guard closes it in its background thread."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._issuer.answer(request)
+    def handle_request(self, request: transports.Request) -> Response:
+        url = urlsplit(request.url)
+        asked = RequestUrl(url.path, dict(parse_qsl(url.query)))
+        return self._issuer.answer(Request(asked, request.headers))
 
     def close(self) -> None:
         self._issuer.forget_listener()

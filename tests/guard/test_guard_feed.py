@@ -19,6 +19,9 @@ from hourpass.guard.outage import Outage
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, WAIT_SECONDS
 from hourpass.guard.service_client import HEARTBEAT_SECONDS, FeedPage
 from hourpass.guard.waits import SHORT_WAITS, Waits
+from hourpass.http.client import SocketClient
+from hourpass.http.tls import Tls
+from hourpass.http.urls import ServiceUrl
 from hourpass.testing import Issuer
 from tests.support.certificates import certificate
 from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
@@ -262,12 +265,13 @@ def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_
     mute_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", SOON_SECONDS)
-    late = service_client.ServiceClient(httpx.URL(mute_server), None)
+    url = ServiceUrl.parse(mute_server)
+    late = service_client.ServiceClient(SocketClient(url, Tls(), None))
     late.interrupt()
     with pytest.raises(service_client.OutageError) as raised:
         late.issuer()
     late.close()
-    assert raised.value.cause != "ReadTimeout"
+    assert raised.value.cause == "not HTTP: RemoteDisconnected"
 
 
 def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
@@ -513,20 +517,21 @@ def followers() -> set[threading.Thread]:
 
 
 def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
-    mute_server: str, monkeypatch: pytest.MonkeyPatch
+    mute_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
     before = followers()
-    transport = httpx.HTTPTransport(verify=False)
-    guard = Guard(mute_server, timeout=timedelta(seconds=0.1), transport=transport)
+    verify = tmp_path / "cert.pem" if mute_server.startswith("https") else True
+    guard = Guard(mute_server, timeout=timedelta(seconds=0.1), verify=verify)
     assert refusal_of(guard, "x.y.z") is ServiceUnavailableError
     (thread,) = followers() - before
     assert thread.daemon  # or the process could not end
     of_https = mute_server.startswith("https")
 
     def is_connected() -> bool:
-        streams = list(guard._feed._asked()._streams)
-        return of_https in {isinstance(s.get_extra_info("socket"), ssl.SSLSocket) for s in streams}
+        client = guard._feed._asked()._client
+        assert isinstance(client, SocketClient)
+        return of_https in {isinstance(socket, ssl.SSLSocket) for socket in client._sockets}
 
     assert comes_true(is_connected)
     guard.close()

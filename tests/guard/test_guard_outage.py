@@ -65,7 +65,7 @@ def test_a_guard_follows_a_service_that_starts_late_stops_returns_and_is_replace
     assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
     assert refusal_of(refusing, "x.y.z") is ServiceUnavailableError
     assert guard_messages(caplog) == [
-        "The Hourpass service cannot be reached: ConnectError",
+        "The Hourpass service cannot be reached: Connection refused",
         "Every request is refused until the Hourpass service can be reached",
     ]
     with serving_at(port, tmp_path / "first.db") as service:

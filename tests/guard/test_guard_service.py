@@ -21,6 +21,8 @@ from hourpass.guard.service_client import (
     ServiceClient,
 )
 from hourpass.guard.waits import PLAIN_POLLS, REFUSED_WAITS
+from hourpass.http.transports import TransportClient
+from hourpass.http.urls import ServiceUrl
 from hourpass.testing import Issuer
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import answers, guarded, page
@@ -370,7 +372,8 @@ def test_for_how_long_a_guard_uses_what_it_knows(arguments: dict[str, Any], seco
 
 
 def service_that(answer: Callable[[httpx.Request], httpx.Response]) -> ServiceClient:
-    return ServiceClient(httpx.URL("https://hourpass.example"), httpx.MockTransport(answer))
+    url = ServiceUrl.parse("https://hourpass.example")
+    return ServiceClient(TransportClient(url, httpx.MockTransport(answer)))
 
 
 def one_page(**changes: Any) -> dict[str, Any]:

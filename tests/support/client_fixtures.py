@@ -43,14 +43,15 @@ def service_and_clock(
 @pytest.fixture
 def service(
     service_and_clock: tuple[httpx.Client, Clock], request: pytest.FixtureRequest
-) -> ClientService:
+) -> Iterator[ClientService]:
     client, clock = service_and_clock
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     user = {**LANCELOT, "username": f"lancelot {name}"}
     answer = client.post("/register-user", json=user)
     assert answer.status_code == 201, answer.text
     user_id = answer.json()["user_id"]
-    return ClientService(client, clock, user, user_id, RecordingTransport())
+    with RecordingTransport() as transport:
+        yield ClientService(client, clock, user, user_id, transport)
 
 
 @pytest.fixture

@@ -53,10 +53,11 @@ def state_of(guard: Guard) -> VerificationState:
 def answers(
     issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
 ) -> None:
-    """From now on this is what the issuer says there, unless it is None."""
-    as_before = issuer.answer
+    """From now on this is what the issuer says there, unless it is None. The issuer's requests and
+    responses have the attributes of httpx's that tests use."""
+    as_before: Callable[[Any], Any] = issuer.answer
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: Any) -> Any:
         other = response(request) if request.url.path == path else None
         return other or as_before(request)
 

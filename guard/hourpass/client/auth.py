@@ -1,43 +1,55 @@
-"""Logs a program in to an API that accepts Hourpass tokens: one `auth` for httpx and requests.
+"""Logs a program in to an API that accepts Hourpass tokens: one `auth` for httpx, httpx2, requests.
 
 Decides which requests get a token and which are repeated; token_source.py gets the tokens.
 """
 
-import asyncio
 import re
 import sys
-import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from ipaddress import ip_address
-from types import TracebackType
+from importlib import import_module
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
-
-from hourpass.client.token_source import TokenSource
-
-if TYPE_CHECKING:  # optional: only users of requests have it
-    import requests
+from hourpass.client.token_source import Connector, TokenSource
+from hourpass.clock import monotonic as running_time
+from hourpass.event_loops import run_in_thread
+from hourpass.http.tls import Cert, Tls, Verify
+from hourpass.http.transports import Transport
+from hourpass.http.urls import ProxyUrl, ServiceUrl, is_loopback
 
 # Bodies up to this size are kept in memory, so that the request can be repeated.
 MAX_KEPT_BODY = 1 << 20
 
-_Request = TypeVar("_Request", httpx.Request, "requests.PreparedRequest")
+_Request = TypeVar("_Request")
 
 _INVALID_TOKEN = re.compile(r'\berror="?invalid_token\b')
 
 
-def running_time() -> float:
-    """Seconds on a clock that nobody can set. On Linux, it runs while the machine sleeps."""
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+def _auth_bases() -> tuple[type, ...]:
+    """The class Auth of httpx and of httpx2, where they are installed: each calls the flows below
+    only for instances of its own."""
+    bases = []
+    for library in ("httpx", "httpx2"):
+        try:
+            bases.append(import_module(library).Auth)
+        except ModuleNotFoundError:
+            continue
+    return tuple(bases) or (object,)
 
 
-class HourpassAuth(httpx.Auth):
-    """`auth=HourpassAuth(url, username, password)` on an httpx.Client, an httpx.AsyncClient, a
-    requests.Session, or a single call; one instance can serve any number of them at once.
+if TYPE_CHECKING:
+    # For type checkers it is a callable that takes and returns any request, as all three accept.
+    class _Auth: ...
+
+else:
+    _Auth = type("_Auth", _auth_bases(), {})
+
+
+class HourpassAuth(_Auth):
+    """`auth=HourpassAuth(url, username, password)` on a Client or AsyncClient of httpx or httpx2, a
+    requests.Session, or a single call; one instance can serve any number of them at once. For SDKs
+    that take a string there is token().
 
     It logs in at the first request and renews the token before it expires. If the API responds that
     the token is invalid, it repeats the request once, unless the body was streamed. Requests raise
@@ -61,18 +73,18 @@ class HourpassAuth(httpx.Auth):
         otp: Callable[[], str] | None = None,
         allow_http: bool = False,
         clock: Callable[[], float] = running_time,
-        transport: httpx.BaseTransport | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: str | None = None,
+        transport: Transport | None = None,
     ) -> None:
         """`otp` returns a code of the second factor. It is called in its own thread whenever the
         password is sent: every hour, or once with `offline_access`.
 
         `allow_http` allows passwords and tokens to leave this machine unencrypted, for a private
-        network. `transport` is that of the httpx.Client that logs in."""
-        service = httpx.URL(url)
-        if service.scheme not in ("http", "https") or not service.host:
-            raise ValueError("The URL of the login service must begin with https:// or http://")
-        if service.userinfo:
-            raise ValueError("Name and password are arguments, not part of the URL")
+        network. `verify`, `cert`, `proxy` and `transport` are those of Guard; they are for the
+        requests to the login service alone."""
+        service = ServiceUrl.parse(url)
         credentials = {"username": username, "password": password}
         if scope := " ".join([scopes] if isinstance(scopes, str) else scopes):
             credentials["scope"] = scope
@@ -84,7 +96,9 @@ class HourpassAuth(httpx.Auth):
         self._allow_http = allow_http
         self._refuse_plain_http(str(service))
         self._username = username
-        self._tokens = TokenSource(service, credentials, otp, clock, transport)
+        given_proxy = ProxyUrl.parse(proxy) if proxy is not None else None
+        connector = Connector(service, Tls(verify, cert), given_proxy, transport)
+        self._tokens = TokenSource(connector, credentials, otp, clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._tokens.origin!r}, {self._username!r})"
@@ -95,39 +109,51 @@ class HourpassAuth(httpx.Auth):
             "create one in each worker process instead"
         )
 
-    def sync_auth_flow(
-        self, request: httpx.Request
-    ) -> Generator[httpx.Request, httpx.Response, None]:
+    def token(self) -> str:
+        """A valid token, for a client that takes a string. Get a new one for each request: it costs
+        nothing while the last one is valid.
+
+        Raises LoginError and ServiceUnavailableError.
+        """
+        return self._tokens.token()
+
+    async def atoken(self) -> str:
+        """Like token(), for asyncio and trio."""
+        return await self._tokens.atoken()
+
+    # The requests and responses are those of the library that calls.
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        library = _library_of(request)
         self._refuse_plain_http(str(request.url))
-        if _is_small(request) and isinstance(request.stream, httpx.SyncByteStream):
+        if _is_small(request) and isinstance(request.stream, library.SyncByteStream):
             request.read()
         token = self._tokens.token()
         response = yield _bearing(token, request)
-        if _refuses(token, response) and _is_repeatable(response.request):
+        if _refuses(token, response) and isinstance(response.request.stream, library.ByteStream):
             fresh = self._tokens.token(refused=token)
             if fresh != token:
                 yield _bearing(fresh, response.request)
 
-    async def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        library = _library_of(request)
         self._refuse_plain_http(str(request.url))
-        if _is_small(request) and isinstance(request.stream, httpx.AsyncByteStream):
+        if _is_small(request) and isinstance(request.stream, library.AsyncByteStream):
             await request.aread()
         token = await self._tokens.atoken()
         response = yield _bearing(token, request)
-        if _refuses(token, response) and _is_repeatable(response.request):
+        if _refuses(token, response) and isinstance(response.request.stream, library.ByteStream):
             fresh = await self._tokens.atoken(refused=token)
             if fresh != token:
                 yield _bearing(fresh, response.request)
 
-    def __call__(self, request: "requests.PreparedRequest") -> "requests.PreparedRequest":
+    def __call__(self, request: _Request) -> _Request:
         """The interface of requests.auth.AuthBase."""
-        self._refuse_plain_http(request.url or "")
-        request.register_hook("response", self._repeat_if_refused)  # type: ignore[no-untyped-call] # its stubs say nothing
+        prepared: Any = request
+        self._refuse_plain_http(prepared.url or "")
+        prepared.register_hook("response", self._repeat_if_refused)
         return _bearing(self._tokens.token(), request)
 
-    def _repeat_if_refused(self, response: "requests.Response", **options: Any) -> Any:
+    def _repeat_if_refused(self, response: Any, **options: Any) -> Any:
         request = response.request
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         repeatable = request.body is None or isinstance(request.body, str | bytes)
@@ -146,7 +172,7 @@ class HourpassAuth(httpx.Auth):
 
     def _refuse_plain_http(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme == "http" and not self._allow_http and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not self._allow_http and not is_loopback(parts.hostname):
             raise ValueError(
                 "Over http, anybody on the network can read passwords and tokens: use https, "
                 "or allow_http=True in a private network"
@@ -157,8 +183,8 @@ class HourpassAuth(httpx.Auth):
         self._tokens.log_out()
 
     async def aclose(self) -> None:
-        """Like close(), for asyncio."""
-        await asyncio.to_thread(self.close)
+        """Like close(), for asyncio and trio."""
+        await run_in_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -183,12 +209,22 @@ class HourpassAuth(httpx.Auth):
         await self.aclose()
 
 
+def _library_of(request: Any) -> ModuleType:
+    """httpx or httpx2: whose request this is."""
+    for base in type(request).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in ("httpx", "httpx2"):
+            return sys.modules[package]
+    raise TypeError(f"HourpassAuth does not know requests of {type(request).__module__}")
+
+
 def _bearing(token: str, request: _Request) -> _Request:
-    request.headers["Authorization"] = f"Bearer {token}"
+    prepared: Any = request
+    prepared.headers["Authorization"] = f"Bearer {token}"
     return request
 
 
-def _refuses(token: str, response: "httpx.Response | requests.Response") -> bool:
+def _refuses(token: str, response: Any) -> bool:
     """Whether the API responded that this token is invalid (RFC 6750, 3.1).
 
     After a redirect to another origin the token was not sent, so the response is not about it.
@@ -200,20 +236,9 @@ def _refuses(token: str, response: "httpx.Response | requests.Response") -> bool
     )
 
 
-def _is_small(request: httpx.Request) -> bool:
+def _is_small(request: Any) -> bool:
     length = request.headers.get("Content-Length", "")
     return length.isdecimal() and int(length) <= MAX_KEPT_BODY
-
-
-def _is_repeatable(request: httpx.Request) -> bool:
-    return isinstance(request.stream, httpx.ByteStream)
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:  # a name
-        return False
 
 
 def _is_text(value: str) -> bool:

@@ -3,22 +3,27 @@
 Knows the service's token endpoint, but not the requests that the token is for.
 """
 
-import asyncio
+import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlencode
 from weakref import WeakSet
 
-import httpx
-
 from hourpass.errors import GuardError, LoginError, ServiceUnavailableError
+from hourpass.event_loops import wait_for
+from hourpass.http.connection import Headers, Limits
+from hourpass.http.errors import HttpError, cause_of
+from hourpass.http.tls import Tls
+from hourpass.http.transports import Transport, new_client, without_shared
+from hourpass.http.urls import ProxyUrl, ServiceUrl
 
 # A token is renewed this long before it expires, or in the last tenth of a shorter lifetime.
 # Meanwhile requests use the old one and do not wait, so a shorter outage has no effect.
@@ -26,7 +31,8 @@ RENEWAL_MARGIN = 300
 # A token is not used in its last seconds: the request may take that long to reach its API.
 CLOCK_MARGIN = 5
 
-TIMEOUT = 15
+TIMEOUT = 15  # seconds for a whole response, however slowly it arrives
+MAX_RESPONSE_BYTES = 1 << 16  # the service's have a few thousand
 # A login is retried if the service is busy and its Retry-After is short enough.
 ATTEMPTS = 3
 LONGEST_WAIT = 5
@@ -65,6 +71,25 @@ class Failure(Exception):  # noqa: N818 - it contains the error that callers see
 Outcome: TypeAlias = Token | Failure
 
 
+class Response(NamedTuple):
+    status_code: int
+    headers: Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """Raises ValueError."""
+        return json.loads(self.body)
+
+
+class Connector(NamedTuple):
+    """How to reach the service."""
+
+    url: ServiceUrl
+    tls: Tls
+    proxy: ProxyUrl | None
+    transport: Transport | None
+
+
 class TokenSource:
     """Each login runs in a short-lived thread of its own, and callers that need its token wait for
     it. So threads and the tasks of several event loops can share a login, and canceling one task
@@ -72,18 +97,16 @@ class TokenSource:
 
     def __init__(
         self,
-        url: httpx.URL,
+        service: Connector,
         credentials: dict[str, str],
         otp: Callable[[], str] | None,
         clock: Callable[[], float],
-        transport: httpx.BaseTransport | None,
     ) -> None:
-        self.origin = f"{url.scheme}://{url.netloc.decode()}"
-        self._base_url = url
+        self.origin = service.url.origin
+        self._service = service
         self._credentials = credentials
         self._otp = otp
         self._clock = clock
-        self._transport = transport
         self.reset()
         _sources.add(self)
 
@@ -95,6 +118,11 @@ class TokenSource:
         self._failure: Failure | None = None
         self._silent_until = 0.0
 
+    def reset_in_child(self) -> None:
+        """A forked child has no threads, and must not use its parent's refresh token."""
+        self._service = self._service._replace(transport=without_shared(self._service.transport))
+        self.reset()
+
     def token(self, refused: str | None = None) -> str:
         """A valid token. It is another one than `refused`, unless the service issues no other.
 
@@ -104,9 +132,9 @@ class TokenSource:
         return _value(found.result() if isinstance(found, Future) else found)
 
     async def atoken(self, refused: str | None = None) -> str:
-        """Like token(), for asyncio."""
+        """Like token(), for asyncio and trio."""
         found = self._find(refused)
-        return _value(await asyncio.wrap_future(found) if isinstance(found, Future) else found)
+        return _value(await wait_for(found) if isinstance(found, Future) else found)
 
     def log_out(self) -> None:
         """Revoke the session if there is one, otherwise the token."""
@@ -119,9 +147,12 @@ class TokenSource:
         if held is None:
             return
         try:
-            self._post("/revoke", {"token": held.refresh_token or held.value}).raise_for_status()
-        except httpx.HTTPError as error:
-            _log.warning("Not logged out at %s (%s)", self.origin, type(error).__name__)
+            status = self._post("/revoke", {"token": held.refresh_token or held.value}).status_code
+            cause = None if status == 200 else f"status {status}"
+        except Exception as error:  # noqa: BLE001 - the program goes on without the token
+            cause = cause_of(error)
+        if cause:
+            _log.warning("Not logged out at %s (%s)", self.origin, cause)
 
     def _find(self, refused: str | None) -> Outcome | Future[Outcome]:
         with self._lock:
@@ -174,10 +205,10 @@ class TokenSource:
             return failure
         except Exception as error:  # noqa: BLE001 - callers wait for an outcome
             # Not the error's text, which may quote what was sent.
-            what = f"No login at {self.origin} ({type(error).__name__})"
+            what = f"No login at {self.origin} ({cause_of(error)})"
             return Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
 
-    def _request_token(self) -> httpx.Response:
+    def _request_token(self) -> Response:
         """The response to the refresh token if there is one, otherwise to the password."""
         held = self._held
         if held and held.refresh_token:
@@ -203,7 +234,7 @@ class TokenSource:
             what = f"No code for {self.origin}: otp raised {type(error).__name__}"
             raise Failure(LoginError(what), LOGIN_PAUSE) from None
 
-    def _ask(self, grant: dict[str, str]) -> httpx.Response:
+    def _ask(self, grant: dict[str, str]) -> Response:
         """The response, once it accepts or rejects the grant. Retries while the service is busy."""
         attempts = 0
         while True:
@@ -220,19 +251,36 @@ class TokenSource:
                 raise Failure(ServiceUnavailableError(what), max(seconds, OUTAGE_PAUSE))
             time.sleep(seconds)
 
-    def _post(self, path: str, form: dict[str, str]) -> httpx.Response:
+    def _post(self, path: str, form: dict[str, str]) -> Response:
         """On a new connection: there is one request an hour, and forks must not share it.
 
-        Redirects are not followed. A proxy is used for https only, where it cannot read along.
+        Redirects are not followed. Raises HttpError.
         """
-        with httpx.Client(
-            base_url=self._base_url,
-            transport=self._transport,
-            trust_env=self._base_url.scheme == "https",
-            timeout=TIMEOUT,
-            headers={"User-Agent": "HourpassAuth"},
-        ) as client:
-            return client.post(path, data=form)
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "User-Agent": "HourpassAuth",
+        }
+        body = urlencode(form).encode()
+        headers["Content-Length"] = str(len(body))
+        limits = Limits(TIMEOUT, TIMEOUT, time.monotonic() + TIMEOUT)
+        client = new_client(*self._service)
+        try:
+            with client.stream("POST", path, headers, body, limits) as response:
+                return Response(response.status, response.headers, _joined(response.pieces, limits))
+        finally:
+            client.close()
+
+
+def _joined(pieces: Iterable[bytes], limits: Limits) -> bytes:
+    body = b""
+    for piece in pieces:
+        body += piece
+        limits.left(TIMEOUT)
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise HttpError("too long")
+    return body
 
 
 def _value(outcome: Outcome) -> str:
@@ -241,14 +289,14 @@ def _value(outcome: Outcome) -> str:
     raise copy(outcome.error)  # so that each caller has its own traceback
 
 
-def _error_of(answer: httpx.Response) -> object:
+def _error_of(answer: Response) -> object:
     try:
         return answer.json().get("error")
     except (ValueError, AttributeError):  # no JSON, or no object
         return None
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _retry_after(answer: Response) -> float | None:
     """The seconds to wait, if the service is busy and says so (RFC 9110, 10.2.3)."""
     said = answer.headers.get("Retry-After", "")
     busy = answer.status_code in (429, 503) and said.isascii() and said.isdigit()
@@ -256,9 +304,8 @@ def _retry_after(answer: httpx.Response) -> float | None:
 
 
 def _reset_in_child() -> None:
-    """A child has no threads, and must not use its parent's refresh token."""
     for source in list(_sources):
-        source.reset()
+        source.reset_in_child()
 
 
 _sources: WeakSet[TokenSource] = WeakSet()

@@ -6,22 +6,21 @@ Neither needs a request to the service: a thread follows its keys and revocation
 new token.
 """
 
-import asyncio
+import _thread
 import logging
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from ipaddress import ip_address
 from threading import BoundedSemaphore
 from typing import Any, Literal, Self, Unpack
 
-import httpx
-
+from hourpass import clock as running_clock
 from hourpass.errors import GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass.event_loops import run_in_thread, wait_for
 from hourpass.guard.asgi import ASGIApp
 from hourpass.guard.bearer import parse_authorization
 from hourpass.guard.middleware import Middleware, MiddlewareOptions
@@ -31,6 +30,9 @@ from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, Clock, Revoca
 from hourpass.guard.service_client import ServiceClient
 from hourpass.guard.token_verifier import UnknownKeyError, Verified
 from hourpass.guard.verification_state import VerificationState
+from hourpass.http.tls import Cert, Tls, Verify
+from hourpass.http.transports import Transport, is_shared, new_client, without_shared
+from hourpass.http.urls import ProxyUrl, ServiceUrl, is_loopback
 from hourpass.user import User
 
 try:
@@ -66,6 +68,14 @@ class Guard(RouteDependency):
 
     `timeout` is how long a check may wait for the service's first answer. `patience` is a
     deprecated alias of it.
+
+    `verify` is a file or directory of certificate authorities, or an ssl.SSLContext, in place of
+    the system's authorities. `cert` is the file of a client certificate with its private key, or a
+    file of each. `proxy` is an HTTP proxy; the environment's proxies are not used.
+
+    `transport` replaces the guard's own connections: a function that creates a transport of httpx
+    or httpx2, or a transport. The guard does not close a transport, and does not use it in a forked
+    child.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing to decide, and all have a default
@@ -78,8 +88,11 @@ class Guard(RouteDependency):
         trust_for: timedelta = timedelta(minutes=10),
         timeout: timedelta = TIMEOUT,
         patience: timedelta | None = None,
-        transport: httpx.BaseTransport | None = None,
-        clock: Clock = time,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: str | None = None,
+        transport: Transport | None = None,
+        clock: Clock = running_clock,
         scheme_name: str = "Hourpass",
         on_refusal: RefusalBody | None = None,
         html_refusals: bool = False,
@@ -99,32 +112,32 @@ class Guard(RouteDependency):
             "on_outage": on_outage,
             "trust_for": trust_for,
             "timeout": timeout,
+            "verify": verify,
+            "cert": cert,
+            "proxy": proxy,
+            "transport": None if is_shared(transport) else transport,
             "scheme_name": scheme_name,
             "on_refusal": on_refusal,
             "html_refusals": html_refusals,
         }
-        self.url = _service_url(url)
+        self.url = ServiceUrl.parse(url)
         self.audience = audience
         self.issuer = issuer
         self.fresh_for = trust_for if on_outage == "trust" else noticed
         self.timeout = timeout.total_seconds()
+        self._tls = Tls(verify, cert)
+        self._proxy = ProxyUrl.parse(proxy) if proxy is not None else None
         # Read before the first request to the service, and again after close().
         self.transport = transport
         self.clock = clock
         self._refusals = Refusals(on_refusal, html=html_refusals)
+        self._dropped: weakref.finalize[..., Any] | None = None
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            # A child process must not share thread, lock or connection with its parent.
-            alive = weakref.WeakMethod(self._reset)
-
-            def in_child() -> None:
-                if reset := alive():
-                    reset()
-
-            os.register_at_fork(after_in_child=in_child)
+        _guards.add(self)
 
     def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
-        """For pickle. The copy has its own thread, and no `transport` or `clock`."""
+        """For pickle. The copy has its own thread, no `clock`, and no `transport` except a function
+        that creates one."""
         return partial(type(self), **self._arguments), ()
 
     def check(self, token: str) -> User:
@@ -199,7 +212,7 @@ class Guard(RouteDependency):
 
     async def astart(self) -> None:
         """Like start(), but never blocks the event loop."""
-        await asyncio.to_thread(self.start)
+        await run_in_thread(self.start)
 
     async def averify(self, token: str) -> Verified:
         """Like acheck(), with what has_expired() and is_revoked() need later."""
@@ -231,23 +244,37 @@ class Guard(RouteDependency):
         self.close()
 
     async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.__enter__)
+        return await run_in_thread(self.__enter__)
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def _reset(self) -> None:
+        connect = weakref.WeakMethod(self._connect)  # a guard that is dropped must not stay alive
         self._feed = RevocationFeed(
-            self._connect, self.audience, self.issuer, self.fresh_for.total_seconds(), self.clock
+            lambda: _called(connect),
+            self.audience,
+            self.issuer,
+            self.fresh_for.total_seconds(),
+            self.clock,
         )
         self._clock = self.clock
         self._threads = ThreadPoolExecutor(ASKING_THREADS, "hourpass-guard")
         self._asking = BoundedSemaphore(MAX_ASKING)
+        if self._dropped:
+            self._dropped.detach()
+        self._dropped = weakref.finalize(self, _close_dropped, self._feed)
+        self._dropped.atexit = False  # a daemon thread ends with the process
+
+    def _reset_in_child(self) -> None:
+        """A forked child must not share thread, lock or connection with its parent."""
+        self.transport = without_shared(self.transport)
+        self._reset()
 
     def _connect(self) -> ServiceClient:
-        if self.url.scheme == "http" and not _is_loopback(self.url.host):
+        if self.url.scheme == "http" and not is_loopback(self.url.host):
             _log.warning("The Hourpass service is asked over plain http; use https (RFC 9700)")
-        return ServiceClient(self.url, self.transport)
+        return ServiceClient(new_client(self.url, self._tls, self._proxy, self.transport))
 
     def _check_locally(self, token: str) -> Verified | None:
         """The token's claims, or None if that needs a request to the service. Never blocks.
@@ -307,18 +334,28 @@ class Guard(RouteDependency):
             asking.release()
             raise ServiceUnavailableError from None
         answer.add_done_callback(lambda _: asking.release())
-        return await asyncio.wrap_future(answer)
+        return await wait_for(answer)
 
 
-def _service_url(url: str) -> httpx.URL:
-    parsed = httpx.URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-        raise ValueError("The service's address is http(s)://host, without user and password")
-    return parsed
+def _called(connect: "weakref.WeakMethod[Callable[[], ServiceClient]]") -> ServiceClient:
+    method = connect()
+    if method is None:
+        raise ServiceUnavailableError
+    return method()
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _close_dropped(feed: RevocationFeed) -> None:
+    """In a thread of its own: the garbage collector may call this in any thread, even in one that
+    holds a lock of the feed."""
+    with suppress(RuntimeError):  # the process ends
+        _thread.start_new_thread(feed.close, ())
+
+
+def _reset_in_child() -> None:
+    for guard in list(_guards):
+        guard._reset_in_child()  # noqa: SLF001 - of its own module
+
+
+_guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_in_child)

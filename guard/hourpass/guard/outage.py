@@ -4,6 +4,7 @@ import logging
 import random
 
 from hourpass.guard.service_client import OutageError
+from hourpass.http.errors import cause_of
 
 # The operating system's: the state of `random` belongs to the API that this runs in.
 _random = random.SystemRandom()
@@ -29,7 +30,7 @@ class Outage:
 
     def record_failure(self, error: Exception, fresh_for: float) -> float:
         """Returns the seconds until the next attempt."""
-        cause = error.cause if isinstance(error, OutageError) else type(error).__name__
+        cause = error.cause if isinstance(error, OutageError) else cause_of(error)
         if not self._longest_pause:
             _log.warning("The Hourpass service cannot be reached: %s", cause)
         if fresh_for <= 0 and not self._refuses:

@@ -1,19 +1,19 @@
 """Requests to the Hourpass service. A failed request or a malformed answer is an outage."""
 
 import json
-import socket
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from threading import Lock
 from typing import Any, NamedTuple
-from weakref import WeakSet
-
-import httpx
+from urllib.parse import urlencode
 
 from hourpass.errors import ServiceUnavailableError
+from hourpass.http.client import Client
+from hourpass.http.connection import Headers, Limits
+from hourpass.http.errors import HttpError, ReadTimeoutError, cause_of
 
 ANSWER_SECONDS = 2.0  # time limit of an answer, on top of the `wait` in its request
 # While a request waits for revocations, the service sends one byte of whitespace this often.
@@ -26,19 +26,17 @@ MAX_VALUE_LENGTH = 200  # of a revocation, in characters; the service's have up 
 MIN_KEPT = timedelta(hours=1)
 MAX_KEPT = timedelta(days=2)
 
-# A request that gets none of these connections fails, so that a flood cannot fill the memory.
-_LIMITS = httpx.Limits(
-    max_connections=16,
-    # Shorter than the service's (uvicorn: 5 s), which could close a connection during a request.
-    keepalive_expiry=2,
-)
 _HEADERS = {
+    "Accept": "application/json",
+    "User-Agent": "hourpass-guard",
     # A compressing proxy would delay heartbeats, and a small body could become a large one.
     "Accept-Encoding": "identity",
     # A shared cache may have the keys of five minutes ago (RFC 9111, 5.2.1.4).
     "Cache-Control": "no-cache",
 }
 _WHITESPACE = b" \t\r\n"  # RFC 8259, 2
+
+_log = logging.getLogger("hourpass.guard")
 
 
 class OutageError(ServiceUnavailableError):
@@ -69,22 +67,14 @@ class FeedPage(NamedTuple):
 
 class _Answer(NamedTuple):
     status: int
-    headers: httpx.Headers
+    headers: Headers
     body: bytes
 
 
 class ServiceClient:
-    def __init__(self, url: httpx.URL, transport: httpx.BaseTransport | None) -> None:
-        self._client = httpx.Client(
-            base_url=url,
-            transport=transport,
-            timeout=ANSWER_SECONDS,
-            limits=_LIMITS,
-            headers=_HEADERS,
-        )
-        self._interrupting = Lock()
-        self._is_interrupted = False
-        self._streams: WeakSet[Any] = WeakSet()  # httpcore.NetworkStream
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._has_logged_failure = False
 
     def issuer(self) -> str:
         """RFC 8414. The guard ignores the URLs in the metadata: they are for other clients."""
@@ -129,12 +119,18 @@ class ServiceClient:
 
         Raises OutageError.
         """
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = self._ask("/verify", headers=headers)
-        if answer.status == 401:
-            return False
-        _ok(answer)
-        return True
+        try:
+            answer = self._ask("/verify", headers={"Authorization": f"Bearer {token}"})
+            if answer.status != 401:
+                _ok(answer)
+        except OutageError as error:
+            # One line, not one for each request. The feed has its own connection and log lines.
+            if not self._has_logged_failure:
+                self._has_logged_failure = True
+                _log.warning("The Hourpass service could not check a token: %s", error.cause)
+            raise
+        self._has_logged_failure = False
+        return answer.status != 401
 
     def close(self) -> None:
         """Must not be called during a request of another thread; see interrupt()."""
@@ -142,18 +138,7 @@ class ServiceClient:
 
     def interrupt(self) -> None:
         """Make all requests of other threads fail at once."""
-        with self._interrupting:
-            self._is_interrupted = True
-            for stream in self._streams:
-                _shut_down(stream)
-
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore calls this for each connection that it opens."""
-        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
-            with self._interrupting:
-                self._streams.add(info["return_value"])
-                if self._is_interrupted:
-                    _shut_down(info["return_value"])
+        self._client.interrupt()
 
     def _get(self, path: str) -> _Answer:
         return _ok(self._ask(path))
@@ -166,24 +151,21 @@ class ServiceClient:
         wait: int = 0,
         on_heartbeats: Callable[[int], None] = lambda _: None,
     ) -> _Answer:
-        deadline = time.monotonic() + wait + ANSWER_SECONDS
         # A time limit for each piece, and one for the whole answer: it could arrive byte by byte.
-        timeout = httpx.Timeout(ANSWER_SECONDS, read=min(wait, HEARTBEAT_SECONDS) + ANSWER_SECONDS)
+        deadline = time.monotonic() + wait + ANSWER_SECONDS
+        longest_silence = min(wait, HEARTBEAT_SECONDS) + ANSWER_SECONDS
+        limits = Limits(ANSWER_SECONDS, longest_silence, deadline)
+        target = f"{path}?{urlencode(query)}" if query else path
         with (
-            _failures_are_outages(is_long=wait > HEARTBEAT_SECONDS),
+            self._failures_are_outages(is_long=wait > HEARTBEAT_SECONDS),
             self._client.stream(
-                "GET",
-                path,
-                params=query,
-                headers=headers,
-                timeout=timeout,
-                extensions={"trace": self._trace},
+                "GET", target, {**_HEADERS, **(headers or {})}, b"", limits
             ) as response,
         ):
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise OutageError("compressed, unasked")
             body, heartbeats = b"", 0
-            for piece in response.iter_bytes():
+            for piece in response.pieces:
                 body += piece
                 if len(body) > MAX_ANSWER_BYTES:
                     raise OutageError("too long")
@@ -194,26 +176,21 @@ class ServiceClient:
                 heartbeats = min(_leading_whitespace(body), wait // HEARTBEAT_SECONDS)
                 if heartbeats > heartbeats_before:
                     on_heartbeats(heartbeats)
-            return _Answer(response.status_code, response.headers, body)
+            return _Answer(response.status, response.headers, body)
 
-
-@contextmanager
-def _failures_are_outages(*, is_long: bool) -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPError as error:
-        is_late = is_long and isinstance(error, httpx.ReadTimeout)
-        raise (HeartbeatMissingError if is_late else OutageError)(type(error).__name__) from None
-    except RuntimeError:  # httpx has no class of its own for it
-        raise OutageError("closed meanwhile") from None
-
-
-def _shut_down(stream: Any) -> None:
-    """Wake the thread that reads from the stream. Its file descriptor stays open, so another
-    connection cannot get the same number meanwhile. This shuts down the socket below TLS: after
-    an end of TLS alone, a writer could continue in plain text."""
-    with suppress(OSError):  # closed already
-        socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
+    @contextmanager
+    def _failures_are_outages(self, *, is_long: bool) -> Iterator[None]:
+        """Whatever goes wrong: callers of a check must not get an error that they do not know."""
+        try:
+            yield
+        except OutageError:
+            raise
+        except ReadTimeoutError as error:
+            raise (HeartbeatMissingError if is_long else OutageError)(error.cause) from None
+        except HttpError as error:
+            raise OutageError(error.cause) from None
+        except Exception as error:  # noqa: BLE001 - as this says
+            raise OutageError(cause_of(error)) from None
 
 
 def _leading_whitespace(body: bytes) -> int:
@@ -236,11 +213,11 @@ def _json(answer: _Answer) -> dict[str, Any]:
     return members
 
 
-def _date(headers: httpx.Headers) -> datetime | None:
+def _date(headers: Headers) -> datetime | None:
     """The service's time when it answered (RFC 9110, 6.6.1), or None."""
     try:
-        date = parsedate_to_datetime(headers["Date"])
-    except (KeyError, ValueError):
+        date = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 

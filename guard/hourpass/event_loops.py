@@ -1,0 +1,49 @@
+"""Awaits what another thread does, in asyncio and in trio."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+async def wait_for(future: Future[_T]) -> _T:
+    """Its result. Canceling the caller cancels the future, if it has not begun."""
+    trio = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return await asyncio.wrap_future(future)
+    is_done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def wake(_: Future[_T]) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(is_done.set)
+
+    future.add_done_callback(wake)
+    try:
+        await is_done.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
+
+
+async def run_in_thread(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call it in a thread of its own, so that it does not block the event loop."""
+    future: Future[_T] = Future()
+    call = partial(_call, future, function, arguments)
+    Thread(target=call, name="hourpass-call", daemon=True).start()
+    return await wait_for(future)
+
+
+def _call(future: Future[_T], function: Callable[..., _T], arguments: tuple[Any, ...]) -> None:
+    future.set_running_or_notify_cancel()  # so that nobody can cancel it
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:  # noqa: BLE001 - the caller gets it
+        future.set_exception(error)
