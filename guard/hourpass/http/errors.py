@@ -36,12 +36,17 @@ def cause_of(error: BaseException) -> str:
 _CAUSES: list[tuple[type[Exception], Callable[[Any], str]]] = [
     (HttpError, lambda error: error.cause),
     (ssl.SSLCertVerificationError, lambda error: f"certificate: {error.verify_message}"),
-    (ssl.SSLError, lambda error: f"TLS: {(error.reason or 'error').lower().replace('_', ' ')}"),
+    (ssl.SSLError, lambda error: f"TLS: {_words(getattr(error, 'reason', None) or 'error')}"),
     (socket.gaierror, lambda _: "the name of its host is unknown"),
     (TimeoutError, lambda _: "no connection in time"),
     (HTTPException, lambda error: f"not HTTP: {type(error).__name__}"),
     (OSError, lambda error: os.strerror(error.errno) if error.errno else type(error).__name__),
 ]
+
+
+def _words(constant: str) -> str:
+    """Of a constant of OpenSSL, such as WRONG_VERSION_NUMBER."""
+    return constant.lower().replace("_", " ")
 
 
 def _place_of(error: BaseException) -> str:
