@@ -21,8 +21,8 @@ from hourpass.guard import service_client
 from hourpass.http.errors import cause_of
 from hourpass.testing import Issuer
 from tests.support.certificates import certificate
+from tests.support.guards import comes_true, guard_messages
 from tests.support.issuer_server import dribbling_server, http_proxy, serving_issuer
-from tests.support.service_process import comes_true, guard_messages
 
 
 @pytest.fixture(scope="module")

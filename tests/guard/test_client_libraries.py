@@ -18,9 +18,9 @@ from mcp.server import MCPServer
 from openai import AsyncOpenAI, OpenAI
 
 from hourpass import Guard, HourpassAuth, InvalidTokenError
-from tests.support.http_clients import Call, Court, token_of
+from tests.support.guards import comes_true, refusal_of
+from tests.support.http_clients import Call, ClientService, token_of
 from tests.support.servers import INVALID_TOKEN, Answer, Api, always, refuses_the_first, served
-from tests.support.service_process import comes_true, refusal_of
 
 pytest_plugins = ["tests.support.client_fixtures"]
 
@@ -43,35 +43,35 @@ both = pytest.mark.parametrize("call", [by_httpx2, by_async_httpx2])
 
 @both
 def test_httpx2_repeats_a_refused_request_with_a_new_token(
-    court: Court, lancelot: HourpassAuth, call: Call
+    service: ClientService, auth: HourpassAuth, call: Call
 ) -> None:
     with Api(refuses_the_first(1)) as api:
         files = {"image": ("grail.png", io.BytesIO(b"a cup"), "image/png")}
-        answer = call(lancelot, "POST", api.url, files=files)
+        answer = call(auth, "POST", api.url, files=files)
     assert answer.status_code == 200
     first, second = api.received
     assert first.body == second.body
     assert b"a cup" in first.body
     assert first.authorization != second.authorization
-    assert court.line.grants() == ["password", "password"]
+    assert service.transport.grants() == ["password", "password"]
 
 
-def test_httpx2_sends_a_streamed_body_once(lancelot: HourpassAuth) -> None:
+def test_httpx2_sends_a_streamed_body_once(auth: HourpassAuth) -> None:
     async def pieces() -> Any:
         yield b"told"
 
     with Api(refuses_the_first(2)) as api:
-        assert by_httpx2(lancelot, "POST", api.url, content=iter([b"told"])).status_code == 401
-        assert by_async_httpx2(lancelot, "POST", api.url, content=pieces()).status_code == 401
+        assert by_httpx2(auth, "POST", api.url, content=iter([b"told"])).status_code == 401
+        assert by_async_httpx2(auth, "POST", api.url, content=pieces()).status_code == 401
     assert [request.body for request in api.received] == [b"told", b"told"]
 
 
 @both
-def test_httpx2_takes_no_token_to_another_origin(lancelot: HourpassAuth, call: Call) -> None:
+def test_httpx2_takes_no_token_to_another_origin(auth: HourpassAuth, call: Call) -> None:
     with Api(always(INVALID_TOKEN)) as other:
         elsewhere = Answer(307, {"Location": other.url})
         with Api(always(elsewhere)) as api:
-            assert call(lancelot, "GET", api.url).status_code == 401
+            assert call(auth, "GET", api.url).status_code == 401
     assert [request.authorization for request in other.received] == [None]
 
 
@@ -80,17 +80,17 @@ class Model(NamedTuple):
 
     url: str
     guard: Guard
-    lancelot: HourpassAuth
-    court: Court
+    auth: HourpassAuth
+    service: ClientService
 
     def revoke_token(self) -> None:
-        token = token_of(self.lancelot)
-        self.court.service.post("/revoke", data={"token": token})
+        token = token_of(self.auth)
+        self.service.client.post("/revoke", data={"token": token})
         assert comes_true(lambda: refusal_of(self.guard, token) is InvalidTokenError)
 
 
 @pytest.fixture
-def model(court: Court, lancelot: HourpassAuth) -> Iterator[Model]:
+def model(service: ClientService, auth: HourpassAuth) -> Iterator[Model]:
     mcp_server = MCPServer("grail")
 
     @mcp_server.tool()
@@ -107,19 +107,19 @@ def model(court: Court, lancelot: HourpassAuth) -> Iterator[Model]:
         else:
             await mcp_app(scope, receive, send)
 
-    guard = Guard(court.url, clock=ServiceClock(court))
+    guard = Guard(service.url, clock=ServiceClock(service))
     with guard, served(guard.middleware(app)) as url:
-        yield Model(url, guard, lancelot, court)
+        yield Model(url, guard, auth, service)
 
 
 class ServiceClock:
     """That of the service, whose tokens are of another day."""
 
-    def __init__(self, court: Court) -> None:
-        self._court = court
+    def __init__(self, service: ClientService) -> None:
+        self._service = service
 
     def time(self) -> float:
-        return self._court.clock().timestamp()
+        return self._service.clock().timestamp()
 
     def monotonic(self) -> float:
         return self.time()
@@ -146,37 +146,37 @@ def test_openais_client_logs_in_and_repeats(model: Model) -> None:
         base_url=f"{model.url}/v1",
         api_key="unused",
         max_retries=0,
-        http_client=httpx2.Client(auth=model.lancelot),
+        http_client=httpx2.Client(auth=model.auth),
     ) as client:
         for _ in range(2):
             chat = client.chat.completions.create(model="grail", messages=MESSAGES)
-            assert chat.choices[0].message.content == model.court.lancelot["username"]
+            assert chat.choices[0].message.content == model.service.user["username"]
             model.revoke_token()
-    assert model.court.line.grants() == ["password", "password"]
+    assert model.service.transport.grants() == ["password", "password"]
 
 
 async def test_openais_async_client_takes_the_token_as_its_key(model: Model) -> None:
     async with AsyncOpenAI(
-        base_url=f"{model.url}/v1", api_key=model.lancelot.atoken, max_retries=0
+        base_url=f"{model.url}/v1", api_key=model.auth.atoken, max_retries=0
     ) as client:
         for _ in range(2):
             chat = await client.chat.completions.create(model="grail", messages=MESSAGES)
-            assert chat.choices[0].message.content == model.court.lancelot["username"]
-    assert model.court.line.grants() == ["password"]
+            assert chat.choices[0].message.content == model.service.user["username"]
+    assert model.service.transport.grants() == ["password"]
 
 
 async def test_the_client_of_mcp_logs_in_and_repeats(model: Model) -> None:
-    async with httpx2.AsyncClient(auth=model.lancelot) as http_client:
+    async with httpx2.AsyncClient(auth=model.auth) as http_client:
         transport = streamable_http_client(f"{model.url}/mcp", http_client=http_client)
         async with Client(transport) as client:
             for petals in (5, 6):
                 result = await client.call_tool("predict", {"petals": petals})
                 assert result.structured_content == {"result": 2 * petals}
                 await asyncio.to_thread(model.revoke_token)
-    assert model.court.line.grants() == ["password"] * 2
+    assert model.service.transport.grants() == ["password"] * 2
 
 
 def test_a_token_for_a_client_that_takes_a_string(model: Model) -> None:
-    token = model.lancelot.token()
-    assert model.guard.check(token).username == model.court.lancelot["username"]
-    assert model.lancelot.token() == token
+    token = model.auth.token()
+    assert model.guard.check(token).username == model.service.user["username"]
+    assert model.auth.token() == token

@@ -96,7 +96,6 @@ def test_without_public_keys_the_service_is_asked_once_and_the_feed_revokes_late
     for status, refusal in (
         (500, ServiceUnavailableError),
         (302, ServiceUnavailableError),
-        (401, InvalidTokenError),
         (200, None),
         (500, None),  # not asked again
     ):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hourpass.errors import InvalidTokenError, MissingTokenError
+from hourpass.guard.invalid_tokens import invalid_token, missing_token
 
 
 def parse_authorization(value: str | bytes | None) -> str:
@@ -14,11 +14,11 @@ def parse_authorization(value: str | bytes | None) -> str:
         value = value.decode("latin-1")  # RFC 9110, 5.5: a token with other characters is invalid
     scheme, _, token = (value or "").strip(" \t").partition(" ")
     if not scheme:
-        raise MissingTokenError
+        raise missing_token("no Authorization header")
     if not token:
         return scheme
     if scheme.lower() != "bearer":
-        raise MissingTokenError  # another scheme, such as Basic
+        raise missing_token("the scheme is not Bearer")
     return token.lstrip(" ")  # RFC 6750, 2.1: 1*SP
 
 
@@ -29,7 +29,7 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """
     values = [value for name, value in headers if name == b"authorization"]
     if not values:
-        raise MissingTokenError
+        raise missing_token("no Authorization header")
     if len(values) > 1:  # a proxy in front of the app may have checked the other one
-        raise InvalidTokenError
+        raise invalid_token("several Authorization headers")
     return parse_authorization(values[0])

@@ -19,10 +19,11 @@ from threading import BoundedSemaphore
 from typing import Any, Literal, Self, Unpack
 
 from hourpass import clock as running_clock
-from hourpass.errors import GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass.errors import GuardError, ServiceUnavailableError
 from hourpass.event_loops import run_in_thread, wait_for
 from hourpass.guard.asgi import ASGIApp
 from hourpass.guard.bearer import parse_authorization
+from hourpass.guard.invalid_tokens import invalid_token
 from hourpass.guard.middleware import Middleware, MiddlewareOptions
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.refusals import Refusal, RefusalBody, Refusals
@@ -304,7 +305,9 @@ class Guard(RouteDependency):
             return state.remember(token, state.tokens.verify(token, now))
         except UnknownKeyError as unknown:
             if not state.revocations.contains_none(unknown.claimed.revocable):
-                raise InvalidTokenError from None
+                raise invalid_token("revoked") from None
+            if not state.tokens.has_keys and state.recently_invalid.contains(token, monotonic_now):
+                raise invalid_token("refused by the service some seconds ago") from None
             raise
 
     def _check_with_service(self, token: str) -> Verified:
@@ -317,7 +320,8 @@ class Guard(RouteDependency):
             except UnknownKeyError as unknown:
                 if not state.tokens.has_keys:
                     if not feed.is_active(token):
-                        raise InvalidTokenError from None
+                        state.recently_invalid.add(token, self._clock.monotonic())
+                        raise invalid_token("refused by the service") from None
                     return state.remember(token, unknown.claimed)
                 feed.find_key(unknown.kid, state)
             state = feed.wait_for_first_answer(self.timeout)

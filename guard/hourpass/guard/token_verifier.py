@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jwt
 
 from hourpass.errors import InvalidTokenError
+from hourpass.guard.invalid_tokens import invalid_token
 from hourpass.user import User
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
@@ -73,14 +74,16 @@ class TokenVerifier:
         if header["alg"] != key.algorithm_name or not key.Algorithm.verify(
             signed, key.key, _decode(signature)
         ):
-            raise InvalidTokenError
+            raise invalid_token("its signature is wrong")
         return self._checked(kid, _parse(payload), now)
 
     def _checked(self, kid: str, claims: dict[str, Any], now: float) -> Verified:
+        if claims.get("iss") != self.issuer:
+            raise invalid_token("another issuer")
+        if claims.get("aud") != self.audience:
+            raise invalid_token("another audience")
         if (
-            claims.get("iss") != self.issuer
-            or claims.get("aud") != self.audience
-            or not isinstance(subject := claims.get("sub"), str)
+            not isinstance(subject := claims.get("sub"), str)
             or not _USER_ID.fullmatch(subject)
             or not isinstance(username := claims.get("preferred_username"), str)
             or not isinstance(jti := claims.get("jti"), str)
@@ -89,10 +92,14 @@ class TokenVerifier:
             or type(epoch := claims.get("epoch")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or issued_at > now + CLOCK_SKEW_SECONDS
-            or not now < expires_at <= issued_at + MAX_LIFETIME_SECONDS
         ):
-            raise InvalidTokenError
+            raise invalid_token("a claim is missing or of another type")
+        if issued_at > now + CLOCK_SKEW_SECONDS:
+            raise invalid_token("issued in the future; compare both machines' clocks")
+        if expires_at > issued_at + MAX_LIFETIME_SECONDS:
+            raise invalid_token("its lifetime is too long")
+        if expires_at <= now:
+            raise invalid_token("expired")
         revocable = (f"sub:{subject}:{epoch}", f"jti:{jti}", f"kid:{kid}")
         return Verified(
             User(
@@ -121,13 +128,13 @@ def _parts(token: str) -> tuple[dict[str, Any], str, str, str]:
     """The header, its `kid`, and the two segments that follow."""
     parts = _COMPACT.fullmatch(token) if len(token) <= MAX_TOKEN_BYTES else None
     if parts is None:
-        raise InvalidTokenError
+        raise invalid_token("not a JWT of the service's size")
     header = _parse(parts[1])
     # Only what the service writes (RFC 9068, 2.1): no `crit`, and no key in the header or at a URL.
     if header.keys() != {"alg", "kid", "typ"} or header["typ"] != "at+jwt":
-        raise InvalidTokenError
+        raise invalid_token("its header is not that of an access token")
     if not isinstance(kid := header["kid"], str) or len(kid) > MAX_KID_LENGTH:
-        raise InvalidTokenError
+        raise invalid_token("its kid is not that of a key")
     return header, kid, parts[2], parts[3]
 
 
@@ -135,9 +142,9 @@ def _parse(segment: str) -> dict[str, Any]:
     try:
         members = json.loads(_decode(segment), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError):
-        raise InvalidTokenError from None
+        raise invalid_token("not JSON inside") from None
     if not isinstance(members, dict):
-        raise InvalidTokenError
+        raise invalid_token("not a JSON object inside")
     return members
 
 
@@ -153,7 +160,7 @@ def _decode(segment: str) -> bytes:
     try:
         decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:
-        raise InvalidTokenError from None
+        raise invalid_token("not base64url") from None
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode():
-        raise InvalidTokenError
+        raise invalid_token("not canonical base64url")
     return decoded

@@ -7,7 +7,8 @@ first saw that `kid`. Until then the answer is 503.
 
 from threading import Lock
 
-from hourpass.errors import InvalidTokenError, ServiceUnavailableError
+from hourpass.errors import ServiceUnavailableError
+from hourpass.guard.invalid_tokens import invalid_token
 
 # Much longer than one worker may be behind another: the service promises 0.1 s.
 PUBLISHED_SECONDS = 2.0
@@ -46,7 +47,7 @@ class UnknownKids:
                 del self._met_at[next(iter(self._met_at))]
             met_at = self._met_at.setdefault(kid, now)
             if self._answered_at >= met_at + PUBLISHED_SECONDS:
-                raise InvalidTokenError
+                raise invalid_token("its key is unknown")
             if now < self._next_look_at:
                 raise ServiceUnavailableError
 

@@ -4,7 +4,8 @@ use them.
 
 from threading import Lock
 
-from hourpass.errors import InvalidTokenError, ServiceUnavailableError
+from hourpass.errors import ServiceUnavailableError
+from hourpass.guard.invalid_tokens import RecentlyInvalid, invalid_token
 from hourpass.guard.service_client import FeedPage, OutageError
 from hourpass.guard.token_verifier import TokenVerifier, Verified
 
@@ -64,6 +65,7 @@ class VerificationState:
         self.revocations = revocations
         self._wall_ahead = wall_ahead
         self._remembered: dict[str, Verified] = {}
+        self.recently_invalid = RecentlyInvalid()
         self._changing = Lock()
 
     def get(self, token: str, now: float, monotonic_now: float) -> Verified | None:
@@ -79,10 +81,11 @@ class VerificationState:
         verified = self._remembered.get(token)
         if verified is None:
             return None
-        if verified.expires_at <= now or not self.revocations.contains_none(verified.revocable):
+        is_expired = verified.expires_at <= now
+        if is_expired or not self.revocations.contains_none(verified.revocable):
             with self._changing:  # remember() may be about to drop the same one
                 self._remembered.pop(token, None)
-            raise InvalidTokenError
+            raise invalid_token("expired" if is_expired else "revoked")
         return verified
 
     def remember(self, token: str, verified: Verified) -> Verified:
@@ -91,7 +94,7 @@ class VerificationState:
         Raises InvalidTokenError if it has been revoked.
         """
         if not self.revocations.contains_none(verified.revocable):
-            raise InvalidTokenError
+            raise invalid_token("revoked")
         with self._changing:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
