@@ -18,6 +18,7 @@ lint: .venv/dev ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: .venv/dev ## Mend what can be mended by machine
 	@$(BIN)/ruff check --fix .

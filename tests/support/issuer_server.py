@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from hourpass.testing import Issuer, Request, RequestUrl
@@ -52,7 +53,7 @@ def _serving(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None) 
 
         def handle_error(self, *_: object) -> None: ...  # as of a guard that trusts another CA
 
-        def finish_request(self, request: socket.socket, address: object) -> None:
+        def finish_request(self, request: Any, address: object) -> None:
             if tls is None:
                 super().finish_request(request, address)
                 return

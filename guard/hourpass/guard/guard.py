@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from threading import BoundedSemaphore
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from hourpass import clock as running_clock
 from hourpass.errors import GuardError, ServiceUnavailableError
@@ -36,16 +36,19 @@ from hourpass.http.transports import Transport, is_shared, new_client, without_s
 from hourpass.http.urls import ProxyUrl, ServiceUrl, is_loopback
 from hourpass.user import User
 
-try:
+if TYPE_CHECKING:
     from hourpass.guard.fastapi_dependency import RouteDependency
-except ModuleNotFoundError as missing:
-    if missing.name not in ("fastapi", "starlette"):
-        raise
+else:
+    try:
+        from hourpass.guard.fastapi_dependency import RouteDependency
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("fastapi", "starlette"):
+            raise
 
-    class RouteDependency:  # type: ignore[no-redef] # FastAPI is optional
-        """Without FastAPI, no route depends on the guard."""
+        class RouteDependency:  # FastAPI is optional
+            """Without FastAPI, no route depends on the guard."""
 
-        def __init__(self, scheme_name: str) -> None: ...
+            def __init__(self, scheme_name: str) -> None: ...
 
 
 TIMEOUT = timedelta(seconds=5)
