@@ -282,7 +282,7 @@ def test_what_fastapi_itself_lacks_is_not_taken_for_a_missing_fastapi() -> None:
         import sys
         sys.modules["pydantic"] = None
         try:
-            import hourpass
+            from hourpass import Guard
         except ModuleNotFoundError as error:
             assert error.name == "pydantic", error.name
         else:

@@ -17,6 +17,7 @@ import pytest
 from app.settings import ROOT
 from hourpass import Guard
 from hourpass.guard import (
+    invalid_tokens,
     outage,
     revocation_feed,
     service_client,
@@ -176,6 +177,8 @@ NUMBERS: list[tuple[str, tuple[float, ...]]] = [
         (unknown_kids.FIRST_PAUSE_SECONDS, unknown_kids.LAST_PAUSE_SECONDS),
     ),
     ("no such read for {60} seconds after a pause", (unknown_kids.QUIET_SECONDS,)),
+    ("rejected for {5} seconds without a request", (invalid_tokens.REMEMBERED_SECONDS,)),
+    ("keeps up to {4,096} such tokens", (invalid_tokens.MAX_REMEMBERED,)),
     ("at random times, at most {2} seconds apart", (outage.LAST_RETRY_SECONDS,)),
 ]
 WORDS = {"a": 1, "once": 1, "three": 3}

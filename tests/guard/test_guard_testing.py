@@ -73,19 +73,71 @@ def test_time(issuer):
 """
 
 
-def test_the_plugin_works_in_somebody_elses_tests_with_warnings_as_errors(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
+NESTED_CONFTEST = """
+import pytest
+from hourpass import Guard
+
+@pytest.fixture(scope="session")
+def session_guard(session_hourpass_issuer):
+    guard = Guard("http://127.0.0.1:9")
+    session_hourpass_issuer.attach(guard)
+    return guard
+
+@pytest.fixture(scope="module")
+def module_guard(module_hourpass_issuer):
+    guard = Guard("http://127.0.0.1:9")
+    module_hourpass_issuer.attach(guard)
+    return guard
+"""
+
+NESTED_TESTS = """
+import pytest
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_shared(session_guard, session_hourpass_issuer, module_guard, module_hourpass_issuer, turn):
+    session_guard.check(session_hourpass_issuer.token())
+    module_guard.check(module_hourpass_issuer.token())
+"""
+
+
+@pytest.mark.parametrize(
+    ("conftest", "variables"),
+    [
+        pytest.param("", {}, id="found by pytest"),
+        pytest.param(CONFTEST, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, id="named in conftest.py"),
+    ],
+)
+def test_the_plugin_works_in_the_tests_of_others_with_warnings_as_errors(
+    tmp_path: Path, conftest: str, variables: dict[str, str]
+) -> None:
+    (tmp_path / "nested").mkdir()
+    (tmp_path / "nested" / "conftest.py").write_text(NESTED_CONFTEST)
+    (tmp_path / "nested" / "test_nested.py").write_text(NESTED_TESTS)
+    (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_api.py").write_text(TESTS)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio"],
         cwd=tmp_path,
-        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""), **variables),
         check=False,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stdout
-    assert "8 passed" in result.stdout
+    assert "10 passed" in result.stdout
+
+
+def test_the_plugin_costs_nothing_in_a_run_that_does_not_use_it() -> None:
+    program = """
+import sys
+import hourpass.pytest_plugin
+print(*{"jwt", "fastapi", "asyncio", "hourpass.guard", "hourpass.testing"} & sys.modules.keys())
+"""
+    variables = environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=variables, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == "\n"
 
 
 CLIENT = """
@@ -101,8 +153,8 @@ def client():
 def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
     readme = (ROOT / "guard/README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    api, middleware, *_, conftest, test = blocks  # between them: what needs a running service
-    (tmp_path / "my_api.py").write_text(api + middleware)
+    api, *_, conftest, test = blocks
+    (tmp_path / "my_api.py").write_text(api)
     (tmp_path / "conftest.py").write_text(conftest + CLIENT)
     (tmp_path / "test_my_api.py").write_text(test)
     result = subprocess.run(
