@@ -12,11 +12,21 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
+def in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_run()
+
+
+def require_asyncio(what: str) -> None:
+    if in_trio():
+        raise RuntimeError(f"{what} needs asyncio; in trio, use `await guard.acheck_header(value)`")
+
+
 async def wait_for(future: Future[_T]) -> _T:
     """Its result. Canceling the caller cancels the future, if it has not begun."""
-    trio = sys.modules.get("trio")
-    if trio is None or not trio.lowlevel.in_trio_run():
+    if not in_trio():
         return await asyncio.wrap_future(future)
+    trio = sys.modules["trio"]
     is_done = trio.Event()
     token = trio.lowlevel.current_trio_token()
 

@@ -235,6 +235,14 @@ def test_a_check_that_is_canceled_leaves_the_guard_in_order(
     assert guard.check(token).id == 1
 
 
+def test_in_trio_the_middleware_is_refused_with_a_clear_line(url: str) -> None:
+    async def app(*_: Any) -> None: ...
+
+    protected = Guard(url).middleware(app)
+    with pytest.raises(RuntimeError, match="needs asyncio; in trio, use"):
+        trio.run(protected, {"type": "lifespan"}, app, app)
+
+
 def test_evicting_tokens_does_not_race_with_checks(
     hourpass_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

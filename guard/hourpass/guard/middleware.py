@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, TypedDict
 
 from hourpass.errors import GuardError
+from hourpass.event_loops import require_asyncio
 from hourpass.guard.asgi import ASGIApp, Receive, Scope, Send, refuse
 from hourpass.guard.bearer import bearer_token
 from hourpass.guard.identity_headers import IdentityHeaders
@@ -63,6 +64,7 @@ class Middleware:
         self._token_in_subprotocol = token_in_subprotocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        require_asyncio("guard.middleware")
         kind = scope["type"]
         if kind == "lifespan":
             self._guard.connect()  # so that the first request does not wait for it
