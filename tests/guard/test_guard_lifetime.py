@@ -65,6 +65,21 @@ def test_a_guard_that_is_in_use_is_not_dropped(issuer: Issuer, url: str) -> None
     assert check(issuer.token()).id == 1
 
 
+def test_without_threads_a_guard_is_unavailable_until_there_are_some(
+    hourpass_issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guarded(hourpass_issuer)
+    with monkeypatch.context() as patch:
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        assert refusal_of(guard, hourpass_issuer.token()) is ServiceUnavailableError
+    assert "No thread can be started" in caplog.text
+    assert refusal_of(guard, hourpass_issuer.token()) is None
+
+
 def test_time_asleep_counts(hourpass_issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that sleeps does not hear of revocations. The clock of time.monotonic() stands
     still meanwhile, on Linux."""
@@ -238,7 +253,7 @@ def test_a_check_that_is_canceled_leaves_the_guard_in_order(
 def test_in_trio_the_middleware_is_refused_with_a_clear_line(url: str) -> None:
     async def app(*_: Any) -> None: ...
 
-    protected = Guard(url).middleware(app)
+    protected: Any = Guard(url).middleware(app)
     with pytest.raises(RuntimeError, match="needs asyncio; in trio, use"):
         trio.run(protected, {"type": "lifespan"}, app, app)
 

@@ -90,7 +90,11 @@ class RevocationFeed:
         with self._changing:
             if self._started_at is None and not self._closing.is_set():
                 self._service = self._connect()
-                Thread(target=self._run, name="hourpass-feed", daemon=True).start()
+                try:
+                    Thread(target=self._run, name="hourpass-feed", daemon=True).start()
+                except RuntimeError:  # the machine's limit, or the process ends
+                    _log.error("No thread can be started to follow the Hourpass service")
+                    raise ServiceUnavailableError from None
                 self._started_at = time.monotonic()
 
     def time_left(self, timeout: float) -> float:
