@@ -106,7 +106,7 @@ async def test_unknown_kids_block_no_threads_of_async_callers(
     with pytest.raises(ServiceUnavailableError):
         await guard.acheck(token)
     submitted: list[Any] = []
-    monkeypatch.setattr(guard._threads, "submit", lambda *call: submitted.append(call))
+    monkeypatch.setattr(guard._checker._threads, "submit", lambda *call: submitted.append(call))
     with pytest.raises(ServiceUnavailableError):
         await guard.acheck(token)
     assert submitted == []

@@ -86,7 +86,7 @@ def test_time_asleep_counts(hourpass_issuer: Issuer, monkeypatch: pytest.MonkeyP
     guard = guarded(hourpass_issuer)
     token = hourpass_issuer.token()
     system = Guard("https://hourpass.example").clock
-    guard._clock = guard._feed._clock = system
+    guard._checker._clock = guard._feed._clock = system
     guard.check(token)
     slept = OUTAGE_NOTICED_SECONDS + 1
     boottime = time.clock_gettime

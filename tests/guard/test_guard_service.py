@@ -110,7 +110,7 @@ def test_without_public_keys_the_service_is_asked_once_and_the_feed_revokes_late
 async def test_more_async_callers_than_may_wait_are_told_to_come_again(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 20)
+    monkeypatch.setattr("hourpass.guard.token_checker.MAX_ASKING", 20)
     can_answer = threading.Event()
 
     def late(_: httpx.Request) -> None:
@@ -137,7 +137,7 @@ def vouches_for_each_token(issuer: Issuer) -> None:
 async def test_async_callers_who_were_answered_make_room_for_others(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.token_checker.MAX_ASKING", 1)
     vouches_for_each_token(issuer)
     guard = guarded(issuer)
     for _ in range(3):
@@ -147,7 +147,7 @@ async def test_async_callers_who_were_answered_make_room_for_others(
 async def test_an_async_caller_with_a_cached_token_does_not_wait(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.token_checker.MAX_ASKING", 1)
     vouches_for_each_token(issuer)
     guard = guarded(issuer)
     token = issuer.token()
@@ -169,7 +169,7 @@ async def test_an_async_caller_of_a_guard_that_is_being_closed_is_told_to_come_a
     issuer: Issuer,
 ) -> None:
     guard = guarded(issuer)
-    guard._threads.shutdown()  # as close() does in another thread
+    guard._checker._threads.shutdown()  # as close() does in another thread
     with pytest.raises(ServiceUnavailableError):
         await guard.acheck(issuer.token())
 
@@ -177,7 +177,7 @@ async def test_an_async_caller_of_a_guard_that_is_being_closed_is_told_to_come_a
 async def test_closing_does_not_wait_for_async_callers(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hourpass.guard.guard.MAX_ASKING", 1)
+    monkeypatch.setattr("hourpass.guard.token_checker.MAX_ASKING", 1)
     can_answer = threading.Event()
 
     def late(_: httpx.Request) -> None:
@@ -185,7 +185,7 @@ async def test_closing_does_not_wait_for_async_callers(
 
     answers(issuer, "/revocations", late)
     guard = guarded(issuer)
-    feed, asking = guard._feed, guard._asking
+    feed, asking = guard._feed, guard._checker._asking
     waiting = asyncio.create_task(guard.acheck(issuer.token()))
     await asyncio.sleep(0)
     assert await asyncio.to_thread(comes_true, lambda: feed._started_at is not None)

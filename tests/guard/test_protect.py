@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from hourpass import Guard, GuardError, User
+from hourpass.guard.token_checker import TokenChecker
 from hourpass.testing import Issuer, authorization
 from tests.support.guards import guard_messages
 from tests.support.servers import served
@@ -110,13 +111,13 @@ def test_a_dependency_does_not_check_again_what_the_middleware_has_checked(
     url: str, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    check = Guard._check_locally
+    check = TokenChecker._check_locally
 
-    def note(guard: Guard, token: str) -> Any:
+    def note(checker: TokenChecker, token: str, timeout: float) -> Any:
         checked.append(token)
-        return check(guard, token)
+        return check(checker, token, timeout)
 
-    monkeypatch.setattr(Guard, "_check_locally", note)
+    monkeypatch.setattr(TokenChecker, "_check_locally", note)
     assert httpx.get(f"{url}/predict", headers=authorization(issuer.token())).status_code == 200
     assert len(checked) == 1
 

@@ -11,26 +11,23 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from hourpass import clock as running_clock
 from hourpass.errors import GuardError, ServiceUnavailableError
-from hourpass.event_loops import run_in_thread, wait_for
+from hourpass.event_loops import run_in_thread
 from hourpass.guard.asgi import ASGIApp
 from hourpass.guard.bearer import parse_authorization
-from hourpass.guard.invalid_tokens import invalid_token
 from hourpass.guard.middleware import Middleware, MiddlewareOptions
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.refusals import Refusal, RefusalBody, Refusals
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, Clock, RevocationFeed
 from hourpass.guard.service_client import ServiceClient
-from hourpass.guard.token_verifier import UnknownKeyError, Verified
-from hourpass.guard.verification_state import VerificationState
+from hourpass.guard.token_checker import TokenChecker
+from hourpass.guard.token_verifier import Verified
 from hourpass.http.tls import Cert, Tls, Verify
 from hourpass.http.transports import Transport, is_shared, new_client, without_shared
 from hourpass.http.urls import ProxyUrl, ServiceUrl, is_loopback
@@ -53,10 +50,6 @@ else:
 
 TIMEOUT = timedelta(seconds=5)
 MAX_TRUST = timedelta(minutes=60)  # a token's lifetime, unless TOKEN_MINUTES is changed
-# For async callers whose token needs a request to the service: threads, and callers in all.
-ASKING_THREADS = 8
-MAX_ASKING = 1_024
-MAX_KEY_SETS = 3  # under which one token is tried: meanwhile other threads may read new ones
 
 _log = logging.getLogger("hourpass.guard")
 
@@ -146,11 +139,11 @@ class Guard(RouteDependency):
 
     def check(self, token: str) -> User:
         """Raises InvalidTokenError and ServiceUnavailableError."""
-        return (self._check_locally(token) or self._check_with_service(token)).user
+        return self._checker.check(token, self.timeout).user
 
     async def acheck(self, token: str) -> User:
         """Like check(), but never blocks the event loop."""
-        return (await self.averify(token)).user
+        return (await self._checker.acheck(token, self.timeout)).user
 
     def check_header(self, value: str | bytes | None) -> User:
         """Like check(), for the value of an `Authorization` header, or None if there is none.
@@ -220,7 +213,7 @@ class Guard(RouteDependency):
 
     async def averify(self, token: str) -> Verified:
         """Like acheck(), with what has_expired() and is_revoked() need later."""
-        return self._check_locally(token) or await self._acheck_with_service(token)
+        return await self._checker.acheck(token, self.timeout)
 
     def has_expired(self, verified: Verified) -> bool:
         return verified.expires_at <= self._clock.time()
@@ -233,7 +226,7 @@ class Guard(RouteDependency):
     def close(self) -> None:
         """End the thread and close the connections. A later check starts them again."""
         self._feed.close()
-        self._threads.shutdown(wait=False)
+        self._checker.close()
         self._reset()
 
     def __enter__(self) -> Self:
@@ -263,8 +256,7 @@ class Guard(RouteDependency):
             self.clock,
         )
         self._clock = self.clock
-        self._threads = ThreadPoolExecutor(ASKING_THREADS, "hourpass-guard")
-        self._asking = BoundedSemaphore(MAX_ASKING)
+        self._checker = TokenChecker(self._feed, self.clock)
         if self._dropped:
             self._dropped.detach()
         self._dropped = weakref.finalize(self, _close_dropped, self._feed)
@@ -279,69 +271,6 @@ class Guard(RouteDependency):
         if self.url.scheme == "http" and not is_loopback(self.url.host):
             _log.warning("The Hourpass service is asked over plain http; use https (RFC 9700)")
         return ServiceClient(new_client(self.url, self._tls, self._proxy, self.transport))
-
-    def _check_locally(self, token: str) -> Verified | None:
-        """The token's claims, or None if that needs a request to the service. Never blocks.
-
-        Raises InvalidTokenError and ServiceUnavailableError.
-        """
-        feed = self._feed
-        state = feed.state
-        if state is None:
-            if feed.time_left(self.timeout) <= 0:
-                raise ServiceUnavailableError
-            return None
-        try:
-            return self._check_against(state, token)
-        except UnknownKeyError as unknown:
-            if state.tokens.has_keys:
-                feed.check_unknown_kid(unknown.kid, state)
-            return None
-
-    def _check_against(self, state: VerificationState, token: str) -> Verified:
-        """Raises UnknownKeyError, InvalidTokenError and ServiceUnavailableError."""
-        now, monotonic_now = self._clock.time(), self._clock.monotonic()
-        verified = state.get(token, now, monotonic_now)
-        if verified is not None:
-            return verified
-        try:
-            return state.remember(token, state.tokens.verify(token, now))
-        except UnknownKeyError as unknown:
-            if not state.revocations.contains_none(unknown.claimed.revocable):
-                raise invalid_token("revoked") from None
-            if not state.tokens.has_keys and state.recently_invalid.contains(token, monotonic_now):
-                raise invalid_token("refused by the service some seconds ago") from None
-            raise
-
-    def _check_with_service(self, token: str) -> Verified:
-        """Raises InvalidTokenError and ServiceUnavailableError."""
-        feed = self._feed
-        state = feed.wait_for_first_answer(self.timeout)
-        for _ in range(MAX_KEY_SETS):
-            try:
-                return self._check_against(state, token)
-            except UnknownKeyError as unknown:
-                if not state.tokens.has_keys:
-                    if not feed.is_active(token):
-                        state.recently_invalid.add(token, self._clock.monotonic())
-                        raise invalid_token("refused by the service") from None
-                    return state.remember(token, unknown.claimed)
-                feed.find_key(unknown.kid, state)
-            state = feed.wait_for_first_answer(self.timeout)
-        raise ServiceUnavailableError
-
-    async def _acheck_with_service(self, token: str) -> Verified:
-        """Raises InvalidTokenError and ServiceUnavailableError."""
-        asking = self._asking
-        if not asking.acquire(blocking=False):
-            raise ServiceUnavailableError
-        try:
-            answer = self._threads.submit(self._check_with_service, token)
-        except RuntimeError:  # closed meanwhile
-            asking.release()
-            raise ServiceUnavailableError from None
-        answer.add_done_callback(lambda _: asking.release())
-        return await wait_for(answer)
 
 
 def _called(connect: "weakref.WeakMethod[Callable[[], ServiceClient]]") -> ServiceClient:
