@@ -33,7 +33,8 @@ def migrate(connection: Connection) -> None:
 
 
 async def run() -> None:
-    engine = create_engine(context.config.attributes.get("settings") or Settings())
+    settings = context.config.attributes.get("settings") or Settings()
+    engine = create_engine(settings, limit_statements=False)
     try:
         async with engine.connect() as connection:
             writing = await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import make_url
 from starlette.datastructures import State
 
 from app import __version__
@@ -26,7 +25,14 @@ from app.credentials.second_factors.encryption import encrypt_existing
 from app.credentials.second_factors.router import router as second_factors_router
 from app.credentials.sessions.router import router as sessions_router
 from app.database import migrations
-from app.database.engine import Database, create_engine, restrict_file_access
+from app.database.engine import (
+    Database,
+    create_engine,
+    describe_url,
+    restrict_file_access,
+    warn_of_ignored_options,
+)
+from app.database.readiness import Readiness, check_writable
 from app.errors import StartupError
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import RequestMiddleware
@@ -103,11 +109,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         access_log.configure(settings)
-        _log.info("Starting", extra=_startup_fields(settings))
-        if not settings.strict_passwords:
-            _log.warning("Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them")
         async with AsyncExitStack() as stack:
             try:
+                _log.info("Starting", extra=_startup_fields(settings))
+                if not settings.strict_passwords:
+                    _log.warning(
+                        "Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them"
+                    )
                 await _start(app, settings, clock, database_clock, stack)
             except StartupError as error:
                 _log.critical(str(error))
@@ -158,11 +166,14 @@ async def _start(
     state.stopping = stopping = asyncio.Event()  # set by server/protocol.py
     stack.callback(access_log.request_log.flush)
     state.database = database = Database(settings, database_clock)
+    state.readiness = Readiness()
+    warn_of_ignored_options(settings)
     restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
     if settings.environment == "development":
         await migrations.create_if_empty(database.engine, settings)
     await migrations.check(database.engine)
+    await check_writable(database)
 
     state.revocation_cache = cache = create_cache(create_engine(settings))
     state.services = services = build_services(settings, cache)
@@ -239,7 +250,7 @@ def _startup_fields(settings: Settings) -> dict[str, object]:
     """What the first log line says, without the passwords in URLs."""
     return {
         "version": __version__,
-        "database": make_url(settings.database_url).render_as_string(hide_password=True),
+        "database": describe_url(settings),
         "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
     }
 

@@ -39,9 +39,6 @@ def _with_async_driver(url: str) -> str:
         if not path or path.startswith((":memory:", "file:")):
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
         rest = f"/{HOME / path}"
-    else:
-        # Hosting providers use libpq's `sslmode`. asyncpg's `ssl` has the same values.
-        rest = re.sub(r"([?&])sslmode=", r"\1ssl=", rest)
     return f"{_DRIVERS[scheme]}://{rest}"
 
 

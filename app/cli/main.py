@@ -45,7 +45,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     settings = Settings()
     migrations.upgrade(settings)
     # An error is printed once, by this process, instead of by each worker.
-    run(lambda services, context: services.keys.load(context))
+    run(lambda services, context: services.keys.load(context), must_be_writable=True)
     serve(
         host or settings.host,
         settings.port if port is None else port,

@@ -11,6 +11,7 @@ import click
 from app.context import RequestContext
 from app.database import migrations
 from app.database.engine import Database
+from app.database.readiness import check_writable
 from app.services import Services, build_services
 from app.settings import Settings
 from app.users.errors import UserNotFoundError
@@ -19,7 +20,11 @@ from app.users.models import User
 Result = TypeVar("Result")
 
 
-def run(operation: Callable[[Services, RequestContext], Awaitable[Result]]) -> Result:
+def run(
+    operation: Callable[[Services, RequestContext], Awaitable[Result]],
+    *,
+    must_be_writable: bool = False,
+) -> Result:
     """Run an operation on the configured database."""
 
     async def run_operation() -> Result:
@@ -28,6 +33,8 @@ def run(operation: Callable[[Services, RequestContext], Awaitable[Result]]) -> R
         database = Database(settings)
         try:
             await migrations.check(database.engine)
+            if must_be_writable:
+                await check_writable(database)
             async with database.session() as session:
                 context = RequestContext(session, datetime.now(UTC), user_agent="hourpass")
                 return await operation(services, context)

@@ -7,20 +7,18 @@ committed write survives a power failure, and a writer waits for other writers i
 import asyncio
 import logging
 import os
-import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -28,67 +26,100 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from app.database import sqlite_driver
+from app.database import outages, postgres_url, sqlite_driver
+from app.database.base import Base
+from app.database.connector import (
+    MIGRATION_LOCK_SECONDS,
+    POOL_SECONDS,
+    SQLITE_LOCK_SECONDS,
+    Connector,
+)
 from app.database.fast_queries import CLOCK, FAST_QUERIES, FastQueries
 from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 
-BUSY_TIMEOUT_SECONDS = 30
-CONNECT_TIMEOUT_SECONDS = 5
-# SQLSTATE classes that do not depend on the statement: connection exception, insufficient
-# resources, object not in prerequisite state, operator intervention.
-_UNAVAILABLE_SQLSTATES = ("08", "53", "55", "57")
-_OUTAGES = (
-    OperationalError,
-    InterfaceError,
-    PoolTimeoutError,
-    OSError,
-    sqlite3.OperationalError,
-)
+LOG_AGAIN_SECONDS = 10.0
 
-_log = logging.getLogger("hourpass")
+_log = logging.getLogger("hourpass.database")
 
 
-def create_engine(settings: Settings) -> AsyncEngine:
+def create_engine(settings: Settings, *, limit_statements: bool = True) -> AsyncEngine:
+    """`limit_statements` is False for migrations, which may take as long as they need.
+
+    Raises StartupError if DATABASE_URL is not understood or the file cannot be created.
+    """
+    return _create_engine(settings, _create_connector(settings, limit_statements=limit_statements))
+
+
+def _create_connector(settings: Settings, *, limit_statements: bool) -> Connector:
+    if settings.database_url.startswith("sqlite"):
+        path = make_url(settings.database_url).database or ""
+        _create_private_file(Path(path))
+        lock_seconds = SQLITE_LOCK_SECONDS if limit_statements else MIGRATION_LOCK_SECONDS
+        return sqlite_driver.SqliteConnector(path, lock_seconds)
+    from app.database import postgres_driver  # imports asyncpg
+
+    url = postgres_url.parse(settings.database_url)
+    return postgres_driver.PostgresConnector(url, limit_statements=limit_statements)
+
+
+def _create_engine(settings: Settings, connector: Connector) -> AsyncEngine:
     # hide_parameters: texts of errors would otherwise contain e-mail addresses and password hashes.
     options: dict[str, Any] = {
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
+        "pool_timeout": POOL_SECONDS,
         "hide_parameters": True,
     }
-    if settings.database_url.startswith("sqlite"):
-        path = make_url(settings.database_url).database or ""
-        options["async_creator"] = partial(sqlite_driver.connect, path, BUSY_TIMEOUT_SECONDS)
-    else:
-        options["connect_args"] = {"timeout": CONNECT_TIMEOUT_SECONDS}
-    engine = create_async_engine(settings.database_url, **options)
-    if engine.dialect.name == "sqlite":
-        _create_private_file(Path(engine.url.database or ""))
+    if isinstance(connector, sqlite_driver.SqliteConnector):
+        # The requests that have the connections may be waiting for another writer.
+        options["pool_timeout"] = SQLITE_LOCK_SECONDS
+        engine = create_async_engine(
+            settings.database_url, async_creator=connector.connect, **options
+        )
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     else:
-        event.listen(engine.sync_engine, "checkout", _discard_closed)
-        event.listen(engine.sync_engine, "handle_error", _mark_disconnected)
+        # The connector knows the rest of the URL.
+        connect_args = {"async_creator_fn": connector.connect}
+        engine = create_async_engine("postgresql+asyncpg://", connect_args=connect_args, **options)
+        _support_poolers(engine, connector)
+
+    def discard_unusable(driver_connection: Any, *_: Any) -> None:
+        """Let the pool replace a connection that a server or proxy closed while it was idle, or
+        that is as old as one that failed. That needs no query each time (`pool_pre_ping`)."""
+        driver = driver_connection.driver_connection
+        if driver.is_closed() or driver.opened_at <= connector.discarded_at:
+            raise DisconnectionError
+
+    def discard_lost(context: ExceptionContext) -> None:
+        if context.connection and outages.loses_connections(context.original_exception):
+            context.is_disconnect = True
+            connector.discard_all()
+
+    event.listen(engine.sync_engine, "checkout", discard_unusable)
+    event.listen(engine.sync_engine, "handle_error", discard_lost)
     return engine
 
 
-def _discard_closed(connection: Any, *_: Any) -> None:
-    """Let the pool replace a connection that a server or proxy closed while it was idle. The driver
-    has noticed that already, so no query is needed each time (`pool_pre_ping`)."""
-    if connection.driver_connection.is_closed():
-        raise DisconnectionError
+def _support_poolers(engine: AsyncEngine, connector: Connector) -> None:
+    from app.database import postgres_driver, postgres_pooler  # import asyncpg
+
+    assert isinstance(connector, postgres_driver.PostgresConnector)
+    postgres_pooler.support(engine, connector)
 
 
-def _mark_disconnected(context: ExceptionContext) -> None:
-    if _is_closed_by_server(context.original_exception):
-        context.is_disconnect = True
+def describe_url(settings: Settings) -> str:
+    """The URL for the log, without secrets."""
+    if settings.database_url.startswith("sqlite"):
+        return settings.database_url
+    return postgres_url.parse(settings.database_url).description
 
 
-def _is_closed_by_server(error: BaseException | None) -> bool:
-    """Whether asyncpg rejects a connection because the server has announced its end. Compared by
-    name, because asyncpg is not imported on SQLite."""
-    return type(error).__name__ == "InternalClientError" or (
-        error is not None and type(error.__cause__).__name__ == "InternalClientError"
-    )
+def warn_of_ignored_options(settings: Settings) -> None:
+    if settings.database_url.startswith("sqlite"):
+        return
+    if names := postgres_url.parse(settings.database_url).ignored:
+        _log.warning("These options of DATABASE_URL have no effect: %s", ", ".join(names))
 
 
 def _create_private_file(path: Path) -> None:
@@ -155,18 +186,20 @@ class Database:
     """`clock` replaces the database's own clock in tests."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
-        self.engine = create_engine(settings)
+        self.connector = _create_connector(settings, limit_statements=True)
+        self.engine = _create_engine(settings, self.connector)
         is_file = self.engine.dialect.name == "sqlite"
         reader = sqlite_driver.Reader(self.engine.url.database or "") if is_file else None
-        self._fast_queries = FastQueries(self.engine, reader)
+        self._fast_queries = FastQueries(self.engine, self.connector, reader)
         info = {FAST_QUERIES: self._fast_queries, CLOCK: clock}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
+        self._logged: dict[str, float] = {}  # when, on the monotonic clock
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """A session for one operation, which commits. Everything else is rolled back.
 
-        Raises UnavailableError if the database cannot be reached or is overloaded.
+        Raises UnavailableError if the database cannot be reached, is overloaded or refuses to work.
         """
         try:
             session = self._sessions()
@@ -176,7 +209,8 @@ class Database:
                 if session.in_transaction():  # otherwise it has no connection
                     await asyncio.shield(session.close())
         except Exception as error:
-            if _is_outage(error):
+            if outages.is_outage(error):
+                self._log_outage(error)
                 raise UnavailableError from error
             raise
 
@@ -184,15 +218,15 @@ class Database:
         await self._fast_queries.close()
         await self.engine.dispose()
 
-
-def _is_outage(error: Exception) -> bool:
-    """Whether an error of SQLAlchemy, or of a driver (fast_queries.py), is an outage."""
-    if isinstance(error, _OUTAGES):
-        return True
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if _is_closed_by_server(cause):
-        return True
-    return str(getattr(cause, "sqlstate", None))[:2] in _UNAVAILABLE_SQLSTATES
+    def _log_outage(self, error: Exception) -> None:
+        """The same words once in LOG_AGAIN_SECONDS: each request of an outage ends here."""
+        problem = outages.describe(error, Base.metadata.tables)
+        now = monotonic()
+        if now < self._logged.get(problem, float("-inf")) + LOG_AGAIN_SECONDS:
+            return
+        self._logged[problem] = now
+        level = logging.ERROR if outages.is_permission_error(error) else logging.WARNING
+        _log.log(level, "The database cannot be used: %s", problem)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:

@@ -17,8 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.database import outages
 from app.database.base import UtcDateTime
+from app.database.connector import SQLITE_LOCK_SECONDS, Connector
 from app.database.sqlite_driver import Reader
+from app.errors import UnavailableError
 
 Processor = Callable[[Any], Any] | None
 Statement = Select[*tuple[Any, ...]] | Insert
@@ -88,8 +91,9 @@ class FastQueries:
     """Runs statements on one connection that is detached from the engine's pool. On SQLite, reads
     go to the Reader instead."""
 
-    def __init__(self, engine: AsyncEngine, reader: Reader | None) -> None:
+    def __init__(self, engine: AsyncEngine, connector: Connector, reader: Reader | None) -> None:
         self._engine = engine
+        self._connector = connector
         self._reader = reader
         self._driver: Any = None
         self._in_use = asyncio.Lock()
@@ -99,29 +103,61 @@ class FastQueries:
         SQLAlchemy and of the driver."""
         rows = self._reader.fetch(sql, values) if self._reader and not writes else None
         if rows is None:
-            rows = await self._fetch(sql, values)
+            try:
+                rows = await self._fetch(sql, values)
+            except Exception as error:
+                if not outages.is_conflict(error):
+                    raise
+                rows = await self._fetch(sql, values)
         await yield_to_event_loop()
         return rows
 
     async def close(self) -> None:
         if self._reader:
             self._reader.close()
-        if self._driver:
-            await self._driver.close()
-            self._driver = None
+        await self._close_driver()
 
     async def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
         # SQLite has one writer at a time. On PostgreSQL, use another connection instead of waiting.
         if self._in_use.locked() and not self._reader:
             async with self._engine.connect() as connection:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
-                return list(await driver.fetch(sql, *values))
-        async with self._in_use:
-            if self._driver is None or self._driver.is_closed():
+                return await self._fetch_from(driver, sql, values)
+        await self._acquire()
+        try:
+            driver = self._driver
+            if (
+                driver is None
+                or driver.is_closed()
+                or driver.opened_at <= self._connector.discarded_at
+            ):
+                await self._close_driver()
                 proxy = await self._engine.raw_connection()
-                self._driver = proxy.driver_connection
+                driver = self._driver = proxy.driver_connection
                 proxy.detach()
-            return list(await self._driver.fetch(sql, *values))
+            return await self._fetch_from(driver, sql, values)
+        finally:
+            self._in_use.release()
+
+    async def _acquire(self) -> None:
+        try:
+            async with asyncio.timeout(SQLITE_LOCK_SECONDS):
+                await self._in_use.acquire()
+        except TimeoutError as error:
+            raise UnavailableError from error
+
+    async def _fetch_from(self, driver: Any, sql: str, values: Sequence[Any]) -> list[Any]:
+        try:
+            return list(await driver.fetch(sql, *values))
+        except Exception as error:
+            if outages.loses_connections(error):
+                self._connector.discard_all()
+            raise
+
+    async def _close_driver(self) -> None:
+        if self._driver:
+            driver, self._driver = self._driver, None
+            await driver.close()
 
 
 async def yield_to_event_loop() -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.database import outages
 from app.database.engine import create_engine
 from app.errors import StartupError
 from app.settings import ROOT, Settings
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 # The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
 HEAD = "0011"
+_VERSION_TABLE = "alembic_version"
 
 
 def _find_scripts() -> Path:
@@ -64,7 +67,12 @@ def upgrade(settings: Settings) -> None:
         raise _ahead(found)
     from alembic import command
 
-    command.upgrade(alembic_config(settings), "head")
+    try:
+        command.upgrade(alembic_config(settings), "head")
+    except DBAPIError as error:
+        if not outages.is_outage(error):
+            raise
+        raise SchemaError(_migration_problem(error)) from error
 
 
 async def create_if_empty(engine: AsyncEngine, settings: Settings) -> None:
@@ -94,14 +102,25 @@ async def _revision(engine: AsyncEngine) -> str | None:
         async with engine.connect() as connection:
             return await connection.run_sync(_read_revision)
     except Exception as error:  # each driver has its own, and some quote the password
-        raise SchemaError(f"The database cannot be reached ({type(error).__name__}).") from error
+        problem = outages.describe(error, [_VERSION_TABLE])
+        raise SchemaError(f"The database cannot be used: {problem}.") from error
 
 
 def _read_revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table(_VERSION_TABLE):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return revision
+
+
+def _migration_problem(error: DBAPIError) -> str:
+    if outages.is_permission_error(error):
+        return (
+            "The database cannot be migrated: the role may not create or change tables. As an "
+            "administrator of the database, run: GRANT CREATE ON SCHEMA public TO the role of "
+            "DATABASE_URL, which has to own existing tables."
+        )
+    return f"The database cannot be migrated: {outages.describe(error)}."
 
 
 def _is_known(revision: str) -> bool:

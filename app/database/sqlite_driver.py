@@ -2,6 +2,7 @@
 transaction that was never begun. Each call costs more than most statements.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -9,20 +10,31 @@ from typing import Any
 
 import aiosqlite
 
-
-async def connect(path: str, busy_timeout: float) -> "_Connection":
-    """SQLAlchemy's `async_creator`. Statements wait up to `busy_timeout` seconds for the
-    transactions of others.
-    """
-    connection = _Connection(partial(_open, path, busy_timeout), iter_chunk_size=64)
-    connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no option for it; lets the process exit
-    await connection
-    return connection
+from app.database.connector import Connector
 
 
-def _open(path: str, busy_timeout: float) -> sqlite3.Connection:
+class SqliteConnector(Connector):
+    def __init__(self, path: str, lock_seconds: float) -> None:
+        """Statements wait up to `lock_seconds` for the transactions of others."""
+        super().__init__()
+        self._path = path
+        self._lock_seconds = lock_seconds
+
+    async def _open(self) -> "_Connection":
+        opening = partial(_open, self._path, self._lock_seconds)
+        connection = _Connection(opening, iter_chunk_size=64)
+        connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no option for it; lets the process exit
+        try:
+            await connection
+        except sqlite3.Error:
+            await connection.stopped  # or its thread would call a closed event loop
+            raise
+        return connection
+
+
+def _open(path: str, lock_seconds: float) -> sqlite3.Connection:
     # isolation_level=None: the driver itself would begin transactions too late; see engine.py.
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
@@ -81,6 +93,15 @@ class _Cursor(aiosqlite.Cursor):
 
 
 class _Connection(aiosqlite.Connection):
+    opened_at: float  # connector.py sets it
+    stopped: "asyncio.Future[Any]"
+
+    def stop(self) -> "asyncio.Future[Any] | None":
+        future = super().stop()
+        assert future
+        self.stopped = future
+        return future
+
     # Both read `in_transaction` outside the driver's thread. That is safe because no statement is
     # in progress: a task that stops waiting for its statement discards the connection.
     async def commit(self) -> None:

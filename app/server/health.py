@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from app.database import migrations
-from app.database.engine import Database
-from app.errors import UnavailableError
+from app.database.readiness import Readiness
+from app.errors import StartupError, UnavailableError
 from app.http.error_responses import error_docs
 
 router = APIRouter(tags=["Health"])
@@ -19,15 +18,16 @@ class Health(BaseModel):
 
 class NotReadyError(UnavailableError):
     error = "not_ready"
-    message = "The database is unreachable or has the schema of another version"
+    message = "The database is unreachable, read-only, or has the schema of another version"
 
 
 async def _require_ready(request: Request) -> None:
-    """Check the connection and the schema. A signing key was loaded before the first request."""
-    database: Database = request.app.state.database
+    """Check what the work needs. A signing key was loaded before the first request."""
+    state = request.app.state
+    checks: Readiness = state.readiness
     try:
-        await migrations.check(database.engine)
-    except migrations.SchemaError as error:
+        await checks.check(state.database)
+    except StartupError as error:
         raise NotReadyError from error
 
 
@@ -44,6 +44,6 @@ async def liveness() -> Health:
     responses=error_docs(NotReadyError),
 )
 async def readiness(_: Annotated[None, Depends(_require_ready)]) -> Health:
-    """Responds with 200 if the database is reachable, its schema is current and there is a signing
-    key."""
+    """Responds with 200 if the database can be read and written, its schema is current and there is
+    a signing key. Asks the database at most once a second."""
     return Health()

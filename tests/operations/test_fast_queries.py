@@ -133,11 +133,14 @@ async def test_a_worker_has_no_more_connections_than_documented(
 async def test_a_failed_read_is_repeated_with_pauses(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And if that does not help either, it is an outage."""
+    """And if the driver cannot read it either, it is an outage."""
     database: Database = app.state.database
+    nowhere = "/nowhere/hourpass.db"
     async with database.session() as session:
-        monkeypatch.setattr(session.info["fast_queries"]._reader, "_path", "/nowhere/hourpass.db")
+        monkeypatch.setattr(session.info["fast_queries"]._reader, "_path", nowhere)
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
+    monkeypatch.setattr(database.connector, "_path", nowhere)
+    database.connector.discard_all()
     with pytest.raises(UnavailableError):
         async with database.session() as session:
-            await fast_queries.run(session, select(text("1")).select_from(text("nothing")), {})
+            await fast_queries.run(session, BY_NAME, ARTHURS)

@@ -268,7 +268,7 @@ def test_an_unreachable_database_gets_one_clear_line() -> None:
     url = f"postgresql://hourpass:sesame@127.0.0.1:{free_port()}/hourpass"
     run = ended(*HOURPASS, "serve", DATABASE_URL=url)
     assert run.returncode == 1
-    assert run.stdout == "Error: The database cannot be reached (ConnectionRefusedError).\n"
+    assert run.stdout == "Error: The database cannot be used: connection refused.\n"
 
 
 async def test_workers_that_cannot_read_the_keys_end_the_service_with_a_failure(

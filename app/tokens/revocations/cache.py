@@ -31,6 +31,8 @@ _QUERY_TIMEOUT_SECONDS = 1.0
 _BATCH = 5_000  # rows of one query
 
 _HEAD = "SELECT name, position, mark FROM revocation_feed"
+# A standby may lack the newest revocations, or follow no primary any more.
+_POSTGRES_HEAD = _HEAD.replace(" FROM", ", pg_is_in_recovery() FROM")
 _COLUMNS = "SELECT position, mark, value, expires_at, {seconds_left} FROM revocations"
 # The first row is the entry at the last known position, to check that it is still the same.
 _SINCE = _COLUMNS + " WHERE position >= {position} ORDER BY position LIMIT {limit}"
@@ -42,6 +44,10 @@ _POSTGRES_SINCE = _SINCE.format(
 )
 
 _log = logging.getLogger("hourpass.revocations")
+
+
+class _StandbyError(Exception):
+    """The connection leads to a standby; the next one may lead to the primary."""
 
 
 class RevocationCache(ABC):
@@ -234,7 +240,10 @@ class PostgresRevocationCache(RevocationCache):
         """Uses the driver directly: thirty times a second, SQLAlchemy would be most of the CPU time
         of an idle worker."""
         asked_at = monotonic()
-        head = Head(*await driver.fetchrow(_HEAD, timeout=_QUERY_TIMEOUT_SECONDS))
+        *fields, is_standby = await driver.fetchrow(_POSTGRES_HEAD, timeout=_QUERY_TIMEOUT_SECONDS)
+        if is_standby:
+            raise _StandbyError
+        head = Head(*fields)
         first = self._first_missing(head)
         while first is not None:
             rows = await driver.fetch(_POSTGRES_SINCE, first, timeout=_QUERY_TIMEOUT_SECONDS)

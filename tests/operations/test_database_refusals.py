@@ -1,0 +1,225 @@
+"""What the database refuses for its own reasons is a 503, what we did wrong is a 500."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import Select, Update, column, func, make_url, select, table, text, update
+
+from app.database import fast_queries, migrations
+from app.database.engine import Database
+from app.database.readiness import NotWritableError, check_writable
+from app.errors import UnavailableError
+from app.settings import Settings
+from app.users.models import User
+from tests.support.database_templates import Postgres
+from tests.support.markers import on_postgresql
+from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
+from tests.support.users import ARTHUR, assert_problem, log_in
+
+ROLE = "service_role"
+TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+
+
+@pytest.fixture
+def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
+    """The service's role is no superuser, whom nothing is refused."""
+    name = make_url(database_url).database
+    grants = "GRANT {} IN SCHEMA public TO " + ROLE
+    rights = ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "USAGE ON ALL SEQUENCES")
+    postgres.run(f"CREATE ROLE {ROLE} LOGIN")
+    _in_database(postgres, name, *(grants.format(right) for right in rights))
+    url = database_url.replace("postgres:@", f"{ROLE}:@")
+    assert ROLE in url
+    yield make_settings(url, **ARTHUR_ADMINISTERS)
+    postgres.run(TERMINATE.format(name=name))
+    _in_database(postgres, name, f"DROP OWNED BY {ROLE}")
+    postgres.run(f"DROP ROLE {ROLE}")
+
+
+def _in_database(postgres: Postgres, name: str | None, *statements: str) -> None:
+    postgres.run(f"\\connect {name}\n" + ";\n".join(statements) + ";")
+
+
+@contextmanager
+def refusing(postgres: Postgres, name: str | None, do: str, undo: str) -> Iterator[None]:
+    postgres.run(do)
+    postgres.run(TERMINATE.format(name=name))
+    try:
+        yield
+    finally:
+        postgres.run(undo)
+
+
+REFUSALS = {
+    "role without login": (
+        f"ALTER ROLE {ROLE} NOLOGIN",
+        f"ALTER ROLE {ROLE} LOGIN",
+        "it refuses the role",
+    ),
+    "too many connections": (
+        f"ALTER ROLE {ROLE} CONNECTION LIMIT 0",
+        f"ALTER ROLE {ROLE} CONNECTION LIMIT -1",
+        "it has too many connections",
+    ),
+    "no connections allowed": (
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+        "SQLSTATE 55000",
+    ),
+}
+
+
+@on_postgresql
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
+@pytest.mark.parametrize(("do", "undo", "words"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refused_connection_is_a_503_and_passes(  # noqa: PLR0917
+    ordinary_role: Settings,
+    postgres: Postgres,
+    caplog: pytest.LogCaptureFixture,
+    do: str,
+    undo: str,
+    words: str,
+) -> None:
+    name = make_url(ordinary_role.database_url).database
+    database = Database(ordinary_role)
+    count = select(func.count(User.id))
+    async with database.session() as session:
+        assert await fast_queries.run(session, count, {})
+    with refusing(postgres, name, do.format(name=name), undo.format(name=name)):
+        for _ in range(2):  # first a connection of before, then a new one
+            with pytest.raises(UnavailableError):
+                async with database.session() as session:
+                    await fast_queries.run(session, count, {})
+    assert words in caplog.text
+    async with database.session() as session:
+        assert await session.scalar(count) == 1
+    await database.close()
+
+
+@on_postgresql
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
+async def test_a_database_that_was_renamed_is_a_503(
+    client: AsyncClient, settings: Settings, postgres: Postgres
+) -> None:
+    name = make_url(settings.database_url).database
+    postgres.run(TERMINATE.format(name=name))
+    postgres.run(f"ALTER DATABASE {name} RENAME TO renamed")
+    try:
+        assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
+        assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
+    finally:
+        postgres.run(TERMINATE.format(name="renamed"))
+        postgres.run(f"ALTER DATABASE renamed RENAME TO {name}")
+    assert await log_in(client, ARTHUR)
+
+
+@on_postgresql
+async def test_a_missing_permission_is_a_503_whose_log_line_has_the_remedy(
+    ordinary_role: Settings, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = make_url(ordinary_role.database_url).database
+    database = Database(ordinary_role)
+    await check_writable(database)
+    _in_database(postgres, name, f"REVOKE INSERT, UPDATE, DELETE ON users FROM {ROLE}")
+    with pytest.raises(UnavailableError):
+        await _run(database, update(User).values(is_enabled=True), by_driver=False)
+    [line] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "lacks a permission on users." in line.getMessage()
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON users TO" in line.getMessage()
+    with pytest.raises(NotWritableError, match=r"lacks a permission on users\. As the owner"):
+        await check_writable(database)
+    await database.close()
+
+
+@on_postgresql
+async def test_of_two_transactions_in_a_deadlock_one_is_a_503(app: FastAPI) -> None:
+    database: Database = app.state.database
+    lock = text("SELECT pg_advisory_xact_lock(:number)")
+
+    async def lock_both(first: int, second: int, both: asyncio.Barrier) -> None:
+        async with database.session() as session:
+            await session.execute(lock, {"number": first})
+            await both.wait()
+            await session.execute(lock, {"number": second})
+
+    both = asyncio.Barrier(2)
+    outcomes = await asyncio.gather(
+        lock_both(1, 2, both), lock_both(2, 1, both), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == [
+        "NoneType",
+        "UnavailableError",
+    ]
+
+
+@on_postgresql
+async def test_a_single_statement_in_a_deadlock_is_tried_once_more(app: FastAPI) -> None:
+    """It is a transaction by itself."""
+    database: Database = app.state.database
+    async with database.session() as session:
+        await session.execute(text("CREATE SEQUENCE tries"))
+        await session.execute(
+            text(
+                "CREATE FUNCTION fail_at_first() RETURNS bigint LANGUAGE plpgsql AS $$"
+                " DECLARE number bigint := nextval('tries'); BEGIN"
+                " IF number = 1 THEN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END IF;"
+                " RETURN number; END $$"
+            )
+        )
+        await session.commit()
+        assert await fast_queries.run(session, select(func.fail_at_first()), {}) == [(2,)]
+
+
+async def _run(database: Database, statement: Select[Any] | Update, *, by_driver: bool) -> None:
+    async with database.session() as session:
+        if by_driver:
+            assert isinstance(statement, Select)
+            await fast_queries.run(session, statement, {})
+        else:
+            await session.execute(statement)
+
+
+@pytest.mark.parametrize("by_driver", [True, False], ids=["single statement", "transaction"])
+async def test_what_we_did_wrong_is_no_outage(app: FastAPI, *, by_driver: bool) -> None:
+    unknown_table: Select[Any] = select(column("id")).select_from(table("nothing"))
+    with pytest.raises(Exception, match="nothing") as caught:
+        await _run(app.state.database, unknown_table, by_driver=by_driver)
+    assert not isinstance(caught.value, UnavailableError)
+
+
+@on_postgresql
+async def test_an_error_after_an_outage_is_part_of_it(app: FastAPI) -> None:
+    """For example that of a clean-up, on a connection that has gone."""
+    database: Database = app.state.database
+
+    async def fail_twice() -> None:
+        async with database.session() as session:
+            try:
+                await session.execute(select(func.pg_terminate_backend(func.pg_backend_pid())))
+            finally:
+                await session.execute(text("SELECT 1"))
+
+    with pytest.raises(UnavailableError):
+        await fail_twice()
+
+
+def test_a_file_that_is_no_database_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "letters.txt"
+    path.write_text("Dear Arthur, " * 100)
+    with pytest.raises(migrations.SchemaError, match=r"the file is not a SQLite database\.$"):
+        migrations.upgrade(make_settings(f"sqlite:///{path}"))
+
+
+@on_postgresql
+@pytest.mark.usefixtures("ordinary_role")
+def test_a_role_that_may_not_create_tables_cannot_migrate(postgres: Postgres) -> None:
+    with postgres.database() as url:
+        settings = make_settings(url.replace("postgres:@", f"{ROLE}:@"))
+        with pytest.raises(migrations.SchemaError, match="GRANT CREATE ON SCHEMA public"):
+            migrations.upgrade(settings)
