@@ -32,9 +32,10 @@ def _variable(header: str) -> str:
 
 
 class Model:
-    """`/long` is a prediction that lasts until the test ends. Below `/stream/` are server-sent events,
-    each sent after the client has put something into `received` for the one before. Below `/upload/`
-    each part of the body is put into `arrived`. Both are by path."""
+    """`/long` is a prediction that lasts until the test ends. `/status/404` is an error. Below
+    `/stream/` are server-sent events: each is sent after the client has put something into
+    `received` for the one before. Below `/upload/` each part of a body is put into `arrived`. Both
+    have a queue for each path."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path == "/long":
                 self.model.stopping.wait()
             body = json.dumps({"prediction": 42}).encode()
-            self.send_response(200)
+            _, is_error, status = self.path.partition("/status/")
+            self.send_response(int(status) if is_error else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

@@ -36,8 +36,8 @@ GATEWAYS = {
     "traefik": ("traefik", "traefik --configFile=traefik.yml"),
     "envoy": ("envoy", "envoy -c envoy.yaml --use-dynamic-base-id --concurrency 1"),
 }
-# Settings with which a proxy opens OPEN_PATHS (path_cases.py) and CORS preflights, passes the user on
-# under other names too, and waits two seconds where its file says ten minutes. By kind: what to
+# Settings with which a proxy opens OPEN_PATHS (path_cases.py) and CORS preflights, passes the user
+# on under other names too, and waits two seconds where its file says ten minutes. By kind: what to
 # replace in the files (regular expressions), and environment variables.
 _SHORT = {r"\b600s": "2s"}
 CONFIGURED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
@@ -123,7 +123,7 @@ def gateway(
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o711)  # the workers of an nginx that root starts are somebody else
-        changes = {**(changes or {}), **_DIRECTORIES.get(kind, {})}
+        changes = {**_DIRECTORIES.get(kind, {}), **(changes or {})}
         unused = set(changes)
         for path in (EXAMPLES / example).iterdir():
             if path.is_file():
