@@ -34,7 +34,7 @@ GATEWAYS = {
     "nginx": ("model_behind_nginx", "nginx -p . -c nginx.conf -e stderr"),
     "caddy": ("caddy", "caddy run --config Caddyfile"),
     "traefik": ("traefik", "traefik --configFile=traefik.yml"),
-    "envoy": ("envoy", "envoy -c envoy.yaml --use-dynamic-base-id --concurrency 1"),
+    "envoy": ("envoy", "envoy -c envoy.yaml --disable-hot-restart --concurrency 1"),
 }
 # Settings with which a proxy opens OPEN_PATHS (path_cases.py) and CORS preflights, passes the user
 # on under other names too, and waits two seconds where its file says ten minutes. By kind: what to
