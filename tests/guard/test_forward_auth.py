@@ -215,7 +215,7 @@ HIDDEN = "POST /train HTTP/1.1\r\nHost: model.example\r\nContent-Length: 0\r\n\r
     ],
 )
 def test_no_request_is_smuggled_to_the_model_inside_another(
-    url: str, court: Court, model: Model, framing: str
+    proxy: httpx.Client, url: str, court: Court, model: Model, framing: str
 ) -> None:
     model.seen.clear()
     token = court.token(GALAHAD)
@@ -223,7 +223,7 @@ def test_no_request_is_smuggled_to_the_model_inside_another(
     with connection(url, f"{head}{framing}{HIDDEN}") as asked:
         head_of_answer(asked)
         # Whatever was made of the first, one more round shows what came of the second.
-        assert httpx.get(f"{url}/predict", headers=bearer(token)).status_code == 200
+        assert proxy.get("/predict", headers=bearer(token)).status_code == 200
     assert {seen.path for seen in model.seen} == {"/predict"}
 
 

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.conftest import free_port
 from tests.support.model_server import Model
 from tests.support.proxies import Court, connection, gateway
+from tests.support.proxy_fixtures import Proxies
 from tests.support.raw_http import parse_answers, read_all
 from tests.support.users import GALAHAD, bearer
 
@@ -33,7 +33,7 @@ REQUESTS = {
 
 
 @pytest.fixture(scope="module")
-def nginx(shipped: Callable[[str], str]) -> str:
+def nginx(shipped: Proxies) -> httpx.Client:
     return shipped("nginx")
 
 
@@ -46,10 +46,10 @@ def assert_is_error(response: httpx.Response, status: int, error: str) -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_that_nginx_refuses(nginx: str, model: Model, name: str) -> None:
+def test_a_request_that_nginx_refuses(nginx: httpx.Client, model: Model, name: str) -> None:
     request, status = REQUESTS[name]
     model.seen.clear()
-    with connection(nginx, request.decode()) as asked:
+    with connection(str(nginx.base_url), request.decode()) as asked:
         asked.shutdown(socket.SHUT_WR)
         (answer,) = parse_answers(read_all(asked))
     assert answer.status == status
@@ -71,7 +71,7 @@ def test_a_service_that_cannot_be_reached(model: Model) -> None:
         assert response.headers["Retry-After"] == "1"
 
 
-def test_an_error_of_the_model_passes_unchanged(nginx: str, court: Court) -> None:
+def test_an_error_of_the_model_passes_unchanged(nginx: httpx.Client, court: Court) -> None:
     for status in (400, 401, 403, 404, 413, 500, 502, 503, 504):
-        response = httpx.get(f"{nginx}/status/{status}", headers=bearer(court.token(GALAHAD)))
+        response = nginx.get(f"/status/{status}", headers=bearer(court.token(GALAHAD)))
         assert (response.status_code, response.json()) == (status, {"prediction": 42})

@@ -38,10 +38,10 @@ def test_no_user_that_the_caller_names_reaches_the_model(
 
 
 def test_the_user_reaches_the_model_under_another_name_if_configured(
-    kind: str, configured_url: str, court: Court, model: Model
+    kind: str, configured_proxy: httpx.Client, court: Court, model: Model
 ) -> None:
     headers = [*bearer(court.token(GUINEVERE)).items(), ("X-Forwarded-User", "spoofed")]
-    assert httpx.get(f"{configured_url}/predict", headers=headers).status_code == 200
+    assert configured_proxy.get("/predict", headers=headers).status_code == 200
     (seen,) = model.seen
     expected = [] if kind == "traefik" else ["Gueni%C3%A8vre%20du%20Lac"]
     for name in ("X-Forwarded-User", "Remote-User"):
@@ -76,13 +76,13 @@ def test_only_the_proxy_says_where_a_request_comes_from(
 
 @pytest.mark.parametrize("name", ["X-Forwarded-User", "X-Forwarded-For", "Remote-User"])
 def test_the_proxys_headers_cannot_be_taken_away_on_the_last_hop(
-    configured_url: str, court: Court, model: Model, name: str
+    configured_proxy: httpx.Client, court: Court, model: Model, name: str
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
     token = court.token(GALAHAD)
-    expected = httpx.get(f"{configured_url}/predict", headers=bearer(token))
+    expected = configured_proxy.get("/predict", headers=bearer(token))
     assert expected.status_code == 200
     values = model.seen.pop().values(name)
     headers = {**bearer(token), "Connection": f"close, {name}", name: "spoofed"}
-    httpx.get(f"{configured_url}/predict", headers=headers)
+    configured_proxy.get("/predict", headers=headers)
     assert [seen.values(name) for seen in model.seen] in ([values], [])

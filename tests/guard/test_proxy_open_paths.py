@@ -20,22 +20,23 @@ def ask(url: str, path: str) -> str:
 
 
 def test_every_path_needs_a_token_unless_it_is_opened(
-    url: str, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client, url: str, model: Model, subtests: pytest.Subtests
 ) -> None:
     for path in PATH_CASES:
         with subtests.test(path):
             assert ask(url, path) in ("400", "401", "404")
-    assert httpx.options(f"{url}/predict", headers=PREFLIGHT).status_code == 401
+    assert proxy.options("/predict", headers=PREFLIGHT).status_code == 401
     assert model.seen == []
 
 
 def test_an_open_path_needs_no_token_in_its_own_spelling_only(
-    kind: str, configured_url: str, model: Model, subtests: pytest.Subtests
+    kind: str, configured_proxy: httpx.Client, model: Model, subtests: pytest.Subtests
 ) -> None:
+    url = str(configured_proxy.base_url)
     for path, is_open in PATH_CASES.items():
         with subtests.test(path):
             model.seen.clear()
-            status = ask(configured_url, path)
+            status = ask(url, path)
             arrived = [seen.path for seen in model.seen]
             if is_open:
                 assert status == "200"
@@ -48,10 +49,10 @@ def test_an_open_path_needs_no_token_in_its_own_spelling_only(
 
 @pytest.mark.parametrize("path", ["/health", "/static/a"])
 def test_an_open_path_has_no_user(
-    configured_url: str, court: Court, model: Model, path: str
+    configured_proxy: httpx.Client, court: Court, model: Model, path: str
 ) -> None:
     headers = [*bearer(court.token(GALAHAD)).items(), ("X-Auth-User-Id", "1"), ("Remote-User", "1")]
-    assert httpx.post(f"{configured_url}{path}", headers=headers, content=b"x").status_code == 200
+    assert configured_proxy.post(path, headers=headers, content=b"x").status_code == 200
     (seen,) = model.seen
     for name in ("X-Auth-User-Id", "X-Auth-Username", "Remote-User", "X-Forwarded-User"):
         assert seen.values(name) in ([], [""])
@@ -59,22 +60,20 @@ def test_an_open_path_has_no_user(
 
 
 def test_a_preflight_needs_no_token_where_it_is_let_through(
-    configured_url: str, model: Model
+    configured_proxy: httpx.Client, model: Model
 ) -> None:
-    response = httpx.options(f"{configured_url}/predict", headers=PREFLIGHT)
+    response = configured_proxy.options("/predict", headers=PREFLIGHT)
     assert response.status_code == 200
     assert [seen.method for seen in model.seen] == ["OPTIONS"]
     for method, headers in (("OPTIONS", {}), ("POST", PREFLIGHT), ("GET", PREFLIGHT)):
-        assert (
-            httpx.request(method, f"{configured_url}/predict", headers=headers).status_code == 401
-        )
+        assert configured_proxy.request(method, "/predict", headers=headers).status_code == 401
     assert len(model.seen) == 1
 
 
 def test_other_paths_need_a_token_as_before(
-    configured_url: str, court: Court, model: Model
+    configured_proxy: httpx.Client, court: Court, model: Model
 ) -> None:
     headers = bearer(court.token(GALAHAD))
-    assert httpx.get(f"{configured_url}/predict", headers=headers).status_code == 200
-    assert httpx.get(f"{configured_url}/train", headers=headers).status_code == 403
+    assert configured_proxy.get("/predict", headers=headers).status_code == 200
+    assert configured_proxy.get("/train", headers=headers).status_code == 403
     assert [seen.path for seen in model.seen] == ["/predict"]

@@ -3,7 +3,7 @@ minutes, and no other limit cuts in before."""
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.model_server import PARTS, PAUSE_SECONDS, Model
 from tests.support.proxies import GATEWAYS, Court, connection, head_of_answer
+from tests.support.proxy_fixtures import Proxies
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -24,22 +25,21 @@ WEBSOCKET = (
 
 
 class Caller:
-    def __init__(self, url: str, kind: str, token: str, model: Model) -> None:
-        self._url = url
+    def __init__(self, proxy: httpx.Client, kind: str, token: str, model: Model) -> None:
+        self._proxy = proxy
         self._kind = kind
         self._token = token
         self._model = model
-        self._options: dict[str, Any] = {"headers": bearer(token), "timeout": TIMEOUT_SECONDS}
 
     def prediction(self) -> httpx.Response:
         """Longer than the limit."""
-        return httpx.get(f"{self._url}/long", **self._options)
+        return self._proxy.get("/long", headers=bearer(self._token))
 
     def stream(self) -> int:
         """Parts that arrived. The model sends one when the one before has."""
         path = f"/stream/{self._kind}"
         parts = 0
-        with httpx.stream("GET", f"{self._url}{path}", **self._options) as response:
+        with self._proxy.stream("GET", path, headers=bearer(self._token)) as response:
             for line in response.iter_lines():
                 if line:
                     parts += 1
@@ -56,13 +56,13 @@ class Caller:
                 self._model.arrived[path].get(timeout=TIMEOUT_SECONDS)
                 time.sleep(PAUSE_SECONDS)
 
-        return httpx.post(f"{self._url}{path}", content=parts(), **self._options)
+        return self._proxy.post(path, content=parts(), headers=bearer(self._token))
 
     def websocket(self) -> int:
         """Messages that came back."""
         head = f"GET /live HTTP/1.1\r\nHost: model.example\r\n{WEBSOCKET}"
         request = f"{head}Authorization: {self._token}\r\n\r\n"
-        with connection(self._url, request) as opened:
+        with connection(str(self._proxy.base_url), request) as opened:
             assert head_of_answer(opened).startswith("HTTP/1.1 101 ")
             for number in range(PARTS):
                 opened.sendall(b"hello\n")
@@ -76,7 +76,7 @@ Outcomes = dict[tuple[str, str], Future[Any]]
 
 
 @pytest.fixture(scope="module")
-def outcomes(court: Court, model: Model, configured: Callable[[str], str]) -> Iterator[Outcomes]:
+def outcomes(court: Court, model: Model, configured: Proxies) -> Iterator[Outcomes]:
     """Everything at the same time, since each takes more than two seconds."""
     token = court.token(GALAHAD)
     names = ("prediction", "stream", "upload", "websocket")

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -32,43 +32,49 @@ def model() -> Iterator[Model]:
     model.stop()
 
 
-@pytest.fixture(scope="session", params=GATEWAYS)
+@pytest.fixture(params=GATEWAYS)
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
 
 
+Proxies = Callable[[str], httpx.Client]
+
+
 @pytest.fixture(scope="session")
-def shipped(court: Court, model: Model) -> Iterator[Callable[[str], str]]:
-    """The URL of a proxy with its files as they are."""
+def shipped(court: Court, model: Model) -> Iterator[Proxies]:
+    """A client of the proxy of this kind, with its files as they are."""
     with ExitStack() as stack:
-        yield cache(lambda kind: stack.enter_context(gateway(kind, court.port, model.port)))
+        yield cache(lambda kind: _client(stack, gateway(kind, court.port, model.port)))
 
 
 @pytest.fixture(scope="session")
-def configured(court: Court, model: Model) -> Iterator[Callable[[str], str]]:
-    """The URL of a proxy with open paths and with short times."""
+def configured(court: Court, model: Model) -> Iterator[Proxies]:
+    """A client of the proxy of this kind, with open paths and short times."""
     with ExitStack() as stack:
         yield cache(
-            lambda kind: stack.enter_context(
-                gateway(kind, court.port, model.port, *CONFIGURED[kind])
-            )
+            lambda kind: _client(stack, gateway(kind, court.port, model.port, *CONFIGURED[kind]))
         )
 
 
+def _client(stack: ExitStack, proxy: AbstractContextManager[str]) -> httpx.Client:
+    # To read the certificates of authorities takes longer than most tests.
+    client = httpx.Client(base_url=stack.enter_context(proxy), verify=False, timeout=30)
+    return stack.enter_context(client)
+
+
 @pytest.fixture
-def url(kind: str, shipped: Callable[[str], str], model: Model) -> str:
+def proxy(kind: str, shipped: Proxies, model: Model) -> httpx.Client:
     model.seen.clear()
     return shipped(kind)
 
 
 @pytest.fixture
-def configured_url(kind: str, configured: Callable[[str], str], model: Model) -> str:
+def configured_proxy(kind: str, configured: Proxies, model: Model) -> httpx.Client:
     model.seen.clear()
     return configured(kind)
 
 
 @pytest.fixture
-def proxy(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
-        yield client
+def url(proxy: httpx.Client) -> str:
+    return str(proxy.base_url).rstrip("/")
