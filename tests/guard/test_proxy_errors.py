@@ -8,8 +8,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.support.model_server import Model
-from tests.support.proxies import Court, connection, gateway
-from tests.support.proxy_fixtures import Proxies
+from tests.support.proxies import Court, Proxies, connection, gateway
 from tests.support.raw_http import parse_answers, read_all
 from tests.support.users import GALAHAD, bearer
 

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from tests.support.model_server import PARTS, PAUSE_SECONDS, Model
-from tests.support.proxies import GATEWAYS, Court, connection, head_of_answer
-from tests.support.proxy_fixtures import Proxies
+from tests.support.proxies import GATEWAYS, Court, Proxies, connection, head_of_answer
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +59,7 @@ CONFIGURED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "envoy": ({**_SHORT, r"^( *)# (- |  )": r"\1\2"}, {}),
 }
+Proxies = Callable[[str], httpx.Client]  # by kind
 # Where they must not be shared with other tests.
 _DIRECTORIES = {"nginx": {"/run/hourpass_cache": "hourpass_cache"}}
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,14 @@ import pytest
 
 from tests.conftest import serving
 from tests.support.model_server import Model
-from tests.support.proxies import CONFIGURED, GATEWAYS, Court, an_hour_ago, gateway
+from tests.support.proxies import (
+    CONFIGURED,
+    GATEWAYS,
+    Court,
+    Proxies,
+    an_hour_ago,
+    gateway,
+)
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +43,6 @@ def model() -> Iterator[Model]:
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
-
-
-Proxies = Callable[[str], httpx.Client]
 
 
 @pytest.fixture(scope="session")
