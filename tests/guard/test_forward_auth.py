@@ -5,16 +5,16 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from tests.conftest import free_port
 from tests.support.model_server import Model
 from tests.support.proxies import GUINEVERE, Court, connection, gateway, head_of_answer
+from tests.support.service_process import free_port
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_the_model_hears_who_asks_and_no_token(
+def test_the_model_gets_the_user_and_no_token(
     proxy: httpx.Client, court: Court, model: Model, method: str
 ) -> None:
     response = proxy.request(method, "/predict?x=1", headers=bearer(court.token(GUINEVERE)))
@@ -28,7 +28,9 @@ def test_the_model_hears_who_asks_and_no_token(
     assert seen.values("Authorization") in ([], [""])
 
 
-def test_a_bare_token_will_do(proxy: httpx.Client, court: Court, model: Model) -> None:
+def test_a_token_without_a_scheme_is_accepted(
+    proxy: httpx.Client, court: Court, model: Model
+) -> None:
     headers = {"Authorization": court.token(GALAHAD)}
     assert proxy.get("/predict", headers=headers).status_code == 200
     assert len(model.seen) == 1
@@ -102,7 +104,7 @@ SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
 @pytest.mark.parametrize("name", ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"])
-def test_an_identity_from_outside_never_reaches_the_model(
+def test_identity_headers_of_a_client_never_reach_the_model(
     proxy: httpx.Client, court: Court, model: Model, name: str
 ) -> None:
     """Galahad has no scopes, so nothing may stand in for those either."""
@@ -118,7 +120,7 @@ def test_an_identity_from_outside_never_reaches_the_model(
     assert seen.values("X-Auth-Scopes") in ([], [""])
 
 
-def test_an_identity_cannot_be_taken_away_on_the_last_hop(
+def test_identity_headers_cannot_be_removed_on_the_last_hop(
     proxy: httpx.Client, court: Court, model: Model
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import serving
 from tests.support.model_server import Model
 from tests.support.proxies import (
     CONFIGURED,
@@ -20,6 +19,7 @@ from tests.support.proxies import (
     an_hour_ago,
     gateway,
 )
+from tests.support.service_process import serving
 
 
 @pytest.fixture(scope="session")
