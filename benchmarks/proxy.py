@@ -2,12 +2,14 @@
 
     python -m benchmarks.proxy
 
-The nginx.conf of examples/model_behind_nginx with its auth_request and with that switched off, by
-turns, before the same upstream, which answers at once. 200 tokens, all of them seen before.
+The nginx.conf of examples/model_behind_nginx as it is, with its proxy_cache switched off, and with
+its auth_request switched off, by turns, before the same upstream, which answers at once. There are
+200 tokens, all of them seen before. With the cache, nginx asks about each twice a second.
 """
 
 import multiprocessing
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -22,6 +24,10 @@ from benchmarks.servers import Server
 
 ROUNDS = 5
 SECONDS = 0.8
+CACHED = "auth_request, proxy_cache"
+UNCACHED = "auth_request alone"
+OPEN = "neither"
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 NGINX_CONF = ROOT / "examples/model_behind_nginx/nginx.conf"
 
 
@@ -34,7 +40,9 @@ class Sample(NamedTuple):
 
 def main() -> None:
     with (
-        tempfile.TemporaryDirectory(prefix="hourpass-bench-", ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(
+            prefix="hourpass-bench-", dir=MEMORY, ignore_cleanup_errors=True
+        ) as name,
         multiprocessing.get_context("spawn").Pool(1) as generator,
     ):
         directory = Path(name)
@@ -45,23 +53,30 @@ def main() -> None:
             servers.bare(directory) as model,
             servers.hourpass(directory, people.variables) as hourpass,
         ):
-            asking = NGINX_CONF.read_text()
+            cached = NGINX_CONF.read_text().replace("/run/hourpass_cache", "hourpass_cache")
             # The load generator does not expect its connections to be closed.
-            asking = asking.replace("http {", "http { keepalive_requests 1000000000;")
-            asking = asking.replace(":8000", f":{hourpass.port}").replace(":9000", f":{model.port}")
-            open_to_all = asking.replace("auth_request /_hourpass;", "auth_request off;")
-            with (
-                servers.nginx(directory, asking) as guarded,
-                servers.nginx(directory, open_to_all) as plain,
-            ):
-                generator.apply(drive, (Load(guarded.port, requests, count=len(requests)),))
+            cached = cached.replace("http {", "http { keepalive_requests 1000000000;")
+            cached = cached.replace(":8000", f":{hourpass.port}").replace(":9000", f":{model.port}")
+            configurations = {
+                CACHED: cached,
+                UNCACHED: cached.replace("proxy_cache hourpass;", "proxy_cache off;"),
+                OPEN: cached.replace("auth_request /_hourpass;", "auth_request off;"),
+            }
+            with ExitStack() as stack:
+                proxies = {
+                    kind: stack.enter_context(servers.nginx(directory, text))
+                    for kind, text in configurations.items()
+                }
+                for proxy in proxies.values():
+                    generator.apply(drive, (Load(proxy.port, requests, count=len(requests)),))
                 for connections in (1, 16):
-                    taken: dict[Server, list[Sample]] = {guarded: [], plain: []}
                     load = Load(0, requests, connections, SECONDS)
+                    taken: dict[str, list[Sample]] = {kind: [] for kind in proxies}
                     for number in range(ROUNDS):
-                        for nginx in (guarded, plain) if number % 2 else (plain, guarded):
-                            taken[nginx].append(measure(generator, load, nginx, hourpass))
-                    print_comparison(connections, taken[guarded], taken[plain])
+                        kinds = list(proxies)
+                        for kind in kinds if number % 2 else reversed(kinds):
+                            taken[kind].append(measure(generator, load, proxies[kind], hourpass))
+                    print_comparison(connections, taken)
 
 
 def measure(generator: Pool, load: Load, nginx: Server, hourpass: Server) -> Sample:
@@ -75,19 +90,18 @@ def measure(generator: Pool, load: Load, nginx: Server, hourpass: Server) -> Sam
     return Sample(result.rate, result.latency(0.5) * 1e6, *used)
 
 
-def print_comparison(connections: int, guarded: list[Sample], plain: list[Sample]) -> None:
+def print_comparison(connections: int, taken: dict[str, list[Sample]]) -> None:
     print(f"{connections} at a time")
-    for name, samples in (("auth_request", guarded), ("without it", plain)):
+    for name, samples in taken.items():
         middle = Sample(*map(median, zip(*samples, strict=True)))
+        pairs = list(zip(samples, taken[OPEN], strict=True))
+        ratio = median(ours.rate / other.rate for ours, other in pairs)
+        added = median(ours.median_us - other.median_us for ours, other in pairs)
         print(
-            f"  {name:<13}{middle.rate:>8,.0f}/s{middle.median_us:>8,.0f} µs median"
+            f"  {name:<26}{middle.rate:>8,.0f}/s{middle.median_us:>8,.0f} µs median"
             f"{middle.nginx_us:>6,.0f} µs CPU of nginx{middle.hourpass_us:>6,.0f} µs of Hourpass"
+            f"   ratio {ratio:.2f}, {added:,.0f} µs more"
         )
-    ratio = median(ours.rate / other.rate for ours, other in zip(guarded, plain, strict=True))
-    added = median(
-        ours.median_us - other.median_us for ours, other in zip(guarded, plain, strict=True)
-    )
-    print(f"  ratio {ratio:.2f}, {added:,.0f} µs more")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
-"""What stands around a proxy of examples/: people who are known to Hourpass, and a model that
-remembers all that reaches it. The proxy itself is started with the very files that lie there."""
+"""Starts a proxy with its files from examples/, and a Hourpass with users for it."""
 
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple
 
 import httpx
 
@@ -38,9 +34,34 @@ GATEWAYS = {
     "nginx": ("model_behind_nginx", "nginx -p . -c nginx.conf -e stderr"),
     "caddy": ("caddy", "caddy run --config Caddyfile"),
     "traefik": ("traefik", "traefik --configFile=traefik.yml"),
-    "envoy": ("envoy", "envoy -c envoy.yaml --use-dynamic-base-id --concurrency 1"),
+    "envoy": ("envoy", "envoy -c envoy.yaml --disable-hot-restart --concurrency 1"),
 }
-
+# Settings with which a proxy opens OPEN_PATHS (path_cases.py) and CORS preflights, passes the user
+# on under other names too, and waits two seconds where its file says ten minutes. By kind: what to
+# replace in the files (regular expressions), and environment variables.
+_SHORT = {r"\b600s": "2s"}
+CONFIGURED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "nginx": (
+        {
+            **_SHORT,
+            r'# (~\^/|"~\^OPTIONS)': r"\1",
+            '(X-Forwarded-User|Remote-User) ""': r"\1 $username",
+        },
+        {},
+    ),
+    "caddy": (
+        {r"^(\t*)# (not {|\tmethod|\theader|}|request_header)": r"\1\2"},
+        {"MODEL_TIMEOUT": "2s", "OPEN_PATHS": "^/health$|^/static/"},
+    ),
+    "traefik": (
+        {"HeaderTimeout: 600s": "HeaderTimeout: 2s", r"^    # (open:|preflight:|  )": r"    \1"},
+        {},
+    ),
+    "envoy": ({**_SHORT, r"^( *)# (- |  )": r"\1\2"}, {}),
+}
+Proxies = Callable[[str], httpx.Client]  # by kind
+# Where they must not be shared with other tests.
+_DIRECTORIES = {"nginx": {"/run/hourpass_cache": "hourpass_cache"}}
 
 GUINEVERE = {
     "username": "Guenièvre du Lac",
@@ -88,31 +109,48 @@ async def an_hour_ago(database_url: str) -> str:
 
 
 @contextmanager
-def gateway(kind: str, directory: Path, hourpass: int, model: int) -> Iterator[str]:
-    """The example of that kind between these two ports; yields its URL."""
+def gateway(
+    kind: str,
+    hourpass: int,
+    model: int,
+    changes: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The example of that kind between these two ports; yields its URL. `changes` has regular
+    expressions for its files, and what to write instead. `variables` are for its environment."""
     example, command = GATEWAYS[kind]
     port = free_port()
     ports = {"8000": str(hourpass), "8080": str(port), "9000": str(model)}
-    place = directory / f"{kind}-{port}"
-    place.mkdir()
-    for path in (EXAMPLES / example).iterdir():
-        if path.is_file():
-            text = re.sub(r"\b(8000|8080|9000)\b", lambda found: ports[found[0]], path.read_text())
-            (place / path.name).write_text(text)
-    url = f"http://127.0.0.1:{port}"
-    program, *arguments = command.split()
-    found = shutil.which(program, path=SEARCH_PATH)
-    assert found, f"{program} is not installed; see CONTRIBUTING.md"
-    with (place / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [found, *arguments], cwd=place, stdout=output, stderr=output, env={"HOME": str(place)}
-        )
-    try:
-        _wait_until_it_refuses(process, url, place / "output")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(START_TIMEOUT_SECONDS)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o711)  # the workers of an nginx that root starts are somebody else
+        changes = {**_DIRECTORIES.get(kind, {}), **(changes or {})}
+        unused = set(changes)
+        for path in (EXAMPLES / example).iterdir():
+            if path.is_file():
+                text = path.read_text()
+                for old, new in changes.items():
+                    text, times = re.subn(old, new, text, flags=re.MULTILINE)
+                    if times:
+                        unused.discard(old)
+                text = re.sub(r"\b(8000|8080|9000)\b", lambda found: ports[found[0]], text)
+                (place / path.name).write_text(text)
+        assert not unused
+        url = f"http://127.0.0.1:{port}"
+        program, *arguments = command.split()
+        found = shutil.which(program, path=SEARCH_PATH)
+        assert found, f"{program} is not installed; see CONTRIBUTING.md"
+        environment = {"HOME": name, **(variables or {})}
+        with (place / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [found, *arguments], cwd=place, stdout=output, stderr=output, env=environment
+            )
+        try:
+            _wait_until_it_refuses(process, url, place / "output")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(START_TIMEOUT_SECONDS)
 
 
 def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
@@ -127,80 +165,6 @@ def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output:
             pass
         time.sleep(0.02)
     raise AssertionError(output.read_text()[-2000:])
-
-
-class Seen(NamedTuple):
-    """A request as it arrived."""
-
-    method: str
-    path: str
-    headers: list[tuple[str, str]]
-    body_bytes: int
-
-    def values(self, name: str) -> list[str]:
-        """Of every header that a server could take for this one, as CGI and WSGI do."""
-        return [value for given, value in self.headers if _variable(given) == _variable(name)]
-
-
-def _variable(header: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in header.upper())
-
-
-class Model:
-    """Answers everything, and remembers it."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
-        model = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                if "chunked" in self.headers.get("Transfer-Encoding", ""):
-                    while size := int(self.rfile.readline(), 16):
-                        body += self.rfile.read(size)
-                        self.rfile.readline()
-                    self.rfile.readline()
-                headers = self.headers.items()
-                model.seen.append(Seen(self.command, self.path, headers, len(body)))
-                if self.headers.get("Upgrade") == "websocket":
-                    self.echo()
-                    return
-                answer = json.dumps({"prediction": 42}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(answer)
-
-            def echo(self) -> None:
-                self.send_response(101)
-                self.send_header("Upgrade", "websocket")
-                self.send_header("Connection", "Upgrade")
-                self.end_headers()
-                self.wfile.write(self.rfile.readline())
-                self.close_connection = True
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - http.server calls these
-
-            def log_message(self, *_: object) -> None:
-                """Nothing: a test prints only what failed."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @contextmanager
