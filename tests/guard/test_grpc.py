@@ -14,7 +14,9 @@ from grpc import aio
 from hourpass import Guard
 from hourpass.grpc import AioGuardInterceptor, GuardInterceptor, current_user
 from hourpass.guard.open_requests import CHECK_SECONDS
+from hourpass.guard.token_verifier import Verified
 from hourpass.testing import LIFETIME, Issuer
+from tests.support.waiting import until
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -44,6 +46,8 @@ def user_name() -> bytes:
 class AsyncModel:
     def __init__(self) -> None:
         self.has_begun = asyncio.Event()
+        self.may_finish = asyncio.Event()
+        self.is_cancelled = asyncio.Event()
 
     async def unary(self, _request: Any, _context: Any) -> bytes:
         return user_name()
@@ -61,8 +65,12 @@ class AsyncModel:
 
     async def slow(self, _request: Any, _context: Any) -> bytes:
         self.has_begun.set()
-        await asyncio.Event().wait()
-        return b""
+        try:
+            await self.may_finish.wait()
+        except asyncio.CancelledError:
+            self.is_cancelled.set()
+            raise
+        return user_name()
 
 
 class ThreadedModel:
@@ -244,7 +252,34 @@ async def test_a_running_call_ends_when_its_token_is_revoked(issuer: Issuer) -> 
         await asyncio.to_thread(issuer.revoke, token)
         with pytest.raises(aio.AioRpcError) as ended:
             await response
+        await asyncio.wait_for(model.is_cancelled.wait(), 10)
     assert ended.value.details() == "The token was revoked"
+
+
+async def test_a_running_call_finishes_when_its_token_expires(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hourpass.grpc.CHECK_SECONDS", 0.01)
+    looks: list[Verified] = []
+    is_revoked = guard.is_revoked
+
+    def look(verified: Verified) -> bool:
+        looks.append(verified)
+        return is_revoked(verified)
+
+    monkeypatch.setattr(guard, "is_revoked", look)
+    model = AsyncModel()
+    async with serving_aio(model) as channel:
+        response = channel.unary_unary("/model.Model/Slow")(b"", metadata=metadata(issuer.token()))
+        await model.has_begun.wait()
+        await asyncio.to_thread(issuer.advance_time, LIFETIME + timedelta(seconds=1))
+        before = len(looks)
+        await until(lambda: len(looks) > before + 2)
+        model.may_finish.set()
+        assert await response == b"lancelot"
+        after = len(looks)
+        await asyncio.sleep(0.1)
+    assert len(looks) <= after + 1  # the guard looks no longer
 
 
 async def test_calls_may_finish(issuer: Issuer) -> None:

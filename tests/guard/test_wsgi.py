@@ -153,11 +153,15 @@ def test_a_refusal_of_head_has_no_body(client: httpx.Client) -> None:
 
 
 def test_the_guards_own_refusals_are_used(issuer: Issuer) -> None:
-    openai = Guard(
-        "https://hourpass.example", on_refusal=lambda error: {"error": {"message": str(error)}}
+    custom = Guard(
+        "https://hourpass.example",
+        on_refusal=lambda error: {"error": {"message": str(error)}},
+        html_refusals=True,
     )
-    issuer.attach(openai)
-    transport = httpx.WSGITransport(GuardMiddleware(model, openai))
+    issuer.attach(custom)
+    transport = httpx.WSGITransport(GuardMiddleware(model, custom))
     with httpx.Client(transport=transport, base_url="http://api.example") as client:
         response = client.get("/predict")
+        page = client.get("/predict", headers={"Accept": "text/html"})
     assert response.json() == {"error": {"message": "A bearer token is needed"}}
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
