@@ -7,8 +7,6 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import httpx
-
 from hourpass.guard.guard import Guard
 from hourpass.guard.public_paths import PublicPaths
 
@@ -57,7 +55,7 @@ def read(variables: Mapping[str, str] = os.environ) -> EnvironmentSettings:
         raise ConfigurationError(f"{PREFIX}PUBLIC_PATHS: {error}") from None
     try:
         guard = Guard(url, **optional)
-    except (ValueError, httpx.InvalidURL) as error:
+    except ValueError as error:
         raise ConfigurationError(f"{PREFIX}URL: {error}") from None
     return EnvironmentSettings(guard, public_paths, given["APP"] or None)
 

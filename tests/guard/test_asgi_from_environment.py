@@ -78,9 +78,9 @@ def test_defaults() -> None:
     [
         ({}, "HOURPASS_URL is not set"),
         ({"HOURPASS_URL": " "}, "HOURPASS_URL is not set"),
-        ({"HOURPASS_URL": "localhost:8000"}, "HOURPASS_URL: The service's address"),
+        ({"HOURPASS_URL": "localhost:8000"}, "HOURPASS_URL: The URL of"),
         ({"HOURPASS_URL": "http://[::1"}, "HOURPASS_URL: "),
-        ({"HOURPASS_URL": "https://user:hunter2@h.example"}, "HOURPASS_URL: The service's address"),
+        ({"HOURPASS_URL": "https://user:hunter2@h.example"}, "HOURPASS_URL: The URL of"),
         ({**URL, "HOURPASS_PUBLIC_PATHS": "health"}, "HOURPASS_PUBLIC_PATHS: a public path is"),
         ({**URL, "HOURPASS_AUDIENC": "x"}, "HOURPASS_AUDIENC .* Did you mean HOURPASS_AUDIENCE"),
         ({**URL, "HOURPASS_PUBLIC": "/x"}, "HOURPASS_PUBLIC .* Did you mean HOURPASS_PUBLIC_PATHS"),

@@ -18,8 +18,6 @@ from hourpass.guard.token_verifier import Verified
 from hourpass.testing import LIFETIME, Issuer
 from tests.support.waiting import until
 
-pytest_plugins = ["hourpass.testing"]
-
 HEALTH = "/grpc.health.v1.Health/Check"
 RULES: dict[str, Any] = {
     "public": ["/grpc.health.v1.Health/*"],

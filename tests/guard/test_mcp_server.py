@@ -19,8 +19,6 @@ from hourpass.mcp import HourpassTokenVerifier, SessionBinding
 from hourpass.testing import Issuer, authorization
 from tests.support.servers import served
 
-pytest_plugins = ["hourpass.testing"]
-
 ISSUER_URL = AnyHttpUrl("https://hourpass.example")
 INITIALIZE = {
     "jsonrpc": "2.0",
