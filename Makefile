@@ -3,16 +3,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock build native mutation bench migration clean
+.PHONY: help run test test-frameworks lint format lock build native mutation bench migration clean
 
 help: ## List the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/hourpass serve
 
 test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/requirements.txt))))
+
+test-frameworks: .venv/dev $(FRAMEWORKS:%=.venv/frameworks/%/installed) ## Run the recipes for serving frameworks (FRAMEWORKS="flask gradio")
+	@$(BIN)/pytest tests/frameworks/check_frameworks.py $(ARGS)
 
 lint: .venv/dev ## Check style and types
 	@$(BIN)/ruff check .
@@ -72,4 +77,12 @@ debian-packages:
 	@echo "Installing the peers and their dependencies in .venv/peers"
 	@$(PYTHON) -m venv .venv/peers
 	@.venv/peers/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
+# Each framework in an environment of its own, in its newest allowed version: a nightly run finds out
+# when a recipe stops working.
+.venv/frameworks/%/installed: examples/frameworks/%/requirements.txt guard/pyproject.toml | .venv/bin/python
+	@echo "Installing $* in .venv/frameworks/$* (up to some minutes)"
+	@$(PYTHON) -m venv .venv/frameworks/$*
+	@.venv/frameworks/$*/bin/pip install -q --disable-pip-version-check -r $< -e guard
 	@touch $@

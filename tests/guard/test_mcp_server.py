@@ -1,0 +1,165 @@
+"""MCP servers behind the guard, with the SDK's own client over streamable HTTP."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import MCPServer
+from pydantic import AnyHttpUrl
+
+from hourpass import Guard, ServiceUnavailableError
+from hourpass.mcp import HourpassTokenVerifier, SessionBinding
+from hourpass.testing import Issuer, authorization
+from tests.support.servers import served
+
+ISSUER_URL = AnyHttpUrl("https://hourpass.example")
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+LIST_TOOLS = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+
+guard = Guard(str(ISSUER_URL))
+
+
+@pytest.fixture(autouse=True)
+def issuer(hourpass_issuer: Issuer) -> Issuer:
+    hourpass_issuer.attach(guard)
+    return hourpass_issuer
+
+
+def with_tools(server: MCPServer) -> MCPServer:
+    @server.tool()
+    def whoami() -> str:
+        token = get_access_token()
+        return f"{token.subject} {token.scopes}" if token else "nobody"
+
+    return server
+
+
+def app_in_middleware() -> Any:
+    server = with_tools(MCPServer("tools"))
+    return guard.middleware(SessionBinding(server.streamable_http_app()))
+
+
+def app_with_verifier() -> Any:
+    auth = AuthSettings(
+        issuer_url=ISSUER_URL,
+        resource_server_url=AnyHttpUrl("http://127.0.0.1:9000/mcp"),
+        validate_token_resource=False,  # the guard checks the audience
+    )
+    verifier = HourpassTokenVerifier(guard)
+    return with_tools(MCPServer("tools", token_verifier=verifier, auth=auth)).streamable_http_app()
+
+
+@pytest.fixture(scope="module", params=[app_in_middleware, app_with_verifier])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with served(request.param()) as url:
+        yield f"{url}/mcp"
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    with httpx.Client() as client:
+        yield client
+
+
+@asynccontextmanager
+async def mcp_client(url: str, token: str) -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers=authorization(token)) as http_client,
+        Client(streamable_http_client(url, http_client=http_client)) as client,
+    ):
+        yield client
+
+
+class RawClient:
+    """Chooses the session and the token of each request by itself."""
+
+    def __init__(self, http: httpx.Client, url: str) -> None:
+        self._http = http
+        self._url = url
+
+    def request(
+        self, token: str, message: Any, session: str = "", method: str = "POST"
+    ) -> httpx.Response:
+        headers = {"Accept": "application/json, text/event-stream", **authorization(token)}
+        if session:
+            headers["Mcp-Session-Id"] = session
+        return self._http.request(method, self._url, json=message, headers=headers)
+
+    def begin_session(self, token: str) -> str:
+        response = self.request(token, INITIALIZE)
+        assert response.status_code == 200
+        session: str = response.headers["Mcp-Session-Id"]
+        return session
+
+
+@pytest.fixture
+def client(http: httpx.Client, url: str) -> RawClient:
+    return RawClient(http, url)
+
+
+async def test_tools_know_the_user(url: str, issuer: Issuer) -> None:
+    async with mcp_client(url, issuer.token("predict", user_id=7)) as client:
+        result = await client.call_tool("whoami", {})
+    assert result.structured_content == {"result": "7 ['predict']"}
+
+
+async def test_each_request_has_its_own_user(url: str, issuer: Issuer) -> None:
+    tokens = [issuer.token(user_id=number) for number in (1, 2)]
+    async with mcp_client(url, tokens[0]) as first, mcp_client(url, tokens[1]) as second:
+        results = [await client.call_tool("whoami", {}) for client in (first, second, first)]
+    assert [result.structured_content for result in results] == [
+        {"result": f"{number} []"} for number in (1, 2, 1)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["expired_token", "revoked_token", "forged_token"])
+def test_no_session_begins_without_a_valid_token(
+    client: RawClient, issuer: Issuer, kind: str
+) -> None:
+    response = client.request(getattr(issuer, kind)(), INITIALIZE)
+    assert response.status_code == 401
+    assert "Mcp-Session-Id" not in response.headers
+
+
+def test_another_user_cannot_continue_a_session(client: RawClient, issuer: Issuer) -> None:
+    mine, theirs = issuer.token(user_id=1), issuer.token(user_id=2)
+    session = client.begin_session(mine)
+    assert client.request(theirs, LIST_TOOLS, session).status_code == 404
+    assert client.request(theirs, None, session, "GET").status_code == 404
+    assert client.request(theirs, None, session, "DELETE").status_code == 404
+    assert client.request(mine, LIST_TOOLS, session).status_code == 200
+
+
+def test_a_renewed_token_continues_the_session(client: RawClient, issuer: Issuer) -> None:
+    session = client.begin_session(issuer.token("predict", user_id=1))
+    renewed = issuer.token(user_id=1, username="renamed")
+    assert client.request(renewed, LIST_TOOLS, session).status_code == 200
+
+
+def test_a_revoked_token_ends_the_session(client: RawClient, issuer: Issuer) -> None:
+    token = issuer.token()
+    session = client.begin_session(token)
+    issuer.revoke(token)
+    assert client.request(token, LIST_TOOLS, session).status_code == 401
+
+
+async def test_an_outage_is_no_invalid_token(issuer: Issuer) -> None:
+    guard.start()
+    with issuer.outage(), pytest.raises(ServiceUnavailableError):
+        await HourpassTokenVerifier(guard).verify_token(issuer.token())
