@@ -5,7 +5,7 @@ it with a key that only the database has. If a client uses a token again within 
 same successor again: the response may have been lost, or two tasks may have refreshed at once. A
 client that does not look like the one that logged in has only GRACE_ELSEWHERE. Any other secret
 with a known handle has been used before. Then the token was probably stolen, so the session is
-revoked (RFC 9700, 4.14.2; decision 15). A session is one row, however often it is refreshed.
+revoked (RFC 9700, 4.14.2; decision 16). A session is one row, however often it is refreshed.
 """
 
 import hashlib
