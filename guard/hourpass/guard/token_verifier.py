@@ -19,7 +19,8 @@ from hourpass.user import User
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
 MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
-# For a clock that is behind the service's: `iat` may be this far in the future. `exp` is exact.
+# For a clock that is behind the service's: `iat` and `nbf` may be this far in the future. `exp` is
+# exact.
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
 
@@ -92,10 +93,13 @@ class TokenVerifier:
             or type(epoch := claims.get("epoch")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
+            or type(not_before := claims.get("nbf", issued_at)) is not int
         ):
             raise invalid_token("a claim is missing or of another type")
         if issued_at > now + CLOCK_SKEW_SECONDS:
             raise invalid_token("issued in the future; compare both machines' clocks")
+        if not_before > now + CLOCK_SKEW_SECONDS:
+            raise invalid_token("not valid yet (nbf)")
         if expires_at > issued_at + MAX_LIFETIME_SECONDS:
             raise invalid_token("its lifetime is too long")
         if expires_at <= now:
