@@ -161,6 +161,7 @@ async def kept(database: Database) -> list[list[str | int]]:
         return [list(await session.scalars(select(column).order_by(column))) for column in columns]
 
 
+@pytest.mark.locked_jobs
 @pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
 async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
     settings: Settings, ahead: timedelta

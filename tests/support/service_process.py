@@ -1,9 +1,8 @@
-"""The service in a process of its own, started as a user starts it."""
+"""The service in a process of its own."""
 
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +11,10 @@ from itertools import cycle
 import httpx
 
 from app.settings import ROOT
+from tests.support.forked_process import ForkedProcess
 from tests.support.settings import CHEAP_HASHING
 
-SERVE_TIMEOUT_SECONDS = 30
+SERVE_TIMEOUT_SECONDS = 60
 # The databases to copy are of the day at which the tests' clock begins. A served process has the
 # real time, at which the key must not be due for replacement, nor the audit log for its purge.
 _AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
@@ -42,12 +42,12 @@ def environment(**settings: str) -> dict[str, str]:
 
 @contextmanager
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
-    """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
+    """`hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    command = [sys.executable, "-m", "hourpass", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
-    process = subprocess.Popen(command, cwd=ROOT, env=variables)
+    command = ("serve", "--port", str(port), *arguments)
+    process = ForkedProcess(*command, directory=str(ROOT), variables=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(process, base_url, workers)
@@ -62,7 +62,9 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
             raise
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
+def wait_until_ready(
+    process: "subprocess.Popen[bytes] | ForkedProcess", base_url: str, workers: int
+) -> None:
     """Until every worker has answered: each begins its request ids with a text of its own."""
     deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
     ready: set[str] = set()
