@@ -45,6 +45,8 @@ from tests.support.users import (
     renew,
 )
 
+pytestmark = pytest.mark.locked_jobs  # what a host with a wrong clock would do by itself
+
 HOUR = timedelta(hours=1)
 WRONG_BY = pytest.mark.parametrize("wrong_by", [2 * HOUR, 24 * HOUR, -2 * HOUR], ids=str)
 WRONG = {**LANCELOT, "password": "wrong"}
@@ -161,7 +163,6 @@ async def kept(database: Database) -> list[list[str | int]]:
         return [list(await session.scalars(select(column).order_by(column))) for column in columns]
 
 
-@pytest.mark.locked_jobs
 @pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
 async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
     settings: Settings, ahead: timedelta
