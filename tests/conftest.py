@@ -10,7 +10,6 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from weakref import WeakSet
 
 import httpx
 import pytest
@@ -24,13 +23,12 @@ from app.database.job_lock import LockedJob
 from app.main import create_app
 from app.settings import Settings
 from app.users.service import Users
-from hourpass import Guard
-from hourpass.guard.service_client import ServiceClient
 from tests.support import compiled_statements
 from tests.support import database_templates as templates
 from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
+from tests.support.guards import no_guard_outlives_its_test  # noqa: F401 - a fixture
 from tests.support.service_process import serving
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
@@ -44,22 +42,6 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
-
-
-@pytest.fixture(autouse=True)
-def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The thread of a guard left behind would log into later tests."""
-    started: WeakSet[Guard] = WeakSet()
-    connect = Guard._connect
-
-    def note(guard: Guard) -> ServiceClient:
-        started.add(guard)
-        return connect(guard)
-
-    monkeypatch.setattr(Guard, "_connect", note)
-    yield
-    for guard in list(started):
-        guard.close()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
+from tests.support.processes import free_port
 from tests.support.proxies import (
     GATEWAYS,
     GUINEVERE,
@@ -19,7 +20,7 @@ from tests.support.proxies import (
     gateway,
     head_of_answer,
 )
-from tests.support.service_process import free_port, serving
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 

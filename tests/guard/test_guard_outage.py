@@ -15,8 +15,9 @@ from hourpass.testing import Issuer, MovableClock
 from tests.support.forked_process import ForkedProcess
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import guarded
+from tests.support.processes import environment, free_port
 from tests.support.running_service import RunningService
-from tests.support.service_process import environment, free_port, wait_until_ready
+from tests.support.service_process import wait_until_ready
 from tests.support.settings import CHEAP_HASHING
 
 pytest_plugins = ["hourpass.testing"]

@@ -33,7 +33,8 @@ from tests.support.apps import client_of
 from tests.support.certificates import certificate
 from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
 from tests.support.markers import on_sqlite
-from tests.support.service_process import environment, serving
+from tests.support.processes import environment
+from tests.support.service_process import serving
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
 

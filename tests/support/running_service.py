@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from app.settings import ROOT
-from tests.support.service_process import environment, serving
+from tests.support.processes import environment
+from tests.support.service_process import serving
 from tests.support.settings import CHEAP_HASHING
 from tests.support.users import ARTHUR, Person, bearer
 
