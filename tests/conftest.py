@@ -6,6 +6,7 @@ gets a copy.
 """
 
 import asyncio
+import gc
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -34,6 +35,11 @@ from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
 
 compiled_statements.share()
+gc.disable()  # while the tests are imported: nothing of that is garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
