@@ -40,6 +40,14 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
             raise
 
 
+@contextmanager
+def two_services(database_url: str, **settings: str) -> Iterator[tuple[str, str]]:
+    """Two processes with one database, as two workers are, but each with its own base URL: a test
+    decides which of them it asks. Two workers would have to import all libraries."""
+    with serving(database_url, **settings) as first, serving(database_url, **settings) as second:
+        yield first, second
+
+
 def wait_until_ready(
     process: "subprocess.Popen[bytes] | ForkedProcess", base_url: str, workers: int
 ) -> None:
