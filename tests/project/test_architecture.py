@@ -179,7 +179,7 @@ def test_the_tests_of_the_guard_need_no_app() -> None:
         names = {*imported(path)}
         if "typing.TYPE_CHECKING" not in names:  # with it, the import of app is for types alone
             assert "app" not in {name.split(".")[0] for name in names}, path
-        # `from tests.support import guards` gives a module, with `.guards import …` it is its parent.
+        # `from tests.support import guards` names a module, `from … .guards import x` its member.
         ours = {name for name in names if name.startswith("tests.support.")}
         ours |= {name.rpartition(".")[0] for name in ours}
         paths = {ROOT / f"{name.replace('.', '/')}.py" for name in ours}
