@@ -5,11 +5,12 @@ migrated by Alembic once, and a second one has what the first start of the servi
 gets a copy.
 """
 
+import asyncio
+import gc
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from weakref import WeakSet
 
 import httpx
 import pytest
@@ -19,18 +20,27 @@ from sqlalchemy.engine import Connection, Engine
 
 from app.context import RequestContext
 from app.database.engine import Database
+from app.database.job_lock import LockedJob
 from app.main import create_app
 from app.settings import Settings
 from app.users.service import Users
-from hourpass import Guard
-from hourpass.guard.service_client import ServiceClient
+from tests.support import compiled_statements, ssl_contexts
 from tests.support import database_templates as templates
 from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
+from tests.support.guards import no_guard_outlives_its_test  # noqa: F401 - a fixture
 from tests.support.service_process import serving
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
+
+compiled_statements.share()
+ssl_contexts.share()
+gc.disable()  # while the tests are imported: nothing of that is garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +52,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The thread of a guard left behind would log into later tests."""
-    started: WeakSet[Guard] = WeakSet()
-    connect = Guard._connect
+def no_locked_jobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apps of this process neither delete expired rows nor rotate keys by themselves: that takes
+    a third of the time of a start. With the mark `locked_jobs` they do."""
 
-    def note(guard: Guard) -> ServiceClient:
-        started.add(guard)
-        return connect(guard)
+    async def wait(_job: LockedJob, stopping: asyncio.Event) -> None:
+        await stopping.wait()
 
-    monkeypatch.setattr(Guard, "_connect", note)
-    yield
-    for guard in list(started):
-        guard.close()
+    if request.node.get_closest_marker("locked_jobs") is None:
+        monkeypatch.setattr(LockedJob, "run", wait)
 
 
 @event.listens_for(Engine, "before_cursor_execute")

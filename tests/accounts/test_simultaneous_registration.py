@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import httpx
 import pytest
@@ -11,6 +9,7 @@ from sqlalchemy import select
 
 from app.database.engine import Database
 from app.users.models import User
+from tests.support.service_process import two_services
 from tests.support.settings import make_settings
 from tests.support.users import GALAHAD
 
@@ -20,16 +19,20 @@ SPELLINGS = ("galahad", "Galahad", "GALAHAD", "ｇａｌａｈａｄ")  # noqa: 
 
 @pytest.mark.first_start
 async def test_one_of_40_simultaneous_registrations_of_a_name_succeeds(
-    database_url: str, serve: Callable[..., AbstractContextManager[str]]
+    database_url: str,
 ) -> None:
     people = [
         {**GALAHAD, "username": SPELLINGS[number % len(SPELLINGS)]} for number in range(AT_ONCE)
     ]
-    with serve("--workers", "2") as base_url:
+    with two_services(database_url) as urls:
         limits = httpx.Limits(max_connections=AT_ONCE)
-        async with httpx.AsyncClient(base_url=base_url, limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
             responses = await asyncio.gather(
-                *(client.post("/register-user", json=person) for person in people)
+                *(
+                    # Each service gets each spelling.
+                    client.post(f"{urls[number // len(SPELLINGS) % 2]}/register-user", json=person)
+                    for number, person in enumerate(people)
+                )
             )
     assert Counter(response.status_code for response in responses) == {201: 1, 409: AT_ONCE - 1}
     assert await ids_in(database_url) == [responses[0].json()["user_id"]]

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from app.settings import ROOT
+from tests.support.processes import environment
 from tests.support.servers import FINE, Answer, Api, Received, always
-from tests.support.service_process import environment, serving
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR
 
 ADMIN = {"ADMIN_USERNAME": ARTHUR["username"], "ADMIN_PASSWORD": ARTHUR["password"]}

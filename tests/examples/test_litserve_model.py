@@ -13,8 +13,9 @@ import pytest
 
 from tests.support.example_runs import from_readme
 from tests.support.guards import comes_true
+from tests.support.processes import environment, free_port
 from tests.support.proxies import EXAMPLES
-from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment, free_port, serving
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, serving
 from tests.support.users import LANCELOT, bearer
 
 EXAMPLE = "litserve_model"

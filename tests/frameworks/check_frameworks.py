@@ -20,8 +20,8 @@ from websockets.sync.client import ClientConnection, connect
 from app.settings import ROOT
 from tests.support.api_process import running_api
 from tests.support.guards import comes_true
+from tests.support.processes import environment, free_port
 from tests.support.running_service import RunningService, running_service
-from tests.support.service_process import environment, free_port
 from tests.support.users import bearer
 
 RECIPES = ROOT / "examples/frameworks"

@@ -11,7 +11,8 @@ import pytest
 
 from hourpass.environment import ConfigurationError, read
 from tests.support.api_process import running_api
-from tests.support.service_process import environment, free_port, serving
+from tests.support.processes import environment, free_port
+from tests.support.service_process import serving
 from tests.support.users import LANCELOT, bearer
 
 URL = {"HOURPASS_URL": "https://hourpass.example"}

@@ -17,6 +17,7 @@ from tests.support.http_clients import (
     by_httpx,
     by_requests,
 )
+from tests.support.processes import environment, free_port
 from tests.support.servers import (
     FINE,
     INVALID_TOKEN,
@@ -26,7 +27,6 @@ from tests.support.servers import (
     always,
     refuses_the_first,
 )
-from tests.support.service_process import environment, free_port
 from tests.support.users import GALAHAD, said_in
 
 pytest_plugins = ["tests.support.client_fixtures"]

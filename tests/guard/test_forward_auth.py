@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from tests.support.model_server import Model
+from tests.support.processes import free_port
 from tests.support.proxies import GUINEVERE, Court, connection, gateway, head_of_answer
-from tests.support.service_process import free_port
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]

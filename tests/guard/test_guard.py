@@ -14,8 +14,8 @@ import pytest
 from hourpass import Guard, InvalidTokenError, User
 from hourpass.guard import revocation_feed
 from tests.support.guards import comes_true, refusal_of
+from tests.support.processes import environment
 from tests.support.running_service import RunningService, running_service
-from tests.support.service_process import environment
 from tests.support.users import ARTHUR, Person, kid_of, said_in
 
 SHARED_SECRET = "the sword in the stone, and in the lake"

@@ -15,7 +15,7 @@ from hourpass.testing import Issuer, MovableClock
 from tests.guard.test_guard_outage import all_come_to, serving_at
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.service_process import free_port
+from tests.support.processes import free_port
 
 pytest_plugins = ["hourpass.testing"]
 

@@ -24,8 +24,8 @@ from hourpass.testing import Issuer
 from tests.support.guards import comes_true, refusal_of
 from tests.support.handmade_tokens import guarded
 from tests.support.issuer_server import serving_issuer
+from tests.support.processes import environment
 from tests.support.servers import FINE, Api, always
-from tests.support.service_process import environment
 
 
 @pytest.fixture(scope="module")

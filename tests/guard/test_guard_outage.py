@@ -1,8 +1,6 @@
 """While the service is away: what a guard still says, for how long, and how it comes back."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,10 +12,12 @@ from app.settings import ROOT
 from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
+from tests.support.forked_process import ForkedProcess
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import guarded
+from tests.support.processes import environment, free_port
 from tests.support.running_service import RunningService
-from tests.support.service_process import environment, free_port, wait_until_ready
+from tests.support.service_process import wait_until_ready
 from tests.support.settings import CHEAP_HASHING
 
 pytest_plugins = ["hourpass.testing"]
@@ -31,11 +31,8 @@ ISSUER = "http://hourpass.example"  # the same wherever it is served
 def serving_at(port: int, database: Path) -> Iterator[RunningService]:
     """A real service that ends as if the power had failed."""
     database_url = f"sqlite:///{database}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hourpass", "serve", "--port", str(port)],
-        cwd=ROOT,
-        env=environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING),
-    )
+    variables = environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING)
+    process = ForkedProcess("serve", "--port", str(port), directory=str(ROOT), variables=variables)
     service = RunningService(f"http://127.0.0.1:{port}", database_url)
     try:
         wait_until_ready(process, service.url, workers=1)

@@ -26,8 +26,8 @@ from hourpass.guard import (
     waits,
 )
 from hourpass.testing import Issuer
+from tests.support.processes import environment
 from tests.support.running_service import RunningService, running_service
-from tests.support.service_process import environment
 
 # The packages that the wheel names, and no others: neither FastAPI, nor an HTTP library, nor the
 # service.

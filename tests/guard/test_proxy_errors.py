@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from tests.support.model_server import Model
+from tests.support.processes import free_port
 from tests.support.proxies import Court, Proxies, connection, gateway
 from tests.support.raw_http import parse_answers, read_all
-from tests.support.service_process import free_port
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]

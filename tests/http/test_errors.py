@@ -22,7 +22,7 @@ from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
 from tests.support.database_templates import Postgres
 from tests.support.markers import on_sqlite
-from tests.support.service_process import free_port
+from tests.support.processes import free_port
 from tests.support.settings import make_settings
 from tests.support.users import (
     ARTHUR,

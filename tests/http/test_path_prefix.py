@@ -17,8 +17,9 @@ from tests.project.test_docs_page import (
     authorize,
     visit,
 )
+from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
-from tests.support.service_process import free_port, serving
+from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, said_in
 from tests.support.waiting import until
 

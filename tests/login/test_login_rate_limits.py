@@ -44,7 +44,7 @@ from app.security.rate_limits.service import (
 )
 from app.settings import Settings
 from tests.support.apps import context_in
-from tests.support.service_process import serving
+from tests.support.service_process import two_services
 from tests.support.settings import Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, assert_problem, register
 
@@ -493,10 +493,10 @@ async def test_earlier_failures_count_for_simultaneous_guesses_too(
 async def test_few_of_many_simultaneous_guesses_on_two_workers_are_checked(
     database_url: str,
 ) -> None:
-    with serving(database_url, "--workers", "2") as base_url:
+    with two_services(database_url) as urls:
         limits = httpx.Limits(max_connections=40)
-        async with AsyncClient(base_url=base_url, limits=limits, timeout=60) as client:
-            guesses = (client.post("/token", json=WRONG) for _ in range(40))
+        async with AsyncClient(limits=limits, timeout=60) as client:
+            guesses = (client.post(f"{urls[n % 2]}/token", json=WRONG) for n in range(40))
             answers = [answer.status_code for answer in await asyncio.gather(*guesses)]
             assert 1 <= answers.count(401) <= 2 * ACCOUNT.allowed
             assert answers.count(401) + answers.count(429) == 40

@@ -154,7 +154,9 @@ def _inner_codes(code: CodeType) -> Iterator[CodeType]:
 
 def _import_and_run(path: Path, code: CodeType, ids: list[str]) -> int:
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("app", "hourpass", "tests") and name != templates.__name__:
+        is_test = name == "conftest" or name.startswith("test_")  # in guard/tests/, no package
+        is_ours = is_test or name.partition(".")[0] in ("app", "hourpass", "tests")
+        if is_ours and name != templates.__name__:
             del sys.modules[name]
     read_code = SourceFileLoader.get_code
 

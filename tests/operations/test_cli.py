@@ -25,7 +25,8 @@ from app.http import access_log
 from app.settings import ROOT, Settings
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
-from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.processes import environment
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 from tests.support.settings import CHEAP_HASHING, Clock, utc_now
 from tests.support.users import (
     GALAHAD,

@@ -14,7 +14,7 @@ from app.database.postgres_url import Host, PostgresUrl
 from app.errors import StartupError
 from tests.support.certificates import certificate
 from tests.support.markers import on_postgresql
-from tests.support.service_process import free_port
+from tests.support.processes import free_port
 from tests.support.settings import make_settings
 from tests.support.silent_relay import silent_relay
 

@@ -45,6 +45,8 @@ from tests.support.users import (
     renew,
 )
 
+pytestmark = pytest.mark.locked_jobs  # what a host with a wrong clock would do by itself
+
 HOUR = timedelta(hours=1)
 WRONG_BY = pytest.mark.parametrize("wrong_by", [2 * HOUR, 24 * HOUR, -2 * HOUR], ids=str)
 WRONG = {**LANCELOT, "password": "wrong"}

@@ -33,7 +33,8 @@ from tests.support.apps import client_of
 from tests.support.certificates import certificate
 from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
 from tests.support.markers import on_sqlite
-from tests.support.service_process import environment, serving
+from tests.support.processes import environment
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, two_services
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
 
@@ -405,9 +406,9 @@ async def test_the_service_sends_mail_in_the_background(
 ) -> None:
     def serve_until_sent() -> None:
         mail = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER}
-        with serving(database_url, "--workers", "2", **mail) as base_url:
+        with two_services(database_url, **mail) as (base_url, _):
             assert httpx.post(f"{base_url}/register-user", json=LANCELOT).status_code == 201
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
             while not mailbox.messages and time.monotonic() < deadline:
                 time.sleep(0.05)
 

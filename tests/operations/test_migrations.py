@@ -16,7 +16,8 @@ from app.database import migrations
 from app.database.engine import create_engine
 from app.settings import ROOT, Settings
 from app.tables import metadata
-from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment
+from tests.support.processes import environment
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 from tests.support.settings import CHEAP_HASHING, make_settings
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from tests.support import database_templates as templates
 from tests.support.apps import client_of
 from tests.support.database_templates import Postgres
 from tests.support.markers import on_postgresql, on_sqlite
-from tests.support.service_process import environment
+from tests.support.processes import environment
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, assert_problem, bearer, log_in
 

@@ -17,7 +17,7 @@ from app.context import RequestContext
 from app.credentials.sessions.models import Session
 from app.database import job_lock
 from app.database.engine import Database, begin_write
-from app.database.job_lock import LOCK_PERIOD, LockedJob
+from app.database.job_lock import LOCK_PERIOD, JobLock, LockedJob
 from app.retention import service
 from app.retention.service import BATCH_SIZE, Retention
 from app.security.one_time_codes.models import Code
@@ -228,6 +228,7 @@ async def test_exactly_one_of_several_workers_runs_a_job_until_it_ends(
         await asyncio.gather(*(host.close() for host in hosts))
 
 
+@pytest.mark.locked_jobs
 async def test_a_failed_round_is_not_the_last(
     database: Database,
     clock: Clock,
@@ -250,6 +251,14 @@ async def test_a_failed_round_is_not_the_last(
         while await stored(database, Revocation.position):  # noqa: ASYNC110 - what is seen outside
             await asyncio.sleep(0.01)
     await jobs.stop()
+
+
+@pytest.mark.locked_jobs
+async def test_a_started_app_runs_its_jobs(app: FastAPI) -> None:
+    async with app.state.database.session() as session, asyncio.timeout(60):
+        while set(await session.scalars(select(JobLock.name))) != {"housekeeping", "key_rotation"}:
+            await session.rollback()
+            await asyncio.sleep(0.01)
 
 
 async def test_the_jobs_change_nothing_that_a_client_can_see(

@@ -21,12 +21,8 @@ import pytest
 from app.database import migrations
 from app.main import create_app
 from app.settings import ROOT
-from tests.support.service_process import (
-    SERVE_TIMEOUT_SECONDS,
-    environment,
-    free_port,
-    wait_until_ready,
-)
+from tests.support.processes import environment, free_port
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS, wait_until_ready
 from tests.support.settings import CHEAP_HASHING, make_settings
 from tests.support.users import ARTHUR
 

@@ -169,6 +169,25 @@ def test_the_drawing_in_contributing_shows_these_layers() -> None:
     assert [set(label.split(", ")) for label in labels] == list(LAYERS.values())
 
 
+def test_the_tests_of_the_guard_need_no_app() -> None:
+    """Nor do the modules of tests/support/ that they import."""
+    reached = {*(ROOT / "guard/tests").glob("*.py")}
+    assert len(reached) > 10
+    waiting = list(reached)
+    while waiting:
+        path = waiting.pop()
+        names = {*imported(path)}
+        if "typing.TYPE_CHECKING" not in names:  # with it, the import of app is for types alone
+            assert "app" not in {name.split(".")[0] for name in names}, path
+        # `from tests.support import guards` names a module, `from … .guards import x` its member.
+        ours = {name for name in names if name.startswith("tests.support.")}
+        ours |= {name.rpartition(".")[0] for name in ours}
+        paths = {ROOT / f"{name.replace('.', '/')}.py" for name in ours}
+        found = {path for path in paths if path.exists()} - reached
+        reached |= found
+        waiting += found
+
+
 def test_the_guard_never_imports_the_app() -> None:
     for path in (ROOT / "guard").rglob("*.py"):
         assert "app" not in {name.split(".")[0] for name in imported(path)}, path

@@ -17,8 +17,9 @@ from app.cli.main import main
 from app.main import create_app
 from app.settings import ROOT
 from tests.support.apps import client_of
+from tests.support.processes import free_port
 from tests.support.servers import served
-from tests.support.service_process import free_port, serving
+from tests.support.service_process import serving
 from tests.support.settings import make_settings
 from tests.support.users import LANCELOT, log_in, register
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from app.database import migrations
 from app.settings import ROOT
 from tests.operations.test_serving import started
-from tests.support.service_process import environment
+from tests.support.processes import environment
 from tests.support.users import ARTHUR
 
 PROJECTS = {"hourpass": ROOT / "guard", "hourpass-service": ROOT}

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.processes import environment, free_port
 from tests.support.proxies import EXAMPLES
-from tests.support.service_process import SERVE_TIMEOUT_SECONDS, environment, free_port
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 
 
 @contextmanager

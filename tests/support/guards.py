@@ -1,14 +1,32 @@
 """What tests of the guard ask of it. Nothing here needs the service."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from weakref import WeakSet
 
 import pytest
 
 import hourpass
 from hourpass import Guard, GuardError
+from hourpass.guard.service_client import ServiceClient
 
 SOON_SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The thread of a guard left behind would log into later tests."""
+    started: WeakSet[Guard] = WeakSet()
+    connect = Guard._connect
+
+    def note(guard: Guard) -> ServiceClient:
+        started.add(guard)
+        return connect(guard)
+
+    monkeypatch.setattr(Guard, "_connect", note)
+    yield
+    for guard in list(started):
+        guard.close()
 
 
 def refusal_of(guard: Guard, token: str) -> type[GuardError] | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
-from tests.support.service_process import free_port
 
 _CADDY = """{
     admin off

@@ -20,7 +20,7 @@ from app.context import RequestContext
 from app.main import create_app
 from app.settings import ROOT
 from tests.support.apps import client_of
-from tests.support.service_process import free_port
+from tests.support.processes import free_port
 from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
 

@@ -1,7 +1,5 @@
 """A service in another process and its users, as the guards of an API see it."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -10,7 +8,9 @@ from typing import Any
 import httpx
 
 from app.settings import ROOT
-from tests.support.service_process import environment, serving
+from tests.support.forked_process import ForkedProcess
+from tests.support.processes import environment
+from tests.support.service_process import serving
 from tests.support.settings import CHEAP_HASHING
 from tests.support.users import ARTHUR, Person, bearer
 
@@ -61,13 +61,9 @@ class RunningService:
 
     def command(self, *arguments: str) -> None:
         """`hourpass …` on the host of the service."""
-        subprocess.run(
-            [sys.executable, "-m", "hourpass", *arguments],
-            cwd=ROOT,
-            env=environment(DATABASE_URL=self._database_url, **CHEAP_HASHING),
-            check=True,
-            capture_output=True,
-        )
+        variables = environment(DATABASE_URL=self._database_url, **CHEAP_HASHING)
+        process = ForkedProcess(*arguments, directory=str(ROOT), variables=variables)
+        assert process.wait() == 0
 
     def _call(self, method: str, path: str, status: int = 200, **request: Any) -> dict[str, Any]:
         response = self._client.request(method, path, **request)

@@ -1,53 +1,31 @@
-"""The service in a process of its own, started as a user starts it."""
+"""The service in a process of its own."""
 
-import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import cycle
+from contextlib import contextmanager
 
 import httpx
 
 from app.settings import ROOT
+from tests.support.forked_process import ForkedProcess
+from tests.support.processes import environment, free_port
 from tests.support.settings import CHEAP_HASHING
 
-SERVE_TIMEOUT_SECONDS = 30
+SERVE_TIMEOUT_SECONDS = 60
 # The databases to copy are of the day at which the tests' clock begins. A served process has the
 # real time, at which the key must not be due for replacement, nor the audit log for its purge.
 _AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
-# Ports below those that the system chooses itself, a range for each pytest worker. A second run on
-# the same machine begins at another place in it.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
-_ports = cycle(10_000 + 1_000 * _WORKER + (os.getpid() + number) % 1_000 for number in range(1_000))
-
-
-def free_port() -> int:
-    """A port that nothing else takes before the service listens on it."""
-    while True:
-        port = next(_ports)
-        with socket.socket() as listener, suppress(OSError):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            return port
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """What a process started by a test sees: nobody's settings but these."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return {**inherited, "ENV_FILE": os.devnull, **settings}
 
 
 @contextmanager
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
-    """The real thing: `hourpass serve` in a process of its own. Yields its base URL."""
+    """`hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    command = [sys.executable, "-m", "hourpass", "serve", "--port", str(port), *arguments]
     variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
-    process = subprocess.Popen(command, cwd=ROOT, env=variables)
+    command = ("serve", "--port", str(port), *arguments)
+    process = ForkedProcess(*command, directory=str(ROOT), variables=variables)
     base_url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(process, base_url, workers)
@@ -62,7 +40,17 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
             raise
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", base_url: str, workers: int) -> None:
+@contextmanager
+def two_services(database_url: str, **settings: str) -> Iterator[tuple[str, str]]:
+    """Two processes with one database, as two workers are, but each with its own base URL: a test
+    decides which of them it asks. Two workers would have to import all libraries."""
+    with serving(database_url, **settings) as first, serving(database_url, **settings) as second:
+        yield first, second
+
+
+def wait_until_ready(
+    process: "subprocess.Popen[bytes] | ForkedProcess", base_url: str, workers: int
+) -> None:
     """Until every worker has answered: each begins its request ids with a text of its own."""
     deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
     ready: set[str] = set()

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from pydantic import BaseModel
+
 from app.settings import Settings
 from tests.support.users import ARTHUR
 
@@ -31,5 +33,9 @@ def utc_now() -> datetime:
 
 
 def make_settings(database_url: str, **changes: object) -> Settings:
+    """From these values alone. `Settings(...)` would read the environment and files too, which
+    takes as long as starting the app."""
     values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
-    return Settings.model_validate({**values, **changes})
+    settings = Settings.__new__(Settings)
+    BaseModel.__init__(settings, **values, **changes)
+    return settings

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from sqlalchemy import event, text
 
-from app.database.engine import Database
+if TYPE_CHECKING:  # the tests of the guard import this too
+    from app.database.engine import Database
 
 _LONGEST = 60
 _BLOCKED = text(
@@ -22,7 +24,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def blocking(database: Database, number: int = 1) -> AsyncIterator[None]:
+async def blocking(database: "Database", number: int = 1) -> AsyncIterator[None]:
     """Leave the block once so many statements wait for the transaction that is under way. On SQLite
     each transaction that begins is taken for one of them: no background job may run."""
     engine = database.engine.sync_engine

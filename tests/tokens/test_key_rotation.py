@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -34,6 +34,7 @@ from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
 from tests.support.apps import started_client
+from tests.support.service_process import two_services
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
@@ -266,6 +267,7 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
     assert first[0] not in await stored(database, settings, clock)
 
 
+@pytest.mark.locked_jobs
 async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, clock: Clock) -> None:
     async with started_client(settings, clock) as client:
         (first,) = await published(client)
@@ -519,12 +521,10 @@ class Load:
 
 
 async def test_a_rotation_under_load_on_two_workers_refuses_no_request(
-    serve: Callable[..., AbstractContextManager[str]], command: Callable[..., str]
+    database_url: str, command: Callable[..., str]
 ) -> None:
-    with serve("--workers", "2", KEY_ANNOUNCE_SECONDS="2") as base_url:
-        # Each request on a connection of its own, so that either worker may accept it.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        clients = [httpx.AsyncClient(base_url=base_url, limits=limits) for _ in range(6)]
+    with two_services(database_url, KEY_ANNOUNCE_SECONDS="2") as urls:
+        clients = [httpx.AsyncClient(base_url=urls[number % 2]) for number in range(6)]
         await register(clients[0], GALAHAD)
         load = Load(await log_in(clients[0], GALAHAD))
 

@@ -726,7 +726,7 @@ async def test_a_revocation_between_the_query_and_the_wait_is_not_missed(
     cursor = (await page_after(client, None))["cursor"]
     known, recorder = cache_of(app), Recorder()
     head = known.head
-    entry = entries.Entry(head.position + 1, 7, "jti:7", time.time() + 60, 60.0)
+    entry = entries.FeedEntry(head.position + 1, 7, "jti:7", time.time() + 60, 60.0)
     moved = entries.Head(head.name, entry.position, entry.mark)
     # So that what is in the database does not take it back.
     monkeypatch.setattr(known, "is_fresh", lambda: True)
@@ -824,8 +824,8 @@ class Known(cache.RevocationCache):
     def invalidate(self) -> None: ...
 
 
-def entry(position: int, seconds_left: float = 3600.0, value: str = "") -> entries.Entry:
-    return entries.Entry(position, 7 * position, value or f"jti:{position}", 0.0, seconds_left)
+def entry(position: int, seconds_left: float = 3600.0, value: str = "") -> entries.FeedEntry:
+    return entries.FeedEntry(position, 7 * position, value or f"jti:{position}", 0.0, seconds_left)
 
 
 def head(position: int, name: str = "0123456789abcdef", mark: int | None = None) -> entries.Head:

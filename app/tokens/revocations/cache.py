@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.background_jobs import wait_or_stop
 from app.database.sqlite_driver import Reader
-from app.tokens.revocations.entries import Entry, FeedEntries, Head
+from app.tokens.revocations.entries import FeedEntries, FeedEntry, Head
 
 # How long the result of a poll is fresh, counted from when the query was sent, and the time between
 # polls. So on PostgreSQL, every worker knows a revocation within FRESH_SECONDS.
@@ -105,7 +105,7 @@ class RevocationCache(ABC):
             return None
         return self.head.position if head.name == self.head.name else 0
 
-    def _apply(self, head: Head, first: int, entries: Sequence[Entry]) -> int | None:
+    def _apply(self, head: Head, first: int, entries: Sequence[FeedEntry]) -> int | None:
         """Add a batch that was read from position `first` on. Returns the position from which to
         read the next batch, or None if the cache is complete."""
         known = self.head
@@ -131,7 +131,7 @@ class RevocationCache(ABC):
         self.history += 1
         self._queried_at = float("-inf")
 
-    def _extend(self, head: Head, entries: Sequence[Entry]) -> None:
+    def _extend(self, head: Head, entries: Sequence[FeedEntry]) -> None:
         now = monotonic()
         for entry in entries:
             if entry.seconds_left > 0:
@@ -251,15 +251,15 @@ class PostgresRevocationCache(RevocationCache):
         self._queried_at = asked_at
 
 
-def _sqlite_entry(row: Sequence[Any]) -> Entry:
+def _sqlite_entry(row: Sequence[Any]) -> FeedEntry:
     position, mark, value, expires_at, seconds_left = row
     moment = datetime.fromisoformat(expires_at).replace(tzinfo=UTC)
-    return Entry(position, mark, value, moment.timestamp(), seconds_left)
+    return FeedEntry(position, mark, value, moment.timestamp(), seconds_left)
 
 
-def _postgres_entry(row: Sequence[Any]) -> Entry:
+def _postgres_entry(row: Sequence[Any]) -> FeedEntry:
     position, mark, value, expires_at, seconds_left = row
-    return Entry(position, mark, value, expires_at.timestamp(), float(seconds_left))
+    return FeedEntry(position, mark, value, expires_at.timestamp(), float(seconds_left))
 
 
 def create_cache(engine: AsyncEngine) -> RevocationCache:

@@ -34,7 +34,7 @@ class Head(NamedTuple):
         return f"{self.name}.{self.position}.{self.mark:016x}"
 
 
-class Entry(NamedTuple):
+class FeedEntry(NamedTuple):
     position: int
     mark: int
     value: str
@@ -68,7 +68,7 @@ class FeedEntries:
         self._pages: dict[int, Page] = {}
         self._other_pages: dict[int, Page] = {}
 
-    def extend(self, head: Head, entries: Sequence[Entry], now: float) -> None:
+    def extend(self, head: Head, entries: Sequence[FeedEntry], now: float) -> None:
         """Append entries. `now` is monotonic."""
         if not self._positions:
             self._floor = self.head[1:]

@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 
 from hourpass import Guard
 from hourpass.testing import Issuer, authorization
+from tests.support.processes import environment
 from tests.support.servers import served
-from tests.support.service_process import environment
 
 pytest_plugins = ["hourpass.testing"]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from hourpass.testing import Issuer
-from tests.support.service_process import environment
+from tests.support.processes import environment
 
 pytest_plugins = ["hourpass.testing"]
 
@@ -151,7 +150,7 @@ def client():
 
 
 def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
-    readme = (ROOT / "guard/README.md").read_text()
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     api, *_, conftest, test = blocks
     (tmp_path / "my_api.py").write_text(api)
