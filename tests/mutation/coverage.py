@@ -30,6 +30,7 @@ _OF_IMPORTS = ("test_migrations.py", "test_openapi.py", "test_documented_numbers
 # Modules that also run in processes that tests start, where nothing is measured, and these tests.
 _IN_PROCESSES = {
     "app/server": "tests/http/",
+    "guard/hourpass/client": "tests/guard/test_client.py::test_a_forked_child",
     "guard/hourpass/testing.py": "tests/guard/test_guard_testing.py",
 }
 
