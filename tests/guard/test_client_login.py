@@ -15,9 +15,9 @@ import pytest
 from hourpass import HourpassAuth, ServiceUnavailableError
 from hourpass.client.auth import running_time
 from hourpass.client.token_source import TokenSource
+from tests.support.guards import comes_true
 from tests.support.http_clients import settle
 from tests.support.servers import FINE, INVALID_TOKEN
-from tests.support.service_process import comes_true
 
 HOUR = 3_600
 
