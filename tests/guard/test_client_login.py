@@ -1,19 +1,23 @@
 """Each login of HourpassAuth runs in a thread of its own, and its result is used with care."""
 
+import asyncio
+import inspect
+import io
 import logging
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import FrameType
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import httpx
 import pytest
+import requests
+import requests.adapters
 
 from hourpass import HourpassAuth, ServiceUnavailableError
-from hourpass.client.auth import running_time
 from hourpass.client.token_source import TokenSource
 from tests.support.guards import comes_true
 from tests.support.http_clients import settle
@@ -27,6 +31,7 @@ class LoginService(httpx.BaseTransport):
 
     def __init__(self) -> None:
         self.logins = 0
+        self.forms: list[dict[str, str]] = []
         self.revoked: list[str] = []
         self.threads: list[threading.Thread] = []
         self.before_answer: Callable[[], None] = lambda: None
@@ -38,6 +43,7 @@ class LoginService(httpx.BaseTransport):
             self.revoked.append(form["token"])
             return httpx.Response(200)
         self.logins += 1
+        self.forms.append(form)
         self.threads.append(threading.current_thread())
         self.before_answer()
         token = {"access_token": f"token {self.logins}", "expires_in": HOUR}
@@ -187,39 +193,129 @@ def test_threads_change_the_login_that_they_share_one_at_a_time(
     assert unguarded == []
 
 
-def test_a_password_may_go_through_the_proxy_of_the_environment_with_https(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The proxy only sees to which host it goes."""
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        received: list[bytes] = []
-
-        def listen() -> None:
-            connection, _ = proxy.accept()
-            with connection:
-                received.append(connection.recv(65536))
-
-        listening = threading.Thread(target=listen)
-        listening.start()
-        for name in ("NO_PROXY", "no_proxy", "https_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        auth = HourpassAuth("https://login.example", "lancelot", "secret")
-        with pytest.raises(ServiceUnavailableError):
-            auth._tokens.token()
-        listening.join()
-    assert received[0].startswith(b"CONNECT login.example:443 ")
-    assert b"secret" not in received[0]
-
-
 @pytest.mark.parametrize(("platform", "seconds"), [("linux", 7.0), ("darwin", 3.0)])
 def test_the_age_of_a_token_is_told_by_a_clock_that_nobody_can_set(
     monkeypatch: pytest.MonkeyPatch, platform: str, seconds: float
 ) -> None:
     """On Linux, by one that does not stand still while a laptop sleeps."""
+    clock = inspect.signature(HourpassAuth).parameters["clock"].default
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", platform)
         patched.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
+        if platform != "linux":
+            patched.delattr(time, "CLOCK_BOOTTIME")
         patched.setattr(time, "monotonic", lambda: 3.0)
-        found = running_time()
+        found = clock()
     assert found == seconds
+
+
+@pytest.mark.parametrize(
+    ("scopes", "sent"),
+    [
+        ((), {"exclude_scope": "admin"}),
+        ("administer", {"scope": "administer", "exclude_scope": "admin"}),
+        (["predict", "admin"], {"scope": "predict admin"}),
+    ],
+    ids=["none", "one that only begins like it", "admin"],
+)
+def test_an_administrator_has_to_ask_for_the_scope_admin(
+    service: LoginService, scopes: Iterable[str], sent: dict[str, str]
+) -> None:
+    auth = HourpassAuth(
+        "https://login.example", "lancelot", "secret", scopes=scopes, transport=service
+    )
+    next(auth.sync_auth_flow(httpx.Request("GET", "https://api.example")))
+    credentials = {"username": "lancelot", "password": "secret"}
+    assert service.forms == [{"grant_type": "password", **credentials, **sent}]
+
+
+def test_an_address_without_a_host_is_refused() -> None:
+    with pytest.raises(ValueError, match="https://"):
+        HourpassAuth("https://", "lancelot", "secret")
+
+
+def test_only_a_401_calls_a_token_invalid(api: Api) -> None:
+    reply = httpx.Response(403, headers=INVALID_TOKEN.headers)
+    transport = httpx.MockTransport(lambda _: reply)
+    with httpx.Client(auth=api.auth, transport=transport) as client:
+        response = client.get("https://api.example")
+    assert (response.status_code, response.history) == (403, [])
+
+
+class RefusingAdapter(requests.adapters.BaseAdapter):
+    """For requests: refuses the first token, and writes down what it was asked to send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[tuple[object, dict[str, Any]]] = []
+
+    def send(  # type: ignore[override] # its options are noted, whatever they are
+        self, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        self.sent.append((request.body, options))
+        response: Any = requests.Response()
+        response.status_code = 401 if len(self.sent) == 1 else 200
+        response.headers.update(INVALID_TOKEN.headers)
+        response.url, response.request, response.connection = request.url, request, self
+        response.raw = io.BytesIO()
+        return cast("requests.Response", response)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("body", ["told", b"told", None], ids=["text", "bytes", "none"])
+def test_requests_repeats_a_request_with_its_options(api: Api, body: str | bytes | None) -> None:
+    adapter = RefusingAdapter()
+    with requests.Session() as session:
+        session.mount("https://", adapter)
+        options: dict[str, Any] = {"auth": api.auth, "timeout": 7, "verify": "ca.pem"}
+        response = session.post("https://api.example", data=body, **options)
+    assert response.status_code == 200
+    first, second = adapter.sent
+    assert first == second
+    assert (first[0], first[1]["timeout"], first[1]["verify"]) == (body, 7, "ca.pem")
+
+
+def test_a_small_body_that_a_task_streams_is_kept_for_a_repetition(api: Api) -> None:
+    bodies: list[bytes] = []
+
+    async def tale() -> AsyncIterator[bytes]:
+        yield b"told"
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(await request.aread())
+        reply = INVALID_TOKEN if len(bodies) == 1 else FINE
+        return httpx.Response(reply.status, headers=reply.headers)
+
+    async def call() -> int:
+        transport = httpx.MockTransport(answer)
+        async with httpx.AsyncClient(auth=api.auth, transport=transport) as client:
+            headers = {"Content-Length": "4"}
+            url = "https://api.example"
+            return (await client.post(url, content=tale(), headers=headers)).status_code
+
+    assert asyncio.run(call()) == 200
+    assert bodies == [b"told", b"told"]
+
+
+def test_a_body_for_the_other_kind_of_client_gets_the_error_of_the_library(api: Api) -> None:
+    """Not one of the attempt to keep it."""
+
+    async def tale() -> AsyncIterator[bytes]:
+        yield b"told"
+
+    headers = {"Content-Length": "4"}
+    fine = httpx.MockTransport(lambda _: httpx.Response(200))
+    with (
+        httpx.Client(auth=api.auth, transport=fine) as client,
+        pytest.raises(RuntimeError, match="sync Client"),
+    ):
+        client.post("https://api.example", content=tale(), headers=headers)
+
+    async def call() -> None:
+        async with httpx.AsyncClient(auth=api.auth, transport=fine) as client:
+            await client.post("https://api.example", content=iter([b"told"]), headers=headers)
+
+    with pytest.raises(RuntimeError, match="AsyncClient"):
+        asyncio.run(call())
