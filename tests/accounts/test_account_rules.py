@@ -1,5 +1,6 @@
 """The limits of usernames, addresses, passwords and scopes, to the last character. No database."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -75,3 +76,22 @@ def test_a_token_version_is_any_number_of_31_bits(monkeypatch: pytest.MonkeyPatc
 
 def test_an_account_without_a_password_is_stored_as_in_earlier_versions() -> None:
     assert models.UNUSABLE_PASSWORD == "!"
+
+
+def test_a_new_address_is_not_verified_and_is_compared_without_regard_to_case() -> None:
+    user = models.User(email="Lancelot@CAMELOT.example")
+    assert user.email_folded == "lancelot@camelot.example"
+    user.email_verified_at = datetime(2026, 11, 23, tzinfo=UTC)
+    assert user.email_verified
+    user.email = "Stra\u00dfe@camelot.example"
+    assert user.email_folded == "strasse@camelot.example"
+    assert not user.email_verified
+    user.email = None
+    assert user.email_folded is None
+
+
+def test_tokens_of_a_user_can_have_the_stored_scopes_and_of_an_administrator_admin() -> None:
+    user = models.User(scopes="predict train", is_admin=False)
+    assert user.granted_scopes() == {"predict", "train"}
+    user.is_admin = True
+    assert user.granted_scopes() == {"admin", "predict", "train"}
