@@ -2,6 +2,7 @@
 requests that wait. No sockets: a test is the client and the event loop's transport."""
 
 import asyncio
+import json
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -77,7 +78,7 @@ class Transport(asyncio.Transport):
 
 
 class App:
-    """Answers /quick at once, and /slow when a test says so."""
+    """Answers /quick at once, /slow when a test says so, and the body of /stream."""
 
     def __init__(self) -> None:
         connections = Connections(make_settings("sqlite:///x.db"), LONG)
@@ -90,14 +91,18 @@ class App:
     def try_fast_path(self, scope: Any) -> Any:
         if scope["path"] != "/quick":
             return None
-        return SimpleNamespace(status=200, headers=(), body=b"quick"), "id"
+        return SimpleNamespace(status=200, headers=((b"x-name", b"50%s"),), body=b"quick"), "id"
 
-    async def __call__(self, _: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.called += 1
         hearing = asyncio.create_task(self._hear(receive))
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        if scope["path"] == "/stream":
+            await send(start)
         await self.go_on.wait()
         hearing.cancel()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] != "/stream":
+            await send(start)
         await send({"type": "http.response.body", "body": b"slow"})
 
     async def _hear(self, receive: Any) -> None:
@@ -183,6 +188,12 @@ async def test_a_head_and_its_body_are_written_at_once(peer: Peer) -> None:
     assert peer.server.total_requests == 1
 
 
+async def test_a_header_may_contain_a_percent_sign(peer: Peer) -> None:
+    """As a name that is no ASCII does in X-Auth-Username."""
+    await peer.send(QUICK)
+    assert b"\r\nx-name: 50%s\r\n" in peer.transport.writes[0]
+
+
 async def test_when_a_connection_is_lost_its_request_in_progress_hears_so(peer: Peer) -> None:
     """Though another request waits behind it."""
     await peer.send(SLOW)
@@ -195,6 +206,7 @@ async def test_when_a_connection_is_lost_its_request_in_progress_hears_so(peer: 
     assert not peer.protocol._held
     assert not peer.server.connections
     assert peer.app.state.connections.open == 0
+    assert peer.queue is None
     await peer.answer()
     await peer.send(QUICK)
     assert peer.transport.writes == []
@@ -208,6 +220,8 @@ async def test_a_connection_may_be_lost_before_and_after_a_request(app: App) -> 
     assert peer.statuses == [200]
     assert peer.protocol._current
     assert not peer.protocol._current.disconnected
+    await peer.send(QUICK)
+    assert peer.statuses == [200]
 
 
 async def test_an_answer_from_memory_is_not_written_to_a_client_that_has_gone(peer: Peer) -> None:
@@ -293,11 +307,13 @@ async def test_a_client_has_to_read_32_kilobytes_in_time(peer: Peer) -> None:
     await peer.send(QUICK)
     peer.transport.unsent = 100_000
     peer.protocol.pause_writing()
-    for left in (100_000 - 32_768, 100_000 - 2 * 32_768):
+    for left in (67_232, 34_464, 1_696):
         peer.transport.unsent = left
         peer.app.state.connections.move(peer.protocol, None)
         peer.protocol.expire()
         assert (peer.transport.calls, peer.queue) == ([], "stalled")
+    peer.transport.unsent = 100_000
+    peer.protocol._wait_for_client()
     peer.transport.unsent -= 32_767
     peer.protocol.expire()
     assert peer.transport.calls == ["abort"]
@@ -307,6 +323,8 @@ async def test_a_client_has_to_close_in_time_when_all_has_been_said(peer: Peer) 
     await peer.send(QUICK)
     peer.transport.unsent = 10
     peer.protocol.transport.close()
+    peer.protocol.pause_writing()
+    peer.protocol.resume_writing()
     assert peer.queue == "stalled"
     peer.protocol.expire()
     assert peer.transport.calls == ["close", "abort"]
@@ -318,7 +336,7 @@ async def test_a_connection_that_is_evicted_hears_nothing_any_more(
     peer.protocol.fail()
     await peer.send(QUICK)
     assert peer.transport.calls == ["abort"]
-    assert peer.transport.writes == []
+    assert peer.server.total_requests == 0
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("hourpass.connections", logging.ERROR)
 
@@ -360,6 +378,7 @@ async def test_a_server_that_stops_closes_idle_connections_and_those_in_progress
         pytest.param([BODY + b"x"], "eof", id="the rest of a body"),
         pytest.param([SLOW, b"GET"], "eof", id="the rest of a head"),
         pytest.param([SLOW, QUICK * 50], "eof", id="requests that nobody has looked at"),
+        pytest.param([SLOW, QUICK * 1_000], "eof", id="more of them than may wait"),
     ],
 )
 async def test_a_connection_with_unread_bytes_is_closed_on_one_side_first(
@@ -388,6 +407,13 @@ async def test_a_client_that_has_gone_before_one_side_was_closed_is_disconnected
     assert peer.transport.calls == ["eof", "abort"]
 
 
+async def test_what_follows_the_last_request_is_dropped_although_that_one_waits(peer: Peer) -> None:
+    for data in (SLOW, LAST, b"x" * 10):
+        await peer.send(data)
+    assert (len(peer.protocol.pipeline), peer.protocol._held) == (1, bytearray())
+    assert peer.protocol._dropped_bytes == 10
+
+
 async def test_after_the_last_answer_a_mebibyte_is_dropped_and_no_more(peer: Peer) -> None:
     await peer.send(BODY)
     peer.protocol.expire()
@@ -405,6 +431,9 @@ async def test_sixteen_kilobytes_may_wait_behind_a_queued_request(
     await peer.send(QUICK)
     assert len(peer.protocol.pipeline) == 1
     assert peer.transport.reads  # or it would not notice that the client has gone
+    await peer.send(QUICK)
+    assert (len(peer.protocol.pipeline), peer.protocol._held) == (1, bytearray(QUICK))
+    peer.protocol._held.clear()
     await peer.send(b"G" * behind)
     assert len(peer.protocol._held) == behind
     assert peer.transport.reads == reads
@@ -418,7 +447,7 @@ async def test_a_malformed_body_gets_one_answer_in_its_turn(app: App) -> None:
     chunks = request("POST /quick", "Transfer-Encoding: chunked") + b"x\r\n"
     alone = Peer(app)
     await alone.send(chunks)
-    assert alone.statuses == [400]
+    assert (alone.statuses, app.called) == ([400], 0)
     queued = Peer(app)
     await queued.send(SLOW + chunks)
     assert queued.statuses == []
@@ -434,3 +463,47 @@ async def test_a_malformed_body_gets_one_answer_in_its_turn(app: App) -> None:
         assert peer.transport.calls == ["eof"]
         await peer.send(QUICK)
         assert peer.statuses[-1] != 200 or peer is answered
+
+
+async def test_a_malformed_head_does_not_cost_the_request_before_it_its_answer(peer: Peer) -> None:
+    await peer.send(SLOW)
+    await peer.send(QUICK + b"\0\r\n")
+    await peer.answer()
+    assert peer.statuses == [200, 200, 400]
+
+
+async def test_an_answer_that_has_begun_gets_no_second_one(peer: Peer) -> None:
+    await peer.send(request("POST /stream", "Transfer-Encoding: chunked") + b"1\r\nx\r\n")
+    await peer.send(b"x\r\n")
+    await peer.answer()
+    assert peer.statuses == [200]
+    assert peer.transport.calls == ["eof"]
+
+
+async def test_an_application_hears_at_once_that_its_request_was_refused(peer: Peer) -> None:
+    await peer.send(BODY)
+    peer.protocol.expire()
+    await turns()
+    assert peer.app.heard[-1] == "http.disconnect"
+
+
+async def test_the_answer_to_a_request_whose_body_is_too_large_is_the_last_one(peer: Peer) -> None:
+    await peer.send(request("POST /slow", "Content-Length: 1000000"))
+    await peer.answer()
+    assert b"\r\nconnection: close\r\n" in peer.transport.writes[0]
+    assert peer.transport.calls == ["eof"]
+
+
+async def test_a_refusal_is_a_whole_response(peer: Peer) -> None:
+    peer.server.default_headers.append((b"date", b"today"))
+    await peer.send(b"GET")
+    peer.protocol.expire()
+    (written,) = peer.transport.writes
+    head, _, body = written.partition(b"\r\n\r\n")
+    status_line, *lines = head.split(b"\r\n")
+    headers = dict(line.split(b": ") for line in lines)
+    assert status_line == b"HTTP/1.1 408 Request Timeout"
+    assert json.loads(body)["error"] == "request_timeout"
+    assert int(headers[b"content-length"]) == len(body)
+    assert (headers[b"date"], headers[b"connection"]) == (b"today", b"close")
+    assert headers[b"x-content-type-options"] == b"nosniff"
