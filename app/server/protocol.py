@@ -187,7 +187,7 @@ class HttpProtocol(RequestParser):
         if self._is_last:
             self._drop(len(data))
             return
-        if len(data) <= SLICE_BYTES and not self._held and not self.pipeline:
+        if len(data) <= SLICE_BYTES and not self.pipeline:  # so nothing is held
             self._parse(data)
             if self.pipeline:
                 self._keep_reading()

@@ -5,23 +5,25 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
-from tests.support.service_process import serving
+from app.server.connections import TimeLimits
+from tests.support.limited_service import limited_service
 from tests.support.users import LANCELOT
 
 MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base_url(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One service for all that follows; SQLite only, because hardly a request reaches it."""
     directory = tmp_path_factory.mktemp("serving")
-    with serving(f"sqlite:///{directory}/hourpass.db") as base_url:
-        yield base_url
+    with limited_service(sqlite_template, directory, TimeLimits(), log_level="warning") as service:
+        yield service.base_url
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.server.connections import TimeLimits
+from tests.support.limited_service import limited_service
 from tests.support.plain_proxies import PLAIN_PROXIES, plain_proxy
 from tests.support.raw_http import (
     UPGRADE,
@@ -18,7 +20,6 @@ from tests.support.raw_http import (
     request,
     send_all,
 )
-from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person
 
 PEOPLE = (ARTHUR, LANCELOT, GALAHAD)
@@ -28,12 +29,12 @@ LOGIN = json.dumps(LANCELOT).encode()
 
 
 @pytest.fixture(scope="module")
-def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base_url(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("upgrade")
-    with serving(f"sqlite:///{directory}/hourpass.db") as base_url:
+    with limited_service(sqlite_template, directory, TimeLimits(), log_level="warning") as service:
         for person in PEOPLE:
-            assert httpx.post(f"{base_url}/register-user", json=person).status_code == 201
-        yield base_url
+            assert httpx.post(f"{service.base_url}/register-user", json=person).status_code == 201
+        yield service.base_url
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,11 @@ class Trial(NamedTuple):
     path: str  # of _PATHS
     key: Key
     line: int
+    module: Path
+    source: str  # the changed one
     tests: int
     process: Process
+    rest: list[Choice]  # of tests, if all of these pass
 
 
 class Run:
@@ -53,7 +56,7 @@ class Run:
         self._options = options
         self._coverage = coverage
         self._deadline = time.monotonic() + 60 * options.minutes
-        # By test: whether it passes without a change, if the module is imported anew and if not.
+        # By test: whether it passes without a change, in a copy of the tree and here.
         self._usable: dict[bool, dict[str, bool]] = {True: {}, False: {}}
         self._trials: list[Trial] = []
 
@@ -63,7 +66,7 @@ class Run:
                 self.counts[path] = Counter()
                 for module, tree, change in _changes(ROOT / path, self._options.since):
                     self._try(processes, path, module, tree, change)
-            self._wait()
+            self._wait(processes)
         finally:
             for trial in self._trials:
                 trial.process.kill()
@@ -76,38 +79,64 @@ class Run:
         if key in self.known or time.monotonic() > self._deadline:
             self.counts[path]["equivalent" if key in self.known else "left out"] += 1
             return
-        choice = self._coverage.choose(module, change.lines, self._options.seconds, processes.items)
-        choice = self._without_failing(processes, module, choice)
-        if not choice.ids:
+        limits = self._options.seconds, processes.items
+        choices = [
+            self._without_failing(processes, module, choice)
+            for choice in (
+                self._coverage.choose(module, change.lines, *limits),
+                self._coverage.choose_in_processes(module, *limits),
+            )
+        ]
+        choices = [choice for choice in choices if choice.ids]
+        if not choices:
             self.counts[path]["survived"] += 1
             report(key, change.lines.start, "survived, because no test executes it")
             return
-        process = processes.start(module, tree, choice)
-        self._trials.append(Trial(path, key, change.lines.start, len(choice.ids), process))
-        self._wait(self._options.jobs - 1)
+        first, *rest = choices
+        process = processes.start(module, tree, first)
+        of_change = (path, key, change.lines.start, module, ast.unparse(tree))
+        self._trials.append(Trial(*of_change, len(first.ids), process, rest))
+        self._wait(processes, self._options.jobs - 1)
 
     def _without_failing(self, processes: Processes, module: Path, choice: Choice) -> Choice:
         """Tests may fail by themselves, for example because they run alone here."""
-        usable = self._usable[choice.at_import]
+        usable = self._usable[choice.in_copy]
         if new := [id_ for id_ in choice.ids if id_ not in usable]:
-            all_pass = processes.pass_unchanged(module, choice._replace(ids=new))
-            for id_ in new:
-                alone = choice._replace(ids=[id_])
-                usable[id_] = all_pass or processes.pass_unchanged(module, alone)
-                if not usable[id_]:
-                    print(f"Not used, because it fails without a change: {id_}", flush=True)
+            passing = set(_passing(processes, module, choice._replace(ids=new)))
+            usable.update((id_, id_ in passing) for id_ in new)
+            for id_ in (id_ for id_ in new if id_ not in passing):
+                print(f"Not used, because it fails without a change: {id_}", flush=True)
         return choice._replace(ids=[id_ for id_ in choice.ids if usable[id_]])
 
-    def _wait(self, still_running: int = 0) -> None:
+    def _wait(self, processes: Processes, still_running: int = 0) -> None:
         while len(self._trials) > still_running:
             for trial in list(self._trials):
                 if (outcome := trial.process.outcome()) is None:
                     continue
                 self._trials.remove(trial)
+                if outcome is Outcome.SURVIVED and trial.rest:
+                    self._trials.append(_continued(processes, trial))
+                    continue
                 self.counts[trial.path][outcome] += 1
                 if outcome is not Outcome.KILLED:
                     report(trial.key, trial.line, f"{outcome}, with {trial.tests} tests")
             time.sleep(0.005)
+
+
+def _passing(processes: Processes, module: Path, choice: Choice) -> list[str]:
+    if processes.pass_unchanged(module, choice):
+        return choice.ids
+    if len(choice.ids) == 1:
+        return []
+    middle = len(choice.ids) // 2
+    halves = (choice.ids[:middle], choice.ids[middle:])
+    return [id_ for ids in halves for id_ in _passing(processes, module, choice._replace(ids=ids))]
+
+
+def _continued(processes: Processes, trial: Trial) -> Trial:
+    choice, *rest = trial.rest
+    process = processes.start(trial.module, ast.parse(trial.source), choice)
+    return trial._replace(tests=trial.tests + len(choice.ids), process=process, rest=rest)
 
 
 def main() -> int:

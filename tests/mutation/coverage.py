@@ -27,12 +27,21 @@ _SLOW_SECONDS = 2.0
 _OF_IMPORTS = ("test_migrations.py", "test_openapi.py", "test_documented_numbers.py")
 
 
+# Modules that also run in processes that tests start, where nothing is measured, and these tests.
+_IN_PROCESSES = {
+    "app/server": "tests/http/",
+    "guard/hourpass/client": "tests/guard/test_client.py::test_a_forked_child",
+    "guard/hourpass/testing.py": "tests/guard/test_guard_testing.py",
+}
+
+
 class Choice(NamedTuple):
-    """Of tests. `at_import`: their line is executed when its module is imported."""
+    """Of tests. `in_copy`: they need a copy of the tree that contains the change, because the line
+    is executed when its module is imported, or in a process that they start."""
 
     ids: list[str]
     seconds: float
-    at_import: bool
+    in_copy: bool
 
 
 class Coverage:
@@ -65,14 +74,26 @@ class Coverage:
         place = path.parent if ids.isdisjoint(self._ranked(path)) else path
         nearest = [id_ for id_ in self._ranked(place) if id_ in ids and id_ in there_are]
         last = [id_ for id_ in self._of_imports() if id_ in there_are] if at_import else []
-        chosen: list[str] = []
-        left = seconds
-        for id_ in nearest:
-            if self._seconds[id_] <= left:
-                chosen.append(id_)
-                left -= self._seconds[id_]
-        chosen = [*dict.fromkeys([*chosen, *last])]
-        return Choice(chosen, sum(self._seconds[id_] for id_ in chosen), at_import)
+        return self._choice([*dict.fromkeys([*self._fitting(nearest, seconds), *last])], at_import)
+
+    def choose_in_processes(self, path: Path, seconds: float, there_are: Container[str]) -> Choice:
+        """Of the tests that start processes which run this module."""
+        places = [
+            tests for part, tests in _IN_PROCESSES.items() if path.is_relative_to(ROOT / part)
+        ]
+        ids = [id_ for id_ in self._seconds if id_.startswith(tuple(places)) and id_ in there_are]
+        return self._choice(self._fitting(ids, seconds), True)
+
+    def _fitting(self, ids: Iterable[str], seconds: float) -> list[str]:
+        fitting: list[str] = []
+        for id_ in ids:
+            if self._seconds[id_] <= seconds:
+                fitting.append(id_)
+                seconds -= self._seconds[id_]
+        return fitting
+
+    def _choice(self, ids: list[str], in_copy: bool) -> Choice:
+        return Choice(ids, sum(self._seconds[id_] for id_ in ids), in_copy)
 
     def _of_imports(self) -> list[str]:
         return [

@@ -1,17 +1,21 @@
-"""Runs tests on a changed module, in a process forked from one that has collected all tests."""
+"""Runs tests on a changed module, in a process forked from one that has collected all tests.
+
+Either the functions of the process get their changed code, or the tests run in a copy of the tree
+that contains the change, where the processes that they start have it too.
+"""
 
 import ast
 import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import StrEnum
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -22,8 +26,9 @@ from app.settings import ROOT
 from tests.mutation.coverage import Choice
 from tests.support import database_templates as templates
 
-_OPTIONS = ["-x", "-qq", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+_OPTIONS = ["-x", "-qq", "-p", "no:cacheprovider"]
 _OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # its plugins were imported before
+_SOURCES = ("alembic", "app", "guard", "tests")  # the others are not imported
 _STARTUP_SECONDS = 20
 _SLOWNESS = 5  # a test that takes this many times longer than without a change counts as hanging
 
@@ -69,7 +74,7 @@ class Processes:
         self._has_failed = False
 
     def run(self) -> int:
-        return pytest.main([*_OPTIONS, "-s"], plugins=[self])
+        return pytest.main([*_OPTIONS, "--rootdir", str(ROOT), "-s"], plugins=[self])
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
@@ -99,8 +104,8 @@ class Processes:
                 for descriptor in range(3):
                     os.dup2(nowhere, descriptor)
                 code = compile(tree, str(path), "exec")
-                if choice.at_import or not _replace(self._functions[str(path)], code):
-                    os._exit(_import_and_run(path, code, choice.ids))
+                if choice.in_copy or not _replace(self._functions[str(path)], code):
+                    os._exit(_run_in_copy(path, ast.unparse(tree), choice.ids))
                 os._exit(self._run(choice.ids))
             finally:
                 os._exit(pytest.ExitCode.INTERNAL_ERROR)
@@ -152,20 +157,45 @@ def _inner_codes(code: CodeType) -> Iterator[CodeType]:
             yield from _inner_codes(constant)
 
 
-def _import_and_run(path: Path, code: CodeType, ids: list[str]) -> int:
-    for name in list(sys.modules):
-        is_test = name == "conftest" or name.startswith("test_")  # in guard/tests/, no package
-        is_ours = is_test or name.partition(".")[0] in ("app", "hourpass", "tests")
-        if is_ours and name != templates.__name__:
-            del sys.modules[name]
-    read_code = SourceFileLoader.get_code
-
-    def get_code(loader: SourceFileLoader, name: str) -> Any:
-        return code if loader.path == str(path) else read_code(loader, name)
-
-    SourceFileLoader.get_code = get_code  # type: ignore[assignment, method-assign]
+def _run_in_copy(path: Path, source: str, ids: list[str]) -> int:
     directory = templates.directory() / str(os.getpid())
+    copy = directory / "tree"
     try:
-        return pytest.main([*_OPTIONS, "--basetemp", str(directory), *ids])
+        _copy_tree(copy)
+        (copy / path.relative_to(ROOT)).write_text(source, "utf-8")
+        for name in list(sys.modules):
+            is_test = name == "conftest" or name.startswith("test_")  # in guard/tests/, no package
+            is_ours = is_test or name.partition(".")[0] in ("app", "hourpass", "tests")
+            if is_ours and name != templates.__name__:
+                del sys.modules[name]
+        _import_from(copy)
+        os.chdir(copy)
+        options = [*_OPTIONS, "--rootdir", str(copy), "--basetemp", str(directory / "tests")]
+        return pytest.main([*options, *ids])
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _copy_tree(copy: Path) -> None:
+    """With the compiled modules, of which only the changed one is compiled again."""
+    copy.mkdir(parents=True)
+    for original in ROOT.iterdir():
+        if original.name in _SOURCES:
+            shutil.copytree(original, copy / original.name)
+        else:
+            (copy / original.name).symlink_to(original)
+
+
+def _import_from(copy: Path) -> None:
+    """In this process and in those that it starts, whatever environment they get."""
+    moved = {str(ROOT): str(copy), str(ROOT / "guard"): str(copy / "guard")}
+    sys.path[:] = [moved.get(place, place) for place in sys.path]
+    start = subprocess.Popen.__init__
+
+    def start_with_path(process: Any, *arguments: Any, **named: Any) -> None:
+        variables = dict(os.environ if named.get("env") is None else named["env"])
+        places = [*moved.values(), variables.get("PYTHONPATH", "")]
+        named["env"] = {**variables, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+        start(process, *arguments, **named)
+
+    subprocess.Popen.__init__ = start_with_path  # type: ignore[assignment, method-assign]

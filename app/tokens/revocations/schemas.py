@@ -1,12 +1,10 @@
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 
 class RevocationEntry(BaseModel):
     """Reject all tokens with this value until `expires_at`."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     value: str = Field(
         description="`jti:…`: one token. `sid:…`: the tokens of a session. `kid:…`: all tokens "

@@ -1,0 +1,97 @@
+"""The limits of usernames, addresses, passwords and scopes, to the last character. No database."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from app.users import models
+from app.users.schemas import Email, EmailChange, Password, Scopes, Username
+
+REFUSED: dict[str, tuple[Any, Any]] = {
+    "a name of 65 once normalised": (Username, "\N{LATIN SMALL LIGATURE FI}" * 32 + "x"),
+    "a name of 64 only once normalised": (Username, "e\N{COMBINING ACUTE ACCENT}" + "l" * 63),
+    "a name with a paragraph separator": (Username, "lance\u2029lot"),
+    "a password with the last surrogate": (Password, "exca\udfff!"),
+    "a new address that is none": (EmailChange, "lancelot"),
+    "scopes of 501 characters in total": (Scopes, [*["p" * 49] * 8, *["q" * 50] * 2]),
+    "no scope": (Scopes, [""]),
+    "two scopes in one": (Scopes, ["predict train"]),
+    "one of the service's own": (Scopes, ["predict", "admin"]),
+    "the other one": (Scopes, ["predict", "offline_access"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_one_step_too_far_is_refused(case: str) -> None:
+    kind, value = REFUSED[case]
+    with pytest.raises(ValidationError):
+        TypeAdapter(kind).validate_python(value)
+
+
+ACCEPTED: dict[str, tuple[Any, Any]] = {
+    "a name of 64 once normalised": (Username, "\N{LATIN SMALL LIGATURE FI}" * 32),
+    "a password beyond the surrogates": (Password, SecretStr("exca\ue000!")),
+    "a new address": (EmailChange, "lancelot@camelot.example"),
+    "no new address": (EmailChange, ""),
+    "scopes of 500 characters": (Scopes, [*(letter * 49 for letter in "abcdefghi"), "j" * 50]),
+    "no scopes": (Scopes, []),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_the_last_step_is_accepted(case: str) -> None:
+    kind, value = ACCEPTED[case]
+    assert TypeAdapter(kind).validate_python(value) == value
+
+
+def test_scopes_are_stored_once_each_and_in_order() -> None:
+    assert TypeAdapter(Scopes).validate_python(["train", "predict", "train"]) == [
+        "predict",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        (Username, {"minLength": 1, "maxLength": 64}),
+        (Email, {"maxLength": 254}),
+        (EmailChange, {"maxLength": 254}),
+        (Password, {"minLength": 1, "maxLength": 128}),
+        (Scopes, {"maxItems": 250}),
+    ],
+    ids=["username", "address", "new address", "password", "scopes"],
+)
+def test_the_api_page_says_what_the_limits_are(kind: Any, limits: dict[str, int]) -> None:
+    schema = TypeAdapter(kind).json_schema()
+    assert {name: schema.get(name) for name in limits} == limits
+
+
+def test_a_token_version_is_any_number_of_31_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.users.models.secrets.randbelow", lambda limit: limit - 1)
+    assert models.new_token_version() == models.MAX_TOKEN_VERSION == 2_147_483_647
+
+
+def test_an_account_without_a_password_is_stored_as_in_earlier_versions() -> None:
+    assert models.UNUSABLE_PASSWORD == "!"
+
+
+def test_a_new_address_is_not_verified_and_is_compared_without_regard_to_case() -> None:
+    user = models.User(email="Lancelot@CAMELOT.example")
+    assert user.email_folded == "lancelot@camelot.example"
+    user.email_verified_at = datetime(2026, 11, 23, tzinfo=UTC)
+    assert user.email_verified
+    user.email = "Stra\u00dfe@camelot.example"
+    assert user.email_folded == "strasse@camelot.example"
+    assert not user.email_verified
+    user.email = None
+    assert user.email_folded is None
+
+
+def test_tokens_of_a_user_can_have_the_stored_scopes_and_of_an_administrator_admin() -> None:
+    user = models.User(scopes="predict train", is_admin=False)
+    assert user.granted_scopes() == {"predict", "train"}
+    user.is_admin = True
+    assert user.granted_scopes() == {"admin", "predict", "train"}

@@ -1,0 +1,273 @@
+"""How the feed holds a request back and wakes its listeners, without a database."""
+
+import asyncio
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from app.errors import ContentTooLargeError, UnavailableError
+from app.tokens.revocations import cache
+from app.tokens.revocations import feed as feed_module
+from app.tokens.revocations.entries import Entry, Head
+from app.tokens.revocations.errors import CursorOfAnotherHistoryError
+from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
+from tests.support.waiting import until
+
+NAME = "0123456789abcdef"
+
+
+class Known(cache.RevocationCache):
+    """Reads nothing by itself, and is fresh until a test says otherwise."""
+
+    fresh = True
+
+    def is_fresh(self) -> bool:
+        return self.fresh
+
+    async def wait_until_fresh(self, asked_at: float) -> bool:
+        return self.fresh
+
+    async def follow(self, stopping: asyncio.Event) -> None: ...
+
+    def invalidate(self) -> None: ...
+
+    def publish(self, position: int) -> None:
+        entry = Entry(position, 7, f"jti:{position}", time.time() + 60, 60.0)
+        self._extend(Head(NAME, position, 7), [entry])
+
+
+class Feed(RevocationFeed):
+    def __init__(self) -> None:
+        self.known = Known()
+        self.known._extend(Head(NAME, 0, 0), [])
+        self.refreshed = 0
+        self.stopping = asyncio.Event()
+        super().__init__(self.known, self._note, self.stopping)
+
+    async def _note(self) -> None:
+        self.refreshed += 1
+
+
+@pytest.fixture
+async def feed() -> AsyncIterator[Feed]:
+    feed = Feed()
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener wakes only when the feed wakes it."""
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 3600.0)
+
+
+class Client:
+    """One that waits for half a minute, if nothing happens."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.received: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
+        self._response = FeedResponse(feed, feed.known.head.cursor, 30)
+
+    async def receive(self) -> Any:
+        message = await self.received.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @asynccontextmanager
+    async def listening(self, feed: Feed) -> AsyncIterator["asyncio.Task[None]"]:
+        """Inside the block it waits. After the block it has its response, or the error."""
+        async with asyncio.timeout(10):
+            others = len(feed._listeners)
+            task = asyncio.create_task(self._response({}, self.receive, self.send))
+            await until(lambda: len(feed._listeners) > others and feed.is_fresh)
+            await asyncio.sleep(0)
+            yield task
+            await asyncio.wait([task])
+
+    def values(self) -> list[str]:
+        page = json.loads(b"".join(message.get("body", b"") for message in self.sent))
+        return [entry["value"] for entry in page["revocations"]]
+
+
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_a_revocation_ends_the_wait(feed: Feed) -> None:
+    before = asyncio.all_tasks()
+    first, second = Client(feed), Client(feed)
+    async with first.listening(feed):
+        ticker = feed._ticker
+        async with second.listening(feed):
+            assert feed._ticker is ticker  # one for all listeners
+            feed.known.publish(1)
+    assert first.values() == second.values() == ["jti:1"]
+    assert feed.refreshed == 4  # before each look
+    await until(lambda: not asyncio.all_tasks() - before)
+    assert not feed._wake_ups  # nothing is kept for the end of their waits
+    later = Client(feed)
+    async with later.listening(feed):
+        feed.known.publish(2)
+    assert later.values() == ["jti:2"]
+
+
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_the_end_of_the_service_ends_the_wait(feed: Feed) -> None:
+    client = Client(feed)
+    async with client.listening(feed):
+        feed.stopping.set()
+    assert client.values() == []
+
+
+@pytest.mark.usefixtures("no_heartbeats")
+@pytest.mark.parametrize(
+    "message",
+    [{"type": "http.disconnect"}, ContentTooLargeError()],
+    ids=["it hangs up", "its body is too large"],
+)
+async def test_a_client_that_gets_no_answer_does_not_listen(
+    feed: Feed, message: dict[str, Any] | Exception
+) -> None:
+    client = Client(feed)
+    async with client.listening(feed) as response:
+        client.received.put_nowait({"type": "http.request"})
+        client.received.put_nowait(message)
+    with pytest.raises(ClientDisconnect):
+        await response
+    assert client.sent == []
+    assert not feed._listeners
+
+
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_before_the_first_heartbeat_the_end_of_a_wait_can_be_an_error(feed: Feed) -> None:
+    client = Client(feed)
+    async with client.listening(feed) as response:
+        feed.known.fresh = False
+        feed.stopping.set()
+    with pytest.raises(UnavailableError):
+        await response
+    assert client.sent == []
+
+
+async def test_after_the_first_heartbeat_it_is_an_empty_page(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    client = Client(feed)
+    async with client.listening(feed):
+        # Also after the second one, which comes as late after the first as that after the request.
+        await until(lambda: len(client.sent) >= 3)
+        feed.known.fresh = False
+        feed.stopping.set()
+    assert client.values() == []
+
+
+async def test_a_listener_may_be_woken_before_it_waits_and_more_than_once() -> None:
+    listener = Listener()
+    listener.wake()
+    waiting = listener.wait()
+    assert not waiting.done()
+    listener.wake()
+    listener.wake()
+    assert waiting.done()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock of a machine that has run for a month."""
+    now = [2_592_000.013]
+    monkeypatch.setattr(feed_module, "monotonic", lambda: now[0])
+    return now
+
+
+async def test_the_ticks_before_the_first_listener_are_not_counted_one_by_one(
+    feed: Feed, now: list[float]
+) -> None:
+    with feed.listening():
+        assert feed._tick_number == int(now[0] / 0.025)
+
+
+async def test_each_tick_is_handled_once(feed: Feed, now: list[float]) -> None:
+    handled: list[int] = []
+
+    class WakeUps(defaultdict[int, list[Listener]]):
+        def pop(self, number: int, *_: object) -> Any:
+            handled.append(number)
+            assert len(handled) <= 7, "not all ticks since the machine started"
+            return ()
+
+    feed._wake_ups = WakeUps(list)
+    with feed.listening():
+        first = feed._tick_number
+        for _ in range(3):
+            now[0] += 0.05
+            await until(lambda: feed._tick_number == int(now[0] / 0.025))
+    feed.close()
+    assert handled == list(range(first + 1, first + 7))
+
+
+async def test_a_listener_is_woken_at_the_first_tick_after_its_moment(
+    feed: Feed, now: list[float]
+) -> None:
+    listener = Listener()
+    with feed.listening():
+        for moment in (now[0] + 0.01, now[0] + 30, now[0] - 30):
+            feed.wake_at(moment, listener)
+    first = feed._tick_number
+    assert sorted(feed._wake_ups) == [first + 1, first + 1201]
+    assert min(feed._wake_ups) * 0.025 > now[0] + 0.01
+
+
+async def test_a_thousand_listeners_are_woken_before_others_have_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listeners = [Listener() for _ in range(2_500)]
+    waits = [listener.wait() for listener in listeners]
+    turns: list[tuple[float, int]] = []
+
+    async def sleep(seconds: float) -> None:
+        turns.append((seconds, sum(wait.done() for wait in waits)))
+
+    monkeypatch.setattr("app.tokens.revocations.feed.asyncio.sleep", sleep)
+    await feed_module._wake(listeners)
+    assert turns == [(0, 1_000), (0, 2_000)]
+    assert all(wait.done() for wait in waits)
+
+
+async def test_a_feed_that_is_closed_ticks_no_longer(feed: Feed) -> None:
+    feed.close()  # before there was a listener
+    with feed.listening():
+        ticker = feed._ticker
+        assert ticker
+        feed.close()
+        await asyncio.wait([ticker])
+        assert ticker.cancelled()
+
+
+async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
+    feed: Feed, now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    warned = []
+    for seconds in (0, 3_599, 1):
+        now[0] += seconds
+        with pytest.raises(CursorOfAnotherHistoryError):
+            await feed.page_after(Head(NAME, 9, 7).cursor, now[0])
+        warned.append(len(caplog.records))
+    assert warned == [1, 1, 2]
+    assert {(each.name, each.levelno) for each in caplog.records} == {
+        ("hourpass.revocations", logging.WARNING)
+    }
+
+
+def test_a_listener_hears_within_a_tenth_of_a_second() -> None:
+    """As the description of the feed says: after the next poll and the next tick."""
+    assert cache.POLL_SECONDS + feed_module.TICK_SECONDS < 0.1

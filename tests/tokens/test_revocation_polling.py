@@ -1,0 +1,107 @@
+"""How a worker asks PostgreSQL for revocations, and how long others wait for it. No database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.tokens.revocations import cache
+from app.tokens.revocations.cache import PostgresRevocationCache
+
+
+class Engine:
+    """Writes down what is done with its connections, and how long is waited."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Any]:
+        self.done.append("connect")
+        yield self
+
+    async def get_raw_connection(self) -> Any:
+        return type("Raw", (), {"driver_connection": self})
+
+    async def invalidate(self) -> None:
+        self.done.append("invalidate")
+
+    async def dispose(self) -> None:
+        self.done.append("dispose")
+
+
+async def test_it_polls_thirty_times_a_second_and_after_an_error_a_second_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine: Any = Engine()
+    known = PostgresRevocationCache(engine)
+    stopping = asyncio.Event()
+    failures = iter([None, OSError("gone"), OSError("gone again")])
+
+    async def poll(driver: Any) -> None:
+        assert driver is engine
+        engine.done.append("poll")
+        if error := next(failures, None):
+            raise error
+        if engine.done.count("poll") == 5:
+            stopping.set()
+
+    async def wait(*arguments: Any) -> bool:
+        engine.done.append(arguments[-1])
+        return False
+
+    monkeypatch.setattr(known, "_poll", poll)
+    monkeypatch.setattr("app.tokens.revocations.cache.asyncio.sleep", wait)
+    monkeypatch.setattr(cache, "wait_or_stop", wait)
+    await known.follow(stopping)
+    assert engine.done == [
+        *("connect", "poll", 0.033, "poll", "invalidate", 1.0),
+        *("connect", "poll", "invalidate", 1.0),
+        *("connect", "poll", 0.033, "poll", 0.033, "invalidate", "dispose"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fresh_after", "is_fresh"), [(0.0, True), (0.9, True), (5.0, False)], ids=str
+)
+async def test_a_request_waits_a_second_at_most_for_the_next_poll(
+    monkeypatch: pytest.MonkeyPatch, fresh_after: float, is_fresh: bool
+) -> None:
+    engine: Any = Engine()
+    known = PostgresRevocationCache(engine)
+    now = began = 1_000.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(cache, "monotonic", lambda: now)
+    monkeypatch.setattr("app.tokens.revocations.cache.asyncio.sleep", sleep)
+    monkeypatch.setattr(known, "is_fresh", lambda: now - began >= fresh_after)
+    assert await known.wait_until_fresh(began) == is_fresh
+    waited = min(fresh_after, 1.0)
+    assert waited <= now - began <= waited + 2 * cache.POLL_SECONDS
+
+
+async def test_an_answer_of_a_tenth_of_a_second_before_a_request_will_do_unless_it_was_invalidated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine: Any = Engine()
+    known = PostgresRevocationCache(engine)
+    monkeypatch.setattr(known, "is_fresh", lambda: False)
+    now = 1_000.0
+    monkeypatch.setattr(cache, "monotonic", lambda: now)
+
+    async def sleep(_: float) -> None:
+        nonlocal now
+        now += 2
+
+    monkeypatch.setattr("app.tokens.revocations.cache.asyncio.sleep", sleep)
+    known._queried_at = 1_000.0
+    assert await known.wait_until_fresh(asked_at=1_000.05)
+    assert not await known.wait_until_fresh(asked_at=1_000.15)
+    now = 1_000.0
+    known.invalidate()
+    assert not await known.wait_until_fresh(asked_at=1_000.05)
