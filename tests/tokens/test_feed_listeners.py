@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from app.errors import ContentTooLargeError, UnavailableError
 from app.tokens.revocations import cache
 from app.tokens.revocations import feed as feed_module
-from app.tokens.revocations.entries import Entry, Head
+from app.tokens.revocations.entries import FeedEntry, Head
 from app.tokens.revocations.errors import CursorOfAnotherHistoryError
 from app.tokens.revocations.feed import FeedResponse, Listener, RevocationFeed
 from tests.support.waiting import until
@@ -39,7 +39,7 @@ class Known(cache.RevocationCache):
     def invalidate(self) -> None: ...
 
     def publish(self, position: int) -> None:
-        entry = Entry(position, 7, f"jti:{position}", time.time() + 60, 60.0)
+        entry = FeedEntry(position, 7, f"jti:{position}", time.time() + 60, 60.0)
         self._extend(Head(NAME, position, 7), [entry])
 
 
