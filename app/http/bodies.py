@@ -1,10 +1,10 @@
 """Reads and documents request bodies: JSON, and the forms of OAuth."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, from_json
 from starlette.exceptions import HTTPException
 
@@ -14,6 +14,9 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# The text of a response that has nothing more to say.
+ConstantMessage = Annotated[str, Field(description="For people.")]
 
 
 class RequestBody(BaseModel):
@@ -45,9 +48,13 @@ class Change(RequestBody):
 
 
 def documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
-    """For routes that parse the body themselves, so that FastAPI does not document it."""
+    """For routes that parse the body themselves, so that FastAPI does not document it.
+
+    It is not `required` if there are two media types: openapi-python-client makes a function of
+    that which cannot be imported.
+    """
     content = {media_type: {"schema": schema} for media_type in media_types}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": len(media_types) == 1, "content": content}}
 
 
 def media_type(request: Request) -> str:
