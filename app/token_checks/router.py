@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.context import ContextDep
-from app.errors import InvalidFormError, UnsupportedMediaTypeError
+from app.errors import InvalidFormError, InvalidRequestError, UnsupportedMediaTypeError
 from app.http.error_responses import error_docs
 from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError
@@ -64,7 +64,9 @@ async def read_token_status(
                 for name, description in IDENTITY_HEADERS.items()
             }
         },
-        **error_docs(MissingTokenError, InvalidTokenError, InsufficientScopeError),
+        **error_docs(
+            MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
+        ),
     },
 )
 async def verify_token(user: CurrentUser, request: Request) -> Response:

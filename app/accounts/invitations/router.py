@@ -45,9 +45,8 @@ async def create_invitation(
     """Its code is good for one registration, unless `REGISTRATION` is `closed`."""
     lifetime = timedelta(days=new.days)
     invitation, code = await invitations.create(context, new.email, new.scopes, lifetime)
-    created = InvitationCreated.model_validate(invitation)
-    created.code = None if new.email else code
-    return created
+    described = Invitation.model_validate(invitation).model_dump()
+    return InvitationCreated(**described, code=None if new.email else code)
 
 
 @router.get(
