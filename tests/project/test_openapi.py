@@ -426,3 +426,18 @@ async def test_a_generated_client_that_changes_one_member_leaves_the_others(
     assert answer.status_code == 200, answer.content
     after = (await client.get(url)).json()
     assert after == {**before, "email": "grail@corbenic.example", "email_verified": False}
+
+
+@on_sqlite
+async def test_a_generated_client_logs_in(
+    client: AsyncClient, generated_client: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(generated_client.parent)
+    issue_token = importlib.import_module("client.api.registration_and_login.issue_token")
+    models = importlib.import_module("client.models")
+    api = importlib.import_module("client").Client("http://hourpass.example")
+    api.set_async_httpx_client(client)
+    credentials = models.TokenRequest(username=ARTHUR["username"], password=ARTHUR["password"])
+    answer = await issue_token.asyncio_detailed(client=api, body=credentials)
+    assert answer.status_code == 200, answer.content
+    assert answer.parsed.access_token == answer.parsed.token
