@@ -77,7 +77,7 @@ def _declare_security(operation: Schema) -> None:
         (scopes,) = declared[0].values()
         needed = f" with the scope `{' '.join(scopes)}`" if scopes else ""
         operation["description"] += f"\n\nRequires an access token{needed}."
-        declared.append({"Bearer": scopes})
+        declared.append({"Bearer": []})  # only OAuth's schemes have scopes
 
 
 def _name_body(operation: Schema, schemas: dict[str, Schema]) -> None:
