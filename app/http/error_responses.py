@@ -7,8 +7,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class FieldError(BaseModel):
@@ -93,7 +96,7 @@ async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
     return error_response(InternalError())
 
 
-async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Errors of the framework, such as an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == NotFoundError.status:
@@ -102,5 +105,21 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
         return error_response(error.__cause__)  # raised while FastAPI was reading the body
     if error.status_code == 400:
         return error_response(InvalidRequestError.for_field("body", "Must be JSON in UTF-8"))
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
     code = error.detail.lower().replace(" ", "_")
-    return JSONResponse({"message": error.detail, "error": code}, error.status_code, error.headers)
+    return JSONResponse({"message": error.detail, "error": code}, error.status_code, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """All methods of the path (RFC 9110, 10.2.1). The framework names those of one route."""
+    found = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    return ["GET", "HEAD", *found[1:]] if "GET" in found else found

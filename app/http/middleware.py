@@ -75,7 +75,8 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            is_head = scope["method"] == "HEAD"
+            await self._http(scope, receive, _without_content(send) if is_head else send)
         else:
             await self._lifespan(scope, receive, send)
 
@@ -128,6 +129,7 @@ class RequestMiddleware:
         request_id.set(id_)
         state = scope.setdefault("state", {})
         state["request_id"] = id_
+        routed = _routed(scope)
         status = _CLIENT_CLOSED_REQUEST
         received = 0
 
@@ -151,7 +153,7 @@ class RequestMiddleware:
             if error:
                 await error_response(error())(scope, receive, send_with_headers)
             else:
-                await self.app(scope, receive_limited, send_with_headers)
+                await self.app(routed, receive_limited, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception:  # noqa: BLE001 - logged, and the client gets a 500
@@ -159,14 +161,33 @@ class RequestMiddleware:
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
-            route = scope.get("route")
-            path = route.path if route else None
-            # Taken out: the connection keeps the scope until its next request, and would keep the
-            # database session with it.
-            context: RequestContext | None = state.pop("context", None)
-            user_id = context.user_id if context else None
             took = _milliseconds_since(started)
+            path, user_id = _route_and_user(routed)
             request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))
+
+
+def _routed(scope: Scope) -> Scope:
+    """The scope for the router. HEAD is a GET without the content (RFC 9110, 9.3.2), so the routes
+    need not know it."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+
+def _without_content(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_head
+
+
+def _route_and_user(scope: Scope) -> tuple[str | None, int | None]:
+    """What the access log needs, once the route has been called."""
+    route = scope.get("route")
+    # Taken out: the connection keeps the scope until its next request, and would keep the database
+    # session with it.
+    context: RequestContext | None = scope["state"].pop("context", None)
+    return route.path if route else None, context.user_id if context else None
 
 
 def _check_limits(scope: Scope) -> tuple[str | None, type[ApiError] | None]:

@@ -14,6 +14,7 @@ from app.events import Events
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
+    InvalidScopeError,
     MfaRequiredByFormError,
     MfaRequiredError,
 )
@@ -66,7 +67,8 @@ class PasswordGrant:
 
         Raises InvalidCredentialsError (for a form InvalidGrantError) for an unknown user, a wrong
         password, a disabled user and a wrong code alike; MfaRequiredError (for a form
-        MfaRequiredByFormError); TooManyCodesError; TooManyAttemptsError; HashingOverloadedError.
+        MfaRequiredByFormError); InvalidScopeError; TooManyCodesError; TooManyAttemptsError;
+        HashingOverloadedError.
         """
         session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
         password = body.password.get_secret_value()
@@ -95,22 +97,30 @@ class PasswordGrant:
         if self._passwords.needs_rehash(accepted.password_hash):
             new_hash = await self._passwords.hash(password)
             await upgrade_password_hash(context, accepted, new_hash)
-        requested = set(body.scope.split())
-        scopes = self._issuer.allowed_scopes(
-            accepted.granted_scopes(), by_second_factor=accepted.has_second_factor
-        )
-        scopes -= set(body.exclude_scope.split())
-        if selected := requested - {OFFLINE_ACCESS}:
-            scopes &= selected
+        scopes = self._scopes(accepted, body)
         created = None
-        if OFFLINE_ACCESS in requested:
-            scopes |= {OFFLINE_ACCESS}
+        if OFFLINE_ACCESS in scopes:
             created = await self._sessions.create(context, accepted, scope_string(scopes))
             if created is None:  # disabled or deleted a moment ago
                 raise errors[LoginResult.REFUSED]
         return await self._issuer.issue(
             context, accepted, scopes, created, by_second_factor=accepted.has_second_factor
         )
+
+    def _scopes(self, user: LoginAccount, body: PasswordGrantBody) -> set[str]:
+        """The scopes of the token. Raises InvalidScopeError if none of the requested ones is
+        left."""
+        requested = set(body.scope.split())
+        scopes = self._issuer.allowed_scopes(
+            user.granted_scopes(), by_second_factor=user.has_second_factor
+        )
+        scopes -= set(body.exclude_scope.split())
+        if selected := requested - {OFFLINE_ACCESS}:
+            scopes &= selected
+        scopes |= requested & {OFFLINE_ACCESS}
+        if requested and not scopes:
+            raise InvalidScopeError
+        return scopes
 
     async def _record(
         self,

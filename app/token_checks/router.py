@@ -91,10 +91,10 @@ async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
     """RFC 7009. Revokes an access token, or a refresh token together with its session. No other
-    authentication is needed. Revoking an invalid token also succeeds.
+    authentication is needed. An invalid token gets 200 as well, with `revoked` false.
     """
-    await revocation.revoke(context, form.token.get_secret_value())
-    return TokenRevoked()
+    is_revoked = await revocation.revoke(context, form.token.get_secret_value())
+    return TokenRevoked() if is_revoked else TokenRevoked.nothing()
 
 
 @router.post(
