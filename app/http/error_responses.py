@@ -113,7 +113,10 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """All methods of the path (RFC 9110, 10.2.1). The framework names those of one route."""
+    """All methods of the path (RFC 9110, 10.2.1). The framework names those of one route.
+
+    Below a mount no route matches: it has files, which can only be read.
+    """
     found = [
         method
         for method in _METHODS
@@ -122,4 +125,4 @@ def _allowed_methods(request: Request) -> list[str]:
             for route in request.app.routes
         )
     ]
-    return ["GET", "HEAD", *found[1:]] if "GET" in found else found
+    return ["GET", "HEAD", *found[1:]] if found[:1] in ([], ["GET"]) else found

@@ -39,9 +39,7 @@ class TokenRevocation:
         again, and logins are limited. Raises TooManyAttemptsError.
         """
         try:
-            verified = await self._checker.check(context, token)
-        except NotYetValidError as error:
-            verified = VerifiedToken.of(error.claims)
+            verified = await self._verify(context, token)
         except InvalidTokenError:
             return await self._sessions.revoke_by_token(context, token)
         user_id = verified.user.id
@@ -51,6 +49,13 @@ class TokenRevocation:
         await self._events.publish(context, "token.revoke", user_id)
         await context.session.commit()
         return True
+
+    async def _verify(self, context: RequestContext, token: str) -> VerifiedToken:
+        """Accepts tokens that become valid later as well. Raises InvalidTokenError."""
+        try:
+            return await self._checker.check(context, token)
+        except NotYetValidError as error:
+            return VerifiedToken.of(error.claims)
 
 
 class TokenIntrospection:
