@@ -24,11 +24,16 @@ class InsufficientScopeError(ForbiddenError):
     """The token is valid but lacks a scope that the challenge names."""
 
     error = "insufficient_scope"
-    message = "The token does not allow this"
+    message = "The token needs the scope admin"
 
     def __init__(self, *needed: str) -> None:
         super().__init__()
         self.needed = needed or ("admin",)
+
+    def body(self) -> dict[str, object]:
+        scopes = f"scope{'s' if len(self.needed) > 1 else ''} {' '.join(self.needed)}"
+        message = self.message.replace("scope admin", scopes)
+        return {**super().body(), "message": message}
 
     def header_fields(self) -> dict[str, str]:
         scope = " ".join(self.needed)

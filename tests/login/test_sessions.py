@@ -142,7 +142,7 @@ async def test_asking_for_a_lost_answer_again_does_not_extend_the_grace(
         pytest.param("198.51.100.7", "", SHORT_GRACE, id="neither, and no user agent"),
     ],
 )
-async def test_the_long_grace_is_for_a_client_that_looks_like_the_one_that_logged_in(
+async def test_the_long_grace_is_for_a_client_that_looks_like_the_one_that_logged_in(  # noqa: PLR0917
     app: FastAPI, client: AsyncClient, clock: Clock, network: str, user_agent: str, grace: timedelta
 ) -> None:
     await register(client, LANCELOT)

@@ -59,7 +59,8 @@ async def test_a_token_is_valid_from_its_nbf_on(client: AsyncClient, clock: Cloc
 async def test_a_malformed_nbf_makes_a_token_invalid(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    for value in (None, True, "0", 0.5, [0], {}):
+    values: tuple[object, ...] = (None, True, "0", 0.5, [0], {})
+    for value in values:
         with subtests.test(str(value)):
             assert not await token_holds(client, await signed_elsewhere(client, nbf=value))
 
