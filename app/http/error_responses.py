@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
+from app.http.bodies import JSON, is_json, looks_like_json
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -86,8 +87,13 @@ async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes) and not is_json(request):  # FastAPI has not parsed it
+        problem = f"Must be a JSON object, with Content-Type {JSON}"
+        if looks_like_json(error.body):
+            problem = f"The body is JSON, but Content-Type does not say so. Set it to {JSON}"
+        return error_response(InvalidRequestError.for_field("body", problem))
     return validation_error_response(error)
 
 

@@ -26,6 +26,7 @@ from app.security.rate_limits.limits import UNFINISHED_LOGIN
 from app.security.rate_limits.service import Attempt, LoginLimiter, enforce_limit
 from app.tokens.scopes import OFFLINE_ACCESS, scope_string
 from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
+from app.users.models import UNUSABLE_PASSWORD
 from app.users.schemas import normalize_username
 
 _JSON_ERRORS: dict[LoginResult, type[ApiError]] = {
@@ -147,7 +148,12 @@ class PasswordGrant:
         is_accepted = result is LoginResult.ACCEPTED
         is_about_code = result in (LoginResult.WRONG_CODE, LoginResult.TOO_MANY_CODES)
         reason = {"reason": result.value} if is_about_code else {}
+        if result is LoginResult.REFUSED and user and self._is_unsupported(user.password_hash):
+            reason = {"reason": "unsupported password hash"}
         await self._events.publish(context, "login", user_id, succeeded=is_accepted, **reason)
+
+    def _is_unsupported(self, password_hash: str) -> bool:
+        return password_hash != UNUSABLE_PASSWORD and not self._passwords.can_verify(password_hash)
 
     async def _count_unfinished(self, context: RequestContext, user_id: int | None) -> None:
         """Counted separately from logins, so that nobody without the code can use up the owner's

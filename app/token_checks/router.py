@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.context import ContextDep
-from app.errors import InvalidFormError, UnsupportedMediaTypeError
+from app.errors import FormRequiredError, InvalidFormError
 from app.http.error_responses import error_docs
 from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError
@@ -85,7 +85,7 @@ def _response(prepared: PreparedResponse) -> Response:
     operation_id="revokeToken",
     summary="Revoke a token",
     openapi_extra=TOKEN_BODY,
-    responses=error_docs(InvalidFormError, UnsupportedMediaTypeError, TooManyAttemptsError),
+    responses=error_docs(InvalidFormError, FormRequiredError, TooManyAttemptsError),
 )
 async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
@@ -103,9 +103,7 @@ async def revoke_token(
     summary="Introspect a token",
     response_model_exclude_none=True,
     openapi_extra=TOKEN_BODY,
-    responses=error_docs(
-        InvalidFormError, UnsupportedMediaTypeError, MissingTokenError, InvalidTokenError
-    ),
+    responses=error_docs(InvalidFormError, FormRequiredError, MissingTokenError, InvalidTokenError),
 )
 async def introspect_token(
     user: CurrentUser,

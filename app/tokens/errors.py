@@ -30,10 +30,9 @@ class InsufficientScopeError(ForbiddenError):
         super().__init__()
         self.needed = needed or ("admin",)
 
-    def body(self) -> dict[str, object]:
+    def describe(self) -> str:
         scopes = f"scope{'s' if len(self.needed) > 1 else ''} {' '.join(self.needed)}"
-        message = self.message.replace("scope admin", scopes)
-        return {**super().body(), "message": message}
+        return self.message.replace("scope admin", scopes)
 
     def header_fields(self) -> dict[str, str]:
         scope = " ".join(self.needed)

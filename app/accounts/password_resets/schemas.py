@@ -7,7 +7,7 @@ from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
 
-class ForgottenPassword(BaseModel):
+class ForgottenPassword(RequestBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"email": "eligijus@testmail.com"}]}
     )
@@ -22,7 +22,7 @@ class ResetRequested(BaseModel):
     )
 
 
-class PasswordReset(BaseModel):
+class PasswordReset(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from app.http.bodies import RequestBody
 from app.security.one_time_codes import text
 from app.security.one_time_codes.schemas import MAX_TYPED
 from app.users.schemas import Password
@@ -30,7 +31,7 @@ Otp = Annotated[
 ]
 
 
-class StrongConfirmation(BaseModel):
+class StrongConfirmation(RequestBody):
     """Confirms that the caller is the owner of the account."""
 
     password: Password
@@ -42,7 +43,7 @@ class StrongConfirmation(BaseModel):
     )
 
 
-class PasswordConfirmation(BaseModel):
+class PasswordConfirmation(RequestBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
@@ -50,13 +51,13 @@ class PasswordConfirmation(BaseModel):
     password: Password
 
 
-class OtpConfirmation(BaseModel):
+class OtpConfirmation(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"otp": "123456"}]})
 
     otp: Otp
 
 
-class PasswordAndOtp(BaseModel):
+class PasswordAndOtp(RequestBody):
     """The password and a code, as for a login."""
 
     model_config = ConfigDict(
