@@ -132,7 +132,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     error_responses.install(app)
-    docs_page.install(app)
+    docs_page.install(app, settings.issuer)
     # Outside of the framework's middleware, which costs more than a token check.
     fast_path = FastPath(app.state)
     middleware = RequestMiddleware(

@@ -24,6 +24,7 @@ from app.errors import (
     UnavailableError,
     UriTooLongError,
 )
+from app.http.addresses import path_prefix, public_path
 
 # Every call can return these. Documented once, since a caller can do little about them.
 COMMON_ERRORS: tuple[type[ApiError], ...] = (
@@ -59,16 +60,21 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 _FILES = files("app.http") / "static"
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, issuer: str) -> None:
     page = (_FILES / "docs.html").read_text("utf-8")
     start_page = (_FILES / "index.html").read_text("utf-8")
-    links = {"name": app.title, "version": app.version, "docs": "/docs", "openapi": "/openapi.json"}
+    links = {
+        "name": app.title,
+        "version": app.version,
+        "docs": public_path(issuer, "/docs"),
+        "openapi": public_path(issuer, "/openapi.json"),
+    }
     start_headers = {"Content-Security-Policy": _start_page_policy(start_page), "Vary": "Accept"}
     document = cache(lambda: to_json(app.openapi()))  # takes 30 ms, and anybody can ask for it
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app)
+            app.openapi_schema = _describe(app, issuer)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # the documented way to replace the schema
@@ -129,7 +135,7 @@ def _prefers_json(accept: str) -> bool:
     return qualities["application/json"] > qualities["text/html"]
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
+def _describe(app: FastAPI, issuer: str) -> dict[str, Any]:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -145,7 +151,17 @@ def _describe(app: FastAPI) -> dict[str, Any]:
             _name_needed_scopes(operation)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+    _add_path_prefix(document, issuer)
     return document
+
+
+def _add_path_prefix(document: dict[str, Any], issuer: str) -> None:
+    """Otherwise the docs page and generated clients would call the root of the host."""
+    if prefix := path_prefix(issuer):
+        document["servers"] = [{"url": prefix}]
+        for scheme in document["components"]["securitySchemes"].values():
+            for flow in scheme.get("flows", {}).values():
+                flow["tokenUrl"] = public_path(issuer, "/token")
 
 
 def _name_needed_scopes(operation: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ KINDS = {
     "passlib's scrypt": scrypt.using(rounds=4).hash,
     "PBKDF2": pbkdf2_sha256.using(rounds=1_000).hash,
     "Django's PBKDF2": django_pbkdf2_sha256.using(rounds=1_000).hash,
-    "Argon2id": lambda password: argon2.using(memory_cost=16, time_cost=1).hash(password),
+    "Argon2id": lambda password: argon2.using(memory_cost=64, time_cost=1).hash(password),
 }
 
 
