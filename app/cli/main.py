@@ -13,6 +13,7 @@ from app.cli import keys, mail, restore, users
 from app.cli.operations import run
 from app.database import migrations
 from app.errors import ApiError, StartupError
+from app.http import access_log
 from app.settings import Settings
 
 
@@ -49,6 +50,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     migrations.upgrade(settings)
     # An error is printed once, by this process, instead of by each worker.
     run(lambda services, context: services.keys.load(context))
+    access_log.configure(settings)  # for the lines of the supervisor
     serve(
         host or settings.host,
         settings.port,

@@ -64,12 +64,15 @@ class RequestMiddleware:
         app: ASGIApp,
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
+        routine_routes: frozenset[str] = frozenset(),
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
-        answers from memory, or returns None."""
+        answers from memory, or returns None. Successful requests to `routine_routes` are logged at
+        level debug."""
         self.app = app
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
+        self._routine_routes = routine_routes
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -163,7 +166,9 @@ class RequestMiddleware:
         finally:
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
-            request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))
+            request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
+            is_routine = path in self._routine_routes and status < 400
+            (request_log.write_routine if is_routine else request_log.write)(request)
 
 
 def _routed(scope: Scope) -> Scope:
