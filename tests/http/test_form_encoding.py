@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, register
 
 ZOE = {**LANCELOT, "username": "zoë", "password": "µ and ÿ"}

@@ -10,7 +10,7 @@ from httpx import AsyncClient
 
 from app.main import create_app
 from app.server.protocol import HttpProtocol
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.raw_http import connected, read_all, request
 from tests.support.servers import served
 from tests.support.settings import ARTHUR_ADMINISTERS, make_settings

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register
 
 JSON = "application/json"

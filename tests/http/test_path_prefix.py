@@ -11,7 +11,6 @@ from playwright.sync_api import expect
 
 from app.http.addresses import is_well_known_suffix, path_prefix, public_path, public_url
 from hourpass import Guard
-from tests.conftest import free_port, serving
 from tests.project.test_docs_page import (
     Visit,
     assert_can_call_what_is_protected,
@@ -19,6 +18,7 @@ from tests.project.test_docs_page import (
     visit,
 )
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
+from tests.support.service_process import free_port, serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, said_in
 from tests.support.waiting import until
 

@@ -7,7 +7,7 @@ from httpx import AsyncClient
 
 from app.http import access_log
 from app.http.access_log import request_log
-from tests.conftest import on_sqlite
+from tests.support.markers import on_sqlite
 from tests.support.settings import make_settings
 
 ROUTINE = ("/healthz", "/readyz", "/revocations", "/revocations?wait=1")

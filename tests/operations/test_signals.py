@@ -1,5 +1,6 @@
 """SIGHUP: one worker ends as on SIGTERM, several are replaced. All lines have the log's format."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -15,10 +16,9 @@ import pytest
 
 from app.server import supervisor
 from app.server.supervisor import Supervisor
-from tests.conftest import SERVE_TIMEOUT_SECONDS
 from tests.operations.test_serving import HOURPASS, Service, ended, started
 from tests.support.raw_http import connected, read_answers, request
-from tests.support.service_process import comes_true
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 
 
 def lines_of(service: Service) -> list[dict[str, object]]:
@@ -89,7 +89,7 @@ def test_sighup_replaces_all_workers_and_a_failure_is_an_error_line(tmp_path: Pa
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    assert any(comes_true(condition) for _ in range(8))
+    asyncio.run(until(condition))
 
 
 class SlowWorker:

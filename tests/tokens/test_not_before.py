@@ -13,8 +13,9 @@ from jose import jwt
 
 from app.settings import Settings
 from app.tokens.signing_keys.keys import CLOCK_SKEW
+from tests.support.apps import started_client
 from tests.support.settings import Clock, make_settings
-from tests.support.users import ARTHUR, at_court, bearer, log_in, said_in, token_holds
+from tests.support.users import ARTHUR, bearer, log_in, said_in, token_holds
 
 SECRET = "the lady of the lake keeps it dry"
 SECOND = timedelta(seconds=1)
@@ -29,7 +30,7 @@ async def client(settings: Settings, clock: Clock) -> AsyncIterator[AsyncClient]
         first_admin_username=ARTHUR["username"],
         first_admin_password=ARTHUR["password"],
     )
-    async with at_court(hs256, clock) as client:
+    async with started_client(hs256, clock) as client:
         yield client
 
 
