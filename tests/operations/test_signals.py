@@ -19,6 +19,7 @@ from app.server.supervisor import Supervisor
 from tests.operations.test_serving import HOURPASS, Service, ended, started
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
+from tests.support.waiting import until
 
 
 def lines_of(service: Service) -> list[dict[str, object]]:
