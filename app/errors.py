@@ -23,8 +23,12 @@ class ApiError(Exception):
         super().__init__(self.message)
         self.members = members
 
+    def describe(self) -> str:
+        """The class's `message`. Subclasses override this if it differs per error."""
+        return self.message
+
     def body(self) -> dict[str, object]:
-        return {"message": self.message, "error": self.error, **self.members}
+        return {"message": self.describe(), "error": self.error, **self.members}
 
     def header_fields(self) -> dict[str, str]:
         """The class's `headers`. Subclasses override this if the values differ per error."""
@@ -114,7 +118,11 @@ class UriTooLongError(ApiError):
 class UnsupportedMediaTypeError(ApiError):
     status = 415
     error = "unsupported_media_type"
-    message = "Send application/json or application/x-www-form-urlencoded"
+    message = "Set Content-Type to application/json or application/x-www-form-urlencoded"
+
+
+class FormRequiredError(UnsupportedMediaTypeError):
+    message = "Send a form, with Content-Type application/x-www-form-urlencoded"
 
 
 class HeadersTooLargeError(ApiError):
@@ -129,7 +137,7 @@ class OAuthError(ApiError):
     status = 400
 
     def body(self) -> dict[str, object]:
-        return {**super().body(), "error_description": self.message}
+        return {**super().body(), "error_description": self.describe()}
 
 
 class InvalidFormError(OAuthError):
@@ -137,6 +145,14 @@ class InvalidFormError(OAuthError):
 
     error = "invalid_request"
     message = "A parameter is missing, repeated or out of bounds"
+
+    def __init__(self, problem: str | None = None) -> None:
+        """`problem` says which parameter, in the characters that RFC 6749, 5.2 allows."""
+        super().__init__()
+        self._problem = problem
+
+    def describe(self) -> str:
+        return self._problem or self.message
 
 
 class StartupError(Exception):

@@ -67,6 +67,9 @@ _TAGS = {
     "Health": "Checks for load balancers and orchestrators.",
 }
 
+# Monitors and guards repeat these requests all the time.
+_ROUTINE_ROUTES = frozenset(("/healthz", "/readyz", "/revocations"))
+
 # FastAPI prepares the routes at their first request, which takes 0.1 s for all of them. They are
 # shared by all apps of a process, because each test has its own app.
 _routes = APIRouter()
@@ -133,11 +136,11 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     error_responses.install(app)
-    docs_page.install(app)
+    docs_page.install(app, settings.issuer)
     # Outside of the framework's middleware, which costs more than a token check.
     fast_path = FastPath(app.state)
     middleware = RequestMiddleware(
-        app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES
+        app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES
     )
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)

@@ -9,7 +9,7 @@ import re
 from email.utils import formataddr, parseaddr
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
-    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL under which clients reach the service")
+    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")
@@ -151,6 +151,14 @@ class Settings(BaseSettings):
         if self.password_policy is None:
             return self.environment == "production"
         return self.password_policy == "strict"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _let_issuer_follow_port(cls, values: dict[str, Any]) -> dict[str, Any]:
+        port = values.get("port")
+        if "issuer" in values or port is None or str(port) == "0":
+            return values
+        return {**values, "issuer": f"http://localhost:{port}"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

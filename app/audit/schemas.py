@@ -1,16 +1,36 @@
+import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
+from pydantic_core import PydanticCustomError
 
 from app.http.pagination import PageQuery
 
+# A time whose + was sent as it is: in a query it means a space.
+_LOST_PLUS = re.compile(r".*\d \d\d:?\d\d")
+
+
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+def _check_plus(value: Any) -> Any:
+    if isinstance(value, str) and "T" in value.upper() and _LOST_PLUS.fullmatch(value):
+        raise PydanticCustomError("moment", "Write the + of the time zone as %2B in a query")
+    return value
+
 
 def _in_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # less than a day beyond the calendar
+        return _EARLIEST if moment.year == 1 else _LATEST
 
 
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
+Moment = Annotated[datetime, BeforeValidator(_check_plus), AfterValidator(_in_utc)]
 
 
 class AuditEntry(BaseModel):

@@ -1,5 +1,6 @@
 """The `hourpass` command."""
 
+import os
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from app.cli import keys, mail, restore, users
 from app.cli.operations import run
 from app.database import migrations
 from app.errors import ApiError, StartupError
+from app.http import access_log
 from app.settings import Settings
 
 
@@ -42,13 +44,16 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Migrate the database, then serve until interrupted."""
     from app.server.run import serve
 
+    if port is not None:
+        os.environ["PORT"] = str(port)  # for the workers: without ISSUER, they name it in tokens
     settings = Settings()
     migrations.upgrade(settings)
     # An error is printed once, by this process, instead of by each worker.
     run(lambda services, context: services.keys.load(context))
+    access_log.configure(settings)  # for the lines of the supervisor
     serve(
         host or settings.host,
-        settings.port if port is None else port,
+        settings.port,
         workers or settings.workers,
     )
 

@@ -1,5 +1,8 @@
 """Commands for user accounts."""
 
+from ipaddress import ip_address
+from typing import Any
+
 import click
 
 from app.cli.operations import get_user, read_password, run
@@ -67,27 +70,43 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
     click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
 
 
+def _check_ip_address(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an IP address.") from None
+
+
 @click.command()
 @click.argument("username")
 @click.option(
     "--ip-address",
     "--address",  # the name before version 0.2
     "ip_address",
+    callback=_check_ip_address,
     help="Also clear the failed logins from this IP address.",
 )
 def unlock(username: str, ip_address: str | None) -> None:
     """Clear a user's counters of failed and successful logins, so that the user can log in at
     once."""
 
-    async def forget(services: Services, context: RequestContext) -> None:
+    async def forget(services: Services, context: RequestContext) -> bool:
         user = await get_user(services, context, username)
         await begin_write(context.session)
         await clear(context.session, normalize_username(username), ip_address, all_accounts=True)
         await services.events.publish(context, "user.unlock", user.id)
+        is_enabled = user.is_enabled
         await context.session.commit()
+        return is_enabled
 
-    run(forget)
-    click.echo(f"{username} can log in again.")
+    can_log_in = run(forget)
+    click.echo(f"Cleared the login counters of {username}.")
+    if can_log_in:
+        click.echo(f"{username} can log in again.")
+    else:
+        click.echo(f"{username} is disabled, and cannot log in until an administrator enables it.")
 
 
 @click.command()

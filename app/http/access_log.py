@@ -126,12 +126,14 @@ class RequestLog:
 
     def __init__(self) -> None:
         self._enabled = False
+        self._is_verbose = False
         self._as_text = False
         self._lines: list[str] = []
 
-    def configure(self, *, enabled: bool, as_text: bool) -> None:
+    def configure(self, *, enabled: bool, as_text: bool, is_verbose: bool = False) -> None:
         self._enabled = enabled
         self._as_text = as_text
+        self._is_verbose = is_verbose
 
     def write(self, request: LoggedRequest) -> None:
         if not self._enabled:
@@ -139,6 +141,13 @@ class RequestLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         self._lines.append(request.as_text() if self._as_text else request.as_json())
+
+    def write_routine(self, request: LoggedRequest) -> None:
+        """At level debug: a request that machines repeat all the time."""
+        if self._is_verbose:
+            self.write(request)
+            for info, debug in (("INFO ", "DEBUG"), ('"level": "info"', '"level": "debug"')):
+                self._lines[-1] = self._lines[-1].replace(info, debug, 1)
 
     def flush(self) -> None:
         if self._lines:
@@ -160,7 +169,11 @@ def configure(settings: Settings) -> None:
     as_text = settings.log_format == "text" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
-    request_log.configure(enabled=settings.log_level in ("debug", "info"), as_text=as_text)
+    request_log.configure(
+        enabled=settings.log_level in ("debug", "info"),
+        as_text=as_text,
+        is_verbose=settings.log_level == "debug",
+    )
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)]

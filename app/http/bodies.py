@@ -1,17 +1,29 @@
 """Reads and documents request bodies: JSON, and the forms of OAuth."""
 
+import re
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, from_json
-from starlette.exceptions import HTTPException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails
 
 from app.errors import InvalidFormError, UnsupportedMediaTypeError
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
+MAX_PARAMETERS = 100
+
+_PARAMETER_NAME = re.compile("[a-z_]{1,30}")
+_DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, 5.2
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -20,11 +32,23 @@ ConstantMessage = Annotated[str, Field(description="For people.")]
 
 
 class RequestBody(BaseModel):
-    """A body whose schema declares no `default`.
+    """A body in which null and empty members count as omitted, as the parameters of a form do, and
+    whose schema declares no `default`.
 
     Generated clients send declared defaults, so a client that changes one member of a user would
     change others too. Descriptions name the defaults.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _omit_empty_members(cls, members: Any) -> Any:
+        if not isinstance(members, dict):
+            return members
+        return {name: value for name, value in members.items() if not cls._is_omitted(value)}
+
+    @classmethod
+    def _is_omitted(cls, value: Any) -> bool:
+        return value is None or (isinstance(value, str) and not value)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -40,6 +64,10 @@ class Change(RequestBody):
     """The body of a PATCH. Omitted and null members do not change."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def _is_omitted(cls, value: Any) -> bool:
+        return value is None
 
     def changes(self) -> dict[str, Any]:
         """The members to change. An empty string means removal, which is None here."""
@@ -61,25 +89,48 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def is_json(request: Request) -> bool:
+    """As FastAPI decides it for the routes that it reads the body for."""
+    kind = media_type(request)
+    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
+
+
 async def read_form(request: Request) -> dict[str, Any]:
-    """RFC 6749, 3.2: parameters must not be repeated, and one without a value counts as omitted."""
+    """A form in UTF-8 (RFC 6749, appendix B). The framework would read it as Latin-1.
+
+    Parameters must not be repeated, and one without a value counts as omitted (RFC 6749, 3.2).
+    Raises InvalidFormError.
+    """
+    body = await request.body()
+    if looks_like_json(body):
+        raise InvalidFormError("The body is JSON, but Content-Type says that it is a form")
     try:
-        async with request.form() as form:
-            sent = [(name, value) for name, value in form.multi_items() if value]
-    except HTTPException:  # more parameters than the framework accepts
-        raise InvalidFormError from None
+        sent = parse_qsl(body.decode(), errors="strict", max_num_fields=MAX_PARAMETERS)
+    except UnicodeDecodeError:
+        raise InvalidFormError("The form must be encoded in UTF-8") from None
+    except ValueError:
+        raise InvalidFormError("The form has too many parameters") from None
     members = dict(sent)
     if len(members) != len(sent):
-        raise InvalidFormError
+        names = [name for name, _ in sent]
+        raise InvalidFormError(_repeated(next(name for name in names if names.count(name) > 1)))
     return members
 
 
+def looks_like_json(body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf\x20\t\r\n").startswith(b"{")
+
+
 async def read_json(request: Request) -> dict[str, Any]:
-    if media_type(request) != JSON:
+    """Reads JSON as FastAPI does, so that one set of rules applies to all routes.
+
+    Raises UnsupportedMediaTypeError and RequestValidationError.
+    """
+    if not is_json(request):
         raise UnsupportedMediaTypeError
     try:
-        members = from_json(await request.body())
-    except ValueError:
+        members = await request.json()
+    except (ValueError, RecursionError):
         raise _invalid_body("json_invalid", "JSON decode error") from None
     if not isinstance(members, dict):
         raise _invalid_body("dict_type", "Input should be an object")
@@ -91,10 +142,24 @@ def validate(model: type[Model], members: dict[str, Any], *, by_form: bool) -> M
         return model.model_validate(members)
     except ValidationError as error:
         if by_form:
-            raise InvalidFormError from None
+            raise InvalidFormError(_describe(error.errors()[0])) from None
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from None
+
+
+def _describe(problem: ErrorDetails) -> str | None:
+    """Names the parameter, which is one of the model's. None for what RFC 6749 cannot transport."""
+    name, message = str(problem["loc"][0]), problem["msg"]
+    text = (
+        f"The parameter {name} is missing" if problem["type"] == "missing" else f"{name}: {message}"
+    )
+    return text if _DESCRIPTION.fullmatch(text) else None
+
+
+def _repeated(name: str) -> str | None:
+    """None if the name could be anything, such as a password in the wrong place."""
+    return f"The parameter {name} is repeated" if _PARAMETER_NAME.fullmatch(name) else None
 
 
 def _invalid_body(type_: str, message: str) -> RequestValidationError:

@@ -25,6 +25,7 @@ from app.errors import (
     UnavailableError,
     UriTooLongError,
 )
+from app.http.addresses import public_path
 from app.http.openapi import build_document
 
 # Every call can return these. Documented once, since a caller can do little about them.
@@ -58,16 +59,21 @@ After 503, repeat the request after `Retry-After` seconds.
 _FILES = files("app.http") / "static"
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, issuer: str) -> None:
     page = (_FILES / "docs.html").read_text("utf-8")
     start_page = (_FILES / "index.html").read_text("utf-8")
-    links = {"name": app.title, "version": app.version, "docs": "/docs", "openapi": "/openapi.json"}
+    links = {
+        "name": app.title,
+        "version": app.version,
+        "docs": public_path(issuer, "/docs"),
+        "openapi": public_path(issuer, "/openapi.json"),
+    }
     start_headers = {"Content-Security-Policy": _start_page_policy(start_page), "Vary": "Accept"}
     document = cache(lambda: to_json(app.openapi()))  # takes 30 ms, and anybody can ask for it
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = build_document(app)
+            app.openapi_schema = build_document(app, issuer)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # the documented way to replace the schema

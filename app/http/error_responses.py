@@ -7,8 +7,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
+from app.http.bodies import JSON, is_json, looks_like_json
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _HEADERS = {
     "WWW-Authenticate": {
@@ -94,8 +98,13 @@ async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes) and not is_json(request):  # FastAPI has not parsed it
+        problem = f"Must be a JSON object, with Content-Type {JSON}"
+        if looks_like_json(error.body):
+            problem = f"The body is JSON, but Content-Type does not say so. Set it to {JSON}"
+        return error_response(InvalidRequestError.for_field("body", problem))
     return validation_error_response(error)
 
 
@@ -104,7 +113,7 @@ async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
     return error_response(InternalError())
 
 
-async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Errors of the framework, such as an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
     if error.status_code == NotFoundError.status:
@@ -113,5 +122,24 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
         return error_response(error.__cause__)  # raised while FastAPI was reading the body
     if error.status_code == 400:
         return error_response(InvalidRequestError.for_field("body", "Must be JSON in UTF-8"))
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
     code = error.detail.lower().replace(" ", "_")
-    return JSONResponse({"message": error.detail, "error": code}, error.status_code, error.headers)
+    return JSONResponse({"message": error.detail, "error": code}, error.status_code, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """All methods of the path (RFC 9110, 10.2.1). The framework names those of one route.
+
+    Below a mount no route matches: it has files, which can only be read.
+    """
+    found = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    return ["GET", "HEAD", *found[1:]] if found[:1] in ([], ["GET"]) else found

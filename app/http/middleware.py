@@ -64,18 +64,22 @@ class RequestMiddleware:
         app: ASGIApp,
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
+        routine_routes: frozenset[str] = frozenset(),
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
-        answers from memory, or returns None."""
+        answers from memory, or returns None. Successful requests to `routine_routes` are logged at
+        level debug."""
         self.app = app
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
+        self._routine_routes = routine_routes
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            is_head = scope["method"] == "HEAD"
+            await self._http(scope, receive, _without_content(send) if is_head else send)
         else:
             await self._lifespan(scope, receive, send)
 
@@ -128,6 +132,7 @@ class RequestMiddleware:
         request_id.set(id_)
         state = scope.setdefault("state", {})
         state["request_id"] = id_
+        routed = _routed(scope)
         status = _CLIENT_CLOSED_REQUEST
         received = 0
 
@@ -151,7 +156,7 @@ class RequestMiddleware:
             if error:
                 await error_response(error())(scope, receive, send_with_headers)
             else:
-                await self.app(scope, receive_limited, send_with_headers)
+                await self.app(routed, receive_limited, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_CLOSED_REQUEST
         except Exception:  # noqa: BLE001 - logged, and the client gets a 500
@@ -159,14 +164,35 @@ class RequestMiddleware:
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
-            route = scope.get("route")
-            path = route.path if route else None
-            # Taken out: the connection keeps the scope until its next request, and would keep the
-            # database session with it.
-            context: RequestContext | None = state.pop("context", None)
-            user_id = context.user_id if context else None
             took = _milliseconds_since(started)
-            request_log.write(LoggedRequest(id_, scope["method"], path, status, took, user_id))
+            path, user_id = _route_and_user(routed)
+            request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
+            is_routine = path in self._routine_routes and status < 400
+            (request_log.write_routine if is_routine else request_log.write)(request)
+
+
+def _routed(scope: Scope) -> Scope:
+    """The scope for the router. HEAD is a GET without the content (RFC 9110, 9.3.2), so the routes
+    need not know it."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+
+def _without_content(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_head
+
+
+def _route_and_user(scope: Scope) -> tuple[str | None, int | None]:
+    """What the access log needs, once the route has been called."""
+    route = scope.get("route")
+    # Taken out: the connection keeps the scope until its next request, and would keep the database
+    # session with it.
+    context: RequestContext | None = scope["state"].pop("context", None)
+    return route.path if route else None, context.user_id if context else None
 
 
 def _check_limits(scope: Scope) -> tuple[str | None, type[ApiError] | None]:

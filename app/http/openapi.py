@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.errors import ApiError
+from app.http.addresses import public_url
 
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
@@ -28,7 +29,7 @@ _FRAMEWORK_CODES = ("method_not_allowed",)  # error_responses.py makes them of S
 Schema = dict[str, Any]
 
 
-def build_document(app: FastAPI) -> dict[str, Any]:
+def build_document(app: FastAPI, issuer: str) -> dict[str, Any]:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -37,7 +38,9 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         tags=app.openapi_tags,
         license_info=app.license_info,
+        servers=[{"url": issuer.rstrip("/")}],
     )
+    _complete_addresses(document, issuer)
     schemas: dict[str, Schema] = document["components"]["schemas"]
     document["components"]["securitySchemes"]["Bearer"] = _BEARER_SCHEME
     for path, operations in document["paths"].items():
@@ -59,6 +62,13 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         _size_integer(schema)
         _describe_secret(schema)
     return document
+
+
+def _complete_addresses(document: Schema, issuer: str) -> None:
+    """Absolute, for clients that keep the document in a file. The docs page uses its own origin."""
+    for scheme in document["components"]["securitySchemes"].values():
+        for flow in scheme.get("flows", {}).values():
+            flow["tokenUrl"] = flow["refreshUrl"] = public_url(issuer, "/token")
 
 
 def _drop_undocumented_422(operation: Schema) -> None:

@@ -42,7 +42,7 @@ async def _grant_request(request: Request) -> GrantRequest:
         if "otp" in members:
             raise InvalidFormError
         members["otp"] = otp
-    grant_type = members.get("grant_type", "password")
+    grant_type = members.get("grant_type") or "password"
     if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
     return GrantRequest(validate(_GRANTS[grant_type], members, by_form=by_form), by_form)

@@ -38,3 +38,10 @@ class InvalidRefreshTokenError(OAuthError):
 class UnsupportedGrantTypeError(OAuthError):
     error = "unsupported_grant_type"
     message = "The grant_type must be password or refresh_token"
+
+
+class InvalidScopeError(OAuthError):
+    """Otherwise the client would take the token for one with the scopes that it asked for."""
+
+    error = "invalid_scope"
+    message = "The user has none of the requested scopes"

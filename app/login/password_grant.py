@@ -14,6 +14,7 @@ from app.events import Events
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
+    InvalidScopeError,
     MfaRequiredByFormError,
     MfaRequiredError,
 )
@@ -25,6 +26,7 @@ from app.security.rate_limits.limits import UNFINISHED_LOGIN
 from app.security.rate_limits.service import Attempt, LoginLimiter, enforce_limit
 from app.tokens.scopes import OFFLINE_ACCESS, scope_string
 from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
+from app.users.models import UNUSABLE_PASSWORD
 from app.users.schemas import normalize_username
 
 _JSON_ERRORS: dict[LoginResult, type[ApiError]] = {
@@ -66,7 +68,8 @@ class PasswordGrant:
 
         Raises InvalidCredentialsError (for a form InvalidGrantError) for an unknown user, a wrong
         password, a disabled user and a wrong code alike; MfaRequiredError (for a form
-        MfaRequiredByFormError); TooManyCodesError; TooManyAttemptsError; HashingOverloadedError.
+        MfaRequiredByFormError); InvalidScopeError; TooManyCodesError; TooManyAttemptsError;
+        HashingOverloadedError.
         """
         session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
         password = body.password.get_secret_value()
@@ -95,22 +98,30 @@ class PasswordGrant:
         if self._passwords.needs_rehash(accepted.password_hash):
             new_hash = await self._passwords.hash(password)
             await upgrade_password_hash(context, accepted, new_hash)
-        requested = set(body.scope.split())
-        scopes = self._issuer.allowed_scopes(
-            accepted.granted_scopes(), by_second_factor=accepted.has_second_factor
-        )
-        scopes -= set(body.exclude_scope.split())
-        if selected := requested - {OFFLINE_ACCESS}:
-            scopes &= selected
+        scopes = self._scopes(accepted, body)
         created = None
-        if OFFLINE_ACCESS in requested:
-            scopes |= {OFFLINE_ACCESS}
+        if OFFLINE_ACCESS in scopes:
             created = await self._sessions.create(context, accepted, scope_string(scopes))
             if created is None:  # disabled or deleted a moment ago
                 raise errors[LoginResult.REFUSED]
         return await self._issuer.issue(
             context, accepted, scopes, created, by_second_factor=accepted.has_second_factor
         )
+
+    def _scopes(self, user: LoginAccount, body: PasswordGrantBody) -> set[str]:
+        """The scopes of the token. Raises InvalidScopeError if none of the requested ones is
+        left."""
+        requested = set(body.scope.split())
+        scopes = self._issuer.allowed_scopes(
+            user.granted_scopes(), by_second_factor=user.has_second_factor
+        )
+        scopes -= set(body.exclude_scope.split())
+        if selected := requested - {OFFLINE_ACCESS}:
+            scopes &= selected
+        scopes |= requested & {OFFLINE_ACCESS}
+        if requested and not scopes:
+            raise InvalidScopeError
+        return scopes
 
     async def _record(
         self,
@@ -137,7 +148,12 @@ class PasswordGrant:
         is_accepted = result is LoginResult.ACCEPTED
         is_about_code = result in (LoginResult.WRONG_CODE, LoginResult.TOO_MANY_CODES)
         reason = {"reason": result.value} if is_about_code else {}
+        if result is LoginResult.REFUSED and user and self._is_unsupported(user.password_hash):
+            reason = {"reason": "unsupported password hash"}
         await self._events.publish(context, "login", user_id, succeeded=is_accepted, **reason)
+
+    def _is_unsupported(self, password_hash: str) -> bool:
+        return password_hash != UNUSABLE_PASSWORD and not self._passwords.can_verify(password_hash)
 
     async def _count_unfinished(self, context: RequestContext, user_id: int | None) -> None:
         """Counted separately from logins, so that nobody without the code can use up the owner's

@@ -1,8 +1,16 @@
+from functools import partial
+
 from fastapi import APIRouter
 
 from app.context import ContextDep
 from app.credentials.second_factors.errors import TooManyCodesError
-from app.errors import InvalidFormError, InvalidRequestError, UnsupportedMediaTypeError
+from app.errors import (
+    InvalidFormError,
+    InvalidRequestError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+)
+from app.http.addresses import is_well_known_suffix, public_url
 from app.http.error_responses import error_docs
 from app.login.dependencies import (
     GRANT_BODY,
@@ -14,6 +22,7 @@ from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
     InvalidRefreshTokenError,
+    InvalidScopeError,
     MfaRequiredByFormError,
     MfaRequiredError,
     UnsupportedGrantTypeError,
@@ -41,6 +50,7 @@ router = APIRouter()
         MfaRequiredError,
         TooManyCodesError,
         UnsupportedGrantTypeError,
+        InvalidScopeError,
         InvalidFormError,
         InvalidCredentialsError,
         UnsupportedMediaTypeError,
@@ -75,17 +85,29 @@ async def issue_token(
 )
 async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
     """RFC 8414. The URLs begin with the setting `ISSUER`."""
-    issuer = tokens.issuer.rstrip("/")
+    url = partial(public_url, tokens.issuer)
     return ServerMetadata(
         issuer=tokens.issuer,
-        token_endpoint=f"{issuer}/token",
-        jwks_uri=f"{issuer}/.well-known/jwks.json" if tokens.keyring.public_jwks() else None,
-        revocation_endpoint=f"{issuer}/revoke",
-        introspection_endpoint=f"{issuer}/introspect",
-        service_documentation=f"{issuer}/docs",
+        token_endpoint=url("/token"),
+        jwks_uri=url("/.well-known/jwks.json") if tokens.keyring.public_jwks() else None,
+        revocation_endpoint=url("/revoke"),
+        introspection_endpoint=url("/introspect"),
+        service_documentation=url("/docs"),
         scopes_supported=sorted(SCOPE_DESCRIPTIONS),
         response_types_supported=[],
         grant_types_supported=["password", "refresh_token"],
         token_endpoint_auth_methods_supported=["none"],
         revocation_endpoint_auth_methods_supported=["none"],
     )
+
+
+@router.get(
+    "/.well-known/oauth-authorization-server/{path:path}",
+    response_model_exclude_none=True,
+    include_in_schema=False,
+)
+async def read_metadata_of_path(path: str, tokens: TokensDep) -> ServerMetadata:
+    """Where clients look if ISSUER has a path (RFC 8414, 3.1)."""
+    if not is_well_known_suffix(tokens.issuer, path):
+        raise NotFoundError
+    return await read_server_metadata(tokens)

@@ -30,7 +30,7 @@ class PasswordGrantBody(RequestBody):
         "",
         max_length=1000,
         description="Scopes, separated by spaces. `offline_access` requests a refresh token; other "
-        "scopes limit the token to these. Default: all scopes of the user.",
+        "scopes limit the token to those of them that the user has. Default: all of the user.",
     )
     exclude_scope: str = Field(
         "",
@@ -73,7 +73,8 @@ class IssuedToken(BaseModel):
     )
     scope: str | None = Field(
         None,
-        description="Scopes of the token, separated by spaces. Absent if there are none.",
+        description="Scopes of the token, separated by spaces. They may be fewer than you "
+        "requested. Absent if there are none.",
         examples=["admin"],
     )
 

@@ -21,14 +21,15 @@ from argon2.low_level import Type, hash_secret_raw
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from passlib.context import CryptContext
-from passlib.exc import UnknownHashError
 
 from app.errors import InvalidRequestError, UnavailableError
+from app.security import imported_hashes
 from app.settings import Settings
 
 MAX_LENGTH = 128
 STRICT_MIN_LENGTH = 8
 
+_ARGON2 = "$argon2"
 _ARGON2ID = re.compile(
     r"\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)"
 )
@@ -49,14 +50,7 @@ class Passwords:
 
     def __init__(self, settings: Settings) -> None:
         self._context = CryptContext(
-            schemes=[
-                "argon2",
-                "bcrypt",
-                "pbkdf2_sha256",
-                "pbkdf2_sha512",
-                "django_pbkdf2_sha256",
-                "django_argon2",
-            ],
+            schemes=["argon2", *imported_hashes.SCHEMES],
             deprecated="auto",
             argon2__memory_cost=settings.argon2_memory_kib,
             argon2__time_cost=settings.argon2_passes,
@@ -103,26 +97,47 @@ class Passwords:
 
         Raises HashingOverloadedError.
         """
-        return await self._run(self._verify_or_dummy, _normalize(password), password_hash)
+        return await self._run(self._verify_spellings, password, password_hash)
+
+    def can_verify(self, password_hash: str) -> bool:
+        """Whether any password can match the hash. If not, the account was imported with a hash of
+        an unsupported kind, or it has no password."""
+        return self._is_current(password_hash) or imported_hashes.can_verify(
+            self._context, password_hash
+        )
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Whether the hash has another algorithm or other parameters than hash() uses."""
-        is_current = password_hash.startswith(self._parameters)
-        if is_current and len(password_hash) == len(self._dummy_hash):
-            return False  # nearly always; spares parsing the hash
+        if self._is_current(password_hash):
+            return False
+        if not password_hash.startswith(_ARGON2):
+            return True
         return bool(self._context.needs_update(password_hash))
+
+    def _is_current(self, password_hash: str) -> bool:
+        """Nearly always. Spares parsing the hash."""
+        has_parameters = password_hash.startswith(self._parameters)
+        return has_parameters and len(password_hash) == len(self._dummy_hash)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def _verify_spellings(self, password: str, password_hash: str | None) -> bool:
+        """Our hashes are of the normalized password. Other systems hash it as it was typed.
+
+        If the spellings differ, a wrong password takes twice as long, for unknown users as well.
+        """
+        spellings = list(dict.fromkeys((_normalize(password), password)))
+        if password_hash is not None and not password_hash.startswith(_ARGON2):
+            spellings.reverse()
+        return any(self._verify_or_dummy(spelling, password_hash) for spelling in spellings)
 
     def _verify_or_dummy(self, password: str, password_hash: str | None) -> bool:
         if password_hash is not None:
             try:
                 return self._verify_hash(password, password_hash)
-            except UnknownHashError:
-                pass  # an account imported without a usable password
             except ValueError:
-                pass  # bcrypt accepts at most 72 bytes and no NUL; passwords are never truncated
+                pass  # an account without a password, or with a hash of an unsupported kind
         self._verify_hash(password, self._dummy_hash)
         return False
 
@@ -130,6 +145,8 @@ class Passwords:
         if self._by_openssl and (computation := _argon2id(password_hash)):
             kdf, digest = computation
             return hmac.compare_digest(kdf.derive(password.encode()), digest)
+        if not password_hash.startswith(_ARGON2):
+            return imported_hashes.verify(self._context, password, password_hash)
         return bool(self._context.verify(password, password_hash))
 
     async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:

@@ -121,7 +121,9 @@ class RequestParser(HttpToolsProtocol):
             self._number_of_hosts += 1
         elif name in _FRAMING_HEADERS:
             self._read_framing(name, value)
-        self.headers.append((name, value))
+        # White space around the value is not part of it (RFC 9110, 5.5). httptools removes it in
+        # front only.
+        self.headers.append((name, value.strip(b" \t")))
 
     def _read_framing(self, name: bytes, value: bytes) -> None:
         """The parser has already refused ambiguous lengths. ValueError makes it refuse the
@@ -133,7 +135,7 @@ class RequestParser(HttpToolsProtocol):
             # RFC 9112, 6.1: HTTP/1.0 has no transfer codings. Only chunked is implemented here.
             if is_http_1_0 or value.strip().lower() != b"chunked":
                 raise ValueError
-        elif value.lower() == b"100-continue" and not is_http_1_0:  # RFC 9110, 10.1.1
+        elif value.strip().lower() == b"100-continue" and not is_http_1_0:  # RFC 9110, 10.1.1
             self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:

@@ -1,14 +1,18 @@
 """Runs uvicorn for `hourpass serve`."""
 
+import logging
+import signal
 import socket
 import sys
 from typing import Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from app.server.connections import backlog, raise_open_files
 from app.server.protocol import HttpProtocol
+from app.server.supervisor import Supervisor
+
+_log = logging.getLogger("hourpass")
 
 
 def serve(host: str, port: int, workers: int) -> None:
@@ -32,10 +36,24 @@ def serve(host: str, port: int, workers: int) -> None:
         "timeout_worker_healthcheck": 20,
     }
     if workers == 1 or sys.platform != "linux":
+        _stop_on_hangup()
         uvicorn.run("app.main:app", **options)
     else:
         config = uvicorn.Config("app.main:app", **options)
-        Multiprocess(config, [_ReusePortSocket(fileno=config.bind_socket().detach())]).run()
+        Supervisor(config, [_ReusePortSocket(fileno=config.bind_socket().detach())]).run()
+
+
+def _stop_on_hangup() -> None:
+    """End as on SIGTERM. By default, SIGHUP would end the process in the middle of requests. With
+    several workers, it restarts them."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return  # started with nohup
+
+    def stop(*_: object) -> None:
+        _log.info("Received SIGHUP, stopping")
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGHUP, stop)
 
 
 class _ReusePortSocket(socket.socket):

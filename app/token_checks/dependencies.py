@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.errors import UnsupportedMediaTypeError
+from app.errors import FormRequiredError
 from app.http.bodies import FORM, documented_body, media_type, read_form, validate
 from app.token_checks.schemas import TokenForm
 from app.token_checks.service import TokenIntrospection, TokenRevocation
@@ -12,7 +12,7 @@ TOKEN_BODY = documented_body(TokenForm.model_json_schema(), FORM)
 
 async def _token_form(request: Request) -> TokenForm:
     if media_type(request) != FORM:
-        raise UnsupportedMediaTypeError
+        raise FormRequiredError
     return validate(TokenForm, await read_form(request), by_form=True)
 
 

@@ -77,7 +77,8 @@ class FastPath:
 def _path(scope: Scope) -> str | None:
     path: str = scope["path"]
     if path.startswith(_STATUS):
-        return _STATUS if scope["method"] == "GET" and "/" not in path[len(_STATUS) :] else None
+        is_read = scope["method"] in ("GET", "HEAD")
+        return _STATUS if is_read and "/" not in path[len(_STATUS) :] else None
     if path == _VERIFY or path.startswith(_BELOW_VERIFY):
         return _VERIFY if scope["method"] in VERIFY_METHODS else None
     return None

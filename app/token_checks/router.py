@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.context import ContextDep
-from app.errors import InvalidFormError, InvalidRequestError, UnsupportedMediaTypeError
+from app.errors import FormRequiredError, InvalidFormError, InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError
@@ -90,16 +90,16 @@ def _response(prepared: PreparedResponse) -> Response:
     summary="Revoke a token",
     response_description="The token is not valid any longer, or never was.",
     openapi_extra=TOKEN_BODY,
-    responses=error_docs(InvalidFormError, UnsupportedMediaTypeError, TooManyAttemptsError),
+    responses=error_docs(InvalidFormError, FormRequiredError, TooManyAttemptsError),
 )
 async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
     """RFC 7009. Revokes an access token, or a refresh token together with its session. No other
-    authentication is needed. Revoking an invalid token also succeeds.
+    authentication is needed. An invalid token gets 200 as well, with `revoked` false.
     """
-    await revocation.revoke(context, form.token.get_secret_value())
-    return TokenRevoked()
+    is_revoked = await revocation.revoke(context, form.token.get_secret_value())
+    return TokenRevoked() if is_revoked else TokenRevoked.nothing()
 
 
 @router.post(
@@ -109,9 +109,7 @@ async def revoke_token(
     response_description="The claims of the token, or that it is not active.",
     response_model_exclude_none=True,
     openapi_extra=TOKEN_BODY,
-    responses=error_docs(
-        InvalidFormError, UnsupportedMediaTypeError, MissingTokenError, InvalidTokenError
-    ),
+    responses=error_docs(InvalidFormError, FormRequiredError, MissingTokenError, InvalidTokenError),
 )
 async def introspect_token(
     user: CurrentUser,

@@ -1,7 +1,7 @@
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 
 from app.http.bodies import ConstantMessage, RequestBody
 from app.users.authenticated_user import AuthenticatedUser
@@ -41,15 +41,31 @@ def identity_headers(user: AuthenticatedUser) -> tuple[tuple[bytes, bytes], ...]
     )
 
 
+def _strip(token: Any) -> Any:
+    """A token that was read from a file often ends with a line break."""
+    return token.strip() if isinstance(token, str) else token
+
+
 class TokenForm(RequestBody):
     """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is ignored: the kinds of token look different."""
 
-    token: SecretStr = Field(min_length=1, description="An access token or a refresh token.")
+    token: Annotated[SecretStr, BeforeValidator(_strip)] = Field(
+        min_length=1, description="An access token or a refresh token."
+    )
     token_type_hint: str | None = Field(None, description="Ignored.", examples=["access_token"])
 
 
 class TokenRevoked(BaseModel):
     message: ConstantMessage = "Token revoked"
+    revoked: bool = Field(
+        default=True,
+        description="False if there was nothing to revoke: the token is not valid.",
+        examples=[True],
+    )
+
+    @classmethod
+    def nothing(cls) -> "TokenRevoked":
+        return cls(message="The token is not valid, nothing was revoked", revoked=False)
 
 
 class Introspection(BaseModel):

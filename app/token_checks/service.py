@@ -7,11 +7,11 @@ from app.events import Events
 from app.security.rate_limits.service import LoginLimiter, enforce_limit
 from app.token_checks.schemas import Introspection
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import CLIENT_ID, AccessTokens
+from app.tokens.jwt import CLIENT_ID, AccessTokens, NotYetValidError
 from app.tokens.revocations.service import Revocations
 from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES, scope_string
 from app.users.authenticated_user import AuthenticatedUser
-from app.users.token_cache import TokenChecker
+from app.users.token_cache import TokenChecker, VerifiedToken
 
 
 class TokenRevocation:
@@ -29,26 +29,33 @@ class TokenRevocation:
         self._events = events
         self._limiter = limiter
 
-    async def revoke(self, context: RequestContext, token: str) -> None:
+    async def revoke(self, context: RequestContext, token: str) -> bool:
         """Revoke an access token, or a refresh token with its session (RFC 7009, 2.1).
 
-        Nothing but the token is required. Revoking an invalid token also succeeds.
+        Nothing but the token is required. Returns False if the token is not valid.
 
         Revocations of access tokens are limited, since a session can issue any number of them.
         Revoking a session or all tokens of a user is not: to do it again, the user has to log in
         again, and logins are limited. Raises TooManyAttemptsError.
         """
         try:
-            verified = await self._checker.check(context, token)
+            verified = await self._verify(context, token)
         except InvalidTokenError:
-            await self._sessions.revoke_by_token(context, token)
-            return
+            return await self._sessions.revoke_by_token(context, token)
         user_id = verified.user.id
         await begin_write(context.session)
         await enforce_limit(context.session, "revocation", str(user_id), self._limiter.actions)
         await self._revocations.publish(context, f"jti:{verified.claims.jti}")
         await self._events.publish(context, "token.revoke", user_id)
         await context.session.commit()
+        return True
+
+    async def _verify(self, context: RequestContext, token: str) -> VerifiedToken:
+        """Accepts tokens that become valid later as well. Raises InvalidTokenError."""
+        try:
+            return await self._checker.check(context, token)
+        except NotYetValidError as error:
+            return VerifiedToken.of(error.claims)
 
 
 class TokenIntrospection:

@@ -20,7 +20,8 @@ def bearer_token(scope: Scope) -> str:
     values = [value for name, value in headers if name == b"authorization"]
     if not values:
         raise MissingTokenError
-    scheme, _, token = values[0].rpartition(b" ")
+    # Not every server removes the white space around a value (RFC 9110, 5.5).
+    scheme, _, token = values[0].strip(b" \t").rpartition(b" ")
     scheme = scheme.rstrip(b" ")  # RFC 6750, 2.1: 1*SP
     if len(values) > 1 or b" " in scheme:
         raise InvalidTokenError

@@ -24,11 +24,15 @@ class InsufficientScopeError(ForbiddenError):
     """The token is valid but lacks a scope that the challenge names."""
 
     error = "insufficient_scope"
-    message = "The token does not allow this"
+    message = "The token needs the scope admin"
 
     def __init__(self, *needed: str) -> None:
         super().__init__()
         self.needed = needed or ("admin",)
+
+    def describe(self) -> str:
+        scopes = f"scope{'s' if len(self.needed) > 1 else ''} {' '.join(self.needed)}"
+        return self.message.replace("scope admin", scopes)
 
     def header_fields(self) -> dict[str, str]:
         scope = " ".join(self.needed)

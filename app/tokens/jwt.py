@@ -75,6 +75,14 @@ class Claims(NamedTuple):
         return [*values, f"sid:{self.session}"] if self.session else values
 
 
+class NotYetValidError(InvalidTokenError):
+    """The token becomes valid later (`nbf`), unless it is revoked before."""
+
+    def __init__(self, claims: Claims) -> None:
+        super().__init__()
+        self.claims = claims
+
+
 class AccessTokens:
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self.lifetime = timedelta(minutes=settings.token_minutes)
@@ -108,8 +116,8 @@ class AccessTokens:
     def decode(self, token: str, now: datetime) -> Claims:
         """Returns the claims of a valid token.
 
-        Raises InvalidTokenError, and its subclass UnknownKeyError if the header is one that the
-        service writes, but with an unknown key.
+        Raises InvalidTokenError, and its subclasses UnknownKeyError, if the header is one that the
+        service writes, but with an unknown key, and NotYetValidError.
         """
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise InvalidTokenError
@@ -122,6 +130,7 @@ class AccessTokens:
             raise InvalidTokenError
         claims = _parse(payload)
         seconds = now.timestamp()
+        latest = seconds + CLOCK_SKEW.total_seconds()  # that a token can have been issued
         if (
             claims.get("iss") != self.issuer
             or claims.get("aud") != self.audience
@@ -143,12 +152,14 @@ class AccessTokens:
             or type(authenticated_at := claims.get("auth_time")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or issued_at > seconds + CLOCK_SKEW.total_seconds()
+            # The service sends no `nbf`, but others sign with an HS256 secret too.
+            or type(not_before := claims.get("nbf", issued_at)) is not int
+            or issued_at > latest
             # A longer lifetime than ours could outlast the token's revocation.
             or not seconds < expires_at <= issued_at + int(self.lifetime.total_seconds())
         ):
             raise InvalidTokenError
-        return Claims(
+        valid = Claims(
             subject=subject,
             username=username,
             token_version=token_version,
@@ -161,6 +172,9 @@ class AccessTokens:
             issued_at=issued_at,
             expires_at=expires_at,
         )
+        if not_before > latest:
+            raise NotYetValidError(valid)
+        return valid
 
 
 def _could_be_ours(header: str) -> bool:

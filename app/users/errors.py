@@ -48,4 +48,6 @@ class WrongPasswordError(ForbiddenError):
 class SecondFactorNeededError(InsufficientScopeError):
     """With ADMIN_SECOND_FACTOR=required, for administrators without a second factor."""
 
-    message = "The token does not allow this. Administrators must log in with a second factor"
+    message = (
+        "The token needs the scope admin. Administrators must log in with a second factor to get it"
+    )

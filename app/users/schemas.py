@@ -1,6 +1,5 @@
 """HTTP bodies about users, and the rules for usernames, e-mail addresses and passwords."""
 
-import re
 import unicodedata
 from datetime import datetime
 from typing import Annotated
@@ -14,13 +13,7 @@ from app.security.one_time_codes.schemas import CodeText
 from app.security.passwords import MAX_LENGTH
 from app.tokens.scopes import RESERVED_SCOPES, SCOPE
 from app.users.models import normalize_email
-
-# Invisible characters would make two usernames look the same. Categories C* (control, format,
-# unassigned…) and line separators are rejected as well; these are the remaining default-ignorable
-# code points of Unicode.
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
+from app.users.visible_text import has_stray_mark, is_visible
 
 
 def normalize_username(username: str) -> str:
@@ -32,11 +25,10 @@ def normalize_username(username: str) -> str:
 def _check_username(username: str) -> str:
     if username != username.strip():
         raise PydanticCustomError("username", "Must not begin or end with a space")
-    if _INVISIBLE.search(username) or any(
-        unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp")
-        for character in username
-    ):
+    if not is_visible(username):
         raise PydanticCustomError("username", "Must not contain control or invisible characters")
+    if has_stray_mark(username):
+        raise PydanticCustomError("username", "Must have a letter before each combining mark")
     if len(normalize_username(username)) > 64:
         raise PydanticCustomError("username", "Must have at most 64 characters after normalization")
     return username

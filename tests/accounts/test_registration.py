@@ -101,6 +101,8 @@ REFUSED = {
     "a name with a soft hyphen": ("username", "lance\u00adlot"),
     "a name with a variation selector": ("username", "lancelot\ufe0f"),
     "a name with a Hangul filler": ("username", "lancelot\u3164"),
+    "a name with a Braille blank": ("username", "lancelot\u2800"),
+    "a name with a combining mark first": ("username", "\u0301lancelot"),
     "a name with a tag character": ("username", "lancelot\U000e0041"),
     "a name with a private character": ("username", "lance\ue000lot"),
     "a name with an unassigned character": ("username", "lance\u0378lot"),

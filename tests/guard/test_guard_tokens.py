@@ -189,7 +189,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 FULL = claims_of(ISSUER.token(**OPTIONAL))
-CLAIMS = sorted(FULL)
+CLAIMS = sorted([*FULL, "nbf"])
 NOW: int = FULL["iat"]
 
 
@@ -272,6 +272,12 @@ def test_the_clock_of_a_guard_may_be_a_little_behind(guard: Guard, issuer: Issue
         pytest.param({}, NOW + 3_600, False, id="when it expires"),
         pytest.param({"iat": NOW + 60}, NOW, True, id="issued 60 seconds ahead"),
         pytest.param({"iat": NOW + 61}, NOW, False, id="issued 61 seconds ahead"),
+        pytest.param({"nbf": NOW + 60}, NOW, True, id="valid in 60 seconds"),
+        pytest.param({"nbf": NOW + 61}, NOW, False, id="valid in 61 seconds"),
+        pytest.param({"nbf": NOW + 61}, NOW + 1, True, id="valid since a second ago"),
+        pytest.param({"nbf": None}, NOW, False, id="nbf null"),
+        pytest.param({"nbf": NOW - 0.5}, NOW, False, id="nbf a fraction"),
+        pytest.param({"nbf": str(NOW)}, NOW, False, id="nbf a text"),
         pytest.param({"exp": NOW + 86_400}, NOW, True, id="valid for a day"),
         pytest.param({"exp": NOW + 86_401}, NOW, False, id="valid for longer than a day"),
     ],

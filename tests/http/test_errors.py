@@ -104,8 +104,18 @@ async def test_a_successful_answer_has_the_same_headers(client: AsyncClient) -> 
 
 @on_sqlite
 async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None:
-    assert (await client.post("/me")).headers["allow"] == "GET"
-    assert (await client.get("/token")).headers["allow"] == "POST"
+    for path, methods in {
+        "/me": "GET, HEAD, PATCH, DELETE",
+        "/users/1": "GET, HEAD, PATCH",
+        "/users": "GET, HEAD, POST",
+        "/token": "POST",
+        "/docs": "GET, HEAD",
+        "/docs/assets/docs.js": "GET, HEAD",
+    }.items():
+        response = await client.options(path)
+        assert_problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == methods
+    assert (await client.head("/token")).headers["allow"] == "POST"
 
 
 @on_sqlite

@@ -8,6 +8,7 @@ from httpx import AsyncClient
 
 from app.context import RequestContext
 from app.users.service import Users
+from hourpass import LoginError
 from tests.support.http_clients import ClientService, by_httpx, token_of
 from tests.support.users import (
     ARTHUR,
@@ -31,7 +32,7 @@ LEFT_OUT: list[tuple[Person, str | None]] = [
     ({"exclude_scope": "admin  train nothing"}, "predict"),
     ({"exclude_scope": "admin", "scope": "predict"}, "predict"),
     ({"exclude_scope": "admin", "scope": "offline_access"}, "offline_access predict train"),
-    ({"exclude_scope": "admin", "scope": "admin"}, None),
+    ({"exclude_scope": "admin predict train"}, None),
 ]
 
 
@@ -69,7 +70,7 @@ async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
         pytest.param(["predict"], {"predict"}, id="one"),
         pytest.param(["admin"], {"admin"}, id="admin"),
         pytest.param("admin predict offline_access", {"admin", "predict", "offline_access"}),
-        pytest.param(["administrate"], set(), id="a longer word"),
+        pytest.param(["administrate", "train"], {"train"}, id="a longer word"),
     ],
 )
 def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
@@ -86,3 +87,8 @@ def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
     assert administers is ("admin" in given)
     # One login, as before: the service leaves the scope out, not a second request.
     assert service.transport.grants() == ["password"]
+
+
+def test_hourpass_auth_says_that_no_requested_scope_is_granted(service: ClientService) -> None:
+    with pytest.raises(LoginError, match="none of the requested scopes"):
+        by_httpx(service.auth(scopes=["administrate"]), "GET", f"{service.url}/me")

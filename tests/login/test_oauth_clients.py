@@ -36,7 +36,7 @@ def plain_http_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("client_secret", [None, "any"], ids=["public", "with a client secret"])
 def test_authlib_fetches_a_token_and_uses_it(base_url: str, client_secret: str | None) -> None:
-    with AuthlibSession("notebook", client_secret, scope="me") as session:
+    with AuthlibSession("notebook", client_secret) as session:
         token = session.fetch_token(f"{base_url}/token", username=USERNAME, password=PASSWORD)
         assert (token["token_type"], token["expires_in"]) == ("bearer", 3600)
         assert session.get(f"{base_url}/me").json()["username"] == USERNAME
@@ -49,6 +49,12 @@ def test_authlib_understands_a_wrong_password(base_url: str) -> None:
         "invalid_grant",
         "Invalid credentials",
     )
+
+
+def test_authlib_understands_that_no_scope_is_granted(base_url: str) -> None:
+    with AuthlibSession("notebook", scope="admin") as session, pytest.raises(OAuthError) as caught:
+        session.fetch_token(f"{base_url}/token", username=USERNAME, password=PASSWORD)
+    assert caught.value.error == "invalid_scope"
 
 
 def test_requests_oauthlib_fetches_a_token_and_uses_it(base_url: str) -> None:

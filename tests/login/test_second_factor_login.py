@@ -247,7 +247,9 @@ async def test_an_administrator_without_a_second_factor_can_only_set_one_up(
     required = settings.model_copy(update={"admin_second_factor": "required"})
     async with started_client(required, clock) as client:
         await register(client, LANCELOT)
-        answer = (await client.post("/token", json={**ARTHUR, "scope": "admin"})).json()
+        refused = await client.post("/token", json={**ARTHUR, "scope": "admin"})
+        assert_problem(refused, 400, "invalid_scope")
+        answer = (await client.post("/token", json=ARTHUR)).json()
         assert "scope" not in answer
         path = "/users/2/sessions"
         response = await client.get(path, headers=bearer(answer["token"]))

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.users.login_account import find_login_account
 from app.users.models import User
 from app.users.service import Users
-from tests.support.apps import started_client
+from tests.support.apps import client_of, started_client
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
@@ -44,7 +44,8 @@ from tests.support.waiting import blocking
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
-GRACE = 10 * SECOND
+GRACE = 60 * SECOND
+SHORT_GRACE = 10 * SECOND
 
 
 async def renewed(client: AsyncClient, session: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +130,43 @@ async def test_asking_for_a_lost_answer_again_does_not_extend_the_grace(
     await renewed(client, session)
     clock.advance(SECOND)
     assert await is_over(client, session)
+
+
+@pytest.mark.parametrize(
+    ("network", "user_agent", "grace"),
+    [
+        pytest.param("192.0.2.1", "notebook", GRACE, id="both as at the login"),
+        pytest.param("192.0.2.1", "another", GRACE, id="the address"),
+        pytest.param("198.51.100.7", "notebook", GRACE, id="the user agent"),
+        pytest.param("198.51.100.7", "another", SHORT_GRACE, id="neither"),
+        pytest.param("198.51.100.7", "", SHORT_GRACE, id="neither, and no user agent"),
+    ],
+)
+async def test_the_long_grace_is_for_a_client_that_looks_like_the_one_that_logged_in(  # noqa: PLR0917
+    app: FastAPI, client: AsyncClient, clock: Clock, network: str, user_agent: str, grace: timedelta
+) -> None:
+    await register(client, LANCELOT)
+    async with client_of(app, "192.0.2.1") as notebook, client_of(app, network) as repeating:
+        notebook.headers["user-agent"] = "notebook"
+        repeating.headers["user-agent"] = user_agent
+        for late, is_refused in ((timedelta(), False), (SECOND, True)):
+            session = await open_session(notebook, LANCELOT)
+            await renewed(notebook, session)
+            clock.advance(grace + late)
+            assert await is_over(repeating, session) is is_refused
+
+
+async def test_without_an_address_and_a_user_agent_two_clients_are_not_the_same(
+    app: FastAPI, client: AsyncClient, clock: Clock
+) -> None:
+    """Behind a Unix socket there may be neither."""
+    await register(client, LANCELOT)
+    async with client_of(app, "") as nobody:
+        nobody.headers["user-agent"] = ""
+        session = await open_session(nobody, LANCELOT)
+        await renewed(nobody, session)
+        clock.advance(SHORT_GRACE + SECOND)
+        assert await is_over(nobody, session)
 
 
 async def test_two_simultaneous_renewals_get_the_same_successor(

@@ -121,7 +121,12 @@ def test_services_started_at_once_on_an_empty_database_share_one_key(
     with ExitStack() as stack:
         services = [
             stack.enter_context(
-                started(tmp_path, *HOURPASS, "serve", DATABASE_URL=empty_database_url)
+                started(
+                    tmp_path,
+                    *(*HOURPASS, "serve"),
+                    DATABASE_URL=empty_database_url,
+                    ISSUER="http://localhost:8000",
+                )
             )
             for _ in range(3)
         ]

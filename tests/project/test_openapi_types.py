@@ -82,6 +82,13 @@ def test_somebody_who_has_a_token_can_use_it() -> None:
     assert (SCHEMES["Bearer"]["type"], SCHEMES["Bearer"]["scheme"]) == ("http", "bearer")
 
 
+def test_the_addresses_are_absolute() -> None:
+    """Of the issuer, which is the default here."""
+    assert DOCUMENT["servers"] == [{"url": "http://localhost:8000"}]
+    flow = SCHEMES["Password"]["flows"]["password"]
+    assert flow["tokenUrl"] == "http://localhost:8000/token"
+
+
 def test_the_flow_can_be_refreshed_and_describes_its_scopes() -> None:
     flow = SCHEMES["Password"]["flows"]["password"]
     assert flow["refreshUrl"] == flow["tokenUrl"]

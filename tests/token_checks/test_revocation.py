@@ -35,10 +35,13 @@ from tests.support.users import (
 NEW_PASSWORD = "lady of the lake"
 
 
-async def revoke(client: AsyncClient, token: str, **further: str) -> None:
-    """The answer never says whether there was anything to revoke."""
+async def revoke(client: AsyncClient, token: str, *, is_valid: bool = True, **further: str) -> None:
+    """Succeeds for an invalid token too (RFC 7009, 2.2), but then the answer claims nothing."""
     response = await client.post("/revoke", data={"token": token, **further})
     assert response.status_code == 200, response.text
+    body = response.json()
+    assert body["revoked"] is is_valid
+    assert (body["message"] == "Token revoked") is is_valid
     assert response.headers["cache-control"] == "no-store"
 
 
@@ -203,14 +206,30 @@ async def test_revoking_an_invalid_or_expired_token_succeeds(
     clock.advance(timedelta(minutes=60))
     session = await open_session(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    handle = session["refresh_token"].split("_")[1]
-    for junk in ("garbage", "hpr_", "a" * 5_000, "é\0", expired, f"hpr_{handle}_{'0' * 64}"):
-        await revoke(client, junk)
+    unknown = f"hpr_{'0' * 32}_{'0' * 64}"
+    for junk in ("garbage", "hpr_", "a" * 5_000, "é\0", expired, unknown, f"Bearer {token}"):
+        await revoke(client, junk, is_valid=False)
     assert await revoked(client) == []
     assert (await renew(client, session["refresh_token"])).status_code == 200
-    for _ in range(2):
-        await revoke(client, token)
+    await revoke(client, f" {token}\r\n")
+    await revoke(client, token, is_valid=False)
     assert len(await revoked(client)) == 1
+
+
+async def test_a_refresh_token_that_was_used_before_revokes_its_session_too(
+    client: AsyncClient, clock: Clock
+) -> None:
+    """A client that has lost the newest one wants to log out, and using the old one would revoke
+    the session as well."""
+    await register(client, LANCELOT)
+    first = newest = await open_session(client, LANCELOT)
+    for _ in range(3):
+        newest = (await renew(client, newest["refresh_token"])).json()
+        clock.advance(timedelta(minutes=5))
+    await revoke(client, first["refresh_token"])
+    assert not await token_holds(client, newest["access_token"])
+    assert_problem(await renew(client, newest["refresh_token"]), 400, "invalid_grant")
+    await revoke(client, first["refresh_token"], is_valid=False)
 
 
 @on_sqlite
@@ -281,7 +300,7 @@ async def test_a_revoked_token_stays_so_after_the_lifetime_was_made_shorter(
         token = await log_in(client, LANCELOT)
     shorter = make_settings(settings.database_url, token_minutes=10)
     async with started_client(shorter, clock) as client:
-        await revoke(client, token)
+        await revoke(client, token, is_valid=False)
         assert not await token_holds(client, token)
     clock.advance(timedelta(minutes=15))
     database = Database(shorter, clock)

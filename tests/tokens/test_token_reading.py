@@ -137,6 +137,7 @@ WRONG_VALUES: dict[str, list[object]] = {
     "auth_time": [True, "1795435200", 1795435200.0],
     "scope": [1, ["admin"], {"admin": True}],
     "sid": [1, False, ["0123456789abcdef"]],
+    "nbf": [None, True, "1795435200", 1795435200.0, [0], 10**30],
     "amr": ["pwd", {"pwd": True}, [1], ["pwd", None], [["pwd"]]],
 }
 MAY_BE_NULL = ("sid",)
@@ -388,7 +389,7 @@ def test_no_text_behind_a_good_header_makes_the_reader_stumble(rest: str) -> Non
         TOKENS.decode(f"{Original(TOKEN, KEY).header}.{rest}", NOW)
 
 
-CLAIMS = sorted(Original(TOKEN, KEY).claims)
+CLAIMS = sorted([*Original(TOKEN, KEY).claims, "nbf"])
 
 
 def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +437,7 @@ ODD_VALUES: dict[str, list[Any]] = {
     **dict.fromkeys(("iss", "aud", "sub", "preferred_username", "client_id"), ODD_TEXTS),
     **dict.fromkeys(("jti", "scope", "sid"), ODD_TEXTS),
     "amr": [[], *([text] for text in ODD_TEXTS)],
-    **dict.fromkeys(("iat", "exp", "auth_time", "epoch"), ODD_NUMBERS),
+    **dict.fromkeys(("iat", "nbf", "exp", "auth_time", "epoch"), ODD_NUMBERS),
 }
 
 

@@ -12,7 +12,9 @@ from app.accounts.admin.schemas import (
 )
 from app.context import ContextDep
 from app.errors import InvalidRequestError
+from app.http.addresses import public_path
 from app.http.error_responses import error_docs
+from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
@@ -79,13 +81,14 @@ async def create_user(
     account: NewUserByAdmin,
     users: UsersDep,
     context: ContextDep,
+    tokens: TokensDep,
     response: Response,
 ) -> UserCreatedByAdmin:
     """Unlike registration, this can set `scopes` and `is_admin`. The e-mail address is optional."""
     user_id = await users.register(
         context, account, is_admin=account.is_admin, scopes=set(account.scopes)
     )
-    response.headers["Location"] = f"/users/{user_id}"
+    response.headers["Location"] = public_path(tokens.issuer, f"/users/{user_id}")
     return UserCreatedByAdmin.model_validate(await users.get(context, user_id))
 
 

@@ -3,7 +3,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.credentials.second_factors.schemas import StrongConfirmation
-from app.http.bodies import Change, ConstantMessage
+from app.http.bodies import Change, ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import EmailChange, Password
 
@@ -66,7 +66,7 @@ class VerificationSent(BaseModel):
     message: ConstantMessage = "A code is on its way"
 
 
-class EmailConfirmation(BaseModel):
+class EmailConfirmation(RequestBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
     )

@@ -7,7 +7,7 @@ from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
 
-class ForgottenPassword(BaseModel):
+class ForgottenPassword(RequestBody):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"email": "eligijus@example.org"}]}
     )
@@ -19,7 +19,7 @@ class ResetRequested(BaseModel):
     message: ConstantMessage = "If an account has this address, a code is on its way"
 
 
-class PasswordReset(BaseModel):
+class PasswordReset(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from app.http.bodies import ConstantMessage
+from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes import text
 from app.security.one_time_codes.schemas import MAX_TYPED
 from app.users.schemas import Password
@@ -31,7 +31,7 @@ Otp = Annotated[
 ]
 
 
-class StrongConfirmation(BaseModel):
+class StrongConfirmation(RequestBody):
     """Confirms that the caller is the owner of the account."""
 
     password: Password = Field(description="The current password.")
@@ -42,7 +42,7 @@ class StrongConfirmation(BaseModel):
     )
 
 
-class PasswordConfirmation(BaseModel):
+class PasswordConfirmation(RequestBody):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
@@ -50,13 +50,13 @@ class PasswordConfirmation(BaseModel):
     password: Password = Field(description="The current password.")
 
 
-class OtpConfirmation(BaseModel):
+class OtpConfirmation(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"otp": "123456"}]})
 
     otp: Otp
 
 
-class PasswordAndOtp(BaseModel):
+class PasswordAndOtp(RequestBody):
     """The password and a code, as for a login."""
 
     model_config = ConfigDict(

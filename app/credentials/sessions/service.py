@@ -2,9 +2,10 @@
 
 A refresh token is `hpr_<handle>_<secret>`. Each use replaces the secret by one that is derived from
 it with a key that only the database has. If a client uses a token again within GRACE, it gets the
-same successor again: the response may have been lost, or two tasks may have refreshed at once. Any
-other secret with a known handle has been used before. Then the token was probably stolen, so the
-session is revoked (RFC 9700, 4.14.2). A session is one row, however often it is refreshed.
+same successor again: the response may have been lost, or two tasks may have refreshed at once. A
+client that does not look like the one that logged in has only GRACE_ELSEWHERE. Any other secret
+with a known handle has been used before. Then the token was probably stolen, so the session is
+revoked (RFC 9700, 4.14.2; decision 15). A session is one row, however often it is refreshed.
 """
 
 import hashlib
@@ -16,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, delete, select
 
 from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
 from app.events import Events
+from app.ip_addresses import network_of
 from app.security.rate_limits.limits import SESSION_REFRESH
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
@@ -30,7 +32,8 @@ from app.tokens.revocations.service import Revocations
 from app.users.login_account import LoginAccount
 from app.users.models import User
 
-GRACE = timedelta(seconds=10)
+GRACE = timedelta(seconds=60)  # with the network or the user agent of the login
+GRACE_ELSEWHERE = timedelta(seconds=10)
 MAX_PER_USER = 100
 
 _REFRESH_TOKEN = re.compile(r"hpr_([0-9a-f]{32})_([0-9a-f]{64})")
@@ -128,7 +131,8 @@ class Sessions:
         presented = _hash(secret)
         is_newest = hmac.compare_digest(presented, session.secret_hash)
         is_repeated = presented == session.previous_secret_hash
-        if not is_newest and not (is_repeated and context.now - session.rotated_at <= GRACE):
+        grace = GRACE if _is_same_client(context, session) else GRACE_ELSEWHERE
+        if not is_newest and not (is_repeated and context.now - session.rotated_at <= grace):
             await self._delete(context, Session.id == session.id, reason="refresh token reused")
             await context.session.commit()
             _log.warning("Refresh token reused, session revoked", extra={"user_id": user.id})
@@ -167,15 +171,19 @@ class Sessions:
             raise SessionNotFoundError
         await context.session.commit()
 
-    async def revoke_by_token(self, context: RequestContext, refresh_token: str) -> None:
-        """Revoke the session that the refresh token belongs to, if there is one."""
-        if match := _REFRESH_TOKEN.fullmatch(refresh_token):
-            handle, secret = match.groups()
-            hash_ = _hash(secret)
-            is_its_secret = or_(Session.secret_hash == hash_, Session.previous_secret_hash == hash_)
-            await begin_write(context.session)
-            await self._delete(context, Session.handle == handle, is_its_secret)
-            await context.session.commit()
+    async def revoke_by_token(self, context: RequestContext, refresh_token: str) -> bool:
+        """Revoke the session that the refresh token belongs to. Returns False if there is none.
+
+        A token that was used before is enough, as in refresh(): otherwise a client that has lost
+        the newest one could not log out.
+        """
+        match = _REFRESH_TOKEN.fullmatch(refresh_token)
+        if match is None:
+            return False
+        await begin_write(context.session)
+        is_revoked = await self._delete(context, Session.handle == match[1])
+        await context.session.commit()
+        return is_revoked
 
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
@@ -191,6 +199,14 @@ class Sessions:
         await self._revocations.publish(context, f"sid:{id_}")
         await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
         return True
+
+
+def _is_same_client(context: RequestContext, session: Session) -> bool:
+    """Whether the request comes from the network or the user agent of the login."""
+    network = network_of(context.ip_address)
+    return (network != "" and network == network_of(session.ip_address)) or (
+        context.user_agent != "" and context.user_agent == session.user_agent
+    )
 
 
 def _refresh_token(session: Session, secret: str) -> str:

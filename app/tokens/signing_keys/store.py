@@ -97,22 +97,29 @@ class KeyStore:
             await self.rotate(context)
 
     async def revoke(self, context: RequestContext, kid: str) -> None:
-        """Delete a key, and replace it if it was the newest. Part of the caller's transaction.
+        """Delete a key, and replace it if it was signing. If it was only announced, the current key
+        goes on signing. Part of the caller's transaction.
 
         Raises KeyNotFoundError.
         """
-        removed = await context.session.scalar(
-            delete(StoredKey).where(StoredKey.kid == kid).returning(StoredKey.generation)
-        )
+        removed = (
+            await context.session.execute(
+                delete(StoredKey)
+                .where(StoredKey.kid == kid)
+                .returning(StoredKey.generation, StoredKey.activates_at)
+            )
+        ).one_or_none()
         if removed is None:
             raise KeyNotFoundError(f"There is no key {kid}.")
+        generation, activates_at = removed
         newest = await context.session.scalar(
             select(StoredKey).order_by(StoredKey.generation.desc()).limit(1)
         )
-        if newest is None or newest.generation < removed:
+        was_signing = activates_at <= context.now
+        if newest is None or (newest.generation < generation and was_signing):
             # The new key signs at once. Caches that do not have it yet reject its tokens.
             algorithm = self._settings.signing_algorithm
-            context.session.add(self._generate(removed + 1, algorithm, context.now, context.now))
+            context.session.add(self._generate(generation + 1, algorithm, context.now, context.now))
 
     async def revoke_all(self, context: RequestContext) -> list[str]:
         """Revoke every key. Returns their kids, oldest first."""

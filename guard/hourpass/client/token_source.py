@@ -190,6 +190,8 @@ class TokenSource:
             return answer
         if _error_of(answer) == "mfa_required":
             what = "the account has a second factor, so otp= has to give a code"
+        elif _error_of(answer) == "invalid_scope":
+            what = "the account has none of the requested scopes"
         else:
             what = "the username, the password or the code is wrong, or the account is disabled"
         raise Failure(LoginError(f"{self.origin} gives no token: {what}"), LOGIN_PAUSE)

@@ -18,7 +18,8 @@ from hourpass.user import User
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
 MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
-# For a clock that is behind the service's: `iat` may be this far in the future. `exp` is exact.
+# For a clock that is behind the service's: `iat` and `nbf` may be this far in the future. `exp` is
+# exact.
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
 
@@ -89,7 +90,8 @@ class TokenVerifier:
             or type(epoch := claims.get("epoch")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
-            or issued_at > now + CLOCK_SKEW_SECONDS
+            or type(not_before := claims.get("nbf", issued_at)) is not int
+            or max(issued_at, not_before) > now + CLOCK_SKEW_SECONDS
             or not now < expires_at <= issued_at + MAX_LIFETIME_SECONDS
         ):
             raise InvalidTokenError

@@ -1,0 +1,100 @@
+"""Forms are UTF-8 (RFC 6749, appendix B), and a refused one says what is wrong with it."""
+
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+
+from tests.support.markers import on_sqlite
+from tests.support.users import LANCELOT, assert_problem, register
+
+ZOE = {**LANCELOT, "username": "zoë", "password": "µ and ÿ"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+async def send(client: AsyncClient, content: bytes | str, **headers: str) -> Response:
+    return await client.post("/token", content=content, headers={**FORM, **headers})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("username=zo%C3%AB&password=%C2%B5+and+%C3%BF", id="encoded"),
+        pytest.param("username=zoë&password=µ and ÿ", id="as curl sends it"),
+        pytest.param("username=zo%c3%ab&password=µ%20and+%C3%BF", id="some of it encoded"),
+    ],
+)
+async def test_a_form_is_read_as_utf_8(client: AsyncClient, form: str) -> None:
+    await register(client, ZOE)
+    for charset in ("", "; charset=utf-8", "; charset=UTF-8"):
+        sent = {"Content-Type": FORM["Content-Type"] + charset}
+        assert (await send(client, form.encode(), **sent)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(b"username=zo\xeb&password=x", id="Latin-1 as it is"),
+        pytest.param(b"username=zo%EB&password=x", id="Latin-1, encoded"),
+        pytest.param(b"username=x&password=%FF", id="a byte of no character"),
+        pytest.param(b"username=x&password=%C3", id="half a character"),
+        pytest.param(b"username=x&password=%ED%A0%80", id="a surrogate"),
+        pytest.param(b"username=x&password=y&%FF=z", id="in a name"),
+        pytest.param(b"username=x&password=\xc3%AB", id="half of it encoded"),
+    ],
+)
+@on_sqlite
+async def test_invalid_bytes_are_refused_and_count_as_no_failed_login(
+    client: AsyncClient, form: bytes
+) -> None:
+    for _ in range(30):
+        body = assert_problem(await send(client, form), 400, "invalid_request")
+    assert body["error_description"] == body["message"] == "The form must be encoded in UTF-8"
+
+
+async def test_two_passwords_of_other_bytes_are_not_one(client: AsyncClient) -> None:
+    await register(client, {**LANCELOT, "password": "\ufffd"})
+    assert (await send(client, "username=lancelot&password=%EF%BF%BD")).status_code == 200
+    assert (await send(client, "username=lancelot&password=%FE")).status_code == 400
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "nothing": ("", "The parameter username is missing"),
+    "no password": ("username=arthur", "The parameter password is missing"),
+    "an empty password": ("username=arthur&password=", "The parameter password is missing"),
+    "two": ("username=a&password=x&username=b", "The parameter username is repeated"),
+    "a long name": (
+        f"username={'a' * 65}&password=x",
+        "username: String should have at most 64 characters",
+    ),
+    "no refresh token": ("grant_type=refresh_token", "The parameter refresh_token is missing"),
+    "many": ("&".join(f"p{n}=x" for n in range(200)), "The form has too many parameters"),
+    "JSON": (
+        '{"username": "arthur", "password": "excalibur"}',
+        "The body is JSON, but Content-Type says that it is a form",
+    ),
+    "two of a name that is none": (
+        "Excal%20ibur=1&Excal%20ibur=2",
+        "A parameter is missing, repeated or out of bounds",
+    ),
+}
+
+
+@on_sqlite
+async def test_a_refusal_names_the_parameter(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
+    for case, (form, message) in REFUSED.items():
+        with subtests.test(case):
+            body = assert_problem(await send(client, form), 400, "invalid_request")
+            assert body["error_description"] == body["message"] == message
+
+
+@on_sqlite
+async def test_a_call_that_takes_a_form_alone_says_so(client: AsyncClient) -> None:
+    sent: dict[str, Any] = {"json": {"token": "x"}}
+    for path in ("/revoke",):
+        body = assert_problem(await client.post(path, **sent), 415, "unsupported_media_type")
+        assert "form" in body["message"]
+        assert "application/x-www-form-urlencoded" in body["message"]
+        assert "json" not in body["message"]

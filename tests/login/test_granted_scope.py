@@ -1,0 +1,65 @@
+"""A token with fewer scopes than the client asked for says so (RFC 6749, 3.3 and 5.1)."""
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.context import RequestContext
+from tests.support.users import LANCELOT, assert_problem, register, said_in
+
+
+@pytest.fixture
+async def lancelot(client: AsyncClient, app: FastAPI, context: RequestContext) -> dict[str, str]:
+    """May train and predict."""
+    user_id = await register(client, LANCELOT)
+    await app.state.services.users.set_scopes(context, user_id, {"train", "predict"})
+    return LANCELOT
+
+
+async def log_in(client: AsyncClient, kind: str, person: dict[str, str], **more: str) -> Response:
+    return await client.post("/token", **{kind: {**person, **more}})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+async def test_the_response_names_the_scopes_of_the_token(
+    client: AsyncClient, lancelot: dict[str, str], kind: str, subtests: pytest.Subtests
+) -> None:
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({}, "predict train"),
+        ({"scope": "train"}, "train"),
+        ({"scope": "train rule"}, "train"),
+        ({"scope": "rule offline_access"}, "offline_access"),
+        ({"scope": "train predict", "exclude_scope": "train"}, "predict"),
+        ({"exclude_scope": "train predict"}, None),
+    ]
+    for sent, granted in cases:
+        with subtests.test(str(sent)):
+            issued = (await log_in(client, kind, lancelot, **sent)).json()
+            assert issued.get("scope") == granted
+            assert said_in(issued["token"]).get("scope") == granted
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+async def test_if_nothing_is_left_no_token_is_issued(
+    client: AsyncClient, lancelot: dict[str, str], kind: str, subtests: pytest.Subtests
+) -> None:
+    for sent in (
+        {"scope": "rule"},
+        {"scope": "admin introspect"},
+        {"scope": "train", "exclude_scope": "train"},
+        {"scope": 'tra"in'},
+    ):
+        with subtests.test(str(sent)):
+            body = assert_problem(
+                await log_in(client, kind, lancelot, **sent), 400, "invalid_scope"
+            )
+            assert body["error_description"] == body["message"]
+
+
+async def test_only_the_right_password_learns_which_scopes_there_are(
+    client: AsyncClient, lancelot: dict[str, str]
+) -> None:
+    wrong = {**lancelot, "password": "a guess"}
+    assert_problem(await log_in(client, "json", wrong, scope="rule"), 401, "invalid_grant")

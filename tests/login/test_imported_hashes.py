@@ -1,0 +1,173 @@
+"""Hashes of other systems verify what was typed there, or the audit log says why they cannot."""
+
+import base64
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator
+from datetime import timedelta
+
+import bcrypt
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+from passlib.hash import argon2, bcrypt_sha256, django_pbkdf2_sha256, pbkdf2_sha256, scrypt
+from sqlalchemy import select, update
+
+from app.audit.models import Entry
+from app.database.engine import begin_write
+from app.security.passwords import Passwords
+from app.users.models import User
+from tests.support.settings import Clock, make_settings
+from tests.support.users import LANCELOT, assert_problem, log_in, register
+
+LONG = "a password of more than seventy-two bytes, which is all that bcrypt can read of it"
+# What NFKC changes: an ellipsis, a half, a square, a no-break space, a decomposed accent.
+TYPED = ["wait…", "½ a grail", "x²", "no\u00a0break", "cafe\u0301", "ﬁne"]
+
+
+def bcrypt_of(password: str | bytes, ident: str = "$2b$") -> str:
+    secret = password.encode() if isinstance(password, str) else password
+    return ident + bcrypt.hashpw(secret[:72], bcrypt.gensalt(4)).decode()[4:]
+
+
+def django_bcrypt_sha256(password: str) -> str:
+    """As BCryptSHA256PasswordHasher makes it."""
+    return "bcrypt_sha256$" + bcrypt_of(hashlib.sha256(password.encode()).hexdigest())
+
+
+def django_scrypt(password: str, n: int = 16) -> str:
+    """As ScryptPasswordHasher makes it, but for the work factor."""
+    digest = hashlib.scrypt(password.encode(), salt=b"camelot", n=n, r=8, p=1, dklen=64)
+    return f"scrypt${n}$camelot$8$1${base64.b64encode(digest).decode()}"
+
+
+KINDS = {
+    "bcrypt": bcrypt_of,
+    "bcrypt of PHP": lambda password: bcrypt_of(password, "$2y$"),
+    "old bcrypt": lambda password: bcrypt_of(password, "$2a$"),
+    "Django's bcrypt": lambda password: "bcrypt$" + bcrypt_of(password),
+    "Django's bcrypt_sha256": django_bcrypt_sha256,
+    "Django's scrypt": django_scrypt,
+    "passlib's bcrypt_sha256": bcrypt_sha256.using(rounds=4).hash,
+    "passlib's scrypt": scrypt.using(rounds=4).hash,
+    "PBKDF2": pbkdf2_sha256.using(rounds=1_000).hash,
+    "Django's PBKDF2": django_pbkdf2_sha256.using(rounds=1_000).hash,
+    "Argon2id": lambda password: argon2.using(memory_cost=64, time_cost=1).hash(password),
+}
+
+
+@pytest.fixture(scope="module")
+def passwords() -> Iterator[Passwords]:
+    passwords = Passwords(make_settings("sqlite:///never-opened.db"))
+    yield passwords
+    passwords.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_hash_of_another_system_verifies(passwords: Passwords, kind: str) -> None:
+    for password in ("excalibur", "zoë's", LONG):
+        made = KINDS[kind](password)
+        assert passwords.can_verify(made)
+        assert await passwords.verify(password, made)
+        assert not await passwords.verify(f"X{password}", made)
+        assert passwords.needs_rehash(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_typed_there_matches_whatever_nfkc_makes_of_it(
+    passwords: Passwords, kind: str
+) -> None:
+    for password in TYPED:
+        assert unicodedata.normalize("NFKC", password) != password
+        as_typed, normalized = (
+            KINDS[kind](text) for text in (password, unicodedata.normalize("NFKC", password))
+        )
+        assert await passwords.verify(password, as_typed)
+        assert await passwords.verify(password, normalized)
+        assert not await passwords.verify(f"{password}!", as_typed)
+
+
+async def test_a_hash_of_ours_is_of_the_normalized_password(passwords: Passwords) -> None:
+    made = await passwords.hash("wait…")
+    assert await passwords.verify("wait...", made)
+    assert await passwords.verify("wait…", made)
+
+
+async def test_a_wrong_password_takes_as_long_for_nobody_as_for_somebody(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hashes if NFKC changes the password, otherwise one."""
+    hashed: list[str] = []
+    verify = passwords._verify_hash
+
+    def counting(password: str, password_hash: str) -> bool:
+        hashed.append(password)
+        return verify(password, password_hash)
+
+    ours = await passwords.hash("excalibur")
+    monkeypatch.setattr(passwords, "_verify_hash", counting)
+    for password, number in (("wrong", 1), ("wrong…", 2)):
+        for password_hash in (None, ours):
+            hashed.clear()
+            assert not await passwords.verify(password, password_hash)
+            assert len(hashed) == number
+
+
+async def test_bcrypt_compares_the_bytes_that_it_can_read_and_the_login_upgrades_it(
+    client: AsyncClient, app: FastAPI
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await store(app, user_id, bcrypt_of(LONG))
+    assert_problem(await attempt(client, LONG[:71]), 401, "invalid_grant")
+    await log_in(client, {**LANCELOT, "password": LONG})
+    # Now all of it counts.
+    assert_problem(await attempt(client, f"{LONG}!"), 401, "invalid_grant")
+    await log_in(client, {**LANCELOT, "password": LONG})
+
+
+async def attempt(client: AsyncClient, password: str) -> Response:
+    return await client.post("/token", json={**LANCELOT, "password": password})
+
+
+async def store(app: FastAPI, user_id: int, password_hash: str) -> None:
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        changed = update(User).where(User.id == user_id).values(password_hash=password_hash)
+        await session.execute(changed)
+        await session.commit()
+
+
+UNSUPPORTED = {
+    "a digest": hashlib.md5(b"excalibur", usedforsecurity=False).hexdigest(),
+    "crypt": "$6$rounds=5000$camelot$abc",
+    "a faulty bcrypt": bcrypt_of("excalibur", "$2x$"),
+    "a damaged bcrypt": "$2b$12$tooshort",
+    "a damaged scrypt": "scrypt$16384$camelot$8$1$!!",
+    "scrypt of no power of two": django_scrypt("excalibur").replace("$16$", "$17$"),
+    "scrypt of a gigabyte": django_scrypt("excalibur").replace("$16$", "$1048576$"),
+    "a damaged Argon2": "$argon2id$v=19$m=8,t=1,p=1$damaged",
+    "nothing": "",
+}
+
+
+async def test_the_audit_log_says_which_hash_cannot_be_verified(
+    client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
+) -> None:
+    user_id = await register(client, LANCELOT)
+    ours = await app.state.services.passwords.hash("excalibur")
+    supported = dict.fromkeys(("!", bcrypt_of("excalibur"), ours), None)
+    unsupported = dict.fromkeys(UNSUPPORTED.values(), "unsupported password hash")
+    for password_hash, reason in {**supported, **unsupported}.items():
+        with subtests.test(password_hash):
+            clock.advance(timedelta(days=2))  # beyond the rate limits
+            await store(app, user_id, password_hash)
+            assert_problem(await attempt(client, "wrong"), 401, "invalid_grant")
+            assert await last_details(app) == ({"reason": reason} if reason else {})
+
+
+async def last_details(app: FastAPI) -> dict[str, str]:
+    async with app.state.database.session() as session:
+        newest_first = select(Entry.details).order_by(Entry.id.desc())
+        details: dict[str, str] = json.loads(await session.scalar(newest_first.limit(1)))
+        return details

@@ -1,0 +1,70 @@
+"""Times in the query of GET /audit: at the edges of the calendar, and with a + as it is."""
+
+from urllib.parse import quote
+
+import pytest
+from httpx import AsyncClient
+
+from tests.support.users import assert_problem, bearer
+
+EDGES = {
+    "0001-01-01T00:00:00+23:00": 1,
+    "0001-01-01T00:00:00-23:59": 1,
+    "0001-01-01T00:00:00": 1,
+    "9999-12-31T23:59:59.999999-23:00": 0,
+    "9999-12-31T23:59:59.999999+23:59": 0,
+    "9999-12-31T23:59:59.999999Z": 0,
+    "-62135596800": 1,
+    "253402300799000": 0,  # in milliseconds
+    "0": 1,
+}
+BEYOND = [
+    "0000-01-01T00:00:00Z",
+    "10000-01-01T00:00:00Z",
+    "253402300800000000",
+    "-1e300",
+    "1e400",
+    "nan",
+    "inf",
+    "9" * 400,
+    "2026-02-30",
+]
+
+
+async def test_every_time_that_a_calendar_has_is_compared(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    headers = bearer(arthurs_token)
+    for moment, is_before_now in EDGES.items():
+        for name, is_found in (("since", is_before_now), ("until", not is_before_now)):
+            with subtests.test(f"{name}={moment}"):
+                query = {name: moment, "action": "login"}
+                response = await client.get("/audit", params=query, headers=headers)
+                assert response.status_code == 200, response.text
+                assert len(response.json()["entries"]) == int(is_found)
+
+
+async def test_any_other_time_is_refused(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for moment in BEYOND:
+        with subtests.test(moment[:20]):
+            path = f"/audit?since={quote(moment)}"
+            response = await client.get(path, headers=bearer(arthurs_token))
+            assert_problem(response, 422, "invalid_request")
+
+
+async def test_a_plus_that_was_not_encoded_is_explained(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    headers = bearer(arthurs_token)
+    for zone in ("+02:00", "+0200"):
+        with subtests.test(zone):
+            path = "/audit?action=login&until=2026-11-23T14:00:01"
+            assert (await client.get(f"{path}%2B{zone[1:]}", headers=headers)).status_code == 200
+            body = assert_problem(
+                await client.get(f"{path}{zone}", headers=headers), 422, "invalid_request"
+            )
+            [problem] = body["fields"]
+            assert problem["field"] == "until"
+            assert "%2B" in problem["message"]

@@ -1,0 +1,38 @@
+"""`hourpass unlock` says what it did, and refuses what is no address."""
+
+import pytest
+from httpx import AsyncClient
+
+from tests.operations.test_cli import Command, hourpass
+from tests.support.users import GALAHAD, LANCELOT, bearer, log_in, register
+
+__all__ = ["hourpass"]
+
+
+async def test_of_a_disabled_user_it_does_not_say_that_he_can_log_in(
+    hourpass: Command, client: AsyncClient, arthurs_token: str
+) -> None:
+    await register(client, LANCELOT)
+    galahad = await register(client, GALAHAD)
+    path = f"/toggle-user-permission/{galahad}/0"
+    assert (await client.put(path, headers=bearer(arthurs_token))).status_code == 200
+    can = await hourpass("unlock", "lancelot")
+    assert can.stdout == "Cleared the login counters of lancelot.\nlancelot can log in again.\n"
+    assert await log_in(client, LANCELOT)
+    cannot = await hourpass("unlock", "galahad")
+    assert cannot.exit_code == 0
+    assert "galahad is disabled, and cannot log in" in cannot.stdout
+    assert "again" not in cannot.stdout
+
+
+@pytest.mark.parametrize("option", ["--address", "--ip-address"])
+async def test_it_refuses_what_is_no_address(
+    hourpass: Command, option: str, client: AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    for text in ("zzz", "", "192.0.2.300", "192.0.2.0/24"):
+        result = await hourpass("unlock", "galahad", option, text)
+        assert result.exit_code == 2
+        assert "is not an IP address" in result.output
+    for text in ("192.0.2.1", "2001:db8::1"):
+        assert (await hourpass("unlock", "galahad", option, text)).exit_code == 0
