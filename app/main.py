@@ -133,6 +133,7 @@ def create_app(
         summary="User accounts and 60-minute tokens for machine-learning APIs.",
         description=docs_page.INTRODUCTION,
         version=__version__,
+        license_info={"name": "MIT", "identifier": "MIT"},
         openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         lifespan=lifespan,
         routes=_routes.routes,

@@ -20,6 +20,7 @@ router = APIRouter()
     "/audit",
     operation_id="readAuditLog",
     summary="List audit entries",
+    response_description="A page of the audit log.",
     tags=["Administration"],
     responses=error_docs(
         MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
@@ -51,6 +52,7 @@ async def read_audit_log(
     "/me/audit",
     operation_id="readOwnAuditLog",
     summary="List audit entries of my account",
+    response_description="A page of the entries about your account.",
     tags=["My account"],
     responses=error_docs(MissingTokenError, InvalidTokenError, InvalidRequestError),
 )

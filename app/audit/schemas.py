@@ -36,18 +36,28 @@ Moment = Annotated[datetime, BeforeValidator(_check_plus), AfterValidator(_in_ut
 class AuditEntry(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(examples=[512])
-    at: datetime
-    action: str = Field(examples=["user.disable"])
+    id: int = Field(description="Later entries have larger ids.", examples=[512])
+    at: datetime = Field(description="When it happened.")
+    action: str = Field(description="What was done.", examples=["user.disable"])
     actor_id: int | None = Field(description="User who did it, if any.", examples=[1])
     subject_id: int | None = Field(
         description="User whose account it concerns, if any.", examples=[10]
     )
-    succeeded: bool
-    address: str | None = Field(validation_alias="ip_address", examples=["192.0.2.7"])
-    user_agent: str | None = Field(examples=["curl/8.5.0"])
-    request_id: str | None = Field(examples=["8b8e6d5bb1-7"])
-    details: Annotated[dict[str, str], Json] = Field(examples=[{}])
+    succeeded: bool = Field(description="False if it was refused.")
+    address: str | None = Field(
+        validation_alias="ip_address",
+        description="IP address of the caller. Null for commands on the server.",
+        examples=["192.0.2.7"],
+    )
+    user_agent: str | None = Field(
+        description="User agent of the caller, if it sent one.", examples=["curl/8.5.0"]
+    )
+    request_id: str | None = Field(
+        description="`X-Request-Id` of the response.", examples=["8b8e6d5bb1-7"]
+    )
+    details: Annotated[dict[str, str], Json] = Field(
+        description="More about the action.", examples=[{}]
+    )
 
 
 class AuditQuery(PageQuery):
@@ -57,9 +67,13 @@ class AuditQuery(PageQuery):
         description="The whole action, or its first part with the dot.",
         examples=["user.", "login"],
     )
-    actor_id: int | None = Field(None, ge=1, lt=2**63)
-    subject_id: int | None = Field(None, ge=1, lt=2**63)
-    succeeded: bool | None = None
+    actor_id: int | None = Field(None, ge=1, lt=2**63, description="Only what this user did.")
+    subject_id: int | None = Field(
+        None, ge=1, lt=2**63, description="Only what concerns the account of this user."
+    )
+    succeeded: bool | None = Field(
+        None, description="Only what succeeded, or only what was refused."
+    )
     since: Moment | None = Field(
         None, description="Earliest time (RFC 3339). Default time zone: UTC."
     )
@@ -67,7 +81,7 @@ class AuditQuery(PageQuery):
 
 
 class AuditPage(BaseModel):
-    entries: list[AuditEntry]
+    entries: list[AuditEntry] = Field(description="The latest first.")
     next_cursor: str | None = Field(
         description="Send it as `cursor` to get older entries. Null on the last page.",
         examples=["463"],

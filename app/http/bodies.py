@@ -1,7 +1,7 @@
 """Reads and documents request bodies: JSON, and the forms of OAuth."""
 
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     ValidationError,
     model_validator,
@@ -25,6 +26,9 @@ _PARAMETER_NAME = re.compile("[a-z_]{1,30}")
 _DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, 5.2
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# The text of a response that has nothing more to say.
+ConstantMessage = Annotated[str, Field(description="For people.")]
 
 
 class RequestBody(BaseModel):
@@ -72,9 +76,13 @@ class Change(RequestBody):
 
 
 def documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
-    """For routes that parse the body themselves, so that FastAPI does not document it."""
+    """For routes that parse the body themselves, so that FastAPI does not document it.
+
+    It is not `required` if there are two media types: openapi-python-client makes a function of
+    that which cannot be imported.
+    """
     content = {media_type: {"schema": schema} for media_type in media_types}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": len(media_types) == 1, "content": content}}
 
 
 def media_type(request: Request) -> str:

@@ -1,5 +1,7 @@
-"""The OpenAPI document, the docs page at /docs and the start page at /. The service itself serves
-all their files, so they work without internet."""
+"""The OpenAPI document at /openapi.json, the docs page at /docs and the start page at /.
+
+The service itself serves all their files, so they work without internet.
+"""
 
 import base64
 import hashlib
@@ -9,7 +11,6 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
@@ -24,7 +25,8 @@ from app.errors import (
     UnavailableError,
     UriTooLongError,
 )
-from app.http.addresses import path_prefix, public_path
+from app.http.addresses import public_path
+from app.http.openapi import build_document
 
 # Every call can return these. Documented once, since a caller can do little about them.
 COMMON_ERRORS: tuple[type[ApiError], ...] = (
@@ -54,9 +56,6 @@ After 503, repeat the request after `Retry-After` seconds.
 </details>
 """
 
-# FastAPI lists DELETE before PATCH.
-_METHODS = ("get", "post", "put", "patch", "delete")
-
 _FILES = files("app.http") / "static"
 
 
@@ -74,7 +73,7 @@ def install(app: FastAPI, issuer: str) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, issuer)
+            app.openapi_schema = build_document(app, issuer)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # the documented way to replace the schema
@@ -133,48 +132,3 @@ def _prefers_json(accept: str) -> bool:
             weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
             qualities[media_type] = float(weight) if re.fullmatch(r"[01](\.\d*)?", weight) else 0.0
     return qualities["application/json"] > qualities["text/html"]
-
-
-def _describe(app: FastAPI, issuer: str) -> dict[str, Any]:
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        summary=app.summary,
-        description=app.description,
-        routes=app.routes,
-        tags=app.openapi_tags,
-    )
-    for path, methods in document["paths"].items():
-        document["paths"][path] = {name: methods[name] for name in _METHODS if name in methods}
-        for operation in methods.values():
-            _drop_undocumented_422(operation)
-            _name_needed_scopes(operation)
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-    _add_path_prefix(document, issuer)
-    return document
-
-
-def _add_path_prefix(document: dict[str, Any], issuer: str) -> None:
-    """Otherwise the docs page and generated clients would call the root of the host."""
-    if prefix := path_prefix(issuer):
-        document["servers"] = [{"url": prefix}]
-        for scheme in document["components"]["securitySchemes"].values():
-            for flow in scheme.get("flows", {}).values():
-                flow["tokenUrl"] = public_path(issuer, "/token")
-
-
-def _name_needed_scopes(operation: dict[str, Any]) -> None:
-    """In the description too, since Swagger UI shows them only in a dialog."""
-    if security := operation.get("security"):
-        (scopes,) = security[0].values()
-        needed = f" with the scope `{' '.join(scopes)}`" if scopes else ""
-        operation["description"] += f"\n\nRequires an access token{needed}."
-
-
-def _drop_undocumented_422(operation: dict[str, Any]) -> None:
-    """FastAPI adds a 422 in its own shape to each route with parameters that documents none. Here
-    that is GET /token_status/{token}, which accepts any text."""
-    responses = operation["responses"]
-    if "HTTPValidationError" in str(responses.get("422")):
-        del responses["422"]

@@ -14,12 +14,25 @@ from app.http.bodies import JSON, is_json, looks_like_json
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
+_HEADERS = {
+    "WWW-Authenticate": {
+        "description": "A challenge (RFC 6750, 3).",
+        "schema": {"type": "string"},
+        "example": 'Bearer realm="hourpass", error="invalid_token"',
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the next attempt.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 86_400},
+        "example": 1,
+    },
+}
+
 
 class FieldError(BaseModel):
     """A problem with one member of the request. It never repeats the value."""
 
-    field: str = Field(examples=["username"])
-    message: str = Field(examples=["Field required"])
+    field: str = Field(description="The member, such as `username`.", examples=["username"])
+    message: str = Field(description="For people.", examples=["Field required"])
 
 
 class ErrorBody(BaseModel):
@@ -74,11 +87,9 @@ def error_docs(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
         examples[name] = {"summary": kind.message, "value": {**error.body(), **kind.example}}
         line = f"`{kind.error}`: {kind.message}"
         response["description"] = "  \n".join(filter(None, [response.get("description"), line]))
-        if fields := error.header_fields():
-            response["headers"] = {
-                name: {"schema": {"type": "string"}, "example": value}
-                for name, value in fields.items()
-            }
+        response.setdefault("headers", {}).update(
+            {name: _HEADERS[name] for name in error.header_fields()}
+        )
     return responses
 
 

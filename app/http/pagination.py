@@ -22,8 +22,8 @@ class PageQuery(BaseModel):
 
     cursor: str | None = Field(
         None,
-        pattern="^[1-9][0-9]{0,17}$",
-        description="`next_cursor` of the previous page.",
+        pattern="^([1-9][0-9]{0,17})?$",
+        description="`next_cursor` of the previous page. Empty or omitted for the first page.",
     )
     limit: int = Field(50, ge=1, le=200, description="Maximum number of entries.")
 

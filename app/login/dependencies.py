@@ -29,7 +29,7 @@ def _grant_schema() -> dict[str, Any]:
     }
     members = {**by_password["properties"], **by_token["properties"], "grant_type": grant_type}
     examples = by_password["examples"] + by_token["examples"]
-    return {"title": "Grant", "type": "object", "properties": members, "examples": examples}
+    return {"title": "TokenRequest", "type": "object", "properties": members, "examples": examples}
 
 
 GRANT_BODY = documented_body(_grant_schema(), JSON, FORM)

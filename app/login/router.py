@@ -30,7 +30,7 @@ from app.login.errors import (
 from app.login.schemas import IssuedToken, RefreshGrantBody, ServerMetadata
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
-from app.tokens.scopes import INTROSPECTION_SCOPES, OFFLINE_ACCESS
+from app.tokens.scopes import SCOPE_DESCRIPTIONS
 
 router = APIRouter()
 
@@ -39,6 +39,7 @@ router = APIRouter()
     "/token",
     operation_id="issueToken",
     summary="Get an access token",
+    response_description="An access token, and a refresh token if `offline_access` was requested.",
     tags=["Registration and login"],
     response_model_exclude_none=True,
     openapi_extra=GRANT_BODY,
@@ -78,6 +79,7 @@ async def issue_token(
     "/.well-known/oauth-authorization-server",
     operation_id="readServerMetadata",
     summary="Get the server metadata",
+    response_description="The metadata.",
     tags=["Verification"],
     response_model_exclude_none=True,
 )
@@ -91,7 +93,7 @@ async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
         revocation_endpoint=url("/revoke"),
         introspection_endpoint=url("/introspect"),
         service_documentation=url("/docs"),
-        scopes_supported=sorted({OFFLINE_ACCESS, *INTROSPECTION_SCOPES}),
+        scopes_supported=sorted(SCOPE_DESCRIPTIONS),
         response_types_supported=[],
         grant_types_supported=["password", "refresh_token"],
         token_endpoint_auth_methods_supported=["none"],

@@ -19,13 +19,12 @@ class PasswordGrantBody(RequestBody):
 
     grant_type: Literal["password"] = "password"
     # Looser than a new user's name: a name that cannot exist is an unknown user.
-    username: Annotated[str, Field(max_length=64)]
-    password: Password
+    username: Annotated[str, Field(max_length=64, description="The user's name.")]
+    password: Password = Field(description="The user's password.")
     otp: Otp | None = Field(
         None,
         description="Only with a second factor: 6 digits from the authenticator app, or a recovery "
         "code.",
-        json_schema_extra={"examples": ["123456"]},
     )
     scope: str = Field(
         "",
@@ -36,8 +35,7 @@ class PasswordGrantBody(RequestBody):
     exclude_scope: str = Field(
         "",
         max_length=1000,
-        description="Scopes that the token must not have, separated by spaces.",
-        examples=["admin"],
+        description="Scopes that the token must not have, separated by spaces, such as `admin`.",
     )
 
 
@@ -51,7 +49,9 @@ class RefreshGrantBody(RequestBody):
     )
 
     grant_type: Literal["refresh_token"]
-    refresh_token: SecretStr = Field(max_length=200)
+    refresh_token: SecretStr = Field(
+        max_length=200, description="With `grant_type=refresh_token` only."
+    )
 
 
 class GrantRequest(NamedTuple):
@@ -62,9 +62,11 @@ class GrantRequest(NamedTuple):
 class IssuedToken(BaseModel):
     """RFC 6749, 5.1. `token` repeats `access_token`, for older clients."""
 
-    token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
-    access_token: str = Field(examples=["eyJhbGciOiJFUzI1NiIs…"])
-    token_type: Literal["bearer"] = BEARER
+    token: str = Field(description="The access token.", examples=["eyJhbGciOiJFUzI1NiIs…"])
+    access_token: str = Field(
+        description="The access token, a JWT (RFC 9068).", examples=["eyJhbGciOiJFUzI1NiIs…"]
+    )
+    token_type: Literal["bearer"] = Field(BEARER, description="Always `bearer`.")
     expires_in: int = Field(description="Lifetime in seconds.", examples=[3600])
     refresh_token: str | None = Field(
         None, description="Only if `offline_access` was requested.", examples=["hpr_7d1e…"]
@@ -80,16 +82,22 @@ class IssuedToken(BaseModel):
 class ServerMetadata(BaseModel):
     """RFC 8414, 2."""
 
-    issuer: str
-    token_endpoint: str
+    issuer: str = Field(description="The setting `ISSUER`.")
+    token_endpoint: str = Field(description="URL of `POST /token`.")
     jwks_uri: str | None = Field(None, description="Absent with HS256, which has no public key.")
-    revocation_endpoint: str
-    introspection_endpoint: str
-    service_documentation: str
-    scopes_supported: list[str]
+    revocation_endpoint: str = Field(description="URL of `POST /revoke`.")
+    introspection_endpoint: str = Field(description="URL of `POST /introspect`.")
+    service_documentation: str = Field(description="URL of the docs page.")
+    scopes_supported: list[str] = Field(
+        description="Scopes with a meaning here. Each user can have others."
+    )
     response_types_supported: list[str] = Field(
         description="Empty: there is no authorization endpoint, only the token endpoint."
     )
-    grant_types_supported: list[str]
-    token_endpoint_auth_methods_supported: list[str]
-    revocation_endpoint_auth_methods_supported: list[str]
+    grant_types_supported: list[str] = Field(description="Values of `grant_type`.")
+    token_endpoint_auth_methods_supported: list[str] = Field(
+        description="`none`: clients are not registered."
+    )
+    revocation_endpoint_auth_methods_supported: list[str] = Field(
+        description="`none`: clients are not registered."
+    )

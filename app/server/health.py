@@ -13,7 +13,7 @@ router = APIRouter(tags=["Health"])
 
 
 class Health(BaseModel):
-    status: Literal["ok"] = Field("ok", examples=["ok"])
+    status: Literal["ok"] = Field("ok", description="Always `ok`.", examples=["ok"])
 
 
 class NotReadyError(UnavailableError):
@@ -31,7 +31,12 @@ async def _require_ready(request: Request) -> None:
         raise NotReadyError from error
 
 
-@router.get("/healthz", operation_id="liveness", summary="Check the process")
+@router.get(
+    "/healthz",
+    operation_id="liveness",
+    summary="Check the process",
+    response_description="The process runs.",
+)
 async def liveness() -> Health:
     """Responds as long as the process runs. Does not use the database."""
     return Health()
@@ -41,6 +46,7 @@ async def liveness() -> Health:
     "/readyz",
     operation_id="readiness",
     summary="Check the database and the signing key",
+    response_description="The service can do its work.",
     responses=error_docs(NotReadyError),
 )
 async def readiness(_: Annotated[None, Depends(_require_ready)]) -> Health:

@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.context import ContextDep
-from app.errors import FormRequiredError, InvalidFormError
+from app.errors import FormRequiredError, InvalidFormError, InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError
@@ -32,11 +32,12 @@ router = APIRouter(tags=["Tokens"])
     "/token_status/{token}",
     operation_id="readTokenStatus",
     summary="Check a token",
+    response_description="The token is valid.",
     response_model=TokenStatus,
     responses=error_docs(InvalidTokenError),
 )
 async def read_token_status(
-    token: Annotated[str, Path(examples=["eyJhbGciOiJFUzI1NiIs…"])],
+    token: Annotated[str, Path(description="An access token.", examples=["eyJhbGciOiJFUzI1NiIs…"])],
     checker: TokenCheckerDep,
     context: ContextDep,
 ) -> Response:
@@ -53,6 +54,7 @@ async def read_token_status(
     "/verify",
     operation_id="verifyToken",
     summary="Verify a bearer token",
+    response_description="The token is valid and has the scopes.",
     response_model=TokenStatus,
     openapi_extra=SCOPE_PARAMETER,
     responses={
@@ -62,7 +64,9 @@ async def read_token_status(
                 for name, description in IDENTITY_HEADERS.items()
             }
         },
-        **error_docs(MissingTokenError, InvalidTokenError, InsufficientScopeError),
+        **error_docs(
+            MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
+        ),
     },
 )
 async def verify_token(user: CurrentUser, request: Request) -> Response:
@@ -84,6 +88,7 @@ def _response(prepared: PreparedResponse) -> Response:
     "/revoke",
     operation_id="revokeToken",
     summary="Revoke a token",
+    response_description="The token is not valid any longer, or never was.",
     openapi_extra=TOKEN_BODY,
     responses=error_docs(InvalidFormError, FormRequiredError, TooManyAttemptsError),
 )
@@ -101,6 +106,7 @@ async def revoke_token(
     "/introspect",
     operation_id="introspectToken",
     summary="Introspect a token",
+    response_description="The claims of the token, or that it is not active.",
     response_model_exclude_none=True,
     openapi_extra=TOKEN_BODY,
     responses=error_docs(InvalidFormError, FormRequiredError, MissingTokenError, InvalidTokenError),

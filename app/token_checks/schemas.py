@@ -3,7 +3,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 
-from app.http.bodies import RequestBody
+from app.http.bodies import ConstantMessage, RequestBody
 from app.users.authenticated_user import AuthenticatedUser
 
 # Envoy sends the method and, below /verify, the path and query of the request that it checks.
@@ -13,15 +13,16 @@ SCOPE_PARAMETER = {
         {
             "name": "scope",
             "in": "query",
-            "description": "Scopes that the token must have, separated by spaces. Can be repeated.",
-            "schema": {"type": "string", "examples": ["predict"]},
+            "description": "Scopes that the token must have. A value can contain several, "
+            "separated by spaces.",
+            "schema": {"type": "array", "items": {"type": "string"}, "examples": [["predict"]]},
         }
     ]
 }
 
 
 class TokenStatus(BaseModel):
-    message: str = Field("Token is valid", examples=["Token is valid"])
+    message: ConstantMessage = "Token is valid"
 
 
 IDENTITY_HEADERS = {
@@ -48,12 +49,14 @@ def _strip(token: Any) -> Any:
 class TokenForm(RequestBody):
     """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is ignored: the kinds of token look different."""
 
-    token: Annotated[SecretStr, BeforeValidator(_strip)] = Field(min_length=1)
-    token_type_hint: str | None = None
+    token: Annotated[SecretStr, BeforeValidator(_strip)] = Field(
+        min_length=1, description="An access token or a refresh token."
+    )
+    token_type_hint: str | None = Field(None, description="Ignored.", examples=["access_token"])
 
 
 class TokenRevoked(BaseModel):
-    message: str = Field("Token revoked", examples=["Token revoked"])
+    message: ConstantMessage = "Token revoked"
     revoked: bool = Field(
         default=True,
         description="False if there was nothing to revoke: the token is not valid.",
@@ -68,21 +71,39 @@ class TokenRevoked(BaseModel):
 class Introspection(BaseModel):
     """RFC 7662, 2.2. For an inactive token, `active` is the only member."""
 
-    active: bool
-    scope: str | None = Field(None, examples=["admin"])
-    client_id: str | None = Field(None, examples=["hourpass"])
-    username: str | None = Field(None, examples=["eligijus"])
-    token_type: Literal["bearer"] | None = None
-    exp: int | None = Field(None, examples=[1795461965])
-    iat: int | None = Field(None, examples=[1795458365])
-    auth_time: int | None = Field(None, examples=[1795458365])
+    active: bool = Field(description="Whether the token is valid.")
+    scope: str | None = Field(
+        None, description="Scopes of the token, separated by spaces.", examples=["admin"]
+    )
+    client_id: str | None = Field(None, description="Always `hourpass`.", examples=["hourpass"])
+    username: str | None = Field(None, description="The user's name.", examples=["eligijus"])
+    token_type: Literal["bearer"] | None = Field(None, description="Always `bearer`.")
+    exp: int | None = Field(
+        None, description="Expiry, in seconds since 1970.", examples=[1795461965]
+    )
+    iat: int | None = Field(
+        None, description="Time of issue, in seconds since 1970.", examples=[1795458365]
+    )
+    auth_time: int | None = Field(
+        None, description="Time of the login, in seconds since 1970.", examples=[1795458365]
+    )
     amr: list[str] | None = Field(
         None,
         description="RFC 8176. Only after a login with a second factor.",
         examples=[["pwd", "otp", "mfa"]],
     )
-    sub: str | None = Field(None, examples=["10"])
-    aud: str | None = Field(None, examples=["ml-api"])
-    iss: str | None = Field(None, examples=["https://auth.example.com"])
-    jti: str | None = Field(None, examples=["WCy_rFKJALVgQjyXDV5HeQ"])
-    sid: str | None = Field(None, examples=["1c7a40a3e5b64dd2"])
+    sub: str | None = Field(None, description="The user's id.", examples=["10"])
+    aud: str | None = Field(
+        None, description="Audience: the setting `AUDIENCE`.", examples=["ml-api"]
+    )
+    iss: str | None = Field(
+        None, description="Issuer: the setting `ISSUER`.", examples=["https://auth.example.com"]
+    )
+    jti: str | None = Field(
+        None, description="The token's id.", examples=["WCy_rFKJALVgQjyXDV5HeQ"]
+    )
+    sid: str | None = Field(
+        None,
+        description="The session's id, if the token has a session.",
+        examples=["1c7a40a3e5b64dd2"],
+    )

@@ -10,6 +10,7 @@ from starlette.types import Scope
 from app.tokens.errors import InvalidTokenError, MissingTokenError
 from app.tokens.jwt import AccessTokens
 from app.tokens.key_refresher import KeyRefresher
+from app.tokens.scopes import SCOPE_DESCRIPTIONS
 from app.tokens.signing_keys.keys import Keyring
 
 
@@ -38,11 +39,9 @@ class _BearerToken(OAuth2PasswordBearer):
 
 _BEARER = _BearerToken(
     tokenUrl="token",
+    refreshUrl="token",
     scheme_name="Password",
-    scopes={
-        "admin": "Manage users and invitations, read the audit log.",
-        "introspect": "Introspect tokens of other users.",
-    },
+    scopes=SCOPE_DESCRIPTIONS,
     description="Enter your username and password. If you have a second factor, also enter its "
     "current code, or a recovery code, as client_secret. Select scopes only to limit the token to "
     "them. The page forgets the token when you close or reload it.",

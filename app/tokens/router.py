@@ -10,14 +10,27 @@ router = APIRouter(tags=["Verification"])
 # Shorter than KEY_ANNOUNCE_SECONDS, so that all caches have a key before it signs.
 MAX_AGE_SECONDS = 300
 
+_ETAG = {
+    "description": "Changes with the keys. Send it as `If-None-Match`.",
+    "schema": {"type": "string"},
+    "example": '"5f0c1d2e3a4b5c6d"',
+}
+
 
 @router.get(
     "/.well-known/jwks.json",
     operation_id="listPublicKeys",
     summary="Get the public keys",
+    response_description="The public keys.",
     response_model=PublicKeySet,
     response_model_exclude_none=True,
-    responses={304: {"description": "Not modified since the ETag in `If-None-Match`"}},
+    responses={
+        200: {"headers": {"ETag": _ETAG}},
+        304: {
+            "description": "Not modified since the ETag in `If-None-Match`",
+            "headers": {"ETag": _ETAG},
+        },
+    },
 )
 async def list_public_keys(
     request: Request, response: Response, keyring: CurrentKeys

@@ -8,6 +8,11 @@ BEARER: Literal["bearer"] = "bearer"
 
 OFFLINE_ACCESS = "offline_access"  # asks for a refresh token
 INTROSPECTION_SCOPES = {"admin", "introspect"}
+SCOPE_DESCRIPTIONS = {  # of all that have a meaning to this service
+    "admin": "Manage users and invitations, read the audit log.",
+    "introspect": "Introspect tokens of other users.",
+    OFFLINE_ACCESS: "Get a refresh token too.",
+}
 # `is_admin` grants `admin`, and a login requests `offline_access`. Neither is stored with a user.
 RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}
 

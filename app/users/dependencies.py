@@ -13,7 +13,7 @@ from app.users.errors import SecondFactorNeededError
 from app.users.service import Users
 from app.users.token_cache import TokenChecker, VerifiedToken
 
-UserId = Annotated[int, Path(ge=1, lt=2**63, examples=[10])]
+UserId = Annotated[int, Path(ge=1, lt=2**63, description="The user's id.", examples=[10])]
 
 
 async def _users(request: Request) -> Users:

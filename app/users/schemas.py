@@ -8,7 +8,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from app.http.bodies import RequestBody
+from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.security.passwords import MAX_LENGTH
 from app.tokens.scopes import RESERVED_SCOPES, SCOPE
@@ -101,7 +101,7 @@ class NewAccount(RequestBody):
         description="Stored as typed. Compared without regard to case and Unicode form."
     )
     password: Password = Field(description="Up to 128 characters.")
-    email: Email | None = None
+    email: Email | None = Field(None, description="E-mail address. Default: none.")
 
 
 class NewUser(NewAccount):
@@ -111,37 +111,38 @@ class NewUser(NewAccount):
                 {
                     "username": "eligijus",
                     "password": "correct horse battery staple",
-                    "email": "eligijus@testmail.com",
+                    "email": "eligijus@example.org",
                 }
             ]
         }
     )
 
-    email: Email = Field(json_schema_extra={"format": "email"})
+    email: Email = Field(
+        description="E-mail address. It can belong to several users.",
+        json_schema_extra={"format": "email"},
+    )
     invitation: CodeText | None = Field(
         None, description="Code of an invitation. Required with `REGISTRATION=invite`."
     )
 
 
 class UserCreated(BaseModel):
-    message: str = Field("User created successfully", examples=["User created successfully"])
-    user_id: int = Field(examples=[10])
+    message: ConstantMessage = "User created successfully"
+    user_id: int = Field(description="The user's id.", examples=[10])
 
 
 class PermissionUpdated(BaseModel):
-    message: str = Field(
-        "User permission updated successfully", examples=["User permission updated successfully"]
-    )
-    user_id: int = Field(examples=[10])
+    message: ConstantMessage = "User permission updated successfully"
+    user_id: int = Field(description="The user's id.", examples=[10])
 
 
 class TokensRevoked(BaseModel):
-    message: str = Field("All tokens revoked", examples=["All tokens revoked"])
-    user_id: int = Field(examples=[10])
+    message: ConstantMessage = "All tokens revoked"
+    user_id: int = Field(description="The user's id.", examples=[10])
 
 
 class UserRemoved(BaseModel):
-    message: str = Field("User deleted successfully", examples=["User deleted successfully"])
+    message: ConstantMessage = "User deleted successfully"
 
 
 class Profile(BaseModel):
@@ -149,9 +150,11 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(examples=[10])
-    username: str = Field(examples=["eligijus"])
-    email: str | None = Field(examples=["eligijus@testmail.com"])
+    id: int = Field(description="The user's id.", examples=[10])
+    username: str = Field(description="As the user typed it.", examples=["eligijus"])
+    email: str | None = Field(
+        description="Null if the user has none.", examples=["eligijus@example.org"]
+    )
     email_verified: bool = Field(description="Whether the user confirmed the address.")
-    is_admin: bool = Field(examples=[False])
-    created_at: datetime
+    is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
+    created_at: datetime = Field(description="When the user was created.")

@@ -144,7 +144,7 @@ def test_the_docs_page_logs_in_and_calls(
     authorize(page, LANCELOT)
     dialog = page.locator(".modal-ux")
     expect(dialog).to_contain_text("Logout")
-    dialog.locator(".modal-btn.btn-done").click()
+    dialog.locator(".modal-btn.btn-done").first.click()
     assert_can_call_what_is_protected(page, LANCELOT)
     assert visit.errors == []
 

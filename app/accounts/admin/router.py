@@ -2,7 +2,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
-from app.accounts.admin.schemas import NewUserByAdmin, UserChange, UserPage, UserQuery, UserRecord
+from app.accounts.admin.schemas import (
+    NewUserByAdmin,
+    UserChange,
+    UserCreatedByAdmin,
+    UserPage,
+    UserQuery,
+    UserRecord,
+)
 from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
@@ -31,6 +38,7 @@ _FOR_ADMINS = (
     "/users",
     operation_id="listUsers",
     summary="List or search users",
+    response_description="A page of users.",
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_users(
@@ -53,8 +61,20 @@ async def list_users(
     "/users",
     operation_id="createUser",
     summary="Create a user",
+    response_description="The user was created.",
     status_code=status.HTTP_201_CREATED,
-    responses=error_docs(*_FOR_ADMINS, UserExistsError),
+    responses={
+        201: {
+            "headers": {
+                "Location": {
+                    "description": "Path of the user.",
+                    "schema": {"type": "string"},
+                    "example": "/users/10",
+                }
+            }
+        },
+        **error_docs(*_FOR_ADMINS, UserExistsError),
+    },
 )
 async def create_user(
     _: CurrentAdmin,
@@ -63,19 +83,20 @@ async def create_user(
     context: ContextDep,
     tokens: TokensDep,
     response: Response,
-) -> UserRecord:
+) -> UserCreatedByAdmin:
     """Unlike registration, this can set `scopes` and `is_admin`. The e-mail address is optional."""
     user_id = await users.register(
         context, account, is_admin=account.is_admin, scopes=set(account.scopes)
     )
     response.headers["Location"] = public_path(tokens.issuer, f"/users/{user_id}")
-    return UserRecord.model_validate(await users.get(context, user_id))
+    return UserCreatedByAdmin.model_validate(await users.get(context, user_id))
 
 
 @router.get(
     "/users/{user_id}",
     operation_id="readUser",
     summary="Get a user",
+    response_description="The user.",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def read_user(
@@ -89,6 +110,7 @@ async def read_user(
     "/users/{user_id}",
     operation_id="changeUser",
     summary="Change a user",
+    response_description="The user after the change.",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def change_user(
@@ -108,6 +130,7 @@ async def change_user(
     "/users/{user_id}/revoke-tokens",
     operation_id="revokeTokensOfUser",
     summary="Revoke all tokens and sessions of a user",
+    response_description="All tokens and sessions of the user were revoked.",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
 )
 async def revoke_tokens_of_user(
@@ -122,6 +145,7 @@ async def revoke_tokens_of_user(
     "/toggle-user-permission/{user_id}/{permission}",
     operation_id="toggleUserPermission",
     summary="Enable or disable a user",
+    response_description="The user was enabled or disabled.",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def toggle_user_permission(
@@ -141,6 +165,7 @@ async def toggle_user_permission(
     "/remove-user/{user_id}",
     operation_id="removeUser",
     summary="Delete a user",
+    response_description="The user was deleted.",
     responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
 )
 async def remove_user(

@@ -1,7 +1,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from app.http.bodies import Change
 from app.http.pagination import PageQuery
@@ -12,14 +12,29 @@ from app.users.schemas import EmailChange, NewAccount, Scopes
 class UserRecord(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(examples=[10])
-    username: str = Field(examples=["eligijus"])
-    email: str | None = Field(examples=["eligijus@testmail.com"])
-    email_verified: bool = Field(examples=[False])
-    is_enabled: bool = Field(examples=[True])
-    is_admin: bool = Field(examples=[False])
-    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(examples=[["predict"]])
-    created_at: datetime
+    id: int = Field(description="The user's id.", examples=[10])
+    username: str = Field(description="As the user typed it.", examples=["eligijus"])
+    email: str | None = Field(
+        description="Null if the user has none.", examples=["eligijus@example.org"]
+    )
+    email_verified: bool = Field(
+        description="Whether the user confirmed the address.", examples=[False]
+    )
+    is_enabled: bool = Field(description="Whether the user can log in.", examples=[True])
+    is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
+    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(
+        description="Scopes of the user's tokens, besides `admin`.", examples=[["predict"]]
+    )
+    created_at: datetime = Field(description="When the user was created.")
+
+
+class UserCreatedByAdmin(UserRecord):
+    @computed_field(  # type: ignore[prop-decorator] # mypy does not know decorated properties
+        description="The same as `id`, as in `POST /register-user`.", examples=[10]
+    )
+    @property
+    def user_id(self) -> int:
+        return self.id
 
 
 class UserQuery(PageQuery):
@@ -30,12 +45,12 @@ class UserQuery(PageQuery):
         pattern=r"^[^\x00-\x1f]+$",
         description="The beginning of a username, ignoring case, or a whole e-mail address.",
     )
-    is_enabled: bool | None = None
-    is_admin: bool | None = None
+    is_enabled: bool | None = Field(None, description="Only enabled, or only disabled users.")
+    is_admin: bool | None = Field(None, description="Only administrators, or only other users.")
 
 
 class UserPage(BaseModel):
-    users: list[UserRecord]
+    users: list[UserRecord] = Field(description="In the order of their ids.")
     next_cursor: str | None = Field(
         description="Send it as `cursor` to get the next page. Null on the last page.",
         examples=["10"],
@@ -50,7 +65,7 @@ class NewUserByAdmin(NewAccount):
                 {
                     "username": "eligijus",
                     "password": "correct horse battery staple",
-                    "email": "eligijus@testmail.com",
+                    "email": "eligijus@example.org",
                     "scopes": ["predict"],
                 }
             ]

@@ -4,7 +4,9 @@ from fastapi import Depends, Path, Request
 
 from app.accounts.invitations.service import Invitations
 
-InvitationId = Annotated[int, Path(ge=1, lt=2**63, examples=[3])]
+InvitationId = Annotated[
+    int, Path(ge=1, lt=2**63, description="The invitation's id.", examples=[3])
+]
 
 
 async def _invitations(request: Request) -> Invitations:

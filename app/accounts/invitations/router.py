@@ -9,8 +9,8 @@ from app.accounts.invitations.schemas import (
     Invitation,
     InvitationCreated,
     InvitationPage,
+    InvitationRequest,
     InvitationRevoked,
-    NewInvitation,
 )
 from app.context import ContextDep
 from app.errors import InvalidRequestError
@@ -35,24 +35,25 @@ _FOR_ADMINS = (
     "",
     operation_id="createInvitation",
     summary="Create an invitation",
+    response_description="The invitation was created.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
 )
 async def create_invitation(
-    _: CurrentAdmin, new: NewInvitation, invitations: InvitationsDep, context: ContextDep
+    _: CurrentAdmin, new: InvitationRequest, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationCreated:
     """Its code is good for one registration, unless `REGISTRATION` is `closed`."""
     lifetime = timedelta(days=new.days)
     invitation, code = await invitations.create(context, new.email, new.scopes, lifetime)
-    created = InvitationCreated.model_validate(invitation)
-    created.code = None if new.email else code
-    return created
+    described = Invitation.model_validate(invitation).model_dump()
+    return InvitationCreated(**described, code=None if new.email else code)
 
 
 @router.get(
     "",
     operation_id="listInvitations",
     summary="List open invitations",
+    response_description="A page of invitations.",
     responses=error_docs(*_FOR_ADMINS),
 )
 async def list_invitations(
@@ -72,6 +73,7 @@ async def list_invitations(
     "/{invitation_id}",
     operation_id="takeBackInvitation",
     summary="Revoke an invitation",
+    response_description="The invitation was revoked.",
     responses=error_docs(*_FOR_ADMINS, InvitationNotFoundError),
 )
 async def take_back_invitation(

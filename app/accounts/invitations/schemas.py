@@ -3,13 +3,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.http.bodies import RequestBody
+from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes.service import LIFETIMES, Purpose
 from app.tokens.scopes import split_scopes
 from app.users.schemas import Email, Scopes
 
 
-class NewInvitation(RequestBody):
+class InvitationRequest(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"scopes": ["predict"]}, {"email": "ada@example.org"}]},
@@ -30,25 +30,28 @@ class NewInvitation(RequestBody):
 class Invitation(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(examples=[3])
+    id: int = Field(description="The invitation's id.", examples=[3])
     email: str | None = Field(
         description="Address that the code was mailed to, if any.", examples=["ada@example.org"]
     )
-    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(examples=[["predict"]])
-    created_at: datetime
-    expires_at: datetime
+    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(
+        description="Scopes of the tokens of the user who registers with it.",
+        examples=[["predict"]],
+    )
+    created_at: datetime = Field(description="When the invitation was created.")
+    expires_at: datetime = Field(description="When its code expires.")
 
 
 class InvitationCreated(Invitation):
     """The code is not shown again. Register with it as `invitation`."""
 
     code: str | None = Field(
-        None, description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]
+        description="Null if it is mailed.", examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]
     )
 
 
 class InvitationPage(BaseModel):
-    invitations: list[Invitation]
+    invitations: list[Invitation] = Field(description="Invitations that can still be used.")
     next_cursor: str | None = Field(
         description="Send it as `cursor` to get the next page. Null on the last page.",
         examples=["3"],
@@ -56,4 +59,4 @@ class InvitationPage(BaseModel):
 
 
 class InvitationRevoked(BaseModel):
-    message: str = Field("Invitation revoked", examples=["Invitation revoked"])
+    message: ConstantMessage = "Invitation revoked"

@@ -48,6 +48,7 @@ _ERRORS = (
     "/me",
     operation_id="readOwnProfile",
     summary="Get my account",
+    response_description="Your account.",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
 async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextDep) -> Profile:
@@ -59,6 +60,7 @@ async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextD
     "/me/password",
     operation_id="changeOwnPassword",
     summary="Change my password",
+    response_description="The password was changed, and all your tokens and sessions were revoked.",
     responses=error_docs(*_ERRORS),
 )
 async def change_own_password(
@@ -81,6 +83,7 @@ async def change_own_password(
     "/me",
     operation_id="changeOwnProfile",
     summary="Change my e-mail address",
+    response_description="Your account after the change.",
     responses=error_docs(*_ERRORS),
 )
 async def change_own_profile(
@@ -106,6 +109,7 @@ async def change_own_profile(
     "/me/email-verification",
     operation_id="sendEmailVerification",
     summary="Send a verification code to my e-mail address",
+    response_description="A code is mailed to your address.",
     status_code=status.HTTP_202_ACCEPTED,
     responses=error_docs(
         MissingTokenError,
@@ -127,6 +131,7 @@ async def send_email_verification(
     "/me/email-verification/confirm",
     operation_id="confirmEmail",
     summary="Confirm my e-mail address",
+    response_description="Your account, with the address confirmed.",
     responses=error_docs(
         MissingTokenError, InvalidTokenError, InvalidCodeError, InvalidRequestError
     ),
@@ -144,6 +149,7 @@ async def confirm_email(
     "/me",
     operation_id="removeOwnAccount",
     summary="Delete my account",
+    response_description="Your account was deleted.",
     responses=error_docs(*_ERRORS, LastAdminError),
 )
 async def remove_own_account(
@@ -164,6 +170,7 @@ async def remove_own_account(
     "/me/logout-everywhere",
     operation_id="logOutEverywhere",
     summary="Log out everywhere",
+    response_description="All your tokens and sessions were revoked.",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
 async def log_out_everywhere(

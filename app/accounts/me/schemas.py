@@ -3,7 +3,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.credentials.second_factors.schemas import StrongConfirmation
-from app.http.bodies import Change, RequestBody
+from app.http.bodies import Change, ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import EmailChange, Password
 
@@ -20,12 +20,12 @@ class PasswordChange(StrongConfirmation):
         }
     )
 
-    new_password: Password
+    new_password: Password = Field(description="Up to 128 characters.")
 
 
 class PasswordChanged(BaseModel):
-    message: str = Field("Password changed", examples=["Password changed"])
-    user_id: int = Field(examples=[10])
+    message: ConstantMessage = "Password changed"
+    user_id: int = Field(description="The user's id.", examples=[10])
 
 
 class ProfileChange(StrongConfirmation, Change):
@@ -37,7 +37,7 @@ class ProfileChange(StrongConfirmation, Change):
             "examples": [
                 {
                     "password": "correct horse battery staple",
-                    "email": "eligijus@testmail.com",
+                    "email": "eligijus@example.org",
                 }
             ]
         },
@@ -63,7 +63,7 @@ class AccountDeletion(StrongConfirmation):
 
 
 class VerificationSent(BaseModel):
-    message: str = Field("A code is on its way", examples=["A code is on its way"])
+    message: ConstantMessage = "A code is on its way"
 
 
 class EmailConfirmation(RequestBody):
@@ -71,4 +71,4 @@ class EmailConfirmation(RequestBody):
         json_schema_extra={"examples": [{"code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"}]}
     )
 
-    code: CodeText
+    code: CodeText = Field(description="The code from the mail.")

@@ -28,6 +28,7 @@ router = APIRouter()
     "/password-resets",
     operation_id="requestPasswordReset",
     summary="Request a password reset",
+    response_description="A code is mailed if an account has this address.",
     tags=["Registration and login"],
     status_code=status.HTTP_202_ACCEPTED,
     responses=error_docs(MailUnavailableError, InvalidRequestError, TooManyAttemptsError),
@@ -45,6 +46,7 @@ async def request_password_reset(
     "/password-resets/confirm",
     operation_id="resetPassword",
     summary="Set a new password with the code",
+    response_description="The password was changed, and all tokens and sessions were revoked.",
     tags=["Registration and login"],
     responses=error_docs(InvalidCodeError, InvalidRequestError),
 )
@@ -64,6 +66,7 @@ async def reset_password(
     "/users/{user_id}/password-reset",
     operation_id="forcePasswordReset",
     summary="Force a user to change the password",
+    response_description="The user must set a new password with the code.",
     tags=["Administration"],
     responses=error_docs(
         MissingTokenError,

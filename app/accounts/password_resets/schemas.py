@@ -2,24 +2,21 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.bodies import RequestBody
+from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
 
 class ForgottenPassword(RequestBody):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"email": "eligijus@testmail.com"}]}
+        extra="forbid", json_schema_extra={"examples": [{"email": "eligijus@example.org"}]}
     )
 
-    email: Email
+    email: Email = Field(description="The address of the account.")
 
 
 class ResetRequested(BaseModel):
-    message: str = Field(
-        "If an account has this address, a code is on its way",
-        examples=["If an account has this address, a code is on its way"],
-    )
+    message: ConstantMessage = "If an account has this address, a code is on its way"
 
 
 class PasswordReset(RequestBody):
@@ -35,13 +32,13 @@ class PasswordReset(RequestBody):
         },
     )
 
-    code: CodeText
-    new_password: Password
+    code: CodeText = Field(description="The code from the mail or from an administrator.")
+    new_password: Password = Field(description="Up to 128 characters.")
 
 
 class PasswordResetDone(BaseModel):
-    message: str = Field("Password changed", examples=["Password changed"])
-    user_id: int = Field(examples=[10])
+    message: ConstantMessage = "Password changed"
+    user_id: int = Field(description="The user's id.", examples=[10])
 
 
 class AdminPasswordReset(RequestBody):
@@ -59,9 +56,9 @@ class AdminPasswordReset(RequestBody):
 class AdminPasswordResetDone(BaseModel):
     """The code is not shown again."""
 
-    user_id: int = Field(examples=[10])
+    user_id: int = Field(description="The user's id.", examples=[10])
     code: str | None = Field(
         description="Give it to the user. Null if it is mailed.",
         examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
     )
-    expires_at: datetime
+    expires_at: datetime = Field(description="When the code expires.")

@@ -23,6 +23,7 @@ router = APIRouter()
     "/register-user",
     operation_id="registerUser",
     summary="Register a user",
+    response_description="The user was created.",
     tags=["Registration and login"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(

@@ -41,6 +41,7 @@ _BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError)
     "/me/second-factor",
     operation_id="readSecondFactor",
     summary="Get the state of my second factor",
+    response_description="The state of your second factor.",
     tags=["My second factor"],
     responses=error_docs(*_FOR_USERS),
 )
@@ -58,6 +59,7 @@ async def read_second_factor(
     "/me/second-factor",
     operation_id="enrolSecondFactor",
     summary="Set up a second factor",
+    response_description="A new secret. Logins need it after you confirm it.",
     tags=["My second factor"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
@@ -84,6 +86,7 @@ async def enroll_second_factor(
     "/me/second-factor/confirm",
     operation_id="confirmSecondFactor",
     summary="Enable the second factor",
+    response_description="Logins need a code from now on. These are your recovery codes.",
     tags=["My second factor"],
     responses=error_docs(*_BY_CODE),
 )
@@ -106,6 +109,7 @@ async def confirm_second_factor(
     "/me/second-factor/recovery-codes",
     operation_id="renewRecoveryCodes",
     summary="Get new recovery codes",
+    response_description="Your new recovery codes. Earlier ones are invalid.",
     tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )
@@ -122,6 +126,7 @@ async def renew_recovery_codes(
     "/me/second-factor",
     operation_id="removeSecondFactor",
     summary="Disable my second factor",
+    response_description="Logins do not need a code any longer.",
     tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )
@@ -137,6 +142,7 @@ async def remove_second_factor(
     "/users/{user_id}/second-factor",
     operation_id="resetSecondFactorOfUser",
     summary="Remove a user's second factor",
+    response_description="The second factor of the user was removed.",
     tags=["Administration"],
     responses=error_docs(
         *_FOR_USERS,

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from app.http.bodies import RequestBody
+from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes import text
 from app.security.one_time_codes.schemas import MAX_TYPED
 from app.users.schemas import Password
@@ -34,12 +34,11 @@ Otp = Annotated[
 class StrongConfirmation(RequestBody):
     """Confirms that the caller is the owner of the account."""
 
-    password: Password
+    password: Password = Field(description="The current password.")
     otp: Otp | None = Field(
         None,
         description="Only with a second factor: 6 digits from the authenticator app, or a recovery "
         "code.",
-        json_schema_extra={"examples": ["123456"]},
     )
 
 
@@ -48,7 +47,7 @@ class PasswordConfirmation(RequestBody):
         json_schema_extra={"examples": [{"password": "correct horse battery staple"}]}
     )
 
-    password: Password
+    password: Password = Field(description="The current password.")
 
 
 class OtpConfirmation(RequestBody):
@@ -66,13 +65,15 @@ class PasswordAndOtp(RequestBody):
         }
     )
 
-    password: Password
+    password: Password = Field(description="The current password.")
     otp: Otp
 
 
 class SecondFactorState(BaseModel):
     enabled: bool = Field(description="Whether logins need a code.", examples=[True])
-    recovery_codes_left: int = Field(examples=[10])
+    recovery_codes_left: int = Field(
+        description="Recovery codes that were not used yet.", examples=[10]
+    )
 
 
 class Enrollment(BaseModel):
@@ -83,15 +84,18 @@ class Enrollment(BaseModel):
         examples=["JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"],
     )
     otpauth_uri: str = Field(
-        examples=["otpauth://totp/login.example.org:eligijus?digits=6&secret=JBSWY3DPEHPK3PXP…"]
+        description="The same as a URI, for a QR code.",
+        examples=["otpauth://totp/login.example.org:eligijus?digits=6&secret=JBSWY3DPEHPK3PXP…"],
     )
 
 
 class RecoveryCodes(BaseModel):
     """Not shown again. Each replaces a code from the app once."""
 
-    recovery_codes: list[str] = Field(examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]])
+    recovery_codes: list[str] = Field(
+        description="Keep them in a safe place.", examples=[["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"]]
+    )
 
 
 class SecondFactorRemoved(BaseModel):
-    message: str = Field("Second factor removed", examples=["Second factor removed"])
+    message: ConstantMessage = "Second factor removed"

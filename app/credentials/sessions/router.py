@@ -19,13 +19,17 @@ router = APIRouter()
 _FOR_USERS = (MissingTokenError, InvalidTokenError)
 _FOR_ADMINS = (*_FOR_USERS, InsufficientScopeError, UserNotFoundError, InvalidRequestError)
 
-SessionId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", examples=["1c7a40a3e5b64dd2"])]
+SessionId = Annotated[
+    str,
+    Path(pattern="^[0-9a-f]{16}$", description="The session's id.", examples=["1c7a40a3e5b64dd2"]),
+]
 
 
 @router.get(
     "/me/sessions",
     operation_id="listOwnSessions",
     summary="List my sessions",
+    response_description="Your sessions.",
     tags=["My sessions"],
     responses=error_docs(*_FOR_USERS),
 )
@@ -40,6 +44,7 @@ async def list_own_sessions(
     "/me/sessions/{session_id}",
     operation_id="endOwnSession",
     summary="Revoke one of my sessions",
+    response_description="The session and its tokens were revoked.",
     tags=["My sessions"],
     responses=error_docs(*_FOR_USERS, SessionNotFoundError, InvalidRequestError),
 )
@@ -55,6 +60,7 @@ async def end_own_session(
     "/users/{user_id}/sessions",
     operation_id="listSessionsOfUser",
     summary="List the sessions of a user",
+    response_description="The user's sessions.",
     tags=["Administration"],
     responses=error_docs(*_FOR_ADMINS),
 )
@@ -70,6 +76,7 @@ async def list_sessions_of_user(
     "/users/{user_id}/sessions/{session_id}",
     operation_id="endSessionOfUser",
     summary="Revoke a session of a user",
+    response_description="The session and its tokens were revoked.",
     tags=["Administration"],
     responses=error_docs(*_FOR_ADMINS, SessionNotFoundError),
 )

@@ -2,13 +2,17 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.http.bodies import ConstantMessage
+
 
 class SessionInfo(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: str = Field(examples=["1c7a40a3e5b64dd2"])
-    created_at: datetime
-    last_used_at: datetime = Field(validation_alias="rotated_at")
+    id: str = Field(description="The session's id.", examples=["1c7a40a3e5b64dd2"])
+    created_at: datetime = Field(description="When the user logged in.")
+    last_used_at: datetime = Field(
+        validation_alias="rotated_at", description="When the session was last refreshed."
+    )
     expires_at: datetime = Field(description="Moves forward with each use, up to a maximum.")
     address: str = Field(
         validation_alias="ip_address",
@@ -21,8 +25,8 @@ class SessionInfo(BaseModel):
 
 
 class SessionList(BaseModel):
-    sessions: list[SessionInfo]
+    sessions: list[SessionInfo] = Field(description="Sessions that have not ended.")
 
 
 class SessionRevoked(BaseModel):
-    message: str = Field("Session revoked", examples=["Session revoked"])
+    message: ConstantMessage = "Session revoked"

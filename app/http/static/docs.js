@@ -34,6 +34,18 @@ function collapseTags(original) {
   };
 }
 
+// The page calls the service where it was loaded from, under whichever of its names that is. A call to
+// another origin would need CORS.
+const BASE = new URL(".", location.href).href.replace(/\/$/, "");
+
+function useOwnOrigin(original) {
+  return (document) => {
+    const { flows } = document.components.securitySchemes.Password;
+    flows.password.tokenUrl = flows.password.refreshUrl = `${BASE}/token`;
+    return original({ ...document, servers: [{ url: BASE }] });
+  };
+}
+
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
@@ -45,7 +57,10 @@ SwaggerUIBundle({
   plugins: [
     {
       wrapComponents: { response: collapseErrors },
-      statePlugins: { layout: { wrapSelectors: { isShown: collapseTags } } },
+      statePlugins: {
+        layout: { wrapSelectors: { isShown: collapseTags } },
+        spec: { wrapActions: { updateJsonSpec: useOwnOrigin } },
+      },
     },
   ],
 });

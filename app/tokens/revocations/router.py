@@ -53,6 +53,7 @@ router = APIRouter(tags=["Verification"], route_class=_FeedRoute)
     "/revocations",
     operation_id="listRevocations",
     summary="List revocations",
+    response_description="The entries after the cursor, if any within `wait` seconds.",
     response_model=RevocationPage,
     responses=error_docs(CursorUnknownError, InvalidRequestError),
     description=f"""For APIs that verify tokens themselves: reject tokens with a listed value.

@@ -11,11 +11,11 @@ class RevocationEntry(BaseModel):
         "signed with a key. `sub:<sub>:<epoch>`: the tokens of a user with that `epoch`.",
         examples=["sub:10:0"],
     )
-    expires_at: datetime
+    expires_at: datetime = Field(description="When it can be forgotten.")
 
 
 class RevocationPage(BaseModel):
-    revocations: list[RevocationEntry]
+    revocations: list[RevocationEntry] = Field(description="The oldest first.")
     cursor: str = Field(
         description="Send it as `after` to get the next entries.", examples=["3f9c2b1a5d6e7f80.42"]
     )

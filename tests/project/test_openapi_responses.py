@@ -1,0 +1,173 @@
+"""Real responses are as the OpenAPI document says: status, members, codes and headers."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.settings import Settings
+from tests.support.authenticator import begin
+from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.markers import on_sqlite
+from tests.support.openapi import DOCUMENT, OPERATIONS, assert_documented
+from tests.support.settings import Clock
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, open_session
+
+NEW_PASSWORD = "guinevere in the garden"
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    stop_background_worker(monkeypatch)
+    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+class Caller:
+    """Sends requests, and checks each response against the document."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self.succeeded: set[str] = set()
+
+    async def __call__(
+        self, method: str, path: str, token: str | None = None, **sent: object
+    ) -> Response:
+        headers = bearer(token) if token else {}
+        response = await self._client.request(method, path, headers=headers, **sent)  # type: ignore[arg-type]
+        name = assert_documented(response)
+        assert response.is_success, (name, response.text)
+        self.succeeded.add(name)
+        return response
+
+
+@pytest.fixture
+def call(client: AsyncClient) -> Caller:
+    return Caller(client)
+
+
+@on_sqlite
+async def test_every_operation_answers_as_documented(
+    app: FastAPI, client: AsyncClient, call: Caller, clock: Clock, mailbox: MailServer
+) -> None:
+    await call_without_a_user(call)
+    await call("POST", "/register-user", json=LANCELOT)
+    await call_as_a_user(app, client, call, mailbox)
+    await call_about_second_factors(client, call, clock)
+    await call_as_an_administrator(client, call)
+    assert call.succeeded == set(OPERATIONS)
+
+
+async def call_without_a_user(call: Caller) -> None:
+    for path in ("/healthz", "/readyz", "/.well-known/jwks.json", "/revocations"):
+        await call("GET", path)
+    metadata = await call("GET", "/.well-known/oauth-authorization-server")
+    flow = DOCUMENT["components"]["securitySchemes"]["Password"]["flows"]["password"]
+    assert metadata.json()["scopes_supported"] == sorted(flow["scopes"])
+
+
+async def call_as_a_user(
+    app: FastAPI, client: AsyncClient, call: Caller, mailbox: MailServer
+) -> None:
+    session = (await call("POST", "/token", data={**LANCELOT, "scope": "offline_access"})).json()
+    token = session["token"]
+    await call("GET", f"/token_status/{token}")
+    await call("GET", "/verify", token)
+    await call("POST", "/introspect", token, data={"token": token})
+    await call("POST", "/introspect", token, data={"token": "another"})
+    await call("GET", "/me", token)
+    await call("GET", "/me/audit", token)
+    (listed,) = (await call("GET", "/me/sessions", token)).json()["sessions"]
+    await call("DELETE", f"/me/sessions/{listed['id']}", token)
+    token = await log_in(client, LANCELOT)
+    await call("POST", "/me/email-verification", token)
+    await deliver(app)
+    await call("POST", "/me/email-verification/confirm", token, json={"code": mailbox.last_code()})
+    change = {"password": LANCELOT["password"], "email": "lake@camelot.example"}
+    await call("PATCH", "/me", token, json=change)
+    change = {"password": LANCELOT["password"], "new_password": NEW_PASSWORD}
+    await call("POST", "/me/password", token, json=change)
+    await call("POST", "/password-resets", json={"email": "lake@camelot.example"})
+    await deliver(app)
+    reset = {"code": mailbox.last_code(), "new_password": LANCELOT["password"]}
+    await call("POST", "/password-resets/confirm", json=reset)
+    token = await log_in(client, LANCELOT)
+    await call("POST", "/me/logout-everywhere", token)
+    await call("POST", "/revoke", data={"token": token})
+
+
+async def call_about_second_factors(client: AsyncClient, call: Caller, clock: Clock) -> None:
+    await call("POST", "/register-user", json=GALAHAD)
+    token = await log_in(client, GALAHAD)
+    await call("GET", "/me/second-factor", token)
+    password = {"password": GALAHAD["password"]}
+    await call("POST", "/me/second-factor", token, json=password)
+    authenticator, token = await begin(client, GALAHAD, clock)
+    code = {"otp": authenticator.code()}
+    confirmed = await call("POST", "/me/second-factor/confirm", token, json=code)
+    codes = confirmed.json()["recovery_codes"]
+    logged_in = await call("POST", "/token", json={**GALAHAD, "otp": codes.pop()})
+    token = logged_in.json()["token"]
+    sent = {**password, "otp": codes.pop()}
+    renewed = await call("POST", "/me/second-factor/recovery-codes", token, json=sent)
+    sent = {**password, "otp": renewed.json()["recovery_codes"][0]}
+    await call("DELETE", "/me/second-factor", token, json=sent)
+    await call("DELETE", "/me", await log_in(client, GALAHAD), json=password)
+
+
+async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
+    admin = await log_in(client, ARTHUR)
+    new = {**GALAHAD, "scopes": ["predict"]}
+    created = await call("POST", "/users", admin, json=new)
+    user_id = created.json()["user_id"]
+    assert created.json()["id"] == user_id
+    assert created.headers["Location"] == f"/users/{user_id}"
+    for path in ("/users?limit=1", f"/users/{user_id}", "/audit", "/users?cursor="):
+        await call("GET", path, admin)
+    await call("PATCH", f"/users/{user_id}", admin, json={"email_verified": True})
+    await open_session(client, GALAHAD)
+    (session,) = (await call("GET", f"/users/{user_id}/sessions", admin)).json()["sessions"]
+    await call("DELETE", f"/users/{user_id}/sessions/{session['id']}", admin)
+    await call("POST", f"/users/{user_id}/revoke-tokens", admin)
+    await call("PUT", f"/toggle-user-permission/{user_id}/1", admin)
+    await begin_second_factor(client)
+    await call("DELETE", f"/users/{user_id}/second-factor", admin)
+    await call("POST", f"/users/{user_id}/password-reset", admin)
+    for email in (None, "percival@camelot.example"):
+        invited = await call("POST", "/invitations", admin, json={"email": email})
+    await call("GET", "/invitations", admin)
+    await call("DELETE", f"/invitations/{invited.json()['id']}", admin)
+    await call("GET", "/revocations")
+    await call("DELETE", f"/remove-user/{user_id}", admin)
+
+
+async def begin_second_factor(client: AsyncClient) -> None:
+    sent = {"password": GALAHAD["password"]}
+    token = await log_in(client, GALAHAD)
+    response = await client.post("/me/second-factor", json=sent, headers=bearer(token))
+    assert response.status_code == 201
+
+
+@on_sqlite
+async def test_keys_that_have_not_changed_are_not_sent_again(client: AsyncClient) -> None:
+    etag = (await client.get("/.well-known/jwks.json")).headers["ETag"]
+    again = await client.get("/.well-known/jwks.json", headers={"If-None-Match": etag})
+    assert_documented(again)
+    assert again.status_code == 304
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/users?cursor=", "/audit?cursor=", "/invitations?cursor="])
+async def test_an_empty_cursor_is_the_first_page(
+    client: AsyncClient, arthurs_token: str, path: str
+) -> None:
+    headers = bearer(arthurs_token)
+    first = await client.get(path.partition("?")[0], headers=headers)
+    assert (await client.get(path, headers=headers)).json() == first.json()

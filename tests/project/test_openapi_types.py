@@ -1,0 +1,168 @@
+"""What clients generated from the OpenAPI document need: exact types, explicit security, shared
+bodies, and texts."""
+
+import re
+from typing import Any
+
+import pytest
+
+from app.main import app as default_app
+from tests.support.openapi import DOCUMENT, OPERATIONS, SCHEMAS, dicts_in
+
+every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+SCHEMES = DOCUMENT["components"]["securitySchemes"]
+
+
+def names_in(node: Any) -> set[str]:
+    """The schemas to which a part of the document refers, directly or through others."""
+    names: set[str] = set()
+    unread = [node]
+    while unread:
+        found = {s["$ref"].rpartition("/")[2] for s in dicts_in(unread.pop()) if "$ref" in s}
+        unread += [SCHEMAS[name] for name in found - names]
+        names |= found
+    return names
+
+
+IN_RESPONSES = names_in([operation["responses"] for operation in OPERATIONS.values()])
+
+
+def test_every_integer_has_a_size_and_bounds_within_it() -> None:
+    integers = [schema for schema in dicts_in(DOCUMENT) if schema.get("type") == "integer"]
+    assert len(integers) > 20
+    for schema in integers:
+        bits = {"int32": 31, "int64": 63}[schema["format"]]
+        assert "exclusiveMaximum" not in schema
+        assert schema.get("maximum", 0) <= 2**bits - 1, schema
+
+
+def test_ids_and_times_have_64_bits() -> None:
+    for name, schema in SCHEMAS.items():
+        for member in {"id", "user_id", "exp", "iat"} & set(schema.get("properties", ())):
+            kinds = [kind for kind in dicts_in(schema["properties"][member]) if "format" in kind]
+            if kinds:
+                assert [kind["format"] for kind in kinds] == ["int64"], (name, member)
+
+
+def test_no_schema_is_called_as_the_constructor_of_another() -> None:
+    """In Go, NewInvitation() makes an Invitation."""
+    assert not [name for name in SCHEMAS if name.removeprefix("New") in set(SCHEMAS) - {name}]
+
+
+@pytest.mark.parametrize("name", sorted(IN_RESPONSES))
+def test_a_response_says_which_members_always_come(name: str) -> None:
+    required = set(SCHEMAS[name].get("required", ()))
+    for member, schema in SCHEMAS[name]["properties"].items():
+        assert "default" not in schema
+        if member not in required:
+            assert {"type": "null"} not in schema.get("anyOf", []), member
+
+
+@every_operation
+def test_a_parameter_is_omitted_rather_than_null(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        assert "null" not in str(parameter["schema"])
+
+
+def test_a_scope_that_can_be_repeated_is_a_list() -> None:
+    (scope,) = OPERATIONS["GET /verify"]["parameters"]
+    assert (scope["schema"]["type"], scope["schema"]["items"]) == ("array", {"type": "string"})
+
+
+@every_operation
+def test_an_operation_is_open_or_takes_a_token_in_either_way(operation: dict[str, Any]) -> None:
+    if operation["security"] == []:
+        return
+    password, bearer = operation["security"]
+    assert list(password) == ["Password"]
+    assert bearer == {"Bearer": []}
+
+
+def test_somebody_who_has_a_token_can_use_it() -> None:
+    assert (SCHEMES["Bearer"]["type"], SCHEMES["Bearer"]["scheme"]) == ("http", "bearer")
+
+
+def test_the_addresses_are_absolute() -> None:
+    """Of the issuer, which is the default here."""
+    assert DOCUMENT["servers"] == [{"url": "http://localhost:8000"}]
+    flow = SCHEMES["Password"]["flows"]["password"]
+    assert flow["tokenUrl"] == "http://localhost:8000/token"
+
+
+def test_the_flow_can_be_refreshed_and_describes_its_scopes() -> None:
+    flow = SCHEMES["Password"]["flows"]["password"]
+    assert flow["refreshUrl"] == flow["tokenUrl"]
+    assert "offline_access" in flow["scopes"]
+    assert all(description.endswith(".") for description in flow["scopes"].values())
+
+
+@every_operation
+def test_all_media_types_of_a_body_have_one_type(operation: dict[str, Any]) -> None:
+    body = operation.get("requestBody", {"content": {}})
+    schemas = [content["schema"] for content in body["content"].values()]
+    assert all(set(schema) == {"$ref"} and schema == schemas[0] for schema in schemas)
+    if len(schemas) == 2:
+        assert next(iter(body["content"])) == "application/json"
+        assert body["required"] is False  # openapi-python-client cannot import it otherwise
+
+
+def test_nothing_is_left_out_or_masked_by_a_generated_client() -> None:
+    for schema in dicts_in(DOCUMENT):
+        assert "writeOnly" not in schema
+        assert schema.get("format") != "password"
+
+
+@every_operation
+def test_everything_is_described(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        assert parameter["description"].endswith("."), parameter["name"]
+    for status, response in operation["responses"].items():
+        assert response["description"] != "Successful Response", status
+        for header in response.get("headers", {}).values():
+            assert header["description"].endswith(".")
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_member_is_described(name: str) -> None:
+    for member, schema in SCHEMAS[name]["properties"].items():
+        assert any("description" in found for found in dicts_in(schema)), member
+
+
+def test_the_codes_of_errors_are_an_enumeration() -> None:
+    codes = SCHEMAS["ErrorBody"]["properties"]["error"]["enum"]
+    assert {"invalid_token", "user_exists", "method_not_allowed", "server_error"} <= set(codes)
+    for operation in OPERATIONS.values():
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                examples = response["content"]["application/json"]["examples"].values()
+                assert {example["value"]["error"] for example in examples} <= set(codes)
+
+
+def test_a_wait_is_a_number() -> None:
+    waits = [
+        response["headers"]["Retry-After"]["schema"]["type"]
+        for operation in OPERATIONS.values()
+        for response in operation["responses"].values()
+        if "Retry-After" in response.get("headers", {})
+    ]
+    assert waits
+    assert set(waits) == {"integer"}
+
+
+def test_examples_name_nobodys_domain() -> None:
+    """RFC 2606 reserves these."""
+    addresses = re.findall(r"[\w.]+@([\w.]+)", str(DOCUMENT))
+    assert addresses
+    assert all(re.fullmatch(r"(.*\.)?example(\.(org|com|net))?", domain) for domain in addresses)
+
+
+def test_the_form_of_a_login_is_not_filled_with_a_code() -> None:
+    """Swagger UI fills in each member's own example, and sends it."""
+    members = SCHEMAS["TokenRequest"]["properties"]
+    filled = {name for name, schema in members.items() if "example" in str(schema)}
+    assert filled == set()
+
+
+def test_the_document_has_a_licence() -> None:
+    assert DOCUMENT["info"]["license"] == {"name": "MIT", "identifier": "MIT"}
+    assert default_app.license_info == DOCUMENT["info"]["license"]

@@ -1,0 +1,80 @@
+"""The service's OpenAPI document, and whether a response is as it says."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped] # ships no types
+from httpx import Response
+
+from app.http.docs_page import COMMON_ERRORS
+from app.main import app
+
+DOCUMENT: dict[str, Any] = app.openapi()
+SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
+OPERATIONS: dict[str, dict[str, Any]] = {
+    f"{method.upper()} {path}": operation
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+IN_INTRODUCTION = {(error.status, error.error) for error in COMMON_ERRORS}
+
+
+def name_of(call: str) -> str:
+    """The operation of a call such as `GET /users/7`."""
+    (name,) = (name for name in OPERATIONS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", name), call))
+    return name
+
+
+def assert_documented(response: Response) -> str:
+    """The response has the status, the members and the headers of its operation, whose name is
+    returned."""
+    name = name_of(f"{response.request.method} {response.request.url.path}")
+    body = response.json() if response.content else None
+    error = body.get("error") if isinstance(body, dict) else None
+    if (response.status_code, error) in IN_INTRODUCTION:
+        return name
+    documented = OPERATIONS[name]["responses"][str(response.status_code)]
+    for header in documented.get("headers", {}):
+        assert header in response.headers, (name, header)
+    if body is not None:
+        content = documented["content"]["application/json"]
+        _assert_members(content["schema"], body)
+        if error:
+            assert error in {example["value"]["error"] for example in content["examples"].values()}
+    return name
+
+
+def _assert_members(schema: dict[str, Any], body: Any) -> None:
+    """Valid, and with no member that the schema does not have."""
+    jsonschema.validate(
+        body,
+        {**schema, "components": DOCUMENT["components"]},
+        jsonschema.Draft202012Validator,
+        format_checker=jsonschema.FormatChecker(),
+    )
+    for object_schema, found in _objects(schema, body):
+        assert set(found) <= set(object_schema["properties"]), (object_schema.get("title"), found)
+
+
+def _objects(schema: dict[str, Any], body: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    schema = SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if isinstance(body, dict) and "properties" in schema:
+        yield schema, body
+        for name, value in body.items():
+            yield from _objects(schema["properties"].get(name, {}), value)
+    elif isinstance(body, list):
+        for item in body:
+            yield from _objects(schema.get("items", {}), item)
+
+
+def dicts_in(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a part of the document, without its examples."""
+    if isinstance(node, dict):
+        yield node
+        for name, value in node.items():
+            if name not in ("example", "examples"):
+                yield from dicts_in(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from dicts_in(item)
