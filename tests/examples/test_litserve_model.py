@@ -32,10 +32,13 @@ def hourpass(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 @pytest.fixture(scope="module")
 def port(hourpass: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = str(free_port())
+    # LitServe 0.2 serves MCP too if mcp is installed, and fails with the mcp 2 of other tests.
+    customization = tmp_path_factory.mktemp("customization")
+    (customization / "sitecustomize.py").write_text('import sys; sys.modules["mcp"] = None')
     variables = environment(
         HOURPASS_URL=str(hourpass.base_url),
         LITSERVE_PORT=port,
-        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+        PYTHONPATH=os.pathsep.join([str(customization), os.environ.get("PYTHONPATH", "")]),
     )
     output = tmp_path_factory.mktemp("output") / "output"
     with output.open("wb") as writer:

@@ -559,7 +559,7 @@ async def test_a_wrong_grant_is_refused(
 
 
 @on_sqlite
-@pytest.mark.parametrize("grant_type", [["password"], {"password": 1}, 1, None])
+@pytest.mark.parametrize("grant_type", [["password"], {"password": 1}, 1])
 async def test_a_grant_type_is_a_string(client: AsyncClient, grant_type: object) -> None:
     response = await client.post("/token", json={**ARTHUR, "grant_type": grant_type})
     assert_problem(response, 400, "unsupported_grant_type")

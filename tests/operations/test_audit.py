@@ -106,7 +106,7 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
     await register(client, LANCELOT)
     displaced, copied = [await open_session(client, LANCELOT) for _ in range(2)]
     await renew(client, copied["refresh_token"])
-    clock.advance(timedelta(minutes=1))
+    clock.advance(timedelta(minutes=2))
     await renew(client, copied["refresh_token"])
     ended = await open_session(client, LANCELOT)
     await client.post("/revoke", data={"token": ended["refresh_token"]})

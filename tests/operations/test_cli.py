@@ -169,7 +169,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
     ("stdin", "policy", "line"),
     [
         pytest.param(
-            "", "basic", "PASSWORD Must not be empty",
+            "", "basic", "PASSWORD Field required",
             id="none at all",
         ),
         pytest.param("\0\n", "basic", "PASSWORD Must not contain a NUL character", id="NUL"),

@@ -16,6 +16,8 @@ SERVE_TIMEOUT_SECONDS = 60
 # The databases to copy are of the day at which the tests' clock begins. A served process has the
 # real time, at which the key must not be due for replacement, nor the audit log for its purge.
 _AGELESS = {"KEY_ROTATION_DAYS": "0", "AUDIT_DAYS": "36500"}
+# The default names the port, and services that share a database accept each other's tokens.
+_ISSUER = {"ISSUER": "http://localhost:8000"}
 
 
 @contextmanager
@@ -23,7 +25,8 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     """`hourpass serve` in a process of its own. Yields its base URL."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-    variables = environment(DATABASE_URL=database_url, **{**CHEAP_HASHING, **_AGELESS, **settings})
+    defaults = {**CHEAP_HASHING, **_AGELESS, **_ISSUER}
+    variables = environment(DATABASE_URL=database_url, **{**defaults, **settings})
     command = ("serve", "--port", str(port), *arguments)
     process = ForkedProcess(*command, directory=str(ROOT), variables=variables)
     base_url = f"http://127.0.0.1:{port}"
