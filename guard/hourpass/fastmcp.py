@@ -6,7 +6,7 @@ from fastmcp.server.auth import AccessToken, TokenVerificationError, TokenVerifi
 
 from hourpass.errors import InvalidTokenError, ServiceUnavailableError
 from hourpass.guard.guard import Guard
-from hourpass.mcp import access_token_fields
+from hourpass.guard.mcp_user import access_token_fields
 
 
 class HourpassTokenVerifier(TokenVerifier):

@@ -15,7 +15,7 @@ from mcp.server.mcpserver import MCPServer
 from pydantic import AnyHttpUrl
 
 from hourpass import Guard, ServiceUnavailableError
-from hourpass.mcp import HourpassTokenVerifier, SessionBinding
+from hourpass.mcp import HourpassTokenVerifier, UserContext
 from hourpass.testing import Issuer, authorization
 from tests.support.servers import served
 
@@ -52,7 +52,7 @@ def with_tools(server: MCPServer) -> MCPServer:
 
 def app_in_middleware() -> Any:
     server = with_tools(MCPServer("tools"))
-    return guard.middleware(SessionBinding(server.streamable_http_app()))
+    return guard.middleware(UserContext(server.streamable_http_app()))
 
 
 def app_with_verifier() -> Any:
@@ -111,6 +111,15 @@ class RawClient:
 @pytest.fixture
 def client(http: httpx.Client, url: str) -> RawClient:
     return RawClient(http, url)
+
+
+def test_the_middleware_alone_binds_sessions(http: httpx.Client, issuer: Issuer) -> None:
+    server = with_tools(MCPServer("tools"))
+    with served(guard.middleware(server.streamable_http_app())) as url:
+        client = RawClient(http, f"{url}/mcp")
+        session = client.begin_session(issuer.token(user_id=1))
+        assert client.request(issuer.token(user_id=2), LIST_TOOLS, session).status_code == 404
+        assert client.request(issuer.token(user_id=1), LIST_TOOLS, session).status_code == 200
 
 
 async def test_tools_know_the_user(url: str, issuer: Issuer) -> None:

@@ -7,7 +7,7 @@ from fastmcp.server.dependencies import get_access_token
 from starlette.middleware import Middleware
 
 from hourpass import Guard
-from hourpass.mcp import SessionBinding
+from hourpass.mcp import UserContext
 
 guard = Guard(os.environ["HOURPASS_URL"])
 mcp = FastMCP("tools")
@@ -19,4 +19,4 @@ def whoami() -> str:
     return token.claims["preferred_username"] if token else "nobody"
 
 
-app = mcp.http_app(middleware=[Middleware(guard.middleware), Middleware(SessionBinding)])
+app = mcp.http_app(middleware=[Middleware(guard.middleware), Middleware(UserContext)])

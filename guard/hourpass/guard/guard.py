@@ -247,9 +247,9 @@ class Guard(RouteDependency):
         self.close()
 
     def _reset(self) -> None:
-        connect = weakref.WeakMethod(self._connect)  # a guard that is dropped must not stay alive
+        guard = weakref.ref(self)  # a guard that is dropped must not stay alive
         self._feed = RevocationFeed(
-            lambda: _called(connect),
+            lambda: _connection_of(guard),
             self.audience,
             self.issuer,
             self.fresh_for.total_seconds(),
@@ -273,11 +273,11 @@ class Guard(RouteDependency):
         return ServiceClient(new_client(self.url, self._tls, self._proxy, self.transport))
 
 
-def _called(connect: "weakref.WeakMethod[Callable[[], ServiceClient]]") -> ServiceClient:
-    method = connect()
-    if method is None:
+def _connection_of(reference: "weakref.ref[Guard]") -> ServiceClient:
+    guard = reference()
+    if guard is None:
         raise ServiceUnavailableError
-    return method()
+    return guard._connect()  # noqa: SLF001 - of its own module
 
 
 def _close_dropped(feed: RevocationFeed) -> None:

@@ -4,6 +4,7 @@ Put a CORS middleware outside of this one: browsers send a preflight without a t
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Protocol, TypedDict
 
 from hourpass.errors import GuardError
@@ -11,6 +12,7 @@ from hourpass.event_loops import require_asyncio
 from hourpass.guard.asgi import ASGIApp, Receive, Scope, Send, refuse
 from hourpass.guard.bearer import bearer_token
 from hourpass.guard.identity_headers import IdentityHeaders
+from hourpass.guard.mcp_user import name_user
 from hourpass.guard.open_requests import OpenRequest, Validity
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.subprotocols import TokenInSubprotocol
@@ -67,7 +69,8 @@ class Middleware:
         require_asyncio("guard.middleware")
         kind = scope["type"]
         if kind == "lifespan":
-            self._guard.connect()  # so that the first request does not wait for it
+            with suppress(GuardError):  # the app starts without the service as well
+                self._guard.connect()  # so that the first request does not wait for it
             await self.app(scope, receive, send)
             return
         if self._is_public(scope):
@@ -106,6 +109,7 @@ class Middleware:
             state["user"] = user
             changed[Authenticated.KEY] = Authenticated(self._guard, user)
             headers += self._identity_headers.in_asgi(user)
+            name_user(changed, user)
         return changed
 
 
