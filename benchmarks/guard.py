@@ -6,6 +6,7 @@ Libraries verify with a key that they were given once. Latency counts from the a
 /revoke until the first refusal.
 """
 
+import asyncio
 import gc
 import multiprocessing
 import platform
@@ -23,6 +24,7 @@ import httpx
 import jwt
 from jose import jwk
 from jose import jwt as jose_jwt
+from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import servers
 from benchmarks.bench import Bench, Row, Sample, ratio
@@ -33,6 +35,7 @@ from hourpass import Guard, InvalidTokenError
 ROUNDS = 5
 TOKENS = 300  # new ones in each round
 SAMPLES = 150
+SOCKETS = 1_000
 AUDIENCE = "ml-api"
 
 
@@ -58,6 +61,7 @@ def main() -> None:
             with Guard(url) as guard:
                 table = [*checks(bench, people, guard, url), *latency(people, guard, url)]
             table += routes(bench, people, url)
+            table += closings(bench, people, url)
     print_table(table)
     python = platform.python_version()
     print(f"\n{datetime.now(UTC):%F}, {processor()}, Python {python}; {ROUNDS} rounds")
@@ -155,6 +159,35 @@ def routes(bench: Bench, people: Population, url: str) -> Iterator[Row]:
             ratio([one.rate for one in ours], [one.rate for one in theirs]),
             at_least=goal,
         )
+
+
+def closings(bench: Bench, people: Population, url: str) -> Iterator[Row]:
+    """Of open websockets with one token, after that is revoked."""
+    [token] = people.tokens(1)
+    with servers.guarded_api(bench.directory, url) as api:
+        address = f"ws://127.0.0.1:{api.port}/behind-middleware"
+        taken = asyncio.run(close_all(address, token, url))
+    figure = f"from a revocation to the closing of {SOCKETS:,} websockets"
+    for name, value in (("median", median(taken)), ("last", max(taken))):
+        yield Row(f"{figure}, {name}", f"{value:.0f} ms", "1000 ms", value / 1000, at_most=1)
+
+
+async def close_all(address: str, token: str, url: str) -> list[float]:
+    """Milliseconds from the answer to the revocation, of each websocket."""
+    headers = {"Authorization": f"Bearer {token}"}
+    sockets = [await connect(address, additional_headers=headers) for _ in range(SOCKETS)]
+    answered_at = 0.0
+
+    async def closing(socket: ClientConnection) -> float:
+        await socket.wait_closed()
+        assert socket.close_code == 1008
+        return (perf_counter() - answered_at) * 1000
+
+    closed = [asyncio.create_task(closing(socket)) for socket in sockets]
+    async with httpx.AsyncClient() as client:
+        await client.post(f"{url}/revoke", data={"token": token})
+    answered_at = perf_counter()
+    return list(await asyncio.gather(*closed))
 
 
 def rate(samples: Sequence[Sample]) -> str:

@@ -7,7 +7,7 @@ Each in an app of its own, so that none is found later than another.
 import os
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, WebSocket
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +24,13 @@ apis["/behind-middleware"].add_middleware(guard.middleware)
 @apis["/behind-middleware"].get("/behind-middleware")
 async def predict_for_all() -> dict[str, int]:
     return {"prediction": 42}
+
+
+@apis["/behind-middleware"].websocket("/behind-middleware")
+async def stream(socket: WebSocket) -> None:
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)
 
 
 async def nobody(_: HTTPConnection) -> None:
