@@ -86,7 +86,8 @@ def guarded_api(directory: Path, url: str) -> Iterator[Server]:
     """A FastAPI app whose guard follows the service at this address."""
     variables = {"HOURPASS_URL": url, "PYTHONPATH": str(ROOT / "guard")}
     module = "benchmarks.guarded_api:app"
-    with _uvicorn(sys.executable, module, directory, variables, "--no-access-log") as server:
+    options = ("--no-access-log", "--ws", "websockets")
+    with _uvicorn(sys.executable, module, directory, variables, *options) as server:
         yield server
 
 
