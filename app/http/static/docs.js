@@ -40,8 +40,13 @@ const BASE = new URL(".", location.href).href.replace(/\/$/, "");
 
 function useOwnOrigin(original) {
   return (document) => {
-    const { flows } = document.components.securitySchemes.Password;
-    flows.password.tokenUrl = flows.password.refreshUrl = `${BASE}/token`;
+    const { Password } = document.components.securitySchemes;
+    Password.flows.password.tokenUrl = Password.flows.password.refreshUrl = `${BASE}/token`;
+    // The field for a token would take the focus from the username, and scroll it out of sight.
+    document.components.securitySchemes = { Password };
+    for (const operation of Object.values(document.paths).flatMap(Object.values)) {
+      operation.security = operation.security.filter((scheme) => "Password" in scheme);
+    }
     return original({ ...document, servers: [{ url: BASE }] });
   };
 }
