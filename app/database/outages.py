@@ -29,7 +29,7 @@ _PERMISSION = "42501"
 # prepared statements that a pooler has lost or mixed up.
 _NO_FAULTS = frozenset((_READ_ONLY, "25P03", "25P04", _PERMISSION, "42P05"))
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock
-# After these, no open connection is of use. The class 08 are connection exceptions.
+# After these, the service gives up all open connections. Class 08 has connection exceptions.
 _LOST = frozenset((_READ_ONLY, "25P03", "25P04", "57P01", "57P02", "57P04", "57P05"))
 _LOST |= {"26000", "42P05"}
 

@@ -95,7 +95,7 @@ def test_wrong_settings_are_named(variables: dict[str, str], message: str) -> No
 
 
 def test_other_variables_are_left_alone() -> None:
-    """Those of clients in the same process, and those that Kubernetes makes of a service's name."""
+    """Variables for clients in the same process, and those that Kubernetes creates."""
     names = ("PASSWORD", "SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP_ADDR")
     read({**URL, **{f"HOURPASS_{name}": "x" for name in names}, "HOURPASSES": "x"})
 

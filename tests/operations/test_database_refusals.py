@@ -28,7 +28,7 @@ TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE 
 
 @pytest.fixture
 def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
-    """The service's role is no superuser, whom nothing is refused."""
+    """The service connects as a role whose rights the server checks. A superuser may do all."""
     name = make_url(database_url).database
     grants = "GRANT {} IN SCHEMA public TO " + ROLE
     rights = ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "USAGE ON ALL SEQUENCES")

@@ -46,7 +46,7 @@ def relay(database_url: str) -> Iterator[SilentRelay]:
 
 @pytest.fixture
 def settings(database_url: str, relay: SilentRelay, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """By way of the relay, and with less patience than the constants have, for the tests' time."""
+    """Through the relay, with shorter limits than the service's, so that the tests are quick."""
     monkeypatch.setattr(postgres_driver, "STATEMENT_SECONDS", 3 * SOON)
     monkeypatch.setattr(engine, "POOL_SECONDS", SOON)
     monkeypatch.setitem(postgres_driver._TIMEOUTS, "lock_timeout", f"{SOON * 1000:.0f}")

@@ -69,7 +69,7 @@ class OpenRequest:
         self._end = self._task.get_loop().create_task(self._send_end_and_cancel(error))
 
     async def _send_end_and_cancel(self, error: GuardError) -> None:
-        """The client hears of it first: an app that runs in a thread may not stop at once."""
+        """Tells the client first, because an app that runs in a thread may not stop at once."""
         with suppress(Exception):  # the client may be gone, or the app may be sending
             async with asyncio.timeout(LAST_SEND_SECONDS):
                 await self._send_end(error)
