@@ -60,7 +60,9 @@ class Service:
         return self.process.wait(SERVE_TIMEOUT_SECONDS)
 
     def written(self) -> str:
-        return self.output.read_text()
+        """The whole lines that it has written so far: the last one may be half in the file."""
+        whole, end, _ = self.output.read_text().rpartition("\n")
+        return whole + end
 
     def logged(self, message: str) -> dict[str, object]:
         lines = [json.loads(line) for line in self.written().splitlines() if line[:1] == "{"]
