@@ -76,9 +76,25 @@ def parse_answers(received: bytes) -> list[Answer]:
         status = int(status_line.split()[1])
         pairs = (line.partition(":") for line in lines)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
-        length = int(headers.get("content-length", 0))
-        body, received = received[:length], received[length:]
-        assert len(body) == length
+        if headers.get("transfer-encoding") == "chunked":
+            body, received = _unchunked(received)
+        else:
+            length = int(headers.get("content-length", 0))
+            body, received = received[:length], received[length:]
+            assert len(body) == length
         if status >= 200:
             found.append(Answer(status, headers, body))
     return found
+
+
+def _unchunked(received: bytes) -> tuple[bytes, bytes]:
+    """The body, and what follows it."""
+    body = b""
+    while True:
+        size, _, received = received.partition(b"\r\n")
+        length = int(size, 16)
+        body += received[:length]
+        assert received[length : length + 2] == b"\r\n"
+        received = received[length + 2 :]
+        if length == 0:
+            return body, received
