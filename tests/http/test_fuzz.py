@@ -100,7 +100,7 @@ def needs_token(context: Any) -> bool:
 
 
 bounded = settings(
-    max_examples=25,
+    max_examples=12,
     derandomize=True,
     database=None,
     deadline=None,

@@ -15,6 +15,7 @@ from tests.project.test_docs_page import (
     Visit,
     assert_can_call_what_is_protected,
     authorize,
+    browser,
     visit,
 )
 from tests.support.processes import free_port
@@ -23,7 +24,7 @@ from tests.support.service_process import serving
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, said_in
 from tests.support.waiting import until
 
-__all__ = ["visit"]
+__all__ = ["browser", "visit"]
 
 _NGINX = """pid nginx.pid;
 error_log stderr;
