@@ -107,6 +107,19 @@ async def test_a_forgotten_password_is_replaced_by_mail(
     assert profile.json()["email_verified"] is True
 
 
+async def test_an_address_is_found_as_it_was_typed(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    email = "Lancelot@bücher.example"
+    await register(client, {**LANCELOT, "email": email})
+    await deliver(app)
+    for typed in ("lancelot@XN--BCHER-KVA.example", "LANCELOT@BÜCHER.EXAMPLE"):
+        assert (await ask(client, typed)).status_code == 202
+        await deliver(app)
+    assert mailbox.recipients == ["Lancelot@xn--bcher-kva.example"] * 3
+    assert (await confirm(client, mailbox.last_code())).status_code == 200
+
+
 async def test_a_code_works_once(client: AsyncClient, code: str) -> None:
     assert (await confirm(client, code)).status_code == 200
     assert_problem(await confirm(client, code, "another one"), 403, "invalid_code")
