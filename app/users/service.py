@@ -15,7 +15,7 @@ from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.service import Purpose
 from app.security.passwords import Passwords
 from app.security.rate_limits.limits import REGISTRATIONS
-from app.security.rate_limits.service import enforce_limit
+from app.security.rate_limits.service import enforce_limit, forget_account
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import Claims
 from app.tokens.revocations.service import Revocations, is_not_revoked
@@ -281,10 +281,11 @@ class Users:
     async def remove(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> None:
-        """Delete the user, and revoke its tokens. Raises LastAdminError, and the errors of
-        lock()."""
+        """Delete the user, revoke its tokens, and forget the counters of its name. Raises
+        LastAdminError, and the errors of lock()."""
         user = await self._lock_unless_last_admin(context, user_id, token_version)
         await context.session.execute(delete(User).where(User.id == user_id))
+        await forget_account(context.session, user.username_folded)
         await self._revocations.publish(context, f"sub:{user_id}:{user.token_version}")
         await self._events.publish(context, "user.remove", user_id)
         await context.session.commit()
