@@ -277,6 +277,12 @@ async def enforce_limit(
     await _charge(session, FailureCounter(key, limit), now)
 
 
+async def is_known(session: AsyncSession, account: str, network: str) -> bool:
+    """Whether the account has logged in there within KNOWN_FOR."""
+    key = _account_keys(account, network).known
+    return key in await _read(session, await fast_queries.current_time(session), key)
+
+
 async def clear(
     session: AsyncSession, account: str, ip_address: str | None, *, all_accounts: bool = False
 ) -> None:
