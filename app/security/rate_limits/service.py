@@ -291,14 +291,15 @@ async def clear(
     With an `ip_address`, also the account's failures from there and, if `all_accounts`, those of
     all accounts. Part of the caller's transaction.
     """
-    own = _account_keys(account, network_to_limit(ip_address or ""))
+    network = network_to_limit(ip_address) if ip_address is not None else None
+    own = _account_keys(account, network or "")
     keys = [own.account]
-    if ip_address is not None:
+    if network is not None:
+        keys += [_key("address", network)] if all_accounts else []
         keys += [own.pair]
-        keys += [_key("address", network_to_limit(ip_address))] if all_accounts else []
-    await session.execute(delete(AttemptCounter).where(AttemptCounter.key.in_(keys)))
-    # Last, as in a login, so that there is no deadlock.
-    await session.execute(delete(AttemptCounter).where(AttemptCounter.key == own.login))
+    # One after the other, in the order of a login, so that there is no deadlock.
+    for key in (*keys, own.login):
+        await session.execute(delete(AttemptCounter).where(AttemptCounter.key == key))
 
 
 async def forget_account(session: AsyncSession, account: str) -> None:
