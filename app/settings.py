@@ -85,9 +85,16 @@ def _normalize_mailbox(value: str) -> str:
     return mailbox
 
 
+def _check_service_name(name: str) -> str:
+    if not name.isprintable() or name != name.strip() or ":" in name:
+        raise ValueError("must be printable, without a colon and without spaces around it")
+    return name
+
+
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
 SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
+ServiceName = Annotated[str, Field(max_length=64), AfterValidator(_check_service_name)]
 Mailbox = Annotated[str, AfterValidator(_normalize_mailbox)]
 Directory = Annotated[Path, AfterValidator(lambda path: HOME / path)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
@@ -114,6 +121,7 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
+    service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")

@@ -78,6 +78,7 @@ for _command in (
     users.grant,
     users.unlock,
     users.reset_second_factor,
+    users.erase_user,
     keys.keys,
     mail.test_mail,
     restore.after_restore,

@@ -32,7 +32,8 @@ def compose(settings: Settings, name: str, to: str, languages: str, **values: st
     directories = (settings.mail_templates, BUILT_IN) if settings.mail_templates else (BUILT_IN,)
     language = preferred_language(languages, _languages(directories, name))
     subject, _, body = _template(directories, language, name).partition("\n")
-    values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": settings.issuer}
+    service = settings.service_name or settings.issuer
+    values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": service}
     address = _address(to)
     message = EmailMessage(SMTP if address.addr_spec.isascii() else SMTPUTF8)
     message["From"] = settings.mail_from

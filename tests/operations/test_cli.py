@@ -271,6 +271,7 @@ def test_help_lists_the_commands(option: str) -> None:
     assert set(main.commands) == {
         "after-restore",
         "create-admin",
+        "erase-user",
         "grant",
         "keys",
         "migrate",
