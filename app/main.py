@@ -113,6 +113,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         access_log.configure(settings)
         async with AsyncExitStack() as stack:
+            stack.callback(access_log.finish)  # the server may end by a signal
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
                 if not settings.strict_passwords:
@@ -168,7 +169,6 @@ async def _start(
     state.clock = clock
     state.proxy_warning = ProxyWarning()
     state.stopping = stopping = asyncio.Event()  # set by server/protocol.py
-    stack.callback(access_log.request_log.flush)
     state.database = database = Database(settings, database_clock)
     state.readiness = Readiness()
     warn_of_ignored_options(settings)
