@@ -187,6 +187,7 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_no_hang_up)
     # At debug level, aiosqlite logs the parameters of statements, password hashes among them.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line per plugin
@@ -201,6 +202,12 @@ def finish() -> None:
     """Write the lines that are waiting. Later ones are written at once."""
     request_log.flush()
     standard_streams.finish_errors()
+
+
+def _is_no_hang_up(record: logging.LogRecord) -> bool:
+    """False for plain uvicorn's error about a response that the client did not wait for.
+    middleware.py logs it as 499, and logs every other reason of an incomplete response."""
+    return not str(record.msg).startswith("ASGI callable returned without completing")
 
 
 def _describe_dropped(formatter: logging.Formatter, number: int) -> str:

@@ -31,6 +31,7 @@ MAX_HEADER_BYTES = 16_384
 MAX_TARGET_BYTES = 8_192  # the request line's path and query; RFC 9110, 4.1 asks for 8,000
 
 _CLIENT_CLOSED_REQUEST = 499  # as in nginx; only logged, never sent
+_CLOSED_BY_UVLOOP = "the handler is closed"
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 # Set unless the route sets them. Responses about tokens and users must not be cached (RFC 6749,
@@ -92,7 +93,9 @@ class RequestMiddleware:
 
         await self.app(scope, receive, send_without_text)
 
-    def try_fast_path(self, scope: Scope) -> tuple[PreparedResponse, str] | None:
+    def try_fast_path(
+        self, scope: Scope, log: Callable[[LoggedRequest], None] = request_log.write
+    ) -> tuple[PreparedResponse, str] | None:
         """The response and the request's id, if the response is ready without waiting.
         server/protocol.py then needs no task."""
         if not scope["path"].startswith(self._fast_prefixes):
@@ -111,20 +114,31 @@ class RequestMiddleware:
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
-        request_log.write(LoggedRequest(id_, method, route, status, took, response.user_id))
+        log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if prepared := self.try_fast_path(scope):
-            response, prepared_id = prepared
-            headers = [
-                *with_default_headers(response.headers),
-                (b"x-request-id", prepared_id.encode()),
-            ]
+    async def _send_prepared(self, scope: Scope, send: Send) -> bool:
+        """Returns False if the response is not ready."""
+        logged: list[LoggedRequest] = []
+        prepared = self.try_fast_path(scope, logged.append)
+        if prepared is None:
+            return False
+        response, id_ = prepared
+        headers = [*with_default_headers(response.headers), (b"x-request-id", id_.encode())]
+        request = logged[0]
+        try:
             await send(
                 {"type": "http.response.start", "status": response.status, "headers": headers}
             )
             await send({"type": "http.response.body", "body": response.body})
+        except ClientDisconnect:
+            request = request._replace(status=_CLIENT_CLOSED_REQUEST)
+        request_log.write(request)
+        return True
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = _raising(send)
+        if await self._send_prepared(scope, send):
             return
         started = perf_counter()
         id_, error = _check_limits(scope)
@@ -169,6 +183,23 @@ class RequestMiddleware:
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
+
+
+def _raising(send: Send) -> Send:
+    """Raises ClientDisconnect if the client has closed the connection. Servers raise an OSError
+    then (ASGI, version 2.4); uvloop, with plain uvicorn, a RuntimeError."""
+
+    async def send_or_raise(message: Message) -> None:
+        try:
+            await send(message)
+        except OSError:
+            raise ClientDisconnect from None
+        except RuntimeError as error:
+            if _CLOSED_BY_UVLOOP not in str(error):
+                raise
+            raise ClientDisconnect from None
+
+    return send_or_raise
 
 
 def _routed(scope: Scope) -> Scope:

@@ -36,7 +36,7 @@ class Pipe:
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self.stream = open(writer, "w", encoding="utf-8")  # noqa: SIM115 - closed below
+        self.stream = os.fdopen(writer, "w", encoding="utf-8")
 
     def waiting(self) -> int:
         """Bytes that can be read."""
@@ -154,7 +154,9 @@ def test_the_interpreter_ends_with_all_lines_written_or_soon(pipe: Pipe, is_read
 
 
 @contextmanager
-def served(pipe: Pipe, directory: Path, *arguments: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def served(
+    pipe: Pipe, directory: Path, *arguments: str
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     port = free_port()
     variables = {**CHEAP_HASHING, "DATABASE_URL": f"sqlite:///{directory}/hourpass.db"}
     process = subprocess.Popen(
@@ -214,4 +216,4 @@ def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
     with started(tmp_path, *closing, DATABASE_URL=url) as service:
         service.wait_until_ready()
         streams = [Path(f"/proc/{service.process.pid}/fd/{number}") for number in range(3)]
-        assert [os.readlink(stream) for stream in streams] == [os.devnull] * 3
+        assert [str(stream.readlink()) for stream in streams] == [os.devnull] * 3
