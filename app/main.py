@@ -42,6 +42,7 @@ from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
 from app.login.token_issuer import TokenIssuer
 from app.retention.service import Retention
+from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
@@ -255,6 +256,7 @@ def _startup_fields(settings: Settings) -> dict[str, object]:
     return {
         "version": __version__,
         "database": describe_url(settings),
+        "hashing_threads": hashing_threads(settings),
         "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
     }
 

@@ -50,6 +50,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
     if port is not None:
         os.environ["PORT"] = str(port)  # for the workers: without ISSUER, they name it in tokens
+    if workers is not None:
+        os.environ["WORKERS"] = str(workers)  # for the workers: they share the memory
     settings = Settings()
     migrations.upgrade(settings)
     # An error is printed once, by this process, instead of by each worker.
@@ -58,7 +60,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     serve(
         host or settings.host,
         settings.port,
-        workers or settings.workers,
+        settings.workers,
     )
 
 
