@@ -56,7 +56,8 @@ def _listeners(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
     except OSError as error:
         _log.error("Cannot listen on %s:%d: %s", shown, port, error.strerror)
         sys.exit(STARTUP_FAILURE)
-    _log.info("Starting on http://%s:%d", shown, listeners[0].getsockname()[1])
+    port = listeners[0].getsockname()[1]
+    _log.info("Starting on http://%s:%d (press Ctrl+C to stop)", shown, port)
     return listeners
 
 

@@ -205,13 +205,15 @@ def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Pa
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["request_id"] for line in lines if line["message"] == "request"] == ids
     assert lines[-1]["message"].startswith("Finished server process")
+    [starting] = [line for line in lines if line["message"] == "Starting"]
+    assert 1 <= starting["hashing_threads"] <= 8
     times = [line["time"] for line in lines if line["message"] != "request"]
     assert times == sorted(times)
 
 
 def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
     """Otherwise the service ended without a word, or a connection became its standard error."""
-    closing = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *HOURPASS, "serve")
+    closing = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *HOURPASS, "serve", "--workers", "1")
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with started(tmp_path, *closing, DATABASE_URL=url) as service:
         service.wait_until_ready()
