@@ -76,6 +76,8 @@ class QueuedStream(io.TextIOBase):
         Thread(target=self._run, name="log writer", daemon=True).start()
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # Click tries bytes first
+            raise TypeError("write() takes a str")
         if self._is_finished:
             self._write(text)
             return len(text)

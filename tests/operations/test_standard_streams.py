@@ -100,6 +100,18 @@ def test_at_the_end_everything_is_written_and_later_lines_at_once(pipe: Pipe) ->
         queued.write(line)
 
 
+def test_it_is_a_text_stream_for_those_who_look(pipe: Pipe) -> None:
+    queued = QueuedStream(pipe.stream, describe_dropped)
+    with pytest.raises(TypeError):
+        queued.write(b"bytes")  # type: ignore[arg-type]
+    assert queued.writable()
+    assert not queued.isatty()
+    assert (queued.encoding, queued.errors) == ("utf-8", "strict")
+    assert queued.fileno() == pipe.stream.fileno()
+    print("\udcff", file=queued, flush=True)
+    assert pipe.read(7) == "\\udcff\n"
+
+
 def test_the_end_does_not_wait_for_a_reader_that_has_stopped(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
