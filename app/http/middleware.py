@@ -117,7 +117,7 @@ class RequestMiddleware:
         log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 
-    async def _send_prepared(self, scope: Scope, send: Send) -> bool:
+    async def _send_prepared(self, scope: Scope, client: "_Client") -> bool:
         """Returns False if the response is not ready."""
         logged: list[LoggedRequest] = []
         prepared = self.try_fast_path(scope, logged.append)
@@ -125,20 +125,16 @@ class RequestMiddleware:
             return False
         response, id_ = prepared
         headers = [*with_default_headers(response.headers), (b"x-request-id", id_.encode())]
-        request = logged[0]
-        try:
-            await send(
-                {"type": "http.response.start", "status": response.status, "headers": headers}
-            )
-            await send({"type": "http.response.body", "body": response.body})
-        except ClientDisconnect:
-            request = request._replace(status=_CLIENT_CLOSED_REQUEST)
-        request_log.write(request)
+        await client.send(
+            {"type": "http.response.start", "status": response.status, "headers": headers}
+        )
+        await client.send({"type": "http.response.body", "body": response.body})
+        request_log.write(logged[0]._replace(status=client.status_of(response.status)))
         return True
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = _raising(send)
-        if await self._send_prepared(scope, send):
+        client = _Client(send)
+        if await self._send_prepared(scope, client):
             return
         started = perf_counter()
         id_, error = _check_limits(scope)
@@ -164,7 +160,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = with_default_headers(tuple(message["headers"]))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
-            await send(message)
+            await client.send(message)
 
         try:
             if error:
@@ -178,6 +174,7 @@ class RequestMiddleware:
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
+            status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
@@ -185,21 +182,29 @@ class RequestMiddleware:
             (request_log.write_routine if is_routine else request_log.write)(request)
 
 
-def _raising(send: Send) -> Send:
-    """Raises ClientDisconnect if the client has closed the connection. Servers raise an OSError
-    then (ASGI, version 2.4); uvloop, with plain uvicorn, a RuntimeError."""
+class _Client:
+    """Notes whether the client has closed the connection before it had the response.
 
-    async def send_or_raise(message: Message) -> None:
+    The app goes on as if it were there, so that the log has the app's own errors.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._has_hung_up = False
+
+    async def send(self, message: Message) -> None:
         try:
-            await send(message)
-        except OSError:
-            raise ClientDisconnect from None
+            await self._send(message)
+        except OSError:  # as in ASGI, version 2.4
+            self._has_hung_up = True
         except RuntimeError as error:
-            if _CLOSED_BY_UVLOOP not in str(error):
+            if _CLOSED_BY_UVLOOP not in str(error):  # with plain uvicorn
                 raise
-            raise ClientDisconnect from None
+            self._has_hung_up = True
 
-    return send_or_raise
+    def status_of(self, status: int) -> int:
+        """For the log."""
+        return _CLIENT_CLOSED_REQUEST if self._has_hung_up else status
 
 
 def _routed(scope: Scope) -> Scope:

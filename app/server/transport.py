@@ -79,7 +79,7 @@ class ReadFlow(FlowControl):
 
 def raising_if_disconnected(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
     """An app whose send() raises OSError if the client has disconnected (ASGI, version 2.4).
-    uvicorn's returns, as if the response had been sent."""
+    uvicorn's returns, as if it had sent the message."""
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_or_raise(message: Message) -> None:

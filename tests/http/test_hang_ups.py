@@ -103,6 +103,21 @@ async def test_a_failed_send_is_a_client_that_hung_up(
     assert caplog.records == []
 
 
+async def test_an_error_of_the_app_is_logged_although_the_client_hung_up(
+    logged: list[LoggedRequest], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_scope: Scope, _receive: Any, _send: Any) -> None:
+        raise ValueError
+
+    async def send(_message: Message) -> None:
+        raise ConnectionResetError
+
+    middleware = RequestMiddleware(fail, lambda _: None, ())
+    await middleware(dict(SCOPE), send, send)  # type: ignore[arg-type]
+    assert caplog.messages == ["Unexpected error"]
+    assert [line.status for line in logged] == [499]
+
+
 async def test_another_error_of_a_send_is_unexpected(
     logged: list[LoggedRequest], caplog: pytest.LogCaptureFixture
 ) -> None:
