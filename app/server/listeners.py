@@ -21,11 +21,10 @@ def bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
     for family, *_, (ip_address, _, *scope) in dict.fromkeys(found):
         if sockets:  # they share one port, even if any port will do
             port = sockets[0].getsockname()[1]
-        listener = (_SharedSocket if is_shared else socket.socket)(family, socket.SOCK_STREAM)
+        kind = _SharedSocket if is_shared else socket.socket
         try:
-            _bind(listener, (ip_address, port, *scope), is_dual=is_dual)
+            listener = _bound(kind, family, (ip_address, port, *scope), is_dual=is_dual)
         except OSError as error:
-            listener.close()
             if error.errno not in _NO_SUCH_ADDRESS:
                 raise
             missing = error
@@ -50,15 +49,27 @@ class _SharedSocket(socket.socket):
 
 
 def _bind_again(family: int, address: Any, is_dual: bool) -> socket.socket:  # noqa: FBT001 - pickled
-    another = socket.socket(family, socket.SOCK_STREAM)
-    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    _bind(another, address, is_dual=is_dual)
-    return another
+    return _bound(socket.socket, family, address, is_dual=is_dual, joins_others=True)
 
 
-def _bind(listener: socket.socket, address: Any, *, is_dual: bool) -> None:
-    if os.name == "posix":  # on Windows, another service could then take the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_dual)
-    listener.bind(address)
+def _bound(
+    kind: type[socket.socket],
+    family: int,
+    address: Any,
+    *,
+    is_dual: bool,
+    joins_others: bool = False,
+) -> socket.socket:
+    listener = kind(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # on Windows, another service could then take the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_dual)
+        if joins_others:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener

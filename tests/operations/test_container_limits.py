@@ -125,6 +125,12 @@ def test_hashing_threads(
     assert hashing_threads(settings, root) == threads
 
 
+def test_the_documentation_has_the_bounds() -> None:
+    page = " ".join((ROOT / "docs/deployment.md").read_text().split())
+    assert f"at most {limits.MAX_THREADS}, and uses a quarter of the memory limit" in page
+    assert limits.MEMORY_SHARE == 4
+
+
 @pytest.fixture
 def container() -> Iterator[list[Path]]:
     """A real control group with 1.5 cores and 192 MiB, as its files to join it: two in version 1.

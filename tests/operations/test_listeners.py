@@ -12,6 +12,7 @@ from app.server.listeners import bind
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
 V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
+UNKNOWN = (9999, socket.SOCK_STREAM, 6, "", ("x", 0))  # as IPv6 is to a kernel without it
 MISSING = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))  # RFC 5737
 
 either_number_of_workers = pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_an_address_is_only_that_address(stack: ExitStack, is_shared: bool) -> N
 def test_a_name_is_all_its_addresses_that_exist_on_one_port(
     stack: ExitStack, is_shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [MISSING, V6, V4, V4])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [UNKNOWN, MISSING, V6, V4, V4])
     (v6, port), (v4, another) = listening(stack, "localhost", is_shared=is_shared)
     assert (v6, v4, port) == ("::1", "127.0.0.1", another)
 

@@ -62,6 +62,12 @@ def pipe() -> Iterator[Pipe]:
     pipe.close()
 
 
+def test_the_documentation_has_the_bounds() -> None:
+    page = " ".join((ROOT / "docs/operations.md").read_text().split())
+    assert f"up to {standard_streams.MAX_WAITING_CHARACTERS // 2**20} MiB of lines wait" in page
+    assert f"the lines that wait have {standard_streams.EXIT_SECONDS:.0f} seconds" in page
+
+
 def describe_dropped(number: int) -> str:
     return f"{number} dropped\n"
 
