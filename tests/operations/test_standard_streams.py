@@ -188,6 +188,7 @@ def served(
         wait_until_ready(process, f"http://127.0.0.1:{port}", workers=1)
         yield f"http://127.0.0.1:{port}", process
     finally:
+        sys.stdout.write(pipe.read(pipe.waiting()))  # pytest shows it if the test fails
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(SERVE_TIMEOUT_SECONDS)
