@@ -114,7 +114,7 @@ class Settings(BaseSettings):
 
     # fmt: off
     environment: Literal["development", "production"] = Field("development", description="production refuses to start with settings that are only safe for development")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (at least 8 characters, no common passwords) or basic; empty: strict in production, otherwise basic")
     argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory per password hash in KiB (OWASP: 19456)")
     argon2_passes: int = Field(2, ge=1, le=100, description="passes per password hash (OWASP: 2)")
-    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core")
+    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core of the container, at most 8, in a quarter of its memory")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait to be hashed; more get 503")
     admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: administrators who log in without a second factor do not get the admin scope")
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
