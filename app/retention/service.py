@@ -24,6 +24,8 @@ from app.users.models import User
 
 BATCH_SIZE = 500
 
+_WHOLE_ROWS = {"synchronize_session": False}
+
 _is_of_current_version = exists().where(
     User.id == Session.user_id, User.token_version == Session.token_version
 )
@@ -39,9 +41,9 @@ class Retention(LockedJob):
         await _delete(session, Session.id, Session.expires_at <= now)
         await _delete(session, Session.id, ~_is_of_current_version)
         is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
-        await _delete(session, Entry.id, is_old)
+        await _delete(session, Entry.id, is_old, skip_locked=False)
         surplus = await older_anonymous_failures(session, MAX_ANONYMOUS_FAILURES)
-        await _delete(session, Entry.id, surplus)
+        await _delete(session, Entry.id, surplus, skip_locked=False)
         await _delete(session, AttemptCounter.key, await expired(session, now))
         await _delete(session, Code.id, Code.expires_at <= now)
         await _delete(session, OutgoingMail.id, OutgoingMail.created_at <= now - RETRY_PERIOD)
@@ -52,10 +54,25 @@ class Retention(LockedJob):
 
 
 async def _delete(
-    session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
+    session: AsyncSession,
+    key: InstrumentedAttribute[Any],
+    condition: ColumnElement[bool],
+    *,
+    skip_locked: bool = True,
 ) -> None:
-    """Delete the rows in batches, so that other transactions do not wait long for the lock."""
+    """Delete the rows in batches, so that other transactions do not wait long for the lock.
+
+    Rows that others have locked are left to the next run. A batch has no order that others could
+    keep to, so waiting for them could end in a deadlock. `skip_locked` is False for the audit log:
+    nobody else locks its rows, and the service may lack the right to do so.
+    """
     while batch := (await session.scalars(select(key).where(condition).limit(BATCH_SIZE))).all():
+        chosen = select(key).where(key.in_(batch), condition)
+        if skip_locked:
+            chosen = chosen.with_for_update(skip_locked=True)
         await begin_write(session)
-        await session.execute(delete(key.class_).where(key.in_(batch), condition))
+        statement = delete(key.class_).where(key.in_(chosen)).returning(key)
+        deleted = (await session.scalars(statement, execution_options=_WHOLE_ROWS)).all()
         await session.commit()
+        if not deleted:
+            return
