@@ -9,14 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import outages
 from app.database.engine import create_engine
-from app.errors import StartupError
+from app.database.version_table import VERSION_TABLE, SchemaError, read_revision
 from app.settings import ROOT, Settings
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 # The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
 HEAD = "0015"
-_VERSION_TABLE = "alembic_version"
 
 
 def _find_scripts() -> Path:
@@ -34,10 +31,6 @@ def _find_scripts() -> Path:
 
 
 SCRIPTS = _find_scripts()
-
-
-class SchemaError(StartupError):
-    """The database cannot be reached, or its schema is not the one this code was written for."""
 
 
 async def check(engine: AsyncEngine) -> None:
@@ -100,17 +93,12 @@ async def _configured_revision(settings: Settings) -> str | None:
 async def _revision(engine: AsyncEngine) -> str | None:
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_read_revision)
+            return await connection.run_sync(read_revision)
+    except SchemaError:
+        raise
     except Exception as error:  # each driver has its own, and some quote the password
-        problem = outages.describe(error, [_VERSION_TABLE])
+        problem = outages.describe(error, [VERSION_TABLE])
         raise SchemaError(f"The database cannot be used: {problem}.") from error
-
-
-def _read_revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(_VERSION_TABLE):
-        return None
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
 
 
 def _migration_problem(error: DBAPIError) -> str:
