@@ -1,4 +1,4 @@
-"""An index of the second factors that were never confirmed, which retention looks for each minute."""
+"""An index of unconfirmed second factors, which retention looks for once a minute."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -63,9 +63,7 @@ def adopt(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # The name of its index is one of the schema, too.
         connection.execute(
-            text(
-                f"ALTER INDEX IF EXISTS {FORMER_VERSION_TABLE}_pkc RENAME TO {VERSION_TABLE}_pkc"
-            )
+            text(f"ALTER INDEX IF EXISTS {FORMER_VERSION_TABLE}_pkc RENAME TO {VERSION_TABLE}_pkc")
         )
 
 
@@ -96,9 +94,9 @@ def _current_schema(connection: Connection) -> str | None:
     first = path.partition(",")[0].strip().strip('"')
     if current is None or first not in (current, "$user"):
         raise SchemaError(
-            f"The schema {first} does not exist, or the role may not use it, but search_path begins "
-            f"with it. As an administrator of the database, run: CREATE SCHEMA {first} "
-            "AUTHORIZATION (the role in DATABASE_URL)."
+            f"search_path begins with the schema {first}, which does not exist, or the role may not "
+            f"use it. As an administrator of the database, run: CREATE SCHEMA {first} AUTHORIZATION "
+            "(the role in DATABASE_URL)."
         )
     schema: str = current
     return schema

@@ -23,6 +23,7 @@ from app.tokens.revocations.service import has_expired
 from app.users.models import User
 
 BATCH_SIZE = 500
+SESSIONS_PER_RUN = 10_000
 
 _WHOLE_ROWS = {"synchronize_session": False}
 
@@ -35,11 +36,12 @@ class Retention(LockedJob):
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__("housekeeping", database, self._delete_expired)
         self._settings = settings
+        self._checked_session = ""  # the id of the last one that was compared with its user
 
     async def _delete_expired(self, session: AsyncSession, now: datetime) -> None:
         await _delete(session, Revocation.position, has_expired())
         await _delete(session, Session.id, Session.expires_at <= now)
-        await _delete(session, Session.id, ~_is_of_current_version)
+        await self._delete_revoked_sessions(session)
         is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
         await _delete(session, Entry.id, is_old, skip_locked=False)
         surplus = await older_anonymous_failures(session, MAX_ANONYMOUS_FAILURES)
@@ -51,6 +53,17 @@ class Retention(LockedJob):
         is_outdated = SecondFactor.created_at <= now - 2 * ENROLLMENT_PERIOD
         is_unconfirmed = SecondFactor.confirmed_at.is_(None)
         await _delete(session, SecondFactor.user_id, and_(is_unconfirmed, is_outdated))
+
+    async def _delete_revoked_sessions(self, session: AsyncSession) -> None:
+        """Sessions of former token versions, which are no longer valid. No index can find them, so
+        each run compares the next SESSIONS_PER_RUN."""
+        is_next = Session.id > self._checked_session
+        by_id = select(Session.id).where(is_next).order_by(Session.id)
+        last = await session.scalar(by_id.offset(SESSIONS_PER_RUN - 1).limit(1))
+        if last is not None:
+            is_next = and_(is_next, Session.id <= last)
+        await _delete(session, Session.id, and_(is_next, ~_is_of_current_version))
+        self._checked_session = last or ""
 
 
 async def _delete(

@@ -146,7 +146,7 @@ class Interleaver:
             tasks.create_task(_run(first, stopping))
             await stopping.has_stopped.wait()
             other = tasks.create_task(_run(second, steps))
-            while not other.done() and not await self._observer.fetchval(_IS_BLOCKED):
+            while not (other.done() or await self._observer.fetchval(_IS_BLOCKED)):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             waits_at_once = not other.done() and steps.number == 1
             stopping.may_go_on.set()
@@ -159,7 +159,7 @@ async def interleaver(settings: Settings, clock: Clock) -> AsyncIterator[Interle
     database = Database(settings.model_copy(update={"database_url": url}), clock)
     engine = database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", _note)
-    engine.dialect.do_commit = _roll_back_with(engine.dialect)  # type: ignore[method-assign]
+    engine.dialect.do_commit = _roll_back_with(engine.dialect)  # type: ignore[method-assign,assignment]
     observer = await asyncpg.connect(settings.database_url.replace("+asyncpg", ""))
     yield Interleaver(database, observer)
     await observer.close()

@@ -189,14 +189,12 @@ class Sessions:
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> bool:
-        """All rows before the first revocation, since the feed is the last lock of a transaction."""
+        """Deletes all rows before it publishes, since the feed is the last lock of a transaction."""
         statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
         deleted = (await context.session.execute(statement)).all()
         for id_, user_id in deleted:
             await self._revocations.publish(context, f"sid:{id_}")
-            await self._events.publish(
-                context, "session.end", user_id, session=id_, reason=reason
-            )
+            await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
         return bool(deleted)
 
 
