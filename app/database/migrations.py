@@ -5,6 +5,7 @@ for it.
 """
 
 import asyncio
+import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import outages
 from app.database.engine import create_engine
-from app.database.version_table import VERSION_TABLE, SchemaError, read_revision
+from app.database.version_table import (
+    VERSION_TABLE,
+    SchemaError,
+    foreign_tables_error,
+    read_revision,
+)
 from app.settings import ROOT, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +37,9 @@ def _find_scripts() -> Path:
 
 
 SCRIPTS = _find_scripts()
+
+# What PostgreSQL and SQLite say of a table, index or function that a migration would create.
+_EXISTING = re.compile(r'\w+ "?(\w+)"? already exists')
 
 
 async def check(engine: AsyncEngine) -> None:
@@ -63,6 +72,8 @@ def upgrade(settings: Settings) -> None:
     try:
         command.upgrade(alembic_config(settings), "head")
     except DBAPIError as error:
+        if existing := _EXISTING.search(str(error.orig)):
+            raise foreign_tables_error(settings.database_url, [existing[1]]) from error
         if not outages.is_outage(error):
             raise
         raise SchemaError(_migration_problem(error)) from error

@@ -12,6 +12,12 @@ import aiosqlite
 
 from app.database.connector import Connector
 
+# It has tables, but not one that our databases have from the beginning.
+_IS_FOREIGN = (
+    "SELECT count(*) > 0 AND NOT coalesce(max(name = 'signing_keys'), 0)"
+    " FROM sqlite_master WHERE type = 'table'"
+)
+
 
 class SqliteConnector(Connector):
     def __init__(self, path: str, lock_seconds: float) -> None:
@@ -35,7 +41,9 @@ class SqliteConnector(Connector):
 def _open(path: str, lock_seconds: float) -> sqlite3.Connection:
     # isolation_level=None: the driver itself would begin transactions too late; see engine.py.
     connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
+    (is_foreign,) = connection.execute(_IS_FOREIGN).fetchone()
+    if not is_foreign:  # the mode is kept in the file, and version_table.py will refuse this one
+        connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     return connection

@@ -4,6 +4,8 @@ Alembic's own name for it, `alembic_version`, is that of every application with 
 another one. Databases of versions before 0.3 have `alembic_version` until their next migration.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import Inspector, inspect, text
 from sqlalchemy.engine import Connection
 
@@ -37,8 +39,8 @@ def read_revision(connection: Connection) -> str | None:
     revision: str | None = None
     if name := _version_table(inspector, schema, tables):
         revision = connection.scalar(text(f"SELECT version_num FROM {name}"))  # noqa: S608 - ours
-    if revision is None and (foreign := sorted(tables & {VERSION_TABLE, *Base.metadata.tables})):
-        raise _foreign(connection, foreign)
+    if revision is None and (foreign := sorted(tables & Base.metadata.tables.keys())):
+        raise foreign_tables_error(connection.dialect.name, foreign)
     return revision
 
 
@@ -102,16 +104,15 @@ def _current_schema(connection: Connection) -> str | None:
     return schema
 
 
-def _foreign(connection: Connection, tables: list[str]) -> SchemaError:
-    names = ", ".join(tables[:_MAX_NAMED]) + (", …" if len(tables) > _MAX_NAMED else "")
-    place = "a file of its own in DATABASE_URL"
-    if connection.dialect.name == "postgresql":
-        place = (
-            "a database of its own, or a schema: run CREATE SCHEMA hourpass and add "
-            "?options=-csearch_path%3Dhourpass to DATABASE_URL"
+def foreign_tables_error(url: str, names: Sequence[str]) -> SchemaError:
+    shown = ", ".join(names[:_MAX_NAMED]) + (", …" if len(names) > _MAX_NAMED else "")
+    remedy = "name another file in DATABASE_URL"
+    if url.startswith("postgresql"):
+        remedy = (
+            "name another database in DATABASE_URL, or run CREATE SCHEMA hourpass and add "
+            "?options=-csearch_path%3Dhourpass"
         )
     return SchemaError(
-        f"The database belongs to another application: it has tables that Hourpass would create "
-        f"({names}), but not with Hourpass's columns and {VERSION_TABLE}. Nothing was changed. "
-        f"Give Hourpass {place}."
+        f"The database already has {shown}, which belongs to another application, and Hourpass needs "
+        f"that name. Nothing was changed. To keep them apart, {remedy}."
     )
