@@ -1,7 +1,8 @@
-"""The table in which Alembic keeps the revision of the schema, and whose tables there are.
+"""The table in which Alembic keeps the revision of our schema, and whether the database is ours.
 
 Alembic's own name for it, `alembic_version`, is that of every application with Alembic, so ours has
-another one. Databases of versions before 0.3 have `alembic_version` until their next migration.
+another one. Databases from before version 0.2 have `alembic_version` until their next migration
+(decision 23).
 """
 
 from collections.abc import Sequence
@@ -96,9 +97,9 @@ def _current_schema(connection: Connection) -> str | None:
     first = path.partition(",")[0].strip().strip('"')
     if current is None or first not in (current, "$user"):
         raise SchemaError(
-            f"search_path begins with the schema {first}, which does not exist, or the role may not "
-            f"use it. As an administrator of the database, run: CREATE SCHEMA {first} AUTHORIZATION "
-            "(the role in DATABASE_URL)."
+            f"search_path begins with the schema {first}, which does not exist, or which the role "
+            f"may not use. As an administrator of the database, run: CREATE SCHEMA {first} "
+            "AUTHORIZATION (the role in DATABASE_URL)."
         )
     schema: str = current
     return schema
@@ -113,6 +114,6 @@ def foreign_tables_error(url: str, names: Sequence[str]) -> SchemaError:
             "?options=-csearch_path%3Dhourpass"
         )
     return SchemaError(
-        f"The database already has {shown}, which belongs to another application, and Hourpass needs "
-        f"that name. Nothing was changed. To keep them apart, {remedy}."
+        f"The database already has {shown}, which belongs to another application, and Hourpass "
+        f"needs that name. Nothing was changed. To keep them apart, {remedy}."
     )

@@ -49,8 +49,8 @@ async def test_a_user_with_a_large_id_is_like_any_other(
             assert own.json()["id"] == id_
             found = await client.get(f"/users/{id_}", headers=arthurs)
             assert found.json()["username"] == name
-            query = {"subject_id": id_, "action": "login"}
-            audited = await client.get("/audit", params=query, headers=arthurs)
+            path = f"/audit?action=login&subject_id={id_}"
+            audited = await client.get(path, headers=arthurs)
             assert [entry["actor_id"] for entry in audited.json()["entries"]] == [id_]
             disabled = await client.put(f"/toggle-user-permission/{id_}/0", headers=arthurs)
             assert disabled.json()["user_id"] == id_
@@ -76,6 +76,5 @@ async def test_the_list_accepts_its_own_cursors(
 def test_the_largest_id_is_the_largest_number_of_64_bits() -> None:
     assert parse_id("9223372036854775807") == 2**63 - 1
     assert parse_id("9223372036854775808") is None
-    assert [parse_id(text) for text in ("", "0", "-1", "01", "+1", "1_0", " 1", "1\n", "١")] == [
-        None
-    ] * 9
+    for text in ("", "0", "-1", "01", "+1", "1_0", " 1", "1\n", "\u0661"):
+        assert parse_id(text) is None

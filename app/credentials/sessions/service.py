@@ -189,7 +189,7 @@ class Sessions:
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> bool:
-        """Deletes all rows before it publishes, since the feed is the last lock of a transaction."""
+        """Deletes all rows before it publishes: the feed is the last lock of a transaction."""
         statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
         deleted = (await context.session.execute(statement)).all()
         for id_, user_id in deleted:
