@@ -9,8 +9,8 @@ from app.database.ids import Id
 from app.http.bodies import ConstantMessage
 from app.http.pagination import PageQuery
 
-# Pydantic also reads numbers, as seconds or milliseconds since 1970. `2027` would be half an hour of
-# 1970, and the response 200 with the wrong entries.
+# Pydantic also reads numbers, as seconds or milliseconds since 1970. `2027` would be in the first
+# hour of 1970, and the response 200 with the wrong entries.
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9]).*", re.ASCII)
 # A time whose + was sent as it is: in a query it means a space.
 _LOST_PLUS = re.compile(r".*\d \d\d:?\d\d")

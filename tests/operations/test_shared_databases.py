@@ -4,7 +4,7 @@ never taken for ours, and nothing of theirs changes.
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -98,12 +98,13 @@ def test_tables_of_another_application_are_named_and_left_alone(
         finally:
             await database.close()
 
-    for look in (
+    looks: list[Callable[[], None]] = [
         lambda: migrations.upgrade(settings),
         lambda: upgrade(settings, "head"),  # as `alembic upgrade`
         lambda: asyncio.run(start()),
         lambda: asyncio.run(check()),
-    ):
+    ]
+    for look in looks:
         with pytest.raises(SchemaError) as refused:
             look()
         message = str(refused.value)
