@@ -173,11 +173,11 @@ async def _start(
     state.database = database = Database(settings, database_clock)
     state.readiness = Readiness()
     warn_of_ignored_options(settings)
+    restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
     if settings.environment == "development":
         await migrations.create_if_empty(database.engine, settings)
     await migrations.check(database.engine)
-    restrict_file_access(database.engine)  # now that it is known to be ours
     await check_writable(database)
 
     state.revocation_cache = cache = create_cache(create_engine(settings))
