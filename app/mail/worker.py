@@ -115,15 +115,24 @@ class MailWorker:
         """None if another worker was faster."""
         now = await current_time(session)
         await begin_write(session)
+        attempts = await session.scalar(
+            select(OutgoingMail.attempts).where(OutgoingMail.id == mail_id)
+        )
+        if attempts is None:
+            return None
+        # One UPDATE. After a second one in the same transaction, PostgreSQL would lock the row of
+        # the code, and so wait for a transaction that deletes the code and then its mail.
         mail = await session.scalar(
             update(OutgoingMail)
-            .where(OutgoingMail.id == mail_id, OutgoingMail.due_at <= now)
-            .values(attempts=OutgoingMail.attempts + 1)
+            .where(
+                OutgoingMail.id == mail_id,
+                OutgoingMail.due_at <= now,
+                OutgoingMail.attempts == attempts,
+            )
+            .values(attempts=attempts + 1, due_at=now + CLAIM_PERIOD * 2**attempts)
             .returning(OutgoingMail)
             .execution_options(populate_existing=True)
         )
-        if mail:
-            mail.due_at = now + CLAIM_PERIOD * 2 ** (mail.attempts - 1)
         await session.commit()
         return mail
 
