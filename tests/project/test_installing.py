@@ -214,3 +214,24 @@ def test_an_environment_of_others_is_refused_by_name_and_stays(tmp_path: Path) -
 
 def test_older_pythons_can_read_the_file_that_names_them() -> None:
     ast.parse((ROOT / ".ci/install.py").read_text(), feature_version=(3, 6))
+
+
+def test_a_checkout_works_below_any_folder_name(tmp_path: Path) -> None:
+    checkout = tmp_path / "100% sure #1? a%20b"
+    for folder in ("app", "alembic", "guard/hourpass"):
+        shutil.copytree(ROOT / folder, checkout / folder)
+    shutil.copy(ROOT / "alembic.ini", checkout)
+    path = f"{checkout}:{checkout / 'guard'}"
+    for command in (("hourpass", "migrate"), ("alembic", "current", "--check-heads")):
+        ran = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=checkout,
+            env=environment(PYTHONPATH=path),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert (checkout / "hourpass.db").exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {checkout.name}
