@@ -96,12 +96,13 @@ class Environment:
         if has_environment and not self._is_ours():
             fail(f"{self.directory} cannot be used: {problem}. Remove it and try again.")
         check_python()
-        if self.unfinished.exists() or has_environment:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self._is_ours():
             sys.stdout.write(f"Making {self.directory} again, because {problem}\n")
             sys.stdout.flush()
-        self.directory.mkdir(parents=True, exist_ok=True)
+            self.unfinished.touch()
+            self._clear()
         self.unfinished.touch()
-        self._clear()
         if self._run(sys.executable, "-I", "-m", "venv", "--without-pip", self.directory):
             fail(f"Cannot make the virtual environment {self.directory}.")
 
