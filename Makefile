@@ -2,6 +2,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL = $(PYTHON) -I .ci/install.py
+# What you set for other Pythons would hide packages of .venv, or install them elsewhere.
+unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN PIP_EDITABLE PIP_NO_DEPS \
+	PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
+export PIP_USER := 0
 .DEFAULT_GOAL := help
 .PHONY: help run test test-frameworks lint format lock build native mutation bench migration clean
 
@@ -38,13 +43,13 @@ build: .venv/service ## Build the wheels and source archives of both packages in
 
 native: .venv/service ## Compile the password hash for this machine's CPU: twice the logins (needs a C compiler)
 	@sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements.txt | CFLAGS="-O3 -march=native" \
-		$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps \
+		$(BIN)/python -I -m pip install -q --disable-pip-version-check --force-reinstall --no-deps \
 		--no-binary argon2-cffi-bindings --require-hashes -r /dev/stdin
 
 mutation: .venv/dev debian-packages ## Run mutation tests: each small change to the code must make a test fail (ARGS="app/security/one_time_codes app/users")
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-bench: .venv/bench ## Measure the service beside uvicorn alone, its own hash and its peers (ARGS=--quick)
+bench: .venv/dev .venv/peers/installed ## Measure the service beside uvicorn alone, its own hash and its peers (ARGS=--quick)
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 migration: .venv/dev ## Write a migration from the tables' changes: make migration NAME="what it does"
@@ -57,32 +62,24 @@ clean: ## Remove what was installed or made here, but no data
 debian-packages:
 	@.ci/install-debian-packages
 
-.venv/bin/python:
-	@echo "Creating a virtual environment in .venv"
-	@$(PYTHON) -m venv .venv
+# A .venv that was moved, or whose Python is gone, is made again.
+ifeq ($(shell grep -qsF "$$(pwd -P)/.venv/bin/" .venv/bin/hourpass && .venv/bin/python -I -c "" 2>/dev/null && echo works),)
+.PHONY: .venv/service
+endif
 
-.venv/service: requirements.txt pyproject.toml guard/pyproject.toml | .venv/bin/python
-	@echo "Installing the service and its $$(grep -c == $<) dependencies in .venv (about half a minute)"
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e guard -e .
-	@touch $@
+.venv/service: requirements.txt pyproject.toml guard/pyproject.toml
+	@$(INSTALL) "Installing the service and its $$(grep -c == $<) dependencies in .venv (about half a minute)" \
+		$@ $^ -- --require-hashes -r $< -- --no-deps --no-build-isolation -e guard -e .
 
 .venv/dev: requirements-dev.txt .venv/service
-	@echo "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)"
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	@touch $@
+	@$(INSTALL) "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)" \
+		$@ $^ -- --require-hashes -r $<
 
 # The peers' packages in a place of their own: they need not agree with ours.
-.venv/bench: requirements-bench.txt .venv/dev
-	@echo "Installing the peers and their dependencies in .venv/peers"
-	@$(PYTHON) -m venv .venv/peers
-	@.venv/peers/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.txt
-	@touch $@
+.venv/peers/installed: requirements-bench.txt
+	@$(INSTALL) "Installing the peers and their dependencies in .venv/peers" $@ $^ -- --require-hashes -r $<
 
 # Each framework in an environment of its own, in its newest allowed version: a nightly run finds out
 # when a recipe stops working.
-.venv/frameworks/%/installed: examples/frameworks/%/requirements.txt guard/pyproject.toml | .venv/bin/python
-	@echo "Installing $* in .venv/frameworks/$* (up to some minutes)"
-	@$(PYTHON) -m venv .venv/frameworks/$*
-	@.venv/frameworks/$*/bin/pip install -q --disable-pip-version-check -r $< -e guard
-	@touch $@
+.venv/frameworks/%/installed: examples/frameworks/%/requirements.txt guard/pyproject.toml
+	@$(INSTALL) "Installing $* in .venv/frameworks/$* (up to some minutes)" $@ $^ -- -r $< -e guard

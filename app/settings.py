@@ -35,7 +35,7 @@ def _with_async_driver(url: str) -> str:
     if not separator or scheme not in _DRIVERS:
         raise ValueError("must begin with sqlite:/// or postgresql://")
     if _DRIVERS[scheme].startswith("sqlite"):
-        path = rest.removeprefix("/")
+        path = rest.removeprefix("/").partition("?")[0]  # SQLite has no options
         if not path or path.startswith((":memory:", "file:")):
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
         rest = f"/{HOME / path}"

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import event, make_url
+from sqlalchemy import URL, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
@@ -53,7 +53,7 @@ def create_engine(settings: Settings, *, limit_statements: bool = True) -> Async
 
 def _create_connector(settings: Settings, *, limit_statements: bool) -> Connector:
     if settings.database_url.startswith("sqlite"):
-        path = make_url(settings.database_url).database or ""
+        path = settings.database_url.partition(":///")[2]  # a folder may have `?` in its name
         _create_private_file(Path(path))
         lock_seconds = SQLITE_LOCK_SECONDS if limit_statements else MIGRATION_LOCK_SECONDS
         return sqlite_driver.SqliteConnector(path, lock_seconds)
@@ -74,9 +74,8 @@ def _create_engine(settings: Settings, connector: Connector) -> AsyncEngine:
     if isinstance(connector, sqlite_driver.SqliteConnector):
         # The requests that have the connections may be waiting for another writer.
         options["pool_timeout"] = SQLITE_LOCK_SECONDS
-        engine = create_async_engine(
-            settings.database_url, async_creator=connector.connect, **options
-        )
+        url = URL.create("sqlite+aiosqlite", database=connector.path)
+        engine = create_async_engine(url, async_creator=connector.connect, **options)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     else:
         # The connector knows the rest of the URL.

@@ -25,11 +25,11 @@ class SqliteConnector(Connector):
     def __init__(self, path: str, lock_seconds: float) -> None:
         """Statements wait up to `lock_seconds` for the transactions of others."""
         super().__init__()
-        self._path = path
+        self.path = path
         self._lock_seconds = lock_seconds
 
     async def _open(self) -> "_Connection":
-        opening = partial(_open, self._path, self._lock_seconds)
+        opening = partial(_open, self.path, self._lock_seconds)
         connection = _Connection(opening, iter_chunk_size=64)
         connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no option for it; lets the process exit
         try:
@@ -69,7 +69,7 @@ class Reader:
     driver's thread. It never waits for a lock. Opens the file at the first read."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._connection: sqlite3.Connection | None = None
 
     def fetch(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any] | None:
@@ -77,7 +77,7 @@ class Reader:
         for locks and raises errors."""
         try:
             if self._connection is None:
-                self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+                self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
                 self._connection.execute("PRAGMA query_only=ON")
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error:

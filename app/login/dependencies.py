@@ -56,9 +56,10 @@ def _otp_as_client_secret(request: Request) -> str | None:
     if scheme.lower() != "basic":
         return None
     try:
-        client_id, _, secret = base64.b64decode(encoded).decode().partition(":")
+        credentials = base64.b64decode(encoded.strip(), validate=True).decode()
     except ValueError:
         return None
+    client_id, _, secret = credentials.partition(":")
     return None if client_id else secret or None
 
 

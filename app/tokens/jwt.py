@@ -215,12 +215,18 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 
 
+# The library's own decoder for base64url accepts `+` and `/` as well. Here they become a character
+# that strict decoding refuses.
+_TO_BASE64 = bytes.maketrans(b"-_+/", b"+/__")
+
+
 def _decode(segment: str) -> bytes:
     """Decode base64url without padding (RFC 7515, 2). Accepts only the canonical encoding: with
     unused bits or extra characters, one token would have many spellings."""
     given = segment.encode()
+    padding = b"=" * (-len(given) % 4)
     try:
-        decoded = base64.urlsafe_b64decode(given + b"==")  # more padding than needed is ignored
+        decoded = binascii.a2b_base64(given.translate(_TO_BASE64) + padding, strict_mode=True)
     except binascii.Error:
         raise InvalidTokenError from None
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != given:

@@ -126,6 +126,8 @@ def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
         ),
         pytest.param(lambda issuer: issuer.token(note="x" * MAX_TOKEN_BYTES), id="too long"),
         pytest.param(lambda issuer: issuer.token() + "=", id="padded"),
+        pytest.param(lambda issuer: issuer.token()[:-2] + "+/", id="plain base64"),
+        pytest.param(lambda issuer: "+/" + issuer.token()[2:], id="plain base64 in the header"),
         pytest.param(lambda issuer: issuer.token() + "\n", id="a line's end"),
         pytest.param(lambda issuer: issuer.token() + ".x", id="four parts"),
         pytest.param(lambda issuer: " " + issuer.token(), id="a space"),

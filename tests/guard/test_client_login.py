@@ -193,18 +193,27 @@ def test_threads_change_the_login_that_they_share_one_at_a_time(
     assert unguarded == []
 
 
-@pytest.mark.parametrize(("platform", "seconds"), [("linux", 7.0), ("darwin", 3.0)])
+@pytest.mark.parametrize(
+    ("platform", "clocks", "seconds"),
+    [
+        ("linux", {"CLOCK_BOOTTIME": 7.0, "CLOCK_MONOTONIC_RAW": 3.0}, 7.0),
+        ("darwin", {"CLOCK_MONOTONIC_RAW": 7.0, "CLOCK_UPTIME_RAW": 3.0}, 7.0),
+        ("win32", {}, 5.0),
+    ],
+)
 def test_the_age_of_a_token_is_told_by_a_clock_that_nobody_can_set(
-    monkeypatch: pytest.MonkeyPatch, platform: str, seconds: float
+    monkeypatch: pytest.MonkeyPatch, platform: str, clocks: dict[str, float], seconds: float
 ) -> None:
-    """On Linux, by one that does not stand still while a laptop sleeps."""
+    """By one that does not stand still while a laptop sleeps. On Windows, that is Python's own."""
     clock = inspect.signature(HourpassAuth).parameters["clock"].default
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", platform)
-        patched.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
-        if platform != "linux":
-            patched.delattr(time, "CLOCK_BOOTTIME")
-        patched.setattr(time, "monotonic", lambda: 3.0)
+        for name in filter(lambda name: name.startswith("CLOCK_"), dir(time)):
+            patched.delattr(time, name)
+        for name in clocks:
+            patched.setattr(time, name, name, raising=False)
+        patched.setattr(time, "clock_gettime", clocks.__getitem__)
+        patched.setattr(time, "monotonic", lambda: 5.0)
         found = clock()
     assert found == seconds
 

@@ -14,7 +14,7 @@ import pytest
 from hourpass import Guard, InvalidTokenError, User
 from hourpass.guard import revocation_feed
 from tests.support.guards import comes_true, refusal_of
-from tests.support.processes import environment
+from tests.support.processes import environment, killed_after
 from tests.support.running_service import RunningService, running_service
 from tests.support.users import ARTHUR, Person, kid_of, said_in
 
@@ -163,13 +163,19 @@ def test_a_forked_process_follows_the_service_by_itself(service: RunningService)
             os.waitpid(child, 0)
         os._exit(0)
     """
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
-    ) as process:
+    # Guards follow the service in a thread. Since 3.12, Python warns of a fork beside threads.
+    warnings = ("-W", "error", "-W", "ignore:This process (pid=:DeprecationWarning")
+    with (
+        subprocess.Popen(
+            [sys.executable, *warnings, "-c", textwrap.dedent(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+            start_new_session=True,
+        ) as process,
+        killed_after(60, process),
+    ):
         assert process.stdin
         assert process.stdout
         process.stdin.write(f"{service.url} {token}")

@@ -192,3 +192,41 @@ def test_the_numbers_in_the_readme_are_those_of_the_code(
     assert re.sub(r"[{}]", "", phrase) in readme
     said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
     assert [float(WORDS.get(number, number)) for number in said] == list(values)
+
+
+# What Windows does not have. Modules of the standard library have read it before.
+WITHOUT_UNIX = """
+import asyncio, multiprocessing.util, os, select, selectors, signal, socket, ssl, subprocess, sys
+import tempfile, time
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for module, names in {
+    os: "chown fchmod fork geteuid getuid register_at_fork sched_getaffinity setpriority",
+    select: "epoll poll",
+    signal: "SIGHUP SIGKILL SIGQUIT SIGUSR1",
+    socket: "AF_UNIX SO_REUSEPORT",
+    time: "clock_gettime CLOCK_BOOTTIME CLOCK_MONOTONIC CLOCK_MONOTONIC_RAW",
+}.items():
+    for name in names.split():
+        delattr(module, name)
+"""
+
+
+def test_guard_and_client_need_nothing_that_only_unix_has(service: RunningService) -> None:
+    person = service.new_user()
+    user, password = person["username"], person["password"]
+    script = f"""{WITHOUT_UNIX}
+from hourpass import Guard, HourpassAuth
+with HourpassAuth({service.url!r}, {user!r}, {password!r}) as auth, Guard({service.url!r}) as guard:
+    for _ in range(2):
+        print(guard.check(auth.token()).username)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == (f"{user}\n{user}\n", "")

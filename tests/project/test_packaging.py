@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app import __version__
 from app.settings import ROOT
 from tests.project.test_architecture import imported
 
@@ -185,3 +186,29 @@ def test_both_requirements_agree() -> None:
     assert service.keys() <= development.keys()
     shared = service.keys() & development.keys()
     assert {name: service[name] for name in shared} == {name: development[name] for name in shared}
+
+
+def test_uv_and_poetry_install_the_service_and_the_guard_beside_it_alone() -> None:
+    uv, poetry = PROJECT["tool"]["uv"], PROJECT["tool"]["poetry"]
+    assert uv["sources"]["hourpass"] == {"path": "guard", "editable": True}
+    assert uv["default-groups"] == []
+    assert poetry["version"] == __version__
+    assert poetry["dependencies"]["hourpass"] == {"path": "guard", "develop": True}
+    groups = PROJECT["dependency-groups"].keys()
+    assert poetry["group"] == {group: {"optional": True} for group in groups}
+
+
+@pytest.mark.parametrize("project", [PROJECT, GUARD], ids=["service", "guard"])
+def test_the_ci_tests_each_python_that_the_packages_name(project: dict[str, Any]) -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    tested = {*jobs["check"]["strategy"]["matrix"]["python"]}
+    tested |= {job["python"] for job in jobs["versions"]["strategy"]["matrix"]["include"]}
+    classifiers = " ".join(project["project"]["classifiers"])
+    assert set(re.findall(r"Python :: (3\.\d+)", classifiers)) == tested
+
+
+def test_the_ci_tests_the_oldest_versions_that_are_allowed() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    included = jobs["versions"]["strategy"]["matrix"]["include"]
+    assert {"python": "3.11", "resolution": "lowest-direct"} in included
+    assert PROJECT["project"]["requires-python"] == GUARD["project"]["requires-python"] == ">=3.11"

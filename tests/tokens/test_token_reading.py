@@ -213,6 +213,10 @@ FORGERIES: dict[str, Forge] = {
     "a letter beyond ASCII": lambda o: f"{o.header}.é{o.payload}.{o.signature}",
     "half a surrogate pair": lambda o: f"{o.header}.\ud800{o.payload}.{o.signature}",
     "the alphabet of plain base64": lambda o: f"{o.token[:-2]}+/",
+    "the alphabet of plain base64 in the header": lambda o: f"+/{o.token[2:]}",
+    "the alphabet of plain base64, signed": lambda o: signed(
+        o.key, o.header, f"{o.payload[:-4]}ab+/"
+    ),
     "spare bits in the signature": lambda o: (
         f"{o.header}.{o.payload}.{spare_bits_altered(o.signature)}"
     ),

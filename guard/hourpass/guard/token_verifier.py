@@ -164,7 +164,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _decode(segment: str) -> bytes:
     """base64url without padding (RFC 7515, 2). Only the canonical encoding is accepted."""
     try:
-        decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        padded = segment + "=" * (-len(segment) % 4)
+        decoded = base64.b64decode(padded, altchars=b"-_", validate=True)
     except ValueError:
         raise invalid_token("not base64url") from None
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode():
