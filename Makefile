@@ -8,7 +8,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN PIP_EDI
 	PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 .DEFAULT_GOAL := help
-.PHONY: help run test test-frameworks lint format lock build native mutation bench migration clean
+.PHONY: help run test coverage test-frameworks lint format lock build native mutation bench migration clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -16,7 +16,10 @@ help: ## List the commands
 run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/hourpass serve
 
-test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL
+test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL (ARGS="tests/login -x")
+	@$(BIN)/pytest -n auto $(ARGS)
+
+coverage: .venv/dev debian-packages ## Run every test, and list the lines and branches that none of them runs
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/requirements.txt))))
