@@ -5,6 +5,7 @@ and `$service`. Messages do not track whether they are read.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
@@ -23,8 +24,19 @@ _FORMER_NAMES = {"forced_password_reset": "renew"}  # until version 0.2
 PLACEHOLDERS = ("account", "code", "expires", "service")
 
 
-def compose(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
-    """Compose the mail `name`. `languages` is an Accept-Language header.
+def compose(  # noqa: PLR0913 - what a message consists of
+    settings: Settings,
+    name: str,
+    to: str,
+    languages: str,
+    *,
+    message_id: str = "",
+    date: datetime | None = None,
+    **values: str,
+) -> EmailMessage:
+    """Compose the mail `name`. `languages` is an Accept-Language header. A message that is sent
+    again has the `message_id` (the part before the @) and the date of the first time, so that
+    mailboxes show it once.
 
     MAIL_FROM must be set. Raises EmailNotValidError.
     """
@@ -40,8 +52,9 @@ def compose(settings: Settings, name: str, to: str, languages: str, **values: st
     # Python would decode an encoded word, possibly to a line break and another header, as in
     # parse_email().
     message["Subject"] = Template(subject).substitute(values).replace("=?", "= ?")
-    message["Date"] = localtime()
-    message["Message-ID"] = make_msgid(domain=domain_of(settings))
+    message["Date"] = date or localtime()
+    domain = domain_of(settings)
+    message["Message-ID"] = f"<{message_id}@{domain}>" if message_id else make_msgid(domain=domain)
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5: no automatic replies
     message.set_content(Template(body.lstrip("\n")).substitute(values), cte="quoted-printable")
     message["Content-Language"] = language
