@@ -76,13 +76,27 @@ def _check_smtp_url(url: SecretStr) -> SecretStr:
 def _normalize_mailbox(value: str) -> str:
     from email.policy import SMTP
 
-    name, address = parseaddr(value)
-    is_one = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
-    if "\n" in value or "\r" in value or not is_one:
-        raise ValueError("must be an e-mail address, or a name and <an address>")
+    name, address = parseaddr(value)  # ignores what follows the first address
+    is_address = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
+    if "\n" in value or "\r" in value or not is_address or not _is_one_mailbox(value):
+        raise ValueError(
+            "must be one e-mail address, or a name and <an address>; put a name with , : ; or @ "
+            'into "quotation marks"'
+        )
     mailbox = formataddr((name, address))
     SMTP.header_factory("From", mailbox)  # raises ValueError for a line break in an encoded word
     return mailbox
+
+
+def _is_one_mailbox(value: str) -> bool:
+    """Neither several addresses, nor a group of them (RFC 5322, 3.4), nor more beside them."""
+    from email.errors import InvalidHeaderDefect
+    from email.policy import SMTP
+
+    header = SMTP.header_factory("From", value)
+    has_defect = any(isinstance(defect, InvalidHeaderDefect) for defect in header.defects)
+    is_group = any(group.display_name is not None for group in header.groups)
+    return len(header.addresses) == 1 and not is_group and not has_defect
 
 
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
