@@ -1,4 +1,5 @@
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -6,6 +7,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.database.base import Base
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
+
+
+class MailStatus(NamedTuple):
+    state: str
+    reply_code: int | None
+    enhanced_code: str | None
 
 
 class Code(Base):
@@ -33,6 +40,12 @@ class Code(Base):
     mail_state: Mapped[str | None] = mapped_column(String(10))
     mail_reply_code: Mapped[int | None]
     mail_enhanced_code: Mapped[str | None] = mapped_column(String(11))
+
+    @property
+    def mail(self) -> MailStatus | None:
+        if self.mail_state is None:
+            return None
+        return MailStatus(self.mail_state, self.mail_reply_code, self.mail_enhanced_code)
 
 
 class EarlierHash(Base):
