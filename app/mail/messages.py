@@ -23,7 +23,7 @@ from app.users.schemas import parse_email
 
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
-_FORMER_NAMES = {"forced_password_reset": "renew"}  # until version 0.2
+_FORMER_NAMES = {"forced_password_reset": ("renew",)}  # until version 0.2
 PLACEHOLDERS = ("account", "code", "expires", "service")
 NAMES = ("reset", "forced_password_reset", "verify", "invite", "test")
 
@@ -126,14 +126,9 @@ def _describe(error: Exception) -> str:
 def _other_files(directory: Path) -> list[str]:
     """Files that no mail uses, as far as operators put templates there. Not hidden ones."""
     ours = {path for name in NAMES for path in _paths((directory,), name)}
-    found = (path for pattern in ("*", "*/*") for path in directory.glob(pattern))
-    names = (path.relative_to(directory) for path in found if _is_other(path, ours))
+    found = {path for pattern in ("*", "*/*") for path in directory.glob(pattern)}
+    names = (path.relative_to(directory) for path in found - ours if path.is_file())
     return sorted(str(name) for name in names if not any(part[0] == "." for part in name.parts))
-
-
-def _is_other(path: Path, ours: set[Path]) -> bool:
-    is_language = _LANGUAGE_TAG.fullmatch(path.parent.name) is not None
-    return path.is_file() and not (path in ours and is_language)
 
 
 def domain_of(settings: Settings) -> str:
@@ -180,9 +175,10 @@ def _read(path: Path) -> str:
 def _paths(directories: tuple[Path, ...], name: str) -> Iterator[Path]:
     """The operator's templates come first. Templates may have their former names."""
     for directory in directories:
-        yield from directory.glob(f"*/{name}.txt")
-        if name in _FORMER_NAMES:
-            yield from directory.glob(f"*/{_FORMER_NAMES[name]}.txt")
+        for file in (name, *_FORMER_NAMES.get(name, ())):
+            for path in directory.glob(f"*/{file}.txt"):
+                if _LANGUAGE_TAG.fullmatch(path.parent.name):
+                    yield path
 
 
 def _address(email: str) -> Address:
