@@ -125,15 +125,19 @@ class MailWorker:
         """None if another worker was faster."""
         now = await current_time(session)
         await begin_write(session)
+        # One UPDATE. After a second one in the same transaction, PostgreSQL would lock the row of
+        # the code, and so wait for a transaction that deletes the code and then its mail.
         mail = await session.scalar(
             update(OutgoingMail)
             .where(OutgoingMail.id == mail_id, OutgoingMail.due_at <= now)
-            .values(attempts=OutgoingMail.attempts + 1, waits_for_server=False)
+            .values(
+                attempts=OutgoingMail.attempts + 1,
+                due_at=now + CLAIM_PERIOD,
+                waits_for_server=False,
+            )
             .returning(OutgoingMail)
             .execution_options(populate_existing=True)
         )
-        if mail:
-            mail.due_at = now + CLAIM_PERIOD
         await session.commit()
         return mail
 

@@ -100,6 +100,7 @@ async def mail_server(
     kept.url = f"smtp+plain://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield kept
+        kept.is_free.set()
 
 
 def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
