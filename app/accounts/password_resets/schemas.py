@@ -65,7 +65,7 @@ class AdminPasswordResetDone(BaseModel):
     )
     expires_at: datetime = Field(description="When the code expires.")
     mail: MailStatus | None = Field(
-        None, description="What became of the mail. Null if the code was not mailed."
+        description="What became of the mail. Null if the code was not mailed."
     )
 
 
