@@ -1,9 +1,8 @@
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.bodies import RequestBody
-from app.security.one_time_codes.service import MailState
 
 Language = Annotated[
     str,
@@ -22,7 +21,7 @@ class MailStatus(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    state: MailState = Field(
+    state: Literal["queued", "sent", "failed"] = Field(
         description="`queued`: it is sent, or sent again, soon. `sent`: the mail server accepted "
         "it. `failed`: the mail server refused it, and it is not tried again.",
         examples=["failed"],
