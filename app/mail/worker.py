@@ -72,8 +72,9 @@ class MailWorker:
 
     async def run_once(self, stopping: asyncio.Event) -> int:
         """Returns how many mails this worker claimed. Ends early if the mail server is unavailable:
-        one mail is enough to find out."""
+        one mail in a round is enough to find out."""
         claimed = 0
+        self._is_server_available = True  # until a mail finds out
         async with self._database.session() as session:
             now = await current_time(session)
             due = (
