@@ -101,6 +101,7 @@ async def test_a_message_whose_acceptance_was_not_heard_is_sent_again_as_it_was(
     await deliver(app)
     first, second = mailbox.messages
     assert bytes(first) == bytes(second)  # code, Message-ID, Date and all
+    assert first["Date"] == "Mon, 23 Nov 2026 12:00:00 +0000"
     assert await rows(app) == 0
     assert await rows(app, EarlierHash) == 0
     assert [await use(client, first), await use(client, second, "galahad")] == [201, 403]
