@@ -22,7 +22,7 @@ QUIT_SECONDS = 5.0
 # After this time no try goes on.
 MAX_SECONDS = PREPARE_SECONDS + TEXT_SECONDS + QUIT_SECONDS
 
-_ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?![\d.])")  # RFC 2034, 4
+_ENHANCED_CODE = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])")  # RFC 2034, 4
 # Of the replies without an enhanced code, those about the mailbox (RFC 5321, 4.2.3).
 _MAILBOX_REPLIES = (550, 551, 553)
 _SENDER_DETAILS = ("7", "8")  # X.1.7 and X.1.8 are about the sender's address (RFC 3463, 3.2)

@@ -311,6 +311,8 @@ REPLIES = [
     ("rcpt", "550 4.1.1 confused", True, None),
     ("rcpt", "450 4.1.1 later", False, "4.1.1"),
     ("rcpt", "451 later", False, None),
+    ("rcpt", "421 closing", False, None),
+    ("rcpt", "554 5.2.2.2 no code", False, None),
     # at the end of the text
     ("data", "550 5.1.1 No such user", True, "5.1.1"),
     ("data", "554 5.6.0 Spam", False, "5.6.0"),
@@ -349,6 +351,34 @@ async def test_only_a_reply_about_the_recipient_is_final_and_all_are_logged(  # 
             assert line["message"] == expected
             assert "knight" not in str(line)
     assert await rows(app) == sum(not is_final for _, _, is_final, _ in REPLIES)
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "concerns_all"),
+    [
+        ("connect", OSError(), True),
+        ("starttls", aiosmtplib.SMTPException("no TLS"), True),
+        ("auth", aiosmtplib.SMTPAuthenticationError(535, "5.7.8 no"), True),
+        ("mail", aiosmtplib.SMTPSenderRefused(550, "5.1.1 no", "x"), True),
+        ("mail", aiosmtplib.SMTPNotSupported("SMTPUTF8"), False),
+        ("rcpt", aiosmtplib.SMTPServerDisconnected("gone"), True),
+        ("rcpt", aiosmtplib.SMTPRecipientRefused(421, "4.7.0 slow down", "x"), True),
+        ("rcpt", aiosmtplib.SMTPRecipientRefused(451, "4.3.0 a moment", "x"), True),
+        ("rcpt", aiosmtplib.SMTPRecipientRefused(451, "4.7.1 greylisted", "x"), False),
+        ("rcpt", aiosmtplib.SMTPRecipientRefused(550, "5.1.1 no such user", "x"), False),
+        ("data", TimeoutError(), True),
+        (
+            "data",
+            aiosmtplib.SMTPDataError(
+                554,
+                "5.6.0 spam",
+            ),
+            False,
+        ),
+    ],
+)
+def test_some_failures_concern_all_mail(step: str, error: Exception, *, concerns_all: bool) -> None:
+    assert smtp.SendError(step, error).concerns_all_mail is concerns_all
 
 
 @on_sqlite
