@@ -537,6 +537,22 @@ async def test_when_one_message_gets_through_all_that_wait_for_the_server_are_se
     assert await rows(app) == 1
 
 
+async def test_a_message_that_another_worker_is_sending_is_not_among_them(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, arthurs_token: str
+) -> None:
+    change(app, smtp_url=NOBODY_LISTENS)
+    await invite(client, arthurs_token)
+    await deliver(app)
+    clock.advance(FIRST_DELAY)
+    async with app.state.database.session() as session:
+        waiting = await session.scalar(select(OutgoingMail.id))
+        assert await mail_worker(app)._claim(session, waiting)
+    change(app, smtp_url=mailbox.url)
+    await invite(client, arthurs_token, "galahad@camelot.example")
+    await deliver(app)
+    assert mailbox.recipients == ["galahad@camelot.example"]
+
+
 @on_sqlite
 async def test_a_server_that_is_away_is_asked_once_in_a_round(
     app: FastAPI, client: AsyncClient, arthurs_token: str, mailbox: MailServer
