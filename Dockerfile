@@ -1,11 +1,14 @@
 # Two stages, so that the image carries neither pip's leftovers nor a rebuild of every dependency
 # when only the service's own code has changed.
-FROM python:3.13-slim AS dependencies
+# The tag moves with each release of Python or Debian. To build on a known image, name its digest:
+# docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… .
+ARG PYTHON_IMAGE=python:3.13-slim
+FROM ${PYTHON_IMAGE} AS dependencies
 COPY requirements.txt .
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 # A fixed number, so that whoever mounts a directory at /data knows whom to give it to.
 RUN groupadd --gid 10001 hourpass \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent hourpass \

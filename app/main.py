@@ -42,6 +42,7 @@ from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
 from app.login.token_issuer import TokenIssuer
 from app.retention.service import Retention
+from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
@@ -113,6 +114,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         access_log.configure(settings)
         async with AsyncExitStack() as stack:
+            stack.callback(access_log.finish)  # the server may end by a signal
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
                 if not settings.strict_passwords:
@@ -168,7 +170,6 @@ async def _start(
     state.clock = clock
     state.proxy_warning = ProxyWarning()
     state.stopping = stopping = asyncio.Event()  # set by server/protocol.py
-    stack.callback(access_log.request_log.flush)
     state.database = database = Database(settings, database_clock)
     state.readiness = Readiness()
     warn_of_ignored_options(settings)
@@ -255,6 +256,7 @@ def _startup_fields(settings: Settings) -> dict[str, object]:
     return {
         "version": __version__,
         "database": describe_url(settings),
+        "hashing_threads": hashing_threads(settings),
         "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
     }
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from app.accounts.invitations.service import Invitations
 from app.accounts.password_resets.service import PasswordResets
 from app.accounts.registration.service import Registration
+from app.audit.erasure import Erasure
 from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.events import Events
@@ -35,6 +36,7 @@ class Services:
     registration: Registration
     invitations: Invitations
     password_resets: PasswordResets
+    erasure: Erasure
 
     def close(self) -> None:
         self.passwords.close()
@@ -63,4 +65,5 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         registration=Registration(users, limiter, settings),
         invitations=Invitations(events, mail),
         password_resets=PasswordResets(users, limiter, events, mail),
+        erasure=Erasure(events),
     )

@@ -99,9 +99,16 @@ def _is_one_mailbox(value: str) -> bool:
     return len(header.addresses) == 1 and not is_group and not has_defect
 
 
+def _check_service_name(name: str) -> str:
+    if not name.isprintable() or name != name.strip() or ":" in name:
+        raise ValueError("must be printable, without a colon and without spaces around it")
+    return name
+
+
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
 SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
+ServiceName = Annotated[str, Field(max_length=64), AfterValidator(_check_service_name)]
 Mailbox = Annotated[str, AfterValidator(_normalize_mailbox)]
 Directory = Annotated[Path, AfterValidator(lambda path: HOME / path)]
 DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
@@ -121,13 +128,14 @@ class Settings(BaseSettings):
 
     # fmt: off
     environment: Literal["development", "production"] = Field("development", description="production refuses to start with settings that are only safe for development")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors and the codes of queued mail in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
+    service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")
@@ -142,7 +150,7 @@ class Settings(BaseSettings):
     password_policy: Literal["basic", "strict"] | None = Field(None, description="strict (at least 8 characters, no common passwords) or basic; empty: strict in production, otherwise basic")
     argon2_memory_kib: int = Field(19456, ge=8, le=4_194_304, description="memory per password hash in KiB (OWASP: 19456)")
     argon2_passes: int = Field(2, ge=1, le=100, description="passes per password hash (OWASP: 2)")
-    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core")
+    hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core of the container, at most 8, in a quarter of its memory")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait to be hashed; more get 503")
     admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: administrators who log in without a second factor do not get the admin scope")
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")

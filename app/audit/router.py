@@ -3,15 +3,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy import ColumnElement, or_
 
+from app.audit.dependencies import ErasureDep
+from app.audit.errors import ErasureUnavailableError, UserNotRemovedError
 from app.audit.models import Entry
-from app.audit.schemas import AuditEntry, AuditPage, AuditQuery
+from app.audit.schemas import AuditEntry, AuditPage, AuditQuery, PersonalDataErased
 from app.audit.service import has_action, list_entries
 from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser
+from app.users.dependencies import CurrentAdmin, CurrentUser, UserId
+from app.users.errors import UserNotFoundError
 
 router = APIRouter()
 
@@ -29,7 +32,8 @@ router = APIRouter()
 async def read_audit_log(
     _: CurrentAdmin, query: Annotated[AuditQuery, Query()], context: ContextDep
 ) -> AuditPage:
-    """Newest first. The service keeps entries for `AUDIT_DAYS` and never changes them."""
+    """Newest first. The service keeps entries for `AUDIT_DAYS`. It never changes them, except to
+    erase the personal data of deleted users."""
     conditions: list[ColumnElement[bool]] = []
     if query.action:
         conditions.append(has_action(query.action))
@@ -68,3 +72,28 @@ async def read_own_audit_log(
         if entry.actor_id not in (None, user.id):
             entry.address = entry.user_agent = entry.request_id = None
     return AuditPage(entries=shown, next_cursor=further)
+
+
+@router.delete(
+    "/users/{user_id}/personal-data",
+    operation_id="erasePersonalData",
+    summary="Erase the personal data of a deleted user",
+    response_description="The personal data was erased.",
+    tags=["Administration"],
+    responses=error_docs(
+        MissingTokenError,
+        InvalidTokenError,
+        InsufficientScopeError,
+        ErasureUnavailableError,
+        UserNotFoundError,
+        UserNotRemovedError,
+        InvalidRequestError,
+    ),
+)
+async def erase_personal_data(
+    _: CurrentAdmin, user_id: UserId, erasure: ErasureDep, context: ContextDep
+) -> PersonalDataErased:
+    """Removes the IP addresses, user agents and request ids of the user from the audit log. The
+    entries stay, and the audit log gets an entry about the erasure. Delete the user first."""
+    entries = await erasure.erase(context, user_id)
+    return PersonalDataErased(user_id=user_id, entries=entries)

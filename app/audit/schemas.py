@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 from pydantic_core import PydanticCustomError
 
+from app.http.bodies import ConstantMessage
 from app.http.pagination import PageQuery
 
 # A time whose + was sent as it is: in a query it means a space.
@@ -86,3 +87,9 @@ class AuditPage(BaseModel):
         description="Send it as `cursor` to get older entries. Null on the last page.",
         examples=["463"],
     )
+
+
+class PersonalDataErased(BaseModel):
+    message: ConstantMessage = "Personal data erased"
+    user_id: int = Field(description="The user's id.", examples=[10])
+    entries: int = Field(description="How many entries were changed.", examples=[37])

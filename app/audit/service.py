@@ -1,8 +1,9 @@
 """Writes and reads the audit log.
 
-Entries cannot be changed. Database triggers allow only two kinds to be deleted: failures of
-unauthenticated clients, and entries older than 29 days, which is a day less than the minimum of
-AUDIT_DAYS, since clocks differ (migrations 0003 and 0007).
+Entries cannot be changed, except to erase the personal data of removed users (erasure.py). Database
+triggers allow only two kinds to be deleted: failures of unauthenticated clients, and entries older
+than 29 days, which is a day less than the minimum of AUDIT_DAYS, since clocks differ (migrations
+0003, 0007 and 0015).
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from app import __version__
+from app import __version__, standard_streams
 from app.cli import keys, mail, restore, users
 from app.cli.operations import run
 from app.database import migrations
@@ -20,6 +20,10 @@ from app.settings import Settings
 class _Hourpass(click.Group):
     """Prints errors that an operator can correct in a line or two, with exit status 1 and without a
     traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standard_streams.open_closed()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,6 +50,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
     if port is not None:
         os.environ["PORT"] = str(port)  # for the workers: without ISSUER, they name it in tokens
+    if workers is not None:
+        os.environ["WORKERS"] = str(workers)  # for the workers: they share the memory
     settings = Settings()
     migrations.upgrade(settings)
     # An error is printed once, by this process, instead of by each worker.
@@ -54,7 +60,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     serve(
         host or settings.host,
         settings.port,
-        workers or settings.workers,
+        settings.workers,
     )
 
 
@@ -78,6 +84,7 @@ for _command in (
     users.grant,
     users.unlock,
     users.reset_second_factor,
+    users.erase_user,
     keys.keys,
     mail.test_mail,
     restore.after_restore,

@@ -123,3 +123,16 @@ def reset_second_factor(username: str) -> None:
 
     run(reset)
     click.echo(f"Removed the second factor of {username}.")
+
+
+@click.command()
+@click.argument("user_id", type=click.IntRange(1, 2**63 - 1))
+def erase_user(user_id: int) -> None:
+    """Erase the personal data of a deleted user from the audit log.
+
+    USER_ID is the id of the deleted user. The entries stay, without IP addresses, user agents and
+    request ids. On PostgreSQL with two database roles, run it with the role that owns the tables.
+    """
+    number = run(lambda services, context: services.erasure.erase(context, user_id))
+    entries = "1 entry" if number == 1 else f"{number} entries"
+    click.echo(f"Erased the personal data in {entries} of the audit log.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
-HEAD = "0014"
+HEAD = "0015"
 _VERSION_TABLE = "alembic_version"
 
 

@@ -10,13 +10,14 @@ import logging
 import re
 import sys
 import traceback
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import time
 from types import TracebackType
 from typing import NamedTuple, TextIO
 
+from app import standard_streams
 from app.settings import Settings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -164,8 +165,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(settings: Settings) -> None:
-    """Write all log lines, uvicorn's included, to standard error through one handler."""
-    handler = _Handler(sys.stderr)
+    """Write all log lines, uvicorn's included, to standard error through one handler. A thread
+    writes them, until finish() is called."""
+    standard_streams.open_closed()
     as_text = settings.log_format == "text" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
@@ -174,7 +176,10 @@ def configure(settings: Settings) -> None:
         as_text=as_text,
         is_verbose=settings.log_level == "debug",
     )
-    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    formatter = TextFormatter() if as_text else JsonFormatter()
+    standard_streams.queue_errors(partial(_describe_dropped, formatter))
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)]
     root.addHandler(handler)
@@ -182,6 +187,7 @@ def configure(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_no_hang_up)
     # At debug level, aiosqlite logs the parameters of statements, password hashes among them.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line per plugin
@@ -190,3 +196,24 @@ def configure(settings: Settings) -> None:
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
+
+
+def finish() -> None:
+    """Write the lines that are waiting. Later ones are written at once."""
+    request_log.flush()
+    standard_streams.finish_errors()
+
+
+def _is_no_hang_up(record: logging.LogRecord) -> bool:
+    """False for plain uvicorn's error about a response that the client did not wait for.
+    middleware.py logs it as 499, and logs every other reason of an incomplete response."""
+    return not str(record.msg).startswith("ASGI callable returned without completing")
+
+
+def _describe_dropped(formatter: logging.Formatter, number: int) -> str:
+    message = "Dropped log lines, because standard error was not read in time"
+    record = logging.getLogger("hourpass").makeRecord(
+        "hourpass", logging.ERROR, "", 0, message, (), None, extra={"lines": number}
+    )
+    # Not in the context of the request that happens to log next.
+    return f"{Context().run(formatter.format, record)}\n"

@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
@@ -120,6 +121,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         return error_response(NotFoundError())
     if isinstance(error.__cause__, ApiError):
         return error_response(error.__cause__)  # raised while FastAPI was reading the body
+    if isinstance(error.__cause__, ClientDisconnect):
+        raise error.__cause__
     if error.status_code == 400:
         return error_response(InvalidRequestError.for_field("body", "Must be JSON in UTF-8"))
     headers = error.headers

@@ -31,6 +31,7 @@ MAX_HEADER_BYTES = 16_384
 MAX_TARGET_BYTES = 8_192  # the request line's path and query; RFC 9110, 4.1 asks for 8,000
 
 _CLIENT_CLOSED_REQUEST = 499  # as in nginx; only logged, never sent
+_CLOSED_BY_UVLOOP = "the handler is closed"
 _CLIENT_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 # Set unless the route sets them. Responses about tokens and users must not be cached (RFC 6749,
@@ -92,7 +93,9 @@ class RequestMiddleware:
 
         await self.app(scope, receive, send_without_text)
 
-    def try_fast_path(self, scope: Scope) -> tuple[PreparedResponse, str] | None:
+    def try_fast_path(
+        self, scope: Scope, log: Callable[[LoggedRequest], None] = request_log.write
+    ) -> tuple[PreparedResponse, str] | None:
         """The response and the request's id, if the response is ready without waiting.
         server/protocol.py then needs no task."""
         if not scope["path"].startswith(self._fast_prefixes):
@@ -111,20 +114,27 @@ class RequestMiddleware:
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
-        request_log.write(LoggedRequest(id_, method, route, status, took, response.user_id))
+        log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 
+    async def _send_prepared(self, scope: Scope, client: "_Client") -> bool:
+        """Returns False if the response is not ready."""
+        logged: list[LoggedRequest] = []
+        prepared = self.try_fast_path(scope, logged.append)
+        if prepared is None:
+            return False
+        response, id_ = prepared
+        headers = [*with_default_headers(response.headers), (b"x-request-id", id_.encode())]
+        await client.send(
+            {"type": "http.response.start", "status": response.status, "headers": headers}
+        )
+        await client.send({"type": "http.response.body", "body": response.body})
+        request_log.write(logged[0]._replace(status=client.status_of(response.status)))
+        return True
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if prepared := self.try_fast_path(scope):
-            response, prepared_id = prepared
-            headers = [
-                *with_default_headers(response.headers),
-                (b"x-request-id", prepared_id.encode()),
-            ]
-            await send(
-                {"type": "http.response.start", "status": response.status, "headers": headers}
-            )
-            await send({"type": "http.response.body", "body": response.body})
+        client = _Client(send)
+        if await self._send_prepared(scope, client):
             return
         started = perf_counter()
         id_, error = _check_limits(scope)
@@ -150,7 +160,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = with_default_headers(tuple(message["headers"]))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
-            await send(message)
+            await client.send(message)
 
         try:
             if error:
@@ -164,11 +174,37 @@ class RequestMiddleware:
             if status == _CLIENT_CLOSED_REQUEST:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
+            status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
+
+
+class _Client:
+    """Notes whether the client has closed the connection before it had the response.
+
+    The app goes on as if it were there, so that the log has the app's own errors.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._has_hung_up = False
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # as in ASGI, version 2.4
+            self._has_hung_up = True
+        except RuntimeError as error:
+            if _CLOSED_BY_UVLOOP not in str(error):  # with plain uvicorn
+                raise
+            self._has_hung_up = True
+
+    def status_of(self, status: int) -> int:
+        """For the log."""
+        return _CLIENT_CLOSED_REQUEST if self._has_hung_up else status
 
 
 def _routed(scope: Scope) -> Scope:

@@ -67,7 +67,8 @@ def compose(  # noqa: PLR0913 - what a message consists of
 def _fill_in(settings: Settings, template: str, to: str, values: dict[str, str]) -> EmailMessage:
     assert settings.mail_from
     subject, _, body = template.partition("\n")
-    values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": settings.issuer}
+    service = settings.service_name or settings.issuer
+    values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": service}
     address = _address(to)
     message = EmailMessage(SMTP if address.addr_spec.isascii() else SMTPUTF8)
     message["From"] = settings.mail_from
@@ -91,7 +92,9 @@ def check_templates(settings: Settings) -> None:
             try:
                 _check(settings, name, path)
             except (KeyError, OSError, ValueError) as error:
-                setting = "ISSUER" if path.is_relative_to(BUILT_IN) else "MAIL_TEMPLATES"
+                setting = (
+                    "SERVICE_NAME or ISSUER" if path.is_relative_to(BUILT_IN) else "MAIL_TEMPLATES"
+                )
                 problem = f"{setting}: {path} cannot be sent: {_describe(error)}."
                 raise StartupError(problem) from None
     if directory and (others := _other_files(directory)):

@@ -3,7 +3,7 @@ time, so if it dies, another worker sends the mail.
 
 A row without a code is a request. The accounts of its address are looked up only here, so that a
 password reset takes the same time for every address. A request is replaced, in one transaction, by
-one mail with a code for each account. Only requests count towards the limit of a mailbox, so that
+one mail with a code for each account. Only requests count towards the limits of a mailbox, so that
 strangers cannot block the mail of administrators. Codes exist in plain text only between here and
 the mail server.
 """
@@ -27,8 +27,12 @@ from app.mail.service import enqueue
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.security.rate_limits.limits import MAILBOX
-from app.security.rate_limits.service import enforce_limit
+from app.security.rate_limits.limits import (
+    MAILBOX,
+    MAILBOX_FROM_ELSEWHERE,
+    MAILBOX_FROM_NETWORK,
+)
+from app.security.rate_limits.service import enforce_limit, is_known, network_to_limit
 from app.settings import Settings
 from app.users.models import User, normalize_email
 
@@ -40,6 +44,8 @@ CLAIM_PERIOD = timedelta(minutes=14)
 PATIENCE_SECONDS = 5.0
 MAX_SENDING = 4
 MAX_ACCOUNTS = 5  # with one address that get a code by one password reset
+
+_REQUEST = "password_reset.request"
 
 _log = logging.getLogger("hourpass.mail")
 
@@ -80,7 +86,7 @@ class MailWorker:
             due = (
                 select(OutgoingMail.id)
                 .where(OutgoingMail.due_at <= now)
-                .order_by(OutgoingMail.due_at)
+                .order_by(OutgoingMail.due_at, OutgoingMail.id)
             )
             for mail_id in (await session.scalars(due.limit(BATCH_SIZE))).all():
                 if stopping.is_set():
@@ -150,12 +156,16 @@ class MailWorker:
         for user in await _accounts(session, request):
             assert user.email
             try:
-                await enforce_limit(session, "mailbox", normalize_email(user.email), MAILBOX)
+                await _count(session, request.ip_address, user)
             except TooManyAttemptsError as error:
                 _log_discarded(request.id, error)
-                break
+                if purpose == Purpose.RESET:
+                    await self._events.publish(
+                        context, _REQUEST, user.id, succeeded=False, reason="too many messages"
+                    )
+                continue
             if purpose == Purpose.RESET:
-                await self._events.publish(context, "password_reset.request", user.id)
+                await self._events.publish(context, _REQUEST, user.id)
             code, _ = await codes.issue(context, purpose, user_id=user.id, email=user.email)
             # Not to the requested address, which may look alike and belong to an attacker.
             await enqueue(context, user.email, code)
@@ -177,6 +187,25 @@ async def _accounts(session: AsyncSession, request: OutgoingMail) -> Sequence[Us
     locked = locked.with_for_update(key_share=True).execution_options(populate_existing=True)
     users = (await session.scalars(locked)).all()
     return sorted(users, key=lambda user: not user.email_verified)
+
+
+async def _count(session: AsyncSession, ip_address: str, user: User) -> None:
+    """Count a message to the user's mailbox.
+
+    Strangers cannot use up what the user can request in a network in which the user has logged in.
+    That takes a verified address, since strangers can register any number of accounts with it.
+    Raises TooManyAttemptsError.
+    """
+    assert user.email
+    mailbox, network = normalize_email(user.email), network_to_limit(ip_address)
+    if network and user.email_verified and await is_known(session, user.username_folded, network):
+        await enforce_limit(session, "known mailbox", f"{user.id}\n{network}", MAILBOX)
+        return
+    if network:
+        # First: what is refused here must not count for the others.
+        subject = f"{mailbox}\n{network}"
+        await enforce_limit(session, "mailbox from", subject, MAILBOX_FROM_NETWORK)
+    await enforce_limit(session, "mailbox", mailbox, MAILBOX_FROM_ELSEWHERE)
 
 
 async def _remove(session: AsyncSession, mail: OutgoingMail) -> None:

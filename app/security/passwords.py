@@ -24,6 +24,7 @@ from passlib.context import CryptContext
 
 from app.errors import InvalidRequestError, UnavailableError
 from app.security import imported_hashes
+from app.security.hashing_threads import hashing_threads
 from app.settings import Settings
 
 MAX_LENGTH = 128
@@ -56,7 +57,7 @@ class Passwords:
             argon2__time_cost=settings.argon2_passes,
             argon2__parallelism=1,
         )
-        threads = settings.hashing_threads or os.cpu_count() or 1
+        threads = hashing_threads(settings)
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
         self._capacity = Semaphore(threads + settings.hashing_queue)

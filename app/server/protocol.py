@@ -22,7 +22,7 @@ from app.http.middleware import Header, RequestMiddleware, with_default_headers
 from app.server.batch import batch_of
 from app.server.connections import Connections, Queue
 from app.server.request_parser import RequestParser
-from app.server.transport import CoalescingTransport, ReadFlow
+from app.server.transport import CoalescingTransport, ReadFlow, raising_if_disconnected
 
 # Bytes parsed at a time: at most 41 requests (of 25 bytes), all of which may be queued.
 SLICE_BYTES = 1024
@@ -247,7 +247,7 @@ class HttpProtocol(RequestParser):
         if cycle.response_complete:  # refused because of its body
             return
         if response is None:
-            super()._start_asgi_task(cycle, self.app)
+            super()._start_asgi_task(cycle, raising_if_disconnected(self.app, cycle))
             return
         self._coalescing.write_whole(response)
         cycle.response_started = cycle.response_complete = True

@@ -4,11 +4,14 @@ import logging
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from app.server.connections import backlog, raise_open_files
+from app.server.listeners import bind
 from app.server.protocol import HttpProtocol
 from app.server.supervisor import Supervisor
 
@@ -18,9 +21,8 @@ _log = logging.getLogger("hourpass")
 def serve(host: str, port: int, workers: int) -> None:
     """Serve until interrupted. Logs an error and exits if it cannot listen on the address."""
     raise_open_files()
+    sockets = _listeners(host, port, is_shared=workers > 1 and sys.platform == "linux")
     options: dict[str, Any] = {
-        "host": host,
-        "port": port,
         "workers": workers,
         "http": HttpProtocol,
         "ws": "none",
@@ -35,12 +37,28 @@ def serve(host: str, port: int, workers: int) -> None:
         # the supervisor does not handle signals.
         "timeout_worker_healthcheck": 20,
     }
-    if workers == 1 or sys.platform != "linux":
-        _stop_on_hangup()
-        uvicorn.run("app.main:app", **options)
-    else:
-        config = uvicorn.Config("app.main:app", **options)
-        Supervisor(config, [_ReusePortSocket(fileno=config.bind_socket().detach())]).run()
+    config = uvicorn.Config("app.main:app", **options)
+    if workers > 1:
+        Supervisor(config, sockets).run()
+        return
+    _stop_on_hangup()
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again, after it has stopped
+        server.run(sockets)
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _listeners(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        listeners = bind(host, port, is_shared=is_shared)
+    except OSError as error:
+        _log.error("Cannot listen on %s:%d: %s", shown, port, error.strerror)
+        sys.exit(STARTUP_FAILURE)
+    port = listeners[0].getsockname()[1]
+    _log.info("Starting on http://%s:%d (press Ctrl+C to stop)", shown, port)
+    return listeners
 
 
 def _stop_on_hangup() -> None:
@@ -54,24 +72,3 @@ def _stop_on_hangup() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGHUP, stop)
-
-
-class _ReusePortSocket(socket.socket):
-    """A socket that each worker opens again for the same address (SO_REUSEPORT), so that Linux
-    distributes the connections. On one shared socket, the worker that wakes first accepts most."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Set after bind(), which therefore fails if another service uses the address.
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-
-    def __reduce__(self) -> Any:
-        return _bind_again, (self.family, self.getsockname())
-
-
-def _bind_again(family: int, address: Any) -> socket.socket:
-    another = socket.socket(family)
-    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    another.bind(address)
-    return another

@@ -1,9 +1,14 @@
-"""Transport and flow control: one write per response, and reading that stays paused."""
+"""Transport and flow control: one write per response, reading that stays paused, and an error for
+the app when its client has disconnected."""
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class CoalescingTransport:
@@ -70,3 +75,18 @@ class ReadFlow(FlowControl):
     def clear(self) -> None:
         self.is_full = False
         self.resume_reading()
+
+
+def raising_if_disconnected(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """An app whose send() raises OSError if the client has disconnected (ASGI, version 2.4).
+    uvicorn's returns, as if it had sent the message."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_or_raise(message: Message) -> None:
+            await send(message)
+            if cycle.disconnected:
+                raise ConnectionResetError
+
+        await cast("ASGIApp", app)(scope, receive, send_or_raise)
+
+    return cast("ASGI3Application", run)

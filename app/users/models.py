@@ -16,6 +16,12 @@ def normalize_email(email: str) -> str:
     return email.casefold()
 
 
+def is_same_mailbox(email: str, other: str) -> bool:
+    """Whether two addresses differ in case at most. Not compared as normalized: strasse@ and
+    straße@ may belong to different people."""
+    return email.lower() == other.lower()
+
+
 def new_token_version() -> int:
     """Random, so that it never repeats: after a restore, a new user may get the id of a lost one,
     and that user's tokens must not be valid for the new user."""
@@ -61,7 +67,8 @@ class User(Base):
     @validates("email")
     def _update_email_columns(self, _: str, email: str | None) -> str | None:
         self.email_folded = normalize_email(email) if email else None
-        self.email_verified_at = None
+        if not (self.email and email and is_same_mailbox(self.email, email)):
+            self.email_verified_at = None
         return email
 
     @property

@@ -44,6 +44,15 @@ def parse_email(email: str) -> ValidatedEmail:
     return parts
 
 
+def normalize_typed_email(text: str) -> str:
+    """As normalize_email(), for text that may be an address in another spelling than the stored
+    one, such as with a domain in Punycode or in capitals."""
+    try:
+        return normalize_email(parse_email(text).normalized)
+    except EmailNotValidError:
+        return normalize_email(text)
+
+
 def _check_email(email: str) -> str:
     # The library's message quotes the address, so the response does not repeat it.
     try:

@@ -15,7 +15,7 @@ from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.service import Purpose
 from app.security.passwords import Passwords
 from app.security.rate_limits.limits import REGISTRATIONS
-from app.security.rate_limits.service import enforce_limit
+from app.security.rate_limits.service import enforce_limit, forget_account
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import Claims
 from app.tokens.revocations.service import Revocations, is_not_revoked
@@ -24,10 +24,10 @@ from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
 from app.users.models import (
     UNUSABLE_PASSWORD,
     User,
+    is_same_mailbox,
     new_token_version,
-    normalize_email,
 )
-from app.users.schemas import NewAccount, normalize_username
+from app.users.schemas import NewAccount, normalize_typed_email, normalize_username
 
 
 class Users:
@@ -73,8 +73,7 @@ class Users:
         if invitation:
             code = await codes.use(context, invitation, Purpose.INVITE)
             user.scopes = code.scopes
-            # Not compared as normalized: strasse@ and straße@ may belong to different people.
-            if code.email and user.email and code.email.lower() == user.email.lower():
+            if code.email and user.email and is_same_mailbox(code.email, user.email):
                 user.email_verified_at = context.now
             details["invitation"] = str(code.id)
         if granted_scopes := user.granted_scopes():
@@ -128,12 +127,12 @@ class Users:
     ) -> Sequence[User]:
         """At most `limit` users with ids above `after_id`, in the order of their ids.
 
-        `search` is the beginning of a username, or a whole e-mail address.
+        `search` is the beginning of a username, or a whole e-mail address in any spelling.
         """
         query = select(User).where(User.id > after_id).order_by(User.id).limit(limit)
         if search is not None:
             is_named = User.username_folded.startswith(normalize_username(search), autoescape=True)
-            query = query.where(or_(is_named, User.email_folded == normalize_email(search)))
+            query = query.where(or_(is_named, User.email_folded == normalize_typed_email(search)))
         if is_enabled is not None:
             query = query.where(User.is_enabled.is_(is_enabled))
         if is_admin is not None:
@@ -282,10 +281,11 @@ class Users:
     async def remove(
         self, context: RequestContext, user_id: int, token_version: int | None = None
     ) -> None:
-        """Delete the user, and revoke its tokens. Raises LastAdminError, and the errors of
-        lock()."""
+        """Delete the user, revoke its tokens, and forget the counters of its name. Raises
+        LastAdminError, and the errors of lock()."""
         user = await self._lock_unless_last_admin(context, user_id, token_version)
         await context.session.execute(delete(User).where(User.id == user_id))
+        await forget_account(context.session, user.username_folded)
         await self._revocations.publish(context, f"sub:{user_id}:{user.token_version}")
         await self._events.publish(context, "user.remove", user_id)
         await context.session.commit()

@@ -128,6 +128,24 @@ async def test_users_can_be_searched_and_filtered(client: AsyncClient, arthurs_t
     assert await names(client, arthurs_token, is_enabled=False) == ["bors"]
 
 
+SPELLINGS = [
+    *("Eligijus@bücher.example", "eligijus@BÜCHER.Example", "eligijus@xn--bcher-kva.example"),
+    *("ELIGIJUS@XN--BCHER-KVA.EXAMPLE", "eligijus@bu\u0308cher.example"),
+    "eligijus@b\u00fccher\u3002example",  # the full stop of Chinese and Japanese keyboards
+]
+
+
+async def test_a_user_is_found_by_the_address_as_it_was_typed(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
+) -> None:
+    for number, email in enumerate(SPELLINGS[:3]):
+        await register(client, {**GALAHAD, "username": f"e{number}", "email": email})
+    for search in SPELLINGS:
+        with subtests.test(search):
+            assert await names(client, arthurs_token, search=search) == ["e0", "e1", "e2"]
+    assert await names(client, arthurs_token, search="eligijus@bucher.example") == []
+
+
 async def test_a_page_has_the_lowest_ids_also_of_users_who_were_changed(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:

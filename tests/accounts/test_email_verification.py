@@ -101,6 +101,27 @@ async def test_the_attempt_of_another_user_does_not_use_up_a_code(
     assert (await confirm(client, token, code)).status_code == 200
 
 
+@pytest.mark.parametrize("is_verified", [True, False], ids=["verified", "unverified"])
+async def test_another_case_of_the_address_is_the_same_mailbox(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    code: str,
+    is_verified: bool,
+) -> None:
+    token = await log_in(client, LANCELOT)
+    if is_verified:
+        await confirm(client, token, code)
+    mailbox.messages.clear()
+    for email in ("Lancelot@Camelot.example", "LANCELOT@camelot.EXAMPLE"):
+        change = {"password": LANCELOT["password"], "email": email}
+        changed = await client.patch("/me", json=change, headers=bearer(token))
+        assert changed.json()["email"] == email.partition("@")[0] + "@camelot.example"
+        assert changed.json()["email_verified"] is is_verified
+    await deliver(app)
+    assert bool(mailbox.messages) is not is_verified  # only an unverified address gets a code
+
+
 async def test_another_address_is_to_be_verified_anew(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
 ) -> None:

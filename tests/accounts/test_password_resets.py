@@ -11,6 +11,7 @@ from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
 from app.context import RequestContext
+from app.database.engine import begin_write
 from app.events import Events, Subscriber
 from app.mail.delivery import FIRST_DELAY
 from app.mail.models import OutgoingMail
@@ -18,7 +19,7 @@ from app.mail.worker import MAX_ACCOUNTS, MailWorker
 from app.main import create_app
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
-from app.security.one_time_codes.service import MAX_OPEN, text_to_mail
+from app.security.one_time_codes.service import MAX_OPEN, Purpose, issue, text_to_mail
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
 from app.users.service import Users
@@ -106,6 +107,19 @@ async def test_a_forgotten_password_is_replaced_by_mail(
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     profile = await client.get("/me", headers=bearer(await log_in(client, RENEWED)))
     assert profile.json()["email_verified"] is True
+
+
+async def test_an_address_is_found_as_it_was_typed(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    email = "Lancelot@bücher.example"
+    await register(client, {**LANCELOT, "email": email})
+    await deliver(app)
+    for typed in ("lancelot@XN--BCHER-KVA.example", "LANCELOT@BÜCHER.EXAMPLE"):
+        assert (await ask(client, typed)).status_code == 202
+        await deliver(app)
+    assert mailbox.recipients == ["Lancelot@xn--bcher-kva.example"] * 3
+    assert (await confirm(client, mailbox.last_code())).status_code == 200
 
 
 async def test_a_code_works_once(client: AsyncClient, code: str) -> None:
@@ -420,7 +434,8 @@ async def test_queued_reset_requests_are_counted_and_logged_later(
     query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
     headers = bearer(await log_in(client, ARTHUR))
     entries = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
-    assert len(entries) == len(mailbox.messages)
+    assert len([entry for entry in entries if entry["succeeded"]]) == len(mailbox.messages)
+    assert len(entries) == MAILBOX.allowed + 3
 
 
 async def test_a_rejected_message_causes_no_other_one_to_be_sent_twice(
@@ -461,18 +476,19 @@ async def test_a_deleted_code_is_not_mailed(app: FastAPI, clock: Clock) -> None:
 
 
 async def test_no_more_than_a_few_codes_are_open(
-    app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
+    app: FastAPI, client: AsyncClient, lancelot: int, clock: Clock
 ) -> None:
-    assert lancelot
-    for _ in range(MAX_OPEN + 2):
-        clock.advance(timedelta(minutes=1))
-        await ask(client)
-        await deliver(app)
     async with app.state.database.session() as session:
+        context = RequestContext(session, clock())
+        await begin_write(session)
+        issued = [
+            await issue(context, Purpose.RESET, user_id=lancelot) for _ in range(MAX_OPEN + 2)
+        ]
+        await session.commit()
         resets = select(func.count()).where(Code.purpose == "reset")
         assert await session.scalar(resets) == MAX_OPEN
-    assert (await confirm(client, code_in(mailbox.messages[0]))).status_code == 403
-    assert (await confirm(client, mailbox.last_code())).status_code == 200
+    assert (await confirm(client, issued[1][1])).status_code == 403
+    assert (await confirm(client, issued[2][1])).status_code == 200
 
 
 async def test_codes_that_strangers_ask_for_do_not_displace_that_of_an_administrator(
@@ -491,7 +507,7 @@ async def test_codes_of_other_users_do_not_replace_mine(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
 ) -> None:
     """However many they ask for: each as many as its mailbox is sent."""
-    for name in ("bors", "kay"):
+    for name in ("bors", "kay", "tristan"):
         email = f"{name}@camelot.example"
         await register(client, {**LANCELOT, "username": name, "email": email})
         for _ in range(MAILBOX.allowed):

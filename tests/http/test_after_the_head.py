@@ -40,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service.wait_until_ready()
         httpx.post(f"{service.base_url}/register-user", json=LANCELOT)
         yield service
-        assert "Traceback" not in service.written()
+        assert "Traceback" not in service.everything_written()
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ def test_a_real_proxy_is_named_until_it_is_trusted(
         with caddy_before(service.base_url, tmp_path) as url:
             for _ in range(3):
                 assert log_in_by(url) == 401
-        written = service.written()
+        written = service.everything_written()
     expected = 0 if trusted else 1
     assert written.count("If this is your proxy, add 127.0.0.1 to TRUSTED_PROXIES") == expected
 

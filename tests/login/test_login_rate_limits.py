@@ -43,6 +43,7 @@ from app.security.rate_limits.service import (
     UnwrittenLogins,
 )
 from app.settings import Settings
+from app.users.service import Users
 from tests.support.apps import context_in
 from tests.support.service_process import two_services
 from tests.support.settings import Clock, make_settings
@@ -432,6 +433,37 @@ async def test_the_counts_of_sent_mail_are_deleted_after_a_day(
     assert await times() == 1
     clock.now += DAY
     assert await times() == 5
+
+
+async def keys(app: FastAPI) -> set[str]:
+    async with app.state.database.session() as session:
+        return set(await session.scalars(select(AttemptCounter.key)))
+
+
+async def test_the_counters_of_a_removed_name_are_not_those_of_the_next_user(
+    app: FastAPI, client: AsyncClient, users: Users, context: RequestContext
+) -> None:
+    async def use(person: Person) -> None:
+        for address in (HOME, ELSEWHERE, "2001:db8::1", "127.0.0.1"):  # known from now on
+            await log_in(app, address, person)
+            await log_in(app, address, {**person, "password": "wrong"})
+        for _ in range(2 * LOGINS_PER_WRITE):
+            await log_in(app, HOME, person)
+
+    await register(client, GALAHAD)
+    await use(GALAHAD)
+    others = await keys(app)
+    lancelot = await register(client, {**LANCELOT, "username": "Lancelot"})
+    await use(LANCELOT)
+    await statuses(app, PROXY, WRONG, ACCOUNT.allowed)  # the address has a counter that stays
+    # Four known addresses, failures at three of them, logins, and failures elsewhere.
+    assert len(await keys(app) - others) == 4 + 3 + 1 + 2
+    await users.remove(context, lancelot)
+    left = await keys(app)
+    assert left - others == {service._key("address", PROXY)}
+    assert left > others
+    await register(client, LANCELOT)
+    assert await statuses(app, HOME, WRONG, ACCOUNT.allowed + 1) == [401] * 5 + [429]  # not known
 
 
 async def test_a_success_at_one_address_leaves_the_delay_of_another(

@@ -27,6 +27,7 @@ Call = tuple[str, str, dict[str, Any]]
 PROOF = {"password": LANCELOT["password"]}
 DISABLE: Call = ("PUT", "/toggle-user-permission/2/0", {})
 VOUCH: Call = ("PATCH", "/users/2", {"email_verified": True})
+REMOVE: Call = ("DELETE", "/remove-user/2", {})
 INVITE: Call = ("POST", "/invitations", {})
 INVITE_BY_MAIL: Call = ("POST", "/invitations", {"email": GALAHAD["email"]})
 FORCE_BY_MAIL: Call = ("POST", "/users/2/password-reset", {"by_mail": True})
@@ -80,7 +81,8 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("user.resend_reset", 2, [FORCE_BY_MAIL, ("POST", "/users/2/password-reset/resend", {})]),
         ("session.end", 2, [("DELETE", "/users/2/sessions/{sid}", {})]),
         ("second_factor.reset", 2, [("DELETE", "/users/2/second-factor", {})]),
-        ("user.remove", 2, [("DELETE", "/remove-user/2", {})]),
+        ("user.remove", 2, [REMOVE]),
+        ("user.erase", 2, [REMOVE, ("DELETE", "/users/2/personal-data", {})]),
         ("invitation.create", None, [INVITE]),
         ("invitation.resend", None, [INVITE_BY_MAIL, ("POST", "/invitations/{id}/resend", {})]),
         ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),

@@ -271,6 +271,7 @@ def test_help_lists_the_commands(option: str) -> None:
     assert set(main.commands) == {
         "after-restore",
         "create-admin",
+        "erase-user",
         "grant",
         "keys",
         "migrate",
@@ -324,3 +325,19 @@ def test_several_bad_settings_get_a_line_each() -> None:
         "PORT Input should be a valid integer",
         "WORKERS Input should be greater than or equal to 1",
     )
+
+
+def test_the_workers_know_how_many_they_are(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the memory of a container. Of the options of the command, they see none."""
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr("app.server.run.serve", lambda *options: calls.append(options))
+    monkeypatch.setattr(access_log, "configure", lambda _: None)
+    monkeypatch.setenv("WORKERS", "1")
+    monkeypatch.setenv("PORT", "1")
+    url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
+    result = run("serve", "--port", "8123", "--workers", "3", DATABASE_URL=url)
+    assert result.exit_code == 0, result.output
+    assert calls == [("127.0.0.1", 8123, 3)]
+    assert (Settings().port, Settings().workers) == (8123, 3)

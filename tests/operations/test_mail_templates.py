@@ -112,7 +112,7 @@ def test_what_is_no_file_or_directory_prevents_the_start(tmp_path: Path) -> None
 
 
 def test_a_service_name_that_cannot_be_sent_prevents_the_start() -> None:
-    with pytest.raises(StartupError, match=r"^ISSUER: "):
+    with pytest.raises(StartupError, match=r"^SERVICE_NAME or ISSUER: "):
         check_templates(MAILING.model_copy(update={"issuer": "https://camelot.example\r\n"}))
 
 

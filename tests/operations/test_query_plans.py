@@ -98,6 +98,9 @@ async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
         await client.patch(f"/users/{lancelot}", json={"scopes": ["predict"]}, headers=arthurs)
         await client.post("/me/logout-everywhere", headers=arthurs)
         await users.remove(context, lancelot)
+        arthurs = bearer(await log_in(client, ARTHUR))
+        erased = await client.delete(f"/users/{lancelot}/personal-data", headers=arthurs)
+        assert erased.json()["entries"] > 0
         clock.now += 2 * LOCK_PERIOD
         assert await Retention(database, settings).run_once()
     found = await plans(database, statements)

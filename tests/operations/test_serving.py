@@ -65,9 +65,21 @@ class Service:
         return whole + end
 
     def logged(self, message: str) -> dict[str, object]:
-        lines = [json.loads(line) for line in self.written().splitlines() if line[:1] == "{"]
-        found: dict[str, object] = next(line for line in lines if line["message"] == message)
-        return found
+        """A thread writes the lines, maybe later than a client gets its response."""
+        deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
+        while True:
+            lines = [json.loads(line) for line in self.written().splitlines() if line[:1] == "{"]
+            for line in lines:
+                if line["message"] == message:
+                    found: dict[str, object] = line
+                    return found
+            assert time.monotonic() < deadline, message
+            time.sleep(0.02)
+
+    def everything_written(self) -> str:
+        """All lines of its life, which this ends."""
+        self.interrupt()
+        return self.written()
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_sighup_replaces_all_workers_and_a_failure_is_an_error_line(tmp_path: Pa
         failed = "Restart failed, the other workers keep running. See the lines above"
         wait_for(lambda: failed in messages(service, "error"))
         assert httpx.get(f"{service.base_url}/healthz").status_code == 200
-        assert "Uvicorn running on" in str(messages(service))
+        assert "Starting on http" in str(messages(service))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -27,7 +27,7 @@ LAYERS = {
     4: {"http"},
     3: {"context"},
     2: {"database", "ip_addresses"},
-    1: {"background_jobs", "errors", "settings"},
+    1: {"background_jobs", "errors", "settings", "standard_streams"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -44,7 +44,7 @@ from app.security.rate_limits.limits import (
     Limit,
     Rate,
 )
-from app.security.rate_limits.service import LOGINS_PER_WRITE, MAX_ROWS
+from app.security.rate_limits.service import KNOWN_FOR, LOGINS_PER_WRITE, MAX_ROWS
 from app.server import connections, protocol
 from app.server.connections import Connections, TimeLimits
 from app.settings import ROOT, Settings
@@ -75,6 +75,11 @@ SHORTEST_REQUEST = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
 def an_hour(rate: Rate) -> tuple[int, float]:
     """At once, and in each hour."""
     return rate.burst, HOUR / rate.interval
+
+
+def a_day(rate: Rate) -> tuple[int, float, float]:
+    """At once, and in each day; and of how many days that is the number."""
+    return rate.burst, DAY / rate.interval, 1
 
 
 def guesses(rule: Limit, span: timedelta) -> int:
@@ -165,8 +170,18 @@ ROWS = [
     row("If more than {five} accounts share an address", MAX_ACCOUNTS),
     row("only {five} get a code", MAX_ACCOUNTS),
     row(
-        "to one mailbox: {five} go at once, and each further one waits {twice} as long as the one "
-        "before, from {a} second up to {six} hours",
+        "From all networks together, {five} at once and {five} {a} day (one every {4.8} hours)",
+        *a_day(limits.MAILBOX_FROM_ELSEWHERE),
+        limits.MAILBOX_FROM_ELSEWHERE.interval / HOUR,
+    ),
+    row(
+        "From one network of these, {three} at once and {three} {a} day",
+        *a_day(limits.MAILBOX_FROM_NETWORK),
+    ),
+    row("the user has logged in within {90} days", KNOWN_FOR / DAY),
+    row(
+        "There, {five} go at once, and each further one waits {twice} as long as the one before, "
+        "from {a} second up to {six} hours",
         MAILBOX.allowed,
         MAILBOX.delay(8) / MAILBOX.delay(7),
         MAILBOX.delay(MAILBOX.allowed) / SECOND,
@@ -217,7 +232,7 @@ ROWS = [
     row("| {200,000} rows, {a million} counters |", MAX_ANONYMOUS_FAILURES, MAX_ROWS),
     row(
         "per user {5} at once, each further one waits {twice} as long as the one before, up to "
-        "{6} hours | {5} open codes per user; {10,000} waiting requests",
+        "{6} hours | {10} open codes per user; {10,000} waiting requests",
         VERIFICATION.allowed,
         VERIFICATION.delay(8) / VERIFICATION.delay(7),
         VERIFICATION.max_delay / HOUR,
@@ -225,11 +240,11 @@ ROWS = [
         MAX_WAITING,
     ),
     row(
-        "per address {10} an hour, then with delays; per mailbox {5} at once, then with delays up "
-        "to {6} hours",
+        "per address {10} an hour, then with delays; per mailbox {5} at once, {5} {a} day, of "
+        "these from one network {3} at once, {3} {a} day",
         RESET.allowed / (RESET.window / HOUR),
-        MAILBOX.allowed,
-        MAILBOX.max_delay / HOUR,
+        *a_day(limits.MAILBOX_FROM_ELSEWHERE),
+        *a_day(limits.MAILBOX_FROM_NETWORK),
     ),
     row(
         "per address {20} an hour, then with delays; all addresses together, without invitations, "

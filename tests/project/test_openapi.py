@@ -66,6 +66,7 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "POST /me/second-factor/confirm": "confirmSecondFactor",
         "POST /me/second-factor/recovery-codes": "renewRecoveryCodes",
         "DELETE /users/{user_id}/second-factor": "resetSecondFactorOfUser",
+        "DELETE /users/{user_id}/personal-data": "erasePersonalData",
         "GET /verify": "verifyToken",
         "POST /revoke": "revokeToken",
         "POST /introspect": "introspectToken",

@@ -150,6 +150,7 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     await call("DELETE", f"/invitations/{invited.json()['id']}", admin)
     await call("GET", "/revocations")
     await call("DELETE", f"/remove-user/{user_id}", admin)
+    await call("DELETE", f"/users/{user_id}/personal-data", admin)
 
 
 async def begin_second_factor(client: AsyncClient) -> None:

@@ -104,7 +104,7 @@ def test_hourpass_waits_for_a_healthy_database() -> None:
 
 
 def test_the_database_is_postgresql_17_in_a_volume() -> None:
-    assert DATABASE["image"] == "postgres:17"
+    assert DATABASE["image"] == "${POSTGRES_IMAGE:-postgres:17}"
     assert DATABASE["volumes"] == ["database:/var/lib/postgresql/data"]
     assert "database" in COMPOSE["volumes"]
 
@@ -114,6 +114,26 @@ def test_only_hourpass_reaches_the_database() -> None:
     (network,) = DATABASE["networks"]
     assert COMPOSE["networks"][network]["internal"] is True
     assert network in HOURPASS["networks"]
+
+
+def test_both_images_can_be_pinned_by_digest_without_changing_a_file() -> None:
+    (default,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert HOURPASS["build"]["args"] == {"PYTHON_IMAGE": f"${{PYTHON_IMAGE:-{default}}}"}
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert set(bases) == {"${PYTHON_IMAGE}"}
+    deployment = (ROOT / "docs/deployment.md").read_text()
+    for name, tag in (("PYTHON_IMAGE", default), ("POSTGRES_IMAGE", "postgres:17")):
+        assert f"\n{name}={tag}@sha256:" in deployment
+
+
+def test_a_database_url_of_the_operator_is_not_overruled() -> None:
+    url = HOURPASS["environment"]["DATABASE_URL"]
+    assert re.fullmatch(r"\$\{DATABASE_URL:-postgresql://hourpass:.*@database/hourpass\}", url)
+
+
+def test_the_version_of_compose_that_the_file_needs_is_named() -> None:
+    for path in ("docker-compose.yml", "docs/deployment.md"):
+        assert "Docker Compose 2.24 or newer" in (ROOT / path).read_text()
 
 
 def test_no_password_has_a_default() -> None:

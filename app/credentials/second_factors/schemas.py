@@ -85,7 +85,7 @@ class Enrollment(BaseModel):
     )
     otpauth_uri: str = Field(
         description="The same as a URI, for a QR code.",
-        examples=["otpauth://totp/login.example.org:eligijus?digits=6&secret=JBSWY3DPEHPK3PXP…"],
+        examples=["otpauth://totp/login.example.org:eligijus?secret=JBSWY3DPEHPK3PXP…"],
     )
 
 

@@ -75,7 +75,7 @@ class SecondFactors:
         self._users = users
         self._events = events
         self._encryptor = encryptor_for(settings)
-        self._issuer = settings.issuer
+        self._service_name = settings.service_name or codes.service_label(settings.issuer)
 
     async def is_enabled(self, context: RequestContext, user_id: int) -> bool:
         return bool(
@@ -155,7 +155,7 @@ class SecondFactors:
         )
         await self._events.publish(context, "second_factor.enrol", user_id)
         await context.session.commit()
-        return NewSecret(secret, codes.uri(secret, user.username, self._issuer))
+        return NewSecret(secret, codes.uri(secret, user.username, self._service_name))
 
     async def confirm(
         self, context: RequestContext, user_id: int, token_version: int, otp: SecretStr

@@ -15,7 +15,9 @@ from app.security.one_time_codes import text
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code, EarlierHash
 
-MAX_OPEN = 5  # per user and purpose; a sixth code replaces the oldest
+# Per user and purpose; one more replaces the oldest. Twice as many as strangers can request while
+# one is valid (MAILBOX_FROM_ELSEWHERE), so that they do not displace the user's own codes.
+MAX_OPEN = 10
 MAX_EARLIER = 5  # texts of one code that stay valid beside the newest
 
 

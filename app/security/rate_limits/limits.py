@@ -60,8 +60,8 @@ REGISTRATION = Limit(allowed=20, window=timedelta(hours=1))
 # username is taken.
 INVITATION = Limit(allowed=10, window=timedelta(days=1))
 RESET = Limit(allowed=10, window=timedelta(hours=1))
-# Mail that unauthenticated clients may request for one mailbox, and that one user may request for
-# any mailbox.
+# Mail that is requested for a verified address from a network in which its user has logged in, and
+# mail that one user may request for any mailbox.
 MAILBOX = Limit(allowed=5, window=timedelta(days=1), max_delay=timedelta(hours=6))
 VERIFICATION = Limit(allowed=5, window=timedelta(days=1), max_delay=timedelta(hours=6))
 
@@ -76,3 +76,7 @@ NEW_SECRET = Rate(burst=20, interval=timedelta(minutes=3))
 NEW_INVITATION = Rate(burst=1_000, interval=timedelta(seconds=3.6))
 # All clients together, registrations by invitation excluded.
 REGISTRATIONS = Rate(burst=3_600, interval=timedelta(seconds=1))
+# Mail for one mailbox that is requested from other networks, which may be a stranger's: from all of
+# them, and from one of them. So one network leaves some to the others, on each day.
+MAILBOX_FROM_ELSEWHERE = Rate(burst=5, interval=timedelta(days=1) / 5)
+MAILBOX_FROM_NETWORK = Rate(burst=3, interval=timedelta(days=1) / 3)

@@ -176,9 +176,8 @@ class LoginLimiter:
         Raises TooManyAttemptsError.
         """
         session, network = context.session, network_to_limit(context.ip_address)
-        known_key, pair_key = _key("known", account, network), _key("pair", account, network)
-        account_key, address_key = _key("account", account), _key("address", network)
-        login_key = _key("login", account)
+        account_key, pair_key, known_key, login_key = _account_keys(account, network)
+        address_key = _key("address", network)
         keys = (pair_key, account_key, address_key)
         with self._count_concurrent(*keys) as others:
             now = await fast_queries.current_time(session)
@@ -278,6 +277,12 @@ async def enforce_limit(
     await _charge(session, FailureCounter(key, limit), now)
 
 
+async def is_known(session: AsyncSession, account: str, network: str) -> bool:
+    """Whether the account has logged in there within KNOWN_FOR."""
+    key = _account_keys(account, network).known
+    return key in await _read(session, await fast_queries.current_time(session), key)
+
+
 async def clear(
     session: AsyncSession, account: str, ip_address: str | None, *, all_accounts: bool = False
 ) -> None:
@@ -286,16 +291,24 @@ async def clear(
     With an `ip_address`, also the account's failures from there and, if `all_accounts`, those of
     all accounts. Part of the caller's transaction.
     """
-    keys = [_key("account", account)]
-    if ip_address is not None:
-        network = network_to_limit(ip_address)
-        keys += [_key("pair", account, network)]
+    network = network_to_limit(ip_address) if ip_address is not None else None
+    own = _account_keys(account, network or "")
+    keys = [own.account]
+    if network is not None:
         keys += [_key("address", network)] if all_accounts else []
-    await session.execute(delete(AttemptCounter).where(AttemptCounter.key.in_(keys)))
-    # Last, as in a login, so that there is no deadlock.
-    await session.execute(
-        delete(AttemptCounter).where(AttemptCounter.key == _key("login", account))
-    )
+        keys += [own.pair]
+    # One after the other, in the order of a login, so that there is no deadlock.
+    for key in (*keys, own.login):
+        await session.execute(delete(AttemptCounter).where(AttemptCounter.key == key))
+
+
+async def forget_account(session: AsyncSession, account: str) -> None:
+    """Delete all counters and known addresses of a removed account, so that none of them applies to
+    another user who takes the name. Part of the caller's transaction."""
+    prefix = _account_keys(account, "").account[:_PREFIX]
+    for kind in range(len(AccountKeys._fields)):  # one by one, in the order of a login
+        is_of_kind = AttemptCounter.key.between(f"{prefix}{kind}", f"{prefix}{kind + 1}")
+        await session.execute(delete(AttemptCounter).where(is_of_kind))
 
 
 async def expired(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
@@ -408,6 +421,32 @@ async def _add_failures(
     return total_now
 
 
+class AccountKeys(NamedTuple):
+    """In the order in which a login writes to their rows."""
+
+    account: str
+    pair: str  # of the account and the network
+    known: str
+    login: str
+
+
+_PREFIX = 16
+
+
+def _account_keys(account: str, network: str) -> AccountKeys:
+    """All keys of one account begin alike, so that forget_account() finds those of any network. A
+    digit follows: whatever the collation of the database, it is sorted as itself."""
+    own, of_pair = _key_hash(account), _key_hash(account, network)
+    prefix, rest, pair_rest = own[:_PREFIX], own[_PREFIX:31], of_pair[:15]
+    return AccountKeys(
+        f"{prefix}0{rest}", f"{prefix}1{pair_rest}", f"{prefix}2{pair_rest}", f"{prefix}3{rest}"
+    )
+
+
 def _key(*parts: str) -> str:
+    return _key_hash(*parts)[:32]
+
+
+def _key_hash(*parts: str) -> str:
     """Usernames are stored only as hashes, because users sometimes type a password there."""
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
