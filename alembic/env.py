@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from app.database import version_table
 from app.database.engine import create_engine
 from app.settings import Settings
 from app.tables import metadata
@@ -19,9 +20,11 @@ def migrate(connection: Connection) -> None:
     # commit; the others then find nothing left to do, because they read the revision after it.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    version_table.adopt(connection)
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        version_table=version_table.VERSION_TABLE,
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,
         compare_type=True,

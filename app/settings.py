@@ -10,7 +10,7 @@ from email.utils import formataddr, parseaddr
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -60,15 +60,36 @@ Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split_netwo
 Secret = Annotated[SecretStr, AfterValidator(_check_length)]
 
 
+def _split_url(url: str) -> SplitResult:
+    """Raises ValueError, which names a character and nothing else of the URL. Those of the library
+    quote it, and for them a password ends at the first `#`."""
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    for character in "/?#[]":
+        if character in credentials:
+            encoded = quote(character, safe="")
+            raise ValueError(f"must have the {character} in its user or password as {encoded}")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # reading it raises ValueError above 65535
+    except ValueError:
+        raise ValueError(
+            "must be a URL with a port between 1 and 65535, if any, and with special characters of "
+            "the user and password percent-encoded"
+        ) from None
+    return parts
+
+
 def _check_smtp_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
+    parts = _split_url(url.get_secret_value())
     if parts.scheme not in SMTP_PORTS or not parts.hostname or parts.path not in ("", "/"):
         raise ValueError("must be smtp://, smtps:// or smtp+plain:// and a host")
     if (parts.username is None) != (parts.password is None):
         raise ValueError("needs user and password, or neither")
     if parts.scheme == "smtp+plain" and parts.username:
         raise ValueError("must not send a password without TLS")
-    if parts.port == 0:  # reading `port` raises ValueError above 65535
+    if parts.query or parts.fragment:
+        raise ValueError("must end with the host, or the port")
+    if parts.port == 0:
         raise ValueError("must name a port above 0")
     return url
 
@@ -196,7 +217,7 @@ class Settings(BaseSettings):
         faults = []
         if self.secret_key is None:
             faults.append("set SECRET_KEY to 32 random characters or more")
-        if urlsplit(self.issuer).scheme != "https":  # RFC 8414, 2
+        if not self.issuer.lower().startswith("https://"):  # RFC 8414, 2
             faults.append("set ISSUER to the https URL of this service")
         if not self.strict_passwords:
             faults.append("set PASSWORD_POLICY to strict, or leave it empty")

@@ -5,9 +5,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 from pydantic_core import PydanticCustomError
 
+from app.database.ids import Id
 from app.http.bodies import ConstantMessage
 from app.http.pagination import PageQuery
 
+# Pydantic also reads numbers, as seconds or milliseconds since 1970. `2027` would be in the first
+# hour of 1970, and the response 200 with the wrong entries.
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9]).*", re.ASCII)
 # A time whose + was sent as it is: in a query it means a space.
 _LOST_PLUS = re.compile(r".*\d \d\d:?\d\d")
 
@@ -16,7 +20,10 @@ _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
-def _check_plus(value: Any) -> Any:
+def _check_format(value: Any) -> Any:
+    if isinstance(value, str) and not _DATE.fullmatch(value):
+        rule = "Must be a date and time (RFC 3339), such as 2026-11-23T12:00:00Z"
+        raise PydanticCustomError("moment", rule)
     if isinstance(value, str) and "T" in value.upper() and _LOST_PLUS.fullmatch(value):
         raise PydanticCustomError("moment", "Write the + of the time zone as %2B in a query")
     return value
@@ -31,7 +38,7 @@ def _in_utc(moment: datetime) -> datetime:
         return _EARLIEST if moment.year == 1 else _LATEST
 
 
-Moment = Annotated[datetime, BeforeValidator(_check_plus), AfterValidator(_in_utc)]
+Moment = Annotated[datetime, BeforeValidator(_check_format), AfterValidator(_in_utc)]
 
 
 class AuditEntry(BaseModel):
@@ -68,10 +75,8 @@ class AuditQuery(PageQuery):
         description="The whole action, or its first part with the dot.",
         examples=["user.", "login"],
     )
-    actor_id: int | None = Field(None, ge=1, lt=2**63, description="Only what this user did.")
-    subject_id: int | None = Field(
-        None, ge=1, lt=2**63, description="Only what concerns the account of this user."
-    )
+    actor_id: Id | None = Field(None, description="Only what this user did.")
+    subject_id: Id | None = Field(None, description="Only what concerns the account of this user.")
     succeeded: bool | None = Field(
         None, description="Only what succeeded, or only what was refused."
     )

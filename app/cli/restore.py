@@ -9,7 +9,7 @@ everything that was issued before must be revoked.
 import secrets
 
 import click
-from sqlalchemy import BigInteger, cast, delete, update
+from sqlalchemy import BigInteger, cast, delete, func, select, update
 
 from app.cli.operations import run
 from app.context import RequestContext
@@ -53,6 +53,10 @@ async def revoke_everything(services: Services, context: RequestContext) -> list
     shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
     shifted = (cast(User.token_version, BigInteger) + shift) % (MAX_TOKEN_VERSION + 1)
     whole_table = {"synchronize_session": False}
+    # Locked in the order of their ids, as everywhere, so that there is no deadlock. Whatever locks
+    # more than one row of the other tables locks the user first.
+    locked = select(User.id).order_by(User.id).with_for_update().subquery()
+    await session.execute(select(func.count()).select_from(locked))
     await session.execute(update(User).values(token_version=shifted), execution_options=whole_table)
     await session.execute(delete(Session), execution_options=whole_table)
     await session.execute(delete(Code), execution_options=whole_table)

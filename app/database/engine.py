@@ -133,13 +133,15 @@ def _create_private_file(path: Path) -> None:
 def restrict_file_access(engine: AsyncEngine) -> None:
     """Remove the access of group and others to an existing SQLite file, and log it.
 
-    If the file has another owner or is not a regular file, it stays as it is, and the warning says
-    what to do. The same applies to the files that SQLite keeps beside it. Windows has no such
-    permissions.
+    The file of another application stays as it is. If the file has another owner or is not a
+    regular file, it stays as it is, and the warning says what to do. The same applies to the files
+    that SQLite keeps beside it. Windows has no such permissions.
     """
     if engine.dialect.name != "sqlite" or not hasattr(os, "geteuid"):
         return
     path = Path(engine.url.database or "").resolve()  # follows symbolic links, as SQLite does
+    if sqlite_driver.is_foreign(path):
+        return
     for suffix in ("", "-wal", "-shm", "-journal"):
         _restrict(path.with_name(path.name + suffix))
 

@@ -5,18 +5,22 @@ for it.
 """
 
 import asyncio
+import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import outages
 from app.database.engine import create_engine
-from app.errors import StartupError
+from app.database.version_table import (
+    VERSION_TABLE,
+    SchemaError,
+    foreign_tables_error,
+    read_revision,
+)
 from app.settings import ROOT, Settings
 
 if TYPE_CHECKING:
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 
 # The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
 HEAD = "0015"
-_VERSION_TABLE = "alembic_version"
 
 
 def _find_scripts() -> Path:
@@ -35,9 +38,8 @@ def _find_scripts() -> Path:
 
 SCRIPTS = _find_scripts()
 
-
-class SchemaError(StartupError):
-    """The database cannot be reached, or its schema is not the one this code was written for."""
+# What PostgreSQL and SQLite say of a table, index or function that a migration would create.
+_EXISTING = re.compile(r'\w+ "?(\w+)"? already exists')
 
 
 async def check(engine: AsyncEngine) -> None:
@@ -70,6 +72,8 @@ def upgrade(settings: Settings) -> None:
     try:
         command.upgrade(alembic_config(settings), "head")
     except DBAPIError as error:
+        if existing := _EXISTING.search(str(error.orig)):
+            raise foreign_tables_error(settings.database_url, [existing[1]]) from error
         if not outages.is_outage(error):
             raise
         raise SchemaError(_migration_problem(error)) from error
@@ -100,17 +104,12 @@ async def _configured_revision(settings: Settings) -> str | None:
 async def _revision(engine: AsyncEngine) -> str | None:
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_read_revision)
+            return await connection.run_sync(read_revision)
+    except SchemaError:
+        raise
     except Exception as error:  # each driver has its own, and some quote the password
-        problem = outages.describe(error, [_VERSION_TABLE])
+        problem = outages.describe(error, [VERSION_TABLE])
         raise SchemaError(f"The database cannot be used: {problem}.") from error
-
-
-def _read_revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(_VERSION_TABLE):
-        return None
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
 
 
 def _migration_problem(error: DBAPIError) -> str:

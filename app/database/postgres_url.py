@@ -13,6 +13,8 @@ from app.errors import StartupError
 from app.settings import HOME
 
 MAX_CONNECT_SECONDS = 30.0
+MAX_PORT = 65535
+MAX_DIGITS = 9  # of any number
 
 _SCHEME = "postgresql+asyncpg://"  # settings.py adds the driver
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
@@ -95,7 +97,8 @@ def parse(url: str) -> PostgresUrl:
         mode = options.pop("ssl").lower()
         switch = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
         options.setdefault("sslmode", switch.get(mode, mode))
-    _check_names(options)
+    hosts = _hosts(host_list, [value for name, value in given if name == "host"], options)
+    _check_names(options, query)
     for name in _FILES:
         if name in options and options[name] != "system":
             options[name] = str(HOME / options[name])
@@ -103,7 +106,6 @@ def parse(url: str) -> PostgresUrl:
     arguments = {"user": unquote(user), "password": unquote(password)} | in_query
     arguments["database"] = unquote(database) or options.get("database", options.get("dbname", ""))
     arguments = {name: value for name, value in arguments.items() if value}
-    hosts = _hosts(host_list, [value for name, value in given if name == "host"], options)
     target = _target(options.get("target_session_attrs", "any"), len(hosts))
     settings = {"application_name": "hourpass"}
     settings |= {
@@ -125,10 +127,16 @@ def parse(url: str) -> PostgresUrl:
     )
 
 
-def _check_names(options: Mapping[str, str]) -> None:
+def _check_names(options: Mapping[str, str], query: str) -> None:
     known = {*_TLS, *_ARGUMENTS, *_PLACES, *_TCP, *_SERVER_SETTINGS, *_POOLER}
     known |= {*_WITHOUT_COUNTERPART, "connect_timeout", "target_session_attrs"}
     if unknown := sorted(options.keys() - known):
+        # Never a part of a password: it may have a `?`, and end with the `@` before the host.
+        if "@" in query or not all(options[name] for name in unknown):
+            raise StartupError(
+                "DATABASE_URL has options that are not known. Write a ? in the user or password as "
+                "%3F, and @ in an option as %40."
+            )
         raise StartupError(
             f"DATABASE_URL has options that are not known: {', '.join(unknown)}. Remove them."
         )
@@ -138,7 +146,7 @@ def _hosts(host_list: str, in_query: Sequence[str], options: Mapping[str, str]) 
     """From `//H1:5432,H2:5432/`, `?host=H1,H2&port=5432,5433` or a repeated `?host=H1:5432`."""
     texts = [text for part in (in_query or [host_list]) for text in part.split(",") if text]
     hosts = [_host(text) for text in texts] or [Host(None, None)]
-    ports = [_number("port", text) for text in options.get("port", "").split(",") if text]
+    ports = [_port(text) for text in options.get("port", "").split(",") if text]
     if len(ports) not in (0, 1, len(hosts)):
         raise StartupError("DATABASE_URL has more or fewer ports than hosts.")
     if len(ports) == 1:
@@ -155,7 +163,7 @@ def _host(text: str) -> Host:
         name, port = text, ""
     else:
         name, _, port = text.partition(":")
-    return Host(unquote(name) or None, _number("port", port) if port else 5432 if name else None)
+    return Host(unquote(name) or None, _port(port) if port else 5432 if name else None)
 
 
 def _with_port(host: Host) -> str:
@@ -202,7 +210,14 @@ def _connect_seconds(text: str) -> float:
     return min(seconds, MAX_CONNECT_SECONDS) if seconds else CONNECT_SECONDS
 
 
+def _port(text: str) -> int:
+    port = _number("port", text)
+    if not 1 <= port <= MAX_PORT:
+        raise StartupError(f"DATABASE_URL: port must be between 1 and {MAX_PORT}.")
+    return port
+
+
 def _number(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
         raise StartupError(f"DATABASE_URL: {name} must be a number.")
     return int(text)

@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.database import migrations, outages
 from app.database.base import Base
 from app.database.engine import Database
+from app.database.version_table import VERSION_TABLE
 from app.errors import StartupError
 
 CHECK_SECONDS = 1.0
 _SPACE_BYTES = 64 * 1024  # more than a login writes
 
-_WRITE = text("UPDATE alembic_version SET version_num = version_num")
+_WRITE = text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - ours
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only') = 'on'")
 # Some databases do not let the service change entries of the audit log, so one way of writing is
 # enough.

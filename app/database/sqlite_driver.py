@@ -5,12 +5,20 @@ transaction that was never begun. Each call costs more than most statements.
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
 from app.database.connector import Connector
+
+# It has tables, but not one that our databases have from the beginning.
+_HAS_ONLY_FOREIGN_TABLES = (
+    "SELECT count(*) > 0 AND NOT coalesce(max(name = 'signing_keys'), 0)"
+    " FROM sqlite_master WHERE type = 'table'"
+)
 
 
 class SqliteConnector(Connector):
@@ -35,10 +43,25 @@ class SqliteConnector(Connector):
 def _open(path: str, lock_seconds: float) -> sqlite3.Connection:
     # isolation_level=None: the driver itself would begin transactions too late; see engine.py.
     connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
+    if not _has_only_foreign_tables(connection):  # the mode is kept in the file
+        connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     return connection
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether it is the database of another application."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            return _has_only_foreign_tables(connection)
+    except sqlite3.Error:
+        return False
+
+
+def _has_only_foreign_tables(connection: sqlite3.Connection) -> bool:
+    (has_only_foreign,) = connection.execute(_HAS_ONLY_FOREIGN_TABLES).fetchone()
+    return bool(has_only_foreign)
 
 
 class Reader:

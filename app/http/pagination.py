@@ -2,9 +2,12 @@
 not repeat or hide others."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from app.database.ids import parse_id
 
 
 class Row(Protocol):
@@ -15,14 +18,20 @@ class Row(Protocol):
 Rows = TypeVar("Rows", bound=Row)
 
 
+def _check_cursor(cursor: str) -> str:
+    if cursor and parse_id(cursor) is None:
+        raise PydanticCustomError("cursor", "Must be the next_cursor of a page")
+    return cursor
+
+
 class PageQuery(BaseModel):
     """Query parameters of every list. Unknown ones are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
-    cursor: str | None = Field(
+    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
         None,
-        pattern="^([1-9][0-9]{0,17})?$",
+        pattern="^([1-9][0-9]{0,18})?$",
         description="`next_cursor` of the previous page. Empty or omitted for the first page.",
     )
     limit: int = Field(50, ge=1, le=200, description="Maximum number of entries.")

@@ -23,6 +23,9 @@ from app.tokens.revocations.service import has_expired
 from app.users.models import User
 
 BATCH_SIZE = 500
+SESSIONS_PER_RUN = 10_000
+
+_WHOLE_ROWS = {"synchronize_session": False}
 
 _is_of_current_version = exists().where(
     User.id == Session.user_id, User.token_version == Session.token_version
@@ -33,15 +36,16 @@ class Retention(LockedJob):
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__("housekeeping", database, self._delete_expired)
         self._settings = settings
+        self._checked_session = ""  # the id of the last one that was compared with its user
 
     async def _delete_expired(self, session: AsyncSession, now: datetime) -> None:
         await _delete(session, Revocation.position, has_expired())
         await _delete(session, Session.id, Session.expires_at <= now)
-        await _delete(session, Session.id, ~_is_of_current_version)
+        await self._delete_revoked_sessions(session)
         is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
-        await _delete(session, Entry.id, is_old)
+        await _delete(session, Entry.id, is_old, skip_locked=False)
         surplus = await older_anonymous_failures(session, MAX_ANONYMOUS_FAILURES)
-        await _delete(session, Entry.id, surplus)
+        await _delete(session, Entry.id, surplus, skip_locked=False)
         await _delete(session, AttemptCounter.key, await expired(session, now))
         await _delete(session, Code.id, Code.expires_at <= now)
         await _delete(session, OutgoingMail.id, OutgoingMail.created_at <= now - RETRY_PERIOD)
@@ -50,12 +54,38 @@ class Retention(LockedJob):
         is_unconfirmed = SecondFactor.confirmed_at.is_(None)
         await _delete(session, SecondFactor.user_id, and_(is_unconfirmed, is_outdated))
 
+    async def _delete_revoked_sessions(self, session: AsyncSession) -> None:
+        """Sessions of former token versions, which are no longer valid. No index can find them, so
+        each run compares the next SESSIONS_PER_RUN."""
+        is_next = Session.id > self._checked_session
+        by_id = select(Session.id).where(is_next).order_by(Session.id)
+        last = await session.scalar(by_id.offset(SESSIONS_PER_RUN - 1).limit(1))
+        if last is not None:
+            is_next = and_(is_next, Session.id <= last)
+        await _delete(session, Session.id, and_(is_next, ~_is_of_current_version))
+        self._checked_session = last or ""
+
 
 async def _delete(
-    session: AsyncSession, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]
+    session: AsyncSession,
+    key: InstrumentedAttribute[Any],
+    condition: ColumnElement[bool],
+    *,
+    skip_locked: bool = True,
 ) -> None:
-    """Delete the rows in batches, so that other transactions do not wait long for the lock."""
+    """Delete the rows in batches, so that other transactions do not wait long for the lock.
+
+    Rows that others have locked are left to the next run. A batch has no order that others could
+    keep to, so waiting for them could end in a deadlock. `skip_locked` is False for the audit log:
+    nobody else locks its rows, and the service may lack the right to do so.
+    """
     while batch := (await session.scalars(select(key).where(condition).limit(BATCH_SIZE))).all():
+        chosen = select(key).where(key.in_(batch), condition)
+        if skip_locked:
+            chosen = chosen.with_for_update(skip_locked=True)
         await begin_write(session)
-        await session.execute(delete(key.class_).where(key.in_(batch), condition))
+        statement = delete(key.class_).where(key.in_(chosen)).returning(key)
+        deleted = (await session.scalars(statement, execution_options=_WHOLE_ROWS)).all()
         await session.commit()
+        if not deleted:
+            return

@@ -1,12 +1,10 @@
 """The user of a valid access token."""
 
-import re
 from typing import NamedTuple
 
+from app.database.ids import parse_id
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import Claims
-
-_USER_ID = re.compile(r"[1-9][0-9]{0,17}")  # fits into 64 bits
 
 
 class AuthenticatedUser(NamedTuple):
@@ -17,6 +15,7 @@ class AuthenticatedUser(NamedTuple):
     @classmethod
     def of(cls, claims: Claims) -> "AuthenticatedUser":
         """Raises InvalidTokenError if the token's subject is not a user."""
-        if not _USER_ID.fullmatch(claims.subject):
+        id_ = parse_id(claims.subject)
+        if id_ is None:
             raise InvalidTokenError
-        return cls(int(claims.subject), claims.username, claims.scopes)
+        return cls(id_, claims.username, claims.scopes)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Security
 
 from app.context import ContextDep
+from app.database.ids import Id
 from app.settings import Settings
 from app.tokens.dependencies import BearerToken
 from app.tokens.errors import InsufficientScopeError
@@ -13,7 +14,7 @@ from app.users.errors import SecondFactorNeededError
 from app.users.service import Users
 from app.users.token_cache import TokenChecker, VerifiedToken
 
-UserId = Annotated[int, Path(ge=1, lt=2**63, description="The user's id.", examples=[10])]
+UserId = Annotated[Id, Path(description="The user's id.", examples=[10])]
 
 
 async def _users(request: Request) -> Users:

@@ -84,6 +84,7 @@ def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
     guard: Guard, issuer: Issuer
 ) -> None:
     assert refusal_of(guard, with_header(issuer)) is None
+    assert refusal_of(guard, issuer.token(user_id=2**63 - 1)) is None
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
         pytest.param(lambda issuer: issuer.token(sub=1), id="sub no string"),
         pytest.param(lambda issuer: issuer.token(sub="-1"), id="sub no user"),
         pytest.param(lambda issuer: issuer.token(sub="9" * 400), id="sub without end"),
+        pytest.param(lambda issuer: issuer.token(sub=str(2**63)), id="sub past 64 bits"),
         pytest.param(lambda issuer: issuer.token(epoch="0"), id="epoch no number"),
         pytest.param(lambda issuer: issuer.token(epoch=True), id="epoch a truth value"),
         pytest.param(lambda issuer: issuer.token(jti=None), id="no jti"),

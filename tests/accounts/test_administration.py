@@ -69,6 +69,12 @@ IMPOSSIBLE_IDS = {
     "a number of 5000 digits": "9" * 5_000,
     "a text": "arthur",
     "a fraction": "1.5",
+    "a fraction that is none": "1.0",
+    "with a separator": "1_0",
+    "with a sign": "+1",
+    "with a zero before it": "01",
+    "with a space": "%201",
+    "with digits of another script": "%D9%A1",
 }
 
 
@@ -90,7 +96,7 @@ async def test_an_id_is_a_positive_number_of_64_bits(
 async def test_a_permission_is_zero_or_one(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    for permission in ("2", "-1", "yes"):
+    for permission in ("2", "-1", "yes", "01", "+1", "1.0", "0_1"):
         with subtests.test(permission):
             url = f"/toggle-user-permission/1/{permission}"
             body = assert_problem(

@@ -407,7 +407,7 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
         "CREATE TRIGGER forget BEFORE INSERT ON audit_log EXECUTE FUNCTION audit_log_keep()",
         "SET session_replication_role = replica",
         "CREATE TABLE audit_log_2 (id int)",
-        "UPDATE alembic_version SET version_num = '0001'",
+        "UPDATE hourpass_version SET version_num = '0001'",
     ],
 )
 async def test_that_role_cannot_touch_the_log(

@@ -14,6 +14,7 @@ from sqlalchemy import Select, Update, column, func, make_url, select, table, te
 from app.database import fast_queries, migrations
 from app.database.engine import Database
 from app.database.readiness import NotWritableError, check_writable
+from app.database.version_table import SchemaError
 from app.errors import UnavailableError
 from app.settings import Settings
 from app.users.models import User
@@ -212,7 +213,7 @@ async def test_an_error_after_an_outage_is_part_of_it(app: FastAPI) -> None:
 def test_a_file_that_is_no_database_is_named_so(tmp_path: Path) -> None:
     path = tmp_path / "letters.txt"
     path.write_text("Dear Arthur, " * 100)
-    with pytest.raises(migrations.SchemaError, match=r"the file is not a SQLite database\.$"):
+    with pytest.raises(SchemaError, match=r"the file is not a SQLite database\.$"):
         migrations.upgrade(make_settings(f"sqlite:///{path}"))
 
 
@@ -221,5 +222,5 @@ def test_a_file_that_is_no_database_is_named_so(tmp_path: Path) -> None:
 def test_a_role_that_may_not_create_tables_cannot_migrate(postgres: Postgres) -> None:
     with postgres.database() as url:
         settings = make_settings(url.replace("postgres:@", f"{ROLE}:@"))
-        with pytest.raises(migrations.SchemaError, match="GRANT CREATE ON SCHEMA public"):
+        with pytest.raises(SchemaError, match="GRANT CREATE ON SCHEMA public"):
             migrations.upgrade(settings)

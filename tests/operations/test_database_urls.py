@@ -1,5 +1,6 @@
 """A DATABASE_URL as hosting providers write it."""
 
+import re
 import socket
 from pathlib import Path
 from urllib.parse import unquote
@@ -106,6 +107,9 @@ REFUSED = {
     "no number": ("?keepalives_idle=s3cret", "keepalives_idle must be a number"),
     "no port": (":s3cret/", "port must be a number"),
     "wrong mode": ("?sslmode=s3cret", "sslmode must be one of disable"),
+    "a port of 10000 digits": (":" + 10_000 * "9", "port must be a number"),
+    "port 0": (":0/", "port must be between 1 and 65535"),
+    "a port that is too large": (":65536/", "port must be between 1 and 65535"),
     "a standby": ("?target_session_attrs=standby", "target_session_attrs must be read-write"),
     "no such file": ("?sslmode=verify-ca&sslrootcert=/nowhere", "cannot read sslrootcert /nowhere"),
     "ports": ("/?host=a,b&port=1,2,3", "more or fewer ports than hosts"),
@@ -118,6 +122,33 @@ def test_what_is_not_understood_is_refused_in_one_line(rest: str, message: str) 
         parsed(rest)
     assert "\n" not in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+UNENCODED = {
+    "?": "postgresql://arthur:excali?bur@h/camelot",
+    "@ and ?": "postgresql://arthur:ex@cali?bur@h/camelot",
+    "? and =": "postgresql://arthur:excali?bur=x@h/camelot",
+    "? and &": "postgresql://arthur:excali?sslmode=prefer&bur@h/camelot",
+    "no host": "postgresql://arthur:excali?bur",
+    "no host, a port": "postgresql://arthur:1234?bur",
+    "no host, a name": "postgresql://arthur:excalibur/camelot",
+    "no host, no ?": "postgresql://arthur:excalibur",
+}
+
+
+@pytest.mark.parametrize("url", UNENCODED.values(), ids=UNENCODED)
+def test_no_part_of_a_password_is_shown_if_it_is_not_encoded(url: str) -> None:
+    with pytest.raises(StartupError, match="DATABASE_URL") as caught:
+        parsed("", url)
+    assert not {"excali", "bur", "cali"} & set(re.findall(r"\w+", str(caught.value)))
+    assert "%3F" in str(caught.value) or "port must be a number" in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["ex#cali", "ex/cali", "ex[cali", "ex%zzcali", "ex:cali"])
+def test_other_characters_of_a_password_need_no_encoding(password: str) -> None:
+    url = parsed("", f"postgresql://arthur:{password}@h/camelot")
+    assert (url.arguments["password"], url.hosts) == (password, [Host("h", 5432)])
+    assert "cali" not in url.description
 
 
 def test_the_log_shows_no_secret() -> None:

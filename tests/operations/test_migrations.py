@@ -14,6 +14,7 @@ from sqlalchemy import Connection, MetaData, Table, insert, select
 
 from app.database import migrations
 from app.database.engine import create_engine
+from app.database.version_table import VERSION_TABLE
 from app.settings import ROOT, Settings
 from app.tables import metadata
 from tests.support.processes import environment
@@ -73,7 +74,7 @@ def tables_of(connection: Connection) -> list[Table]:
     """What is there now, whatever the code says; tables come after those that they refer to."""
     found = MetaData()
     found.reflect(connection)
-    return [table for table in found.sorted_tables if table.name != "alembic_version"]
+    return [table for table in found.sorted_tables if table.name != VERSION_TABLE]
 
 
 def fill(connection: Connection) -> None:

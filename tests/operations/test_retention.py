@@ -27,6 +27,7 @@ from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyStore
 from app.users.models import User
+from tests.support.markers import on_postgresql
 from tests.support.settings import Clock
 from tests.support.users import (
     GALAHAD,
@@ -163,6 +164,54 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
     )
     assert await housekeeping.run_once()
     assert await stored(database, Session.id) == sorted(session.id for session in live)
+
+
+async def test_each_run_compares_a_limited_number_of_sessions_with_their_users(
+    database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SESSIONS_PER_RUN", 2)
+    lancelot = user_named("lancelot", 1, clock())
+    await store(database, lancelot)
+
+    async def add(*ids: str) -> None:
+        sessions = [session_of(lancelot, 0, clock() + DAY) for _ in ids]
+        for session, id_ in zip(sessions, ids, strict=True):
+            session.id = id_
+        await store(database, *sessions)
+
+    await add("1", "2", "3", "4", "5")
+    left = []
+    for _ in range(4):
+        assert await housekeeping.run_once()
+        left.append(await stored(database, Session.id))
+        if len(left) == 1:
+            await add("0")  # which comes again after the last one
+    assert left == [["3", "4", "5"], ["0", "5"], ["0"], []]
+
+
+@on_postgresql
+async def test_rows_that_others_have_locked_are_left_to_the_next_run(
+    database: Database, clock: Clock, housekeeping: Retention
+) -> None:
+    expired = [
+        Code(
+            purpose="invite",
+            code_hash=secrets.token_bytes(32),
+            scopes="",
+            created_at=clock(),
+            expires_at=clock(),
+        )
+        for _ in range(2)
+    ]
+    await store(database, *expired)
+    async with database.session() as session:
+        await begin_write(session)
+        locked = select(Code.id).where(Code.id == expired[0].id).with_for_update()
+        await session.scalar(locked)
+        assert await housekeeping.run_once()  # without waiting
+        assert await stored(database, Code.id) == [expired[0].id]
+    assert await housekeeping.run_once()
+    assert await stored(database, Code.id) == []
 
 
 async def test_codes_that_are_too_old_go_and_open_ones_stay(

@@ -250,7 +250,7 @@ def test_a_schema_ahead_is_refused_however_the_service_is_started(
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'from tomorrow'")
+        connection.execute("UPDATE hourpass_version SET version_num = 'from tomorrow'")
         connection.commit()
     for command in ((*HOURPASS, "serve"), UVICORN):
         run = ended(*command, DATABASE_URL=f"sqlite:///{database}")

@@ -1,5 +1,7 @@
 """Settings: what is refused names the setting to mend, and never repeats a secret."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -95,6 +97,40 @@ def test_an_invalid_value_is_rejected_in_every_environment(
     text = refusal(**values)
     assert setting in text
     assert SECRET not in text
+
+
+SMTP = {"mail_from": "no-reply@camelot.example"}
+UNENCODED = {
+    "#": ("smtp://arthur:excali#bur@mail.example", "have the # in its user or password as %23"),
+    "digits and #": ("smtp://arthur:4711#bur@mail.example", "as %23"),
+    "/": ("smtp://arthur:excali/bur@mail.example", "as %2F"),
+    "?": ("smtp://arthur:excali?bur@mail.example", "as %3F"),
+    "[": ("smtp://arthur:excali[bur@mail.example", "as %5B"),
+    "]": ("smtp://arthur:excali]bur@mail.example", "as %5D"),
+    "a sign that normalizes to others": (
+        "smtp://arthur:excali\u2100bur@mail.example",
+        "percent-encoded",
+    ),
+    "no host": ("smtp://arthur:excalibur", "percent-encoded"),
+    "no host, and #": ("smtp://arthur:4711#bur", "must end with the host"),
+    "no host, and ?": ("smtp://arthur:4711?bur", "must end with the host"),
+    "a port that is none": ("smtp://arthur:excalibur@mail.example:bur", "port between 1 and 65535"),
+    "port 65536": ("smtp://arthur:excalibur@mail.example:65536", "port between 1 and 65535"),
+}
+
+
+@pytest.mark.parametrize(("url", "advice"), UNENCODED.values(), ids=UNENCODED)
+def test_an_smtp_url_that_is_not_encoded_is_explained_without_its_password(
+    url: str, advice: str
+) -> None:
+    text = refusal(smtp_url=url, **SMTP)
+    assert advice in text
+    assert not {"excali", "bur", "4711"} & set(re.findall(r"\w+", text))
+
+
+def test_what_is_encoded_is_accepted() -> None:
+    url = "smtp://arthur%40camelot:e%23x%2Fc%3Fa%5Bl%5D:i@b%25ur@mail.example:2525"
+    assert make_settings("sqlite:///x.db", smtp_url=url, **SMTP).smtp_url
 
 
 def test_a_refusal_to_production_repeats_no_secret() -> None:

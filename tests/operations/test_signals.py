@@ -80,7 +80,7 @@ def test_sighup_replaces_all_workers_and_a_failure_is_an_error_line(tmp_path: Pa
         assert messages(service, "error") == []
 
         with closing(sqlite3.connect(database)) as connection:
-            connection.execute("UPDATE alembic_version SET version_num = 'from tomorrow'")
+            connection.execute("UPDATE hourpass_version SET version_num = 'from tomorrow'")
             connection.commit()
         service.process.send_signal(signal.SIGHUP)
         failed = "Restart failed, the other workers keep running. See the lines above"

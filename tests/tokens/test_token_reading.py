@@ -255,7 +255,17 @@ FORGERIES: dict[str, Forge] = {
 # AccessTokens that are in order, but nobody's: only who keeps the users can tell.
 NO_IDS = [
     *("", "abc", "0", "-1", "+1", " 1", "1 ", "01", "1.0", "1e0", "1\n", "1\0", "\u0661"),
-    *("4711", "9" * 18, "9" * 19, "9" * 20, "9" * 2_500, "1 OR 1=1"),
+    *(
+        "4711",
+        "9" * 18,
+        str(2**63 - 1),
+        str(2**63),
+        "1_0",
+        "9" * 19,
+        "9" * 20,
+        "9" * 2_500,
+        "1 OR 1=1",
+    ),
 ]
 NOBODYS: dict[str, Forge] = {
     **{

@@ -11,6 +11,7 @@ from app.accounts.admin.schemas import (
     UserRecord,
 )
 from app.context import ContextDep
+from app.database.ids import DecimalInt
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
 from app.http.error_responses import error_docs
@@ -151,7 +152,7 @@ async def revoke_tokens_of_user(
 async def toggle_user_permission(
     _: CurrentAdmin,
     user_id: UserId,
-    permission: Annotated[int, Path(ge=0, le=1, description="1: enable, 0: disable.")],
+    permission: Annotated[DecimalInt, Path(ge=0, le=1, description="1: enable, 0: disable.")],
     users: UsersDep,
     context: ContextDep,
 ) -> PermissionUpdated:

@@ -3,10 +3,9 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from app.accounts.invitations.service import Invitations
+from app.database.ids import Id
 
-InvitationId = Annotated[
-    int, Path(ge=1, lt=2**63, description="The invitation's id.", examples=[3])
-]
+InvitationId = Annotated[Id, Path(description="The invitation's id.", examples=[3])]
 
 
 async def _invitations(request: Request) -> Invitations:

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
@@ -10,6 +10,14 @@ _ID = BigInteger().with_variant(Integer, "sqlite")
 
 class SecondFactor(Base):
     __tablename__ = "second_factors"
+    __table_args__ = (
+        Index(
+            "ix_second_factors_unconfirmed",
+            "created_at",
+            postgresql_where=text("confirmed_at IS NULL"),
+            sqlite_where=text("confirmed_at IS NULL"),
+        ),
+    )
 
     user_id: Mapped[int] = mapped_column(
         _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True

@@ -93,8 +93,9 @@ class Sessions:
             select(Session.id).where(Session.user_id == user.id).order_by(Session.created_at)
         )
         others = (await context.session.scalars(oldest_first)).all()
-        for surplus in others[: max(0, len(others) + 1 - MAX_PER_USER)]:
-            await self._delete(context, Session.id == surplus, reason="too many sessions")
+        surplus = others[: max(0, len(others) + 1 - MAX_PER_USER)]
+        if surplus:
+            await self._delete(context, Session.id.in_(surplus), reason="too many sessions")
         context.session.add(session)
         await self._events.publish(context, "session.open", user.id, session=session.id)
         await context.session.commit()
@@ -188,17 +189,13 @@ class Sessions:
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> bool:
-        deleted = (
-            await context.session.execute(
-                delete(Session).where(*conditions).returning(Session.id, Session.user_id)
-            )
-        ).one_or_none()
-        if deleted is None:
-            return False
-        id_, user_id = deleted
-        await self._revocations.publish(context, f"sid:{id_}")
-        await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
-        return True
+        """Deletes all rows before it publishes: the feed is the last lock of a transaction."""
+        statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
+        deleted = (await context.session.execute(statement)).all()
+        for id_, user_id in deleted:
+            await self._revocations.publish(context, f"sid:{id_}")
+            await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
+        return bool(deleted)
 
 
 def _is_same_client(context: RequestContext, session: Session) -> bool:

@@ -19,7 +19,7 @@ PAGE_SIZE = 1_000
 MAX_OTHER_PAGES = 64  # cached besides the pages that a new listener reads; 90 KB each at most
 FORGET_SECONDS = 60.0
 
-_CURSOR = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,17})\.([0-9a-f]{16})")
+_CURSOR = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})")
 
 
 class Head(NamedTuple):

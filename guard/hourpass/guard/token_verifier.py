@@ -26,7 +26,8 @@ MAX_LIFETIME_SECONDS = 86_400  # TOKEN_MINUTES allows a day
 
 _ALGORITHMS = ("ES256", "RS256")
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
-_USER_ID = re.compile(r"[1-9][0-9]{0,17}")
+_USER_ID = re.compile(r"[1-9][0-9]{0,18}")
+_MAX_USER_ID = 2**63 - 1  # of the service's database
 
 
 class Verified(NamedTuple):
@@ -86,6 +87,7 @@ class TokenVerifier:
         if (
             not isinstance(subject := claims.get("sub"), str)
             or not _USER_ID.fullmatch(subject)
+            or int(subject) > _MAX_USER_ID
             or not isinstance(username := claims.get("preferred_username"), str)
             or not isinstance(jti := claims.get("jti"), str)
             or not isinstance(scope := claims.get("scope", ""), str)

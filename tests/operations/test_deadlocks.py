@@ -1,0 +1,288 @@
+"""No two transactions that lock the same rows end in a deadlock: what belongs to a user is locked
+after the user, a code before its mail, counters before the revocation feed, several rows in the
+order of their ids. A deadlock would be a 500 or 503 after a second.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count, permutations
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from pydantic import SecretStr
+from sqlalchemy import select, true, update
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.cli.restore import revoke_everything
+from app.context import RequestContext
+from app.credentials.second_factors.service import HAS_SECOND_FACTOR
+from app.credentials.sessions.models import Session
+from app.database.engine import Database, begin_write
+from app.errors import ApiError
+from app.mail import delivery
+from app.mail.models import OutgoingMail
+from app.mail.service import enqueue
+from app.mail.worker import MailWorker
+from app.retention import service as retention
+from app.security.one_time_codes import service as codes
+from app.security.one_time_codes.models import Code
+from app.security.one_time_codes.service import Purpose
+from app.security.one_time_codes.text import parse_code
+from app.security.rate_limits.models import AttemptCounter
+from app.security.rate_limits.service import clear, enforce_limit
+from app.services import Services
+from app.settings import Settings
+from app.users.login_account import LoginAccount, find_login_account
+from app.users.models import User
+from app.users.schemas import NewUser
+from tests.support.authenticator import EnrolledUser, register_enrolled
+from tests.support.interleaved import Transaction, interleaver
+from tests.support.mail_server import stop_background_worker
+from tests.support.markers import on_postgresql
+from tests.support.settings import Clock
+from tests.support.users import GALAHAD, LANCELOT
+
+ELSEWHERE = "192.0.2.7"
+NEW_PASSWORD = "a password that is new"
+DAY = timedelta(days=1)
+
+Operation = Callable[[RequestContext], Awaitable[object]]
+
+# Pairs that lock several rows of one table, the first one with a statement for each.
+OF_ONE_TABLE = {
+    ("lock two users", "after a restore"),
+    ("fail to log in", "unlock"),
+    ("fail to log in", "purge attempts"),
+    ("unlock", "purge attempts"),
+}
+
+
+class BatchDeletedError(Exception):
+    """Raised instead of deleting the next batch: here, nothing is committed."""
+
+
+@pytest.fixture
+def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """With a mail server that takes no time."""
+
+    async def send(*_: object) -> None: ...
+
+    stop_background_worker(monkeypatch)
+    monkeypatch.setattr(delivery, "send", send)
+    mail = {"smtp_url": "smtp://mail.camelot.example", "mail_from": "no-reply@camelot.example"}
+    return Settings.model_validate({**settings.model_dump(), **mail})
+
+
+@pytest.fixture
+async def lancelot(client: AsyncClient, clock: Clock) -> EnrolledUser:
+    """With a second factor, a session, and a letter that waits."""
+    return await register_enrolled(client, LANCELOT, clock)
+
+
+@dataclass
+class Prepared:
+    """What the operations take: rows that are there."""
+
+    services: Services
+    settings: Settings
+    database: Database
+    lancelot: EnrolledUser
+    account: LoginAccount
+    session_id: str
+    kid: str
+    codes: dict[Purpose, str]
+    invitation_id: int
+
+    @property
+    def otp(self) -> SecretStr:
+        return SecretStr(self.lancelot.authenticator.code())
+
+    @property
+    def recovery_code(self) -> SecretStr:
+        return SecretStr(parse_code(self.lancelot.authenticator.recovery_codes[0]))
+
+
+async def prepare(
+    services: Services,
+    settings: Settings,
+    context: RequestContext,
+    lancelot: EnrolledUser,
+    database: Database,
+) -> Prepared:
+    invited, invitation = await services.invitations.create(context, GALAHAD["email"], (), DAY)
+    written = {Purpose.INVITE: parse_code(invitation)}
+    session = context.session
+    await begin_write(session)
+    # Moves the row behind Lancelot's: without an order, the database reads them as they lie.
+    await session.execute(update(User).where(User.id == 1).values(scopes="move"))
+    for purpose in (Purpose.RESET, Purpose.VERIFY, Purpose.ADMIN_RESET):
+        email = LANCELOT["email"]
+        code, text = await codes.issue(context, purpose, user_id=lancelot.id, email=email)
+        await enqueue(context, email, code)
+        written[purpose] = parse_code(text)
+    await session.commit()
+    session_id = await session.scalar(select(Session.id))
+    account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR)
+    assert session_id
+    assert account
+    return Prepared(
+        services=services,
+        settings=settings,
+        database=database,
+        lancelot=lancelot,
+        account=account,
+        session_id=session_id,
+        kid=(await services.keys.load(context)).keys[0].kid,
+        codes=written,
+        invitation_id=invited.id,
+    )
+
+
+def of_accounts(it: Prepared) -> dict[str, Operation]:
+    users, resets, mail = it.services.users, it.services.password_resets, it.services.mail
+    user_id, email = it.lancelot.id, LANCELOT["email"]
+    newcomer = NewUser.model_validate(GALAHAD)
+    reset, verify, invitation = (
+        it.codes[purpose] for purpose in (Purpose.RESET, Purpose.VERIFY, Purpose.INVITE)
+    )
+
+    async def lock_users(context: RequestContext) -> None:
+        """In two statements, as one that locks several administrators may get them."""
+        await begin_write(context.session)
+        for id_ in (1, user_id):
+            await users.lock(context, id_)
+        await context.session.commit()
+
+    return {
+        "change the password": lambda c: users.change_password(c, user_id, NEW_PASSWORD),
+        "disable": lambda c: users.set_enabled(c, user_id, enabled=False),
+        "change the address": lambda c: users.change(c, user_id, email=GALAHAD["email"]),
+        "verify the address": lambda c: users.verify_email(c, user_id, verify),
+        "ask for a code": lambda c: mail.request_verification(c, user_id),
+        "ask for a reset": lambda c: resets.request(c, email),
+        "reset the password": lambda c: resets.confirm(c, reset, NEW_PASSWORD),
+        "force a reset": lambda c: resets.force(c, user_id, by_mail=True),
+        "remove": lambda c: users.remove(c, user_id),
+        "log out everywhere": lambda c: users.revoke_tokens(c, user_id),
+        "register": lambda c: users.register(c, newcomer, is_counted=True),
+        "register by invitation": lambda c: users.register(c, newcomer, invitation=invitation),
+        "lock two users": lock_users,
+    }
+
+
+def of_credentials(it: Prepared) -> dict[str, Operation]:
+    factors, sessions = it.services.second_factors, it.services.sessions
+    user_id, password = it.lancelot.id, LANCELOT["password"]
+    token = it.lancelot.refresh_token
+    stolen = token[:-64] + 64 * "0"
+
+    async def revoke_token(context: RequestContext) -> None:
+        await begin_write(context.session)
+        limit = it.services.login_limiter.actions
+        await enforce_limit(context.session, "revocation", str(user_id), limit)
+        await it.services.revocations.publish(context, "jti:x")
+        await context.session.commit()
+
+    async def clear_counters(context: RequestContext) -> None:
+        await begin_write(context.session)
+        await clear(context.session, LANCELOT["username"], ELSEWHERE, all_accounts=True)
+        await context.session.commit()
+
+    return {
+        "open a session": lambda c: sessions.create(c, it.account, ""),
+        "refresh a session": lambda c: sessions.refresh(c, token),
+        "refresh with a used token": lambda c: sessions.refresh(c, stolen),
+        "revoke a session": lambda c: sessions.revoke(c, user_id, it.session_id),
+        "revoke a token": revoke_token,
+        "fail to log in": lambda c: factors.remove(c, user_id, NEW_PASSWORD, it.otp),
+        "enroll anew": lambda c: factors.enroll(c, user_id, password),
+        "remove the factor": lambda c: factors.remove(c, user_id, password, it.recovery_code),
+        "renew codes": lambda c: factors.renew_recovery_codes(c, user_id, password, it.otp),
+        "reset the factor": lambda c: factors.reset(c, user_id),
+        "unlock": clear_counters,
+    }
+
+
+def of_the_service(it: Prepared) -> dict[str, Operation]:
+    invitations, keys = it.services.invitations, it.services.keys
+    clock = Clock()
+    mail_worker = MailWorker(it.database, it.settings, it.services.events, clock)
+
+    async def revoke_key(context: RequestContext) -> None:
+        await begin_write(context.session)
+        await keys.revoke(context, it.kid)
+        await it.services.revocations.publish(context, f"kid:{it.kid}")
+        await context.session.commit()
+
+    purged = (Session.id, AttemptCounter.key, Code.id, OutgoingMail.id)
+    return {
+        "send mail": lambda _: mail_worker.run_once(asyncio.Event()),
+        "invite": lambda c: invitations.create(c, LANCELOT["email"], (), DAY),
+        "take an invitation back": lambda c: invitations.revoke(c, it.invitation_id),
+        "mail an invitation again": lambda c: invitations.resend(c, it.invitation_id, None),
+        "mail a reset again": lambda c: it.services.password_resets.resend(c, it.lancelot.id, None),
+        "revoke a key": revoke_key,
+        "after a restore": lambda c: revoke_everything(it.services, c),
+        **{f"purge {key.class_.__tablename__}": purge(key) for key in purged},
+    }
+
+
+def purge(key: InstrumentedAttribute[Any]) -> Operation:
+    """Delete one batch, of all rows."""
+
+    async def delete(context: RequestContext) -> None:
+        commits = count()
+
+        async def commit() -> None:
+            await context.session.rollback()
+            if next(commits):  # the first one ends the reading transaction
+                raise BatchDeletedError
+
+        context.session.commit = commit  # type: ignore[method-assign]
+        with suppress(BatchDeletedError):
+            await retention._delete(context.session, key, true())
+
+    return delete
+
+
+@on_postgresql
+async def test_no_two_transactions_wait_for_each_other(
+    app: FastAPI,
+    settings: Settings,
+    context: RequestContext,
+    clock: Clock,
+    lancelot: EnrolledUser,
+) -> None:
+    async with interleaver(settings, clock) as pair:
+        it = await prepare(app.state.services, settings, context, lancelot, pair.database)
+
+        def transaction(operation: Operation) -> Transaction:
+            async def run() -> None:
+                async with pair.database.session() as session:
+                    caller = RequestContext(session, clock(), ELSEWHERE, user_id=lancelot.id)
+                    with suppress(ApiError):
+                        await operation(caller)
+
+            return run
+
+        operations = of_accounts(it) | of_credentials(it) | of_the_service(it)
+        named = {name: transaction(operation) for name, operation in operations.items()}
+        steps = {name: await pair.alone(one) for name, one in named.items()}
+        deadlocks = []
+        for first, second in permutations(named, 2):
+            stops = steps[first].stops_for(steps[second])
+            for stop in [1] if (first, second) in OF_ONE_TABLE else stops:
+                try:
+                    if await pair.together(named[first], named[second], stop):
+                        break  # and so it would with the later statements
+                except ExceptionGroup as errors:
+                    deadlocks.append((first, stop, second, errors.exceptions))
+                    break
+        assert deadlocks == []
+        assert steps["send mail"].number > 10
+        assert any(steps["send mail"].stops_for(one) for one in steps.values())
