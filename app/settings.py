@@ -97,13 +97,27 @@ def _check_smtp_url(url: SecretStr) -> SecretStr:
 def _normalize_mailbox(value: str) -> str:
     from email.policy import SMTP
 
-    name, address = parseaddr(value)
-    is_one = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
-    if "\n" in value or "\r" in value or not is_one:
-        raise ValueError("must be an e-mail address, or a name and <an address>")
+    name, address = parseaddr(value)  # ignores what follows the first address
+    is_address = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
+    if "\n" in value or "\r" in value or not is_address or not _is_one_mailbox(value):
+        raise ValueError(
+            "must be one e-mail address, or a name and <an address>; put a name with , : ; or @ "
+            'into "quotation marks"'
+        )
     mailbox = formataddr((name, address))
     SMTP.header_factory("From", mailbox)  # raises ValueError for a line break in an encoded word
     return mailbox
+
+
+def _is_one_mailbox(value: str) -> bool:
+    """Neither several addresses, nor a group of them (RFC 5322, 3.4), nor more beside them."""
+    from email.errors import InvalidHeaderDefect
+    from email.policy import SMTP
+
+    header = SMTP.header_factory("From", value)
+    has_defect = any(isinstance(defect, InvalidHeaderDefect) for defect in header.defects)
+    is_group = any(group.display_name is not None for group in header.groups)
+    return len(header.addresses) == 1 and not is_group and not has_defect
 
 
 def _check_service_name(name: str) -> str:
@@ -140,7 +154,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
-    secret_key: Secret | None = Field(None, description="encrypts signing keys and second factors in the database; 32 characters or more, required in production")
+    secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors and the codes of queued mail in the database; 32 characters or more, required in production")
     issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
     service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")

@@ -7,7 +7,7 @@ The person of an entry is its actor or, if nobody was logged in, its subject.
 from alembic import op
 
 revision = "0015"
-down_revision = "0013"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

@@ -15,16 +15,16 @@ def test_mail(address: str) -> None:
     settings = Settings()
     if settings.smtp_url is None:
         raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
-    import aiosmtplib
-
     from app.mail.messages import check_templates, compose
-    from app.mail.smtp import MailRefusedError, send
+    from app.mail.smtp import SendError, send
 
     check_templates(settings)
     try:
         asyncio.run(send(settings, compose(settings, "test", address, "")))
-    except (MailRefusedError, aiosmtplib.SMTPException, OSError) as error:
-        raise click.ClickException(f"Cannot send the mail: {error}") from None
+    except SendError as error:
+        # The operator may read the server's text. It says more than the reply code.
+        problem = f"Cannot send the mail ({error.step}): {error.error}"
+        raise click.ClickException(problem) from None
     except EmailNotValidError:
         message = f"{address!r} is not an e-mail address"
         raise click.BadParameter(message, param_hint="ADDRESS") from None

@@ -11,3 +11,8 @@ class MailUnavailableError(ForbiddenError):
 class NothingToVerifyError(ConflictError):
     error = "nothing_to_verify"
     message = "There is no e-mail address, or it is already verified"
+
+
+class NotMailedError(ConflictError):
+    error = "not_mailed"
+    message = "Its code was not mailed"

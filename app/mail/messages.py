@@ -4,7 +4,11 @@ The first line of a template is the subject. The placeholders are `$code`, `$acc
 and `$service`. Messages do not track whether they are read.
 """
 
+import logging
+import re
+import unicodedata
 from collections.abc import Iterator
+from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
@@ -19,19 +23,50 @@ from app.users.schemas import parse_email
 
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
-_FORMER_NAMES = {"forced_password_reset": "renew"}  # until version 0.2
+_FORMER_NAMES = {"forced_password_reset": ("renew",)}  # until version 0.2
 PLACEHOLDERS = ("account", "code", "expires", "service")
+NAMES = ("reset", "forced_password_reset", "verify", "invite", "test")
+
+_SAMPLES = {
+    "account": "eligijus",
+    "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
+    "expires": "2026-11-30 12:00 UTC",
+}
+_LANGUAGE_TAG = re.compile("[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, 2.1
+_MAX_NAMED = 10  # files in one log line
+
+_log = logging.getLogger("hourpass.mail")
 
 
-def compose(settings: Settings, name: str, to: str, languages: str, **values: str) -> EmailMessage:
-    """Compose the mail `name`. `languages` is an Accept-Language header.
+def compose(  # noqa: PLR0913 - what a message consists of
+    settings: Settings,
+    name: str,
+    to: str,
+    languages: str,
+    *,
+    message_id: str = "",
+    date: datetime | None = None,
+    **values: str,
+) -> EmailMessage:
+    """Compose the mail `name`. `languages` is an Accept-Language header. A message that is sent
+    again has the `message_id` (the part before the @) and the date of the first time, so that
+    mailboxes show it once.
 
     MAIL_FROM must be set. Raises EmailNotValidError.
     """
-    assert settings.mail_from
     directories = (settings.mail_templates, BUILT_IN) if settings.mail_templates else (BUILT_IN,)
     language = preferred_language(languages, _languages(directories, name))
-    subject, _, body = _template(directories, language, name).partition("\n")
+    message = _fill_in(settings, _template(directories, language, name), to, values)
+    message["Date"] = date or localtime()
+    domain = domain_of(settings)
+    message["Message-ID"] = f"<{message_id}@{domain}>" if message_id else make_msgid(domain=domain)
+    message["Content-Language"] = language
+    return message
+
+
+def _fill_in(settings: Settings, template: str, to: str, values: dict[str, str]) -> EmailMessage:
+    assert settings.mail_from
+    subject, _, body = template.partition("\n")
     service = settings.service_name or settings.issuer
     values = {**dict.fromkeys(PLACEHOLDERS, ""), **values, "service": service}
     address = _address(to)
@@ -41,26 +76,62 @@ def compose(settings: Settings, name: str, to: str, languages: str, **values: st
     # Python would decode an encoded word, possibly to a line break and another header, as in
     # parse_email().
     message["Subject"] = Template(subject).substitute(values).replace("=?", "= ?")
-    message["Date"] = localtime()
-    message["Message-ID"] = make_msgid(domain=domain_of(settings))
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5: no automatic replies
     message.set_content(Template(body.lstrip("\n")).substitute(values), cte="quoted-printable")
-    message["Content-Language"] = language
     return message
 
 
 def check_templates(settings: Settings) -> None:
-    """Check the operator's templates. Raises StartupError."""
+    """Compose every mail in every language, so that none fails later. Log which files of
+    MAIL_TEMPLATES are not templates. Raises StartupError."""
     directory = settings.mail_templates
-    if directory is None:
-        return
-    if not directory.is_dir():
+    if directory and not directory.is_dir():
         raise StartupError(f"MAIL_TEMPLATES: {directory} is not a directory.")
-    for path in directory.glob("*/*.txt"):
-        try:
-            Template(path.read_text("utf-8")).substitute(dict.fromkeys(PLACEHOLDERS, ""))
-        except (KeyError, ValueError) as error:
-            raise StartupError(f"MAIL_TEMPLATES: {path} is not valid: {error}.") from None
+    for name in NAMES:
+        for path in _paths((directory, BUILT_IN) if directory else (BUILT_IN,), name):
+            try:
+                _check(settings, name, path)
+            except (KeyError, OSError, ValueError) as error:
+                setting = (
+                    "SERVICE_NAME or ISSUER" if path.is_relative_to(BUILT_IN) else "MAIL_TEMPLATES"
+                )
+                problem = f"{setting}: {path} cannot be sent: {_describe(error)}."
+                raise StartupError(problem) from None
+    if directory and (others := _other_files(directory)):
+        more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
+        _log.warning(
+            "MAIL_TEMPLATES: ignored, because they are not LANGUAGE/NAME.txt: %s%s. Names: %s",
+            ", ".join(others[:_MAX_NAMED]),
+            more,
+            ", ".join(NAMES),
+        )
+
+
+def _check(settings: Settings, name: str, path: Path) -> None:
+    """Raises ValueError, KeyError for an unknown placeholder, and OSError."""
+    message = _fill_in(settings, _read(path), "eligijus@example.org", _SAMPLES)
+    bytes(message)
+    subject = message["Subject"]
+    if not subject.strip():
+        raise ValueError("the first line, which is the subject, is empty")
+    if any(unicodedata.category(character) == "Cc" for character in subject):
+        raise ValueError("the first line, which is the subject, has a control character")
+    if name != "test" and _SAMPLES["code"] not in message.get_content():
+        raise ValueError("the text does not contain $code")
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no placeholder ${error.args[0]}"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _other_files(directory: Path) -> list[str]:
+    """Files that no mail uses, as far as operators put templates there. Not hidden ones."""
+    ours = {path for name in NAMES for path in _paths((directory,), name)}
+    found = {path for pattern in ("*", "*/*") for path in directory.glob(pattern)}
+    names = (path.relative_to(directory) for path in found - ours if path.is_file())
+    return sorted(str(name) for name in names if not any(part[0] == "." for part in name.parts))
 
 
 def domain_of(settings: Settings) -> str:
@@ -96,15 +167,21 @@ def _languages(directories: tuple[Path, ...], name: str) -> frozenset[str]:
 @cache
 def _template(directories: tuple[Path, ...], language: str, name: str) -> str:
     paths = (path for path in _paths(directories, name) if path.parent.name.lower() == language)
-    return next(paths).read_text("utf-8")
+    return _read(next(paths))
+
+
+def _read(path: Path) -> str:
+    """Some editors put a byte order mark first."""
+    return path.read_text("utf-8-sig")
 
 
 def _paths(directories: tuple[Path, ...], name: str) -> Iterator[Path]:
     """The operator's templates come first. Templates may have their former names."""
     for directory in directories:
-        yield from directory.glob(f"*/{name}.txt")
-        if name in _FORMER_NAMES:
-            yield from directory.glob(f"*/{_FORMER_NAMES[name]}.txt")
+        for file in (name, *_FORMER_NAMES.get(name, ())):
+            for path in directory.glob(f"*/{file}.txt"):
+                if _LANGUAGE_TAG.fullmatch(path.parent.name):
+                    yield path
 
 
 def _address(email: str) -> Address:

@@ -1,15 +1,18 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String, false
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.context import RequestContext
 from app.database.base import Base
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
 class OutgoingMail(Base):
-    """Waiting mail. It has no secret: the text of its code is generated when the mail is sent."""
+    """Waiting mail. The text of its code is generated at the first try, and is stored only
+    encrypted: with SECRET_KEY, or without one with a key that only the sending process has."""
 
     __tablename__ = "outbox"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -27,6 +30,23 @@ class OutgoingMail(Base):
     ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))
     request_id: Mapped[str | None] = mapped_column(String(64))
+    # The text of the code, for the next try.
+    encrypted_code: Mapped[str | None] = mapped_column(String(200))
     attempts: Mapped[int]
+    # Whether the last try failed for a reason that concerns all mail.
+    waits_for_server: Mapped[bool] = mapped_column(
+        default=False, server_default=false(), index=True
+    )
     due_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(index=True)
+
+    def context(self, session: AsyncSession, now: datetime) -> RequestContext:
+        """The context of the request that queued it, for events."""
+        return RequestContext(
+            session,
+            now,
+            self.ip_address,
+            self.user_agent,
+            self.accept_language,
+            self.request_id,
+        )

@@ -2,17 +2,20 @@
 
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.fast_queries import current_time
 from app.errors import UnavailableError
 from app.events import Event
-from app.mail.errors import MailUnavailableError, NothingToVerifyError
+from app.mail.errors import MailUnavailableError, NothingToVerifyError, NotMailedError
 from app.mail.models import OutgoingMail
+from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
+from app.security.one_time_codes.service import MailState
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import VERIFICATION
 from app.security.rate_limits.service import enforce_limit
@@ -69,9 +72,34 @@ async def enqueue_request(
     await _add(context, email, user_id=user_id)
 
 
-async def enqueue(context: RequestContext, email: str, code: Code) -> None:
-    """Queue mail with this code, no matter how much mail is waiting."""
-    await _add(context, email, code_id=code.id)
+async def enqueue(
+    context: RequestContext, email: str, code: Code, language: str | None = None
+) -> None:
+    """Queue mail with this code, no matter how much mail is waiting. `language` is that of the
+    reader, if it is not the language of the request."""
+    await _add(context, email, language, code_id=code.id)
+
+
+async def enqueue_again(context: RequestContext, code: Code, language: str | None) -> None:
+    """Send the mail of a locked code again: at once if it still waits. Otherwise with another text,
+    because the service no longer knows the earlier one, which stays valid.
+
+    Raises NotMailedError if the code was not mailed.
+    """
+    if code.email is None:
+        raise NotMailedError
+    now = await current_time(context.session)
+    code.mail_state, code.mail_reply_code, code.mail_enhanced_code = MailState.QUEUED, None, None
+    await codes.keep_text(context, code)  # flushes: the code before the mail, as everywhere
+    again: dict[str, Any] = {"due_at": now, "created_at": now, "attempts": 0}
+    if language:
+        again["accept_language"] = language
+    waiting = update(OutgoingMail).where(OutgoingMail.code_id == code.id).values(**again)
+    found = await context.session.scalars(
+        waiting.returning(OutgoingMail.id), execution_options={"synchronize_session": False}
+    )
+    if not found.all():
+        await _add(context, code.email, language, code_id=code.id)
 
 
 async def send_verification(context: RequestContext, event: Event) -> None:
@@ -82,12 +110,14 @@ async def send_verification(context: RequestContext, event: Event) -> None:
             await enqueue_request(context, user.email, user_id=user.id)
 
 
-async def _add(context: RequestContext, email: str, **recipient: int | None) -> None:
+async def _add(
+    context: RequestContext, email: str, language: str | None = None, **recipient: int | None
+) -> None:
     now = await current_time(context.session)  # other hosts compare it
     context.session.add(
         OutgoingMail(
             email=email,
-            accept_language=context.accept_language,
+            accept_language=language or context.accept_language,
             ip_address=context.ip_address,
             user_agent=context.user_agent,
             request_id=context.request_id,

@@ -11,25 +11,20 @@ the mail server.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from email.message import EmailMessage
 
-import aiosmtplib
-from email_validator import EmailNotValidError
 from sqlalchemy import and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.background_jobs import wait_or_stop
-from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.fast_queries import current_time
 from app.events import Events
-from app.mail.messages import compose
+from app.mail.delivery import Delivery, postpone
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue
-from app.mail.smtp import MailRefusedError, send
 from app.security.one_time_codes import service as codes
-from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import (
@@ -43,17 +38,12 @@ from app.users.models import User, normalize_email
 
 POLL_SECONDS = 2
 BATCH_SIZE = 20
-CLAIM_PERIOD = timedelta(
-    minutes=5
-)  # also the delay before the first retry; it doubles with each retry
+# As long as a try can take, so that no other worker sends the mail meanwhile.
+CLAIM_PERIOD = timedelta(minutes=14)
+# A mail that takes longer does not hold up the next one. So many are sent at the same time.
+PATIENCE_SECONDS = 5.0
+MAX_SENDING = 4
 MAX_ACCOUNTS = 5  # with one address that get a code by one password reset
-
-_TEMPLATES = {
-    Purpose.RESET: "reset",
-    Purpose.ADMIN_RESET: "forced_password_reset",
-    Purpose.VERIFY: "verify",
-    Purpose.INVITE: "invite",
-}
 
 _REQUEST = "password_reset.request"
 
@@ -69,23 +59,28 @@ class MailWorker:
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
-        self._settings = settings
         self._events = events
         self._clock = clock
+        self._delivery = Delivery(settings, events, clock)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._is_server_available = True
 
     async def run(self, stopping: asyncio.Event) -> None:
         """A failed run is logged; its mail is sent later."""
         while not stopping.is_set():
             try:
-                while await self.run_once(stopping):
+                while await self.run_once(stopping) and self._is_server_available:
                     pass
             except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
                 _log.exception("Cannot send mail")
             await wait_or_stop(stopping, POLL_SECONDS)
+        await self.finish()
 
     async def run_once(self, stopping: asyncio.Event) -> int:
-        """Returns how many mails this worker claimed."""
+        """Returns how many mails this worker claimed. Ends early if the mail server is unavailable:
+        one mail in a round is enough to find out."""
         claimed = 0
+        self._is_server_available = True  # until a mail finds out
         async with self._database.session() as session:
             now = await current_time(session)
             due = (
@@ -96,40 +91,57 @@ class MailWorker:
             for mail_id in (await session.scalars(due.limit(BATCH_SIZE))).all():
                 if stopping.is_set():
                     break
-                try:
-                    if mail := await self._claim(session, mail_id):
-                        claimed += 1
-                        deliver = self._send if mail.code_id else self._expand
-                        await deliver(session, mail)
-                except Exception as error:  # noqa: BLE001 - a mail that fails must not stop the others
-                    await session.rollback()
-                    # Without the error's text, which may contain the address.
-                    code = getattr(error, "code", None)
-                    problem = {"mail": mail_id, "error": type(error).__name__, "code": code}
-                    is_usual = isinstance(error, (aiosmtplib.SMTPException, OSError))
-                    message = "Cannot send a message, will retry"
-                    _log.warning(message, extra=problem, exc_info=not is_usual)
+                if mail := await self._claim(session, mail_id):
+                    claimed += 1
+                    await self._start(mail, stopping)
+                    if not self._is_server_available:
+                        break
         return claimed
+
+    async def finish(self) -> None:
+        """Wait for the mail that is being sent."""
+        if self._sending:
+            await asyncio.wait(self._sending)
+
+    async def _start(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
+        """Process the mail, and wait for that, but not long."""
+        task = asyncio.create_task(self._process(mail, stopping))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        if len(self._sending) >= MAX_SENDING:
+            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _process(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
+        try:
+            async with self._database.session() as session:
+                if mail.code_id:
+                    is_available = await self._delivery.deliver(session, mail, stopping)
+                    self._is_server_available = is_available
+                else:
+                    await self._expand(session, mail)
+        except Exception as error:  # noqa: BLE001 - a mail that fails must not stop the others
+            # Without the error's text, which may contain the address.
+            problem = {"mail": mail.id, "error": type(error).__name__}
+            _log.warning("Cannot send a message, will retry", extra=problem, exc_info=True)
+            with suppress(Exception):  # otherwise it is due when the claim ends
+                async with self._database.session() as session:
+                    await postpone(session, mail)
 
     async def _claim(self, session: AsyncSession, mail_id: int) -> OutgoingMail | None:
         """None if another worker was faster."""
         now = await current_time(session)
         await begin_write(session)
-        attempts = await session.scalar(
-            select(OutgoingMail.attempts).where(OutgoingMail.id == mail_id)
-        )
-        if attempts is None:
-            return None
         # One UPDATE. After a second one in the same transaction, PostgreSQL would lock the row of
         # the code, and so wait for a transaction that deletes the code and then its mail.
         mail = await session.scalar(
             update(OutgoingMail)
-            .where(
-                OutgoingMail.id == mail_id,
-                OutgoingMail.due_at <= now,
-                OutgoingMail.attempts == attempts,
+            .where(OutgoingMail.id == mail_id, OutgoingMail.due_at <= now)
+            .values(
+                attempts=OutgoingMail.attempts + 1,
+                due_at=now + CLAIM_PERIOD,
+                waits_for_server=False,
             )
-            .values(attempts=attempts + 1, due_at=now + CLAIM_PERIOD * 2**attempts)
             .returning(OutgoingMail)
             .execution_options(populate_existing=True)
         )
@@ -138,14 +150,7 @@ class MailWorker:
 
     async def _expand(self, session: AsyncSession, request: OutgoingMail) -> None:
         """Replace the request by a mail for each account, and count them."""
-        context = RequestContext(
-            session,
-            self._clock(),
-            request.ip_address,
-            request.user_agent,
-            request.accept_language,
-            request.request_id,
-        )
+        context = request.context(session, self._clock())
         purpose = Purpose.VERIFY if request.user_id else Purpose.RESET
         await begin_write(session)
         for user in await _accounts(session, request):
@@ -165,28 +170,6 @@ class MailWorker:
             # Not to the requested address, which may look alike and belong to an attacker.
             await enqueue(context, user.email, code)
         await _remove(session, request)
-
-    async def _send(self, session: AsyncSession, mail: OutgoingMail) -> None:
-        try:
-            await send(self._settings, await self._write(session, mail))
-        except (EmailNotValidError, InvalidCodeError, MailRefusedError) as error:
-            _log_discarded(mail.id, error)
-        await begin_write(session)
-        await _remove(session, mail)
-
-    async def _write(self, session: AsyncSession, mail: OutgoingMail) -> EmailMessage:
-        """Raises InvalidCodeError if the code was used, revoked or is expired, and
-        EmailNotValidError for an address that older versions accepted."""
-        assert mail.code_id
-        await begin_write(session)
-        context = RequestContext(session, self._clock())
-        code, text = await codes.replace(context, mail.code_id)
-        values = {"code": text, "expires": f"{code.expires_at:%Y-%m-%d %H:%M} UTC"}
-        if user := await session.get(User, code.user_id) if code.user_id else None:
-            values["account"] = _account_name(user)
-        await session.commit()
-        template = _TEMPLATES[Purpose(code.purpose)]
-        return compose(self._settings, template, mail.email, mail.accept_language, **values)
 
 
 async def _accounts(session: AsyncSession, request: OutgoingMail) -> Sequence[User]:
@@ -234,9 +217,3 @@ def _log_discarded(mail_id: int, error: Exception) -> None:
     """Without the error's text, which may contain the address."""
     problem = {"mail": mail_id, "error": type(error).__name__}
     _log.warning("Message discarded", extra=problem)
-
-
-def _account_name(user: User) -> str:
-    """Without the username while the address is unverified: a stranger may have chosen it as
-    advertising."""
-    return user.username if user.email_verified else f"#{user.id}"

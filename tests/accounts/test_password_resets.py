@@ -13,12 +13,13 @@ from sqlalchemy import func, select
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.events import Events, Subscriber
+from app.mail.delivery import FIRST_DELAY
 from app.mail.models import OutgoingMail
-from app.mail.worker import CLAIM_PERIOD, MAX_ACCOUNTS, MailWorker
+from app.mail.worker import MAX_ACCOUNTS, MailWorker
 from app.main import create_app
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
-from app.security.one_time_codes.service import MAX_OPEN, Purpose, issue, replace
+from app.security.one_time_codes.service import MAX_OPEN, Purpose, issue, text_to_mail
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, MAILBOX, RESET
 from app.settings import Settings
 from app.users.service import Users
@@ -427,7 +428,7 @@ async def test_queued_reset_requests_are_counted_and_logged_later(
     events = Events((*state.services.events.subscribers, Subscriber(end)))
     interrupted = MailWorker(state.database, state.settings, events, clock)
     assert await interrupted.run_once(stopping) == 1
-    clock.advance(CLAIM_PERIOD)
+    clock.advance(FIRST_DELAY)
     await deliver(app)
     assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
     query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
@@ -449,7 +450,7 @@ async def test_a_rejected_message_causes_no_other_one_to_be_sent_twice(
     await ask(client)
     for _ in range(3):
         await deliver(app)
-        clock.advance(CLAIM_PERIOD)
+        clock.advance(4 * FIRST_DELAY)
     mailbox.answers.clear()
     await deliver(app)
     assert mailbox.recipients == [LANCELOT["email"], other]
@@ -468,10 +469,10 @@ async def test_a_code_that_is_too_old_is_not_mailed(
     assert mailbox.messages == []
 
 
-async def test_a_deleted_code_is_not_replaced(app: FastAPI, clock: Clock) -> None:
+async def test_a_deleted_code_is_not_mailed(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         with pytest.raises(InvalidCodeError):
-            await replace(RequestContext(session, clock()), 4711)
+            await text_to_mail(RequestContext(session, clock()), 4711, None, is_first_try=True)
 
 
 async def test_no_more_than_a_few_codes_are_open(

@@ -29,6 +29,8 @@ DISABLE: Call = ("PUT", "/toggle-user-permission/2/0", {})
 VOUCH: Call = ("PATCH", "/users/2", {"email_verified": True})
 REMOVE: Call = ("DELETE", "/remove-user/2", {})
 INVITE: Call = ("POST", "/invitations", {})
+INVITE_BY_MAIL: Call = ("POST", "/invitations", {"email": GALAHAD["email"]})
+FORCE_BY_MAIL: Call = ("POST", "/users/2/password-reset", {"by_mail": True})
 ASK: Call = ("POST", "/password-resets", {"email": LANCELOT["email"]})
 
 
@@ -76,11 +78,13 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("user.enable", 2, [DISABLE, ("PATCH", "/users/2", {"is_enabled": True})]),
         ("user.revoke_tokens", 2, [("POST", "/users/2/revoke-tokens", {})]),
         ("user.force_reset", 2, [("POST", "/users/2/password-reset", {})]),
+        ("user.resend_reset", 2, [FORCE_BY_MAIL, ("POST", "/users/2/password-reset/resend", {})]),
         ("session.end", 2, [("DELETE", "/users/2/sessions/{sid}", {})]),
         ("second_factor.reset", 2, [("DELETE", "/users/2/second-factor", {})]),
         ("user.remove", 2, [REMOVE]),
         ("user.erase", 2, [REMOVE, ("DELETE", "/users/2/personal-data", {})]),
         ("invitation.create", None, [INVITE]),
+        ("invitation.resend", None, [INVITE_BY_MAIL, ("POST", "/invitations/{id}/resend", {})]),
         ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),
     ],
 )
@@ -142,3 +146,22 @@ async def test_actions_without_a_user(client: AsyncClient) -> None:
     assert await newest(client, "user.register") == (None, 2, True)
     await client.post("/revoke", data={"token": await log_in(client, LANCELOT)})
     assert await newest(client, "token.revoke") == (None, 2, True)
+
+
+async def test_mail_that_was_refused(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer
+) -> None:
+    mailbox.answers[LANCELOT["email"]] = f"550 5.1.1 {LANCELOT['email']} is not here"
+    await register(client, LANCELOT)
+    await deliver(app)
+    assert await newest(client, "mail.fail") == (None, 2, False)
+    headers = bearer(await log_in(client, LANCELOT))
+    entry, *_ = (await client.get("/me/audit?limit=2", headers=headers)).json()["entries"][1:]
+    assert entry["details"] == {
+        "mail": "verify",
+        "step": "rcpt",
+        "reply_code": "550",
+        "enhanced_code": "5.1.1",
+        "error": "SMTPRecipientRefused",
+    }
+    assert entry["address"] == "127.0.0.1"  # of the registration

@@ -24,7 +24,7 @@ from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.errors import ApiError
-from app.mail import worker
+from app.mail import delivery
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue
 from app.mail.worker import MailWorker
@@ -73,7 +73,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     async def send(*_: object) -> None: ...
 
     stop_background_worker(monkeypatch)
-    monkeypatch.setattr(worker, "send", send)
+    monkeypatch.setattr(delivery, "send", send)
     mail = {"smtp_url": "smtp://mail.camelot.example", "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})
 
@@ -120,7 +120,7 @@ async def prepare(
     await begin_write(session)
     # Moves the row behind Lancelot's: without an order, the database reads them as they lie.
     await session.execute(update(User).where(User.id == 1).values(scopes="move"))
-    for purpose in (Purpose.RESET, Purpose.VERIFY):
+    for purpose in (Purpose.RESET, Purpose.VERIFY, Purpose.ADMIN_RESET):
         email = LANCELOT["email"]
         code, text = await codes.issue(context, purpose, user_id=lancelot.id, email=email)
         await enqueue(context, email, code)
@@ -224,6 +224,8 @@ def of_the_service(it: Prepared) -> dict[str, Operation]:
         "send mail": lambda _: mail_worker.run_once(asyncio.Event()),
         "invite": lambda c: invitations.create(c, LANCELOT["email"], (), DAY),
         "take an invitation back": lambda c: invitations.revoke(c, it.invitation_id),
+        "mail an invitation again": lambda c: invitations.resend(c, it.invitation_id, None),
+        "mail a reset again": lambda c: it.services.password_resets.resend(c, it.lancelot.id, None),
         "revoke a key": revoke_key,
         "after a restore": lambda c: revoke_everything(it.services, c),
         **{f"purge {key.class_.__tablename__}": purge(key) for key in purged},

@@ -165,6 +165,7 @@ ROWS = [
         LIFETIMES[Purpose.VERIFY] / DAY,
         LIFETIMES[Purpose.INVITE] / WEEK,
     ),
+    row("the newest {five} earlier ones stay valid", codes.MAX_EARLIER),
     row("(password resets), {a} day", LIFETIMES[Purpose.ADMIN_RESET] / DAY),
     row("If more than {five} accounts share an address", MAX_ACCOUNTS),
     row("only {five} get a code", MAX_ACCOUNTS),

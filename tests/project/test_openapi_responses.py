@@ -139,9 +139,13 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     await call("PUT", f"/toggle-user-permission/{user_id}/1", admin)
     await begin_second_factor(client)
     await call("DELETE", f"/users/{user_id}/second-factor", admin)
-    await call("POST", f"/users/{user_id}/password-reset", admin)
+    path = f"/users/{user_id}/password-reset"
+    await call("POST", path, admin, json={"by_mail": True, "language": "de"})
+    await call("GET", path, admin)
+    await call("POST", f"{path}/resend", admin)
     for email in (None, "percival@camelot.example"):
         invited = await call("POST", "/invitations", admin, json={"email": email})
+    await call("POST", f"/invitations/{invited.json()['id']}/resend", admin)
     await call("GET", "/invitations", admin)
     await call("DELETE", f"/invitations/{invited.json()['id']}", admin)
     await call("GET", "/revocations")

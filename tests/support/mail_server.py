@@ -22,13 +22,22 @@ CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
 
 @dataclass
 class MailServer:
-    """`answers` are what it says, instead of accepting, to the recipients of that address."""
+    """`answers` and `text_answers` are what it says, instead of accepting, to the recipients of
+    that address: at RCPT, and at the end of the text. While it `is_free` is not set, it replies to
+    no text. If it `drops` connections, it accepts a text and closes the connection instead of
+    replying."""
 
     url: str = ""
     messages: list[EmailMessage] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
+    text_answers: dict[str, str] = field(default_factory=dict)
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
+    is_free: asyncio.Event = field(default_factory=asyncio.Event)
+    drops: bool = False
+
+    def __post_init__(self) -> None:
+        self.is_free.set()
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name for it
         self, _server: object, _session: object, envelope: Envelope, address: str, _: list[str]
@@ -39,12 +48,19 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(  # noqa: N802 - as above
-        self, _server: object, _session: object, envelope: Envelope
+        self, server: SMTP, _session: object, envelope: Envelope
     ) -> str:
+        for address in envelope.rcpt_tos:
+            if answer := self.text_answers.get(address):
+                return answer
         assert isinstance(envelope.content, bytes)
         message: Any = email.message_from_bytes(envelope.content, policy=SMTPUTF8)
         self.messages.append(message)
         self.recipients += envelope.rcpt_tos
+        await self.is_free.wait()
+        if self.drops:
+            assert server.transport
+            server.transport.close()
         return "250 OK"
 
     def authenticate(self, _s: object, _t: object, _e: object, _m: str, data: Any) -> AuthResult:
@@ -84,6 +100,7 @@ async def mail_server(
     kept.url = f"smtp+plain://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield kept
+        kept.is_free.set()
 
 
 def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +112,14 @@ def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MailWorker, "run", run)
 
 
-async def deliver(app: FastAPI) -> None:
-    """Send all that waits in the app's outbox."""
+def mail_worker(app: FastAPI) -> MailWorker:
     state = app.state
-    worker = MailWorker(state.database, state.settings, state.services.events, state.clock)
+    return MailWorker(state.database, state.settings, state.services.events, state.clock)
+
+
+async def deliver(app: FastAPI, worker: MailWorker | None = None) -> None:
+    """Send all that is due in the app's outbox: as a process of its own, or by this worker."""
+    worker = worker or mail_worker(app)
     while await worker.run_once(asyncio.Event()):
         pass
+    await worker.finish()

@@ -1,7 +1,7 @@
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query, status
+from fastapi import APIRouter, Body, Query, status
 
 from app.accounts.invitations.dependencies import InvitationId, InvitationsDep
 from app.accounts.invitations.errors import InvitationNotFoundError
@@ -16,7 +16,8 @@ from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
-from app.mail.errors import MailUnavailableError
+from app.mail.errors import MailUnavailableError, NotMailedError
+from app.mail.schemas import MailAgain
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin
@@ -44,7 +45,9 @@ async def create_invitation(
 ) -> InvitationCreated:
     """Its code is good for one registration, unless `REGISTRATION` is `closed`."""
     lifetime = timedelta(days=new.days)
-    invitation, code = await invitations.create(context, new.email, new.scopes, lifetime)
+    invitation, code = await invitations.create(
+        context, new.email, new.scopes, lifetime, new.language
+    )
     described = Invitation.model_validate(invitation).model_dump()
     return InvitationCreated(**described, code=None if new.email else code)
 
@@ -67,6 +70,33 @@ async def list_invitations(
     page, further = query.paginate(found)
     shown = [Invitation.model_validate(invitation) for invitation in page]
     return InvitationPage(invitations=shown, next_cursor=further)
+
+
+@router.post(
+    "/{invitation_id}/resend",
+    operation_id="resendInvitation",
+    summary="Mail an invitation again",
+    response_description="The invitation is queued to be mailed.",
+    responses=error_docs(
+        *_FOR_ADMINS,
+        InvitationNotFoundError,
+        NotMailedError,
+        MailUnavailableError,
+        TooManyAttemptsError,
+    ),
+)
+async def resend_invitation(
+    _: CurrentAdmin,
+    invitation_id: InvitationId,
+    invitations: InvitationsDep,
+    context: ContextDep,
+    again: Annotated[MailAgain, Body(default_factory=MailAgain)],
+) -> Invitation:
+    """For mail that was refused or got lost. The codes of earlier mails of the invitation stay
+    valid. Only one of them can be used."""
+    return Invitation.model_validate(
+        await invitations.resend(context, invitation_id, again.language)
+    )
 
 
 @router.delete(

@@ -4,6 +4,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.http.bodies import ConstantMessage, RequestBody
+from app.mail.schemas import Language, MailStatus
 from app.security.one_time_codes.service import LIFETIMES, Purpose
 from app.tokens.scopes import split_scopes
 from app.users.schemas import Email, Scopes
@@ -25,6 +26,7 @@ class InvitationRequest(RequestBody):
         le=30,
         description=f"Lifetime in days. Default: {LIFETIMES[Purpose.INVITE].days}.",
     )
+    language: Language | None = None
 
 
 class Invitation(BaseModel):
@@ -40,6 +42,9 @@ class Invitation(BaseModel):
     )
     created_at: datetime = Field(description="When the invitation was created.")
     expires_at: datetime = Field(description="When its code expires.")
+    mail: MailStatus | None = Field(
+        description="What became of the mail. Null if the code was not mailed."
+    )
 
 
 class InvitationCreated(Invitation):

@@ -9,7 +9,7 @@ from app.accounts.invitations.errors import InvitationNotFoundError
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.events import Events
-from app.mail.service import Mail, enqueue
+from app.mail.service import Mail, enqueue, enqueue_again
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
@@ -28,9 +28,10 @@ class Invitations:
         email: str | None,
         scopes: Collection[str],
         lifetime: timedelta,
+        language: str | None = None,
     ) -> tuple[Code, str]:
-        """Create an invitation. With an e-mail address, the code is mailed there, and using it
-        verifies the address.
+        """Create an invitation. With an e-mail address, the code is mailed there, in this language,
+        and using it verifies the address.
 
         Raises MailUnavailableError and TooManyAttemptsError.
         """
@@ -42,7 +43,7 @@ class Invitations:
             context, Purpose.INVITE, email=email, scopes=" ".join(scopes), lifetime=lifetime
         )
         if email:
-            await enqueue(context, email, invitation)
+            await enqueue(context, email, invitation, language)
         number = str(invitation.id)
         await self._events.publish(context, "invitation.create", None, invitation=number)
         await context.session.commit()
@@ -54,6 +55,28 @@ class Invitations:
             Code.purpose == Purpose.INVITE, Code.expires_at > context.now, Code.id > after_id
         )
         return (await context.session.scalars(usable.order_by(Code.id).limit(limit))).all()
+
+    async def resend(
+        self, context: RequestContext, invitation_id: int, language: str | None
+    ) -> Code:
+        """Mail the invitation again. Earlier mails of it stay valid.
+
+        Raises InvitationNotFoundError, NotMailedError, MailUnavailableError and
+        TooManyAttemptsError.
+        """
+        self._mail.require_server()
+        await begin_write(context.session)
+        await enforce_limit(context.session, "invitation by", str(context.user_id), NEW_INVITATION)
+        is_open = (Code.purpose == Purpose.INVITE, Code.expires_at > context.now)
+        found = select(Code).where(Code.id == invitation_id, *is_open).with_for_update()
+        invitation = await context.session.scalar(found)
+        if invitation is None:
+            raise InvitationNotFoundError
+        await enqueue_again(context, invitation, language)
+        number = str(invitation_id)
+        await self._events.publish(context, "invitation.resend", None, invitation=number)
+        await context.session.commit()
+        return invitation
 
     async def revoke(self, context: RequestContext, invitation_id: int) -> None:
         """Raises InvitationNotFoundError."""

@@ -3,10 +3,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body, status
 
 from app.accounts.password_resets.dependencies import PasswordResetsDep
+from app.accounts.password_resets.errors import PasswordResetNotFoundError
 from app.accounts.password_resets.schemas import (
     AdminPasswordReset,
     AdminPasswordResetDone,
     ForgottenPassword,
+    OpenPasswordReset,
     PasswordReset,
     PasswordResetDone,
     ResetRequested,
@@ -14,7 +16,8 @@ from app.accounts.password_resets.schemas import (
 from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
-from app.mail.errors import MailUnavailableError
+from app.mail.errors import MailUnavailableError, NotMailedError
+from app.mail.schemas import MailAgain
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
@@ -22,6 +25,13 @@ from app.users.dependencies import CurrentAdmin, UserId
 from app.users.errors import LastAdminError, UserNotFoundError
 
 router = APIRouter()
+
+_FOR_ADMINS = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    InvalidRequestError,
+)
 
 
 @router.post(
@@ -68,15 +78,7 @@ async def reset_password(
     summary="Force a user to change the password",
     response_description="The user must set a new password with the code.",
     tags=["Administration"],
-    responses=error_docs(
-        MissingTokenError,
-        InvalidTokenError,
-        InsufficientScopeError,
-        MailUnavailableError,
-        UserNotFoundError,
-        LastAdminError,
-        InvalidRequestError,
-    ),
+    responses=error_docs(*_FOR_ADMINS, MailUnavailableError, UserNotFoundError, LastAdminError),
 )
 async def force_password_reset(
     _: CurrentAdmin,
@@ -90,7 +92,50 @@ async def force_password_reset(
 
     Also use it for a user who forgot the password if the service does not send mail.
     """
-    code, text = await resets.force(context, user_id, by_mail=forced.by_mail)
-    return AdminPasswordResetDone(
-        user_id=user_id, code=None if forced.by_mail else text, expires_at=code.expires_at
+    code, text = await resets.force(
+        context, user_id, by_mail=forced.by_mail, language=forced.language
     )
+    opened = OpenPasswordReset.model_validate(code)
+    return AdminPasswordResetDone(
+        user_id=user_id,
+        code=None if forced.by_mail else text,
+        expires_at=code.expires_at,
+        mail=opened.mail,
+    )
+
+
+@router.get(
+    "/users/{user_id}/password-reset",
+    operation_id="readForcedPasswordReset",
+    summary="Get the forced password reset of a user",
+    response_description="The forced password reset that is open.",
+    tags=["Administration"],
+    responses=error_docs(*_FOR_ADMINS, PasswordResetNotFoundError),
+)
+async def read_forced_password_reset(
+    _: CurrentAdmin, user_id: UserId, resets: PasswordResetsDep, context: ContextDep
+) -> OpenPasswordReset:
+    """Without its code. It is open until the user sets a new password or the code expires."""
+    return OpenPasswordReset.model_validate(await resets.get_forced(context, user_id))
+
+
+@router.post(
+    "/users/{user_id}/password-reset/resend",
+    operation_id="resendForcedPasswordReset",
+    summary="Mail the code of a forced password reset again",
+    response_description="The code is queued to be mailed.",
+    tags=["Administration"],
+    responses=error_docs(
+        *_FOR_ADMINS, PasswordResetNotFoundError, NotMailedError, MailUnavailableError
+    ),
+)
+async def resend_forced_password_reset(
+    _: CurrentAdmin,
+    user_id: UserId,
+    resets: PasswordResetsDep,
+    context: ContextDep,
+    again: Annotated[MailAgain, Body(default_factory=MailAgain)],
+) -> OpenPasswordReset:
+    """For mail that was refused or got lost. The codes of earlier mails of the reset stay valid.
+    Only one of them can be used."""
+    return OpenPasswordReset.model_validate(await resets.resend(context, user_id, again.language))

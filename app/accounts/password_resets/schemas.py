@@ -3,6 +3,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.bodies import ConstantMessage, RequestBody
+from app.mail.schemas import Language, MailStatus
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import Email, Password
 
@@ -51,6 +52,7 @@ class AdminPasswordReset(RequestBody):
         description="Send the code to the user's e-mail address instead of returning it. "
         "Default: false.",
     )
+    language: Language | None = None
 
 
 class AdminPasswordResetDone(BaseModel):
@@ -62,3 +64,17 @@ class AdminPasswordResetDone(BaseModel):
         examples=["MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP"],
     )
     expires_at: datetime = Field(description="When the code expires.")
+    mail: MailStatus | None = Field(
+        description="What became of the mail. Null if the code was not mailed."
+    )
+
+
+class OpenPasswordReset(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    user_id: int = Field(description="The user's id.", examples=[10])
+    created_at: datetime = Field(description="When the reset was forced.")
+    expires_at: datetime = Field(description="When the code expires.")
+    mail: MailStatus | None = Field(
+        description="What became of the mail. Null if the code was not mailed."
+    )

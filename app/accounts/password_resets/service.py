@@ -3,11 +3,14 @@
 The next login still requires the second factor.
 """
 
+from sqlalchemy import Select, select
+
+from app.accounts.password_resets.errors import PasswordResetNotFoundError
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.mail.service import Mail, enqueue, enqueue_request
+from app.mail.service import Mail, enqueue, enqueue_again, enqueue_request
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
@@ -62,10 +65,15 @@ class PasswordResets:
         return user.id
 
     async def force(
-        self, context: RequestContext, user_id: int, *, by_mail: bool
+        self,
+        context: RequestContext,
+        user_id: int,
+        *,
+        by_mail: bool,
+        language: str | None = None,
     ) -> tuple[Code, str]:
         """Invalidate the password, and revoke tokens and sessions. Only the code can set a new
-        password.
+        password. `language` is that of the mail.
 
         Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
         a user without an e-mail address.
@@ -79,6 +87,33 @@ class PasswordResets:
         email = user.email if by_mail else None
         code, text = await codes.issue(context, Purpose.ADMIN_RESET, user_id=user_id, email=email)
         if email:
-            await enqueue(context, email, code)
+            await enqueue(context, email, code, language)
         await context.session.commit()
         return code, text
+
+    async def get_forced(self, context: RequestContext, user_id: int) -> Code:
+        """The code of the forced reset that is open. Raises PasswordResetNotFoundError."""
+        if code := await context.session.scalar(_forced(context, user_id)):
+            return code
+        raise PasswordResetNotFoundError
+
+    async def resend(self, context: RequestContext, user_id: int, language: str | None) -> Code:
+        """Mail the code of a forced reset again. Earlier mails of it stay valid.
+
+        Raises PasswordResetNotFoundError, NotMailedError and MailUnavailableError.
+        """
+        self._mail.require_server()
+        await begin_write(context.session)
+        code = await context.session.scalar(_forced(context, user_id).with_for_update())
+        if code is None:
+            raise PasswordResetNotFoundError
+        await enqueue_again(context, code, language)
+        await self._events.publish(context, "user.resend_reset", user_id)
+        await context.session.commit()
+        return code
+
+
+def _forced(context: RequestContext, user_id: int) -> Select[Code]:
+    """The newest one. Forcing a reset makes the code of the one before invalid."""
+    is_open = (Code.purpose == Purpose.ADMIN_RESET, Code.expires_at > context.now)
+    return select(Code).where(Code.user_id == user_id, *is_open).order_by(Code.id.desc()).limit(1)

@@ -7,17 +7,24 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, union_all
 
 from app.context import RequestContext
 from app.events import Event
 from app.security.one_time_codes import text
 from app.security.one_time_codes.errors import InvalidCodeError
-from app.security.one_time_codes.models import Code
+from app.security.one_time_codes.models import Code, EarlierHash
 
 # Per user and purpose; one more replaces the oldest. Twice as many as strangers can request while
 # one is valid (MAILBOX_FROM_ELSEWHERE), so that they do not displace the user's own codes.
 MAX_OPEN = 10
+MAX_EARLIER = 5  # texts of one code that stay valid beside the newest
+
+
+class MailState(StrEnum):
+    QUEUED = "queued"  # for the first try, or for another one
+    SENT = "sent"  # the mail server accepted it
+    FAILED = "failed"  # and is not tried again
 
 
 class Purpose(StrEnum):
@@ -56,7 +63,8 @@ async def issue(  # noqa: PLR0913 - one for each column of the table
     scopes: str = "",
     lifetime: timedelta | None = None,
 ) -> tuple[Code, str]:
-    """Returns the row, and the code as it is shown. Only the hash of the code is stored."""
+    """Returns the row, and the code as it is shown. Only the hash of the code is stored. With
+    `email`, the caller queues the mail."""
     if user_id is not None:
         own = select(Code.id).where(Code.user_id == user_id, Code.purpose == purpose)
         surplus = own.order_by(Code.id.desc()).offset(MAX_OPEN - 1)
@@ -70,20 +78,46 @@ async def issue(  # noqa: PLR0913 - one for each column of the table
         scopes=scopes,
         created_at=context.now,
         expires_at=context.now + (lifetime or LIFETIMES[purpose]),
+        mail_state=MailState.QUEUED if email else None,
     )
     context.session.add(code)
     await context.session.flush()
     return code, text.format_code(secret)
 
 
-async def replace(context: RequestContext, code_id: int) -> tuple[Code, str]:
-    """Replace the secret of a code that is about to be sent. Raises InvalidCodeError."""
-    code = await context.session.get(Code, code_id, populate_existing=True)
+async def text_to_mail(
+    context: RequestContext, code_id: int, known_text: str | None, *, is_first_try: bool
+) -> tuple[Code, str]:
+    """The code that is about to be mailed, locked, and its text: `known_text`, if that is still the
+    newest one, or else a new text. If an earlier one may have been mailed, it stays valid.
+
+    Raises InvalidCodeError if the code was used, revoked or is expired.
+    """
+    code = await context.session.get(Code, code_id, populate_existing=True, with_for_update=True)
     if code is None or code.expires_at <= context.now:
         raise InvalidCodeError
+    if known_text and text.hash_code(text.parse_code(known_text)) == code.code_hash:
+        return code, known_text
+    if not is_first_try:
+        await keep_text(context, code)
     secret = text.generate_code()
     code.code_hash = text.hash_code(secret)
     return code, text.format_code(secret)
+
+
+async def keep_text(context: RequestContext, code: Code) -> None:
+    """Keep the text of a locked code valid until the code is used, although it gets another one.
+    Of more than MAX_EARLIER, the oldest becomes invalid."""
+    session = context.session
+    own = select(EarlierHash.code_hash).where(
+        EarlierHash.code_id == code.id, EarlierHash.code_hash != code.code_hash
+    )
+    surplus = own.order_by(EarlierHash.replaced_at.desc()).offset(MAX_EARLIER - 1)
+    await session.execute(delete(EarlierHash).where(EarlierHash.code_hash.in_(surplus)))
+    await session.merge(
+        EarlierHash(code_hash=code.code_hash, code_id=code.id, replaced_at=context.now)
+    )
+    await session.flush()
 
 
 async def find(context: RequestContext, code: str, *purposes: Purpose) -> Code:
@@ -129,8 +163,14 @@ async def invalidate_codes(context: RequestContext, event: Event) -> None:
 
 
 def _is_valid(code: str, now: datetime, purposes: Collection[Purpose]) -> list[ColumnElement[bool]]:
+    code_hash = text.hash_code(code)
+    # Not `or`: PostgreSQL would read the whole table.
+    with_text = union_all(
+        select(Code.id).where(Code.code_hash == code_hash),
+        select(EarlierHash.code_id).where(EarlierHash.code_hash == code_hash),
+    )
     return [
-        Code.code_hash == text.hash_code(code),
+        Code.id.in_(with_text),
         Code.purpose.in_(purposes),
         Code.expires_at > now,
     ]
