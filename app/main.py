@@ -27,12 +27,12 @@ from app.credentials.sessions.router import router as sessions_router
 from app.database import migrations
 from app.database.engine import (
     Database,
-    create_engine,
     describe_url,
     restrict_file_access,
     warn_of_ignored_options,
 )
 from app.database.readiness import Readiness, check_writable
+from app.database.replication import warn_of_asynchronous_standbys
 from app.errors import StartupError
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import RequestMiddleware
@@ -41,6 +41,7 @@ from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
 from app.login.token_issuer import TokenIssuer
+from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
 from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
@@ -179,8 +180,9 @@ async def _start(
         await migrations.create_if_empty(database.engine, settings)
     await migrations.check(database.engine)
     await check_writable(database)
+    await warn_of_asynchronous_standbys(database)
 
-    state.revocation_cache = cache = create_cache(create_engine(settings))
+    state.revocation_cache = cache = create_cache(database)
     state.services = services = build_services(settings, cache)
     stack.callback(services.close)
     async with database.session() as session:
@@ -200,9 +202,13 @@ async def _start(
     stack.callback(feed.close)
     jobs = BackgroundJobs()
     stack.push_async_callback(jobs.stop)
+    recovery = RevocationRecovery(
+        database, cache, services.keys, services.revocations, services.events
+    )
     for job in (
         cache.follow,
         keys.run,
+        recovery.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
     ):
@@ -221,7 +227,11 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
     settings, cache = state.settings, state.revocation_cache
     state.tokens = tokens
     state.key_refresher = keys = KeyRefresher(
-        tokens, state.database, services.keys, state.clock, cache.count_revoked_keys
+        tokens,
+        state.database,
+        services.keys,
+        state.clock,
+        cache,
     )
     state.token_cache = TokenCache(tokens, cache)
     state.token_checker = checker = TokenChecker(state.token_cache, keys, services.users)

@@ -14,6 +14,7 @@ SQLITE_LOCK_SECONDS = 10.0
 MIGRATION_LOCK_SECONDS = 600.0
 SERVER_STATEMENT_SECONDS = 4.0
 STATEMENT_SECONDS = 5.0
+CANCEL_SECONDS = 0.5  # for the server to end a statement that was given up
 # A transaction whose client has gone keeps its locks until then. Longer than any pause in ours:
 # some read, then wait for a password's hash.
 IDLE_TRANSACTION_SECONDS = 30.0
@@ -23,6 +24,10 @@ class UnreachableError(OSError):
     """Another request is trying to connect, and its last attempt failed."""
 
 
+class OlderTimelineError(OSError):
+    """The server is a former primary: a standby has taken over its clients since."""
+
+
 class Connector(ABC):
     """`connect` is SQLAlchemy's `async_creator`."""
 
@@ -30,6 +35,9 @@ class Connector(ABC):
         # Connections that were opened before are not used any more. Compared by callers, because
         # each login does that.
         self.discarded_at = float("-inf")
+        # The newest one that was seen (timelines.py). None on SQLite, and if the server does not
+        # tell.
+        self.timeline: str | None = None
         self._connecting = 0
         self._failure: OSError | None = None  # of the last attempt
 

@@ -25,20 +25,23 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.database import outages, postgres_url, sqlite_driver
+from app.database import outages, postgres_url, sqlite_driver, timelines
 from app.database.base import Base
 from app.database.connector import (
     MIGRATION_LOCK_SECONDS,
     POOL_SECONDS,
     SQLITE_LOCK_SECONDS,
     Connector,
+    UnreachableError,
 )
 from app.database.fast_queries import CLOCK, FAST_QUERIES, FastQueries
 from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 
 LOG_AGAIN_SECONDS = 10.0
+_REPLACED = "replaced"  # key of what the pool keeps beside a connection and its replacement
 
 _log = logging.getLogger("hourpass.database")
 
@@ -83,11 +86,21 @@ def _create_engine(settings: Settings, connector: Connector) -> AsyncEngine:
         engine = create_async_engine("postgresql+asyncpg://", connect_args=connect_args, **options)
         _support_poolers(engine, connector)
 
-    def discard_unusable(driver_connection: Any, *_: Any) -> None:
+    def discard_unusable(driver_connection: Any, record: ConnectionPoolEntry, *_: Any) -> None:
         """Let the pool replace a connection that a server or proxy closed while it was idle, or
-        that is as old as one that failed. That needs no query each time (`pool_pre_ping`)."""
+        that is as old as one that failed. That needs no query each time (`pool_pre_ping`).
+
+        Raises UnreachableError if the replacement has to be replaced as well: other requests still
+        fail. The pool itself would then raise an error that says nothing.
+        """
         driver = driver_connection.driver_connection
+        kept = record.record_info
+        assert kept is not None
+        was_replaced = kept.pop(_REPLACED, False)
         if driver.is_closed() or driver.opened_at <= connector.discarded_at:
+            if was_replaced:
+                raise UnreachableError
+            kept[_REPLACED] = True
             raise DisconnectionError
 
     def discard_lost(context: ExceptionContext) -> None:
@@ -187,12 +200,17 @@ class Database:
     """`clock` replaces the database's own clock in tests."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
+        self._settings = settings
         self.connector = _create_connector(settings, limit_statements=True)
-        self.engine = _create_engine(settings, self.connector)
+        self.engine = self.create_engine()
         is_file = self.engine.dialect.name == "sqlite"
         reader = sqlite_driver.Reader(self.engine.url.database or "") if is_file else None
         self._fast_queries = FastQueries(self.engine, self.connector, reader)
-        info = {FAST_QUERIES: self._fast_queries, CLOCK: clock}
+        info = {
+            FAST_QUERIES: self._fast_queries,
+            CLOCK: clock,
+            timelines.CONNECTOR: self.connector,
+        }
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
         self._logged: dict[str, float] = {}  # when, on the monotonic clock
 
@@ -214,6 +232,10 @@ class Database:
                 self._log_outage(error)
                 raise UnavailableError from error
             raise
+
+    def create_engine(self) -> AsyncEngine:
+        """Another engine, with a pool of its own, that shares the connector."""
+        return _create_engine(self._settings, self.connector)
 
     async def close(self) -> None:
         await self._fast_queries.close()

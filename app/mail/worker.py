@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.background_jobs import wait_or_stop
 from app.database.engine import Database, begin_write
+from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.events import Events
 from app.mail.delivery import Delivery, postpone
@@ -64,15 +65,18 @@ class MailWorker:
         self._delivery = Delivery(settings, events, clock)
         self._sending: set[asyncio.Task[None]] = set()
         self._is_server_available = True
+        self._failures = FailureLog(_log, "Cannot send mail")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """A failed run is logged; its mail is sent later."""
+        """The mail of a failed run is sent later."""
         while not stopping.is_set():
             try:
                 while await self.run_once(stopping) and self._is_server_available:
                     pass
-            except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
-                _log.exception("Cannot send mail")
+            except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
+                self._failures.failed(error)
+            else:
+                self._failures.succeeded()
             await wait_or_stop(stopping, POLL_SECONDS)
         await self.finish()
 
