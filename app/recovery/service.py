@@ -7,7 +7,6 @@ version, the session. Tokens that are issued with those would be rejected.
 """
 
 import logging
-import re
 from asyncio import Event
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.database.ids import parse_id
 from app.events import Events
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.service import Revocations
@@ -28,8 +28,6 @@ from app.users.models import User, new_token_version
 
 CHECK_SECONDS = 0.5
 BATCH_SIZE = 200  # of one transaction, which keeps all other revocations waiting
-
-_SUBJECT = re.compile(r"sub:([1-9][0-9]{0,17}):([0-9]{1,10})")
 
 _log = logging.getLogger("hourpass.revocations")
 
@@ -93,7 +91,8 @@ class RevocationRecovery:
 
 
 async def _replace_token_versions(context: RequestContext, values: Sequence[str]) -> None:
-    versions = {(int(m[1]), int(m[2])) for m in map(_SUBJECT.fullmatch, values) if m}
+    parts = (value.partition(":") for value in _after("sub:", values))
+    versions = {(parse_id(subject), int(version)) for subject, _, version in parts}
     users = await context.session.scalars(
         select(User)
         .where(User.id.in_({user_id for user_id, _ in versions}))
