@@ -4,7 +4,7 @@ from app.accounts.first_admin import models as first_admin
 from app.audit import models as audit
 from app.credentials.second_factors import models as second_factors
 from app.credentials.sessions import models as sessions
-from app.database import job_lock
+from app.database import job_lock, timelines
 from app.database.base import Base
 from app.mail import models as mail
 from app.security.one_time_codes import models as one_time_codes
@@ -25,6 +25,7 @@ __all__ = [
     "second_factors",
     "sessions",
     "signing_keys",
+    "timelines",
     "users",
 ]
 

@@ -23,6 +23,10 @@ class UnreachableError(OSError):
     """Another request is trying to connect, and its last attempt failed."""
 
 
+class OlderTimelineError(OSError):
+    """The server is a former primary: a standby has taken over its clients since."""
+
+
 class Connector(ABC):
     """`connect` is SQLAlchemy's `async_creator`."""
 
@@ -30,6 +34,8 @@ class Connector(ABC):
         # Connections that were opened before are not used any more. Compared by callers, because
         # each login does that.
         self.discarded_at = float("-inf")
+        # The newest one of the server (timelines.py). None on SQLite, or if the server does not tell.
+        self.timeline: str | None = None
         self._connecting = 0
         self._failure: OSError | None = None  # of the last attempt
 

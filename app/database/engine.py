@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from app.database import outages, postgres_url, sqlite_driver
+from app.database import outages, postgres_url, sqlite_driver, timelines
 from app.database.base import Base
 from app.database.connector import (
     MIGRATION_LOCK_SECONDS,
@@ -193,7 +193,11 @@ class Database:
         is_file = self.engine.dialect.name == "sqlite"
         reader = sqlite_driver.Reader(self.engine.url.database or "") if is_file else None
         self._fast_queries = FastQueries(self.engine, self.connector, reader)
-        info = {FAST_QUERIES: self._fast_queries, CLOCK: clock}
+        info = {
+            FAST_QUERIES: self._fast_queries,
+            CLOCK: clock,
+            timelines.CONNECTOR: self.connector,
+        }
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=info)
         self._logged: dict[str, float] = {}  # when, on the monotonic clock
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.database.connector import UnreachableError
+from app.database.connector import OlderTimelineError, UnreachableError
 
 # Classes of SQLSTATE that only depend on the statement and its values (PostgreSQL, appendix A).
 _FAULT_CLASSES = frozenset(
@@ -77,6 +77,7 @@ _SQLITE = {
 }
 
 _CONNECTION = {
+    OlderTimelineError: "it is a former primary, with an older timeline than the current one",
     TimeoutError: "it does not answer",
     ssl.SSLCertVerificationError: "its TLS certificate is not trusted, or not for this host",
     ssl.SSLError: "TLS failed",

@@ -1,6 +1,7 @@
 """asyncpg with bounded waits, several hosts, and support for connection poolers."""
 
 import contextlib
+import math
 import socket
 from asyncio import Transport
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import asyncpg
 from sqlalchemy import text
 
+from app.database import timelines
 from app.database.connector import (
     IDLE_TRANSACTION_SECONDS,
     LOCK_SECONDS,
     SERVER_STATEMENT_SECONDS,
     STATEMENT_SECONDS,
     Connector,
+    OlderTimelineError,
 )
 from app.database.postgres_url import Host, PostgresUrl, TcpOptions
 
@@ -41,6 +44,24 @@ class PostgresConnector(Connector):
         self._limit_statements = limit_statements
         self._hosts = list(url.hosts)
         self._has_pooler: bool | None = url.has_pooler or None  # None: not known yet
+        self._entered: str | None = None  # the last timeline on which ids may be given out
+
+    async def connect(self) -> "Connection":
+        driver: Connection = await super().connect()
+        if driver.timeline not in (None, self._entered):
+            await self._enter_timeline(driver)
+        return driver
+
+    async def _enter_timeline(self, driver: "Connection") -> None:
+        # The connections of before lead to a former primary.
+        self.discarded_at = max(self.discarded_at, math.nextafter(driver.opened_at, -math.inf))
+        self.timeline = driver.timeline
+        try:
+            await timelines.enter(driver)
+        except BaseException:
+            await driver.close()
+            raise
+        self._entered = driver.timeline
 
     async def has_pooler(self) -> bool:
         """Whether a pooler such as PgBouncer may give each transaction another connection of the
@@ -80,6 +101,7 @@ class PostgresConnector(Connector):
         for host in tuple(self._hosts):
             try:
                 driver = await self._open_one(host, has_pooler=has_pooler, **options)
+                await self._check_timeline(driver)
             except Exception as error:  # noqa: BLE001 - drivers raise errors of their own
                 # A server's answer says more than a host that cannot be reached.
                 if refusal is None or not isinstance(refusal, asyncpg.PostgresError):
@@ -90,6 +112,17 @@ class PostgresConnector(Connector):
                 return driver
         assert refusal is not None
         raise refusal
+
+    async def _check_timeline(self, driver: "Connection") -> None:
+        if not self._limit_statements:
+            return
+        try:
+            driver.timeline = await timelines.read(driver)
+            if timelines.is_older(driver.timeline, self.timeline):
+                raise OlderTimelineError
+        except BaseException:
+            await driver.close()
+            raise
 
     async def _open_one(self, host: Host, *, has_pooler: bool, **options: Any) -> "Connection":
         settings = dict(self._url.server_settings)
@@ -116,6 +149,7 @@ class PostgresConnector(Connector):
 class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
     # When it was asked for, on the monotonic clock.
     opened_at: float
+    timeline: str | None = None  # of the server (timelines.py)
 
     _transport: Transport
 

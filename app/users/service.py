@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.context import RequestContext
 from app.database.engine import begin_write
+from app.database.timelines import require_unused_ids
 from app.errors import InvalidRequestError
 from app.events import Events
 from app.security.one_time_codes import service as codes
@@ -67,6 +68,7 @@ class Users:
             created_at=context.now,
         )
         await begin_write(context.session)
+        await require_unused_ids(context.session)
         if is_counted:
             await enforce_limit(context.session, "registrations", "", REGISTRATIONS)
         details: dict[str, Any] = {}

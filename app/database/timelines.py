@@ -1,0 +1,101 @@
+"""PostgreSQL's timelines. A failover begins a new one, which may lack the last writes of the others.
+
+Its sequences may lack them too, and would give out the same ids again. So nothing is inserted on a
+new timeline before all sequences have been moved forward. Does nothing on SQLite, or on a server
+that does not tell its timeline.
+"""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import String, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database.base import Base
+from app.database.connector import Connector
+
+# How far the sequences are moved. By default, Patroni promotes no standby that lacks more than
+# 1 MiB of the log, which has fewer rows than this.
+LOST_IDS = 10_000
+
+CONNECTOR = "connector"  # key of a session's `info`
+
+# The server's identifier too: a backup may have been restored on another server. The number is
+# hexadecimal with eight digits. A standby has no timeline of its own.
+_CURRENT = (
+    "CASE WHEN pg_is_in_recovery() THEN NULL ELSE (SELECT system_identifier FROM"
+    " pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
+)
+# A function is missing, or the role may not use it, or the server does not support it.
+_UNTOLD = ("42883", "42501", "0A000")
+# The table is missing before its migration. The role may not write to it, or nobody may write.
+# Readiness reports these.
+_NOT_WRITABLE = ("42P01", "42501", "25006")
+
+
+class ServerTimeline(Base):
+    """One row: the timeline for which the sequences have been moved."""
+
+    __tablename__ = "server_timeline"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(40))  # empty: none
+
+
+async def read(driver: Any) -> str | None:
+    """The name of the timeline that the server writes, or None if it does not tell."""
+    try:
+        name: str | None = await driver.fetchval(f"SELECT {_CURRENT}")
+    except Exception as error:
+        if getattr(error, "sqlstate", None) in _UNTOLD:
+            return None
+        raise
+    return name
+
+
+def is_older(name: str | None, known: str | None) -> bool:
+    """Whether the server has a newer timeline than this one: it is that of a former primary."""
+    if name is None or known is None:
+        return False
+    server, _, number = name.partition("/")
+    known_server, _, known_number = known.partition("/")
+    return server == known_server and number < known_number
+
+
+async def enter(driver: Any) -> None:
+    """Move the sequences forward unless that has been done on this timeline. Other processes that
+    do the same wait until it is committed."""
+    try:
+        await driver.execute(_move_sequences())
+    except Exception as error:
+        if getattr(error, "sqlstate", None) not in _NOT_WRITABLE:
+            raise
+
+
+async def require_unused_ids(session: AsyncSession) -> None:
+    """Like enter(), but part of the caller's transaction. For ids that must not be given out twice
+    even behind a pooler, whose connections last through a failover."""
+    connector: Connector = session.info[CONNECTOR]
+    if connector.timeline is not None:
+        await session.execute(text(_move_sequences()))
+
+
+@cache
+def _move_sequences() -> str:
+    """One statement. It locks the row only if the timeline is a new one. A role that may use a
+    sequence can take values from it, but not set its value."""
+    tables = sorted(
+        name
+        for name, table in Base.metadata.tables.items()
+        if any(column.identity is not None for column in table.columns)
+    )
+    sequences = ", ".join(f"pg_get_serial_sequence('{name}', 'id')" for name in tables)
+    return (
+        f"WITH current AS (SELECT {_CURRENT} AS name),"
+        " moved AS (UPDATE server_timeline SET name = current.name FROM current"
+        " WHERE server_timeline.name <> current.name RETURNING 1),"
+        f" sequences AS MATERIALIZED (SELECT unnest(ARRAY[{sequences}])::regclass AS name)"
+        " SELECT count(nextval(sequences.name)) FROM moved, sequences,"
+        f" generate_series(1, {LOST_IDS})"
+    )
