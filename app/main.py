@@ -27,7 +27,6 @@ from app.credentials.sessions.router import router as sessions_router
 from app.database import migrations
 from app.database.engine import (
     Database,
-    create_engine,
     describe_url,
     restrict_file_access,
     warn_of_ignored_options,
@@ -180,7 +179,7 @@ async def _start(
     await migrations.check(database.engine)
     await check_writable(database)
 
-    state.revocation_cache = cache = create_cache(create_engine(settings))
+    state.revocation_cache = cache = create_cache(database)
     state.services = services = build_services(settings, cache)
     stack.callback(services.close)
     async with database.session() as session:
@@ -221,7 +220,11 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
     settings, cache = state.settings, state.revocation_cache
     state.tokens = tokens
     state.key_refresher = keys = KeyRefresher(
-        tokens, state.database, services.keys, state.clock, cache.count_revoked_keys
+        tokens,
+        state.database,
+        services.keys,
+        state.clock,
+        cache,
     )
     state.token_cache = TokenCache(tokens, cache)
     state.token_checker = checker = TokenChecker(state.token_cache, keys, services.users)

@@ -34,7 +34,8 @@ class Connector(ABC):
         # Connections that were opened before are not used any more. Compared by callers, because
         # each login does that.
         self.discarded_at = float("-inf")
-        # The newest one of the server (timelines.py). None on SQLite, or if the server does not tell.
+        # The newest one that was seen (timelines.py). None on SQLite, and if the server does not
+        # tell.
         self.timeline: str | None = None
         self._connecting = 0
         self._failure: OSError | None = None  # of the last attempt

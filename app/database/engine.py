@@ -188,8 +188,9 @@ class Database:
     """`clock` replaces the database's own clock in tests."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
+        self._settings = settings
         self.connector = _create_connector(settings, limit_statements=True)
-        self.engine = _create_engine(settings, self.connector)
+        self.engine = self.create_engine()
         is_file = self.engine.dialect.name == "sqlite"
         reader = sqlite_driver.Reader(self.engine.url.database or "") if is_file else None
         self._fast_queries = FastQueries(self.engine, self.connector, reader)
@@ -219,6 +220,10 @@ class Database:
                 self._log_outage(error)
                 raise UnavailableError from error
             raise
+
+    def create_engine(self) -> AsyncEngine:
+        """Another engine, with a pool of its own, that shares the connector."""
+        return _create_engine(self._settings, self.connector)
 
     async def close(self) -> None:
         await self._fast_queries.close()

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.background_jobs import wait_or_stop
 from app.database.base import Base
 from app.database.engine import Database, begin_write
+from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 
 INTERVAL_SECONDS = 60
@@ -49,14 +50,17 @@ class LockedJob:
         self._database = database
         self._work = work
         self._holder = secrets.token_hex(8)
+        self._failures = FailureLog(_log, f"The job {name} failed")
 
     async def run(self, stopping: Event) -> None:
-        """A failed run is logged. The next run does what it left undone."""
+        """The next run does what a failed one left undone."""
         while True:
             try:
                 await self.run_once()
-            except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
-                _log.exception("The job %s failed", self._name)
+            except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
+                self._failures.failed(error)
+            else:
+                self._failures.succeeded()
             if await wait_or_stop(stopping, INTERVAL_SECONDS):
                 return
 

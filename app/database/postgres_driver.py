@@ -118,11 +118,12 @@ class PostgresConnector(Connector):
             return
         try:
             driver.timeline = await timelines.read(driver)
-            if timelines.is_older(driver.timeline, self.timeline):
-                raise OlderTimelineError
         except BaseException:
             await driver.close()
             raise
+        if timelines.is_older(driver.timeline, self.timeline):
+            await driver.close()
+            raise OlderTimelineError
 
     async def _open_one(self, host: Host, *, has_pooler: bool, **options: Any) -> "Connection":
         settings = dict(self._url.server_settings)

@@ -1,4 +1,4 @@
-"""PostgreSQL's timelines. A failover begins a new one, which may lack the last writes of the others.
+"""PostgreSQL's timelines. A failover begins a new one, which may lack the last writes.
 
 Its sequences may lack them too, and would give out the same ids again. So nothing is inserted on a
 new timeline before all sequences have been moved forward. Does nothing on SQLite, or on a server
@@ -26,6 +26,15 @@ CONNECTOR = "connector"  # key of a session's `info`
 _CURRENT = (
     "CASE WHEN pg_is_in_recovery() THEN NULL ELSE (SELECT system_identifier FROM"
     " pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
+)
+# Locks the row only if the timeline is a new one. A role that may use a sequence can take values
+# from it, but not set its value.
+_MOVE_SEQUENCES = (
+    "WITH current AS (SELECT :current AS name),"
+    " moved AS (UPDATE server_timeline SET name = current.name FROM current"
+    " WHERE server_timeline.name <> current.name RETURNING 1),"
+    " sequences AS MATERIALIZED (SELECT unnest(ARRAY[:sequences])::regclass AS name)"
+    " SELECT count(nextval(sequences.name)) FROM moved, sequences, generate_series(1, :lost)"
 )
 # A function is missing, or the role may not use it, or the server does not support it.
 _UNTOLD = ("42883", "42501", "0A000")
@@ -83,19 +92,11 @@ async def require_unused_ids(session: AsyncSession) -> None:
 
 @cache
 def _move_sequences() -> str:
-    """One statement. It locks the row only if the timeline is a new one. A role that may use a
-    sequence can take values from it, but not set its value."""
     tables = sorted(
         name
         for name, table in Base.metadata.tables.items()
         if any(column.identity is not None for column in table.columns)
     )
     sequences = ", ".join(f"pg_get_serial_sequence('{name}', 'id')" for name in tables)
-    return (
-        f"WITH current AS (SELECT {_CURRENT} AS name),"
-        " moved AS (UPDATE server_timeline SET name = current.name FROM current"
-        " WHERE server_timeline.name <> current.name RETURNING 1),"
-        f" sequences AS MATERIALIZED (SELECT unnest(ARRAY[{sequences}])::regclass AS name)"
-        " SELECT count(nextval(sequences.name)) FROM moved, sequences,"
-        f" generate_series(1, {LOST_IDS})"
-    )
+    statement = _MOVE_SEQUENCES.replace(":current", _CURRENT).replace(":sequences", sequences)
+    return statement.replace(":lost", str(LOST_IDS))

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.background_jobs import wait_or_stop
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
+from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.events import Events
 from app.mail.messages import compose
@@ -72,15 +73,18 @@ class MailWorker:
         self._settings = settings
         self._events = events
         self._clock = clock
+        self._failures = FailureLog(_log, "Cannot send mail")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """A failed run is logged; its mail is sent later."""
+        """The mail of a failed run is sent later."""
         while not stopping.is_set():
             try:
                 while await self.run_once(stopping):
                     pass
-            except Exception:  # noqa: BLE001 - any error is logged, and the job runs again
-                _log.exception("Cannot send mail")
+            except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
+                self._failures.failed(error)
+            else:
+                self._failures.succeeded()
             await wait_or_stop(stopping, POLL_SECONDS)
 
     async def run_once(self, stopping: asyncio.Event) -> int:

@@ -9,8 +9,11 @@ from time import monotonic
 from app.background_jobs import wait_or_stop
 from app.context import RequestContext
 from app.database.engine import Database
+from app.database.failure_log import FailureLog
 from app.errors import UnavailableError
 from app.tokens.jwt import AccessTokens, Claims, UnknownKeyError
+from app.tokens.revocations.cache import RevocationCache
+from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.store import KeyStore
 
 REFRESH_SECONDS = 1.0
@@ -29,17 +32,17 @@ class KeyRefresher:
         database: Database,
         store: KeyStore,
         clock: Callable[[], datetime],
-        revoked_keys: Callable[[], int],
+        revocations: RevocationCache,
     ) -> None:
-        """`revoked_keys` returns how many revoked keys this process knows of."""
         self._tokens = tokens
         self._database = database
         self._store = store
         self._clock = clock
-        self._revoked_keys = revoked_keys
-        self._revoked_keys_read = revoked_keys()  # at the last read of the keys
+        self._revocations = revocations
+        self._revoked_keys_read = revocations.count_revoked_keys()  # at the last read of the keys
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")  # start of the last read, on the monotonic clock
+        self._failures = FailureLog(_log, "Cannot load the signing keys, using the cached ones")
 
     async def decode(self, token: str, now: datetime) -> Claims:
         """Like AccessTokens.decode(), but reads the keys again if the token's key is unknown.
@@ -63,9 +66,10 @@ class KeyRefresher:
 
         Raises UnavailableError if they cannot be read.
         """
-        while self._revoked_keys() != self._revoked_keys_read:
+        count = self._revocations.count_revoked_keys
+        while count() != self._revoked_keys_read:
             async with self._refreshing:
-                if self._revoked_keys() != self._revoked_keys_read and not await self._refresh():
+                if count() != self._revoked_keys_read and not await self._refresh():
                     raise UnavailableError
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -77,13 +81,29 @@ class KeyRefresher:
         """Returns False if the keys cannot be read."""
         now = self._clock()
         self._refreshed_at = monotonic()
-        revoked_keys = self._revoked_keys()  # before the read, which may then miss none of them
+        # Before the read, which may then miss none of them.
+        revoked_keys = self._revocations.count_revoked_keys()
         try:
             async with self._database.session() as session:
                 context = RequestContext(session, now)
-                self._tokens.keyring = await self._store.read(context, self._tokens.keyring)
-        except Exception:  # noqa: BLE001 - no error may stop run()
-            _log.exception("Cannot load the signing keys, using the cached ones")
+                stored = await self._store.read(context, self._tokens.keyring)
+            keyring = self._without_revoked(stored)
+        except Exception as error:  # noqa: BLE001 - no error may stop run()
+            self._failures.failed(error)
             return False
+        if keyring is None:  # until another key replaces the revoked one, none may sign
+            self._revoked_keys_read = -1
+            return False
+        self._tokens.keyring = keyring
+        self._failures.succeeded()
         self._revoked_keys_read = revoked_keys
         return True
+
+    def _without_revoked(self, keyring: Keyring) -> Keyring | None:
+        """After a failover, the database may have lost the revocation of a key. None if no key is
+        left."""
+        is_revoked = self._revocations.is_revoked
+        keys = [key for key in keyring.keys if not is_revoked((f"kid:{key.kid}",))]
+        if len(keys) == len(keyring.keys):
+            return keyring
+        return Keyring(keys) if keys else None

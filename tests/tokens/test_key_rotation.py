@@ -30,6 +30,7 @@ from app.tokens import key_refresher
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import AccessTokens
 from app.tokens.key_refresher import KeyRefresher
+from app.tokens.revocations.cache import RevocationCache
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
@@ -383,6 +384,22 @@ def counted_reads(database: Database) -> Iterator[list[str]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+class Known(RevocationCache):
+    """Knows only how many keys were revoked."""
+
+    revoked_keys = 0
+
+    def is_fresh(self) -> bool:
+        return True
+
+    def invalidate(self) -> None: ...
+
+    async def follow(self, stopping: asyncio.Event) -> None: ...
+
+    def count_revoked_keys(self) -> int:
+        return self.revoked_keys
+
+
 async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
@@ -390,7 +407,7 @@ async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
         tokens = AccessTokens(
             settings, await KeyStore(settings).load(RequestContext(session, clock()))
         )
-    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: 0)
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, Known())
 
     async def present(number: int) -> None:
         with pytest.raises(InvalidTokenError):
@@ -407,13 +424,13 @@ async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
 async def test_one_of_many_that_learn_of_a_revoked_key_at_once_reads_the_keys(
     database: Database, settings: Settings, clock: Clock
 ) -> None:
-    revoked_keys = 0
+    known = Known()
     async with database.session() as session:
         tokens = AccessTokens(
             settings, await KeyStore(settings).load(RequestContext(session, clock()))
         )
-    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: revoked_keys)
-    revoked_keys = 1
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, known)
+    known.revoked_keys = 1
     with counted_reads(database) as reads:
         await asyncio.gather(*(keys.catch_up() for _ in range(10)))
     assert len(reads) == 1
@@ -426,7 +443,8 @@ async def test_keys_are_read_by_one_at_a_time(
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0)
     monkeypatch.setattr(key_refresher, "MIN_REFRESH_INTERVAL_SECONDS", 0)
     read = KeyStore.read
-    revoked_keys = under_way = most = 0
+    known = Known()
+    under_way = most = 0
 
     async def noted_read(
         store: KeyStore, context: RequestContext, known: Keyring | None = None
@@ -442,7 +460,7 @@ async def test_keys_are_read_by_one_at_a_time(
         tokens = AccessTokens(
             settings, await KeyStore(settings).load(RequestContext(session, clock()))
         )
-    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: revoked_keys)
+    keys = KeyRefresher(tokens, database, KeyStore(settings), clock, known)
     monkeypatch.setattr(KeyStore, "read", noted_read)
 
     async def present_unknown_keys() -> None:
@@ -451,9 +469,8 @@ async def test_keys_are_read_by_one_at_a_time(
                 await keys.decode(by_nobody(f"{number:016x}"), clock())
 
     async def hear_of_revoked_keys() -> None:
-        nonlocal revoked_keys
         for _ in range(20):
-            revoked_keys += 1
+            known.revoked_keys += 1
             await keys.catch_up()
 
     jobs = BackgroundJobs()
@@ -471,20 +488,26 @@ async def test_workers_go_on_looking_for_new_keys_after_the_database_was_in_trou
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(key_refresher, "REFRESH_SECONDS", 0.01)
+    caplog.set_level("INFO", "hourpass.keys")
     async with database.session() as session:
         tokens = AccessTokens(
             settings, await KeyStore(settings).load(RequestContext(session, clock()))
         )
         jobs = BackgroundJobs()
-        jobs.start(KeyRefresher(tokens, database, KeyStore(settings), clock, lambda: 0).run)
+        jobs.start(KeyRefresher(tokens, database, KeyStore(settings), clock, Known()).run)
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
-        await until(lambda: "Cannot load the signing keys" in caplog.text)
+        with counted_reads(database) as reads:
+            await until(lambda: len(reads) >= 5)
         await session.execute(text("ALTER TABLE lost RENAME TO signing_keys"))
         await session.commit()
     new = await rotate(database, settings, clock)
     await until(lambda: new in [key.kid for key in tokens.keyring.keys])
     await jobs.stop()
+    # Not one for each failure.
+    said = [record.message for record in caplog.records if record.name == "hourpass.keys"]
+    problem = "Cannot load the signing keys, using the cached ones"
+    assert [line for line in said if problem in line] == [problem, f"Works again: {problem}"]
 
 
 class Load:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD
+from app.database.sqlite_driver import SqliteConnector
 from app.main import create_app
 from app.retention.service import Retention
 from app.server.connections import TimeLimits
@@ -793,7 +794,7 @@ async def test_revocations_that_cannot_be_read_are_never_taken_for_read(
             # PostgreSQL is polled; SQLite is read by each request.
             while answers < 10 or (
                 app.state.database.engine.dialect.name == "postgresql"
-                and caplog.messages.count("Cannot poll revocations") < 3
+                and "Cannot poll revocations" not in caplog.messages
             ):
                 assert (await client.get(f"/token_status/{token}")).status_code >= 500
                 answers += 1
@@ -861,7 +862,9 @@ def test_another_name_is_another_history_even_with_the_same_revocations(
 
 
 def test_while_another_history_is_read_nothing_is_fresh() -> None:
-    known = cache.PostgresRevocationCache(create_async_engine("sqlite+aiosqlite://"))
+    known = cache.PostgresRevocationCache(
+        create_async_engine("sqlite+aiosqlite://"), SqliteConnector("", 1)
+    )
     known._apply(head(0), 0, [])
     known._queried_at = time.monotonic() + 3600  # however slow this machine is
     assert known.is_fresh()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.database.sqlite_driver import SqliteConnector
 from app.tokens.revocations import cache
 from app.tokens.revocations.cache import PostgresRevocationCache
 
@@ -16,6 +17,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.done: list[object] = []
+        self.timeline: str | None = None
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Any]:
@@ -33,10 +35,11 @@ class Engine:
 
 
 async def test_it_polls_thirty_times_a_second_and_after_an_error_a_second_later(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     engine: Any = Engine()
-    known = PostgresRevocationCache(engine)
+    known = PostgresRevocationCache(engine, SqliteConnector("", 1))
     stopping = asyncio.Event()
     failures = iter([None, OSError("gone"), OSError("gone again")])
 
@@ -61,6 +64,33 @@ async def test_it_polls_thirty_times_a_second_and_after_an_error_a_second_later(
         *("connect", "poll", "invalidate", 1.0),
         *("connect", "poll", 0.033, "poll", 0.033, "invalidate", "dispose"),
     ]
+    problem = "Cannot poll revocations"
+    assert caplog.messages == [problem, f"Works again: {problem}"]
+
+
+async def test_it_leaves_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of a request has found a server with a newer timeline."""
+    former, current = "7/00000001", "7/00000002"
+    engine: Any = Engine()
+    engine.timeline = former
+    connector = SqliteConnector("", 1)
+    connector.timeline = former
+    known = PostgresRevocationCache(engine, connector)
+    stopping = asyncio.Event()
+
+    async def poll(driver: Any) -> None:
+        engine.done.append(driver.timeline)
+        if driver.timeline == current:
+            stopping.set()
+        connector.timeline = current
+
+    async def invalidate() -> None:
+        engine.timeline = current  # of the next connection
+
+    monkeypatch.setattr(known, "_poll", poll)
+    monkeypatch.setattr(engine, "invalidate", invalidate)
+    await known.follow(stopping)
+    assert engine.done == ["connect", former, "connect", current, "dispose"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +100,7 @@ async def test_a_request_waits_a_second_at_most_for_the_next_poll(
     monkeypatch: pytest.MonkeyPatch, fresh_after: float, is_fresh: bool
 ) -> None:
     engine: Any = Engine()
-    known = PostgresRevocationCache(engine)
+    known = PostgresRevocationCache(engine, SqliteConnector("", 1))
     now = began = 1_000.0
 
     async def sleep(seconds: float) -> None:
@@ -89,7 +119,7 @@ async def test_an_answer_of_a_tenth_of_a_second_before_a_request_will_do_unless_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine: Any = Engine()
-    known = PostgresRevocationCache(engine)
+    known = PostgresRevocationCache(engine, SqliteConnector("", 1))
     monkeypatch.setattr(known, "is_fresh", lambda: False)
     now = 1_000.0
     monkeypatch.setattr(cache, "monotonic", lambda: now)

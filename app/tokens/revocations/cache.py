@@ -20,6 +20,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.background_jobs import wait_or_stop
+from app.database.connector import Connector
+from app.database.engine import Database
+from app.database.failure_log import FailureLog
 from app.database.sqlite_driver import Reader
 from app.tokens.revocations.entries import FeedEntries, FeedEntry, Head
 
@@ -46,7 +49,7 @@ _POSTGRES_SINCE = _SINCE.format(
 _log = logging.getLogger("hourpass.revocations")
 
 
-class _StandbyError(Exception):
+class _StandbyError(OSError):
     """The connection leads to a standby; the next one may lead to the primary."""
 
 
@@ -201,10 +204,13 @@ class PostgresRevocationCache(RevocationCache):
     a result is always known.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """`engine` is for this cache alone, so that polling takes no connection from requests."""
+    def __init__(self, engine: AsyncEngine, connector: Connector) -> None:
+        """`engine` is for this cache alone, so that polling takes no connection from requests.
+        `connector` opens its connections and those of requests."""
         super().__init__()
         self._engine = engine
+        self._connector = connector
+        self._failures = FailureLog(_log, "Cannot poll revocations")
 
     def is_fresh(self) -> bool:
         if self._queried_at <= self._invalidated_at:
@@ -227,14 +233,19 @@ class PostgresRevocationCache(RevocationCache):
                 async with self._engine.connect() as connection:
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        while not stopping.is_set():
+                        while not stopping.is_set() and self._is_of_primary(driver):
                             await self._poll(driver)
+                            self._failures.succeeded()
                             await asyncio.sleep(POLL_SECONDS)
                     finally:  # not returned to the pool: a query may be in progress
                         await connection.invalidate()
             except Exception as error:  # noqa: BLE001 - drivers raise errors of their own
-                _log.warning("Cannot poll revocations", extra={"cause": type(error).__name__})
+                self._failures.failed(error)
                 await wait_or_stop(stopping, _QUERY_TIMEOUT_SECONDS)
+
+    def _is_of_primary(self, driver: Any) -> bool:
+        """False if a connection of a request has found a newer timeline meanwhile."""
+        return driver.timeline in (None, self._connector.timeline)
 
     async def _poll(self, driver: Any) -> None:
         """Uses the driver directly: thirty times a second, SQLAlchemy would be most of the CPU time
@@ -242,6 +253,7 @@ class PostgresRevocationCache(RevocationCache):
         asked_at = monotonic()
         *fields, is_standby = await driver.fetchrow(_POSTGRES_HEAD, timeout=_QUERY_TIMEOUT_SECONDS)
         if is_standby:
+            self._connector.discard_all()  # those of requests lead to it as well
             raise _StandbyError
         head = Head(*fields)
         first = self._first_missing(head)
@@ -262,7 +274,8 @@ def _postgres_entry(row: Sequence[Any]) -> FeedEntry:
     return FeedEntry(position, mark, value, expires_at.timestamp(), float(seconds_left))
 
 
-def create_cache(engine: AsyncEngine) -> RevocationCache:
+def create_cache(database: Database) -> RevocationCache:
+    engine = database.engine
     if engine.dialect.name == "sqlite" and engine.url.database:
         return SqliteRevocationCache(engine.url.database)
-    return PostgresRevocationCache(engine)
+    return PostgresRevocationCache(database.create_engine(), database.connector)

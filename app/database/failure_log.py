@@ -1,0 +1,34 @@
+"""Logs the failures of what is repeated. An outage would otherwise fill the log."""
+
+import logging
+
+from app.database import outages
+from app.errors import UnavailableError
+
+
+class FailureLog:
+    """Logs one line when it begins to fail, and one when it works again."""
+
+    def __init__(self, logger: logging.Logger, message: str) -> None:
+        self._logger = logger
+        self._message = message
+        self._is_failing = False
+
+    def failed(self, error: Exception) -> None:
+        if self._is_failing:
+            return
+        self._is_failing = True
+        if isinstance(error, UnavailableError):  # of Database.session()
+            cause = outages.describe(error.__cause__) if error.__cause__ else error.message
+        elif outages.is_outage(error):
+            cause = outages.describe(error)
+        else:  # only then does a traceback help
+            extra = {"cause": type(error).__name__}
+            self._logger.error(self._message, extra=extra, exc_info=error)
+            return
+        self._logger.warning(self._message, extra={"cause": cause})
+
+    def succeeded(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            self._logger.info("Works again: %s", self._message)
