@@ -40,6 +40,7 @@ from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
 from app.login.token_issuer import TokenIssuer
+from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
 from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
@@ -199,9 +200,13 @@ async def _start(
     stack.callback(feed.close)
     jobs = BackgroundJobs()
     stack.push_async_callback(jobs.stop)
+    recovery = RevocationRecovery(
+        database, cache, services.keys, services.revocations, services.events
+    )
     for job in (
         cache.follow,
         keys.run,
+        recovery.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
     ):

@@ -4,6 +4,7 @@ revoked in either of the two stays revoked, and nobody gets anybody else's accou
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -12,8 +13,9 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.cli.main import main as hourpass
+from app.database.engine import begin_write
 from hourpass import Guard, InvalidTokenError
-from tests.support.apps import started_client
+from tests.support.apps import context_in, started_client
 from tests.support.databases import Twin, twin
 from tests.support.guards import comes_true, refusal_of
 from tests.support.markers import on_sqlite
@@ -50,6 +52,20 @@ async def answers(client: AsyncClient, path: str, status: int) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def lists(client: AsyncClient, *values: str) -> bool:
+    """Whether the feed soon has all of them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while True:
+                response = await client.get("/revocations")
+                if response.status_code == 200:
+                    listed = {entry["value"] for entry in response.json()["revocations"]}
+                    if listed.issuperset(values):
+                        return True
+                await asyncio.sleep(0.02)
+    return False
 
 
 async def revoke(client: AsyncClient, token: str) -> None:
@@ -91,9 +107,68 @@ async def test_a_worker_notices_that_its_database_has_another_past(
         assert await token_holds(client, token)
     response = await client.get("/revocations", params={"after": cursor_here})
     assert_problem(response, 410, "cursor_unknown")
-    assert await revoked(client) == [f"jti:{said_in(there)['jti']}"]
+    again = f"jti:{said_in(here)['jti']}"
+    assert await lists(client, again)
+    assert await revoked(client) == [f"jti:{said_in(there)['jti']}", again]
     page = (await client.get("/revocations", params={"after": cursor_there})).json()
-    assert page["revocations"] == []
+    assert [entry["value"] for entry in page["revocations"]] == [again]
+
+
+async def test_what_the_database_has_lost_is_revoked_again(
+    app: FastAPI, client: AsyncClient, twin: Twin, clock: Clock
+) -> None:
+    """Or the service would issue tokens that it refuses, and new workers would accept old ones."""
+    for person in (LANCELOT, GALAHAD):
+        await register(client, person)
+    session = await open_session(client, LANCELOT)
+    old = [await log_in(client, person) for person in (ARTHUR, LANCELOT, GALAHAD)]
+    arthur, lancelot, galahad = old
+    twin.copy()
+    assert await answers(client, "/readyz", 200)
+    await revoke(client, lancelot)
+    user_id = said_in(galahad)["sub"]
+    disable = f"/toggle-user-permission/{user_id}/0"
+    assert (await client.put(disable, headers=bearer(arthur))).is_success
+    sid = said_in(session["token"])["sid"]
+    ended = await client.delete(f"/me/sessions/{sid}", headers=bearer(session["token"]))
+    assert ended.is_success
+    async with app.state.database.session() as database:
+        context = context_in(database, app)
+        await begin_write(database)
+        await app.state.services.keys.revoke(context, kid_of(arthur))
+        await app.state.services.revocations.publish(context, f"kid:{kid_of(arthur)}")
+        await database.commit()
+    known = [f"jti:{said_in(lancelot)['jti']}", f"sub:{user_id}:{said_in(galahad)['epoch']}"]
+    known += [f"sid:{sid}", f"kid:{kid_of(arthur)}"]
+    assert await lists(client, *known)
+
+    twin.swap()
+
+    async with started_client(make_settings(twin.first_url), clock) as newcomer:
+        assert await lists(newcomer, *known)
+        assert sorted(await revoked(newcomer)) == sorted(known)
+        for token in (*old, session["token"]):
+            assert not await token_holds(newcomer, token)
+        assert (await renew(newcomer, session["refresh_token"])).status_code == 400
+        for person in (ARTHUR, LANCELOT, GALAHAD):
+            fresh = await log_in(newcomer, person)
+            assert kid_of(fresh) != kid_of(arthur)
+            for each in (newcomer, client):
+                assert await token_holds(each, fresh)
+
+
+@on_sqlite
+async def test_while_a_lost_key_is_the_only_one_nobody_gets_a_token(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kid = kid_of(await log_in(client, ARTHUR))
+    cache, keys = app.state.revocation_cache, app.state.key_refresher
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(cache, "is_revoked", lambda values: f"kid:{kid}" in values)
+        async with keys._refreshing:
+            assert not await keys._refresh()
+        assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
+    assert (await client.post("/token", json=ARTHUR)).status_code == 200
 
 
 async def test_a_listener_that_waits_is_told_to_start_over(
@@ -137,6 +212,10 @@ async def test_a_guard_keeps_its_revocations_and_reads_those_of_the_other_databa
         assert comes_true(lambda: refusal_of(guard, there) is InvalidTokenError)
         assert refusal_of(guard, here) is InvalidTokenError
         assert comes_true(lambda: refusal_of(guard, valid) is None)
+        # Guards that start now know it from the service, which has published it again.
+        with Guard(service.url) as newcomer:
+            assert comes_true(lambda: refusal_of(newcomer, here) is InvalidTokenError)
+            assert refusal_of(newcomer, valid) is None
 
 
 def answers_at_all(service: RunningService) -> bool:

@@ -18,7 +18,7 @@ LAYERS = {
     13: {"main"},
     12: {"cli"},
     11: {"login", "services", "tables"},
-    10: {"accounts", "retention", "subscribers", "token_checks"},
+    10: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
     9: {"audit", "credentials", "mail"},
     8: {"users"},
     7: {"tokens"},

@@ -102,6 +102,15 @@ class RevocationCache(ABC):
     def is_revoked(self, values: Iterable[str]) -> bool:
         return not self._forget_at.keys().isdisjoint(values)
 
+    def find_lost(self) -> list[str]:
+        """The unexpired revocations that are known here, and that the database lacks."""
+        listed, now = self.entries.values(), monotonic()
+        return [
+            value
+            for value, forget_at in self._forget_at.items()
+            if forget_at > now and value not in listed
+        ]
+
     def _first_missing(self, head: Head) -> int | None:
         """The position from which to read, or None if there is nothing to read."""
         if head == self.head:

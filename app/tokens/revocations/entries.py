@@ -86,6 +86,9 @@ class FeedEntries:
         self._pages = {start: page for start, page in self._pages.items() if not page.is_last}
         self._other_pages.clear()
 
+    def values(self) -> set[str]:
+        return set(self._values)
+
     def forget_expired(self, now: float) -> None:
         """Removes them at most once a minute, because all pages must then be rendered again."""
         if now < self._forgot_at + FORGET_SECONDS:

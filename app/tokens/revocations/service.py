@@ -64,6 +64,20 @@ class Revocations:
                 once=True,
             )
 
+    async def publish_missing(self, context: RequestContext, values: Sequence[str]) -> int:
+        """Publish those of the values that the feed lacks, and return their number."""
+        # Locked first, so that no two workers publish the same ones.
+        await context.session.execute(select(Feed.id).with_for_update())
+        listed = set(
+            await context.session.scalars(
+                select(Revocation.value).where(Revocation.value.in_(values))
+            )
+        )
+        missing = [value for value in values if value not in listed]
+        for value in missing:
+            await self.publish(context, value)
+        return len(missing)
+
     async def rename_feed(self, context: RequestContext) -> None:
         """Invalidate all cursors, so that all listeners read the feed from its beginning. Part of
         the caller's transaction."""

@@ -1,0 +1,110 @@
+"""A background job that publishes revocations again which the database has lost.
+
+A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
+that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not
+know them, and the database still has what they revoked: the key that signs, the user's token
+version, the session. Tokens that are issued with those would be rejected.
+"""
+
+import logging
+import re
+from asyncio import Event
+from collections.abc import Sequence
+from contextlib import suppress
+
+from sqlalchemy import delete, select
+
+from app.background_jobs import wait_or_stop
+from app.context import RequestContext
+from app.credentials.sessions.models import Session
+from app.database.engine import Database, begin_write
+from app.database.failure_log import FailureLog
+from app.database.fast_queries import current_time
+from app.events import Events
+from app.tokens.revocations.cache import RevocationCache
+from app.tokens.revocations.service import Revocations
+from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
+from app.users.models import User, new_token_version
+
+CHECK_SECONDS = 0.5
+BATCH_SIZE = 200  # of one transaction, which keeps all other revocations waiting
+
+_SUBJECT = re.compile(r"sub:([1-9][0-9]{0,17}):([0-9]{1,10})")
+
+_log = logging.getLogger("hourpass.revocations")
+
+
+class RevocationRecovery:
+    def __init__(
+        self,
+        database: Database,
+        cache: RevocationCache,
+        keys: KeyStore,
+        revocations: Revocations,
+        events: Events,
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._keys = keys
+        self._revocations = revocations
+        self._events = events
+        self._repaired = cache.history  # the last history whose losses have been published
+        self._failures = FailureLog(_log, "Cannot publish lost revocations again")
+
+    async def run(self, stopping: Event) -> None:
+        while not await wait_or_stop(stopping, CHECK_SECONDS):
+            try:
+                await self.run_once()
+            except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
+                self._failures.failed(error)
+            else:
+                self._failures.succeeded()
+
+    async def run_once(self) -> None:
+        """Does nothing unless the database has another history than at the last time."""
+        if not self._cache.is_fresh() or self._cache.history == self._repaired:
+            return
+        history, lost = self._cache.history, self._cache.find_lost()
+        published = 0
+        for start in range(0, len(lost), BATCH_SIZE):
+            published += await self._publish(lost[start : start + BATCH_SIZE])
+        if published:
+            _log.warning("Published %d revocations again that the database had lost", published)
+        self._repaired = history
+
+    async def _publish(self, values: Sequence[str]) -> int:
+        """Returns how many of them no other worker has published. Locks in the order of all
+        operations: users, sessions, keys, the feed."""
+        async with self._database.session() as session:
+            context = RequestContext(session, await current_time(session))
+            await begin_write(session)
+            await _replace_token_versions(context, values)
+            await session.execute(delete(Session).where(Session.id.in_(_after("sid:", values))))
+            for kid in _after("kid:", values):
+                with suppress(KeyNotFoundError):
+                    await self._keys.revoke(context, kid)
+            missing = await self._revocations.publish_missing(context, values)
+            if missing:
+                await self._events.publish(
+                    context, "service.republish", None, revocations=str(missing)
+                )
+            await session.commit()
+        return missing
+
+
+async def _replace_token_versions(context: RequestContext, values: Sequence[str]) -> None:
+    versions = {(int(m[1]), int(m[2])) for m in map(_SUBJECT.fullmatch, values) if m}
+    users = await context.session.scalars(
+        select(User)
+        .where(User.id.in_({user_id for user_id, _ in versions}))
+        .order_by(User.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    for user in users.all():
+        if (user.id, user.token_version) in versions:
+            user.token_version = new_token_version()
+
+
+def _after(prefix: str, values: Sequence[str]) -> list[str]:
+    return [value.removeprefix(prefix) for value in values if value.startswith(prefix)]
