@@ -32,6 +32,7 @@ from app.database.engine import (
     warn_of_ignored_options,
 )
 from app.database.readiness import Readiness, check_writable
+from app.database.replication import warn_of_asynchronous_standbys
 from app.errors import StartupError
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import RequestMiddleware
@@ -179,6 +180,7 @@ async def _start(
         await migrations.create_if_empty(database.engine, settings)
     await migrations.check(database.engine)
     await check_writable(database)
+    await warn_of_asynchronous_standbys(database)
 
     state.revocation_cache = cache = create_cache(database)
     state.services = services = build_services(settings, cache)

@@ -14,6 +14,7 @@ SQLITE_LOCK_SECONDS = 10.0
 MIGRATION_LOCK_SECONDS = 600.0
 SERVER_STATEMENT_SECONDS = 4.0
 STATEMENT_SECONDS = 5.0
+CANCEL_SECONDS = 0.5  # for the server to end a statement that was given up
 # A transaction whose client has gone keeps its locks until then. Longer than any pause in ours:
 # some read, then wait for a password's hash.
 IDLE_TRANSACTION_SECONDS = 30.0

@@ -1,5 +1,6 @@
 """asyncpg with bounded waits, several hosts, and support for connection poolers."""
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -11,6 +12,7 @@ from sqlalchemy import text
 
 from app.database import timelines
 from app.database.connector import (
+    CANCEL_SECONDS,
     IDLE_TRANSACTION_SECONDS,
     LOCK_SECONDS,
     SERVER_STATEMENT_SECONDS,
@@ -154,8 +156,16 @@ class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no typ
 
     _transport: Transport
 
+    _cancellations: set[asyncio.Task[None]]
+
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
-        """Close it without waiting for the server's answer, which may never come."""
+        """Close it without waiting for the server's answer, which may never come.
+
+        After a timeout, asyncpg cancels the statement on another connection. Otherwise a commit
+        that waits for a standby would keep its locks for as long as the standby is away.
+        """
+        if self._cancellations:
+            await asyncio.wait(set(self._cancellations), timeout=CANCEL_SECONDS)
         self.terminate()
 
     def set_tcp_options(self, options: TcpOptions) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.database import migrations, outages
 from app.database.base import Base
 from app.database.engine import Database
-from app.database.version_table import VERSION_TABLE
 from app.errors import StartupError
 
 CHECK_SECONDS = 1.0
+# A commit that takes longer, for example because it waits for a standby, is too late for a login.
+WRITE_SECONDS = 2.0
 _SPACE_BYTES = 64 * 1024  # more than a login writes
 
-_WRITE = text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - ours
+_WRITE = "UPDATE server_timeline SET name = name"
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only') = 'on'")
 # Some databases do not let the service change entries of the audit log, so one way of writing is
 # enough.
@@ -60,14 +62,14 @@ async def _find_problem(database: Database) -> StartupError | None:
 
 
 async def check_writable(database: Database) -> None:
-    """Try what the work needs, without leaving a trace. Raises NotWritableError."""
+    """Try what the work needs, and write a row that stays as it was. Raises NotWritableError."""
     engine = database.engine
     try:
         if engine.dialect.name == "sqlite":
             async with engine.connect() as connection:
                 await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
                 # Only a write notices that the file is read-only. This one is rolled back.
-                await connection.execute(_WRITE)
+                await connection.execute(text(_WRITE))
             await asyncio.to_thread(_check_directory, Path(engine.url.database or "").parent)
         else:
             async with engine.connect() as connection:
@@ -75,6 +77,8 @@ async def check_writable(database: Database) -> None:
     except StartupError:
         raise
     except Exception as error:  # each driver has its own
+        if outages.loses_connections(error):
+            database.connector.discard_all()
         problem = outages.describe(error, Base.metadata.tables)
         raise NotWritableError(f"The database cannot be written: {problem}.") from error
 
@@ -98,3 +102,14 @@ async def _check_postgres(database: Database, connection: AsyncConnection) -> No
         raise NotWritableError(
             f"The database cannot be used: {outages.permission_problem(tables)}."
         )
+    await connection.rollback()
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    try:
+        # Committed, because the commit is what waits for a synchronous standby.
+        await driver.execute(_WRITE, timeout=WRITE_SECONDS)
+    except TimeoutError as error:
+        await connection.invalidate()
+        raise NotWritableError(
+            f"The database has not committed a write within {WRITE_SECONDS:.0f} s. It may wait for "
+            "a synchronous standby or a lock."
+        ) from error

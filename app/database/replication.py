@@ -1,0 +1,37 @@
+"""Warns if a failover could lose what the service has acknowledged."""
+
+import logging
+
+from sqlalchemy import text
+
+from app.database.engine import Database
+
+# A backup that is being made is attached in the same way.
+_SETTINGS = text(
+    "SELECT (SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'),"
+    " current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
+)
+_UNSAFE = ("off", "local")
+
+_log = logging.getLogger("hourpass.database")
+
+
+async def warn_of_asynchronous_standbys(database: Database) -> None:
+    """Does nothing on SQLite, and without standbys."""
+    if database.engine.dialect.name == "sqlite":
+        return
+    async with database.session() as session:
+        standbys, names, commit = (await session.execute(_SETTINGS)).one()
+    if not standbys:
+        return
+    if not names:
+        problem = "synchronous_standby_names is empty"
+    elif commit in _UNSAFE:
+        problem = f"synchronous_commit is {commit}"
+    else:
+        return
+    _log.warning(
+        "The database has standbys, but %s. A failover can lose the last users and revocations. "
+        "Replicate synchronously",
+        problem,
+    )
