@@ -19,19 +19,19 @@ from app.database.connector import OlderTimelineError, UnreachableError
 # Classes of SQLSTATE that only depend on the statement and its values (PostgreSQL, appendix A).
 _FAULT_CLASSES = frozenset(
     (
-        *("02", "03", "07", "09", "0A", "0F", "0L", "0P", "0Z", "20", "21", "22", "23", "24", "25"),
-        *("27", "2B", "2D", "2F", "34", "38", "39", "3B", "3F", "42", "44", "54", "P0"),
+        *("02", "03", "07", "09", "0A", "0F", "0L", "0P", "0Z", "20", "21", "22", "23", "24", "27"),
+        *("2B", "2D", "2F", "34", "38", "39", "3B", "3F", "42", "44", "54", "P0"),
     )
 )
-_READ_ONLY = "25006"
 _PERMISSION = "42501"
-# Exceptions of these classes: a read-only transaction, timeouts of transactions, permissions, and
-# prepared statements that a pooler has lost or mixed up.
-_NO_FAULTS = frozenset((_READ_ONLY, "25P03", "25P04", _PERMISSION, "42P05"))
+# Exceptions of these classes: permissions, and prepared statements that a pooler has mixed up.
+_NO_FAULTS = frozenset((_PERMISSION, "42P05"))
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock
-# After these, the service gives up all open connections. Class 08 has connection exceptions.
-_LOST = frozenset((_READ_ONLY, "25P03", "25P04", "57P01", "57P02", "57P04", "57P05"))
-_LOST |= {"26000", "42P05"}
+# After these, the service gives up all open connections. The classes: connection exceptions,
+# transactions that are read-only or not in the state in which the service left them (a pooler or a
+# failover was in between), and internal errors of the server.
+_LOST = frozenset(("57P01", "57P02", "57P04", "57P05", "26000", "42P05"))
+_LOST_CLASSES = ("08", "25", "XX")
 
 _LOST_BEFORE = "8s2b"  # SQLAlchemy's code
 
@@ -105,7 +105,7 @@ def loses_connections(error: BaseException | None) -> bool:
     """Whether no open connection is to be used again: they are silent, closed or read-only."""
     cause = _cause(error)
     if state := _sqlstate(cause):
-        return state in _LOST or state.startswith("08")
+        return state in _LOST or state[:2] in _LOST_CLASSES
     if isinstance(cause, sqlite3.Error):
         return is_outage(cause) and _sqlite_code(cause) not in _SQLITE_KEPT
     return isinstance(cause, OSError) or _is_of_closed_connection(cause)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
@@ -13,6 +14,7 @@ from sqlalchemy import Select, Update, column, func, make_url, select, table, te
 
 from app.database import fast_queries, migrations
 from app.database.engine import Database
+from app.database.postgres_driver import Connection
 from app.database.readiness import NotWritableError, check_writable
 from app.database.version_table import SchemaError
 from app.errors import UnavailableError
@@ -192,6 +194,55 @@ async def test_what_we_did_wrong_is_no_outage(app: FastAPI, *, by_driver: bool) 
     with pytest.raises(Exception, match="nothing") as caught:
         await _run(app.state.database, unknown_table, by_driver=by_driver)
     assert not isinstance(caught.value, UnavailableError)
+
+
+NOT_NOW = ("25000", "25001", "25006", "25P01", "25P02", "25P03", "XX000", "08006", "57P01")
+
+
+@on_postgresql
+async def test_an_error_that_is_not_of_the_statement_is_a_503_and_gives_the_connection_up(
+    app: FastAPI, subtests: pytest.Subtests
+) -> None:
+    database: Database = app.state.database
+    pid = select(func.pg_backend_pid())
+    for state in NOT_NOW:
+        fail = text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+        with subtests.test(state):
+            async with database.session() as session:
+                before = await fast_queries.run(session, pid, {})
+            with pytest.raises(UnavailableError):
+                async with database.session() as session:
+                    await session.execute(fail)
+            async with database.session() as session:
+                assert await fast_queries.run(session, pid, {}) != before
+
+
+# Which of them a torn connection raises depends on the moment.
+TORN = ("InternalClientError", "ProtocolError", "InterfaceError", "ConnectionDoesNotExistError")
+
+
+@on_postgresql
+@pytest.mark.parametrize("by_driver", [True, False], ids=["single statement", "transaction"])
+async def test_a_torn_connection_is_a_503(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests, *, by_driver: bool
+) -> None:
+    database: Database = app.state.database
+    for name in TORN:
+        count = select(func.count(User.id).label(name))  # not prepared before
+        before = database.connector.discarded_at
+        error = getattr(asyncpg, name)("torn")
+
+        async def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        with subtests.test(name):
+            with monkeypatch.context() as meanwhile:
+                meanwhile.setattr(Connection, "fetch", fail)
+                meanwhile.setattr(Connection, "prepare", fail)  # which SQLAlchemy calls
+                with pytest.raises(UnavailableError):
+                    await _run(database, count, by_driver=by_driver)
+            assert database.connector.discarded_at > before
+            await _run(database, count, by_driver=by_driver)
 
 
 @on_postgresql
