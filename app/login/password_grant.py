@@ -71,6 +71,7 @@ class PasswordGrant:
         MfaRequiredByFormError); InvalidScopeError; TooManyCodesError; TooManyAttemptsError;
         HashingOverloadedError.
         """
+        self._passwords.require_capacity()
         session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
         password = body.password.get_secret_value()
         async with self._limiter.attempt(context, normalize_username(body.username)) as attempt:

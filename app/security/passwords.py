@@ -89,6 +89,12 @@ class Passwords:
             return
         raise InvalidRequestError.for_field(field, rule)
 
+    def require_capacity(self) -> None:
+        """Raises HashingOverloadedError. Spares callers what they do before hashing."""
+        if not self._capacity.acquire(blocking=False):
+            raise HashingOverloadedError
+        self._capacity.release()
+
     async def hash(self, password: str) -> str:
         """Raises HashingOverloadedError."""
         return await self._run(self._context.hash, _normalize(password))

@@ -5,9 +5,10 @@ restart: per account, per IP address, and per pair of an account and an IP addre
 owner has logged in before. For such a known pair, only the pair's own counter matters, so nobody
 else's guesses can lock the owner out.
 
-As long as a counter is below its limit's `allowed` failures, attempts in progress in this process
-count as failed. From there on, each attempt is charged as a failure before the password is checked,
-and refunded if it succeeds.
+Each attempt is charged as a failure before the password is checked, and refunded if it succeeds.
+So all workers together check no more passwords than the limits allow. Only a login at a known
+address without failures is not charged, if it is the only one in progress in this process. That is
+nearly every login, and it writes nothing before the password is checked.
 
 All times are by the database's clock. If each host used its own, a host that is hours ahead would
 lock users out on the others, and an attacker could use the host on which the delays are over.
@@ -117,7 +118,7 @@ class Attempt:
         return (
             self.known_key is not None
             or self.unwritten.is_due(self.login_key)
-            or any(counter.failures for counter in self.counters)
+            or any(counter.failures or counter.is_charged for counter in self.counters)
         )
 
     async def fail(self) -> None:
@@ -127,7 +128,7 @@ class Attempt:
 
     async def succeed(self) -> None:
         for counter in self.counters:
-            if counter.limit is not ADDRESS and counter.failures:
+            if counter.limit is not ADDRESS and (counter.failures or counter.is_charged):
                 await self.session.execute(
                     delete(AttemptCounter).where(AttemptCounter.key == counter.key)
                 )
@@ -153,16 +154,22 @@ class Attempt:
                 await self._refund(counter)
 
     async def _refund(self, counter: FailureCounter) -> None:
+        # Most counters have nothing but this charge.
+        only_this = (AttemptCounter.key == counter.key, AttemptCounter.failures == 1)
+        deleted = delete(AttemptCounter).where(*only_this).returning(AttemptCounter.key)
+        if await self.session.scalar(deleted):
+            return
         await self.session.execute(
             update(AttemptCounter)
-            .where(AttemptCounter.key == counter.key)
+            # Another success may have cleared it meanwhile.
+            .where(AttemptCounter.key == counter.key, AttemptCounter.failures > 0)
             .values(failures=AttemptCounter.failures - 1, blocked_until=self.now)
         )
 
 
 class LoginLimiter:
-    """One per process, because it counts the attempts in progress there. `actions` is the rate of
-    logins of one user, and of that user's revoked access tokens."""
+    """One per process, because it counts the attempts in progress at known addresses there.
+    `actions` is the rate of logins of one user, and of that user's revoked access tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self.actions = Rate.hourly(settings.user_actions_per_hour)
@@ -179,7 +186,7 @@ class LoginLimiter:
         account_key, pair_key, known_key, login_key = _account_keys(account, network)
         address_key = _key("address", network)
         keys = (pair_key, account_key, address_key)
-        with self._count_concurrent(*keys) as others:
+        with self._count_concurrent(pair_key) as others:
             now = await fast_queries.current_time(session)
             found = await _read(session, now, known_key, login_key, *keys)
             logins = found.get(login_key)
@@ -187,12 +194,16 @@ class LoginLimiter:
                 raise_if_blocked(logins.blocked_until, now)
             if known := found.get(known_key):
                 counters = [FailureCounter(pair_key, ACCOUNT_AT_ADDRESS)]
+                has_failures = pair_key in found and found[pair_key].failures > 0
+                is_charged = has_failures or others > 0
             else:
+                is_charged = True
                 # The order is the same everywhere, so that there is no deadlock.
                 counters = [FailureCounter(account_key, ACCOUNT)]
                 if network:
                     counters.append(FailureCounter(address_key, ADDRESS))
-            await _check_and_charge(session, counters, found, others, now)
+            if is_charged:
+                await _check_and_charge(session, counters, found, now)
             is_due = known is None or known.expires_at - now < RENEW_KNOWN_BELOW
             due_key = known_key if is_due else None
             attempt = Attempt(
@@ -220,28 +231,21 @@ class LoginLimiter:
             return
         session = context.session
         counter = FailureCounter(_key(kind, subject), limit)
-        with self._count_concurrent(counter.key) as others:
-            now = await fast_queries.current_time(session)
-            found = await _read(session, now, counter.key)
-            await _check_and_charge(session, [counter], found, others, now)
-            await begin_write(session)
-            if not counter.is_charged:
-                await _charge(session, counter, now)
-            await session.commit()
+        now = await fast_queries.current_time(session)
+        found = await _read(session, now, counter.key)
+        await _check_and_charge(session, [counter], found, now)
 
     @contextmanager
-    def _count_concurrent(self, *keys: str) -> Iterator[Mapping[str, int]]:
+    def _count_concurrent(self, key: str) -> Iterator[int]:
         """How many other attempts are in progress, while this one is. Call it before reading the
         database: an attempt that ends in between is then counted twice rather than not at all."""
-        others = {key: self._in_progress[key] for key in keys}
-        self._in_progress.update(keys)
+        self._in_progress[key] += 1
         try:
-            yield others
+            yield self._in_progress[key] - 1
         finally:
-            for key in keys:
-                self._in_progress[key] -= 1
-                if not self._in_progress[key]:
-                    del self._in_progress[key]
+            self._in_progress[key] -= 1
+            if not self._in_progress[key]:
+                del self._in_progress[key]
 
 
 @lru_cache(maxsize=1024)
@@ -336,31 +340,22 @@ async def _check_and_charge(
     session: AsyncSession,
     counters: list[FailureCounter],
     found: Mapping[str, StoredCounter],
-    others: Mapping[str, int],
     now: datetime,
 ) -> None:
-    """Check the counters, and charge those that have reached their limit's `allowed` failures.
-
-    Raises TooManyAttemptsError.
-    """
+    """Check the counters and charge them, in a transaction of its own. Raises
+    TooManyAttemptsError."""
     blocked_until = now
     for counter in counters:
         if row := found.get(counter.key):
             counter.failures = row.failures
             blocked_until = max(blocked_until, row.blocked_until)
-        if counter.failures >= counter.limit.allowed:
-            counter.is_charged = True
-        elif counter.failures + others[counter.key] >= counter.limit.allowed:
-            raise TooManyAttemptsError
-    if blocked_until > now:
-        raise_if_blocked(blocked_until, now)
-    if not any(counter.is_charged for counter in counters):
-        return
+    raise_if_blocked(blocked_until, now)
     await begin_write(session)
     for counter in counters:
-        if counter.is_charged and not await _charge_in_advance(session, counter, now):
+        if not await _charge_in_advance(session, counter, now):
             await session.rollback()
             raise TooManyAttemptsError
+        counter.is_charged = True
     await session.commit()
 
 
@@ -372,7 +367,9 @@ async def _read(session: AsyncSession, now: datetime, *keys: str) -> dict[str, S
 
 
 async def _charge_in_advance(session: AsyncSession, counter: FailureCounter, now: datetime) -> bool:
-    """Count one more failure. False if another attempt has just changed the counter."""
+    """Count one more failure. False if other attempts in progress have left none for this one."""
+    if counter.failures < counter.limit.allowed:
+        return await _charge(session, counter, now) <= counter.limit.allowed
     delay = counter.limit.delay(counter.failures + 1)
     claimed = await session.scalar(
         update(AttemptCounter)
@@ -388,7 +385,8 @@ async def _charge_in_advance(session: AsyncSession, counter: FailureCounter, now
     return claimed is not None
 
 
-async def _charge(session: AsyncSession, counter: FailureCounter, now: datetime) -> None:
+async def _charge(session: AsyncSession, counter: FailureCounter, now: datetime) -> int:
+    """Returns the new number of failures."""
     failures = await _add_failures(session, counter.key, 1, now, now + counter.limit.window)
     if delay := counter.limit.delay(failures):
         await session.execute(
@@ -397,6 +395,7 @@ async def _charge(session: AsyncSession, counter: FailureCounter, now: datetime)
             .values(blocked_until=now + delay)
             .execution_options(synchronize_session=False)
         )
+    return failures
 
 
 async def _add_failures(
