@@ -15,6 +15,7 @@ from app.cli.operations import run
 from app.context import RequestContext
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
+from app.database.timelines import skip_ids
 from app.security.one_time_codes.models import Code
 from app.services import Services
 from app.settings import Settings
@@ -42,8 +43,9 @@ def after_restore() -> None:
 
 
 async def revoke_everything(services: Services, context: RequestContext) -> list[str]:
-    """Revoke every signing key, token, session and one-time code, and rename the revocation feed,
-    so that every guard reads it from the beginning. Returns the kids of the revoked keys.
+    """Revoke every signing key, token, session and one-time code, skip the ids that may have been
+    assigned since the backup, and rename the revocation feed, so that every guard reads it from the
+    beginning. Returns the kids of the revoked keys.
 
     Safe to repeat, and while workers run.
     """
@@ -60,6 +62,7 @@ async def revoke_everything(services: Services, context: RequestContext) -> list
     await session.execute(update(User).values(token_version=shifted), execution_options=whole_table)
     await session.execute(delete(Session), execution_options=whole_table)
     await session.execute(delete(Code), execution_options=whole_table)
+    await skip_ids(session)
     kids = await services.keys.revoke_all(context)
     for kid in kids:
         await services.revocations.publish(context, f"kid:{kid}")

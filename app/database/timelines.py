@@ -19,6 +19,9 @@ from app.database.connector import Connector
 # 1 MiB of the log, which has fewer rows than this.
 LOST_IDS = 10_000
 
+# The same for a backup, which may lack a day.
+IDS_AFTER_BACKUP = 100_000
+
 CONNECTOR = "connector"  # key of a session's `info`
 
 # The server's identifier too: a backup may have been restored on another server. The number is
@@ -36,6 +39,16 @@ _MOVE_SEQUENCES = (
     " sequences AS MATERIALIZED (SELECT unnest(ARRAY[:sequences])::regclass AS name)"
     " SELECT count(nextval(sequences.name)) FROM moved, sequences, generate_series(1, :lost)"
 )
+_SKIP = (
+    "WITH sequences AS MATERIALIZED (SELECT unnest(ARRAY[:sequences])::regclass AS name)"
+    " SELECT count(nextval(sequences.name)) FROM sequences, generate_series(1, :number)"
+)
+# SQLite adds the row of a table with its first id.
+_ADD_SQLITE_SEQUENCE = (
+    "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0"
+    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :name)"
+)
+_SKIP_SQLITE = "UPDATE sqlite_sequence SET seq = seq + :number WHERE name = :name"
 # A function is missing, or the role may not use it, or the server does not support it.
 _UNTOLD = ("42883", "42501", "0A000")
 # The table is missing before its migration. The role may not write to it, or nobody may write.
@@ -90,13 +103,32 @@ async def require_unused_ids(session: AsyncSession) -> None:
         await session.execute(text(_move_sequences()))
 
 
+async def skip_ids(session: AsyncSession) -> None:
+    """Move all sequences forward by IDS_AFTER_BACKUP, on SQLite too. Part of the caller's
+    transaction."""
+    ids = {"number": IDS_AFTER_BACKUP}
+    if session.get_bind().dialect.name != "sqlite":
+        await session.execute(text(_SKIP.replace(":sequences", _sequences())), ids)
+        return
+    for name in _tables():
+        for statement in (_ADD_SQLITE_SEQUENCE, _SKIP_SQLITE):
+            await session.execute(text(statement), {"name": name, **ids})
+
+
 @cache
 def _move_sequences() -> str:
-    tables = sorted(
+    statement = _MOVE_SEQUENCES.replace(":current", _CURRENT).replace(":sequences", _sequences())
+    return statement.replace(":lost", str(LOST_IDS))
+
+
+def _sequences() -> str:
+    return ", ".join(f"pg_get_serial_sequence('{name}', 'id')" for name in _tables())
+
+
+def _tables() -> list[str]:
+    """Those whose ids are counted."""
+    return sorted(
         name
         for name, table in Base.metadata.tables.items()
         if any(column.identity is not None for column in table.columns)
     )
-    sequences = ", ".join(f"pg_get_serial_sequence('{name}', 'id')" for name in tables)
-    statement = _MOVE_SEQUENCES.replace(":current", _CURRENT).replace(":sequences", sequences)
-    return statement.replace(":lost", str(LOST_IDS))

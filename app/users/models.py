@@ -6,7 +6,7 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from app.database.base import Base
 
-MAX_TOKEN_VERSION = 2**31 - 1
+MAX_TOKEN_VERSION = 2**30 - 1
 UNUSABLE_PASSWORD = "!"  # noqa: S105 - the hash of no password, as in /etc/shadow
 
 

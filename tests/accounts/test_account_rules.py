@@ -69,9 +69,9 @@ def test_the_api_page_says_what_the_limits_are(kind: Any, limits: dict[str, int]
     assert {name: schema.get(name) for name in limits} == limits
 
 
-def test_a_token_version_is_any_number_of_31_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_version_is_any_number_of_30_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.users.models.secrets.randbelow", lambda limit: limit - 1)
-    assert models.new_token_version() == models.MAX_TOKEN_VERSION == 2_147_483_647
+    assert models.new_token_version() == models.MAX_TOKEN_VERSION == 1_073_741_823
 
 
 def test_an_account_without_a_password_is_stored_as_in_earlier_versions() -> None:

@@ -14,6 +14,7 @@ from httpx import AsyncClient
 
 from app.cli.main import main as hourpass
 from app.database.engine import begin_write
+from app.database.timelines import IDS_AFTER_BACKUP
 from hourpass import Guard, InvalidTokenError
 from tests.support.apps import context_in, started_client
 from tests.support.databases import Twin, twin
@@ -277,6 +278,7 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     assert (await renew(client, session["refresh_token"])).status_code == 400
     invited = {**GALAHAD, "invitation": code}
     assert_problem(await client.post("/register-user", json=invited), 403, "invalid_code")
+    assert await register(client, GALAHAD) > IDS_AFTER_BACKUP
     response = await client.get("/revocations", params={"after": cursor})
     assert_problem(response, 410, "cursor_unknown")
     assert await revoked(client) == [f"kid:{kid}" for kid in old_keys]
