@@ -5,7 +5,6 @@ new timeline before all sequences have been moved forward. Does nothing on SQLit
 that does not tell its timeline.
 """
 
-from functools import cache
 from typing import Any
 
 from sqlalchemy import String, text
@@ -30,19 +29,9 @@ _CURRENT = (
     "CASE WHEN pg_is_in_recovery() THEN NULL ELSE (SELECT system_identifier FROM"
     " pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
-# Locks the row only if the timeline is a new one. A role that may use a sequence can take values
-# from it, but not set its value.
-_MOVE_SEQUENCES = (
-    "WITH current AS (SELECT :current AS name),"
-    " moved AS (UPDATE server_timeline SET name = current.name FROM current"
-    " WHERE server_timeline.name <> current.name RETURNING 1),"
-    " sequences AS MATERIALIZED (SELECT unnest(ARRAY[:sequences])::regclass AS name)"
-    " SELECT count(nextval(sequences.name)) FROM moved, sequences, generate_series(1, :lost)"
-)
-_SKIP = (
-    "WITH sequences AS MATERIALIZED (SELECT unnest(ARRAY[:sequences])::regclass AS name)"
-    " SELECT count(nextval(sequences.name)) FROM sequences, generate_series(1, :number)"
-)
+# A function of migration 0012. It locks the row only if the timeline is a new one.
+_ENTER = "SELECT server_timeline_enter()"
+_FORGET = "UPDATE server_timeline SET name = ''"  # the next one skips IDS_AFTER_BACKUP
 # SQLite adds the row of a table with its first id.
 _ADD_SQLITE_SEQUENCE = (
     "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0"
@@ -51,9 +40,8 @@ _ADD_SQLITE_SEQUENCE = (
 _SKIP_SQLITE = "UPDATE sqlite_sequence SET seq = seq + :number WHERE name = :name"
 # A function is missing, or the role may not use it, or the server does not support it.
 _UNTOLD = ("42883", "42501", "0A000")
-# The table is missing before its migration. The role may not write to it, or nobody may write.
-# Readiness reports these.
-_NOT_WRITABLE = ("42P01", "42501", "25006")
+# The function is missing before its migration, or nobody may write. Readiness reports these.
+_NOT_WRITABLE = ("42883", "25006")
 
 
 class ServerTimeline(Base):
@@ -89,7 +77,7 @@ async def enter(driver: Any) -> None:
     """Move the sequences forward unless that has been done on this timeline. Other processes that
     do the same wait until it is committed."""
     try:
-        await driver.execute(_move_sequences())
+        await driver.execute(_ENTER)
     except Exception as error:
         if getattr(error, "sqlstate", None) not in _NOT_WRITABLE:
             raise
@@ -100,33 +88,24 @@ async def require_unused_ids(session: AsyncSession) -> None:
     even behind a pooler, whose connections last through a failover."""
     connector: Connector = session.info[CONNECTOR]
     if connector.timeline is not None:
-        await session.execute(text(_move_sequences()))
+        await session.execute(text(_ENTER))
 
 
 async def skip_ids(session: AsyncSession) -> None:
     """Move all sequences forward by IDS_AFTER_BACKUP, on SQLite too. Part of the caller's
     transaction."""
-    ids = {"number": IDS_AFTER_BACKUP}
     if session.get_bind().dialect.name != "sqlite":
-        await session.execute(text(_SKIP.replace(":sequences", _sequences())), ids)
+        await session.execute(text(_FORGET))
+        await session.execute(text(_ENTER))
         return
-    for name in _tables():
+    ids = {"number": IDS_AFTER_BACKUP}
+    for name in tables_with_counted_ids():
         for statement in (_ADD_SQLITE_SEQUENCE, _SKIP_SQLITE):
-            await session.execute(text(statement), {"name": name, **ids})
+            await session.execute(text(statement), {**ids, "name": name})
 
 
-@cache
-def _move_sequences() -> str:
-    statement = _MOVE_SEQUENCES.replace(":current", _CURRENT).replace(":sequences", _sequences())
-    return statement.replace(":lost", str(LOST_IDS))
-
-
-def _sequences() -> str:
-    return ", ".join(f"pg_get_serial_sequence('{name}', 'id')" for name in _tables())
-
-
-def _tables() -> list[str]:
-    """Those whose ids are counted."""
+def tables_with_counted_ids() -> list[str]:
+    """Migrations name the same ones."""
     return sorted(
         name
         for name, table in Base.metadata.tables.items()

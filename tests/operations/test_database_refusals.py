@@ -34,9 +34,8 @@ def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
     """The service connects as a role whose rights the server checks. A superuser may do all."""
     name = make_url(database_url).database
     grants = "GRANT {} IN SCHEMA public TO " + ROLE
-    rights = ("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES", "USAGE ON ALL SEQUENCES")
     postgres.run(f"CREATE ROLE {ROLE} LOGIN")
-    _in_database(postgres, name, *(grants.format(right) for right in rights))
+    _in_database(postgres, name, grants.format("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"))
     url = database_url.replace("postgres:@", f"{ROLE}:@")
     assert ROLE in url
     yield make_settings(url, **ARTHUR_ADMINISTERS)
