@@ -103,7 +103,7 @@ class PostgresConnector(Connector):
         for host in tuple(self._hosts):
             try:
                 driver = await self._open_one(host, has_pooler=has_pooler, **options)
-                await self._check_timeline(driver)
+                await self._check_timeline(driver, has_pooler=has_pooler)
             except Exception as error:  # noqa: BLE001 - drivers raise errors of their own
                 # A server's answer says more than a host that cannot be reached.
                 if refusal is None or not isinstance(refusal, asyncpg.PostgresError):
@@ -115,11 +115,14 @@ class PostgresConnector(Connector):
         assert refusal is not None
         raise refusal
 
-    async def _check_timeline(self, driver: "Connection") -> None:
+    async def _check_timeline(self, driver: "Connection", *, has_pooler: bool) -> None:
         if not self._limit_statements:
             return
         try:
-            driver.timeline = await timelines.read(driver)
+            # A pooler may prepare a statement on one server and execute it on another, unless both
+            # are in one transaction.
+            async with driver.transaction() if has_pooler else contextlib.nullcontext():
+                driver.timeline = await timelines.read(driver)
         except BaseException:
             await driver.close()
             raise
