@@ -3,6 +3,7 @@
 import logging
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database
 
@@ -20,8 +21,11 @@ async def warn_of_asynchronous_standbys(database: Database) -> None:
     """Does nothing on SQLite, and without standbys."""
     if database.engine.dialect.name == "sqlite":
         return
-    async with database.session() as session:
-        standbys, names, commit = (await session.execute(_SETTINGS)).one()
+    try:
+        async with database.engine.connect() as connection:
+            standbys, names, commit = (await connection.execute(_SETTINGS)).one()
+    except DBAPIError:  # not every server tells
+        return
     if not standbys:
         return
     if not names:

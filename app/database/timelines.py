@@ -38,8 +38,9 @@ _ADD_SQLITE_SEQUENCE = (
     " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :name)"
 )
 _SKIP_SQLITE = "UPDATE sqlite_sequence SET seq = seq + :number WHERE name = :name"
-# A function is missing, or the role may not use it, or the server does not support it.
-_UNTOLD = ("42883", "42501", "0A000")
+# Classes of errors that do not come from the query: connections, resources, interventions. Any
+# other one means that the server has no such functions, or that the role may not use them.
+_OUTAGES = ("08", "53", "57")
 # The function is missing before its migration, or nobody may write. Readiness reports these.
 _NOT_WRITABLE = ("42883", "25006")
 
@@ -58,9 +59,10 @@ async def read(driver: Any) -> str | None:
     try:
         name: str | None = await driver.fetchval(f"SELECT {_CURRENT}")
     except Exception as error:
-        if getattr(error, "sqlstate", None) in _UNTOLD:
-            return None
-        raise
+        state: str | None = getattr(error, "sqlstate", None)
+        if state is None or state[:2] in _OUTAGES:
+            raise
+        return None
     return name
 
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import make_url, select, text
 
-from app.database import postgres_driver, readiness, timelines
+from app.database import postgres_driver, readiness, replication, timelines
 from app.database.engine import Database
 from app.database.replication import warn_of_asynchronous_standbys
 from app.database.timelines import LOST_IDS, ServerTimeline, is_older
@@ -238,8 +238,15 @@ async def test_standbys_that_may_lack_the_last_writes_are_in_the_log(
 
 
 @on_postgresql
+@pytest.mark.parametrize("is_told", [True, False])
 async def test_without_standbys_nothing_is_said(
-    database: Database, caplog: pytest.LogCaptureFixture
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_told: bool,
 ) -> None:
+    if not is_told:  # as some managed servers do
+        monkeypatch.setattr(replication, "_SETTINGS", text("SELECT no_such_function()"))
     await warn_of_asynchronous_standbys(database)
     assert caplog.messages == []

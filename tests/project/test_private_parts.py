@@ -1,7 +1,7 @@
 """The private parts of other libraries that the service builds on, all in one place.
 
-uvicorn and aiosqlite promise nothing about them. If this test fails after an upgrade, read what has
-changed there, adapt the module of ours that is named, and then this table.
+uvicorn, aiosqlite and asyncpg promise nothing about them. If this test fails after an upgrade, read
+what has changed there, adapt the module of ours that is named, and then this table.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import asyncpg
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -24,6 +25,7 @@ TRANSPORT = "app/server/transport.py"
 RUN = "app/server/run.py"
 SUPERVISOR = "app/server/supervisor.py"
 SQLITE = "app/database/sqlite_driver.py"
+POSTGRES = "app/database/postgres_driver.py"
 
 # Methods that are overridden or called: with their parameters.
 METHODS: list[tuple[Callable[..., Any], str, str]] = [
@@ -89,6 +91,8 @@ ATTRIBUTES: list[tuple[type, str, str]] = [
     (aiosqlite.Connection, "_thread", SQLITE),
     (aiosqlite.Connection, "_connection", SQLITE),
     (aiosqlite.Cursor, "_cursor", SQLITE),
+    (asyncpg.Connection, "_cancellations", POSTGRES),
+    (asyncpg.Connection, "_transport", POSTGRES),
 ]
 
 
