@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database import outages, postgres_url, sqlite_driver, timelines
 from app.database.base import Base
@@ -33,12 +34,14 @@ from app.database.connector import (
     POOL_SECONDS,
     SQLITE_LOCK_SECONDS,
     Connector,
+    UnreachableError,
 )
 from app.database.fast_queries import CLOCK, FAST_QUERIES, FastQueries
 from app.errors import StartupError, UnavailableError
 from app.settings import Settings
 
 LOG_AGAIN_SECONDS = 10.0
+_REPLACED = "replaced"  # key of what the pool keeps beside a connection and its replacement
 
 _log = logging.getLogger("hourpass.database")
 
@@ -84,11 +87,21 @@ def _create_engine(settings: Settings, connector: Connector) -> AsyncEngine:
         engine = create_async_engine("postgresql+asyncpg://", connect_args=connect_args, **options)
         _support_poolers(engine, connector)
 
-    def discard_unusable(driver_connection: Any, *_: Any) -> None:
+    def discard_unusable(driver_connection: Any, record: ConnectionPoolEntry, *_: Any) -> None:
         """Let the pool replace a connection that a server or proxy closed while it was idle, or
-        that is as old as one that failed. That needs no query each time (`pool_pre_ping`)."""
+        that is as old as one that failed. That needs no query each time (`pool_pre_ping`).
+
+        Raises UnreachableError if the replacement has to be replaced as well: other requests still
+        fail. The pool itself would then raise an error that says nothing.
+        """
         driver = driver_connection.driver_connection
+        kept = record.record_info
+        assert kept is not None
+        was_replaced = kept.pop(_REPLACED, False)
         if driver.is_closed() or driver.opened_at <= connector.discarded_at:
+            if was_replaced:
+                raise UnreachableError
+            kept[_REPLACED] = True
             raise DisconnectionError
 
     def discard_lost(context: ExceptionContext) -> None:

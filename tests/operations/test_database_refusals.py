@@ -216,6 +216,24 @@ async def test_an_error_that_is_not_of_the_statement_is_a_503_and_gives_the_conn
                 assert await fast_queries.run(session, pid, {}) != before
 
 
+@pytest.mark.parametrize("by_driver", [True, False], ids=["single statement", "transaction"])
+async def test_while_new_connections_are_given_up_as_well_it_is_a_503(
+    app: FastAPI, *, by_driver: bool
+) -> None:
+    """Other requests fail meanwhile, and each of them gives up all connections."""
+    database: Database = app.state.database
+    count = select(func.count(User.id))
+    read, database._fast_queries._reader = database._fast_queries._reader, None
+    for discarded_at in (float("inf"), float("-inf"), float("inf"), float("-inf")):
+        database.connector.discarded_at = discarded_at
+        if discarded_at < 0:
+            await _run(database, count, by_driver=by_driver)
+            continue
+        with pytest.raises(UnavailableError):
+            await _run(database, count, by_driver=by_driver)
+    database._fast_queries._reader = read
+
+
 # Which of them a torn connection raises depends on the moment.
 TORN = ("InternalClientError", "ProtocolError", "InterfaceError", "ConnectionDoesNotExistError")
 
