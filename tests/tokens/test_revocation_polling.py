@@ -68,6 +68,20 @@ async def test_it_polls_thirty_times_a_second_and_after_an_error_a_second_later(
     assert caplog.messages == [problem, f"Works again: {problem}"]
 
 
+async def test_on_a_standby_it_gives_up_the_connections_of_requests_too() -> None:
+    connector = SqliteConnector("", 1)
+    engine: Any = Engine()
+    before = connector.discarded_at
+
+    class Standby:
+        async def fetchrow(self, *_: object, **__: object) -> tuple[str, int, int, bool]:
+            return "0123456789abcdef", 0, 0, True
+
+    with pytest.raises(cache._StandbyError):
+        await PostgresRevocationCache(engine, connector)._poll(Standby())
+    assert connector.discarded_at > before
+
+
 async def test_it_leaves_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection of a request has found a server with a newer timeline."""
     former, current = "7/00000001", "7/00000002"
