@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test test-frameworks lint format lock build native mutation bench migration clean
+.PHONY: help run test test-frameworks test-cluster lint format lock build native mutation bench migration clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -18,6 +18,9 @@ FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/re
 
 test-frameworks: .venv/dev $(FRAMEWORKS:%=.venv/frameworks/%/installed) ## Run the recipes for serving frameworks (FRAMEWORKS="flask gradio")
 	@$(BIN)/pytest tests/frameworks/check_frameworks.py $(ARGS)
+
+test-cluster: .venv/dev cluster-packages ## Kill the primary of a PostgreSQL cluster under load (Debian, three minutes)
+	@$(BIN)/pytest -o faulthandler_timeout=900 tests/cluster/check_failover.py $(ARGS)
 
 lint: .venv/dev ## Check style and types
 	@$(BIN)/ruff check .
@@ -56,6 +59,10 @@ clean: ## Remove what was installed or made here, but no data
 .PHONY: debian-packages
 debian-packages:
 	@.ci/install-debian-packages
+
+.PHONY: cluster-packages
+cluster-packages:
+	@.ci/install-debian-packages cluster
 
 .venv/bin/python:
 	@echo "Creating a virtual environment in .venv"
