@@ -8,7 +8,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN PIP_EDI
 	PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-frameworks lint format lock build native mutation bench migration clean
+.PHONY: help run test coverage test-frameworks test-cluster lint format lock build native mutation bench migration clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -26,6 +26,9 @@ FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/re
 
 test-frameworks: .venv/dev $(FRAMEWORKS:%=.venv/frameworks/%/installed) ## Run the recipes for serving frameworks (FRAMEWORKS="flask gradio")
 	@$(BIN)/pytest tests/frameworks/check_frameworks.py $(ARGS)
+
+test-cluster: .venv/dev cluster-packages ## Kill the primary of a PostgreSQL cluster under load (Debian, three minutes)
+	@$(BIN)/pytest -o faulthandler_timeout=900 tests/cluster/check_failover.py $(ARGS)
 
 lint: .venv/dev ## Check style and types
 	@$(BIN)/ruff check .
@@ -65,11 +68,14 @@ clean: ## Remove what was installed or made here, but no data
 debian-packages:
 	@.ci/install-debian-packages
 
+.PHONY: cluster-packages
+cluster-packages:
+	@.ci/install-debian-packages cluster
+
 # A .venv that was moved, or whose Python is gone, is made again.
 ifeq ($(shell grep -qsF "$$(pwd -P)/.venv/bin/" .venv/bin/hourpass && .venv/bin/python -I -c "" 2>/dev/null && echo works),)
 .PHONY: .venv/service
 endif
-
 .venv/service: requirements.txt pyproject.toml guard/pyproject.toml
 	@$(INSTALL) "Installing the service and its $$(grep -c == $<) dependencies in .venv (about half a minute)" \
 		$@ $^ -- --require-hashes -r $< -- --no-deps --no-build-isolation -e guard -e .

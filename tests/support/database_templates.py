@@ -149,10 +149,10 @@ def remove() -> None:
 @cache
 def directory() -> Path:
     """For what is made here. remove() removes it."""
-    return Path(tempfile.mkdtemp(prefix="hourpass-tests-", dir=_in_memory()))
+    return Path(tempfile.mkdtemp(prefix="hourpass-tests-", dir=in_memory()))
 
 
-def _in_memory() -> Path | None:
+def in_memory() -> Path | None:
     """Where a database is made in a tenth of the time, if this machine has such a place."""
     place = Path("/dev/shm")
     has_room = place.is_dir() and shutil.disk_usage(place).free > 2**30

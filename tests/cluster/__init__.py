@@ -1,0 +1,1 @@
+"""A real PostgreSQL cluster that fails over. `make test-cluster` runs this folder."""
