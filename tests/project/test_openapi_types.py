@@ -49,6 +49,12 @@ def test_no_schema_is_called_as_the_constructor_of_another() -> None:
     assert not [name for name in SCHEMAS if name.removeprefix("New") in set(SCHEMAS) - {name}]
 
 
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_no_member_is_called_as_its_schema(name: str) -> None:
+    """openapi-python-client has a variable for each of both."""
+    assert re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() not in SCHEMAS[name]["properties"]
+
+
 @pytest.mark.parametrize("name", sorted(IN_RESPONSES))
 def test_a_response_says_which_members_always_come(name: str) -> None:
     required = set(SCHEMAS[name].get("required", ()))
@@ -161,6 +167,12 @@ def test_the_form_of_a_login_is_not_filled_with_a_code() -> None:
     members = SCHEMAS["TokenRequest"]["properties"]
     filled = {name for name, schema in members.items() if "example" in str(schema)}
     assert filled == set()
+
+
+def test_the_form_with_a_token_is_filled_with_a_hint_that_exists() -> None:
+    """Without an example, Swagger UI fills in the word `string`."""
+    hint = SCHEMAS["TokenForm"]["properties"]["token_type_hint"]
+    assert hint["examples"] == ["access_token"]
 
 
 def test_the_document_has_a_licence() -> None:
