@@ -23,7 +23,7 @@ coverage: .venv/dev debian-packages ## Run every test, and list the lines and br
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-clients: .venv/dev .venv/clients/installed client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
-	@$(BIN)/pytest -n 2 --dist loadgroup tests/clients/check_clients.py $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile tests/clients/check_*.py $(ARGS)
 
 FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/requirements.txt))))
 

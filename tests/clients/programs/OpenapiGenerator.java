@@ -5,7 +5,7 @@ import org.openapitools.client.ApiException;
 import org.openapitools.client.api.*;
 import org.openapitools.client.model.*;
 
-/** The calls of check_clients.py with the Java client of OpenAPI Generator. */
+/** The calls of tests/support/generated_clients.py with the Java client of OpenAPI Generator. */
 public class OpenapiGenerator {
     static final String NAME = System.getenv("NAME");
     static final String PASSWORD = System.getenv("PASSWORD");

@@ -1,4 +1,4 @@
-/** What check_clients.py says, and what the TypeScript programs share. */
+/** What the test says, and what the TypeScript programs share. */
 
 export const url = variable("HOURPASS_URL");
 export const name = variable("NAME");

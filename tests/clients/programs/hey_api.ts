@@ -1,4 +1,4 @@
-/** The calls of check_clients.py with the client of @hey-api/openapi-ts. */
+/** The calls of tests/support/generated_clients.py with the client of @hey-api/openapi-ts. */
 
 import { urlSearchParamsBodySerializer } from "./hourpass_client/client/index.js";
 import { client } from "./hourpass_client/client.gen.js";

@@ -1,4 +1,4 @@
-/** The calls of check_clients.py with openapi-fetch and the types of openapi-typescript. */
+/** The calls of tests/support/generated_clients.py with openapi-fetch and the types of openapi-typescript. */
 
 import createClient from "openapi-fetch";
 import type { paths } from "./hourpass_client/schema.js";
@@ -10,7 +10,7 @@ check(refused.error?.error === "invalid_grant");
 
 const issued = await api.POST("/token", {
   body: { username: name, password },
-  bodySerializer: (body) => new URLSearchParams(body as Record<string, string>),
+  headers: { "Content-Type": "application/x-www-form-urlencoded" },
 });
 const token = succeeded("issueToken", issued.data).access_token;
 api.use({

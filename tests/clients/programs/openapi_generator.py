@@ -1,4 +1,4 @@
-"""The calls of check_clients.py with the Python client of OpenAPI Generator."""
+"""The calls of tests/support/generated_clients.py with the Python client of OpenAPI Generator."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-# The calls of check_clients.py with the Ruby client of OpenAPI Generator.
+# The calls of tests/support/generated_clients.py with the Ruby client of OpenAPI Generator.
 require 'hourpass_client'
 
 NAME = ENV.fetch('NAME')

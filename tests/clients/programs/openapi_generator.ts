@@ -1,4 +1,4 @@
-/** The calls of check_clients.py with the typescript-fetch client of OpenAPI Generator. */
+/** The calls of tests/support/generated_clients.py with the typescript-fetch client of OpenAPI Generator. */
 
 import {
   AdministrationApi,

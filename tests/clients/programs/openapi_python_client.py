@@ -1,4 +1,4 @@
-"""The calls of check_clients.py with the client of openapi-python-client."""
+"""The calls of tests/support/generated_clients.py with the client of openapi-python-client."""
 
 import os
 from typing import TypeVar

@@ -1,4 +1,4 @@
-/** The calls of check_clients.py with the fetch client of orval. */
+/** The calls of tests/support/generated_clients.py with the fetch client of orval. */
 
 import * as api from "./hourpass_client/client.js";
 import { check, name, password, succeeded, userId } from "./expected.js";
