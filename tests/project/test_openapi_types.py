@@ -36,6 +36,13 @@ def test_every_integer_has_a_size_and_bounds_within_it() -> None:
         assert schema.get("maximum", 0) <= 2**bits - 1, schema
 
 
+def test_bounds_have_their_names_of_json_schema() -> None:
+    for schema in dicts_in(DOCUMENT):
+        assert not {"ge", "gt", "le", "lt"} & set(schema), schema
+    (parameter,) = OPERATIONS["GET /users/{user_id}"]["parameters"]
+    assert (parameter["schema"]["minimum"], parameter["schema"]["maximum"]) == (1, 2**63 - 1)
+
+
 def test_ids_and_times_have_64_bits() -> None:
     for name, schema in SCHEMAS.items():
         for member in {"id", "user_id", "exp", "iat"} & set(schema.get("properties", ())):
