@@ -8,7 +8,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN PIP_EDI
 	PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-frameworks test-cluster lint format lock build native mutation bench migration clean
+.PHONY: help run test coverage test-clients test-frameworks test-cluster lint format lock build native mutation bench migration clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -21,6 +21,9 @@ test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL (ARG
 
 coverage: .venv/dev debian-packages ## Run every test, and list the lines and branches that none of them runs
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+test-clients: .venv/dev .venv/clients/installed client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
+	@$(BIN)/pytest -n 2 --dist loadfile tests/clients/check_*.py $(ARGS)
 
 FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/requirements.txt))))
 
@@ -64,13 +67,17 @@ migration: .venv/dev ## Write a migration from the tables' changes: make migrati
 clean: ## Remove what was installed or made here, but no data
 	@rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: debian-packages
+.PHONY: debian-packages client-toolchains
 debian-packages:
 	@.ci/install-debian-packages
 
 .PHONY: cluster-packages
 cluster-packages:
 	@.ci/install-debian-packages cluster
+
+.PHONY: client-toolchains
+client-toolchains:
+	@.ci/install-debian-packages clients
 
 # A .venv that was moved, or whose Python is gone, is made again.
 ifeq ($(shell grep -qsF "$$(pwd -P)/.venv/bin/" .venv/bin/hourpass && .venv/bin/python -I -c "" 2>/dev/null && echo works),)
@@ -87,6 +94,15 @@ endif
 # The peers' packages in a place of their own: they need not agree with ours.
 .venv/peers/installed: requirements-bench.txt
 	@$(INSTALL) "Installing the peers and their dependencies in .venv/peers" $@ $^ -- --require-hashes -r $<
+
+# Generators, linters and what the generated clients need, from PyPI and npm.
+.venv/clients/installed: requirements-clients.txt tests/clients/package-lock.json | .venv/dev
+	@echo "Installing the client generators in .venv/clients (about a minute)"
+	@$(PYTHON) -m venv .venv/clients
+	@.venv/clients/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
+	@cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc .venv/clients
+	@cd .venv/clients && PATH="$$PWD/bin:$$PATH" npm ci --silent
+	@touch $@
 
 # Each framework in an environment of its own, in its newest allowed version: a nightly run finds out
 # when a recipe stops working.

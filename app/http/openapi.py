@@ -131,9 +131,13 @@ def _require_what_always_comes(schema: Schema) -> None:
 
 
 def _size_integer(schema: Schema) -> None:
-    """Without a format, most generators take 32 bits."""
+    """Without a format, most generators take 32 bits. Behind a validator of ours, Pydantic writes
+    its own names of the bounds."""
     if schema.get("type") != "integer":
         return
+    for name, keyword in (("ge", "minimum"), ("le", "maximum")):
+        if name in schema:
+            schema[keyword] = schema.pop(name)
     if "exclusiveMaximum" in schema:
         schema["maximum"] = schema.pop("exclusiveMaximum") - 1
     largest = schema.get("maximum", MAX_INT64)

@@ -1,15 +1,11 @@
-"""The OpenAPI document is valid, complete and true, and a client generator digests it.
+"""The OpenAPI document is valid, complete and true. tests/clients generates clients from it.
 
 On SQLite only where requests are sent: what is documented does not depend on the database.
 """
 
-import importlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped] # ships no types
@@ -21,6 +17,7 @@ from httpx import AsyncClient
 from app.http.docs_page import COMMON_ERRORS
 from app.main import app as default_app
 from tests.support.markers import on_sqlite
+from tests.support.openapi import assert_documented
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
 
 DOCUMENT: dict[str, Any] = default_app.openapi()
@@ -181,6 +178,13 @@ def test_the_lengths_of_a_typed_code_are_documented() -> None:
     }
 
 
+def test_two_errors_of_one_code_keep_an_example_each() -> None:
+    refusal = refusals_of(OPERATIONS["POST /token"])["400"]
+    examples = refusal["content"]["application/json"]["examples"].values()
+    messages = {example["value"]["message"] for example in examples}
+    assert {"Invalid credentials", "Invalid refresh token"} <= messages
+
+
 def test_the_example_of_a_taken_name_has_the_id_of_its_user() -> None:
     conflict = refusals_of(OPERATIONS["POST /register-user"])["409"]
     example = conflict["content"]["application/json"]["examples"]["user_exists"]["value"]
@@ -248,12 +252,6 @@ async def client_with_a_user(client: AsyncClient) -> AsyncClient:
     return client
 
 
-def operation_of(call: str) -> dict[str, Any]:
-    (name,) = (name for name in OPERATIONS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", name), call))
-    operation: dict[str, Any] = OPERATIONS[name]
-    return operation
-
-
 JSON = {"headers": {"Content-Type": "application/json"}}
 FORM = {"headers": {"Content-Type": "application/x-www-form-urlencoded"}}
 NO_UTF_8 = {"content": b'"\xff"', **JSON}
@@ -263,7 +261,6 @@ MANY_FIELDS = {"content": b"a=&" * 5_000, **FORM}
 MAGIC = {**ARTHUR, "grant_type": "magic"}
 WRONG = {**ARTHUR, "password": "wrong"}
 HUGE = "x" * 20_000
-IN_INTRODUCTION = {(error.status, error.error) for error in COMMON_ERRORS}
 
 
 REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
@@ -316,13 +313,7 @@ async def test_a_refusal_that_happens_is_documented(
             )
             assert response.status_code == status, response.text
             jsonschema.validate(response.json(), schema)
-            if (status, response.json()["error"]) in IN_INTRODUCTION:
-                continue
-            documented = refusals_of(operation_of(call))[str(status)]
-            examples = documented["content"]["application/json"]["examples"]
-            assert response.json()["error"] in examples
-            for name in documented.get("headers", {}):
-                assert name in response.headers
+            assert_documented(response)
 
 
 def schemas_in(node: Any, seen: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
@@ -368,80 +359,9 @@ def test_every_optional_member_of_a_change_can_be_null(schema: dict[str, Any]) -
         assert {"type": "null"} in change["properties"][name]["anyOf"]
 
 
-@pytest.fixture(scope="module")
-def generated_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package that openapi-python-client makes of the document."""
-    tmp_path = tmp_path_factory.mktemp("generated")
-    document = tmp_path / "openapi.json"
-    document.write_text(json.dumps(DOCUMENT))
-    config = tmp_path / "config.json"
-    config.write_text('{"post_hooks": []}')  # they would only tidy what is thrown away here
-    generator = subprocess.run(
-        [
-            *(sys.executable, "-m", "openapi_python_client", "generate"),
-            *("--path", str(document), "--config", str(config)),
-            *("--output-path", str(tmp_path / "client"), "--fail-on-warning"),
-            *("--meta", "none"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert generator.returncode == 0, generator.stdout + generator.stderr
-    assert "warning" not in (generator.stdout + generator.stderr).lower()
-    return tmp_path / "client"
-
-
-def test_a_client_generator_digests_the_document_without_a_warning(generated_client: Path) -> None:
-    made = {path.stem for path in generated_client.rglob("api/*/*.py")}
-    assert {"issue_token", "read_token_status", "register_user", "remove_user"} <= made
-
-
 async def test_the_document_is_rendered_once(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = (await client.get("/openapi.json")).json()
     monkeypatch.setattr(app, "openapi", None)  # whoever called it again would fail
     assert (await client.get("/openapi.json")).json() == document
-
-
-@on_sqlite
-async def test_a_generated_client_that_changes_one_member_leaves_the_others(
-    client: AsyncClient, generated_client: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a disabled administrator with scopes and a verified address, in every member unlike a
-    user who has just registered."""
-    monkeypatch.syspath_prepend(generated_client.parent)
-    # Loaded by name, since the package exists only while the test runs.
-    change_user = importlib.import_module("client.api.administration.change_user")
-    models = importlib.import_module("client.models")
-    headers = bearer(await log_in(client, ARTHUR))
-    new = {**GALAHAD, "is_admin": True, "scopes": ["predict", "train"]}
-    url = f"/users/{(await client.post('/users', json=new, headers=headers)).json()['id']}"
-    different = {"is_enabled": False, "email_verified": True}
-    before = (await client.patch(url, json=different, headers=headers)).json()
-    api = importlib.import_module("client").AuthenticatedClient("http://hourpass.example", "")
-    client.headers.update(headers)
-    api.set_async_httpx_client(client)
-
-    change = models.UserChange(email="grail@corbenic.example")
-    answer = await change_user.asyncio_detailed(before["id"], client=api, body=change)
-
-    assert answer.status_code == 200, answer.content
-    after = (await client.get(url)).json()
-    assert after == {**before, "email": "grail@corbenic.example", "email_verified": False}
-
-
-@on_sqlite
-async def test_a_generated_client_logs_in(
-    client: AsyncClient, generated_client: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(generated_client.parent)
-    issue_token = importlib.import_module("client.api.registration_and_login.issue_token")
-    models = importlib.import_module("client.models")
-    api = importlib.import_module("client").Client("http://hourpass.example")
-    api.set_async_httpx_client(client)
-    credentials = models.TokenRequest(username=ARTHUR["username"], password=ARTHUR["password"])
-    answer = await issue_token.asyncio_detailed(client=api, body=credentials)
-    assert answer.status_code == 200, answer.content
-    assert answer.parsed.access_token == answer.parsed.token

@@ -36,6 +36,13 @@ def test_every_integer_has_a_size_and_bounds_within_it() -> None:
         assert schema.get("maximum", 0) <= 2**bits - 1, schema
 
 
+def test_bounds_have_their_names_of_json_schema() -> None:
+    for schema in dicts_in(DOCUMENT):
+        assert not {"ge", "gt", "le", "lt"} & set(schema), schema
+    (parameter,) = OPERATIONS["GET /users/{user_id}"]["parameters"]
+    assert (parameter["schema"]["minimum"], parameter["schema"]["maximum"]) == (1, 2**63 - 1)
+
+
 def test_ids_and_times_have_64_bits() -> None:
     for name, schema in SCHEMAS.items():
         for member in {"id", "user_id", "exp", "iat"} & set(schema.get("properties", ())):
@@ -47,6 +54,12 @@ def test_ids_and_times_have_64_bits() -> None:
 def test_no_schema_is_called_as_the_constructor_of_another() -> None:
     """In Go, NewInvitation() makes an Invitation."""
     assert not [name for name in SCHEMAS if name.removeprefix("New") in set(SCHEMAS) - {name}]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_no_member_is_called_as_its_schema(name: str) -> None:
+    """openapi-python-client has a variable for each of both."""
+    assert re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() not in SCHEMAS[name]["properties"]
 
 
 @pytest.mark.parametrize("name", sorted(IN_RESPONSES))
@@ -161,6 +174,12 @@ def test_the_form_of_a_login_is_not_filled_with_a_code() -> None:
     members = SCHEMAS["TokenRequest"]["properties"]
     filled = {name for name, schema in members.items() if "example" in str(schema)}
     assert filled == set()
+
+
+def test_the_form_with_a_token_is_filled_with_a_hint_that_exists() -> None:
+    """Without an example, Swagger UI fills in the word `string`."""
+    hint = SCHEMAS["TokenForm"]["properties"]["token_type_hint"]
+    assert hint["examples"] == ["access_token"]
 
 
 def test_the_document_has_a_licence() -> None:

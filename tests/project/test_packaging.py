@@ -1,5 +1,6 @@
 """The image, the compose file and the pinned requirements keep what the documentation promises."""
 
+import json
 import re
 import sys
 import tomllib
@@ -30,7 +31,9 @@ DEPENDENCIES = [
     *GUARD["project"]["dependencies"],
     *PROJECT["build-system"]["requires"],
 ]
-SERVICE, DEVELOPMENT, BENCH = (ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench"))
+SERVICE, DEVELOPMENT, BENCH, CLIENTS = (
+    ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench", "-clients")
+)
 
 # `COPY --from=stage` takes from an image, not from here.
 COPIED = [
@@ -156,11 +159,20 @@ def test_pre_commit_runs_the_linters_of_make_lint() -> None:
     assert [hook["entry"].replace(".venv/bin/", "") for hook in hooks] == linters
 
 
-@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH, CLIENTS], ids=lambda path: path.name)
 def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
     text = path.read_text()
     assert pins(text)
     assert "://" not in text
+
+
+def test_the_npm_packages_are_pinned_with_hashes_and_name_no_host() -> None:
+    text = (ROOT / "tests/clients/package-lock.json").read_text()
+    packages = {name: it for name, it in json.loads(text)["packages"].items() if name}
+    assert packages
+    assert all(it["integrity"].startswith("sha512-") for it in packages.values())
+    assert "://" not in text
+    assert "resolved" not in text
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)

@@ -13,7 +13,7 @@ from app.credentials.second_factors.schemas import (
     OtpConfirmation,
     PasswordAndOtp,
     PasswordConfirmation,
-    RecoveryCodes,
+    RecoveryCodeSet,
     SecondFactorRemoved,
     SecondFactorState,
 )
@@ -92,7 +92,7 @@ async def enroll_second_factor(
 )
 async def confirm_second_factor(
     proof: OtpConfirmation, bearer: VerifiedBearer, factors: SecondFactorsDep, context: ContextDep
-) -> RecoveryCodes:
+) -> RecoveryCodeSet:
     """Send a code from the authenticator app. From then on, each login needs one. Save the recovery
     codes: they are not shown again.
 
@@ -100,7 +100,7 @@ async def confirm_second_factor(
     app's next code, since each code works once.
     """
     user_id, token_version = bearer.user_version
-    return RecoveryCodes(
+    return RecoveryCodeSet(
         recovery_codes=await factors.confirm(context, user_id, token_version, proof.otp)
     )
 
@@ -115,11 +115,11 @@ async def confirm_second_factor(
 )
 async def renew_recovery_codes(
     proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
-) -> RecoveryCodes:
+) -> RecoveryCodeSet:
     """The new codes replace all old ones. They are not shown again."""
     password = proof.password.get_secret_value()
     codes = await factors.renew_recovery_codes(context, user.id, password, proof.otp)
-    return RecoveryCodes(recovery_codes=codes)
+    return RecoveryCodeSet(recovery_codes=codes)
 
 
 @router.delete(

@@ -89,7 +89,7 @@ class Enrollment(BaseModel):
     )
 
 
-class RecoveryCodes(BaseModel):
+class RecoveryCodeSet(BaseModel):
     """Not shown again. Each replaces a code from the app once."""
 
     recovery_codes: list[str] = Field(

@@ -1,0 +1,55 @@
+# The calls of tests/support/generated_clients.py with the Ruby client of OpenAPI Generator.
+require 'hourpass_client'
+
+NAME = ENV.fetch('NAME')
+PASSWORD = ENV.fetch('PASSWORD')
+USER_ID = ENV.fetch('USER_ID').to_i
+
+def succeeded(call, answer)
+  puts call
+  answer
+end
+
+def check(condition)
+  raise 'Not as expected' unless condition
+end
+
+HourpassClient.configure do |configuration|
+  configuration.scheme, configuration.host = ENV.fetch('HOURPASS_URL').split('://')
+end
+
+login = HourpassClient::RegistrationAndLoginApi.new
+credentials = HourpassClient::TokenRequest.new(username: NAME, password: 'wrong')
+begin
+  login.issue_token(token_request: credentials)
+  raise 'A wrong password is refused'
+rescue HourpassClient::ApiError => e
+  check e.code == 401 && JSON.parse(e.response_body)['error'] == 'invalid_grant'
+end
+credentials.password = PASSWORD
+issued = succeeded('issueToken', login.issue_token(token_request: credentials)) # always JSON
+HourpassClient.configure.access_token = issued.access_token
+
+mine = HourpassClient::MyAccountApi.new
+check succeeded('readOwnProfile', mine.read_own_profile).username == NAME
+verified = HourpassClient::TokensApi.new.verify_token(scope: %w[predict train])
+check succeeded('verifyToken', verified).message == 'Token is valid'
+
+api = HourpassClient::AdministrationApi.new
+user = HourpassClient::NewUserByAdmin.new(username: "#{NAME}-new", password: PASSWORD)
+created = succeeded('createUser', api.create_user(user))
+check created.id == created.user_id
+reset = { admin_password_reset: HourpassClient::AdminPasswordReset.new }
+check succeeded('forcePasswordReset', api.force_password_reset(created.id, reset)).code
+invited = api.create_invitation(HourpassClient::InvitationRequest.new)
+check succeeded('createInvitation', invited).code
+
+first = succeeded('listUsers', api.list_users(limit: 1))
+second = succeeded('listUsers', api.list_users(limit: 1, cursor: first.next_cursor))
+check second.users[0].id > first.users[0].id
+
+check succeeded('readUser', api.read_user(USER_ID)).is_enabled == false
+change = HourpassClient::UserChange.new(is_enabled: true)
+check succeeded('changeUser', api.change_user(USER_ID, change)).is_enabled == true
+own = HourpassClient::ProfileChange.new(password: PASSWORD, email: "#{NAME}@new.example")
+check succeeded('changeOwnProfile', mine.change_own_profile(own)).email == "#{NAME}@new.example"
