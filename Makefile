@@ -22,7 +22,7 @@ test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL (ARG
 coverage: .venv/dev debian-packages ## Run every test, and list the lines and branches that none of them runs
 	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-test-clients: .venv/dev .venv/clients/installed client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
+test-clients: .venv/dev .venv/clients/node_modules/.package-lock.json client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
 	@$(BIN)/pytest -n 2 --dist loadfile tests/clients/check_*.py $(ARGS)
 
 FRAMEWORKS := $(notdir $(patsubst %/,%,$(dir $(wildcard examples/frameworks/*/requirements.txt))))
@@ -67,17 +67,15 @@ migration: .venv/dev ## Write a migration from the tables' changes: make migrati
 clean: ## Remove what was installed or made here, but no data
 	@rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: debian-packages client-toolchains
+.PHONY: debian-packages client-toolchains cluster-packages
 debian-packages:
 	@.ci/install-debian-packages
 
-.PHONY: cluster-packages
-cluster-packages:
-	@.ci/install-debian-packages cluster
-
-.PHONY: client-toolchains
 client-toolchains:
 	@.ci/install-debian-packages clients
+
+cluster-packages:
+	@.ci/install-debian-packages cluster
 
 # A .venv that was moved, or whose Python is gone, is made again.
 ifeq ($(shell grep -qsF "$$(pwd -P)/.venv/bin/" .venv/bin/hourpass && .venv/bin/python -I -c "" 2>/dev/null && echo works),)
@@ -95,11 +93,11 @@ endif
 .venv/peers/installed: requirements-bench.txt
 	@$(INSTALL) "Installing the peers and their dependencies in .venv/peers" $@ $^ -- --require-hashes -r $<
 
-# Generators, linters and what the generated clients need, from PyPI and npm.
-.venv/clients/installed: requirements-clients.txt tests/clients/package-lock.json | .venv/dev
-	@echo "Installing the client generators in .venv/clients (about a minute)"
-	@$(PYTHON) -m venv .venv/clients
-	@.venv/clients/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
+# Generators, linters and what the generated clients need. npm writes its marker last.
+.venv/clients/installed: requirements-clients.txt
+	@$(INSTALL) "Installing the client generators in .venv/clients (about a minute)" $@ $^ -- --require-hashes -r $<
+
+.venv/clients/node_modules/.package-lock.json: tests/clients/package-lock.json .venv/clients/installed
 	@cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc .venv/clients
 	@cd .venv/clients && PATH="$$PWD/bin:$$PATH" npm ci --silent
 	@touch $@
