@@ -443,6 +443,7 @@ async def test_the_end_of_the_wait_comes_before_a_later_heartbeat(
 def test_the_numbers_that_the_readme_and_the_description_of_the_feed_give() -> None:
     numbers = (cache.FRESH_SECONDS, feed_module.HEARTBEAT_SECONDS, feed_module.MAX_WAIT_SECONDS)
     assert numbers == (0.1, 3, 30)
+    assert cache.MAX_FRESH_SECONDS == 0.2
     assert feed_module.WARNING_SECONDS == 3600
 
 

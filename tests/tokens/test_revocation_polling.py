@@ -108,6 +108,31 @@ async def test_it_leaves_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
+    ("round_trip", "fresh_for"), [(0.001, 0.1), (0.02, 0.1), (0.075, 0.1995), (0.9, 0.2)]
+)
+async def test_a_result_is_fresh_until_the_next_one_arrives_from_a_distant_server(
+    monkeypatch: pytest.MonkeyPatch, round_trip: float, fresh_for: float
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(cache, "monotonic", lambda: now)
+
+    class Distant:
+        async def fetchrow(self, *_: object, **__: object) -> tuple[str, int, str, bool]:
+            nonlocal now
+            now += round_trip
+            return "", 0, "", False
+
+    engine: Any = Engine()
+    known = PostgresRevocationCache(engine, SqliteConnector("", 1))
+    monkeypatch.setattr(known, "_first_missing", lambda _: None)
+    await known._poll(Distant())
+    for age, is_fresh in ((fresh_for - 0.001, True), (fresh_for + 0.001, False)):
+        now = 1_000.0 + age
+        assert known.is_fresh() == is_fresh
+    assert await known.wait_until_fresh(asked_at=1_000.0 + fresh_for - 0.001)
+
+
+@pytest.mark.parametrize(
     ("fresh_after", "is_fresh"), [(0.0, True), (0.9, True), (5.0, False)], ids=str
 )
 async def test_a_request_waits_a_second_at_most_for_the_next_poll(

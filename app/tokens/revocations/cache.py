@@ -27,8 +27,11 @@ from app.database.sqlite_driver import Reader
 from app.tokens.revocations.entries import FeedEntries, FeedEntry, Head
 
 # How long the result of a poll is fresh, counted from when the query was sent, and the time between
-# polls. So on PostgreSQL, every worker knows a revocation within FRESH_SECONDS.
+# polls. So on PostgreSQL, every worker knows a revocation within FRESH_SECONDS. If the database is
+# so far away that the next result takes longer to arrive, it is fresh until then, up to
+# MAX_FRESH_SECONDS: enough for a round trip of 75 ms.
 FRESH_SECONDS = 0.1
+MAX_FRESH_SECONDS = 0.2
 POLL_SECONDS = 0.033
 _QUERY_TIMEOUT_SECONDS = 1.0
 _BATCH = 5_000  # rows of one query
@@ -63,6 +66,7 @@ class RevocationCache(ABC):
         # it said about users before is then invalid.
         self.history = 0
         self._queried_at = float("-inf")  # when the last successful query was sent
+        self._fresh_seconds = FRESH_SECONDS
         self._invalidated_at = float("-inf")
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
@@ -92,7 +96,7 @@ class RevocationCache(ABC):
         """Whether the cache was fresh at `asked_at`, on the monotonic clock, or later. Waits
         up to a second."""
         deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
-        needed = max(asked_at - FRESH_SECONDS, self._invalidated_at)
+        needed = max(asked_at - self._fresh_seconds, self._invalidated_at)
         while not self.is_fresh() and self._queried_at <= needed:
             if monotonic() > deadline:
                 return False
@@ -207,7 +211,8 @@ class SqliteRevocationCache(RevocationCache):
 
 
 class PostgresRevocationCache(RevocationCache):
-    """Polls the server thirty times a second. A result is fresh for a tenth of a second.
+    """Polls the server thirty times a second. A result is fresh for a tenth of a second, or longer
+    if the server is far away.
 
     LISTEN and NOTIFY would not do: a notification can be lost or delayed without notice. The age of
     a result is always known.
@@ -224,7 +229,7 @@ class PostgresRevocationCache(RevocationCache):
     def is_fresh(self) -> bool:
         if self._queried_at <= self._invalidated_at:
             return False
-        return monotonic() < self._queried_at + FRESH_SECONDS
+        return monotonic() < self._queried_at + self._fresh_seconds
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
@@ -270,6 +275,9 @@ class PostgresRevocationCache(RevocationCache):
             rows = await driver.fetch(_POSTGRES_SINCE, first, timeout=_QUERY_TIMEOUT_SECONDS)
             first = self._apply(head, first, [_postgres_entry(row) for row in rows])
         self._queried_at = asked_at
+        # The next result arrives after this poll, the pause and a poll that takes as long.
+        next_seconds = 2 * (monotonic() - asked_at) + 1.5 * POLL_SECONDS
+        self._fresh_seconds = min(max(FRESH_SECONDS, next_seconds), MAX_FRESH_SECONDS)
 
 
 def _sqlite_entry(row: Sequence[Any]) -> FeedEntry:
