@@ -137,9 +137,9 @@ async def test_a_failed_read_is_repeated_with_pauses(
     database: Database = app.state.database
     nowhere = "/nowhere/hourpass.db"
     async with database.session() as session:
-        monkeypatch.setattr(session.info["fast_queries"]._reader, "_path", nowhere)
+        monkeypatch.setattr(session.info["fast_queries"]._reader, "path", nowhere)
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
-    monkeypatch.setattr(database.connector, "_path", nowhere)
+    monkeypatch.setattr(database.connector, "path", nowhere)
     database.connector.discard_all()
     with pytest.raises(UnavailableError):
         async with database.session() as session:

@@ -22,6 +22,14 @@ from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 from tests.support.waiting import until
 
 
+@pytest.fixture(autouse=True)
+def sighup_is_not_ignored() -> Iterator[None]:
+    """As it is in processes that `nohup` has started, and in theirs."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def lines_of(service: Service) -> list[dict[str, object]]:
     """All of what it has written, which is JSON or the test fails."""
     return [json.loads(line) for line in service.written().splitlines()]
