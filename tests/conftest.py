@@ -30,6 +30,7 @@ from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
 from tests.support.guards import no_guard_outlives_its_test  # noqa: F401 - a fixture
+from tests.support.mail_server import MailServer, mail_server, stop_background_worker
 from tests.support.service_process import serving
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
@@ -122,9 +123,21 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
-    """Arthur administers."""
-    return make_settings(database_url, **ARTHUR_ADMINISTERS)
+def settings(request: pytest.FixtureRequest, database_url: str) -> Settings:
+    """Arthur administers. With the mark `sends_mail`, the service has a mail server, `mailbox`, and
+    sends its mail when the test says so."""
+    mail: dict[str, str] = {}
+    if request.node.get_closest_marker("sends_mail"):
+        stop_background_worker(request.getfixturevalue("monkeypatch"))
+        mailbox: MailServer = request.getfixturevalue("mailbox")
+        mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
+    return make_settings(database_url, **ARTHUR_ADMINISTERS, **mail)
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
 
 
 @pytest.fixture

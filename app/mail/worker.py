@@ -42,7 +42,7 @@ BATCH_SIZE = 20
 # As long as a try can take, so that no other worker sends the mail meanwhile.
 CLAIM_PERIOD = timedelta(minutes=14)
 # A mail that takes longer does not hold up the next one. So many are sent at the same time.
-PATIENCE_SECONDS = 5.0
+NEXT_MAIL_SECONDS = 5.0
 MAX_SENDING = 4
 MAX_ACCOUNTS = 5  # with one address that get a code by one password reset
 
@@ -112,7 +112,7 @@ class MailWorker:
         task = asyncio.create_task(self._process(mail, stopping))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
-        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        await asyncio.wait({task}, timeout=NEXT_MAIL_SECONDS)
         if len(self._sending) >= MAX_SENDING:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 

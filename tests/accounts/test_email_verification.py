@@ -1,6 +1,6 @@
 """An address counts as verified once a code that was sent there has come back from its account."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
@@ -12,30 +12,16 @@ from app.database.engine import begin_write
 from app.mail.worker import CLAIM_PERIOD
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import VERIFICATION
-from app.settings import Settings
 from app.users.models import User
 from tests.support.mail_server import (
     MailServer,
     code_in,
     deliver,
-    mail_server,
-    stop_background_worker,
 )
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    stop_background_worker(monkeypatch)
-    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
-    return Settings.model_validate({**settings.model_dump(), **mail})
+pytestmark = pytest.mark.sends_mail
 
 
 async def send(client: AsyncClient, token: str) -> Response:

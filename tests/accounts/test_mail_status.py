@@ -1,7 +1,6 @@
 """Administrators see what became of the mail that they had sent, and send it again."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,35 +9,21 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.mail.delivery import FIRST_DELAY
-from app.settings import Settings
 from tests.support.mail_server import (
     MailServer,
     code_in,
     deliver,
-    mail_server,
-    stop_background_worker,
 )
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
+pytestmark = pytest.mark.sends_mail
+
 QUEUED = {"state": "queued", "reply_code": None, "enhanced_code": None}
 SENT = {"state": "sent", "reply_code": None, "enhanced_code": None}
 REFUSED = {"state": "failed", "reply_code": 550, "enhanced_code": "5.1.1"}
 EMAIL = GALAHAD["email"]
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    stop_background_worker(monkeypatch)
-    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
-    return Settings.model_validate({**settings.model_dump(), **mail})
 
 
 class Admin:

@@ -1,7 +1,6 @@
 """Whoever forgot a password gets a new one by a code, and nobody else does, nor learns anything."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +28,6 @@ from tests.support.mail_server import (
     MailServer,
     code_in,
     deliver,
-    mail_server,
     stop_background_worker,
 )
 from tests.support.markers import on_sqlite
@@ -49,12 +47,6 @@ from tests.support.users import (
 
 NEW = "guinevere in the garden"
 RENEWED = {**LANCELOT, "password": NEW}
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Strangers cannot use up the messages that the owner of an address can request."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,34 +14,20 @@ from app.security.rate_limits.limits import (
     MAILBOX_FROM_ELSEWHERE,
     MAILBOX_FROM_NETWORK,
 )
-from app.settings import Settings
 from tests.support.apps import client_of
 from tests.support.mail_server import (
     MailServer,
     code_in,
     deliver,
-    mail_server,
-    stop_background_worker,
 )
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, register
 
+pytestmark = pytest.mark.sends_mail
+
 DAY = timedelta(days=1)
 HOME, ON_A_JOURNEY, STRANGER = "192.0.2.7", "198.51.100.9", "203.0.113.1"
 PLENTY = 8
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    stop_background_worker(monkeypatch)
-    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
-    return Settings.model_validate({**settings.model_dump(), **mail})
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.support.users import bearer
 CLIENTS = 6
 PAUSE_SECONDS = 0.05  # of each client between two calls: the load is the same on any machine
 REQUEST_SECONDS = 15.0
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 # 502 and 504 are HAProxy's own. None is no response.
 NOT_NOW = {None, 502, 503, 504}
 
@@ -80,7 +80,7 @@ class Clients:
     async def read(self, user: User) -> Any:
         """The account as administrators see it, or None if there is none."""
         url = f"{self._hosts[0]}/users/{user.id}"
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 with suppress(httpx.TransportError):
                     response = await self._http.get(url, headers=self.admin)
@@ -169,7 +169,7 @@ class Clients:
 async def persist(operation: Callable[[User], Awaitable[bool]], user: User) -> None:
     """Again and again until it is acknowledged, as clients do after a 503."""
     tokens, refresh_token = list(user.tokens), user.refresh_token
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
+    async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         while not await operation(user):
             user.tokens, user.refresh_token = list(tokens), refresh_token
             await asyncio.sleep(0.1)

@@ -48,7 +48,7 @@ async def standbys_have_all(cluster: Cluster) -> None:
 async def lose_a_second(
     cluster: Cluster, primary: str, clients: Clients, doomed: list[User]
 ) -> list[User]:
-    """The users that register while no standby hears of anything; the first ones log in. The tokens
+    """The users that register while nothing reaches a standby; the first ones log in. The tokens
     of the `doomed` are revoked meanwhile."""
     known = len(clients.users)
     began = time.monotonic()

@@ -1,15 +1,13 @@
 """Whatever administrators do, and users with their own account, is in the audit log by its name."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 
-from app.settings import Settings
 from tests.support.authenticator import enroll
-from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.mail_server import MailServer, deliver
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -22,6 +20,8 @@ from tests.support.users import (
     said_in,
 )
 
+pytestmark = pytest.mark.sends_mail
+
 Call = tuple[str, str, dict[str, Any]]
 
 PROOF = {"password": LANCELOT["password"]}
@@ -32,19 +32,6 @@ INVITE: Call = ("POST", "/invitations", {})
 INVITE_BY_MAIL: Call = ("POST", "/invitations", {"email": GALAHAD["email"]})
 FORCE_BY_MAIL: Call = ("POST", "/users/2/password-reset", {"by_mail": True})
 ASK: Call = ("POST", "/password-resets", {"email": LANCELOT["email"]})
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    stop_background_worker(monkeypatch)
-    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
-    return Settings.model_validate({**settings.model_dump(), **mail})
 
 
 async def make(client: AsyncClient, token: str, calls: list[Call], **known: str) -> None:

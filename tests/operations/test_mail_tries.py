@@ -2,7 +2,6 @@
 with the same code."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from email.message import EmailMessage
 from itertools import pairwise
@@ -27,7 +26,6 @@ from tests.support.mail_server import (
     MailServer,
     code_in,
     deliver,
-    mail_server,
     mail_worker,
     stop_background_worker,
 )
@@ -45,12 +43,6 @@ NOBODY_LISTENS = "smtp+plain://127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     stop_background_worker(monkeypatch)
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -254,13 +246,13 @@ async def test_slow_messages_do_not_hold_up_the_others(
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "NEXT_MAIL_SECONDS", 0.05)
     mailbox.is_free.clear()
     for number in range(MAX_SENDING + 1):
         await invite(client, arthurs_token, f"knight{number}@camelot.example")
     running = asyncio.create_task(deliver(app))
     await until(lambda: len(mailbox.messages) == MAX_SENDING)
-    await asyncio.sleep(4 * worker.PATIENCE_SECONDS)
+    await asyncio.sleep(4 * worker.NEXT_MAIL_SECONDS)
     assert len(mailbox.messages) == MAX_SENDING
     mailbox.is_free.set()
     await running

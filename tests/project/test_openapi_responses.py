@@ -1,33 +1,19 @@
 """Real responses are as the OpenAPI document says: status, members, codes and headers."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.settings import Settings
 from tests.support.authenticator import begin
-from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.mail_server import MailServer, deliver
 from tests.support.markers import on_sqlite
 from tests.support.openapi import DOCUMENT, OPERATIONS, assert_documented
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, open_session
 
+pytestmark = pytest.mark.sends_mail
+
 NEW_PASSWORD = "guinevere in the garden"
-
-
-@pytest.fixture
-async def mailbox() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-def settings(settings: Settings, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    stop_background_worker(monkeypatch)
-    mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
-    return Settings.model_validate({**settings.model_dump(), **mail})
 
 
 class Caller:
