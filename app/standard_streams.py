@@ -29,7 +29,7 @@ def open_closed() -> None:
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest free one
             os.set_inheritable(number, True)  # noqa: FBT003 - workers inherit it
-            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 
@@ -118,7 +118,7 @@ class QueuedStream(io.TextIOBase):
         return self._stream.encoding
 
     @property
-    def errors(self) -> str | None:  # type: ignore[override]
+    def errors(self) -> str | None:  # type: ignore[override] # as above
         return self._stream.errors
 
     def _put(self, text: str, stands_for: int = 0) -> None:

@@ -113,7 +113,7 @@ async def test_an_error_of_the_app_is_logged_although_the_client_hung_up(
         raise ConnectionResetError
 
     middleware = RequestMiddleware(fail, lambda _: None, ())
-    await middleware(dict(SCOPE), send, send)  # type: ignore[arg-type]
+    await middleware(dict(SCOPE), send, send)  # type: ignore[arg-type] # never receives
     assert caplog.messages == ["Unexpected error"]
     assert [line.status for line in logged] == [499]
 
@@ -129,6 +129,6 @@ async def test_another_error_of_a_send_is_unexpected(
             raise RuntimeError("Response content longer than Content-Length")
 
     middleware = RequestMiddleware(respond, lambda _: None, ())
-    await middleware(dict(SCOPE), send, send)  # type: ignore[arg-type]
+    await middleware(dict(SCOPE), send, send)  # type: ignore[arg-type] # never receives
     assert caplog.messages == ["Unexpected error"]
     assert [line.status for line in logged] == [200]

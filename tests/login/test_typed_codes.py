@@ -109,7 +109,7 @@ def test_what_is_no_code_is_rejected(typed: str) -> None:
 async def test_each_call_reads_them(client: AsyncClient, clock: Clock, arthurs_token: str) -> None:
     headers = bearer(arthurs_token)
     invited = await client.post("/invitations", json={}, headers=headers)
-    invitation = invited.json()["code"].replace("-", " – ")  # noqa: RUF001
+    invitation = invited.json()["code"].replace("-", " – ")  # noqa: RUF001 - meant
     lancelot = await register(client, {**LANCELOT, "invitation": invitation})
     authenticator = await enroll(client, LANCELOT, clock)
     code = in_arabic_digits(authenticator.code())

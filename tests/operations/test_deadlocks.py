@@ -243,7 +243,7 @@ def purge(key: InstrumentedAttribute[Any]) -> Operation:
             if next(commits):  # the first one ends the reading transaction
                 raise BatchDeletedError
 
-        context.session.commit = commit  # type: ignore[method-assign]
+        context.session.commit = commit  # type: ignore[method-assign] # rolls back
         with suppress(BatchDeletedError):
             await retention._delete(context.session, key, true())
 

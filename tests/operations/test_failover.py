@@ -229,7 +229,7 @@ async def test_standbys_that_may_lack_the_last_writes_are_in_the_log(
         caplog.clear()
         with subtests.test(name), replicating(postgres, names, commit):
             async with asyncio.timeout(30):
-                while f"\n {commit}\n" not in postgres.run("SHOW synchronous_commit"):  # noqa: ASYNC110
+                while f"\n {commit}\n" not in postgres.run("SHOW synchronous_commit"):  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.01)
             async with new_process(settings) as database:
                 await warn_of_asynchronous_standbys(database)
