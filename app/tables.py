@@ -2,10 +2,12 @@
 
 from app.accounts.first_admin import models as first_admin
 from app.audit import models as audit
+from app.credentials.api_keys import models as api_keys
 from app.credentials.second_factors import models as second_factors
 from app.credentials.sessions import models as sessions
 from app.database import job_lock, timelines
 from app.database.base import Base
+from app.groups import models as groups
 from app.mail import models as mail
 from app.security.one_time_codes import models as one_time_codes
 from app.security.rate_limits import models as rate_limits
@@ -14,8 +16,10 @@ from app.tokens.signing_keys import models as signing_keys
 from app.users import models as users
 
 __all__ = [
+    "api_keys",
     "audit",
     "first_admin",
+    "groups",
     "job_lock",
     "mail",
     "metadata",

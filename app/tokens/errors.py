@@ -38,3 +38,11 @@ class InsufficientScopeError(ForbiddenError):
         scope = " ".join(self.needed)
         challenge = f'Bearer realm="hourpass", error="insufficient_scope", scope="{scope}"'
         return {"WWW-Authenticate": challenge}
+
+
+class LimitedTokenError(ForbiddenError):
+    """The token was issued with less than all rights of the account, or for an API key."""
+
+    error = InsufficientScopeError.error
+    message = "This needs a token from a login with all rights of the account"
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope"'}

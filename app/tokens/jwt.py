@@ -20,8 +20,12 @@ from app.tokens.signing_keys.keys import CLOCK_SKEW, Keyring, SigningKey
 MAX_TOKEN_BYTES = 4_096
 
 # RFC 9068 requires `client_id` in every token. Clients are not registered here: users get tokens
-# for themselves, with any client.
+# for themselves, with any client. In the token of an API key, it is the id of the key.
 CLIENT_ID = "hourpass"
+PERSON, SERVICE = "person", "service"  # the kinds of users
+
+MAX_GROUPS = 20  # in a token
+MAX_NETWORKS = 10
 
 
 # Exactly as the service writes it, with a kid in the format of keys.py.
@@ -29,6 +33,9 @@ _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ"
 # With an HS256 secret, APIs can sign any claims. A `jti` or `sid` is stored in the revocation feed,
 # so it must be short and plain. Scopes and methods are sent in headers.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SESSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # that of an API key is <id>.<version>
+_GROUP = re.compile(r"[1-9][0-9]{0,18}\.[0-9]{1,10}")  # <id>.<version>
+_NETWORK = re.compile(r"[0-9a-f.:]{2,45}/[0-9]{1,3}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
@@ -42,7 +49,10 @@ class AccessTokenRequest:
 
     A new `token_version` of the subject revokes all tokens with the old one. `session` is the id of
     the session that the token belongs to, if any. `methods` are the authentication methods of
-    RFC 8176, if there was more than the password.
+    RFC 8176, if there was more than the password. `audience` is the API that the token is for, if
+    not the setting AUDIENCE. `is_limited`: the token has less than all rights of the account, or
+    comes from an API key. `groups` are `<id>.<version>`. The token works from `networks` only, in
+    CIDR notation, if there are any. `not_after` shortens its lifetime.
     """
 
     subject: str
@@ -52,6 +62,13 @@ class AccessTokenRequest:
     authenticated_at: datetime
     session: str | None = None
     methods: tuple[str, ...] = ()
+    audience: str | None = None
+    client_id: str = CLIENT_ID
+    kind: str = PERSON
+    is_limited: bool = False
+    groups: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    not_after: datetime | None = None
 
 
 class Claims(NamedTuple):
@@ -68,11 +85,23 @@ class Claims(NamedTuple):
     authenticated_at: int
     issued_at: int
     expires_at: int
+    client_id: str
+    kind: str
+    is_limited: bool
+    groups: tuple[str, ...]
+    networks: tuple[str, ...]
+
+    @property
+    def api_key_id(self) -> str | None:
+        """The id of the API key that the token comes from, if any."""
+        return None if self.client_id == CLIENT_ID else self.client_id
 
     def revocation_keys(self) -> list[str]:
         """The revocation values that would revoke this token."""
         values = [f"sub:{self.subject}:{self.token_version}", f"jti:{self.jti}", f"kid:{self.kid}"]
-        return [*values, f"sid:{self.session}"] if self.session else values
+        if self.session:
+            values.append(f"sid:{self.session}")
+        return [*values, *(f"grp:{group}" for group in self.groups)]
 
 
 class NotYetValidError(InvalidTokenError):
@@ -91,17 +120,20 @@ class AccessTokens:
         self.audience = settings.audience
 
     def encode(self, request: AccessTokenRequest, now: datetime) -> str:
-        """Returns a signed token, valid for `lifetime` from `now`."""
+        """Returns a signed token, valid for `lifetime` from `now`, or until `not_after`."""
         issued_at = int(now.timestamp())
+        expires_at = issued_at + int(self.lifetime.total_seconds())
+        if request.not_after:
+            expires_at = min(expires_at, int(request.not_after.timestamp()))
         claims: dict[str, object] = {
             "iss": self.issuer,
-            "aud": self.audience,
+            "aud": request.audience or self.audience,
             "sub": request.subject,
             "preferred_username": request.username,
-            "client_id": CLIENT_ID,
+            "client_id": request.client_id,
             "jti": secrets.token_urlsafe(16),
             "iat": issued_at,
-            "exp": issued_at + int(self.lifetime.total_seconds()),
+            "exp": expires_at,
             "auth_time": int(request.authenticated_at.timestamp()),
             "epoch": request.token_version,
         }
@@ -111,6 +143,14 @@ class AccessTokens:
             claims["sid"] = request.session
         if request.methods:
             claims["amr"] = list(request.methods)
+        if request.kind != PERSON:
+            claims["kind"] = request.kind
+        if request.is_limited:
+            claims["limited"] = True
+        if request.groups:
+            claims["grp"] = list(request.groups)
+        if request.networks:
+            claims["networks"] = list(request.networks)
         return self.keyring.current(now).sign(claims)
 
     def decode(self, token: str, now: datetime) -> Claims:
@@ -142,11 +182,11 @@ class AccessTokens:
             or not isinstance(scope := claims.get("scope", ""), str)
             or not _PRINTABLE.fullmatch(scope)
             or not isinstance(session := claims.get("sid"), str | None)
-            or not (session is None or _ID.fullmatch(session))
-            or not isinstance(methods := claims.get("amr", []), list)
-            or not all(
-                isinstance(method, str) and _PRINTABLE.fullmatch(method) for method in methods
-            )
+            or not (session is None or _SESSION.fullmatch(session))
+            or not isinstance(client_id := claims.get("client_id", CLIENT_ID), str)
+            or not _ID.fullmatch(client_id)
+            or (kind := claims.get("kind", PERSON)) not in (PERSON, SERVICE)
+            or not isinstance(is_limited := claims.get("limited", False), bool)
             or type(token_version := claims.get("epoch")) is not int
             or not 0 <= token_version < 2**31
             or type(authenticated_at := claims.get("auth_time")) is not int
@@ -159,6 +199,7 @@ class AccessTokens:
             or not seconds < expires_at <= issued_at + int(self.lifetime.total_seconds())
         ):
             raise InvalidTokenError
+        methods = _list_of(_PRINTABLE, claims.get("amr", []), MAX_TOKEN_BYTES)
         valid = Claims(
             subject=subject,
             username=username,
@@ -167,14 +208,30 @@ class AccessTokens:
             jti=jti,
             kid=key.kid,
             session=session,
-            methods=tuple(methods),
+            methods=methods,
             authenticated_at=authenticated_at,
             issued_at=issued_at,
             expires_at=expires_at,
+            client_id=client_id,
+            kind=kind,
+            is_limited=is_limited,
+            groups=_list_of(_GROUP, claims.get("grp", []), MAX_GROUPS),
+            networks=_list_of(_NETWORK, claims.get("networks", []), MAX_NETWORKS),
         )
         if not_before > latest:
             raise NotYetValidError(valid)
         return valid
+
+
+def _list_of(pattern: re.Pattern[str], value: object, limit: int) -> tuple[str, ...]:
+    """Raises InvalidTokenError unless the value is a list of texts that match."""
+    if (
+        not isinstance(value, list)
+        or len(value) > limit
+        or not all(isinstance(text, str) and pattern.fullmatch(text) for text in value)
+    ):
+        raise InvalidTokenError
+    return tuple(value)
 
 
 def _could_be_ours(header: str) -> bool:

@@ -13,6 +13,8 @@ SCOPE_DESCRIPTIONS = {  # of all that have a meaning to this service
     "introspect": "Introspect tokens of other users.",
     OFFLINE_ACCESS: "Get a refresh token too.",
 }
+# An API key has these only if they were named when it was made.
+EXPLICIT_SCOPES = {"admin", "introspect", "guard"}
 # `is_admin` grants `admin`, and a login requests `offline_access`. Neither is stored with a user.
 RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}
 

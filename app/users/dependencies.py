@@ -8,7 +8,7 @@ from app.context import ContextDep
 from app.database.ids import Id
 from app.settings import Settings
 from app.tokens.dependencies import BearerToken
-from app.tokens.errors import InsufficientScopeError
+from app.tokens.errors import InsufficientScopeError, LimitedTokenError
 from app.users.authenticated_user import AuthenticatedUser
 from app.users.errors import SecondFactorNeededError
 from app.users.service import Users
@@ -49,11 +49,25 @@ async def _current_user(bearer: VerifiedBearer) -> AuthenticatedUser:
 CurrentUser = Annotated[AuthenticatedUser, Depends(_current_user)]
 
 
-async def _current_admin(user: CurrentUser, request: Request) -> AuthenticatedUser:
+async def _account_owner(bearer: VerifiedBearer) -> AuthenticatedUser:
+    if bearer.claims.is_limited:
+        raise LimitedTokenError
+    return bearer.user
+
+
+AccountOwner = Annotated[AuthenticatedUser, Depends(_account_owner)]
+"""The user of a token that comes from a login and has all rights of the account. Nobody can turn a
+limited token or an API key into more than it is."""
+
+
+async def _current_admin(bearer: VerifiedBearer, request: Request) -> AuthenticatedUser:
+    user = bearer.user
     if "admin" not in user.scopes:
         settings: Settings = request.app.state.settings
         required = settings.admin_second_factor == "required"
         raise SecondFactorNeededError if required else InsufficientScopeError
+    if bearer.claims.api_key_id and request.method not in ("GET", "HEAD"):
+        raise LimitedTokenError  # a key with `admin` may read
     return user
 
 

@@ -4,7 +4,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Identity, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
-from app.database.base import Base
+from app.database.base import Base, widened
+from app.tokens.jwt import PERSON
 
 MAX_TOKEN_VERSION = 2**30 - 1
 UNUSABLE_PASSWORD = "!"  # noqa: S105 - the hash of no password, as in /etc/shadow
@@ -50,6 +51,8 @@ class User(Base):
     username: Mapped[str] = mapped_column(String(64))
     # NFKC and case folded. Its unique index decides between simultaneous registrations.
     username_folded: Mapped[str] = mapped_column(String(64), unique=True)
+    # PERSON or SERVICE. A service account has no password: its programs log in with API keys.
+    kind: Mapped[str] = mapped_column(String(10), default=PERSON, server_default=PERSON)
     email: Mapped[str | None] = mapped_column(String(254))
     # For lookups. Several users may have the same address.
     email_folded: Mapped[str | None] = mapped_column(String(254), index=True)
@@ -59,7 +62,7 @@ class User(Base):
     is_enabled: Mapped[bool] = mapped_column(default=True)
     is_admin: Mapped[bool]
     # The user's other scopes, separated by spaces (RFC 6749, 3.3).
-    scopes: Mapped[str] = mapped_column(String(500), default="", server_default="")
+    scopes: Mapped[str] = mapped_column(widened(500), default="", server_default="")
     # Part of every token. A new version revokes all tokens with the old one.
     token_version: Mapped[int] = mapped_column("token_epoch", default=new_token_version)
     created_at: Mapped[datetime]

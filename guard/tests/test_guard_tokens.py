@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
 
 import jwt
@@ -184,7 +185,16 @@ def test_a_kid_has_200_characters_at_most(guard: Guard, issuer: Issuer) -> None:
 
 
 ISSUER = Issuer()
-OPTIONAL: dict[str, Any] = {"scope": "predict", "sid": "0123456789abcdef", "amr": ["pwd", "otp"]}
+OPTIONAL: dict[str, Any] = {
+    "scope": "predict",
+    "sid": "Ab3dEf9h.1",
+    "amr": ["pwd", "otp"],
+    "client_id": "Ab3dEf9h",
+    "kind": "service",
+    "limited": True,
+    "grp": ["7.12"],
+    "networks": ["192.0.2.0/24"],
+}
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -216,7 +226,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
         tokens_module, "_parse", lambda part: claims if part == payload else parse(part)
     )
     VERIFIER.verify(token, NOW)
-    assert {"sub", "exp", "sid"} < claims.asked_for <= set(CLAIMS)
+    assert {"sub", "exp", "sid", "grp", "networks"} < claims.asked_for <= set(CLAIMS)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -230,8 +240,17 @@ def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
     user = verified.user
     assert (type(user.id), type(user.username), type(user.scopes)) == (int, str, frozenset)
     assert user.expires_at.timestamp() == verified.expires_at > NOW
-    for text in (*user.scopes, *verified.revocable):
+    for text in (*user.scopes, *verified.revocable, user.kind, user.key_id or ""):
         assert type(text) is str
+
+
+def test_a_token_names_its_api_key_groups_and_networks() -> None:
+    verified = VERIFIER.verify(signed(FULL), NOW)
+    assert (verified.user.kind, verified.user.key_id) == ("service", "Ab3dEf9h")
+    assert {"sid:Ab3dEf9h.1", "grp:7.12"} < set(verified.revocable)
+    assert verified.networks == (ip_network("192.0.2.0/24"),)
+    plain = VERIFIER.verify(ISSUER.token(), NOW)
+    assert (plain.user.kind, plain.user.key_id, plain.networks) == ("person", None, ())
 
 
 def test_a_duplicate_claim_is_refused_though_it_is_signed(guard: Guard, issuer: Issuer) -> None:

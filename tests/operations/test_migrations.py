@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -31,6 +31,7 @@ SAMPLES: dict[type, object] = {
     str: "x",
     bytes: b"x",
     datetime: datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
+    date: date(2026, 11, 23),
 }
 
 
@@ -166,7 +167,7 @@ def test_sqlite_uses_no_id_again_in_the_tables_that_say_so(settings: Settings) -
         for name, table in metadata.tables.items()
         if table.dialect_options["sqlite"]["autoincrement"]
     ]
-    assert sorted(made) == sorted(declared) == ["audit_log", "codes", "outbox", "users"]
+    assert sorted(made) == sorted(declared) == ["audit_log", "codes", "groups", "outbox", "users"]
 
 
 def test_the_primary_keys_are_those_of_the_models(settings: Settings) -> None:

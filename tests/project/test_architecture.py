@@ -15,11 +15,12 @@ import pytest
 from app.settings import ROOT
 
 LAYERS = {
-    13: {"main"},
-    12: {"cli"},
-    11: {"login", "services", "tables"},
-    10: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
-    9: {"audit", "credentials", "mail"},
+    14: {"main"},
+    13: {"cli"},
+    12: {"login", "services", "tables"},
+    11: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
+    10: {"audit", "credentials", "mail"},
+    9: {"groups"},
     8: {"users"},
     7: {"tokens"},
     6: {"security"},

@@ -8,8 +8,8 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
-from dataclasses import fields
-from datetime import UTC, datetime
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +45,20 @@ KEY = make_key("camelot")
 STRANGER = make_key("camelot")  # of the same name, but another key
 TOKENS = AccessTokens(Settings.model_construct(), Keyring([KEY]))  # whatever the environment says
 GRANT = AccessTokenRequest(
-    "1", "lancelot", 7, "admin offline_access", NOW, "0123456789abcdef", ("pwd", "otp")
+    "1",
+    "lancelot",
+    7,
+    "admin offline_access",
+    NOW,
+    "0123456789abcdef.1",
+    ("pwd", "otp"),
+    client_id="0123456789abcdef",
+    kind="service",
+    is_limited=True,
+    groups=("7.12", "8.0"),
+    networks=("192.0.2.0/24", "2001:db8::/32"),
+    audience="ml-api",
+    not_after=NOW + timedelta(minutes=59),
 )
 TOKEN = TOKENS.encode(GRANT, NOW)  # with every claim that is optional
 
@@ -139,6 +152,11 @@ WRONG_VALUES: dict[str, list[object]] = {
     "sid": [1, False, ["0123456789abcdef"]],
     "nbf": [None, True, "1795435200", 1795435200.0, [0], 10**30],
     "amr": ["pwd", {"pwd": True}, [1], ["pwd", None], [["pwd"]]],
+    "client_id": [1, "", "a b", "a" * 65, ["0123456789abcdef"]],
+    "kind": [1, "", "admin", ["service"]],
+    "limited": [0, 1, "true", [True]],
+    "grp": ["7.12", [7], ["7"], ["07.1"], ["7.12\n"], ["7.12"] * 21],
+    "networks": ["10.0.0.0/8", [10], ["10.0.0.1"], ["any/0"], ["10.0.0.0/8"] * 11],
 }
 MAY_BE_NULL = ("sid",)
 REQUIRED = (
@@ -321,8 +339,8 @@ def test_a_claim_is_accepted_up_to_its_limit(
 
 def test_a_token_has_at_most_4096_characters() -> None:
     original = Original(TOKEN, KEY)
-    longest = original.with_claim("filler", "a" * 2_662)
-    too_long = original.with_claim("filler", "a" * 2_663)
+    longest = original.with_claim("filler", "a" * 2_555)
+    too_long = original.with_claim("filler", "a" * 2_556)
     assert (len(longest), len(too_long)) == (4_096, 4_097)
     TOKENS.decode(longest, NOW)
     with pytest.raises(InvalidTokenError):
@@ -335,11 +353,22 @@ def test_a_segment_may_end_in_any_character(last: str) -> None:
     assert encoded(jwt._decode(f"AAA{last}")) == f"AAA{last}"
 
 
-def test_a_token_can_be_revoked_by_its_user_id_key_and_session() -> None:
+def test_a_token_can_be_revoked_by_its_user_id_key_session_and_groups() -> None:
     values = ["sub:1:7", f"jti:{Original(TOKEN, KEY).claims['jti']}", "kid:camelot"]
-    assert TOKENS.decode(TOKEN, NOW).revocation_keys() == [*values, "sid:0123456789abcdef"]
+    session, groups = ["sid:0123456789abcdef.1"], ["grp:7.12", "grp:8.0"]
+    assert TOKENS.decode(TOKEN, NOW).revocation_keys() == [*values, *session, *groups]
     without_session = Original(TOKEN, KEY).without_claim("sid")
-    assert TOKENS.decode(without_session, NOW).revocation_keys() == values
+    assert TOKENS.decode(without_session, NOW).revocation_keys() == [*values, *groups]
+    without_groups = Original(TOKEN, KEY).without_claim("grp")
+    assert TOKENS.decode(without_groups, NOW).revocation_keys() == [*values, *session]
+
+
+def test_a_token_does_not_outlive_the_credential_that_it_was_issued_for() -> None:
+    lifetimes = {timedelta(minutes=59): 3_540, timedelta(minutes=61): 3_600, None: 3_600}
+    for left, seconds in lifetimes.items():
+        request = replace(GRANT, not_after=left and NOW + left)
+        claims = TOKENS.decode(TOKENS.encode(request, NOW), NOW)
+        assert claims.expires_at - claims.issued_at == seconds
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
@@ -441,7 +470,8 @@ def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
     assert type(claims.methods) is tuple
     assert datetime.fromtimestamp(claims.issued_at, UTC) < datetime.max.replace(tzinfo=UTC)
     assert datetime.fromtimestamp(claims.expires_at, UTC) > NOW
-    assert len(claims.revocation_keys()) in (3, 4)
+    values = 3 + bool(claims.session) + len(claims.groups)
+    assert len(claims.revocation_keys()) == values <= 24
 
 
 # Of the right type, but in no token that the service issues.
@@ -450,7 +480,8 @@ ODD_NUMBERS = [-1, 0, 2**31, 2**63, 10**300]
 ODD_VALUES: dict[str, list[Any]] = {
     **dict.fromkeys(("iss", "aud", "sub", "preferred_username", "client_id"), ODD_TEXTS),
     **dict.fromkeys(("jti", "scope", "sid"), ODD_TEXTS),
-    "amr": [[], *([text] for text in ODD_TEXTS)],
+    **{key: [*ODD_TEXTS, 1, None] for key in ("kind", "limited")},
+    **{key: [[], *([text] for text in ODD_TEXTS)] for key in ("amr", "grp", "networks")},
     **dict.fromkeys(("iat", "nbf", "exp", "auth_time", "epoch"), ODD_NUMBERS),
 }
 

@@ -1,9 +1,9 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base
+from app.database.base import Base, widened
 
 
 class Session(Base):
@@ -18,7 +18,11 @@ class Session(Base):
     )
     # The user's version when the session was created. A new version revokes the session.
     token_version: Mapped[int] = mapped_column("epoch")
-    scope: Mapped[str] = mapped_column(String(1000))
+    scope: Mapped[str] = mapped_column(widened(1000))
+    # Whether the login asked for less than all rights of the account (Claims.is_limited).
+    is_limited: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # The API for which the tokens are (RFC 8707). None: the setting AUDIENCE.
+    audience: Mapped[str | None] = mapped_column(String(200))
     # Only in refresh tokens, so that knowing a `sid` does not help an attacker.
     handle: Mapped[str] = mapped_column(String(32), unique=True)
     secret_hash: Mapped[bytes]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database.base import Base
+from app.database.base import Base, widened
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -32,7 +32,7 @@ class Code(Base):
     # passed the code on.
     email: Mapped[str | None] = mapped_column(String(254))
     # The scopes that a user gets who registers with this invitation.
-    scopes: Mapped[str] = mapped_column(String(500))
+    scopes: Mapped[str] = mapped_column(widened(500))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     # What became of its mail: a MailState, and the last reply of the mail server (RFC 5321, 4.2;

@@ -9,6 +9,8 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, NamedTuple
 
 import jwt
@@ -16,6 +18,8 @@ import jwt
 from hourpass.errors import InvalidTokenError
 from hourpass.guard.invalid_tokens import invalid_token
 from hourpass.user import User
+
+IPNetwork = IPv4Network | IPv6Network
 
 MAX_TOKEN_BYTES = 4_096  # the service issues none that is longer
 MAX_KID_LENGTH = 200  # characters; the service's have 43 at most
@@ -28,12 +32,14 @@ _ALGORITHMS = ("ES256", "RS256")
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _USER_ID = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_USER_ID = 2**63 - 1  # of the service's database
+_NO_KEY = "hourpass"  # the `client_id` of a token that does not come from an API key
 
 
 class Verified(NamedTuple):
     user: User
     expires_at: float
     revocable: tuple[str, ...]  # the feed ends the token by listing one of these
+    networks: tuple[IPNetwork, ...] = ()  # from which the token works; none: from everywhere
 
 
 class UnknownKeyError(InvalidTokenError):
@@ -92,6 +98,10 @@ class TokenVerifier:
             or not isinstance(jti := claims.get("jti"), str)
             or not isinstance(scope := claims.get("scope", ""), str)
             or not isinstance(session := claims.get("sid"), str | None)
+            or not isinstance(client := claims.get("client_id", _NO_KEY), str)
+            or not isinstance(kind := claims.get("kind", "person"), str)
+            or not _is_list_of_texts(groups := claims.get("grp", []))
+            or not _is_list_of_texts(networks := claims.get("networks", []))
             or type(epoch := claims.get("epoch")) is not int
             or type(issued_at := claims.get("iat")) is not int
             or type(expires_at := claims.get("exp")) is not int
@@ -106,17 +116,35 @@ class TokenVerifier:
             raise invalid_token("its lifetime is too long")
         if expires_at <= now:
             raise invalid_token("expired")
-        revocable = (f"sub:{subject}:{epoch}", f"jti:{jti}", f"kid:{kid}")
+        revocable = [f"sub:{subject}:{epoch}", f"jti:{jti}", f"kid:{kid}"]
+        if session:
+            revocable.append(f"sid:{session}")
+        revocable += (f"grp:{group}" for group in groups)
         return Verified(
             User(
                 id=int(subject),
                 username=username,
                 scopes=frozenset(scope.split()),
                 expires_at=datetime.fromtimestamp(expires_at, UTC),
+                kind=kind,
+                key_id=None if client == _NO_KEY else client,
             ),
             expires_at,
-            (*revocable, f"sid:{session}") if session else revocable,
+            tuple(revocable),
+            tuple(map(_network, networks)),
         )
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> IPNetwork:
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise invalid_token("a network is not in CIDR notation") from None
 
 
 def _public_keys(jwks: Iterable[dict[str, Any]]) -> Iterable[tuple[str, jwt.PyJWK]]:

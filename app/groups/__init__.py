@@ -1,0 +1,1 @@
+"""Groups: scopes that several users share."""
