@@ -74,7 +74,7 @@ class Processes:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers
                 process.wait()
         while any(map(self._cluster.processes, members)) and time.monotonic() < deadline:
             time.sleep(0.1)
