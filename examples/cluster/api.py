@@ -3,7 +3,7 @@
 import os
 from datetime import timedelta
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from hourpass import Guard
 
@@ -14,12 +14,15 @@ from hourpass import Guard
 guard = Guard(os.environ["HOURPASS_URL"], on_outage="trust", trust_for=timedelta(seconds=30))
 
 app = FastAPI()
-guard.protect(app, public=["/health"])
+guard.protect(app, public=["/readyz"])
 
 
-@app.get("/health")
-async def health() -> str:
-    return "ok"
+# For the load balancer. A guard that has not reached Hourpass yet rejects all tokens with 503, and
+# so does one that was without news for longer than `trust_for`.
+@app.get("/readyz")
+async def readyz(response: Response) -> dict[str, bool]:
+    response.status_code = 200 if guard.is_ready else 503
+    return {"is_ready": guard.is_ready}
 
 
 @app.get("/whoami")

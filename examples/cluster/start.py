@@ -74,7 +74,7 @@ class Processes:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers
                 process.wait()
         while any(map(self._cluster.processes, members)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -130,7 +130,7 @@ class Processes:
         self._start("api", *api, "--host", address, HOURPASS_URL=self._cluster.url("front"))
         for name in ("host_a", "host_b", "front"):
             self._wait(name, partial(_is_ok, f"{self._cluster.url(name)}/readyz"))
-        self._wait("the API", partial(_is_ok, f"{self._cluster.api_url}/health"))
+        self._wait("the API", partial(_is_ok, f"{self._cluster.api_url}/readyz"))
         self._wait("the standbys", lambda: len(self._cluster.standbys()) == 2)
         self._wait("a synchronous one", lambda: self._cluster.synchronous_standby() is not None)
 

@@ -11,9 +11,9 @@ import httpx
 from examples.cluster.members import Cluster, command
 from tests.cluster.load import Clients, User
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 # PostgreSQL logs the next 32 values of a sequence together, so fewer users would lose no id.
-USERS_LOST = 60
+USERS_LOST = 40
 LOGINS_LOST = 10
 CLIENTS = 6
 

@@ -253,9 +253,43 @@ async def test_a_feed_that_is_closed_ticks_no_longer(feed: Feed) -> None:
         assert ticker.cancelled()
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["published", "lost"])
+async def test_a_cursor_that_is_ahead_is_looked_up_after_one_more_query(
+    feed: Feed, is_there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another worker has queried the database a moment later."""
+    known, asked_at = feed.known, time.monotonic()
+    known._queried_at = asked_at  # sent before the request arrived
+    async with asyncio.timeout(10):
+        asking = asyncio.create_task(feed.page_after(Head(NAME, 1, 7).cursor, asked_at))
+        await asyncio.sleep(2 * cache.POLL_SECONDS)
+        assert not asking.done()
+        refreshed = feed.refreshed
+        if is_there:
+            known.publish(1)
+        known._queried_at = asked_at + 0.001
+        if is_there:
+            assert (await asking).is_empty
+        else:
+            with pytest.raises(CursorOfAnotherHistoryError):
+                await asking
+    assert feed.refreshed == refreshed + 1  # keys are read before a revoked one is listed
+    assert len(caplog.records) == (0 if is_there else 1)
+
+
+async def test_without_another_query_a_cursor_that_is_ahead_gets_503_and_no_warning(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "_QUERY_TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(UnavailableError):
+        await feed.page_after(Head(NAME, 1, 7).cursor, time.monotonic())
+    assert caplog.records == []
+
+
 async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
     feed: Feed, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
+    feed.known._queried_at = float("inf")
     warned = []
     for seconds in (0, 3_599, 1):
         now[0] += seconds

@@ -242,6 +242,17 @@ async def test_a_listener_gets_the_revocations_of_its_own_and_another_instance(
             cursor = listener.result()["cursor"]
 
 
+async def test_a_cursor_of_one_instance_is_known_to_another_at_once(
+    app: FastAPI, client: AsyncClient, settings: Settings, clock: Clock
+) -> None:
+    """A load balancer leads one listener to all instances. On PostgreSQL, each polls by itself."""
+    async with started_client(settings, clock) as there:
+        for number in range(5):
+            await publish(app, f"jti:{number}")
+            cursor = (await page_after(client, None))["cursor"]
+            assert values(await page_after(there, cursor)) == []
+
+
 async def test_without_revocations_the_answer_is_empty_when_the_wait_ends(
     client: AsyncClient,
 ) -> None:

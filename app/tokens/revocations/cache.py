@@ -11,7 +11,7 @@ restore or a failover, the feed may not have it (decision 6).
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from time import monotonic
@@ -95,13 +95,13 @@ class RevocationCache(ABC):
     async def wait_until_fresh(self, asked_at: float) -> bool:
         """Whether the cache was fresh at `asked_at`, on the monotonic clock, or later. Waits
         up to a second."""
-        deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
         needed = max(asked_at - self._fresh_seconds, self._invalidated_at)
-        while not self.is_fresh() and self._queried_at <= needed:
-            if monotonic() > deadline:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return True
+        return await _comes_true(lambda: self.is_fresh() or self._queried_at > needed)
+
+    async def wait_for_query(self, asked_at: float) -> bool:
+        """Whether the database was queried after `asked_at`: a fresh cache may lack what another
+        worker knew before. Waits up to a second."""
+        return await _comes_true(lambda: self._queried_at > asked_at)
 
     def is_revoked(self, values: Iterable[str]) -> bool:
         return not self._forget_at.keys().isdisjoint(values)
@@ -189,6 +189,9 @@ class SqliteRevocationCache(RevocationCache):
             asyncio.get_running_loop().call_soon(self.invalidate)
             self._is_fresh = self._read()
         return self._is_fresh
+
+    async def wait_for_query(self, asked_at: float) -> bool:
+        return self.is_fresh()  # a fresh cache lacks nothing
 
     def invalidate(self) -> None:
         self._is_fresh = None
@@ -278,6 +281,15 @@ class PostgresRevocationCache(RevocationCache):
         # The next result arrives after this poll, the pause and a poll that takes as long.
         next_seconds = 2 * (monotonic() - asked_at) + 1.5 * POLL_SECONDS
         self._fresh_seconds = min(max(FRESH_SECONDS, next_seconds), MAX_FRESH_SECONDS)
+
+
+async def _comes_true(is_known: Callable[[], bool]) -> bool:
+    deadline = monotonic() + _QUERY_TIMEOUT_SECONDS
+    while not is_known():
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
 
 
 def _sqlite_entry(row: Sequence[Any]) -> FeedEntry:

@@ -90,12 +90,21 @@ class RevocationFeed:
         """
         if not await self.cache.wait_until_fresh(asked_at):
             raise UnavailableError
-        await self._refresh_keys()
         try:
-            return self.cache.entries.page_after(cursor, monotonic())
+            return await self._page_after(cursor)
+        except CursorOfAnotherHistoryError:
+            # Or the cursor is of another worker, which has queried the database a moment later.
+            if not await self.cache.wait_for_query(asked_at):
+                raise UnavailableError from None
+        try:
+            return await self._page_after(cursor)
         except CursorOfAnotherHistoryError:
             self._warn_of_another_history()
             raise
+
+    async def _page_after(self, cursor: str | None) -> Page:
+        await self._refresh_keys()
+        return self.cache.entries.page_after(cursor, monotonic())
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
