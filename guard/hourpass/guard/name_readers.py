@@ -283,8 +283,8 @@ def _parts(
         raise InvalidRequestError("The form does not begin with its boundary")
     while content[start : start + 2] == b"\r\n":
         head_end = content.find(b"\r\n\r\n", start, start + MAX_PART_HEADER_BYTES)
-        end = content.find(delimiter, head_end + 6) - 2
-        if head_end < 0 or end < 0 or content[end : end + 2] != b"\r\n":
+        end = content.find(delimiter, head_end + 4) - 2
+        if head_end < 0 or end < head_end + 4 or content[end : end + 2] != b"\r\n":
             raise InvalidRequestError("The form is malformed, or a header is too long")
         name, is_text = _part_head(content[start + 2 : head_end].decode("latin-1"))
         if name.lower() == "_charset_":  # the encoding of all other fields, for some parsers
