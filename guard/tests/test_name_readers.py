@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 from starlette.formparsers import FormParser, MultiPartParser
 
 from hourpass import InvalidRequestError, from_form, from_json, from_query
-from hourpass.guard.name_readers import MAX_MEMBERS, MAX_NAMES, RequestHead, fold
+from hourpass.guard.body_formats import MAX_MEMBERS
+from hourpass.guard.name_readers import MAX_NAMES, RequestHead, fold
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -40,7 +41,7 @@ REFUSED_JSON = {
     "two": b'{"model": "a", "model": "a"}',
     "two, one of another case": b'{"model": "a", "Model": "b"}',
     "only one of another case": b'{"MODEL": "a"}',
-    "two, one with a Kelvin sign": '{"model": "a", "\uff4dodel": "b"}'.encode(),
+    "two, one of full width": '{"model": "a", "\uff4dodel": "b"}'.encode(),
     "two, one escaped": rb'{"model": "a", "mod\u0065l": "b"}',
     "only one escaped": rb'{"mod\u0065l": "a"}',
     "two, one with NUL": rb'{"model": "a", "model\u0000x": "b"}',
@@ -295,7 +296,12 @@ def test_the_name_is_read_from_a_multipart_form(subtests: pytest.Subtests) -> No
     for case, body in REFUSED_FORMS.items():
         with subtests.test(case), pytest.raises(InvalidRequestError):
             form.names(head(MULTIPART), body.encode())
-    body = (part(NAMED) + END).encode()
+    body = (part(NAMED) + part(NAMED.replace("model", "models"), "b") + END).encode()
+    listed = from_form("model", "models")
+    assert listed.names(head(MULTIPART), body) == ["a", "b"]
+    encoded = body.replace(b'"models"', b'"models"\r\nContent-Transfer-Encoding: base64')
+    with pytest.raises(InvalidRequestError):
+        listed.names(head(MULTIPART), encoded)
     for case, content_type in {
         "no boundary": "multipart/form-data",
         "two boundaries": f"{MULTIPART}; boundary=abc",

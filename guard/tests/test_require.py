@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import trio
 from fastapi import APIRouter, Depends, FastAPI, Form, Request, UploadFile, WebSocket
 from fastapi.responses import StreamingResponse
 from openapi_spec_validator import validate
@@ -20,8 +21,17 @@ from starlette.routing import Mount
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from hourpass import Guard, InsufficientScopeError, User, from_form, from_json, from_query
+from hourpass import (
+    Guard,
+    InsufficientScopeError,
+    InvalidRequestError,
+    User,
+    from_form,
+    from_json,
+    from_query,
+)
 from hourpass.guard import request_body
+from hourpass.guard.request_body import RequestBody
 from hourpass.testing import Issuer, authorization
 from tests.support.guards import comes_true
 from tests.support.servers import served
@@ -363,6 +373,23 @@ async def test_a_client_that_leaves_or_dawdles_is_let_go(
     start, _ = await answer_to(api, scope_of("/raw", token, LIMIT + 1))  # without reading it
     assert start["status"] == 413
     assert seen == []
+
+
+def test_a_body_is_read_in_trio_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [b"x" * SMALL, b"y" * 10]
+
+    async def receive() -> dict[str, Any]:
+        if not pieces:
+            await trio.sleep_forever()
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
+
+    async def read() -> None:
+        await RequestBody(receive).read(LIMIT)
+
+    monkeypatch.setattr(request_body, "MAX_PAUSE_SECONDS", 0.01)
+    with pytest.raises(InvalidRequestError, match="slowly"):
+        trio.run(read)
+    assert pieces == []
 
 
 def routes_that_fail() -> dict[str, FastAPI | Starlette]:

@@ -5,8 +5,8 @@ from typing import Any
 from starlette.requests import HTTPConnection, Request
 
 from hourpass.errors import ContentTooLargeError, InvalidRequestError
+from hourpass.guard.body_formats import Content
 from hourpass.guard.name_readers import (
-    Content,
     FormReader,
     RequestHead,
     check_length,

@@ -10,7 +10,8 @@ from typing import IO
 from hourpass.errors import ContentTooLargeError, InvalidRequestError
 from hourpass.event_loops import run_blocking, wait_at_most
 from hourpass.guard.asgi import Message, Receive
-from hourpass.guard.name_readers import Content, NameReader, RequestHead
+from hourpass.guard.body_formats import Content
+from hourpass.guard.name_readers import NameReader, RequestHead
 
 MEMORY_BYTES = 2**20
 PIECE_BYTES = 2**18  # of a body in a file, when the app reads it
