@@ -296,10 +296,10 @@ def test_the_name_is_read_from_a_multipart_form(subtests: pytest.Subtests) -> No
     for case, body in REFUSED_FORMS.items():
         with subtests.test(case), pytest.raises(InvalidRequestError):
             form.names(head(MULTIPART), body.encode())
-    body = (part(NAMED) + part(NAMED.replace("model", "models"), "b") + END).encode()
+    form_body = (part(NAMED) + part(NAMED.replace("model", "models"), "b") + END).encode()
     listed = from_form("model", "models")
-    assert listed.names(head(MULTIPART), body) == ["a", "b"]
-    encoded = body.replace(b'"models"', b'"models"\r\nContent-Transfer-Encoding: base64')
+    assert listed.names(head(MULTIPART), form_body) == ["a", "b"]
+    encoded = form_body.replace(b'"models"', b'"models"\r\nContent-Transfer-Encoding: base64')
     with pytest.raises(InvalidRequestError):
         listed.names(head(MULTIPART), encoded)
     for case, content_type in {
@@ -312,7 +312,7 @@ def test_the_name_is_read_from_a_multipart_form(subtests: pytest.Subtests) -> No
         "another multipart": "multipart/mixed; boundary=xyz",
     }.items():
         with subtests.test(case), pytest.raises(InvalidRequestError):
-            form.names(head(content_type), body)
+            form.names(head(content_type), form_body)
 
 
 def test_a_form_in_a_file_is_read_as_one_in_memory(subtests: pytest.Subtests) -> None:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from hourpass import Guard, Requirement, from_form, from_json, from_query
+from hourpass.guard.path_scopes import PathScopes
 from hourpass.testing import Issuer
 from hourpass.wsgi import GuardMiddleware
 
@@ -17,7 +18,7 @@ pytest_plugins = ["hourpass.testing"]
 
 guard = Guard("https://hourpass.example")
 LIMIT = 3 * 2**20
-SCOPES = {
+SCOPES: PathScopes = {
     "/v1/models/{model}/predict": "predict:{model}",
     "/files/{model:path}": ["predict:{model}", "read"],
     "/admin/*": "manage",
@@ -243,14 +244,14 @@ def test_wsgi_knows_the_same_patterns(issuer: Issuer, subtests: pytest.Subtests)
             "HTTP_AUTHORIZATION": f"Bearer {token}",
         }
         with subtests.test(sent):
-            list(app(environ, lambda status, _, statuses=statuses: statuses.append(status)))  # type: ignore[misc] # a default for the loop
+            list(app(environ, lambda status, _, statuses=statuses: statuses.append(status)))
             assert statuses[0][:3] == str(expected)
     with pytest.raises(ValueError, match="WSGI"):
         GuardMiddleware(model, guard, scopes=SCOPES)
 
 
 def test_a_wrong_pattern_is_an_error(subtests: pytest.Subtests) -> None:
-    for pattern, needed in (
+    wrong: list[tuple[str, str | list[str]]] = [
         ("v1", "x"),
         ("/v1/*/x", "x"),
         ("/v1/{model", "x"),
@@ -258,7 +259,8 @@ def test_a_wrong_pattern_is_an_error(subtests: pytest.Subtests) -> None:
         ("/v1/{model}", "predict:{name}"),
         ("/v1", "a b"),
         ("/v1", []),
-    ):
+    ]
+    for pattern, needed in wrong:
         with subtests.test(pattern), pytest.raises(ValueError, match=r"path|has no|scopes"):
             guard.middleware(plain_app, scopes={pattern: needed})
 

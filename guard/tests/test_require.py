@@ -287,16 +287,17 @@ def test_an_upload_names_its_model(client: httpx.Client, subtests: pytest.Subtes
                     assert response.status_code == status
                     assert seen == (["a"] if status == 200 else [])
                     assert status != 200 or response.json() == size
-        for case, files in {
+        malformed: dict[str, list[Any]] = {
             "two": [("model", (None, "a")), ("model", (None, "b"))],
             "another case": [("model", (None, "a")), ("Model", (None, "b"))],
             "a list": [("model", (None, "a")), ("model[]", (None, "b"))],
             "a file": [("model", ("a", "a"))],
             "none": [("other", (None, "a"))],
-        }.items():
+        }
+        for case, parts in malformed.items():
             with subtests.test(f"{path} {case}"):
                 seen.clear()
-                response = client.post(path, files=[*files, ("file", ("x", b"x"))])
+                response = client.post(path, files=[*parts, ("file", ("x", b"x"))])
                 assert (response.status_code, seen) == (400, [])
         with subtests.test(f"{path} JSON"):
             assert client.post(path, json={"model": "a"}).status_code == 400
