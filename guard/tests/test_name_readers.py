@@ -280,6 +280,7 @@ REFUSED_FORMS = {
     + END,
     "a boundary within a line": part(NAMED, "a--xyz") + END,
     "no line between headers and text": f"--xyz\r\n{NAMED}\r\n--xyz--\r\n",
+    "no line between an empty text and the boundary": f"--xyz\r\n{NAMED}\r\n\r\n--xyz--\r\n",
     "a long header": part(f"{NAMED}\r\nX: {'x' * 5_000}") + END,
     "many parts": part(NAMED)
     + part('Content-Disposition: form-data; name="x"') * MAX_MEMBERS
