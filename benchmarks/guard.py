@@ -8,6 +8,7 @@ Libraries verify with a key that they were given once. Latency counts from the a
 
 import asyncio
 import gc
+import json
 import multiprocessing
 import platform
 import random
@@ -28,6 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import servers
 from benchmarks.bench import Bench, Row, Sample, ratio
+from benchmarks.load import post
 from benchmarks.population import Population, verify
 from benchmarks.run import print_table, processor
 from hourpass import Guard, InvalidTokenError
@@ -61,6 +63,7 @@ def main() -> None:
             with Guard(url) as guard:
                 table = [*checks(bench, people, guard, url), *latency(people, guard, url)]
             table += routes(bench, people, url)
+            table += chats(bench, people, url)
             table += closings(bench, people, url)
     print_table(table)
     python = platform.python_version()
@@ -158,6 +161,34 @@ def routes(bench: Bench, people: Population, url: str) -> Iterator[Row]:
             f"{other}: {rate(theirs)}",
             ratio([one.rate for one in ours], [one.rate for one in theirs]),
             at_least=goal,
+        )
+
+
+def chats(bench: Bench, people: Population, url: str) -> Iterator[Row]:
+    """Of 4 KB, whose model is read from the body."""
+    tokens = people.tokens(200, scope="predict:llama-*")
+    messages = [{"role": "user", "content": "x" * 200}] * 17
+    body = json.dumps({"model": "llama-3.1", "messages": messages})
+    with servers.guarded_api(bench.directory, url) as api:
+        bare, guarded, by_model = bench.by_turns(
+            *(
+                partial(
+                    bench.measure,
+                    api,
+                    [
+                        post(path, "application/json", body, f"Authorization: Bearer {token}")
+                        for token in tokens
+                    ],
+                )
+                for path in ("/chat-open", "/chat-guarded", "/chat-by-model")
+            )
+        )
+    for other, theirs in (("without", bare), ("Depends(guard)", guarded)):
+        yield Row(
+            'a chat of 4 KB with require("predict:{model}", model=from_json("model"))',
+            rate(by_model),
+            f"{other}: {rate(theirs)}",
+            ratio([one.rate for one in by_model], [one.rate for one in theirs]),
         )
 
 

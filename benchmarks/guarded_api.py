@@ -1,5 +1,5 @@
 """The same route for everybody, behind a dependency that does nothing, and behind the guard, as
-a dependency and as middleware.
+a dependency and as middleware. Then a chat for everybody, for users, and for users of its model.
 
 Each in an app of its own, so that none is found later than another.
 """
@@ -8,14 +8,24 @@ import os
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, WebSocket
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from hourpass import Guard, User
+from hourpass import Guard, User, from_json
 
 guard = Guard(os.environ["HOURPASS_URL"])
 apis = {
-    path: FastAPI() for path in ("/open", "/with-a-dependency", "/guarded", "/behind-middleware")
+    path: FastAPI()
+    for path in (
+        "/open",
+        "/with-a-dependency",
+        "/guarded",
+        "/behind-middleware",
+        "/chat-open",
+        "/chat-guarded",
+        "/chat-by-model",
+    )
 }
 apis["/behind-middleware"].add_middleware(guard.middleware)
 
@@ -45,6 +55,21 @@ async def predict_with(_: Annotated[None, Depends(nobody)]) -> dict[str, int]:
 @apis["/guarded"].get("/guarded")
 async def predict_for(_: Annotated[User, Depends(guard)]) -> dict[str, int]:
     return {"prediction": 42}
+
+
+class Chat(BaseModel):
+    model: str
+    messages: list[dict[str, str]]
+
+
+@apis["/chat-open"].post("/chat-open")
+@apis["/chat-guarded"].post("/chat-guarded", dependencies=[Depends(guard)])
+@apis["/chat-by-model"].post(
+    "/chat-by-model",
+    dependencies=[Depends(guard.require("predict:{model}", model=from_json("model")))],
+)
+async def chat(body: Chat) -> dict[str, int]:
+    return {"prediction": len(body.messages)}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -57,8 +57,8 @@ def get(path: str, *headers: str) -> bytes:
     return _request(f"GET {path}", *headers)
 
 
-def post(path: str, media_type: str, body: str) -> bytes:
-    headers = f"Content-Type: {media_type}", f"Content-Length: {len(body)}"
+def post(path: str, media_type: str, body: str, *headers: str) -> bytes:
+    headers = (f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *headers)
     return _request(f"POST {path}", *headers) + body.encode()
 
 

@@ -63,12 +63,12 @@ class Population:
         migrations.upgrade(self._settings)
         self._tokens = asyncio.run(self._settle(sessions))
 
-    def tokens(self, number: int, users: Iterable[int] | None = None) -> list[str]:
+    def tokens(self, number: int, users: Iterable[int] | None = None, scope: str = "") -> list[str]:
         """Distinct and live, issued as a login issues them; of all users by turns, or of these."""
         now = datetime.now(UTC)
         grants = [
             AccessTokenRequest(
-                str(user), f"user{user}", token_version=0, scope="", authenticated_at=now
+                str(user), f"user{user}", token_version=0, scope=scope, authenticated_at=now
             )
             for user in islice(cycle(users or range(1, self._users + 1)), number)
         ]

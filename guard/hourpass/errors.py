@@ -1,6 +1,8 @@
 """The errors of this package, as a tree.
 
 GuardError
+├── InvalidRequestError      400  the request does not name the model in a way that is unambiguous
+├── ContentTooLargeError     413  the body is too large to look for the name of the model
 ├── MissingTokenError        401  the request has no token
 ├── InvalidTokenError        401  the token is forged, expired or revoked, or its user was removed
 ├── InsufficientScopeError   403  the token is valid, but lacks a scope
@@ -8,10 +10,12 @@ GuardError
 └── LoginError                    the service refuses this username, password or code
 """
 
+import re
 from typing import ClassVar
 
 RETRY_AFTER_SECONDS = 2
 
+_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, 3.3
 _CHALLENGE = 'Bearer realm="hourpass"'
 
 
@@ -28,6 +32,18 @@ class GuardError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers of an HTTP response with this status."""
         return {}
+
+
+class InvalidRequestError(GuardError):
+    status = 400
+    code = "invalid_request"
+    message = "The request is malformed"
+
+
+class ContentTooLargeError(GuardError):
+    status = 413
+    code = "content_too_large"
+    message = "The body is too large"
 
 
 class MissingTokenError(GuardError):
@@ -59,8 +75,14 @@ class InsufficientScopeError(GuardError):
         super().__init__()
         self.scopes = scopes
 
+    @property
+    def scope(self) -> str:
+        """The scopes as one text. A scope with a character that no scope has is left out: a name in
+        it may come from the caller, and this goes into a header."""
+        return " ".join(filter(_SCOPE.fullmatch, self.scopes))
+
     def headers(self) -> dict[str, str]:
-        needed = f', scope="{" ".join(self.scopes)}"' if self.scopes else ""
+        needed = f', scope="{self.scope}"' if self.scope else ""
         return {"WWW-Authenticate": f'{_CHALLENGE}, error="{self.code}"{needed}'}
 
 

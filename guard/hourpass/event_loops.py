@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -57,3 +57,22 @@ def _call(future: Future[_T], function: Callable[..., _T], arguments: tuple[Any,
         future.set_result(function(*arguments))
     except BaseException as error:  # noqa: BLE001 - the caller gets it
         future.set_exception(error)
+
+
+async def run_blocking(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call it in a thread of the event loop's own."""
+    if in_trio():
+        result: _T = await sys.modules["trio"].to_thread.run_sync(function, *arguments)
+        return result
+    return await asyncio.to_thread(function, *arguments)
+
+
+async def wait_at_most(seconds: float, awaitable: Awaitable[_T]) -> _T:
+    """Raises TimeoutError."""
+    if not in_trio():
+        async with asyncio.timeout(seconds):
+            return await awaitable
+    trio = sys.modules["trio"]
+    with trio.move_on_after(seconds):
+        return await awaitable
+    raise TimeoutError

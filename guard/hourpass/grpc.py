@@ -16,7 +16,6 @@ from grpc import aio
 from hourpass.errors import (
     RETRY_AFTER_SECONDS,
     GuardError,
-    InsufficientScopeError,
     InvalidTokenError,
     ServiceUnavailableError,
 )
@@ -24,6 +23,7 @@ from hourpass.guard.bearer import bearer_token
 from hourpass.guard.guard import Guard
 from hourpass.guard.open_requests import CHECK_SECONDS
 from hourpass.guard.public_paths import PublicPaths
+from hourpass.guard.requirements import require_scopes
 from hourpass.guard.token_verifier import Verified
 from hourpass.user import User
 
@@ -62,8 +62,8 @@ class _CallRules:
     def require_scopes(self, details: grpc.HandlerCallDetails, user: User) -> None:
         """Raises InsufficientScopeError."""
         for methods, needed in self._scopes:
-            if methods.contain(details.method) and not user.scopes.issuperset(needed):
-                raise InsufficientScopeError(*needed)
+            if methods.contain(details.method):
+                require_scopes(user, tuple(needed))
 
 
 class AioGuardInterceptor(aio.ServerInterceptor):

@@ -12,6 +12,8 @@ from hourpass import environment
 from hourpass.errors import GuardError
 from hourpass.guard.guard import Guard
 from hourpass.guard.identity_headers import IdentityHeaders
+from hourpass.guard.name_readers import RequestHead
+from hourpass.guard.path_scopes import PathScopes, ScopesByPath
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.user import User
 
@@ -25,7 +27,8 @@ class GuardMiddleware:
     """`app.wsgi_app = GuardMiddleware(app.wsgi_app, guard, public=["/health"])`.
 
     The user is `environ["hourpass.user"]`, `REMOTE_USER` is the username, and the headers are those
-    of `Guard.middleware`. `public` and `username_headers` mean the same there.
+    of `Guard.middleware`. `public`, `username_headers` and `scopes` mean the same there; names come
+    from the path or the query, not from the body.
     """
 
     def __init__(
@@ -35,10 +38,14 @@ class GuardMiddleware:
         public: Iterable[str] = (),
         *,
         username_headers: Iterable[str] = (),
+        scopes: PathScopes | None = None,
     ) -> None:
         self._app = app
         self._guard = guard
         self._public = PublicPaths(public)
+        self._scopes = ScopesByPath(scopes)
+        if self._scopes.reads_body:
+            raise ValueError("In WSGI, names come from the path or the query")
         self._identity_headers = IdentityHeaders(username_headers)
 
     def __call__(
@@ -48,6 +55,7 @@ class GuardMiddleware:
             return self._app(self._with_user(environ, None), start_response)
         try:
             user = self._guard.check_header(environ.get("HTTP_AUTHORIZATION"))
+            self._require_scopes(environ, user)
         except GuardError as error:
             refusal = self._guard.refusal(error, environ.get("HTTP_ACCEPT", ""))
             status = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
@@ -56,10 +64,15 @@ class GuardMiddleware:
         return self._app(self._with_user(environ, user), start_response)
 
     def _is_public(self, environ: "WSGIEnvironment") -> bool:
-        # Servers decode the path's bytes as Latin-1 (PEP 3333).
-        path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
-        sent: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-        return self._public.contain(path, raw_path=sent.partition("?")[0].encode("latin-1"))
+        return self._public.contain(*_paths(environ))
+
+    def _require_scopes(self, environ: "WSGIEnvironment", user: User) -> None:
+        """Raises InsufficientScopeError and InvalidRequestError."""
+        head = RequestHead((), (), environ.get("QUERY_STRING", "").encode("latin-1"))
+        for requirement, names in self._scopes.matching(*_paths(environ)):
+            for name, reader in requirement.readers.items():
+                names[name] = reader.names(head, b"")
+            requirement.check(user, names)
 
     def _with_user(self, environ: "WSGIEnvironment", user: User | None) -> dict[str, Any]:
         changed = {
@@ -73,6 +86,14 @@ class GuardMiddleware:
             for name, value in self._identity_headers.of(user).items():
                 changed["HTTP_" + name.upper().replace("-", "_")] = value
         return changed
+
+
+def _paths(environ: "WSGIEnvironment") -> tuple[str, str, bytes]:
+    """The path within the app, and the path that was sent, as in ASGI."""
+    # Servers decode the path's bytes as Latin-1 (PEP 3333).
+    path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
+    sent: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    return path, "", sent.partition("?")[0].encode("latin-1")
 
 
 def create_app() -> Callable[..., Iterable[bytes]]:

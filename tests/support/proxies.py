@@ -68,6 +68,14 @@ GUINEVERE = {
     "password": "the queen of may",
     "email": "guinevere@camelot.example",
 }
+# Who may use some models, and who may use all.
+ELAINE = {"username": "elaine", "password": "the lily maid", "email": "elaine@astolat.example"}
+MERLIN = {"username": "merlin", "password": "prophet of all", "email": "merlin@camelot.example"}
+RIGHTS = {
+    GUINEVERE["username"]: {"train", "predict"},
+    ELAINE["username"]: {"predict:fraud-v3", "predict:iris"},
+    MERLIN["username"]: {"predict:*"},
+}
 
 
 @dataclass
@@ -97,14 +105,12 @@ async def an_hour_ago(database_url: str) -> str:
     admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
     app = create_app(make_settings(database_url, **admin), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
-        guinevere = await register(client, GUINEVERE)
-        async with app.state.database.session() as session:
-            scopes = {"train", "predict"}
-            await app.state.services.users.set_scopes(
-                RequestContext(session, clock()), guinevere, scopes
-            )
-        await register(client, LANCELOT)
-        await register(client, GALAHAD)
+        for person in (GUINEVERE, LANCELOT, GALAHAD, ELAINE, MERLIN):
+            user_id = await register(client, person)
+            if scopes := RIGHTS.get(person["username"]):
+                async with app.state.database.session() as session:
+                    context = RequestContext(session, clock())
+                    await app.state.services.users.set_scopes(context, user_id, scopes)
         return await log_in(client, GALAHAD)
 
 

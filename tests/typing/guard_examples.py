@@ -9,7 +9,7 @@ import requests
 from fastapi import Depends, FastAPI
 from openai import AsyncOpenAI, OpenAI
 
-from hourpass import Guard, HourpassAuth, User
+from hourpass import Guard, HourpassAuth, Requirement, User, from_form, from_json, from_query
 
 guard = Guard("http://127.0.0.1:8000")
 app = FastAPI()
@@ -31,7 +31,33 @@ async def health(user: Annotated[User | None, Depends(guard.optional)]) -> str:
     return user.username if user else "nobody"
 
 
+@app.post("/models/{model}/predict")
+async def predict_with(
+    model: str, user: Annotated[User, Depends(guard.require("predict:{model}"))]
+) -> str:
+    return model
+
+
+by_body = guard.require("predict:{model}", model=from_json("model", "models", max_body=2**20))
+by_form = guard.require("predict:{model}", model=from_form("model"))
+by_query = guard.require("predict:{model}", model=from_query("model"))
+
+
+@app.get("/v1/models")
+async def models(user: Annotated[User, Depends(guard)]) -> list[str]:
+    return guard.visible(user, ["fraud-v3", "iris"], "predict:{model}")
+
+
+guard.protect(
+    FastAPI(),
+    scopes={
+        "/models/{model}/predict": "predict:{model}",
+        "/admin/*": ["manage", "read"],
+        "/v1/chat/completions": Requirement("predict:{model}", model=from_json("model")),
+    },
+)
 assert_type(guard.check("token"), User)
+assert_type(guard.check("token", "predict:fraud-v3", "train"), User)
 Guard("https://hourpass.example", transport=lambda: httpx.HTTPTransport(verify=False))
 Guard("https://hourpass.example", transport=httpx2.HTTPTransport)
 

@@ -1,9 +1,8 @@
 """What FastAPI's routes depend on. Only imported where FastAPI is installed."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 from weakref import WeakSet
 
 from fastapi import HTTPException, Security, WebSocketException
@@ -15,14 +14,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION
 
-from hourpass.errors import GuardError, InsufficientScopeError, MissingTokenError
+from hourpass.errors import GuardError, MissingTokenError
 from hourpass.guard.bearer import bearer_token
-from hourpass.guard.fastapi_app import warn_of_open_routes
+from hourpass.guard.fastapi_app import check_routes, mark_requirement, warn_of_open_routes
+from hourpass.guard.fastapi_names import names_in
 from hourpass.guard.middleware import Authenticated
+from hourpass.guard.name_readers import NameReader
 from hourpass.guard.refusals import Refusal
+from hourpass.guard.requirements import Requirement
 from hourpass.user import User
-
-_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, 3.3
 
 
 class RouteDependency(SecurityBase):
@@ -43,6 +43,7 @@ class RouteDependency(SecurityBase):
     async def __call__(self, connection: HTTPConnection) -> User:
         scope = connection.scope
         if scope["app"] not in self._seen_apps:
+            check_routes(scope["app"])  # where no middleware of ours has done so at the start
             self._seen_apps.add(scope["app"])
             warn_of_open_routes(scope["app"], self)
         authenticated = scope.get(Authenticated.KEY)
@@ -59,20 +60,33 @@ class RouteDependency(SecurityBase):
         """A dependency that is None if the request has no token. An invalid token is refused."""
         return self._optional_user
 
-    def require(self, *scopes: str) -> Callable[..., Awaitable[User]]:
-        """A dependency like the guard itself that also refuses, with 403, tokens without all of
-        these scopes."""
-        if not scopes or not all(map(_SCOPE.fullmatch, scopes)):
-            raise ValueError("require() takes scopes, each without spaces")
+    def require(self, *scopes: str, **names: NameReader) -> Callable[..., Awaitable[User]]:
+        """A dependency like the guard itself that also refuses, with 403, tokens whose scopes do
+        not cover all of these.
+
+        `require("predict:{model}")` takes the name from the path, and
+        `require("predict:{model}", model=from_json("model"))` from the body. A request whose name
+        is malformed or ambiguous is refused with 400.
+        """
+        requirement = Requirement(*scopes, **names)
 
         async def user_with_scopes(
             connection: HTTPConnection, user: Annotated[User, Security(self, scopes=scopes)]
         ) -> User:
-            if not user.scopes.issuperset(scopes):
-                raise self._refused(InsufficientScopeError(*scopes), connection)
+            try:
+                found = {} if requirement.is_fixed else await names_in(connection, requirement)
+                requirement.check(user, found)
+            except GuardError as error:
+                raise self._refused(error, connection) from None
             return user
 
+        mark_requirement(user_with_scopes, requirement)
         return user_with_scopes
+
+    def check_routes(self, app: Any) -> None:
+        """Raises ValueError if a route of a FastAPI app depends on require() with a name that its
+        path does not have. An app with protect() or the middleware does this when it starts."""
+        check_routes(app)
 
     async def _optional_user(self, connection: HTTPConnection) -> User | None:
         try:

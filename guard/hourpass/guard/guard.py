@@ -22,8 +22,10 @@ from hourpass.event_loops import run_in_thread
 from hourpass.guard.asgi import ASGIApp
 from hourpass.guard.bearer import parse_authorization
 from hourpass.guard.middleware import Middleware, MiddlewareOptions
+from hourpass.guard.path_scopes import ScopesByPath
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.refusals import Refusal, RefusalBody, Refusals
+from hourpass.guard.requirements import require_scopes, visible_names
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS, Clock, RevocationFeed
 from hourpass.guard.service_client import ServiceClient
 from hourpass.guard.token_checker import TokenChecker
@@ -137,24 +139,37 @@ class Guard(RouteDependency):
         that creates one."""
         return partial(type(self), **self._arguments), ()
 
-    def check(self, token: str) -> User:
-        """Raises InvalidTokenError and ServiceUnavailableError."""
-        return self._checker.check(token, self.timeout).user
+    def check(self, token: str, *scopes: str) -> User:
+        """The user of a token whose scopes cover all of these, such as `predict:fraud-v3`.
 
-    async def acheck(self, token: str) -> User:
+        Raises InvalidTokenError, InsufficientScopeError and ServiceUnavailableError.
+        """
+        user = self._checker.check(token, self.timeout).user
+        require_scopes(user, scopes)
+        return user
+
+    async def acheck(self, token: str, *scopes: str) -> User:
         """Like check(), but never blocks the event loop."""
-        return (await self._checker.acheck(token, self.timeout)).user
+        user = (await self._checker.acheck(token, self.timeout)).user
+        require_scopes(user, scopes)
+        return user
 
-    def check_header(self, value: str | bytes | None) -> User:
+    def check_header(self, value: str | bytes | None, *scopes: str) -> User:
         """Like check(), for the value of an `Authorization` header, or None if there is none.
 
         Raises MissingTokenError too.
         """
-        return self.check(parse_authorization(value))
+        return self.check(parse_authorization(value), *scopes)
 
-    async def acheck_header(self, value: str | bytes | None) -> User:
+    async def acheck_header(self, value: str | bytes | None, *scopes: str) -> User:
         """Like check_header(), but never blocks the event loop."""
-        return await self.acheck(parse_authorization(value))
+        return await self.acheck(parse_authorization(value), *scopes)
+
+    @staticmethod
+    def visible(user: User, names: Iterable[str], scope: str = "predict:{model}") -> list[str]:
+        """The names that the user may see, for lists such as `/v1/models`: with them, the token's
+        scopes cover `scope`."""
+        return visible_names(user, names, scope)
 
     def protect(
         self, app: Any, public: Iterable[str] = (), **options: Unpack[MiddlewareOptions]
@@ -170,7 +185,7 @@ class Guard(RouteDependency):
 
         put_inside_of_cors(app)
         if hasattr(app, "openapi"):
-            describe(app, self, PublicPaths(public).contain)
+            describe(app, self, PublicPaths(public).contain, ScopesByPath(options.get("scopes")))
 
     def middleware(
         self, app: ASGIApp, public: Iterable[str] = (), **options: Unpack[MiddlewareOptions]
@@ -186,6 +201,12 @@ class Guard(RouteDependency):
         `finish_requests` lets requests finish that began with a valid token; websockets end.
         `token_in_subprotocol` also accepts `Sec-WebSocket-Protocol: bearer, <token>`, which
         browsers can send.
+
+        `scopes` are those that paths need: `{"/models/{model}/predict": "predict:{model}",
+        "/admin/*": "manage"}`. Every pattern that matches counts. `{name}` is one segment of the
+        path, `{name:path}` one or more. A value is a scope, several, or a Requirement, which may
+        read the name from the body. A path that an app could read as another one is refused with
+        400.
         """
         return Middleware(app, self, public, **options)
 

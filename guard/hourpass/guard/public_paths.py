@@ -12,9 +12,9 @@ class PublicPaths:
     def contain(self, path: str, root_path: str = "", raw_path: bytes = b"") -> bool:
         """`path` is decoded once, as in ASGI; `raw_path` is what was sent. The app is mounted at
         `root_path`."""
-        path = _path_within(path, root_path)
+        path = path_within(path, root_path)
         is_named = path in self._paths or path.startswith(self._prefixes)
-        return is_named and _has_one_meaning(path, raw_path)
+        return is_named and has_one_meaning(path, raw_path)
 
 
 def _split(patterns: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -33,13 +33,13 @@ def _split(patterns: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
     return frozenset(paths), tuple(prefixes)
 
 
-def _path_within(path: str, root_path: str) -> str:
+def path_within(path: str, root_path: str) -> str:
     """The path relative to where the app is mounted, as its routes see it."""
     root = root_path.rstrip("/")
     return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
-def _has_one_meaning(path: str, raw_path: bytes) -> bool:
+def has_one_meaning(path: str, raw_path: bytes) -> bool:
     """False if the app could read it as another path: `/static/../private`, `/static//private`, a
     path that is encoded twice, or an encoded slash."""
     _, *segments = path.split("/")  # the first is empty: a public path begins with a slash

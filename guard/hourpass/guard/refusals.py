@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any, NamedTuple
 
-from hourpass.errors import GuardError
+from hourpass.errors import GuardError, InsufficientScopeError
 
 RefusalBody = Callable[[GuardError], Any]
 
@@ -52,5 +52,9 @@ class Refusals:
 
 
 def default_body(error: GuardError) -> dict[str, str]:
-    """As the service's error bodies, which have `error`. `code` is the same."""
-    return {"message": str(error), "error": error.code, "code": error.code}
+    """As the service's error bodies, which have `error`. `code` is the same. A 403 has `scope`:
+    what the request needs."""
+    body = {"message": str(error), "error": error.code, "code": error.code}
+    if isinstance(error, InsufficientScopeError) and error.scope:
+        body["scope"] = error.scope
+    return body
