@@ -162,8 +162,14 @@ class Profile(BaseModel):
     id: int = Field(description="The user's id.", examples=[10])
     username: str = Field(description="As the user typed it.", examples=["eligijus"])
     email: str | None = Field(
-        description="Null if the user has none.", examples=["eligijus@example.org"]
+        description="Null if the user has none, or if the token may not read it.",
+        examples=["eligijus@example.org"],
     )
-    email_verified: bool = Field(description="Whether the user confirmed the address.")
+    email_verified: bool = Field(
+        description="Whether the user confirmed the address. False if the token may not read it."
+    )
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
     created_at: datetime = Field(description="When the user was created.")
+
+    def without_email(self) -> "Profile":
+        return self.model_copy(update={"email": None, "email_verified": False})
