@@ -128,32 +128,7 @@ class AccessTokens:
         expires_at = issued_at + int(self.lifetime.total_seconds())
         if request.not_after:
             expires_at = min(expires_at, int(request.not_after.timestamp()))
-        claims: dict[str, object] = {
-            "iss": self.issuer,
-            "aud": request.audience or self.audience,
-            "sub": request.subject,
-            "preferred_username": request.username,
-            "client_id": request.client_id,
-            "jti": secrets.token_urlsafe(16),
-            "iat": issued_at,
-            "exp": expires_at,
-            "auth_time": int(request.authenticated_at.timestamp()),
-            "epoch": request.token_version,
-        }
-        if request.scope:  # RFC 6749, 3.3 allows no empty scope
-            claims["scope"] = request.scope
-        if request.session:
-            claims["sid"] = request.session
-        if request.methods:
-            claims["amr"] = list(request.methods)
-        if request.kind != PERSON:
-            claims["kind"] = request.kind
-        if request.is_limited:
-            claims["limited"] = True
-        if request.groups:
-            claims["grp"] = list(request.groups)
-        if request.networks:
-            claims["networks"] = list(request.networks)
+        claims = build_claims(request, self.issuer, self.audience, issued_at, expires_at)
         return self.keyring.current(now).sign(claims)
 
     def decode(self, token: str, now: datetime) -> Claims:
@@ -226,6 +201,34 @@ class AccessTokens:
         if not_before > latest:
             raise NotYetValidError(valid)
         return valid
+
+
+def build_claims(
+    request: AccessTokenRequest, issuer: str, audience: str, issued_at: int, expires_at: int
+) -> dict[str, object]:
+    """`audience` is the default one."""
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": request.audience or audience,
+        "sub": request.subject,
+        "preferred_username": request.username,
+        "client_id": request.client_id,
+        "jti": secrets.token_urlsafe(16),
+        "iat": issued_at,
+        "exp": expires_at,
+        "auth_time": int(request.authenticated_at.timestamp()),
+        "epoch": request.token_version,
+    }
+    optional: dict[str, object] = {
+        "scope": request.scope,  # RFC 6749, 3.3 allows no empty scope
+        "sid": request.session,
+        "amr": list(request.methods),
+        "kind": None if request.kind == PERSON else request.kind,
+        "limited": request.is_limited,
+        "grp": list(request.groups),
+        "networks": list(request.networks),
+    }
+    return claims | {name: value for name, value in optional.items() if value}
 
 
 def _list_of(pattern: re.Pattern[str], value: object, limit: int) -> tuple[str, ...]:
