@@ -21,7 +21,8 @@ from app.tokens.scopes import RESERVED_SCOPES, scope_string
 _HEADER = {"alg": "RS256", "kid": "0" * 16, "typ": "at+jwt"}
 _SIGNATURE_BYTES = 384  # of RS256 with the keys of store.py; those of ES256 and HS256 are shorter
 _LONGEST_ID = 2**63 - 1
-_SECONDS = 10**10 - 1  # of a time, and so the longest version
+_LONGEST_VERSION = 2**31 - 1
+_SECONDS = 10**10 - 1  # of a time, until the year 2286
 
 
 def longest_token(
@@ -55,15 +56,15 @@ def longest_request(scopes: Collection[str], networks: Collection[str] = ()) -> 
     return AccessTokenRequest(
         subject=str(_LONGEST_ID),
         username="\N{MATHEMATICAL BOLD SMALL A}" * 64,  # four bytes each
-        token_version=_SECONDS,
+        token_version=_LONGEST_VERSION,
         scope=scope_string({*scopes, *RESERVED_SCOPES}),
         authenticated_at=datetime.fromtimestamp(_SECONDS - 1, UTC),
-        session="0" * 8 + f".{_SECONDS}",  # of an API key; that of a session is shorter
+        session="0" * 8 + f".{_LONGEST_VERSION}",  # of an API key; that of a session is shorter
         methods=("pwd", "otp", "mfa"),
         kind=SERVICE,
         client_id="0" * 8,
         is_limited=True,
-        groups=(f"{_LONGEST_ID}.{_SECONDS}",) * MAX_GROUPS,
+        groups=(f"{_LONGEST_ID}.{_LONGEST_VERSION}",) * MAX_GROUPS,
         networks=tuple(networks),
     )
 
