@@ -111,18 +111,20 @@ def _verify_headers(user: AuthenticatedUser) -> tuple[Header, ...]:
 def _parse(query: bytes, *, is_audience_read: bool) -> Requirements:
     """Rejects an empty or malformed scope: it would admit every token, or none.
 
-    Below /verify, the query is that of the request that the proxy checks. Its client must not
-    choose the audience.
+    A proxy can append the query of the request that it checks to one of its own, and below /verify
+    it is all that comes. A client must not choose the audience: it is the first parameter, or none.
     """
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = [value for name, value in pairs if name == "scope"]
     if not all(_SCOPES.fullmatch(value) for value in values):
         raise InvalidRequestError.for_field("scope", "Must be one or more scopes between spaces")
     scopes = tuple(sorted({scope for value in values for scope in value.split(" ")}))
-    audiences = [value for name, value in pairs if name == "audience"]
-    if not audiences or not is_audience_read:
+    names = [name for name, _ in pairs]
+    if not is_audience_read or "audience" not in names:
         return Requirements(scopes)
-    if len(audiences) > 1 or not 0 < len(audiences[0]) <= MAX_AUDIENCE_LENGTH:
-        rule = f"Must be one audience of at most {MAX_AUDIENCE_LENGTH} characters"
+    audience = pairs[0][1]
+    is_valid = names.index("audience") == 0 and names.count("audience") == 1
+    if not is_valid or not 0 < len(audience) <= MAX_AUDIENCE_LENGTH:
+        rule = f"Must come first and once, with at most {MAX_AUDIENCE_LENGTH} characters"
         raise InvalidRequestError.for_field("audience", rule)
-    return Requirements(scopes, audiences[0])
+    return Requirements(scopes, audience)

@@ -14,7 +14,8 @@ VERIFY_PARAMETERS = {
         {
             "name": "audience",
             "in": "query",
-            "description": "Audience that the token must have. Default: the setting `AUDIENCE`.",
+            "description": "Audience that the token must have. Before all other parameters, so "
+            "that no query that a proxy appends can choose it. Default: the setting `AUDIENCE`.",
             "schema": {
                 "type": "string",
                 "minLength": 1,

@@ -205,11 +205,14 @@ BY_AUDIENCE = [
     ("/verify?audience=https%3A%2F%2Fmodels.example%2Fa", 401, 200),
     ("/verify?audience=ml-api", 200, 401),
     ("/verify?audience=ml-api&scope=predict", 200, 401),
-    (f"/verify?scope=train&audience={MODELS}", 401, 403),
+    (f"/verify?audience={MODELS}&scope=train", 401, 403),
     ("/verify?audience=https://models.example/A", 401, 401),
     (f"/verify?audience={MODELS}&audience={MODELS}", 422, 422),
     (f"/verify?audience={MODELS}&audience=ml-api", 422, 422),
     ("/verify?audience=", 422, 422),
+    # What Envoy sends with the path_prefix /verify?scope=predict&path=
+    (f"/verify?scope=predict&path=/predict?x=1&audience={MODELS}", 422, 422),
+    (f"/verify?audience=ml-api&path=/predict?audience={MODELS}", 200, 401),
     (f"/verify?audience={'a' * 201}", 422, 422),
     # Of the request that a proxy checks: its client must not choose the audience.
     (f"/verify/predict?audience={MODELS}", 200, 401),
