@@ -46,7 +46,8 @@ async def _grant_request(request: Request) -> GrantRequest:
     grant_type = members.get("grant_type") or "password"
     if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
-    members["resource"] = parse_resource(members.get("resource"))
+    if "resource" in members:
+        members["resource"] = parse_resource(members["resource"])
     return GrantRequest(validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
 
 

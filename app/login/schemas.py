@@ -15,7 +15,6 @@ Resource = Annotated[  # dependencies.py has parsed it
         description="The URI of the API that the token is for (RFC 8707). The token then works "
         "there only, and not for the account or the administration. A refresh cannot change it. "
         "Default: the setting `AUDIENCE`.",
-        examples=["https://models.example.com"],
     ),
 ]
 
