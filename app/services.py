@@ -49,7 +49,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     passwords = Passwords(settings)
     limiter = LoginLimiter(settings)
     revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
-    users = Users(passwords, revocations, events)
+    users = Users(passwords, revocations, events, settings)
     reauthentication = Reauthentication(users, passwords, limiter, events)
     mail = Mail(users, settings)
     return Services(
@@ -63,7 +63,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         second_factors=SecondFactors(users, reauthentication, events, settings),
         mail=mail,
         registration=Registration(users, limiter, settings),
-        invitations=Invitations(events, mail),
+        invitations=Invitations(events, mail, settings),
         password_resets=PasswordResets(users, limiter, events, mail),
         erasure=Erasure(events),
     )

@@ -1,4 +1,5 @@
 """What the two fast paths buy: CPU time of a request with each of them and without, in one process.
+And what it costs to require a scope.
 
 python -m benchmarks.fast_paths
 
@@ -10,7 +11,9 @@ import json
 import logging
 import tempfile
 import time
+import timeit
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,15 +27,18 @@ from app.http.middleware import RequestMiddleware
 from app.main import create_app
 from app.settings import Settings
 from benchmarks.parameters import PASSWORD
+from hourpass.scopes import covers
 
 ROUNDS = 7
 REQUESTS = 200
+PATTERNS = 60
 LOGIN = json.dumps({"username": "arthur", "password": PASSWORD}).encode()
 
 
-async def ask(app: FastAPI, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+async def ask(app: FastAPI, method: str, target: str, body: bytes = b"", **headers: str) -> bytes:
     """The body of the response."""
     answer: list[bytes] = []
+    path, _, query = target.partition("?")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -41,7 +47,7 @@ async def ask(app: FastAPI, method: str, path: str, body: bytes = b"", **headers
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
@@ -104,21 +110,42 @@ async def compare(directory: Path) -> None:
         async def check() -> bytes:
             return await ask(app, "GET", "/verify", authorization=f"Bearer {token}")
 
+        async def check_scope() -> bytes:
+            return await ask(app, "GET", "/verify?scope=admin", authorization=f"Bearer {token}")
+
         checks: dict[bool, list[float]] = {True: [], False: []}
+        scope_checks: list[float] = []
         logins: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(ROUNDS):
             for is_fast in (True, False):
                 middleware._fast_prefixes = prefixes if is_fast else ()  # noqa: SLF001
                 checks[is_fast].append(await cost(check))
+                if is_fast:
+                    scope_checks.append(await cost(check_scope))
                 fast_queries.run = run if is_fast else without_fast_queries  # type: ignore[assignment]
                 logins[is_fast].append(await cost(log_in))
     for name, costs in (("/verify", checks), ("login without its hash", logins)):
         fast, slow = median(costs[True]), median(costs[False])
         print(f"{name}: {fast:.3f} ms of CPU, without {slow:.3f} ({slow / fast:.1f} times that)")
+    scope_check = median(scope_checks) / median(checks[True])
+    print(f"/verify?scope=admin: {scope_check:.2f} times /verify")
+
+
+def time_covers() -> None:
+    """Microseconds of a check against as many patterns as a token has room for."""
+    patterns = frozenset(f"predict:team-{number:02}/*" for number in range(PATTERNS))
+    for what, needed in (
+        ("covered by the last pattern", f"predict:team-{PATTERNS - 1:02}/fraud-v3"),
+        ("covered by none", "predict:others/fraud-v3"),
+        ("named", f"predict:team-{PATTERNS - 1:02}/*"),
+    ):
+        times = timeit.repeat(partial(covers, patterns, needed), number=10_000)
+        print(f"covers() with {PATTERNS} patterns, {what}: {min(times) * 100:.2f} µs")
 
 
 def main() -> None:
     logging.disable()
+    time_covers()
     with tempfile.TemporaryDirectory(prefix="hourpass-") as directory:
         asyncio.run(compare(Path(directory)))
 

@@ -12,8 +12,13 @@ from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId
+from app.tokens.errors import (
+    InsufficientScopeError,
+    InvalidTokenError,
+    LimitedTokenError,
+    MissingTokenError,
+)
+from app.users.dependencies import AccountOwner, CurrentAdmin, UserId
 from app.users.errors import UserNotFoundError
 
 router = APIRouter()
@@ -58,10 +63,12 @@ async def read_audit_log(
     summary="List audit entries of my account",
     response_description="A page of the entries about your account.",
     tags=["My account"],
-    responses=error_docs(MissingTokenError, InvalidTokenError, InvalidRequestError),
+    responses=error_docs(
+        MissingTokenError, InvalidTokenError, LimitedTokenError, InvalidRequestError
+    ),
 )
 async def read_own_audit_log(
-    user: CurrentUser, query: Annotated[PageQuery, Query()], context: ContextDep
+    user: AccountOwner, query: Annotated[PageQuery, Query()], context: ContextDep
 ) -> AuditPage:
     """Your actions, and those of others on your account, newest first. IP addresses and user agents
     of other users are omitted."""

@@ -82,6 +82,8 @@ for _command in (
     users.create_admin,
     users.set_password,
     users.grant,
+    users.revoke,
+    users.set_scopes,
     users.unlock,
     users.reset_second_factor,
     users.erase_user,

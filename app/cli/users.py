@@ -1,5 +1,6 @@
 """Commands for user accounts."""
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -10,8 +11,9 @@ from app.context import RequestContext
 from app.database.engine import begin_write
 from app.security.rate_limits.service import clear
 from app.services import Services
-from app.tokens.scopes import SCOPE
+from app.tokens.scopes import OFFLINE_ACCESS
 from app.users.schemas import NewAccount, normalize_username
+from hourpass.scopes import find_error
 
 
 @click.command()
@@ -49,25 +51,92 @@ def set_password(username: str) -> None:
     click.echo(f"Changed the password of {username}.")
 
 
-@click.command()
-@click.argument("username")
-@click.argument("scopes", nargs=-1)
-def grant(username: str, scopes: tuple[str, ...]) -> None:
-    """Replace a user's scopes and revoke the current tokens.
-
-    Without SCOPES, the user has none. `admin` makes the user an administrator, and `introspect`
-    allows the user to introspect the tokens of others. Your APIs decide what other scopes mean.
-    """
+def _check_scopes(
+    _context: click.Context, _argument: click.Parameter, scopes: tuple[str, ...]
+) -> set[str]:
     for scope in scopes:
-        if not SCOPE.fullmatch(scope):
-            raise click.BadParameter(f"{scope!r} is not a scope", param_hint="SCOPES")
+        if error := find_error(scope):
+            raise click.BadParameter(f"{scope!r}: {error}.")
+        if scope == OFFLINE_ACCESS:
+            raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
+    return set(scopes)
 
-    async def change(services: Services, context: RequestContext) -> None:
+
+_username = click.argument("username")
+_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
+
+@click.command()
+@_username
+@click.argument("scopes", nargs=-1, required=True, callback=_check_scopes)
+def grant(username: str, scopes: set[str]) -> None:
+    """Add scopes to those of a user. Revokes the user's tokens if that changes anything.
+
+    `admin` makes the user an administrator, and `introspect` allows the user to introspect the
+    tokens of others. Your APIs decide what other scopes mean. A `*` at the end of a name stands for
+    the rest of any name, as in `predict:fraud-*`.
+    """
+    _change_scopes(username, lambda before: before | scopes)
+
+
+@click.command()
+@_username
+@click.argument("scopes", nargs=-1, required=True)
+@_yes
+def revoke(username: str, scopes: tuple[str, ...], *, yes: bool) -> None:
+    """Remove scopes from those of a user. Revokes the user's tokens if that changes anything.
+
+    Removes exactly the named scopes: with `predict:*`, the user keeps `predict:fraud-v3`. Asks for
+    confirmation before it removes `admin` or the last scope.
+    """
+    _change_scopes(username, lambda before: before - set(scopes), is_confirmed=yes)
+
+
+@click.command()
+@_username
+@click.argument("scopes", nargs=-1, callback=_check_scopes)
+@_yes
+def set_scopes(username: str, scopes: set[str], *, yes: bool) -> None:
+    """Replace all scopes of a user. Revokes the user's tokens if that changes anything.
+
+    Without SCOPES, the user has none. Asks for confirmation before it removes `admin` or the last
+    scope.
+    """
+    _change_scopes(username, lambda _: scopes, is_confirmed=yes)
+
+
+def _change_scopes(
+    username: str, change: Callable[[set[str]], set[str]], *, is_confirmed: bool = False
+) -> None:
+    def change_confirmed(before: set[str]) -> set[str]:
+        after = change(before)
+        loses = ["admin"] if "admin" in before - after else []
+        loses += ["every scope"] if before and not after else []
+        if loses and not confirmed:
+            raise _ConfirmationNeeded(" and ".join(loses))
+        return after
+
+    async def operation(services: Services, context: RequestContext) -> tuple[set[str], set[str]]:
         user = await get_user(services, context, username)
-        await services.users.set_scopes(context, user.id, set(scopes))
+        return await services.users.change_scopes(context, user.id, change_confirmed)
 
-    run(change)
-    click.echo(f"{username} now has: {' '.join(sorted(scopes)) or 'no scopes'}.")
+    confirmed = is_confirmed
+    try:
+        before, after = run(operation)
+    except _ConfirmationNeeded as needed:
+        # Asked without a transaction, which would block all other writers meanwhile.
+        click.confirm(f"{username} loses {needed}. Continue?", abort=True)
+        confirmed = True
+        before, after = run(operation)
+    click.echo(f"{username} had: {_listed(before)}.\n{username} now has: {_listed(after)}.")
+
+
+class _ConfirmationNeeded(Exception):  # noqa: N818 - it asks for an answer
+    """The text says what the user loses."""
+
+
+def _listed(scopes: set[str]) -> str:
+    return " ".join(sorted(scopes)) or "no scopes"
 
 
 def _check_ip_address(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:

@@ -1,6 +1,7 @@
 """Reads and documents request bodies: JSON, and the forms of OAuth."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -95,11 +96,11 @@ def is_json(request: Request) -> bool:
     return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-async def read_form(request: Request) -> dict[str, Any]:
+async def read_form(request: Request, lists: Collection[str] = ()) -> dict[str, Any]:
     """A form in UTF-8 (RFC 6749, appendix B). The framework would read it as Latin-1.
 
     Parameters must not be repeated, and one without a value counts as omitted (RFC 6749, 3.2).
-    Raises InvalidFormError.
+    Those of `lists` may be repeated: then the value is a list. Raises InvalidFormError.
     """
     body = await request.body()
     if looks_like_json(body):
@@ -110,10 +111,13 @@ async def read_form(request: Request) -> dict[str, Any]:
         raise InvalidFormError("The form must be encoded in UTF-8") from None
     except ValueError:
         raise InvalidFormError("The form has too many parameters") from None
-    members = dict(sent)
-    if len(members) != len(sent):
-        names = [name for name, _ in sent]
-        raise InvalidFormError(_repeated(next(name for name in names if names.count(name) > 1)))
+    members: dict[str, Any] = dict(sent)
+    names = [name for name, _ in sent]
+    for name in members:
+        if names.count(name) > 1:
+            if name not in lists:
+                raise InvalidFormError(_repeated(name))
+            members[name] = [value for sent_name, value in sent if sent_name == name]
     return members
 
 

@@ -11,6 +11,7 @@ from app.login.errors import UnsupportedGrantTypeError
 from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.schemas import GrantRequest, PasswordGrantBody, RefreshGrantBody
+from app.tokens.audiences import parse_resource
 
 _GRANTS: dict[str, type[PasswordGrantBody | RefreshGrantBody]] = {
     "password": PasswordGrantBody,
@@ -37,7 +38,7 @@ GRANT_BODY = documented_body(_grant_schema(), JSON, FORM)
 
 async def _grant_request(request: Request) -> GrantRequest:
     by_form = media_type(request) == FORM
-    members = await (read_form(request) if by_form else read_json(request))
+    members = await (read_form(request, ("resource",)) if by_form else read_json(request))
     if by_form and (otp := _otp_as_client_secret(request)):
         if "otp" in members:
             raise InvalidFormError
@@ -45,6 +46,8 @@ async def _grant_request(request: Request) -> GrantRequest:
     grant_type = members.get("grant_type") or "password"
     if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
+    if "resource" in members:
+        members["resource"] = parse_resource(members["resource"])
     return GrantRequest(validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
 
 

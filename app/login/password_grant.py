@@ -11,6 +11,7 @@ from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.errors import ApiError
 from app.events import Events
+from app.groups.service import find_grants
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
@@ -19,15 +20,16 @@ from app.login.errors import (
     MfaRequiredError,
 )
 from app.login.schemas import IssuedToken, PasswordGrantBody
-from app.login.token_issuer import TokenIssuer
+from app.login.token_issuer import TokenIssuer, TokenRights
 from app.security.passwords import Passwords
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import UNFINISHED_LOGIN
 from app.security.rate_limits.service import Attempt, LoginLimiter, enforce_limit
-from app.tokens.scopes import OFFLINE_ACCESS, scope_string
+from app.tokens.scopes import OFFLINE_ACCESS, scope_string, without
 from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
 from app.users.models import UNUSABLE_PASSWORD
 from app.users.schemas import normalize_username
+from hourpass.scopes import covers, intersection
 
 _JSON_ERRORS: dict[LoginResult, type[ApiError]] = {
     LoginResult.REFUSED: InvalidCredentialsError,
@@ -99,30 +101,42 @@ class PasswordGrant:
         if self._passwords.needs_rehash(accepted.password_hash):
             new_hash = await self._passwords.hash(password)
             await upgrade_password_hash(context, accepted, new_hash)
-        scopes = self._scopes(accepted, body)
+        rights = await self._rights(context, accepted, body)
         created = None
-        if OFFLINE_ACCESS in scopes:
-            created = await self._sessions.create(context, accepted, scope_string(scopes))
+        if OFFLINE_ACCESS in rights.scopes:
+            created = await self._sessions.create(
+                context,
+                accepted,
+                scope_string(rights.scopes),
+                is_limited=rights.is_limited,
+                audience=rights.audience,
+            )
             if created is None:  # disabled or deleted a moment ago
                 raise errors[LoginResult.REFUSED]
         return await self._issuer.issue(
-            context, accepted, scopes, created, by_second_factor=accepted.has_second_factor
+            context, accepted, rights, created, by_second_factor=accepted.has_second_factor
         )
 
-    def _scopes(self, user: LoginAccount, body: PasswordGrantBody) -> set[str]:
-        """The scopes of the token. Raises InvalidScopeError if none of the requested ones is
+    async def _rights(
+        self, context: RequestContext, user: LoginAccount, body: PasswordGrantBody
+    ) -> TokenRights:
+        """The rights of the token. Raises InvalidScopeError if none of the requested scopes is
         left."""
-        requested = set(body.scope.split())
-        scopes = self._issuer.allowed_scopes(
-            user.granted_scopes(), by_second_factor=user.has_second_factor
+        grants = await find_grants(context, user)
+        allowed = self._issuer.allowed_scopes(
+            grants.scopes, by_second_factor=user.has_second_factor
         )
-        scopes -= set(body.exclude_scope.split())
-        if selected := requested - {OFFLINE_ACCESS}:
-            scopes &= selected
+        requested = frozenset(body.scope.split())
+        selected = requested - {OFFLINE_ACCESS}
+        scopes = intersection(allowed, selected) if selected else allowed
+        scopes = without(scopes, frozenset(body.exclude_scope.split()))
+        # Compared with what this login could have got. Without `admin`, for want of a second
+        # factor, the user must be able to set one up.
+        is_limited = bool(body.resource) or not all(covers(scopes, scope) for scope in allowed)
         scopes |= requested & {OFFLINE_ACCESS}
         if requested and not scopes:
             raise InvalidScopeError
-        return scopes
+        return TokenRights(scopes, grants.groups, is_limited, body.resource)
 
     async def _record(
         self,

@@ -5,7 +5,7 @@ from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.login.errors import InvalidRefreshTokenError
 from app.login.schemas import IssuedToken, RefreshGrantBody
-from app.login.token_issuer import TokenIssuer
+from app.login.token_issuer import TokenIssuer, TokenRights
 
 
 class RefreshGrant:
@@ -17,16 +17,20 @@ class RefreshGrant:
         self._issuer = issuer
 
     async def issue(self, context: RequestContext, body: RefreshGrantBody) -> IssuedToken:
-        """Raises InvalidRefreshTokenError and TooManyAttemptsError."""
-        refreshed = await self._sessions.refresh(context, body.refresh_token.get_secret_value())
+        """Raises InvalidRefreshTokenError, InvalidTargetError and TooManyAttemptsError."""
+        refreshed = await self._sessions.refresh(
+            context, body.refresh_token.get_secret_value(), body.resource
+        )
         if refreshed is None:
             raise InvalidRefreshTokenError
         # Adding or removing a second factor revokes all sessions. So if the user has one now, this
         # session was created with it.
         by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
+        session = refreshed.session
         scopes = self._issuer.allowed_scopes(
-            set(refreshed.session.scope.split()), by_second_factor=by_second_factor
+            set(session.scope.split()), by_second_factor=by_second_factor
         )
+        rights = TokenRights(scopes, (), session.is_limited, session.audience)
         return await self._issuer.issue(
-            context, refreshed.user, scopes, refreshed, by_second_factor=by_second_factor
+            context, refreshed.user, rights, refreshed, by_second_factor=by_second_factor
         )

@@ -30,6 +30,7 @@ from app.login.errors import (
 from app.login.schemas import IssuedToken, RefreshGrantBody, ServerMetadata
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
+from app.tokens.errors import InvalidTargetError
 from app.tokens.scopes import SCOPE_DESCRIPTIONS
 
 router = APIRouter()
@@ -51,6 +52,7 @@ router = APIRouter()
         TooManyCodesError,
         UnsupportedGrantTypeError,
         InvalidScopeError,
+        InvalidTargetError,
         InvalidFormError,
         InvalidCredentialsError,
         UnsupportedMediaTypeError,
@@ -69,6 +71,9 @@ async def issue_token(
 
     If your account has a second factor, also send its code as `otp`. With the scope
     `offline_access` you get a `refresh_token` too: send it here to get the next access token.
+
+    A token with less than all of your rights, by `scope` or `exclude_scope`, or for one API, by
+    `resource`, works at APIs. It cannot change your account: of `/me`, it can only read `GET /me`.
     """
     if isinstance(request.body, RefreshGrantBody):
         return await refresh_grant.issue(context, request.body)

@@ -4,8 +4,19 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.credentials.second_factors.schemas import Otp
 from app.http.bodies import RequestBody
+from app.tokens.jwt import MAX_AUDIENCE_LENGTH
 from app.tokens.scopes import BEARER
 from app.users.schemas import Password
+
+Resource = Annotated[  # dependencies.py has parsed it
+    str,
+    Field(
+        max_length=MAX_AUDIENCE_LENGTH,
+        description="The URI of the API that the token is for (RFC 8707). The token then works "
+        "there only, and not for the account or the administration. A refresh cannot change it. "
+        "Default: the setting `AUDIENCE`.",
+    ),
+]
 
 
 class PasswordGrantBody(RequestBody):
@@ -28,15 +39,18 @@ class PasswordGrantBody(RequestBody):
     )
     scope: str = Field(
         "",
-        max_length=1000,
+        max_length=4000,
         description="Scopes, separated by spaces. `offline_access` requests a refresh token; other "
-        "scopes limit the token to those of them that the user has. Default: all of the user.",
+        "scopes limit the token to what they and the scopes of the user both allow. Default: all "
+        "of the user.",
     )
     exclude_scope: str = Field(
         "",
         max_length=1000,
-        description="Scopes that the token must not have, separated by spaces, such as `admin`.",
+        description="Scopes that the token must not have, separated by spaces, such as `admin`. "
+        "Each also removes the patterns that cover it and the scopes that it covers.",
     )
+    resource: Resource | None = None
 
 
 class RefreshGrantBody(RequestBody):
@@ -52,6 +66,7 @@ class RefreshGrantBody(RequestBody):
     refresh_token: SecretStr = Field(
         max_length=200, description="With `grant_type=refresh_token` only."
     )
+    resource: Resource | None = None
 
 
 class GrantRequest(NamedTuple):

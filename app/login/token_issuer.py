@@ -1,6 +1,8 @@
 """Issues access tokens for all grants."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import NamedTuple
 
 from app.context import RequestContext
 from app.credentials.sessions.service import RefreshedSession
@@ -15,23 +17,32 @@ from app.users.models import User
 MFA_AMR = ("pwd", "otp", "mfa")  # RFC 8176, 2; a recovery code is a one-time password
 
 
+class TokenRights(NamedTuple):
+    """What a token allows. `groups` are those that the scopes come from (app/groups/service.py)."""
+
+    scopes: frozenset[str]
+    groups: tuple[str, ...] = ()
+    is_limited: bool = False
+    audience: str | None = None
+
+
 class TokenIssuer:
     def __init__(self, tokens: AccessTokens, keys: KeyRefresher, settings: Settings) -> None:
         self._tokens = tokens
         self._keys = keys
         self._requires_second_factor = settings.admin_second_factor == "required"
 
-    def allowed_scopes(self, scopes: set[str], *, by_second_factor: bool) -> set[str]:
+    def allowed_scopes(self, scopes: AbstractSet[str], *, by_second_factor: bool) -> frozenset[str]:
         """Removes `admin` if it requires a second factor (ADMIN_SECOND_FACTOR) and there was
         none."""
         is_admin_allowed = by_second_factor or not self._requires_second_factor
-        return scopes if is_admin_allowed else scopes - {"admin"}
+        return frozenset(scopes if is_admin_allowed else scopes - {"admin"})
 
     async def issue(
         self,
         context: RequestContext,
         user: LoginAccount | User,
-        scopes: set[str],
+        rights: TokenRights,
         session: RefreshedSession | None,
         *,
         by_second_factor: bool,
@@ -42,9 +53,12 @@ class TokenIssuer:
             subject=str(user.id),
             username=user.username,
             token_version=user.token_version,
-            scope=scope_string(scopes),
+            scope=scope_string(rights.scopes),
             authenticated_at=context.now,
             methods=MFA_AMR if by_second_factor else (),
+            audience=rights.audience,
+            is_limited=rights.is_limited,
+            groups=rights.groups,
         )
         if session:
             created_at = session.session.created_at

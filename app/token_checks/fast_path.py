@@ -7,6 +7,7 @@ serves ten times as many.
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import State
@@ -18,8 +19,10 @@ from app.http.middleware import Header, PreparedResponse
 from app.token_checks.schemas import VERIFY_METHODS, TokenStatus, identity_headers
 from app.tokens.dependencies import bearer_token
 from app.tokens.errors import InsufficientScopeError
+from app.tokens.jwt import MAX_AUDIENCE_LENGTH
 from app.users.authenticated_user import AuthenticatedUser
 from app.users.token_cache import TokenCache
+from hourpass.scopes import covers
 
 _STATUS = "/token_status/"
 _VERIFY = "/verify"
@@ -32,19 +35,32 @@ _HEADERS = ((b"content-type", b"application/json"), (b"content-length", b"%d" % 
 _SCOPES = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749, 3.3
 
 
+class Requirements(NamedTuple):
+    """What a token has to have for /verify. The audience None is the setting AUDIENCE."""
+
+    scopes: tuple[str, ...] = ()
+    audience: str | None = None
+
+    @classmethod
+    def of(cls, scope: Scope) -> "Requirements":
+        """Of the query, as in `scope=predict`. Raises InvalidRequestError."""
+        if not scope["query_string"]:
+            return _NONE
+        return _parse(scope["query_string"], is_audience_read=scope["path"] == _VERIFY)
+
+
+_NONE = Requirements()
+
+
 def token_status(user: AuthenticatedUser) -> PreparedResponse:
     return PreparedResponse(_ROUTES[_STATUS], user.id, 200, _HEADERS, _BODY)
 
 
-def verify(user: AuthenticatedUser, query: bytes) -> PreparedResponse:
-    """`query` names the required scopes, as in `scope=predict`.
-
-    Raises InsufficientScopeError and InvalidRequestError.
-    """
-    if query:
-        required = _required_scopes(query)
-        if not user.scopes.issuperset(required):
-            raise InsufficientScopeError(*required)
+def verify(user: AuthenticatedUser, needed: tuple[str, ...]) -> PreparedResponse:
+    """Raises InsufficientScopeError."""
+    for scope in needed:
+        if not covers(user.scopes, scope):
+            raise InsufficientScopeError(*needed)
     return PreparedResponse(_ROUTES[_VERIFY], user.id, 200, _verify_headers(user), _BODY)
 
 
@@ -65,9 +81,11 @@ class FastPath:
             if verified is None:
                 return None
             user_id = verified.user.id
+            needed = Requirements.of(scope) if path == _VERIFY else _NONE
+            cache.require_audience(verified, needed.audience)
             if path == _STATUS:
                 return token_status(verified.user)
-            return verify(verified.user, scope["query_string"])
+            return verify(verified.user, needed.scopes)
         except ApiError as error:
             response = error_response(error)
             headers, body = tuple(response.raw_headers), bytes(response.body)
@@ -89,11 +107,24 @@ def _verify_headers(user: AuthenticatedUser) -> tuple[Header, ...]:
     return (*_HEADERS, *identity_headers(user))
 
 
-@lru_cache(maxsize=64)
-def _required_scopes(query: bytes) -> tuple[str, ...]:
-    """Rejects an empty or malformed scope: it would admit every token, or none."""
+@lru_cache(maxsize=1024)
+def _parse(query: bytes, *, is_audience_read: bool) -> Requirements:
+    """Rejects an empty or malformed scope: it would admit every token, or none.
+
+    A proxy can append the query of the request that it checks to one of its own, and below /verify
+    it is all that comes. A client must not choose the audience: it is the first parameter, or none.
+    """
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = [value for name, value in pairs if name == "scope"]
     if not all(_SCOPES.fullmatch(value) for value in values):
         raise InvalidRequestError.for_field("scope", "Must be one or more scopes between spaces")
-    return tuple(sorted({scope for value in values for scope in value.split(" ")}))
+    scopes = tuple(sorted({scope for value in values for scope in value.split(" ")}))
+    names = [name for name, _ in pairs]
+    if not is_audience_read or "audience" not in names:
+        return Requirements(scopes)
+    audience = pairs[0][1]
+    is_valid = names.index("audience") == 0 and names.count("audience") == 1
+    if not is_valid or not 0 < len(audience) <= MAX_AUDIENCE_LENGTH:
+        rule = f"Must come first and once, with at most {MAX_AUDIENCE_LENGTH} characters"
+        raise InvalidRequestError.for_field("audience", rule)
+    return Requirements(scopes, audience)

@@ -13,17 +13,17 @@ from app.token_checks.dependencies import (
     TokenIntrospectionDep,
     TokenRevocationDep,
 )
-from app.token_checks.fast_path import token_status, verify
+from app.token_checks.fast_path import Requirements, token_status, verify
 from app.token_checks.schemas import (
-    IDENTITY_HEADERS,
-    SCOPE_PARAMETER,
+    IDENTITY_HEADER_DOCS,
     VERIFY_METHODS,
+    VERIFY_PARAMETERS,
     Introspection,
     TokenRevoked,
     TokenStatus,
 )
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentUser, TokenCheckerDep
+from app.users.dependencies import BearerOfAnyAudience, TokenCheckerDep, VerifiedBearer
 
 router = APIRouter(tags=["Tokens"])
 
@@ -41,8 +41,8 @@ async def read_token_status(
     checker: TokenCheckerDep,
     context: ContextDep,
 ) -> Response:
-    """A token is valid if this service signed it, it is neither expired nor revoked, and its user
-    exists and is enabled."""
+    """A token is valid if this service signed it for the setting `AUDIENCE`, it is neither expired
+    nor revoked, and its user exists and is enabled."""
     verified = await checker.check(context, token)
     context.user_id = verified.user.id
     return _response(token_status(verified.user))
@@ -56,26 +56,25 @@ async def read_token_status(
     summary="Verify a bearer token",
     response_description="The token is valid and has the scopes.",
     response_model=TokenStatus,
-    openapi_extra=SCOPE_PARAMETER,
+    openapi_extra=VERIFY_PARAMETERS,
     responses={
-        200: {
-            "headers": {
-                name: {"description": description, "schema": {"type": "string"}}
-                for name, description in IDENTITY_HEADERS.items()
-            }
-        },
+        200: {"headers": IDENTITY_HEADER_DOCS},
         **error_docs(
             MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
         ),
     },
 )
-async def verify_token(user: CurrentUser, request: Request) -> Response:
+async def verify_token(
+    bearer: BearerOfAnyAudience, checker: TokenCheckerDep, request: Request
+) -> Response:
     """For proxies and APIs that check each request: pass on its `Authorization` header. The
     response headers name the user.
 
-    Any method and any path below `/verify` works. The body is ignored.
+    Any method and any path below `/verify` works, there without `audience`. The body is ignored.
     """
-    return _response(verify(user, request.scope["query_string"]))
+    needed = Requirements.of(request.scope)
+    checker.require_audience(bearer, needed.audience)
+    return _response(verify(bearer.user, needed.scopes))
 
 
 def _response(prepared: PreparedResponse) -> Response:
@@ -95,8 +94,9 @@ def _response(prepared: PreparedResponse) -> Response:
 async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
-    """RFC 7009. Revokes an access token, or a refresh token together with its session. No other
-    authentication is needed. An invalid token gets 200 as well, with `revoked` false.
+    """RFC 7009. Revokes an access token for any audience, or a refresh token together with its
+    session. No other authentication is needed. An invalid token gets 200 as well, with `revoked`
+    false.
     """
     is_revoked = await revocation.revoke(context, form.token.get_secret_value())
     return TokenRevoked() if is_revoked else TokenRevoked.nothing()
@@ -112,14 +112,15 @@ async def revoke_token(
     responses=error_docs(InvalidFormError, FormRequiredError, MissingTokenError, InvalidTokenError),
 )
 async def introspect_token(
-    user: CurrentUser,
+    bearer: VerifiedBearer,
     form: TokenFormDep,
     introspection: TokenIntrospectionDep,
     context: ContextDep,
 ) -> Introspection:
-    """RFC 7662. Returns the claims of a token of your own. For tokens of other users, your access
-    token needs the scope `admin` or `introspect`.
+    """RFC 7662. Returns the claims of a token of your own, for whatever audience it is. For tokens
+    of other users, and if you call with a token of an API key, your access token needs the scope
+    `admin` or `introspect`.
 
     Otherwise, and for an expired or revoked token, the response is `{"active": false}`.
     """
-    return await introspection.introspect(context, form.token.get_secret_value(), user)
+    return await introspection.introspect(context, form.token.get_secret_value(), bearer)

@@ -4,19 +4,36 @@ from urllib.parse import quote
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 
 from app.http.bodies import ConstantMessage, RequestBody
+from app.tokens.jwt import CLIENT_ID, MAX_AUDIENCE_LENGTH
 from app.users.authenticated_user import AuthenticatedUser
 
 # Envoy sends the method and, below /verify, the path and query of the request that it checks.
 VERIFY_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-SCOPE_PARAMETER = {
+VERIFY_PARAMETERS = {
     "parameters": [
+        {
+            "name": "audience",
+            "in": "query",
+            "description": "Audience that the token must have. Before all other parameters, so "
+            "that no query that a proxy appends can choose it. Default: the setting `AUDIENCE`.",
+            "schema": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MAX_AUDIENCE_LENGTH,
+                "examples": ["https://models.example.com"],
+            },
+        },
         {
             "name": "scope",
             "in": "query",
-            "description": "Scopes that the token must have. A value can contain several, "
-            "separated by spaces.",
-            "schema": {"type": "array", "items": {"type": "string"}, "examples": [["predict"]]},
-        }
+            "description": "Scopes that the token must cover: `predict:fraud-*` covers "
+            "`predict:fraud-v3`. A value can contain several, separated by spaces.",
+            "schema": {
+                "type": "array",
+                "items": {"type": "string"},
+                "examples": [["predict:fraud-v3"]],
+            },
+        },
     ]
 }
 
@@ -25,19 +42,44 @@ class TokenStatus(BaseModel):
     message: ConstantMessage = "Token is valid"
 
 
+# Frameworks and proxies have bounds for a header; 4,096 bytes is a usual one.
+MAX_SCOPES_HEADER = 3_800
+
 IDENTITY_HEADERS = {
     "X-Auth-User-Id": "The user's id.",
     "X-Auth-Username": "The user's name as UTF-8, percent-encoded (RFC 3986, 2.1).",
-    "X-Auth-Scopes": "The token's scopes, separated by spaces.",
+    "X-Auth-Kind": "`person`, or `service` for a service account.",
+    "X-Auth-Scopes": "The token's scopes, separated by spaces. Absent if they would be longer than "
+    f"{MAX_SCOPES_HEADER:,} bytes.",
+    "X-Auth-Key-Id": "The id of the API key that the token comes from. Absent if there is none.",
+}
+
+
+_OPTIONAL_HEADERS = ("X-Auth-Scopes", "X-Auth-Key-Id")
+IDENTITY_HEADER_DOCS = {
+    name: {
+        "description": description,
+        "schema": {"type": "string"},
+        "required": name not in _OPTIONAL_HEADERS,
+    }
+    for name, description in IDENTITY_HEADERS.items()
 }
 
 
 def identity_headers(user: AuthenticatedUser) -> tuple[tuple[bytes, bytes], ...]:
     """The values of IDENTITY_HEADERS in the format of ASGI."""
-    values = str(user.id), quote(user.username), " ".join(sorted(user.scopes))
+    scopes = " ".join(sorted(user.scopes))
+    values = (
+        str(user.id),
+        quote(user.username),
+        user.kind,
+        scopes if len(scopes) <= MAX_SCOPES_HEADER else None,
+        user.api_key_id,
+    )
     return tuple(
         (name.lower().encode(), value.encode())
         for name, value in zip(IDENTITY_HEADERS, values, strict=True)
+        if value is not None
     )
 
 
@@ -75,7 +117,11 @@ class Introspection(BaseModel):
     scope: str | None = Field(
         None, description="Scopes of the token, separated by spaces.", examples=["admin"]
     )
-    client_id: str | None = Field(None, description="Always `hourpass`.", examples=["hourpass"])
+    client_id: str | None = Field(
+        None,
+        description=f"The id of the API key that the token comes from, otherwise `{CLIENT_ID}`.",
+        examples=[CLIENT_ID],
+    )
     username: str | None = Field(None, description="The user's name.", examples=["eligijus"])
     token_type: Literal["bearer"] | None = Field(None, description="Always `bearer`.")
     exp: int | None = Field(
@@ -94,7 +140,9 @@ class Introspection(BaseModel):
     )
     sub: str | None = Field(None, description="The user's id.", examples=["10"])
     aud: str | None = Field(
-        None, description="Audience: the setting `AUDIENCE`.", examples=["ml-api"]
+        None,
+        description="Audience: the API that the token is for. By default the setting `AUDIENCE`.",
+        examples=["ml-api"],
     )
     iss: str | None = Field(
         None, description="Issuer: the setting `ISSUER`.", examples=["https://auth.example.com"]
@@ -106,4 +154,10 @@ class Introspection(BaseModel):
         None,
         description="The session's id, if the token has a session.",
         examples=["1c7a40a3e5b64dd2"],
+    )
+    kind: Literal["person", "service"] | None = Field(
+        None, description="Kind of the user: `service` is a service account.", examples=["person"]
+    )
+    key_id: str | None = Field(
+        None, description="The id of the API key that the token comes from, if any."
     )

@@ -7,10 +7,9 @@ from app.events import Events
 from app.security.rate_limits.service import LoginLimiter, enforce_limit
 from app.token_checks.schemas import Introspection
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import CLIENT_ID, AccessTokens, NotYetValidError
+from app.tokens.jwt import AccessTokens, NotYetValidError
 from app.tokens.revocations.service import Revocations
 from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES, scope_string
-from app.users.authenticated_user import AuthenticatedUser
 from app.users.token_cache import TokenChecker, VerifiedToken
 
 
@@ -53,7 +52,7 @@ class TokenRevocation:
     async def _verify(self, context: RequestContext, token: str) -> VerifiedToken:
         """Accepts tokens that become valid later as well. Raises InvalidTokenError."""
         try:
-            return await self._checker.check(context, token)
+            return await self._checker.check_for_any_audience(context, token)
         except NotYetValidError as error:
             return VerifiedToken.of(error.claims)
 
@@ -64,21 +63,22 @@ class TokenIntrospection:
         self._tokens = tokens
 
     async def introspect(
-        self, context: RequestContext, token: str, requester: AuthenticatedUser
+        self, context: RequestContext, token: str, requester: VerifiedToken
     ) -> Introspection:
         """The claims of an access token, if the requester may read them. Otherwise the token is
         reported as inactive, like an invalid one."""
         try:
-            verified = await self._checker.check(context, token)
+            verified = await self._checker.check_for_any_audience(context, token)
         except InvalidTokenError:
             return Introspection(active=False)
         claims, user = verified.claims, verified.user
-        if user.id != requester.id and requester.scopes.isdisjoint(INTROSPECTION_SCOPES):
+        is_own = user.id == requester.user.id and not requester.user.api_key_id
+        if not is_own and requester.user.scopes.isdisjoint(INTROSPECTION_SCOPES):
             return Introspection(active=False)
         return Introspection(
             active=True,
             scope=scope_string(claims.scopes) or None,
-            client_id=CLIENT_ID,
+            client_id=claims.client_id,
             username=user.username,
             token_type=BEARER,
             exp=claims.expires_at,
@@ -86,8 +86,10 @@ class TokenIntrospection:
             auth_time=claims.authenticated_at,
             amr=list(claims.methods) or None,
             sub=claims.subject,
-            aud=self._tokens.audience,
+            aud=claims.audience,
             iss=self._tokens.issuer,
             jti=claims.jti,
             sid=claims.session,
+            kind=claims.kind,
+            key_id=claims.api_key_id,
         )

@@ -44,7 +44,8 @@ _BEARER = _BearerToken(
     scopes=SCOPE_DESCRIPTIONS,
     description="Enter your username and password. If you have a second factor, also enter its "
     "current code, or a recovery code, as client_secret. Select scopes only to limit the token to "
-    "them. The page forgets the token when you close or reload it.",
+    "them: a limited token cannot change your account (`offline_access` alone limits nothing). The "
+    "page forgets the token when you close or reload it.",
 )
 
 

@@ -1,8 +1,8 @@
-"""The errors of RFC 6750, 3.1."""
+"""The errors of RFC 6750, 3.1, and of RFC 8707, 2."""
 
 from typing import ClassVar
 
-from app.errors import ForbiddenError, UnauthorizedError
+from app.errors import ForbiddenError, OAuthError, UnauthorizedError
 
 
 class MissingTokenError(UnauthorizedError):
@@ -46,3 +46,10 @@ class LimitedTokenError(ForbiddenError):
     error = InsufficientScopeError.error
     message = "This needs a token from a login with all rights of the account"
     headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="hourpass", error="insufficient_scope"'}
+
+
+class InvalidTargetError(OAuthError):
+    """Also for a refresh that asks for another audience than its session has."""
+
+    error = "invalid_target"
+    message = "The resource must be one absolute URI without a fragment, the same at each refresh"

@@ -26,6 +26,7 @@ PERSON, SERVICE = "person", "service"  # the kinds of users
 
 MAX_GROUPS = 20  # in a token
 MAX_NETWORKS = 10
+MAX_AUDIENCE_LENGTH = 200
 
 
 # Exactly as the service writes it, with a kid in the format of keys.py.
@@ -33,6 +34,7 @@ _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ"
 # With an HS256 secret, APIs can sign any claims. A `jti` or `sid` is stored in the revocation feed,
 # so it must be short and plain. Scopes and methods are sent in headers.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_AUDIENCE = re.compile(rf"[\x21-\x7e]{{1,{MAX_AUDIENCE_LENGTH}}}")
 _SESSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # that of an API key is <id>.<version>
 _GROUP = re.compile(r"[1-9][0-9]{0,18}\.[0-9]{1,10}")  # <id>.<version>
 _NETWORK = re.compile(r"[0-9a-f.:]{2,45}/[0-9]{1,3}")
@@ -80,6 +82,7 @@ class Claims(NamedTuple):
     scopes: frozenset[str]
     jti: str
     kid: str
+    audience: str
     session: str | None
     methods: tuple[str, ...]
     authenticated_at: int
@@ -125,36 +128,11 @@ class AccessTokens:
         expires_at = issued_at + int(self.lifetime.total_seconds())
         if request.not_after:
             expires_at = min(expires_at, int(request.not_after.timestamp()))
-        claims: dict[str, object] = {
-            "iss": self.issuer,
-            "aud": request.audience or self.audience,
-            "sub": request.subject,
-            "preferred_username": request.username,
-            "client_id": request.client_id,
-            "jti": secrets.token_urlsafe(16),
-            "iat": issued_at,
-            "exp": expires_at,
-            "auth_time": int(request.authenticated_at.timestamp()),
-            "epoch": request.token_version,
-        }
-        if request.scope:  # RFC 6749, 3.3 allows no empty scope
-            claims["scope"] = request.scope
-        if request.session:
-            claims["sid"] = request.session
-        if request.methods:
-            claims["amr"] = list(request.methods)
-        if request.kind != PERSON:
-            claims["kind"] = request.kind
-        if request.is_limited:
-            claims["limited"] = True
-        if request.groups:
-            claims["grp"] = list(request.groups)
-        if request.networks:
-            claims["networks"] = list(request.networks)
+        claims = build_claims(request, self.issuer, self.audience, issued_at, expires_at)
         return self.keyring.current(now).sign(claims)
 
     def decode(self, token: str, now: datetime) -> Claims:
-        """Returns the claims of a valid token.
+        """Returns the claims of a valid token, for whatever audience it is.
 
         Raises InvalidTokenError, and its subclasses UnknownKeyError, if the header is one that the
         service writes, but with an unknown key, and NotYetValidError.
@@ -173,7 +151,8 @@ class AccessTokens:
         latest = seconds + CLOCK_SKEW.total_seconds()  # that a token can have been issued
         if (
             claims.get("iss") != self.issuer
-            or claims.get("aud") != self.audience
+            or not isinstance(audience := claims.get("aud"), str)
+            or not (audience == self.audience or _AUDIENCE.fullmatch(audience))
             or not isinstance(subject := claims.get("sub"), str)
             or not isinstance(username := claims.get("preferred_username"), str)
             or not _is_unicode(username)
@@ -207,6 +186,7 @@ class AccessTokens:
             scopes=frozenset(scope.split()),
             jti=jti,
             kid=key.kid,
+            audience=audience,
             session=session,
             methods=methods,
             authenticated_at=authenticated_at,
@@ -221,6 +201,34 @@ class AccessTokens:
         if not_before > latest:
             raise NotYetValidError(valid)
         return valid
+
+
+def build_claims(
+    request: AccessTokenRequest, issuer: str, audience: str, issued_at: int, expires_at: int
+) -> dict[str, object]:
+    """`audience` is the default one."""
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": request.audience or audience,
+        "sub": request.subject,
+        "preferred_username": request.username,
+        "client_id": request.client_id,
+        "jti": secrets.token_urlsafe(16),
+        "iat": issued_at,
+        "exp": expires_at,
+        "auth_time": int(request.authenticated_at.timestamp()),
+        "epoch": request.token_version,
+    }
+    optional: dict[str, object] = {
+        "scope": request.scope,  # RFC 6749, 3.3 allows no empty scope
+        "sid": request.session,
+        "amr": list(request.methods),
+        "kind": None if request.kind == PERSON else request.kind,
+        "limited": request.is_limited,
+        "grp": list(request.groups),
+        "networks": list(request.networks),
+    }
+    return claims | {name: value for name, value in optional.items() if value}
 
 
 def _list_of(pattern: re.Pattern[str], value: object, limit: int) -> tuple[str, ...]:

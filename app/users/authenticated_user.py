@@ -11,6 +11,8 @@ class AuthenticatedUser(NamedTuple):
     id: int
     username: str
     scopes: frozenset[str]  # of the token
+    kind: str
+    api_key_id: str | None  # the key that the token comes from, if any
 
     @classmethod
     def of(cls, claims: Claims) -> "AuthenticatedUser":
@@ -18,4 +20,4 @@ class AuthenticatedUser(NamedTuple):
         id_ = parse_id(claims.subject)
         if id_ is None:
             raise InvalidTokenError
-        return cls(id_, claims.username, claims.scopes)
+        return cls(id_, claims.username, claims.scopes, claims.kind, claims.api_key_id)

@@ -42,6 +42,18 @@ async def _verified_bearer(
 VerifiedBearer = Annotated[VerifiedToken, Depends(_verified_bearer)]
 
 
+async def _bearer_of_any_audience(
+    token: BearerToken, checker: TokenCheckerDep, context: ContextDep
+) -> VerifiedToken:
+    verified = await checker.check_for_any_audience(context, token)
+    context.user_id = verified.user.id
+    return verified
+
+
+BearerOfAnyAudience = Annotated[VerifiedToken, Depends(_bearer_of_any_audience)]
+"""The route must compare the audience."""
+
+
 async def _current_user(bearer: VerifiedBearer) -> AuthenticatedUser:
     return bearer.user
 
@@ -49,15 +61,23 @@ async def _current_user(bearer: VerifiedBearer) -> AuthenticatedUser:
 CurrentUser = Annotated[AuthenticatedUser, Depends(_current_user)]
 
 
-async def _account_owner(bearer: VerifiedBearer) -> AuthenticatedUser:
-    if bearer.claims.is_limited:
+async def _owner_bearer(bearer: VerifiedBearer) -> VerifiedToken:
+    if bearer.claims.is_limited or bearer.claims.api_key_id:
         raise LimitedTokenError
+    return bearer
+
+
+OwnerBearer = Annotated[VerifiedToken, Depends(_owner_bearer)]
+"""A token that comes from a login and has all rights of the account. Nobody can turn a limited
+token or an API key into more than it is."""
+
+
+async def _account_owner(bearer: OwnerBearer) -> AuthenticatedUser:
     return bearer.user
 
 
 AccountOwner = Annotated[AuthenticatedUser, Depends(_account_owner)]
-"""The user of a token that comes from a login and has all rights of the account. Nobody can turn a
-limited token or an API key into more than it is."""
+"""The user of such a token."""
 
 
 async def _current_admin(bearer: VerifiedBearer, request: Request) -> AuthenticatedUser:

@@ -11,9 +11,10 @@ from pydantic_core import PydanticCustomError
 from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
 from app.security.passwords import MAX_LENGTH
-from app.tokens.scopes import RESERVED_SCOPES, SCOPE
+from app.tokens.scopes import MAX_SCOPES_LENGTH, RESERVED_SCOPES
 from app.users.models import normalize_email
 from app.users.visible_text import has_stray_mark, is_visible
+from hourpass.scopes import find_error
 
 
 def normalize_username(username: str) -> str:
@@ -91,16 +92,27 @@ Password = Annotated[
 ]
 
 
+def _check_scope(scope: str) -> str:
+    if error := find_error(scope):
+        raise PydanticCustomError("scope", "{reason}", {"reason": error})
+    if scope in RESERVED_SCOPES:
+        raise PydanticCustomError("scope", "admin and offline_access cannot be granted like this")
+    return scope
+
+
 def _check_scopes(scopes: list[str]) -> list[str]:
-    if not all(SCOPE.fullmatch(scope) and scope not in RESERVED_SCOPES for scope in scopes):
-        rule = "Must be scopes (RFC 6749, 3.3) other than admin and offline_access"
+    if len(" ".join(scopes)) > MAX_SCOPES_LENGTH:
+        rule = f"Must have at most {MAX_SCOPES_LENGTH:,} characters in total"
         raise PydanticCustomError("scopes", rule)
-    if len(" ".join(scopes)) > 500:
-        raise PydanticCustomError("scopes", "Must have at most 500 characters in total")
     return sorted(set(scopes))
 
 
-Scopes = Annotated[list[str], Field(max_length=250), AfterValidator(_check_scopes)]
+Scopes = Annotated[
+    list[Annotated[str, AfterValidator(_check_scope)]],
+    Field(max_length=250),
+    AfterValidator(_check_scopes),
+]
+"""Scopes to be granted. The operation compares them with the longest access token."""
 
 
 class NewAccount(RequestBody):
@@ -162,8 +174,14 @@ class Profile(BaseModel):
     id: int = Field(description="The user's id.", examples=[10])
     username: str = Field(description="As the user typed it.", examples=["eligijus"])
     email: str | None = Field(
-        description="Null if the user has none.", examples=["eligijus@example.org"]
+        description="Null if the user has none, or if the token may not read it.",
+        examples=["eligijus@example.org"],
     )
-    email_verified: bool = Field(description="Whether the user confirmed the address.")
+    email_verified: bool = Field(
+        description="Whether the user confirmed the address. False if the token may not read it."
+    )
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
     created_at: datetime = Field(description="When the user was created.")
+
+    def without_email(self) -> "Profile":
+        return self.model_copy(update={"email": None, "email_verified": False})

@@ -1,6 +1,6 @@
 """Operations on user accounts. Each is a transaction of its own, unless it says otherwise."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import and_, delete, or_, select
@@ -17,9 +17,12 @@ from app.security.one_time_codes.service import Purpose
 from app.security.passwords import Passwords
 from app.security.rate_limits.limits import REGISTRATIONS
 from app.security.rate_limits.service import enforce_limit, forget_account
+from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import Claims
 from app.tokens.revocations.service import Revocations, is_not_revoked
+from app.tokens.scopes import summarize
+from app.tokens.token_size import require_room
 from app.users.authenticated_user import AuthenticatedUser
 from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
 from app.users.models import (
@@ -32,7 +35,10 @@ from app.users.schemas import NewAccount, normalize_typed_email, normalize_usern
 
 
 class Users:
-    def __init__(self, passwords: Passwords, revocations: Revocations, events: Events) -> None:
+    def __init__(
+        self, passwords: Passwords, revocations: Revocations, events: Events, settings: Settings
+    ) -> None:
+        self._settings = settings
         self._passwords = passwords
         self._revocations = revocations
         self._events = events
@@ -51,8 +57,10 @@ class Users:
         `is_counted` is for users who are neither invited nor created by an administrator.
 
         Raises InvalidCodeError, UserExistsError, InvalidRequestError for a password that the
-        policy refuses, HashingOverloadedError and TooManyAttemptsError.
+        policy refuses and for scopes that are too long for a token, HashingOverloadedError and
+        TooManyAttemptsError.
         """
+        require_room(self._settings, scopes)
         if existing := await self._find_id(context, account.username):
             # Spares the hash. The unique index decides below.
             raise UserExistsError(user_id=existing)
@@ -79,7 +87,7 @@ class Users:
                 user.email_verified_at = context.now
             details["invitation"] = str(code.id)
         if granted_scopes := user.granted_scopes():
-            details["to"] = " ".join(sorted(granted_scopes))
+            details["to"] = summarize(granted_scopes)
         context.session.add(user)
         try:
             await context.session.flush()
@@ -151,10 +159,23 @@ class Users:
     async def set_scopes(self, context: RequestContext, user_id: int, scopes: set[str]) -> None:
         """Set the user's scopes. With `admin`, the user is an administrator.
 
-        Raises UserNotFoundError and LastAdminError.
+        Raises the errors of change().
         """
-        others = " ".join(sorted(scopes - {"admin"}))
-        await self.change(context, user_id, is_admin="admin" in scopes, scopes=others)
+        await self.change_scopes(context, user_id, lambda _: scopes)
+
+    async def change_scopes(
+        self, context: RequestContext, user_id: int, change: Callable[[set[str]], set[str]]
+    ) -> tuple[set[str], set[str]]:
+        """Set the user's scopes to what `change` makes of them. Returns those before and after.
+
+        Raises the errors of change().
+        """
+        user, is_last_admin = await self._lock_with_admins(context, user_id, None)
+        before = user.granted_scopes()
+        after = change(before)
+        values = {"is_admin": "admin" in after, "scopes": " ".join(sorted(after - {"admin"}))}
+        await self._change_locked(context, user, values, is_last_admin=is_last_admin)
+        return before, after
 
     async def change(
         self,
@@ -168,10 +189,24 @@ class Users:
         table.
 
         Raises UserNotFoundError, LastAdminError, InvalidTokenError as lock() does, and
-        InvalidRequestError for `email_verified` without an e-mail address.
+        InvalidRequestError for `email_verified` without an e-mail address and for scopes that are
+        too long for a token.
         """
-        email_verified = values.pop("email_verified", None)
         user, is_last_admin = await self._lock_with_admins(context, user_id, token_version)
+        return await self._change_locked(context, user, values, is_last_admin=is_last_admin)
+
+    async def _change_locked(
+        self,
+        context: RequestContext,
+        user: User,
+        values: dict[str, Any],
+        *,
+        is_last_admin: bool,
+    ) -> User:
+        scopes = set(values.get("scopes", "").split())
+        if scopes - set(user.scopes.split()):
+            require_room(self._settings, scopes)
+        email_verified = values.pop("email_verified", None)
         changed = {name for name, value in values.items() if getattr(user, name) != value}
         for name in changed:
             setattr(user, name, values[name])
@@ -185,20 +220,25 @@ class Users:
             raise LastAdminError
         if changed & {"is_admin", "scopes"} or (changed & {"is_enabled"} and not user.is_enabled):
             await self._revoke_tokens(context, user)
+        await self._publish_changes(context, user, changed)
+        await context.session.commit()
+        return user
+
+    async def _publish_changes(
+        self, context: RequestContext, user: User, changed: set[str]
+    ) -> None:
         if changed & {"is_admin", "scopes"}:
             await self._events.publish(
-                context, "user.grant", user_id, to=" ".join(sorted(user.granted_scopes()))
+                context, "user.grant", user.id, to=summarize(user.granted_scopes())
             )
         if "is_enabled" in changed:
             action = "user.enable" if user.is_enabled else "user.disable"
-            await self._events.publish(context, action, user_id)
+            await self._events.publish(context, action, user.id)
         if "email" in changed:
-            await self._events.publish(context, "user.change_email", user_id)
+            await self._events.publish(context, "user.change_email", user.id)
         if "email_verified" in changed:
             action = "user.verify_email" if user.email_verified else "user.unverify_email"
-            await self._events.publish(context, action, user_id)
-        await context.session.commit()
-        return user
+            await self._events.publish(context, action, user.id)
 
     async def revoke_tokens(
         self, context: RequestContext, user_id: int, token_version: int | None = None

@@ -56,7 +56,8 @@ class TokenCache:
         self._confirmed: dict[tuple[int, int], None] = {}
 
     def check(self, token: str, now: datetime) -> VerifiedToken | None:
-        """Returns the token if it is valid, or None if only the database can tell.
+        """Returns the token if it is valid, or None if only the database can tell. The caller
+        compares the audience.
 
         Raises InvalidTokenError.
         """
@@ -107,6 +108,12 @@ class TokenCache:
         """Also by revocations that the database no longer has (revocations/cache.py)."""
         return self._revocations.is_revoked(verified.revocation_keys)
 
+    def require_audience(self, verified: VerifiedToken, audience: str | None = None) -> None:
+        """Raises InvalidTokenError if the token is for another audience. None is the setting
+        AUDIENCE."""
+        if verified.claims.audience != (audience or self._tokens.audience):
+            raise InvalidTokenError
+
     @property
     def history(self) -> int:
         """The history of the database (RevocationCache)."""
@@ -127,6 +134,16 @@ class TokenChecker:
         self._users = users
 
     async def check(self, context: RequestContext, token: str) -> VerifiedToken:
+        """For tokens for the setting AUDIENCE only. Raises InvalidTokenError."""
+        verified = await self.check_for_any_audience(context, token)
+        self.require_audience(verified)
+        return verified
+
+    def require_audience(self, verified: VerifiedToken, audience: str | None = None) -> None:
+        """As TokenCache.require_audience()."""
+        self._cache.require_audience(verified, audience)
+
+    async def check_for_any_audience(self, context: RequestContext, token: str) -> VerifiedToken:
         """Raises InvalidTokenError."""
         now = context.now
         if verified := self._cache.check(token, now):

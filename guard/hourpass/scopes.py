@@ -34,7 +34,7 @@ _ERRORS = (
 
 
 def is_valid(scope: str) -> bool:
-    return len(scope) <= MAX_SCOPE_LENGTH and _SCOPE.fullmatch(scope) is not None
+    return len(scope) <= MAX_SCOPE_LENGTH and _has_valid_syntax(scope)
 
 
 def find_error(scope: str) -> str | None:
@@ -61,6 +61,11 @@ def intersection(scopes: AbstractSet[str], others: AbstractSet[str]) -> frozense
         {scope for scope in first if covers(second, scope)}
         | {scope for scope in second if covers(first, scope)}
     )
+
+
+@lru_cache(maxsize=4096)
+def _has_valid_syntax(scope: str) -> bool:
+    return _SCOPE.fullmatch(scope) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -1,12 +1,14 @@
 """What the middleware tells an app of its user, and what a caller cannot fake."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from hourpass import Guard, InvalidTokenError, MissingTokenError
+from hourpass import Guard, InvalidTokenError, MissingTokenError, User
 from hourpass.guard.bearer import parse_authorization
+from hourpass.guard.identity_headers import IdentityHeaders
 from hourpass.testing import Issuer
 
 pytest_plugins = ["hourpass.testing"]
@@ -18,6 +20,8 @@ FAKED = [
     "X.Auth-User_Id",
     "X-Auth-Username",
     "X-Auth-Scopes",
+    "X-Auth-Kind",
+    "X_Auth.Key-Id",
     "X-Auth-Request-User",
     "X-Forwarded-User",
     "X-Forwarded-Email",
@@ -69,6 +73,25 @@ async def test_the_headers_name_the_user(issuer: Issuer, kind: str) -> None:
     assert headers[b"x-auth-user-id"] == b"7"
     assert headers[b"x-auth-username"] == b"Gueni%C3%A8vre%20du%20Lac"
     assert headers[b"x-auth-scopes"] == b"predict train"
+    assert headers[b"x-auth-kind"] == b"person"
+    assert b"x-auth-key-id" not in headers
+
+
+async def test_the_headers_name_the_key_and_the_kind_of_the_user(issuer: Issuer) -> None:
+    faked = {"headers": [(b"x-auth-key-id", b"another"), (b"x-auth-kind", b"person")]}
+    token = issuer.token(client_id="5dKq0aZ3", kind="service")
+    headers = headers_of(await seen_by_app(token, scope=faked))
+    assert (headers[b"x-auth-key-id"], headers[b"x-auth-kind"]) == (b"5dKq0aZ3", b"service")
+
+
+# A token of the service has at most 4,096 bytes, but the guard's user can be a test's own.
+@pytest.mark.parametrize(("length", "is_sent"), [(3_800, True), (3_801, False)])
+def test_scopes_that_are_too_long_for_a_header_are_left_out(length: int, is_sent: bool) -> None:
+    scopes = frozenset({"p" * 1_900, "q" * (length - 1_901)})
+    user = User(7, "lancelot", scopes, datetime.now(UTC))
+    headers = IdentityHeaders().of(user)
+    assert ("X-Auth-Scopes" in headers) == is_sent
+    assert headers["X-Auth-User-Id"] == "7"
 
 
 @pytest.mark.parametrize("public", [[], ["/predict"]], ids=["protected", "public"])

@@ -392,13 +392,13 @@ def test_what_each_request_to_the_service_says() -> None:
     service.jwks()
     service.revocations(None, 0)
     service.revocations("the cursor", 30)
-    assert service.is_active("the.token.")
+    assert service.is_active("the.token.", "https://models.example")
     assert [str(request.url) for request in asked] == [
         "https://hourpass.example/.well-known/oauth-authorization-server",
         "https://hourpass.example/.well-known/jwks.json",
         "https://hourpass.example/revocations?wait=0",
         "https://hourpass.example/revocations?wait=30&after=the+cursor",
-        "https://hourpass.example/verify",
+        "https://hourpass.example/verify?audience=https%3A%2F%2Fmodels.example",
     ]
     for request in asked:
         assert request.method == "GET"

@@ -15,7 +15,7 @@ REFUSED: dict[str, tuple[Any, Any]] = {
     "a name with a paragraph separator": (Username, "lance\u2029lot"),
     "a password with the last surrogate": (Password, "exca\udfff!"),
     "a new address that is none": (EmailChange, "lancelot"),
-    "scopes of 501 characters in total": (Scopes, [*["p" * 49] * 8, *["q" * 50] * 2]),
+    "scopes of 4,001 characters in total": (Scopes, [*["p" * 99] * 39, "q" * 101]),
     "no scope": (Scopes, [""]),
     "two scopes in one": (Scopes, ["predict train"]),
     "one of the service's own": (Scopes, ["predict", "admin"]),
@@ -35,9 +35,29 @@ ACCEPTED: dict[str, tuple[Any, Any]] = {
     "a password beyond the surrogates": (Password, SecretStr("exca\ue000!")),
     "a new address": (EmailChange, "lancelot@camelot.example"),
     "no new address": (EmailChange, ""),
-    "scopes of 500 characters": (Scopes, [*(letter * 49 for letter in "abcdefghi"), "j" * 50]),
+    "scopes of 4,000 characters": (Scopes, [*(f"{n:0>99}" for n in range(39)), "q" * 100]),
+    "scopes with names": (Scopes, ["a:*", "a:b/c", "a:b/c-*"]),
+    "a scope of 128 characters": (Scopes, ["p" * 128]),
     "no scopes": (Scopes, []),
 }
+
+
+REASONS = {
+    "*": "A * stands at the end of a name, as in predict:fraud-*",
+    "pre*dict:x": "A * stands at the end of a name, as in predict:fraud-*",
+    "predict:**": "A * stands at the end of a name, as in predict:fraud-*",
+    "predict:": "A name follows the colon, as in predict:fraud-v3",
+    "predict:a//b": "A name does not begin or end with /, and has no //",
+    "p" * 300: "A scope has at most 128 characters",
+    "admin": "admin and offline_access cannot be granted like this",
+}
+
+
+@pytest.mark.parametrize("scope", REASONS)
+def test_a_scope_is_refused_with_the_reason(scope: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(Scopes).validate_python(["predict", scope])
+    assert [error["msg"] for error in refused.value.errors()] == [REASONS[scope]]
 
 
 @pytest.mark.parametrize("case", ACCEPTED)

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
+from tests.support.limited_tokens import KEY_ID
 from tests.support.model_server import Model
 from tests.support.processes import free_port
 from tests.support.proxies import GUINEVERE, Court, connection, gateway, head_of_answer
@@ -25,7 +26,17 @@ def test_the_model_gets_the_user_and_no_token(
     assert seen.values("X-Auth-Username") == ["Gueni%C3%A8vre%20du%20Lac"]
     assert unquote(seen.values("X-Auth-Username")[0]) == GUINEVERE["username"]
     assert seen.values("X-Auth-Scopes") == ["predict train"]
+    assert seen.values("X-Auth-Kind") == ["person"]
     assert seen.values("Authorization") in ([], [""])
+
+
+def test_the_model_gets_the_id_of_the_key(proxy: httpx.Client, court: Court, model: Model) -> None:
+    headers = {**bearer(court.of_key), "X-Auth-Key-Id": "spoofed", "X-Auth-Kind": "service"}
+    assert proxy.get("/predict", headers=headers).status_code == 200
+    (seen,) = model.seen
+    assert seen.values("X-Auth-Key-Id") == [KEY_ID]
+    assert seen.values("X-Auth-Kind") == ["person"]
+    assert seen.values("X-Auth-Scopes") == ["predict"]
 
 
 def test_a_token_without_a_scheme_is_accepted(
@@ -103,7 +114,10 @@ def test_a_rule_may_demand_a_scope(proxy: httpx.Client, court: Court, model: Mod
 SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
-@pytest.mark.parametrize("name", ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"])
+@pytest.mark.parametrize(
+    "name",
+    ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Kind", "X-Auth-Scopes", "X-Auth-Key-Id"],
+)
 def test_identity_headers_of_a_client_never_reach_the_model(
     proxy: httpx.Client, court: Court, model: Model, name: str
 ) -> None:
@@ -117,7 +131,9 @@ def test_identity_headers_of_a_client_never_reach_the_model(
     assert "spoofed" not in str(seen.headers)
     assert seen.values("X-Auth-User-Id") == ["4"]
     assert seen.values("X-Auth-Username") == ["galahad"]
-    assert seen.values("X-Auth-Scopes") in ([], [""])
+    assert seen.values("X-Auth-Kind") == ["person"]
+    for absent in ("X-Auth-Scopes", "X-Auth-Key-Id"):
+        assert seen.values(absent) in ([], [""])
 
 
 def test_identity_headers_cannot_be_removed_on_the_last_hop(

@@ -52,6 +52,20 @@ def test_a_checked_token_returns_its_user(service: RunningService, guard: Guard)
     assert "admin" in guard.check(service.log_in(ARTHUR)).scopes
 
 
+def test_a_guard_with_an_audience_of_its_own_accepts_tokens_for_that_alone(
+    service: RunningService, guard: Guard
+) -> None:
+    models = "https://models.example/a?b=c&d"
+    user = service.new_user()
+    token, other = service.log_in(user, resource=models), service.log_in(user)
+    with Guard(service.url, audience=models) as guard_of_models:
+        assert guard_of_models.check(token).username == user["username"]
+        assert refusal_of(guard_of_models, other) is InvalidTokenError
+        assert refusal_of(guard, token) is InvalidTokenError
+        service.revoke(token)
+        assert comes_true(lambda: refusal_of(guard_of_models, token) is InvalidTokenError)
+
+
 async def test_async_callers_get_the_same_answer(service: RunningService, guard: Guard) -> None:
     token = service.new_token()
     assert await guard.acheck(token) == guard.check(token)

@@ -82,6 +82,8 @@ def test_the_app_knows_its_user(client: httpx.Client, issuer: Issuer) -> None:
         "x_auth_user_id",
         "X.Auth.User.Id",
         "X-Auth-Scopes",
+        "X-Auth-Kind",
+        "X.Auth_Key.Id",
         "X_Auth-Username",
         "Remote-User",
         "Remote_User",

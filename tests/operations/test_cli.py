@@ -25,6 +25,7 @@ from app.http import access_log
 from app.settings import ROOT, Settings
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
+from tests.support.markers import on_sqlite
 from tests.support.processes import environment
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 from tests.support.settings import CHEAP_HASHING, Clock, utc_now
@@ -111,6 +112,81 @@ async def test_set_password_changes_it_and_ends_the_users_tokens(
     assert await token_holds(client, new)
 
 
+async def test_grant_and_revoke_change_single_scopes(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    steps = [
+        ("grant lancelot predict:fraud-* admin", "no scopes", "admin predict:fraud-*"),
+        ("grant lancelot train predict:fraud-*", "admin predict:fraud-*", "{before} train"),
+        ("grant lancelot train", "{before}", "{before}"),
+        ("revoke lancelot predict:fraud-v3", "{before}", "{before}"),
+        ("revoke lancelot predict:fraud-*", "{before}", "admin train"),
+        ("revoke --yes lancelot admin", "admin train", "train"),
+        ("set-scopes lancelot predict train", "train", "predict train"),
+        ("set-scopes --yes lancelot", "predict train", "no scopes"),
+        ("set-scopes lancelot", "no scopes", "no scopes"),
+    ]
+    now_has = "no scopes"
+    for command, before, after in steps:
+        token = await log_in(client, LANCELOT)
+        had, has = before.format(before=now_has), after.format(before=now_has)
+        result = await hourpass(*command.split())
+        said = f"lancelot had: {had}.\nlancelot now has: {has}.\n"
+        assert (result.exit_code, result.stdout) == (0, said), command
+        if had == has:
+            assert await token_holds(client, token), command
+        else:
+            assert await comes_to_an_end(client, token), command
+        now_has = has
+    assert_refused(await hourpass("grant", "mordred", "predict"), "User not found")
+
+
+@on_sqlite
+async def test_losing_admin_or_every_scope_needs_a_confirmation(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    await hourpass("grant", "lancelot", "admin", "predict")
+    token = await log_in(client, LANCELOT)
+    for command, lost in (
+        ("revoke lancelot admin", "admin"),
+        ("set-scopes lancelot predict", "admin"),
+        ("revoke lancelot admin predict", "admin and every scope"),
+        ("set-scopes lancelot", "admin and every scope"),
+    ):
+        for answer in ("n\n", ""):
+            result = await hourpass(*command.split(), stdin=answer)
+            assert result.exit_code == 1
+            assert f"lancelot loses {lost}. Continue? [y/N]" in result.output
+            assert "now has" not in result.output
+    assert await token_holds(client, token)
+    result = await hourpass("revoke", "lancelot", "admin", stdin="y\n")
+    assert "lancelot now has: predict." in result.output
+    assert await comes_to_an_end(client, token)
+
+
+@pytest.mark.parametrize(
+    ("scope", "reason"),
+    [
+        ("*", "A * stands at the end of a name"),
+        ("pre*dict:x", "A * stands at the end of a name"),
+        ("predict:**", "A * stands at the end of a name"),
+        ("predict:", "A name follows the colon"),
+        ("predict:a//b", "has no //"),
+        ("p" * 300, "at most 128 characters"),
+        ("offline_access", "It cannot be granted"),
+    ],
+)
+@pytest.mark.parametrize("command", ["grant", "set-scopes"])
+def test_a_scope_that_cannot_be_granted_is_refused_with_the_reason(
+    command: str, scope: str, reason: str
+) -> None:
+    result = run(command, "lancelot", "predict", scope)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.output.replace("│", " ").split())
+
+
 async def test_set_password_refuses_an_unknown_name(hourpass: Command) -> None:
     assert_refused(await hourpass("set-password", "mordred", stdin="x\n"), "User not found")
 
@@ -136,6 +212,7 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
         ("create-admin mordred", "user.register", 3),
         ("set-password lancelot", "user.change_password", 2),
         ("grant lancelot predict", "user.grant", 2),
+        ("set-scopes lancelot predict", "user.grant", 2),
         ("unlock lancelot", "user.unlock", 2),
         ("reset-second-factor lancelot", "second_factor.reset", 2),
         ("keys rotate", "key.rotate", None),
@@ -276,8 +353,10 @@ def test_help_lists_the_commands(option: str) -> None:
         "keys",
         "migrate",
         "reset-second-factor",
+        "revoke",
         "serve",
         "set-password",
+        "set-scopes",
         "settings",
         "test-mail",
         "unlock",

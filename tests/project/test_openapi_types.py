@@ -78,7 +78,7 @@ def test_a_parameter_is_omitted_rather_than_null(operation: dict[str, Any]) -> N
 
 
 def test_a_scope_that_can_be_repeated_is_a_list() -> None:
-    (scope,) = OPERATIONS["GET /verify"]["parameters"]
+    _, scope = OPERATIONS["GET /verify"]["parameters"]
     assert (scope["schema"]["type"], scope["schema"]["items"]) == ("array", {"type": "string"})
 
 

@@ -20,6 +20,7 @@ from app.context import RequestContext
 from app.main import create_app
 from app.settings import ROOT
 from tests.support.apps import client_of
+from tests.support.limited_tokens import token_of_key
 from tests.support.processes import free_port
 from tests.support.settings import Clock, make_settings, utc_now
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, log_in, register
@@ -84,6 +85,7 @@ class Court:
 
     hourpass: httpx.Client
     expired: str  # Galahad's, issued in earnest an hour ago
+    of_key: str  # of an API key of Guinevere's, with the scope predict
 
     @property
     def port(self) -> int:
@@ -98,8 +100,8 @@ class Court:
         return token
 
 
-async def an_hour_ago(database_url: str) -> str:
-    """Register everybody; returns a token of then."""
+async def an_hour_ago(database_url: str) -> tuple[str, str]:
+    """Register everybody; returns a token of then, and one of a key."""
     clock = Clock()
     clock.now = utc_now() - timedelta(minutes=61)
     admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
@@ -111,7 +113,8 @@ async def an_hour_ago(database_url: str) -> str:
                 async with app.state.database.session() as session:
                     context = RequestContext(session, clock())
                     await app.state.services.users.set_scopes(context, user_id, scopes)
-        return await log_in(client, GALAHAD)
+        of_key = token_of_key(app, await log_in(client, GUINEVERE), "predict", utc_now())
+        return await log_in(client, GALAHAD), of_key
 
 
 @contextmanager

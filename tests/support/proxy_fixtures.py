@@ -27,9 +27,9 @@ def court(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     copy = tmp_path_factory.mktemp("court") / "hourpass.db"
     shutil.copy(sqlite_template, copy)
     url = f"sqlite:///{copy}"
-    expired = asyncio.run(an_hour_ago(url))
+    expired, of_key = asyncio.run(an_hour_ago(url))
     with serving(url) as base_url, httpx.Client(base_url=base_url) as hourpass:
-        yield Court(hourpass, expired)
+        yield Court(hourpass, expired, of_key)
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ async def test_the_metadata_is_what_rfc_8414_asks_for(client: AsyncClient) -> No
         "revocation_endpoint": "http://localhost:8000/revoke",
         "introspection_endpoint": "http://localhost:8000/introspect",
         "service_documentation": "http://localhost:8000/docs",
-        "scopes_supported": ["admin", "introspect", "offline_access"],
+        "scopes_supported": ["admin", "email", "introspect", "offline_access"],
         "response_types_supported": [],
         "grant_types_supported": ["password", "refresh_token"],
         "token_endpoint_auth_methods_supported": ["none"],
@@ -202,7 +202,9 @@ async def test_every_grant_and_scope_that_the_metadata_names_can_be_had(
     client: AsyncClient, users: Users, context: RequestContext
 ) -> None:
     metadata = (await client.get(METADATA)).json()
-    await users.set_scopes(context, await register(client, LANCELOT), {"admin", "introspect"})
+    await users.set_scopes(
+        context, await register(client, LANCELOT), {"admin", "email", "introspect"}
+    )
     # No client authenticates itself, as token_endpoint_auth_methods_supported says.
     scopes = " ".join(metadata["scopes_supported"])
     login = {**LANCELOT, "grant_type": metadata["grant_types_supported"][0], "scope": scopes}

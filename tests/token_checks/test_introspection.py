@@ -3,11 +3,13 @@
 from datetime import timedelta
 from typing import Any
 
+from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.context import RequestContext
 from app.settings import Settings
 from app.users.service import Users
+from tests.support.limited_tokens import KEY_ID, token_of_key
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
@@ -51,6 +53,7 @@ async def test_the_holder_of_a_token_reads_all_its_members(
         "aud": "ml-api",
         "iss": settings.issuer,
         "jti": said_in(token)["jti"],
+        "kind": "person",
     }
 
 
@@ -78,6 +81,34 @@ async def test_administrators_and_services_may_introspect_all_tokens(
     await users.set_scopes(context, await register(client, GALAHAD), {"introspect"})
     answer = await introspect(client, token, by=await log_in(client, GALAHAD))
     assert (answer["active"], answer["sub"]) == (True, str(user_id))
+
+
+async def test_a_key_introspects_only_with_the_scope(
+    client: AsyncClient, app: FastAPI, users: Users, context: RequestContext
+) -> None:
+    await users.set_scopes(context, await register(client, LANCELOT), {"introspect", "predict"})
+    token = await log_in(client, LANCELOT)
+    with_scope = token_of_key(app, token, "introspect")
+    answer = await introspect(client, with_scope, by=with_scope)
+    assert (answer["client_id"], answer["key_id"], answer["kind"]) == (KEY_ID, KEY_ID, "person")
+    assert (await introspect(client, token, by=with_scope))["active"]
+    without_scope = token_of_key(app, token, "predict")
+    for subject in (token, without_scope):
+        assert await introspect(client, subject, by=without_scope) == INACTIVE
+
+
+async def test_a_token_for_another_api_is_introspected_and_revoked_but_does_not_introspect(
+    client: AsyncClient,
+) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    other = await log_in(client, {**LANCELOT, "resource": "https://models.example/"})
+    answer = await introspect(client, other, by=token)
+    assert (answer["active"], answer["aud"]) == (True, "https://models.example/")
+    refused = await client.post("/introspect", data={"token": token}, headers=bearer(other))
+    assert_problem(refused, 401, "invalid_token")
+    assert (await client.post("/revoke", data={"token": other})).json()["revoked"]
+    assert await introspect(client, other, by=token) == INACTIVE
 
 
 async def test_the_token_is_inactive_for_any_other_user(

@@ -13,10 +13,13 @@ from sqlalchemy import update
 
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
+from app.token_checks.schemas import identity_headers
 from app.users import token_cache
+from app.users.authenticated_user import AuthenticatedUser
 from app.users.models import User
 from app.users.service import Users
 from app.users.token_cache import TokenCache
+from tests.support.limited_tokens import KEY_ID, token_of_key
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
@@ -161,6 +164,105 @@ async def test_verify_demands_every_scope_that_the_query_names(
             assert ("x-auth-user-id" in response.headers) == (status == 200)
             # Whoever has no token learns nothing of what it would have to be for.
             assert (await client.get(f"/verify?{query}")).status_code == 401
+
+
+OF_PATTERNS = [
+    ("scope=predict:fraud-v3", 200),
+    ("scope=predict:fraud-v3+predict:fraud-v4", 200),
+    ("scope=predict:fraud-*", 200),
+    ("scope=predict:fraud-v3/*", 200),
+    ("scope=predict:meta-llama%2FLlama-3.1-8B-Instruct", 200),
+    ("scope=old*scope", 200),
+    ("scope=predict:fraud", 403),
+    ("scope=predict:*", 403),
+    ("scope=predict:fraud-v3+train:fraud-v3", 403),
+    ("scope=predict:fraud-a/../b", 403),
+    ("scope=predict:fraud-a%252Fb", 403),
+    ("scope=old*scopes", 403),
+]
+
+
+@pytest.mark.usefixtures("lane")
+@on_sqlite
+async def test_a_pattern_covers_the_names_that_it_matches(
+    client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
+) -> None:
+    scopes = {"predict:fraud-*", "predict:meta-llama/*", "old*scope"}  # one of before the grammar
+    await users.set_scopes(context, await register(client, LANCELOT), scopes)
+    headers = bearer(await log_in(client, LANCELOT))
+    await client.get("/verify", headers=headers)
+    for query, status in OF_PATTERNS:
+        with subtests.test(query):
+            response = await client.get(f"/verify?{query}", headers=headers)
+            assert response.status_code == status
+
+
+MODELS = "https://models.example/a"
+BY_AUDIENCE = [
+    # what is asked, with a token for AUDIENCE, with one for MODELS
+    ("/verify", 200, 401),
+    (f"/verify?audience={MODELS}", 401, 200),
+    ("/verify?audience=https%3A%2F%2Fmodels.example%2Fa", 401, 200),
+    ("/verify?audience=ml-api", 200, 401),
+    ("/verify?audience=ml-api&scope=predict", 200, 401),
+    (f"/verify?audience={MODELS}&scope=train", 401, 403),
+    ("/verify?audience=https://models.example/A", 401, 401),
+    (f"/verify?audience={MODELS}&audience={MODELS}", 422, 422),
+    (f"/verify?audience={MODELS}&audience=ml-api", 422, 422),
+    ("/verify?audience=", 422, 422),
+    # What Envoy sends with the path_prefix /verify?scope=predict&path=
+    (f"/verify?scope=predict&path=/predict?x=1&audience={MODELS}", 422, 422),
+    (f"/verify?audience=ml-api&path=/predict?audience={MODELS}", 200, 401),
+    (f"/verify?audience={'a' * 201}", 422, 422),
+    # Of the request that a proxy checks: its client must not choose the audience.
+    (f"/verify/predict?audience={MODELS}", 200, 401),
+    (f"/verify/?audience={MODELS}", 200, 401),
+]
+
+
+@pytest.mark.usefixtures("lane")
+@on_sqlite
+async def test_verify_checks_for_exactly_the_audience_that_it_is_asked_for(
+    client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
+) -> None:
+    await users.set_scopes(context, await register(client, LANCELOT), {"predict"})
+    tokens = [
+        await log_in(client, person) for person in (LANCELOT, {**LANCELOT, "resource": MODELS})
+    ]
+    for token in tokens:
+        await client.get("/verify", headers=bearer(token))
+    for path, *expected in BY_AUDIENCE:
+        with subtests.test(path[:60]):
+            responses = [await client.get(path, headers=bearer(token)) for token in tokens]
+            assert [response.status_code for response in responses] == expected
+            for response in responses:
+                assert ("x-auth-user-id" in response.headers) == (response.status_code == 200)
+    assert [(await client.get(f"/token_status/{token}")).status_code for token in tokens] == [
+        200,
+        401,
+    ]
+
+
+@pytest.mark.usefixtures("lane")
+@on_sqlite
+async def test_the_headers_name_the_key_and_the_kind_of_the_user(
+    client: AsyncClient, app: FastAPI
+) -> None:
+    await register(client, LANCELOT)
+    token = await log_in(client, LANCELOT)
+    of_key = token_of_key(app, token, "predict", kind="service")
+    for sent, kind, key_id in ((token, "person", None), (of_key, "service", KEY_ID)):
+        for _ in range(2):
+            headers = (await client.get("/verify", headers=bearer(sent))).headers
+            assert (headers["x-auth-kind"], headers.get("x-auth-key-id")) == (kind, key_id)
+
+
+def test_scopes_that_are_too_long_for_a_header_are_left_out() -> None:
+    for length, is_sent in ((3_800, True), (3_801, False)):
+        scopes = frozenset({"p" * 1_900, "q" * (length - 1_901)})
+        headers = dict(identity_headers(AuthenticatedUser(7, "lancelot", scopes, "person", None)))
+        assert (b"x-auth-scopes" in headers) == is_sent
+        assert headers[b"x-auth-user-id"] == b"7"
 
 
 @pytest.mark.usefixtures("lane")

@@ -140,7 +140,7 @@ Forge = Callable[[Original], str]
 
 WRONG_VALUES: dict[str, list[object]] = {
     "iss": ["http://avalon.example", "HTTP://LOCALHOST:8000", "", ["http://localhost:8000"]],
-    "aud": ["avalon", "", ["ml-api"], ["ml-api", "avalon"]],
+    "aud": [1, "", "a b", "caf\u00e9", "a" * 201, ["ml-api"], ["ml-api", "avalon"]],
     "sub": [1, True, ["1"], {"id": "1"}],
     "jti": [1, ["1"]],
     "iat": [True, "1795435200", 1795435200.0, -1, 10**30, -(10**400)],
@@ -366,9 +366,18 @@ def test_a_token_can_be_revoked_by_its_user_id_key_session_and_groups() -> None:
 def test_a_token_does_not_outlive_the_credential_that_it_was_issued_for() -> None:
     lifetimes = {timedelta(minutes=59): 3_540, timedelta(minutes=61): 3_600, None: 3_600}
     for left, seconds in lifetimes.items():
-        request = replace(GRANT, not_after=left and NOW + left)
+        request = replace(GRANT, not_after=NOW + left if left else None)
         claims = TOKENS.decode(TOKENS.encode(request, NOW), NOW)
         assert claims.expires_at - claims.issued_at == seconds
+
+
+def test_the_claims_say_which_api_the_token_is_for() -> None:
+    for audience in ("https://models.example", "a" * 200, None):
+        request = replace(GRANT, audience=audience)
+        assert TOKENS.decode(TOKENS.encode(request, NOW), NOW).audience == (audience or "ml-api")
+    settings = Settings.model_construct(audience="the round table")  # AUDIENCE can be any text
+    tokens = AccessTokens(settings, Keyring([KEY]))
+    assert tokens.decode(tokens.encode(replace(GRANT, audience=None), NOW), NOW)
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)

@@ -43,7 +43,7 @@ async def create_first_admin(
     if settings.first_admin_username is None:
         return
     mark_done = Subscriber(_mark_done, {"user.register"})
-    users = Users(passwords, revocations, Events((*events.subscribers, mark_done)))
+    users = Users(passwords, revocations, Events((*events.subscribers, mark_done)), settings)
     if not await _has_had_admin(context.session):
         try:
             account = _account(settings)

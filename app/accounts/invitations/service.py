@@ -15,10 +15,13 @@ from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.limits import NEW_INVITATION
 from app.security.rate_limits.service import enforce_limit
+from app.settings import Settings
+from app.tokens.token_size import require_room
 
 
 class Invitations:
-    def __init__(self, events: Events, mail: Mail) -> None:
+    def __init__(self, events: Events, mail: Mail, settings: Settings) -> None:
+        self._settings = settings
         self._events = events
         self._mail = mail
 
@@ -33,8 +36,10 @@ class Invitations:
         """Create an invitation. With an e-mail address, the code is mailed there, in this language,
         and using it verifies the address.
 
-        Raises MailUnavailableError and TooManyAttemptsError.
+        Raises MailUnavailableError, TooManyAttemptsError, and InvalidRequestError for scopes that
+        are too long for a token.
         """
+        require_room(self._settings, scopes)
         if email:
             self._mail.require_server()
         await begin_write(context.session)

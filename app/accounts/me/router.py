@@ -21,8 +21,9 @@ from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentUser, UsersDep, VerifiedBearer
+from app.tokens.errors import InvalidTokenError, LimitedTokenError, MissingTokenError
+from app.tokens.scopes import EMAIL
+from app.users.dependencies import AccountOwner, OwnerBearer, UsersDep, VerifiedBearer
 from app.users.errors import LastAdminError, WrongPasswordError
 from app.users.schemas import (
     Profile,
@@ -32,9 +33,9 @@ from app.users.schemas import (
 
 router = APIRouter(tags=["My account"])
 
+_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
 _ERRORS = (
-    MissingTokenError,
-    InvalidTokenError,
+    *_FOR_OWNERS,
     WrongPasswordError,
     SecondFactorRequiredError,
     WrongCodeError,
@@ -51,9 +52,12 @@ _ERRORS = (
     response_description="Your account.",
     responses=error_docs(MissingTokenError, InvalidTokenError),
 )
-async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextDep) -> Profile:
-    """The account of the access token's user."""
-    return Profile.model_validate(await users.get(context, user.id))
+async def read_own_profile(bearer: VerifiedBearer, users: UsersDep, context: ContextDep) -> Profile:
+    """The account of the access token's user. A limited token, and that of an API key, needs the
+    scope `email` to read the address."""
+    profile = Profile.model_validate(await users.get(context, bearer.user.id))
+    may_read_email = not bearer.claims.is_limited or EMAIL in bearer.user.scopes
+    return profile if may_read_email else profile.without_email()
 
 
 @router.post(
@@ -64,7 +68,7 @@ async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextD
     responses=error_docs(*_ERRORS),
 )
 async def change_own_password(
-    user: CurrentUser,
+    user: AccountOwner,
     change: PasswordChange,
     factors: SecondFactorsDep,
     users: UsersDep,
@@ -87,7 +91,7 @@ async def change_own_password(
     responses=error_docs(*_ERRORS),
 )
 async def change_own_profile(
-    user: CurrentUser,
+    user: AccountOwner,
     change: ProfileChange,
     factors: SecondFactorsDep,
     users: UsersDep,
@@ -112,15 +116,14 @@ async def change_own_profile(
     response_description="A code is mailed to your address.",
     status_code=status.HTTP_202_ACCEPTED,
     responses=error_docs(
-        MissingTokenError,
-        InvalidTokenError,
+        *_FOR_OWNERS,
         MailUnavailableError,
         NothingToVerifyError,
         TooManyAttemptsError,
     ),
 )
 async def send_email_verification(
-    user: CurrentUser, mail: MailDep, context: ContextDep
+    user: AccountOwner, mail: MailDep, context: ContextDep
 ) -> VerificationSent:
     """The service also sends one after registration and after each change of the address."""
     await mail.request_verification(context, user.id)
@@ -132,12 +135,10 @@ async def send_email_verification(
     operation_id="confirmEmail",
     summary="Confirm my e-mail address",
     response_description="Your account, with the address confirmed.",
-    responses=error_docs(
-        MissingTokenError, InvalidTokenError, InvalidCodeError, InvalidRequestError
-    ),
+    responses=error_docs(*_FOR_OWNERS, InvalidCodeError, InvalidRequestError),
 )
 async def confirm_email(
-    user: CurrentUser, proof: EmailConfirmation, users: UsersDep, context: ContextDep
+    user: AccountOwner, proof: EmailConfirmation, users: UsersDep, context: ContextDep
 ) -> Profile:
     """Send the code from the e-mail. It works once, for this account only, and expires after a
     day."""
@@ -153,7 +154,7 @@ async def confirm_email(
     responses=error_docs(*_ERRORS, LastAdminError),
 )
 async def remove_own_account(
-    user: CurrentUser,
+    user: AccountOwner,
     deletion: AccountDeletion,
     factors: SecondFactorsDep,
     users: UsersDep,
@@ -171,12 +172,12 @@ async def remove_own_account(
     operation_id="logOutEverywhere",
     summary="Log out everywhere",
     response_description="All your tokens and sessions were revoked.",
-    responses=error_docs(MissingTokenError, InvalidTokenError),
+    responses=error_docs(*_FOR_OWNERS),
 )
 async def log_out_everywhere(
-    bearer: VerifiedBearer, users: UsersDep, context: ContextDep
+    owner: OwnerBearer, users: UsersDep, context: ContextDep
 ) -> TokensRevoked:
     """Revokes all of your tokens and sessions, including the token of this request."""
-    user_id, token_version = bearer.user_version
+    user_id, token_version = owner.user_version
     await users.revoke_tokens(context, user_id, token_version)
     return TokensRevoked(user_id=user_id)

@@ -20,15 +20,20 @@ from app.credentials.second_factors.schemas import (
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, VerifiedBearer
+from app.tokens.errors import (
+    InsufficientScopeError,
+    InvalidTokenError,
+    LimitedTokenError,
+    MissingTokenError,
+)
+from app.users.dependencies import AccountOwner, CurrentAdmin, OwnerBearer, UserId
 from app.users.errors import UserNotFoundError, WrongPasswordError
 
 router = APIRouter()
 
-_FOR_USERS = (MissingTokenError, InvalidTokenError)
+_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
 _BY_CODE = (
-    *_FOR_USERS,
+    *_FOR_OWNERS,
     WrongCodeError,
     SecondFactorNotFoundError,
     TooManyCodesError,
@@ -43,10 +48,10 @@ _BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError)
     summary="Get the state of my second factor",
     response_description="The state of your second factor.",
     tags=["My second factor"],
-    responses=error_docs(*_FOR_USERS),
+    responses=error_docs(*_FOR_OWNERS),
 )
 async def read_second_factor(
-    user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
+    user: AccountOwner, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorState:
     """Whether it is enabled, and how many recovery codes are left."""
     return SecondFactorState(
@@ -63,7 +68,7 @@ async def read_second_factor(
     tags=["My second factor"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_FOR_USERS,
+        *_FOR_OWNERS,
         WrongPasswordError,
         SecondFactorExistsError,
         TooManyAttemptsError,
@@ -71,7 +76,7 @@ async def read_second_factor(
     ),
 )
 async def enroll_second_factor(
-    proof: PasswordConfirmation, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
+    proof: PasswordConfirmation, user: AccountOwner, factors: SecondFactorsDep, context: ContextDep
 ) -> Enrollment:
     """Returns a secret for an authenticator app (TOTP, RFC 6238). Confirm it within an hour with
     `POST /me/second-factor/confirm`; logins need no code before that.
@@ -91,7 +96,7 @@ async def enroll_second_factor(
     responses=error_docs(*_BY_CODE),
 )
 async def confirm_second_factor(
-    proof: OtpConfirmation, bearer: VerifiedBearer, factors: SecondFactorsDep, context: ContextDep
+    proof: OtpConfirmation, owner: OwnerBearer, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodeSet:
     """Send a code from the authenticator app. From then on, each login needs one. Save the recovery
     codes: they are not shown again.
@@ -99,7 +104,7 @@ async def confirm_second_factor(
     Revokes all of your tokens and sessions, including the token of this request. Log in with the
     app's next code, since each code works once.
     """
-    user_id, token_version = bearer.user_version
+    user_id, token_version = owner.user_version
     return RecoveryCodeSet(
         recovery_codes=await factors.confirm(context, user_id, token_version, proof.otp)
     )
@@ -114,7 +119,7 @@ async def confirm_second_factor(
     responses=error_docs(*_BY_BOTH),
 )
 async def renew_recovery_codes(
-    proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
+    proof: PasswordAndOtp, user: AccountOwner, factors: SecondFactorsDep, context: ContextDep
 ) -> RecoveryCodeSet:
     """The new codes replace all old ones. They are not shown again."""
     password = proof.password.get_secret_value()
@@ -131,7 +136,7 @@ async def renew_recovery_codes(
     responses=error_docs(*_BY_BOTH),
 )
 async def remove_second_factor(
-    proof: PasswordAndOtp, user: CurrentUser, factors: SecondFactorsDep, context: ContextDep
+    proof: PasswordAndOtp, user: AccountOwner, factors: SecondFactorsDep, context: ContextDep
 ) -> SecondFactorRemoved:
     """Revokes all of your tokens and sessions, including the token of this request."""
     await factors.remove(context, user.id, proof.password.get_secret_value(), proof.otp)
@@ -145,7 +150,8 @@ async def remove_second_factor(
     response_description="The second factor of the user was removed.",
     tags=["Administration"],
     responses=error_docs(
-        *_FOR_USERS,
+        MissingTokenError,
+        InvalidTokenError,
         InsufficientScopeError,
         UserNotFoundError,
         SecondFactorNotFoundError,

@@ -10,14 +10,25 @@ from app.credentials.sessions.models import Session
 from app.credentials.sessions.schemas import SessionInfo, SessionList, SessionRevoked
 from app.errors import InvalidRequestError
 from app.http.error_responses import error_docs
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, CurrentUser, UserId, UsersDep
+from app.tokens.errors import (
+    InsufficientScopeError,
+    InvalidTokenError,
+    LimitedTokenError,
+    MissingTokenError,
+)
+from app.users.dependencies import AccountOwner, CurrentAdmin, UserId, UsersDep
 from app.users.errors import UserNotFoundError
 
 router = APIRouter()
 
-_FOR_USERS = (MissingTokenError, InvalidTokenError)
-_FOR_ADMINS = (*_FOR_USERS, InsufficientScopeError, UserNotFoundError, InvalidRequestError)
+_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
+_FOR_ADMINS = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    UserNotFoundError,
+    InvalidRequestError,
+)
 
 SessionId = Annotated[
     str,
@@ -31,10 +42,10 @@ SessionId = Annotated[
     summary="List my sessions",
     response_description="Your sessions.",
     tags=["My sessions"],
-    responses=error_docs(*_FOR_USERS),
+    responses=error_docs(*_FOR_OWNERS),
 )
 async def list_own_sessions(
-    user: CurrentUser, sessions: SessionsDep, context: ContextDep
+    user: AccountOwner, sessions: SessionsDep, context: ContextDep
 ) -> SessionList:
     """Your logins with the scope `offline_access`, newest first."""
     return _as_list(await sessions.list_for_user(context, user.id))
@@ -46,10 +57,10 @@ async def list_own_sessions(
     summary="Revoke one of my sessions",
     response_description="The session and its tokens were revoked.",
     tags=["My sessions"],
-    responses=error_docs(*_FOR_USERS, SessionNotFoundError, InvalidRequestError),
+    responses=error_docs(*_FOR_OWNERS, SessionNotFoundError, InvalidRequestError),
 )
 async def end_own_session(
-    user: CurrentUser, session_id: SessionId, sessions: SessionsDep, context: ContextDep
+    user: AccountOwner, session_id: SessionId, sessions: SessionsDep, context: ContextDep
 ) -> SessionRevoked:
     """Revokes its refresh token and access tokens at once."""
     await sessions.revoke(context, user.id, session_id)

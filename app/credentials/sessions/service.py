@@ -28,6 +28,7 @@ from app.ip_addresses import network_of
 from app.security.rate_limits.limits import SESSION_REFRESH
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
+from app.tokens.errors import InvalidTargetError
 from app.tokens.revocations.service import Revocations
 from app.users.login_account import LoginAccount
 from app.users.models import User
@@ -54,11 +55,18 @@ class Sessions:
     def __init__(self, revocations: Revocations, events: Events, settings: Settings) -> None:
         self._revocations = revocations
         self._events = events
+        self._audience = settings.audience
         self._idle_timeout = timedelta(days=settings.session_idle_days)
         self._max_age = timedelta(days=settings.session_max_days)
 
     async def create(
-        self, context: RequestContext, user: LoginAccount, scope: str
+        self,
+        context: RequestContext,
+        user: LoginAccount,
+        scope: str,
+        *,
+        is_limited: bool = False,
+        audience: str | None = None,
     ) -> RefreshedSession | None:
         """Create a session. Deletes the user's oldest sessions if there are more than MAX_PER_USER.
 
@@ -70,6 +78,8 @@ class Sessions:
             user_id=user.id,
             token_version=user.token_version,
             scope=scope,
+            is_limited=is_limited,
+            audience=audience,
             handle=secrets.token_hex(16),
             secret_hash=_hash(secret),
             rotation_key=secrets.token_bytes(32),
@@ -101,10 +111,13 @@ class Sessions:
         await context.session.commit()
         return RefreshedSession(user, session, _refresh_token(session, secret))
 
-    async def refresh(self, context: RequestContext, refresh_token: str) -> RefreshedSession | None:
+    async def refresh(
+        self, context: RequestContext, refresh_token: str, audience: str | None = None
+    ) -> RefreshedSession | None:
         """Replace a refresh token by its successor. Returns None if it is not valid.
 
-        Raises TooManyAttemptsError. The refresh token then stays valid.
+        Raises InvalidTargetError if an audience is given that is not the session's, and
+        TooManyAttemptsError. The refresh token then stays valid.
         """
         match = _REFRESH_TOKEN.fullmatch(refresh_token)
         if match is None:
@@ -138,6 +151,8 @@ class Sessions:
             await context.session.commit()
             _log.warning("Refresh token reused, session revoked", extra={"user_id": user.id})
             return None
+        if audience not in (None, session.audience or self._audience):
+            raise InvalidTargetError
         # Counted per session, not per user: a thief with a copied refresh token must not block the
         # owner's other sessions.
         await enforce_limit(context.session, "renewal", session.id, SESSION_REFRESH)

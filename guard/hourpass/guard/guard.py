@@ -194,7 +194,8 @@ class Guard(RouteDependency):
         all paths below one that ends in `/*`.
 
         The user is in the request's state and in its headers `X-Auth-User-Id`, `X-Auth-Username`
-        (UTF-8, percent-encoded) and `X-Auth-Scopes`. Websockets and responses end when the token
+        (UTF-8, percent-encoded), `X-Auth-Kind`, `X-Auth-Scopes` (up to 3,800 bytes, otherwise
+        absent) and, for an API key, `X-Auth-Key-Id`. Websockets and responses end when the token
         expires or is revoked.
 
         `username_headers` are further headers that get the username, such as `Remote-User`.

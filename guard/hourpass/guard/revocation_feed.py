@@ -113,7 +113,7 @@ class RevocationFeed:
 
     def is_active(self, token: str) -> bool:
         """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
-        return self._asked().is_active(token)
+        return self._asked().is_active(token, self._audience)
 
     def check_unknown_kid(self, kid: str, state: VerificationState) -> None:
         """Return if it is time to read the key set for it, or if another thread has read one since

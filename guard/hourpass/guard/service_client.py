@@ -114,13 +114,15 @@ class ServiceClient:
             raise OutageError("malformed feed")
         return FeedPage(revoked, cursor, more)
 
-    def is_active(self, token: str) -> bool:
-        """Whether the service calls the token valid. The token must be ASCII.
+    def is_active(self, token: str, audience: str) -> bool:
+        """Whether the service calls the token valid. The token must be ASCII. Older services
+        ignore the audience: all of their tokens have the same.
 
         Raises OutageError.
         """
         try:
-            answer = self._ask("/verify", headers={"Authorization": f"Bearer {token}"})
+            bearer = {"Authorization": f"Bearer {token}"}
+            answer = self._ask("/verify", {"audience": audience}, bearer)
             if answer.status != 401:
                 _ok(answer)
         except OutageError as error:

@@ -1,0 +1,68 @@
+"""A login gets the scopes that are both asked for and the user's, by what they cover."""
+
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from app.context import RequestContext
+from app.tokens.scopes import without
+from app.users.service import Users
+from tests.support.markers import on_sqlite
+from tests.support.users import LANCELOT, assert_problem, log_in, register, said_in
+
+# The last one is of before the grammar.
+SCOPES = {"predict:fraud-*", "predict:churn", "train", "old*scope"}
+ASKED: list[tuple[dict[str, str], str | None]] = [
+    ({"scope": "predict:fraud-v3"}, "predict:fraud-v3"),
+    ({"scope": "predict:*"}, "predict:churn predict:fraud-*"),
+    ({"scope": "predict:fraud-v*"}, "predict:fraud-v*"),
+    ({"scope": "predict:fraud"}, None),
+    ({"scope": "predict"}, None),
+    ({"scope": "* predict:** train:x"}, None),
+    ({"scope": "predict:fraud-a/../b train"}, "train"),
+    ({"scope": "old*scope"}, "old*scope"),
+    ({"scope": "old*scopes"}, None),
+    ({"scope": "predict:fraud-v3 predict:fraud-*"}, "predict:fraud-* predict:fraud-v3"),
+    # Excluding part of a pattern takes all of it.
+    ({"exclude_scope": "predict:fraud-v3"}, "old*scope predict:churn train"),
+    ({"exclude_scope": "predict:*"}, "old*scope train"),
+    ({"exclude_scope": "predict:churn-v2 tr* * train:x"}, " ".join(sorted(SCOPES))),
+    ({"exclude_scope": "old*scope"}, "predict:churn predict:fraud-* train"),
+    ({"scope": "predict:fraud-v3", "exclude_scope": "predict:fraud-v4"}, "predict:fraud-v3"),
+    ({"scope": "predict:*", "exclude_scope": "predict:fraud-v4"}, "predict:churn"),
+    ({"scope": "predict:fraud-v3", "exclude_scope": "predict:fraud-*"}, None),
+]
+
+
+async def test_a_login_gets_what_is_asked_for_and_covered(
+    client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
+) -> None:
+    await users.set_scopes(context, await register(client, LANCELOT), SCOPES)
+    for asked, given in ASKED:
+        with subtests.test(str(asked)):
+            response = await client.post("/token", json={**LANCELOT, **asked})
+            if given is None:
+                assert_problem(response, 400, "invalid_scope")
+            else:
+                assert response.json()["scope"] == said_in(response.json()["token"])["scope"]
+                assert response.json()["scope"] == given
+
+
+@on_sqlite
+async def test_a_login_takes_as_many_scopes_as_a_user_can_have(client: AsyncClient) -> None:
+    await register(client, LANCELOT)
+    person: dict[str, Any] = {**LANCELOT, "scope": f"{'p ' * 1_999}pp"}
+    assert len(person["scope"]) == 4_000
+    assert_problem(await client.post("/token", json=person), 400, "invalid_scope")
+    person["scope"] += "p"
+    assert_problem(await client.post("/token", json=person), 422, "invalid_request")
+    assert await log_in(client, LANCELOT)
+
+
+def test_what_is_left_without_the_excluded_scopes_is_not_wider_than_before() -> None:
+    scopes = frozenset({"a:*", "a:b", "b:c-*", "c"})
+    for excluded in ({"a:b"}, {"a:*"}, {"b:c-d"}, {"b:*"}, {"c"}, {"c:*"}, {"*"}, set[str]()):
+        left = without(scopes, frozenset(excluded))
+        assert left <= scopes
+    assert without(scopes, frozenset({"a:x"})) == {"a:b", "b:c-*", "c"}
