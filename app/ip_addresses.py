@@ -91,6 +91,21 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def is_in_networks(host: str, networks: tuple[str, ...]) -> bool:
+    """Whether the client is in one of the networks, in CIDR notation. A Unix socket is not."""
+    address = _address(host)
+    return address is not None and any(address in network for network in _parsed(networks))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(networks: tuple[str, ...]) -> tuple[Network, ...]:
+    """No network if one of them is not understood: APIs sign tokens too, with an HS256 secret."""
+    try:
+        return tuple(ip_network(network) for network in networks)
+    except ValueError:
+        return ()
+
+
 @lru_cache(maxsize=1024)
 def network_of(host: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 address: each customer of a provider has at least a

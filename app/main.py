@@ -21,6 +21,9 @@ from app.accounts.registration.router import router as registration_router
 from app.audit.router import router as audit_router
 from app.background_jobs import BackgroundJobs
 from app.context import RequestContext
+from app.credentials.api_keys.exchange import KeyExchange
+from app.credentials.api_keys.live_keys import LiveKeys
+from app.credentials.api_keys.usage import KeyUsage
 from app.credentials.second_factors.encryption import encrypt_existing
 from app.credentials.second_factors.router import router as second_factors_router
 from app.credentials.sessions.router import router as sessions_router
@@ -40,6 +43,7 @@ from app.ip_addresses import ProxyWarning
 from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
+from app.login.token_exchange import TokenExchangeGrant
 from app.login.token_issuer import TokenIssuer
 from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
@@ -209,6 +213,8 @@ async def _start(
         cache.follow,
         keys.run,
         recovery.run,
+        state.live_keys.run,
+        state.key_usage.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
     ):
@@ -235,6 +241,18 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
     )
     state.token_cache = TokenCache(tokens, cache)
     state.token_checker = checker = TokenChecker(state.token_cache, keys, services.users)
+    state.live_keys = LiveKeys(state.database, cache)
+    state.key_usage = KeyUsage(state.database)
+    key_exchange = KeyExchange(
+        settings=settings,
+        tokens=tokens,
+        keys=keys,
+        cache=state.token_cache,
+        checker=checker,
+        live_keys=state.live_keys,
+        usage=state.key_usage,
+    )
+    checker.readers = (key_exchange,)
     state.token_introspection = TokenIntrospection(checker, tokens)
     state.token_revocation = TokenRevocation(
         checker, services.sessions, services.revocations, services.events, services.login_limiter
@@ -248,6 +266,7 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
         issuer=issuer,
         events=services.events,
     )
+    state.token_exchange_grant = TokenExchangeGrant(key_exchange)
     state.refresh_grant = RefreshGrant(services.sessions, services.second_factors, issuer)
 
 

@@ -10,26 +10,38 @@ from app.http.bodies import FORM, JSON, documented_body, media_type, read_form, 
 from app.login.errors import UnsupportedGrantTypeError
 from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
-from app.login.schemas import GrantRequest, PasswordGrantBody, RefreshGrantBody
+from app.login.schemas import (
+    EXCHANGE_GRANT,
+    GrantRequest,
+    PasswordGrantBody,
+    RefreshGrantBody,
+    TokenExchangeBody,
+)
+from app.login.token_exchange import TokenExchangeGrant
 from app.tokens.audiences import parse_resource
 
-_GRANTS: dict[str, type[PasswordGrantBody | RefreshGrantBody]] = {
+_GRANTS: dict[str, type[PasswordGrantBody | RefreshGrantBody | TokenExchangeBody]] = {
     "password": PasswordGrantBody,
     "refresh_token": RefreshGrantBody,
+    EXCHANGE_GRANT: TokenExchangeBody,
 }
 
 
 def _grant_schema() -> dict[str, Any]:
-    """Both grants as one object, since the docs page can show only one form."""
+    """All grants as one object, since the docs page can show only one form."""
     by_password = PasswordGrantBody.model_json_schema()
-    by_token = RefreshGrantBody.model_json_schema()
+    schemas = [kind.model_json_schema() for kind in reversed(_GRANTS.values())]
     grant_type = {
         "type": "string",
         "enum": list(_GRANTS),
         "description": "Default: password.",
     }
-    members = {**by_password["properties"], **by_token["properties"], "grant_type": grant_type}
-    examples = by_password["examples"] + by_token["examples"]
+    members = {
+        **by_password["properties"],
+        **{name: member for schema in schemas for name, member in schema["properties"].items()},
+        "grant_type": grant_type,
+    }
+    examples = [example for schema in reversed(schemas) for example in schema["examples"]]
     return {"title": "TokenRequest", "type": "object", "properties": members, "examples": examples}
 
 
@@ -76,6 +88,12 @@ async def _refresh_grant(request: Request) -> RefreshGrant:
     return grant
 
 
+async def _token_exchange_grant(request: Request) -> TokenExchangeGrant:
+    grant: TokenExchangeGrant = request.app.state.token_exchange_grant
+    return grant
+
+
 GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
 PasswordGrantDep = Annotated[PasswordGrant, Depends(_password_grant)]
 RefreshGrantDep = Annotated[RefreshGrant, Depends(_refresh_grant)]
+TokenExchangeGrantDep = Annotated[TokenExchangeGrant, Depends(_token_exchange_grant)]

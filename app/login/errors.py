@@ -35,9 +35,16 @@ class InvalidRefreshTokenError(OAuthError):
     message = "Invalid refresh token"
 
 
+class InvalidSubjectTokenError(OAuthError):
+    """RFC 8693, 2.2.2. One response for every key that is not valid, so that it reveals nothing."""
+
+    error = "invalid_request"
+    message = "Invalid subject_token"
+
+
 class UnsupportedGrantTypeError(OAuthError):
     error = "unsupported_grant_type"
-    message = "The grant_type must be password or refresh_token"
+    message = "The grant_type must be password, refresh_token or that of a token exchange"
 
 
 class InvalidScopeError(OAuthError):

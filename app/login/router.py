@@ -17,17 +17,25 @@ from app.login.dependencies import (
     GrantRequestDep,
     PasswordGrantDep,
     RefreshGrantDep,
+    TokenExchangeGrantDep,
 )
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
     InvalidRefreshTokenError,
     InvalidScopeError,
+    InvalidSubjectTokenError,
     MfaRequiredByFormError,
     MfaRequiredError,
     UnsupportedGrantTypeError,
 )
-from app.login.schemas import IssuedToken, RefreshGrantBody, ServerMetadata
+from app.login.schemas import (
+    EXCHANGE_GRANT,
+    IssuedToken,
+    RefreshGrantBody,
+    ServerMetadata,
+    TokenExchangeBody,
+)
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InvalidTargetError
@@ -53,6 +61,7 @@ router = APIRouter()
         UnsupportedGrantTypeError,
         InvalidScopeError,
         InvalidTargetError,
+        InvalidSubjectTokenError,
         InvalidFormError,
         InvalidCredentialsError,
         UnsupportedMediaTypeError,
@@ -64,6 +73,7 @@ async def issue_token(
     request: GrantRequestDep,
     password_grant: PasswordGrantDep,
     refresh_grant: RefreshGrantDep,
+    token_exchange_grant: TokenExchangeGrantDep,
     context: ContextDep,
 ) -> IssuedToken:
     """Send username and password as JSON, or as an OAuth2 password form (RFC 6749, 4.3). A failed
@@ -74,7 +84,12 @@ async def issue_token(
 
     A token with less than all of your rights, by `scope` or `exclude_scope`, or for one API, by
     `resource`, works at APIs. It cannot change your account: of `/me`, it can only read `GET /me`.
+
+    An API key works as a bearer token itself. APIs exchange it for an access token here (RFC 8693),
+    so that they can verify it without the service.
     """
+    if isinstance(request.body, TokenExchangeBody):
+        return await token_exchange_grant.issue(context, request.body)
     if isinstance(request.body, RefreshGrantBody):
         return await refresh_grant.issue(context, request.body)
     return await password_grant.issue(context, request.body, by_form=request.by_form)
@@ -100,7 +115,7 @@ async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
         service_documentation=url("/docs"),
         scopes_supported=sorted(SCOPE_DESCRIPTIONS),
         response_types_supported=[],
-        grant_types_supported=["password", "refresh_token"],
+        grant_types_supported=["password", "refresh_token", EXCHANGE_GRANT],
         token_endpoint_auth_methods_supported=["none"],
         revocation_endpoint_auth_methods_supported=["none"],
     )

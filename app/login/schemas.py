@@ -8,6 +8,13 @@ from app.tokens.jwt import MAX_AUDIENCE_LENGTH
 from app.tokens.scopes import BEARER
 from app.users.schemas import Password
 
+# RFC 8693, 2.1 and 3
+EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
+ISSUED_TYPE: Literal["urn:ietf:params:oauth:token-type:access_token"] = (
+    "urn:ietf:params:oauth:token-type:access_token"
+)
+API_KEY = "urn:hourpass:params:oauth:token-type:api_key"
+
 Resource = Annotated[  # dependencies.py has parsed it
     str,
     Field(
@@ -69,8 +76,49 @@ class RefreshGrantBody(RequestBody):
     resource: Resource | None = None
 
 
+class TokenExchangeBody(RequestBody):
+    """RFC 8693, 2.1. Only an API key can be exchanged."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "grant_type": EXCHANGE_GRANT,
+                    "subject_token": "hp_…",
+                    "subject_token_type": API_KEY,
+                }
+            ]
+        }
+    )
+
+    grant_type: Literal["urn:ietf:params:oauth:grant-type:token-exchange"]
+    # Without bounds: a key of a wrong length gets the same response as any other invalid key.
+    subject_token: SecretStr = Field(description="With a token exchange only: an API key.")
+    subject_token_type: Literal["urn:hourpass:params:oauth:token-type:api_key"] = Field(
+        description=f"With a token exchange only: `{API_KEY}`."
+    )
+    requested_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"] = Field(
+        ISSUED_TYPE, description="With a token exchange only. Default: the only value."
+    )
+    audience: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")] | None = Field(
+        None,
+        description="With a token exchange only: the API that the token is for. Default: the "
+        "setting `AUDIENCE`.",
+        examples=["ml-api"],
+    )
+    resource: Resource | None = None
+    scope: str = Field(
+        "",
+        max_length=4000,
+        description="Scopes, separated by spaces, that limit the token to those of them that the "
+        "key has. Default: all of the key.",
+    )
+    actor_token: SecretStr | None = Field(None, description="Not supported: a key acts for itself.")
+    actor_token_type: str | None = Field(None, description="Not supported.")
+
+
 class GrantRequest(NamedTuple):
-    body: PasswordGrantBody | RefreshGrantBody
+    body: PasswordGrantBody | RefreshGrantBody | TokenExchangeBody
     by_form: bool  # decides how an error looks
 
 
@@ -91,6 +139,9 @@ class IssuedToken(BaseModel):
         description="Scopes of the token, separated by spaces. They may be fewer than you "
         "requested. Absent if there are none.",
         examples=["admin"],
+    )
+    issued_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"] | None = Field(
+        None, description=f"Only after a token exchange: `{ISSUED_TYPE}` (RFC 8693, 3)."
     )
 
 

@@ -21,7 +21,7 @@ from app.tokens.dependencies import bearer_token
 from app.tokens.errors import InsufficientScopeError
 from app.tokens.jwt import MAX_AUDIENCE_LENGTH
 from app.users.authenticated_user import AuthenticatedUser
-from app.users.token_cache import TokenCache
+from app.users.token_cache import TokenChecker
 from hourpass.scopes import covers
 
 _STATUS = "/token_status/"
@@ -75,14 +75,19 @@ class FastPath:
             return None
         user_id = None
         try:
-            token = bearer_token(scope) if path == _VERIFY else scope["path"][len(_STATUS) :]
-            cache: TokenCache = self._state.token_cache
-            verified = cache.check(token, self._state.clock())
-            if verified is None:
-                return None
+            checker: TokenChecker = self._state.token_checker
+            now = self._state.clock()
+            if path == _VERIFY:
+                credential = bearer_token(scope)
+                verified = checker.find_credential(credential, now)
+            else:  # an API key does not belong in a URL
+                credential = scope["path"][len(_STATUS) :]
+                verified = checker.find(credential, now)
+            if verified is None or verified.claims.networks:
+                return None  # only the route knows the client's address
             user_id = verified.user.id
             needed = Requirements.of(scope) if path == _VERIFY else _NONE
-            cache.require_audience(verified, needed.audience)
+            checker.require_audience(credential, verified, needed.audience)
             if path == _STATUS:
                 return token_status(verified.user)
             return verify(verified.user, needed.scopes)

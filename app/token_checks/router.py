@@ -22,8 +22,10 @@ from app.token_checks.schemas import (
     TokenRevoked,
     TokenStatus,
 )
+from app.tokens.dependencies import BearerToken
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import BearerOfAnyAudience, TokenCheckerDep, VerifiedBearer
+from app.users.token_cache import require_network
 
 router = APIRouter(tags=["Tokens"])
 
@@ -44,6 +46,7 @@ async def read_token_status(
     """A token is valid if this service signed it for the setting `AUDIENCE`, it is neither expired
     nor revoked, and its user exists and is enabled."""
     verified = await checker.check(context, token)
+    require_network(context, verified)
     context.user_id = verified.user.id
     return _response(token_status(verified.user))
 
@@ -65,15 +68,15 @@ async def read_token_status(
     },
 )
 async def verify_token(
-    bearer: BearerOfAnyAudience, checker: TokenCheckerDep, request: Request
+    token: BearerToken, bearer: BearerOfAnyAudience, checker: TokenCheckerDep, request: Request
 ) -> Response:
-    """For proxies and APIs that check each request: pass on its `Authorization` header. The
-    response headers name the user.
+    """For proxies and APIs that check each request: pass on its `Authorization` header, which has
+    an access token or an API key. The response headers name the user.
 
     Any method and any path below `/verify` works, there without `audience`. The body is ignored.
     """
     needed = Requirements.of(request.scope)
-    checker.require_audience(bearer, needed.audience)
+    checker.require_audience(token, bearer, needed.audience)
     return _response(verify(bearer.user, needed.scopes))
 
 
@@ -117,7 +120,8 @@ async def introspect_token(
     introspection: TokenIntrospectionDep,
     context: ContextDep,
 ) -> Introspection:
-    """RFC 7662. Returns the claims of a token of your own, for whatever audience it is. For tokens
+    """RFC 7662. Returns the claims of a token of your own, for whatever audience it is, or those of
+    the access token that an API key of yours is exchanged for. For tokens
     of other users, and if you call with a token of an API key, your access token needs the scope
     `admin` or `introspect`.
 

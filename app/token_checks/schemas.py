@@ -92,7 +92,7 @@ class TokenForm(RequestBody):
     """RFC 7009, 2.1 and RFC 7662, 2.1. The hint is ignored: the kinds of token look different."""
 
     token: Annotated[SecretStr, BeforeValidator(_strip)] = Field(
-        min_length=1, description="An access token or a refresh token."
+        min_length=1, description="An access token, a refresh token or an API key."
     )
     token_type_hint: str | None = Field(None, description="Ignored.", examples=["access_token"])
 
@@ -160,4 +160,10 @@ class Introspection(BaseModel):
     )
     key_id: str | None = Field(
         None, description="The id of the API key that the token comes from, if any."
+    )
+    networks: list[str] | None = Field(
+        None,
+        description="The networks from which the token works, in CIDR notation, if it does not "
+        "work from everywhere. Compare them with the address of your client.",
+        examples=[["192.0.2.0/24"]],
     )

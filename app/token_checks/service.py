@@ -68,7 +68,7 @@ class TokenIntrospection:
         """The claims of an access token, if the requester may read them. Otherwise the token is
         reported as inactive, like an invalid one."""
         try:
-            verified = await self._checker.check_for_any_audience(context, token)
+            verified = await self._checker.check_credential(context, token)
         except InvalidTokenError:
             return Introspection(active=False)
         claims, user = verified.claims, verified.user
@@ -92,4 +92,5 @@ class TokenIntrospection:
             sid=claims.session,
             kind=claims.kind,
             key_id=claims.api_key_id,
+            networks=list(claims.networks) or None,
         )

@@ -12,7 +12,7 @@ from app.tokens.errors import InsufficientScopeError, LimitedTokenError
 from app.users.authenticated_user import AuthenticatedUser
 from app.users.errors import SecondFactorNeededError
 from app.users.service import Users
-from app.users.token_cache import TokenChecker, VerifiedToken
+from app.users.token_cache import TokenChecker, VerifiedToken, require_network
 
 UserId = Annotated[Id, Path(description="The user's id.", examples=[10])]
 
@@ -34,8 +34,8 @@ TokenCheckerDep = Annotated[TokenChecker, Depends(_token_checker)]
 async def _verified_bearer(
     token: BearerToken, checker: TokenCheckerDep, context: ContextDep
 ) -> VerifiedToken:
-    verified = await checker.check(context, token)
-    context.user_id = verified.user.id
+    verified = await _bearer_of_any_audience(token, checker, context)
+    checker.require_audience(token, verified)
     return verified
 
 
@@ -45,7 +45,8 @@ VerifiedBearer = Annotated[VerifiedToken, Depends(_verified_bearer)]
 async def _bearer_of_any_audience(
     token: BearerToken, checker: TokenCheckerDep, context: ContextDep
 ) -> VerifiedToken:
-    verified = await checker.check_for_any_audience(context, token)
+    verified = await checker.check_credential(context, token)
+    require_network(context, verified)
     context.user_id = verified.user.id
     return verified
 

@@ -8,11 +8,13 @@ clock is set, the database is replaced by another one, or there are MAX_CACHED n
 tokens with a valid signature are cached, so forged tokens use no memory.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from time import monotonic
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from app.context import RequestContext
+from app.ip_addresses import is_in_networks
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import AccessTokens, Claims, UnknownKeyError
 from app.tokens.key_refresher import KeyRefresher
@@ -125,6 +127,26 @@ class TokenCache:
             _add(self._confirmed, verified.user_version, None)
 
 
+def require_network(context: RequestContext, verified: VerifiedToken) -> None:
+    """Raises InvalidTokenError if the token does not work from the client's network."""
+    networks = verified.claims.networks
+    if networks and not is_in_networks(context.ip_address, networks):
+        raise InvalidTokenError
+
+
+class CredentialReader(Protocol):
+    """Reads another kind of credential than access tokens, and exchanges it for one."""
+
+    def reads(self, credential: str) -> bool:
+        """Whether it is of this kind, valid or not."""
+
+    def find(self, credential: str, now: datetime) -> VerifiedToken | None:
+        """From memory. Returns None if only the database can tell. Raises InvalidTokenError."""
+
+    async def check(self, context: RequestContext, credential: str) -> VerifiedToken:
+        """Raises InvalidTokenError."""
+
+
 class TokenChecker:
     """Checks tokens in the cache first, then in the database."""
 
@@ -132,16 +154,41 @@ class TokenChecker:
         self._cache = cache
         self._keys = keys
         self._users = users
+        self.readers: Sequence[CredentialReader] = ()
+
+    def find(self, token: str, now: datetime) -> VerifiedToken | None:
+        """From memory. Returns None if only the database can tell. Raises InvalidTokenError."""
+        return self._cache.check(token, now)
+
+    def find_credential(self, credential: str, now: datetime) -> VerifiedToken | None:
+        """What a client sends as a bearer token, from memory. Returns None if only the database
+        can tell. Raises InvalidTokenError."""
+        for reader in self.readers:
+            if reader.reads(credential):
+                return reader.find(credential, now)
+        return self._cache.check(credential, now)
+
+    async def check_credential(self, context: RequestContext, credential: str) -> VerifiedToken:
+        """What a client sends as a bearer token. The caller calls require_audience() and
+        require_network(). Raises InvalidTokenError."""
+        for reader in self.readers:
+            if reader.reads(credential):
+                return await reader.check(context, credential)
+        return await self.check_for_any_audience(context, credential)
 
     async def check(self, context: RequestContext, token: str) -> VerifiedToken:
         """For tokens for the setting AUDIENCE only. Raises InvalidTokenError."""
         verified = await self.check_for_any_audience(context, token)
-        self.require_audience(verified)
+        self._cache.require_audience(verified)
         return verified
 
-    def require_audience(self, verified: VerifiedToken, audience: str | None = None) -> None:
-        """As TokenCache.require_audience()."""
-        self._cache.require_audience(verified, audience)
+    def require_audience(
+        self, credential: str, verified: VerifiedToken, audience: str | None = None
+    ) -> None:
+        """As TokenCache.require_audience(). Other credentials are for all audiences: each of them
+        can be exchanged for a token for any audience."""
+        if not any(reader.reads(credential) for reader in self.readers):
+            self._cache.require_audience(verified, audience)
 
     async def check_for_any_audience(self, context: RequestContext, token: str) -> VerifiedToken:
         """Raises InvalidTokenError."""

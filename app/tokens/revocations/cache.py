@@ -36,6 +36,9 @@ POLL_SECONDS = 0.033
 _QUERY_TIMEOUT_SECONDS = 1.0
 _BATCH = 5_000  # rows of one query
 
+# A feed entry `key:<fingerprint>` revokes nothing: it announces an API key that has become valid.
+KEY_PREFIX = "key:"
+
 _HEAD = "SELECT name, position, mark FROM revocation_feed"
 # A standby may lack the newest revocations, or follow no primary any more.
 _POSTGRES_HEAD = _HEAD.replace(" FROM", ", pg_is_in_recovery() FROM")
@@ -70,6 +73,8 @@ class RevocationCache(ABC):
         self._invalidated_at = float("-inf")
         self._revoked_keys = 0
         self._forget_at: dict[str, float] = {}  # by value, on the monotonic clock
+        # Called with what follows KEY_PREFIX.
+        self.on_key: Callable[[str], None] = lambda _fingerprint: None
 
     @abstractmethod
     def is_fresh(self) -> bool:
@@ -82,6 +87,10 @@ class RevocationCache(ABC):
     @abstractmethod
     def invalidate(self) -> None:
         """Called after this process has revoked something: the cache is not fresh any more."""
+
+    async def wait_for_read(self) -> bool:
+        """Wait until a read has begun and ended. Returns False if that takes over a second."""
+        return self.is_fresh()
 
     @property
     def head(self) -> Head:
@@ -150,7 +159,9 @@ class RevocationCache(ABC):
     def _extend(self, head: Head, entries: Sequence[FeedEntry]) -> None:
         now = monotonic()
         for entry in entries:
-            if entry.seconds_left > 0:
+            if entry.value.startswith(KEY_PREFIX):
+                self.on_key(entry.value[len(KEY_PREFIX) :])
+            elif entry.seconds_left > 0:
                 # Appended, so that the dict stays in the order of expiry.
                 forget_at = max(self._forget_at.pop(entry.value, 0), now + entry.seconds_left)
                 self._forget_at[entry.value] = forget_at
@@ -233,6 +244,14 @@ class PostgresRevocationCache(RevocationCache):
         if self._queried_at <= self._invalidated_at:
             return False
         return monotonic() < self._queried_at + self._fresh_seconds
+
+    async def wait_for_read(self) -> bool:
+        asked_at = monotonic()
+        while self._queried_at <= asked_at:
+            if monotonic() > asked_at + _QUERY_TIMEOUT_SECONDS:
+                return False
+            await asyncio.sleep(POLL_SECONDS / 4)
+        return True
 
     def invalidate(self) -> None:
         self._invalidated_at = monotonic()
