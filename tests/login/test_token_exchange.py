@@ -1,20 +1,21 @@
 """`POST /token` exchanges an API key for an access token (RFC 8693)."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import event
 
-from app.tokens.jwt import AccessTokens
-from hourpass import api_keys
-from hourpass.api_keys import PREFIX, generate_key, id_of
-from tests.support.api_keys import EXCHANGE, exchange, insert_key, keys_are_loaded
+from hourpass.api_keys import generate_key, id_of
+from tests.support.api_keys import (
+    EXCHANGE,
+    exchange,
+    forge,
+    insert_key,
+    keys_are_loaded,
+    signatures,
+)
 from tests.support.apps import started_client
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import (
@@ -40,35 +41,6 @@ async def lancelots_id(client: httpx.AsyncClient, arthurs_token: str) -> int:
     answer = await client.patch(f"/users/{id_}", json=change, headers=bearer(arthurs_token))
     assert answer.status_code == 200, answer.text
     return id_
-
-
-@contextmanager
-def statements(app: FastAPI) -> Iterator[list[str]]:
-    """The statements of requests about keys and users."""
-    found: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        found.append(statement)
-
-    engine = app.state.database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    yield found
-    event.remove(engine, "before_cursor_execute", note)
-
-
-@contextmanager
-def signatures(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    tokens: AccessTokens = app.state.tokens
-    signed: list[str] = []
-    encode = tokens.encode
-
-    def note(*arguments: Any) -> str:
-        signed.append(encode(*arguments))
-        return signed[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tokens, "encode", note)
-        yield signed
 
 
 async def token_for(client: httpx.AsyncClient, key: str, **members: str) -> str:
@@ -181,11 +153,9 @@ async def test_all_keys_that_are_not_valid_get_one_response(
     admin = bearer(await log_in(client, ARTHUR))
     await client.delete(f"/remove-user/{removed_id}", headers=admin)
     await client.put(f"/toggle-user-permission/{disabled_id}/0", headers=admin)
-    other = generate_key()
-    body = good[len(PREFIX) :][:8] + other[11:43]
     cases = {
-        "unknown id": other,
-        "another secret": f"{PREFIX}{body}{api_keys._checksum(body)}",
+        "unknown id": generate_key(),
+        "another secret": forge(good),
         "wrong checksum": good[:-1] + ("0" if good[-1] != "0" else "1"),
         "too short": good[:-1],
         "too long": good + "0",
@@ -207,8 +177,8 @@ async def test_all_keys_that_are_not_valid_get_one_response(
         for name, key in cases.items():
             with subtests.test(name, loaded=loaded):
                 answer = await exchange(client, key)
-                body_ = assert_problem(answer, 400, "invalid_request")
-                assert body_["error_description"] == "Invalid subject_token"
+                body = assert_problem(answer, 400, "invalid_request")
+                assert body["error_description"] == "Invalid subject_token"
     assert (await exchange(client, good)).status_code == 200
     await client.put(f"/toggle-user-permission/{disabled_id}/1", headers=admin)
     assert (await exchange(client, of_disabled)).status_code == 200

@@ -1,24 +1,36 @@
 """API keys as rows of the table, for tests that are not about making them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
 
 from app.context import RequestContext
 from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.live_keys import LiveKeys
 from app.credentials.api_keys.models import ApiKey
 from app.database.engine import Database, begin_write
+from app.tokens.jwt import AccessTokens
 from app.tokens.revocations.service import Revocations
-from hourpass.api_keys import generate_key, id_of
+from hourpass import api_keys
+from hourpass.api_keys import ID_LENGTH, PREFIX, SECRET_LENGTH, generate_key, id_of
 from tests.support.waiting import until
 
 EXCHANGE = {
     "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
     "subject_token_type": "urn:hourpass:params:oauth:token-type:api_key",
 }
+
+
+def forge(key: str) -> str:
+    """A key with the same id, another secret and the right checksum."""
+    body = key[len(PREFIX) :][:ID_LENGTH] + generate_key()[-SECRET_LENGTH - 6 : -6]
+    return f"{PREFIX}{body}{api_keys._checksum(body)}"
 
 
 def new_row(user_id: int, key: str, now: datetime, **columns: Any) -> ApiKey:
@@ -74,3 +86,33 @@ async def keys_are_loaded(app: FastAPI) -> None:
 
 async def exchange(client: httpx.AsyncClient, key: str, **members: str) -> httpx.Response:
     return await client.post("/token", data={**EXCHANGE, "subject_token": key, **members})
+
+
+@contextmanager
+def statements(app: FastAPI) -> Iterator[list[str]]:
+    """What requests ask the database about keys and users."""
+    found: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        found.append(statement)
+
+    engine = app.state.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield found
+    event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def signatures(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The tokens that the service signs."""
+    tokens: AccessTokens = app.state.tokens
+    signed: list[str] = []
+    encode = tokens.encode
+
+    def note(*arguments: Any) -> str:
+        signed.append(encode(*arguments))
+        return signed[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "encode", note)
+        yield signed
