@@ -83,6 +83,25 @@ async def test_a_key_is_exchanged_for_a_token_of_its_owner(
     assert key not in answer.text
 
 
+async def test_a_token_is_for_the_audience_that_was_asked_for(
+    subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
+) -> None:
+    key = await insert_key(app, lancelots_id)
+    default = await token_for(client, key)
+    audience = said_in(default)["aud"]
+    for members, expected in (
+        ({"audience": "fraud-api"}, "fraud-api"),
+        ({"audience": "a" * 200}, "a" * 200),
+        ({"resource": "https://ml.example/v1"}, "https://ml.example/v1"),
+        ({"audience": audience}, audience),
+    ):
+        with subtests.test(str(members)):
+            token = await token_for(client, key, **members)
+            assert said_in(token)["aud"] == expected
+            assert await token_for(client, key, **members) == token
+            assert (token == default) is (expected == audience)
+
+
 async def test_a_token_never_outlives_its_key(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock, lancelots_id: int
 ) -> None:

@@ -91,7 +91,8 @@ class KeyExchange:
             if verified:
                 self._usage.note(verified.claims.client_id, now)
             return verified
-        if self._is_unknown(credential, digest) and not self._live_keys.may_wait():
+        _require_well_formed(credential)
+        if self._live_keys.is_unknown(fingerprint_of(digest)) and not self._live_keys.may_wait():
             raise InvalidTokenError
         return None
 
@@ -117,10 +118,10 @@ class KeyExchange:
         )
         exchanged = await self._find_valid(context, digest, request)
         if exchanged is None:
-            if self._is_unknown(key, digest) and not await self._live_keys.wait_for(
-                fingerprint_of(digest)
-            ):
+            _require_well_formed(key)
+            if not await self._live_keys.may_exist(fingerprint_of(digest)):
                 raise InvalidTokenError
+            await _release_connection(context)
             # A hundred requests with a new key take one query and one signature.
             async with self._locks.setdefault(digest, Lock()):
                 exchanged = await self._find_valid(context, digest, request)
@@ -129,12 +130,6 @@ class KeyExchange:
                     self._remember(digest, request, exchanged)
         self._usage.note(exchanged.verified.claims.client_id, context.now)
         return exchanged
-
-    def _is_unknown(self, key: str, digest: bytes) -> bool:
-        """Raises InvalidTokenError if it is not the text of a key."""
-        if not is_well_formed(key):
-            raise InvalidTokenError
-        return self._live_keys.is_unknown(fingerprint_of(digest))
 
     def _get(self, digest: bytes, request: _Request, now: datetime) -> ExchangedToken | None:
         tokens = self._exchanged.get(digest)
@@ -156,6 +151,7 @@ class KeyExchange:
     async def _issue(
         self, context: RequestContext, key: str, digest: bytes, request: _Request
     ) -> ExchangedToken:
+        await _release_connection(context)
         await self._keys.catch_up()  # a revoked key must not sign
         head, history = self._live_keys.head, self._cache.history
         query = (
@@ -222,6 +218,18 @@ class KeyExchange:
 
 
 _NO_HASH = bytes(32)
+
+
+async def _release_connection(context: RequestContext) -> None:
+    """Waiting requests must not have the connections that the one they wait for needs."""
+    if context.session.in_transaction():
+        await context.session.commit()
+
+
+def _require_well_formed(key: str) -> None:
+    """Raises InvalidTokenError."""
+    if not is_well_formed(key):
+        raise InvalidTokenError
 
 
 def _digest_of(key: str) -> bytes:

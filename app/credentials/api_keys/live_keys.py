@@ -104,18 +104,26 @@ class LiveKeys:
         return self._cache.is_fresh() and self.is_loaded and fingerprint not in self._fingerprints
 
     def may_wait(self) -> bool:
-        """Whether an unknown key may wait for the next read of the feed."""
+        """Whether an unknown key may wait for the next read of the feed, in case it is new."""
+        if not self._cache.may_lag:
+            return False
         return int(monotonic()) != self._second or self._waiting < MAX_WAITING_PER_SECOND
 
-    async def wait_for(self, fingerprint: int) -> bool:
-        """Read the feed once more. Returns whether the key may exist now."""
-        if not self.may_wait():
-            return False
-        if (second := int(monotonic())) != self._second:
-            self._second, self._waiting = second, 0
-        self._waiting += 1
-        await self._cache.wait_for_read()
-        return not self.is_unknown(fingerprint)
+    async def may_exist(self, fingerprint: int) -> bool:
+        """Whether the database has to be asked. Waits for the next read of the feed if the key is
+        unknown, at most a second."""
+        is_fresh = self._cache.is_fresh()  # on SQLite, this reads
+        if not self.is_loaded or fingerprint in self._fingerprints:
+            return True
+        if is_fresh:
+            if not self.may_wait():
+                return False
+            if (second := int(monotonic())) != self._second:
+                self._second, self._waiting = second, 0
+            self._waiting += 1
+        if not await self._cache.wait_for_read():
+            return True
+        return not self.is_loaded or fingerprint in self._fingerprints
 
     def forget(self, fingerprint: int, head: Head) -> None:
         """Forget a key that the database has refused for good. `head` is that of before the query:

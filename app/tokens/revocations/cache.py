@@ -63,6 +63,8 @@ class RevocationCache(ABC):
     """Forgets entries when no token that they revoke can be valid. That is measured by the
     monotonic clock: setting the wall clock back must not make revoked tokens valid again."""
 
+    may_lag = False  # whether a fresh cache may lack what was committed a moment ago
+
     def __init__(self) -> None:
         self.entries = FeedEntries()
         # Incremented when the database turns out to be another one, or to have another past. What
@@ -231,6 +233,8 @@ class PostgresRevocationCache(RevocationCache):
     LISTEN and NOTIFY would not do: a notification can be lost or delayed without notice. The age of
     a result is always known.
     """
+
+    may_lag = True
 
     def __init__(self, engine: AsyncEngine, connector: Connector) -> None:
         """`engine` is for this cache alone, so that polling takes no connection from requests.
