@@ -255,7 +255,11 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
     checker.readers = (key_exchange,)
     state.token_introspection = TokenIntrospection(checker, tokens)
     state.token_revocation = TokenRevocation(
-        checker, services.sessions, services.revocations, services.events, services.login_limiter
+        checker=checker,
+        sessions=services.sessions,
+        revocations=services.revocations,
+        events=services.events,
+        limiter=services.login_limiter,
     )
     issuer = TokenIssuer(tokens, keys, settings)
     state.password_grant = PasswordGrant(

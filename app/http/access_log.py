@@ -19,14 +19,16 @@ from typing import NamedTuple, TextIO
 
 from app import standard_streams
 from app.settings import Settings
+from hourpass.api_keys import PATTERN as API_KEY_PATTERN
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # Attributes that the standard library sets on every record. All others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
 
-# The service logs no tokens. This redacts those that a library might log, for example in a path.
-_TOKEN = re.compile(r"eyJ[\w-]+(\.[\w-]*)*|(?<=/token_status/)[^{\s\"'\\]+")
+# The service logs no tokens and API keys. This redacts those that a library might log, for example
+# in a path.
+_TOKEN = re.compile(rf"eyJ[\w-]+(\.[\w-]*)*|{API_KEY_PATTERN}|(?<=/token_status/)[^{{\s\"'\\]+")
 
 _FLUSH_SECONDS = 0.05
 

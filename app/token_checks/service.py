@@ -1,6 +1,9 @@
 """Revokes and introspects tokens (RFC 7009 and RFC 7662)."""
 
+from typing import Protocol
+
 from app.context import RequestContext
+from app.credentials.api_keys.exchange import find_key
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.events import Events
@@ -11,22 +14,31 @@ from app.tokens.jwt import AccessTokens, NotYetValidError
 from app.tokens.revocations.service import Revocations
 from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES, scope_string
 from app.users.token_cache import TokenChecker, VerifiedToken
+from hourpass.api_keys import is_api_key, is_well_formed
+
+
+class ApiKeyRevocation(Protocol):
+    async def revoke(self, context: RequestContext, user_id: int, key_id: str) -> object:
+        """Revoke a key and its access tokens."""
 
 
 class TokenRevocation:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each service that a revocation calls
         self,
+        *,
         checker: TokenChecker,
         sessions: Sessions,
         revocations: Revocations,
         events: Events,
         limiter: LoginLimiter,
+        api_keys: ApiKeyRevocation | None = None,
     ) -> None:
         self._checker = checker
         self._sessions = sessions
         self._revocations = revocations
         self._events = events
         self._limiter = limiter
+        self._api_keys = api_keys
 
     async def revoke(self, context: RequestContext, token: str) -> bool:
         """Revoke an access token, or a refresh token with its session (RFC 7009, 2.1).
@@ -37,6 +49,8 @@ class TokenRevocation:
         Revoking a session or all tokens of a user is not: to do it again, the user has to log in
         again, and logins are limited. Raises TooManyAttemptsError.
         """
+        if is_api_key(token):
+            return await self._revoke_key(context, token)
         try:
             verified = await self._verify(context, token)
         except InvalidTokenError:
@@ -47,6 +61,15 @@ class TokenRevocation:
         await self._revocations.publish(context, f"jti:{verified.claims.jti}")
         await self._events.publish(context, "token.revoke", user_id)
         await context.session.commit()
+        return True
+
+    async def _revoke_key(self, context: RequestContext, key: str) -> bool:
+        """Also without a token of its owner: a leaked key ends as soon as somebody reports it."""
+        found = await find_key(context, key) if is_well_formed(key) else None
+        if self._api_keys is None or found is None or found[0].revoked_at:
+            return False
+        stored, _ = found
+        await self._api_keys.revoke(context, stored.user_id, stored.id)
         return True
 
     async def _verify(self, context: RequestContext, token: str) -> VerifiedToken:

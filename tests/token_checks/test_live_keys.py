@@ -110,7 +110,7 @@ async def test_a_key_that_was_refused_for_good_is_forgotten(
     assert is_unknown(app, key)
     with statements(app) as found:
         assert await status(client, key) == 401
-        assert found == []
+        assert not any("api_keys" in statement for statement in found)
     # As if it was resumed: its row changes, and it is announced.
     await change_key(app, key, narrows=False, suspended_at=None)
     app.state.live_keys._add(hash_key(key)[:8].hex())
@@ -154,7 +154,7 @@ async def test_with_too_many_keys_the_database_is_asked_about_all(
     assert [await status(client, key) for key in keys] == [200] * 3
     with statements(app) as found:
         assert await status(client, generate_key()) == 401
-        assert len(found) == 1
+        assert len([one for one in found if "api_keys" in one]) == 1
     app.state.live_keys._history = -1
     await until(lambda: "There are 2 API keys or more" in caplog.text)
     assert not app.state.live_keys.is_loaded
@@ -177,6 +177,7 @@ async def test_in_a_flood_unknown_keys_do_not_wait(
         return await wait_for_read()
 
     monkeypatch.setattr(cache, "wait_for_read", note)
+    monkeypatch.setattr(cache, "is_fresh", lambda: True)  # also on a busy host
     monkeypatch.setattr(module, "monotonic", lambda: 1_000.5)
     for _ in range(module.MAX_WAITING_PER_SECOND + 20):
         assert await status(client, generate_key()) == 401

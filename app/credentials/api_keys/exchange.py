@@ -154,19 +154,11 @@ class KeyExchange:
         await _release_connection(context)
         await self._keys.catch_up()  # a revoked key must not sign
         head, history = self._live_keys.head, self._cache.history
-        query = (
-            select(ApiKey, User)
-            .join(User, User.id == ApiKey.user_id)
-            .where(ApiKey.id == id_of(key))
-            .execution_options(populate_existing=True)
-        )
-        row = (await context.session.execute(query)).one_or_none()
-        # A wrong secret takes as long as an unknown id.
-        is_right = compare_digest(row.ApiKey.secret_hash if row else _NO_HASH, digest)
-        if row is None or not is_right or row.ApiKey.revoked_at or row.ApiKey.suspended_at:
+        found = await find_key(context, key)
+        if found is None or found[0].revoked_at or found[0].suspended_at:
             self._live_keys.forget(fingerprint_of(digest), head)
             raise InvalidTokenError
-        stored, owner = row
+        stored, owner = found
         # Times in a token have whole seconds.
         is_expired = int(stored.expires_at.timestamp()) <= context.now.timestamp()
         if is_expired or not owner.is_enabled:
@@ -215,6 +207,20 @@ class KeyExchange:
         self._count += len(tokens)
         while self._count > MAX_TOKENS:
             self._count -= len(self._exchanged.pop(next(iter(self._exchanged))))
+
+
+async def find_key(context: RequestContext, key: str) -> tuple[ApiKey, User] | None:
+    """A key, whether it works or not, and its owner. A wrong secret takes as long as an unknown
+    id."""
+    query = (
+        select(ApiKey, User)
+        .join(User, User.id == ApiKey.user_id)
+        .where(ApiKey.id == id_of(key))
+        .execution_options(populate_existing=True)
+    )
+    row = (await context.session.execute(query)).one_or_none()
+    is_right = compare_digest(row.ApiKey.secret_hash if row else _NO_HASH, hash_key(key))
+    return (row.ApiKey, row.User) if row and is_right else None
 
 
 _NO_HASH = bytes(32)
