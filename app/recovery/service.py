@@ -3,8 +3,7 @@
 A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
 that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not
 know them, and the database still has what they revoked: the key that signs, the user's token
-version, the session, the version of the API key. Tokens that are issued with those would be
-rejected.
+version, the session. Tokens that are issued with those would be rejected.
 """
 
 import logging
@@ -12,11 +11,10 @@ from asyncio import Event
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, select
 
 from app.background_jobs import wait_or_stop
 from app.context import RequestContext
-from app.credentials.api_keys.models import ApiKey
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
@@ -80,7 +78,6 @@ class RevocationRecovery:
             await begin_write(session)
             await _replace_token_versions(context, values)
             await session.execute(delete(Session).where(Session.id.in_(_after("sid:", values))))
-            await _suspend_keys(context, _after("sid:", values))
             for kid in _after("kid:", values):
                 with suppress(KeyNotFoundError):
                     await self._keys.revoke(context, kid)
@@ -106,19 +103,6 @@ async def _replace_token_versions(context: RequestContext, values: Sequence[str]
     for user in users.all():
         if (user.id, user.token_version) in versions:
             user.token_version = new_token_version()
-
-
-async def _suspend_keys(context: RequestContext, sids: Sequence[str]) -> None:
-    """Suspend the API keys whose last change is lost. The key may have been revoked because it
-    leaked. If not, its owner can resume it."""
-    parts = (sid.partition(".") for sid in sids)
-    versions = [(key_id, int(version)) for key_id, dot, version in parts if dot]
-    await context.session.execute(
-        update(ApiKey)
-        .where(tuple_(ApiKey.id, ApiKey.version).in_(versions))
-        .values(version=ApiKey.version + 1, suspended_at=context.now)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def _after(prefix: str, values: Sequence[str]) -> list[str]:

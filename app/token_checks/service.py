@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from app.context import RequestContext
-from app.credentials.api_keys.exchange import find_key
+from app.credentials.api_keys.stored_keys import find_key
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.events import Events
@@ -68,8 +68,8 @@ class TokenRevocation:
         found = await find_key(context, key) if is_well_formed(key) else None
         if self._api_keys is None or found is None or found[0].revoked_at:
             return False
-        stored, _ = found
-        await self._api_keys.revoke(context, stored.user_id, stored.id)
+        stored, owner = found
+        await self._api_keys.revoke(context, owner.id, stored.id)
         return True
 
     async def _verify(self, context: RequestContext, token: str) -> VerifiedToken:

@@ -1,6 +1,6 @@
 """API keys as rows of the table, for tests that are not about making them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.live_keys import LiveKeys
 from app.credentials.api_keys.models import ApiKey
 from app.database.engine import Database, begin_write
+from app.database.fast_queries import FastQueries
 from app.tokens.jwt import AccessTokens
 from app.tokens.revocations.service import Revocations
 from hourpass import api_keys
@@ -96,9 +97,18 @@ def statements(app: FastAPI) -> Iterator[list[str]]:
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         found.append(statement)
 
+    fast_queries: FastQueries = app.state.database._fast_queries
+    fetch = fast_queries.fetch
+
+    async def fetch_noted(sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
+        found.append(sql)
+        return await fetch(sql, values, writes=writes)
+
     engine = app.state.database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_queries, "fetch", fetch_noted)
+        yield found
     event.remove(engine, "before_cursor_execute", note)
 
 

@@ -7,17 +7,14 @@ until half of its life is over.
 
 from asyncio import Lock
 from datetime import datetime
-from hmac import compare_digest
 from typing import NamedTuple
 from weakref import WeakValueDictionary
-
-from sqlalchemy import select
 
 from app.context import RequestContext
 from app.credentials.api_keys.fingerprints import hash_key
 from app.credentials.api_keys.live_keys import LiveKeys, fingerprint_of
-from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.scopes import scopes_of_key
+from app.credentials.api_keys.stored_keys import find_key
 from app.credentials.api_keys.usage import KeyUsage
 from app.groups.service import find_grants
 from app.settings import Settings
@@ -25,9 +22,8 @@ from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import AccessTokenRequest, AccessTokens
 from app.tokens.key_refresher import KeyRefresher
 from app.tokens.scopes import scope_string
-from app.users.models import User
 from app.users.token_cache import TokenCache, TokenChecker, VerifiedToken
-from hourpass.api_keys import KEY_LENGTH, id_of, is_api_key, is_well_formed
+from hourpass.api_keys import KEY_LENGTH, is_api_key, is_well_formed
 from hourpass.scopes import intersection
 
 MAX_TOKENS = 16_384  # of a worker; the oldest one is dropped
@@ -207,23 +203,6 @@ class KeyExchange:
         self._count += len(tokens)
         while self._count > MAX_TOKENS:
             self._count -= len(self._exchanged.pop(next(iter(self._exchanged))))
-
-
-async def find_key(context: RequestContext, key: str) -> tuple[ApiKey, User] | None:
-    """A key, whether it works or not, and its owner. A wrong secret takes as long as an unknown
-    id."""
-    query = (
-        select(ApiKey, User)
-        .join(User, User.id == ApiKey.user_id)
-        .where(ApiKey.id == id_of(key))
-        .execution_options(populate_existing=True)
-    )
-    row = (await context.session.execute(query)).one_or_none()
-    is_right = compare_digest(row.ApiKey.secret_hash if row else _NO_HASH, hash_key(key))
-    return (row.ApiKey, row.User) if row and is_right else None
-
-
-_NO_HASH = bytes(32)
 
 
 async def _release_connection(context: RequestContext) -> None:
