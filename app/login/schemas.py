@@ -104,7 +104,6 @@ class TokenExchangeBody(RequestBody):
         None,
         description="With a token exchange only: the API that the token is for. Default: the "
         "setting `AUDIENCE`.",
-        examples=["ml-api"],
     )
     resource: Resource | None = None
     scope: str = Field(
