@@ -1,6 +1,6 @@
 """What API keys cost the service.
 
-python -m benchmarks.api_keys [--keys 1000000] [--per-second 5000] [--postgresql]
+python -m benchmarks.api_keys [--keys 1000000] [--per-second 5000] [--postgresql] [--only flood]
 
 /verify with a known key beside a known token, and the first sight of a key, in one process. Start,
 memory and look-up with many keys in the table. A flood of forged keys with right checksums beside
@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--per-second", type=float, default=5_000)
     parser.add_argument("--postgresql", action="store_true")
+    parser.add_argument("--only", choices=["checks", "table", "flood", "guards"])
     options = parser.parse_args()
     logging.disable()
     with tempfile.TemporaryDirectory(prefix="hourpass-") as name:
@@ -277,11 +278,14 @@ def main() -> None:
                 server.psql("CREATE DATABASE bench")
                 return str(server.get_uri("bench"))
 
-            asyncio.run(checks(new_url(1)))
-            for number in (0, options.keys):
+            if options.only in (None, "checks"):
+                asyncio.run(checks(new_url(1)))
+            for number in (0, options.keys) if options.only in (None, "table") else ():
                 asyncio.run(table(new_url(2 + number), number))
-            flood(new_url(3), directory, options.per_second, server)
-            asyncio.run(guards(new_url(4)))
+            if options.only in (None, "flood"):
+                flood(new_url(3), directory, options.per_second, server)
+            if options.only in (None, "guards"):
+                asyncio.run(guards(new_url(4)))
 
 
 if __name__ == "__main__":

@@ -328,3 +328,24 @@ async def test_the_memory_for_tokens_of_keys_is_bounded(
 async def _false() -> bool:
     """The database has not answered for a second."""
     return False
+
+
+async def test_anybody_who_has_a_key_can_revoke_it(
+    app: FastAPI, client: httpx.AsyncClient, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revoked: list[tuple[int, str]] = []
+
+    class ApiKeys:
+        async def revoke(self, _: RequestContext, user_id: int, key_id: str) -> None:
+            revoked.append((user_id, key_id))
+
+    monkeypatch.setattr(app.state.token_revocation, "_api_keys", ApiKeys())
+    ended = await insert_key(app, ARTHURS_ID, revoked_at=app.state.clock())
+    for token in (forge(key), generate_key(), key[:-1], key.upper(), ended):
+        answer = await client.post("/revoke", data={"token": token})
+        assert (answer.status_code, answer.json()["revoked"]) == (200, False)
+    assert revoked == []
+    await change_key(app, key, suspended_at=app.state.clock())
+    answer = await client.post("/revoke", data={"token": f"{key}\n"})
+    assert (answer.status_code, answer.json()["revoked"]) == (200, True)
+    assert revoked == [(ARTHURS_ID, id_of(key))]
