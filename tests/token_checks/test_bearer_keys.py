@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -136,15 +137,14 @@ async def test_every_refused_key_gets_the_same_401(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     good = await insert_key(app, ARTHURS_ID)
-    columns = {
+    columns: dict[str, dict[str, Any]] = {
         "revoked": {"revoked_at": clock()},
         "suspended": {"suspended_at": clock()},
         "expired": {"expires_at": clock()},
         "of another network": {"networks": "192.0.2.0/24 2001:db8::/32"},
     }
     stored = {
-        name: await insert_key(app, ARTHURS_ID, **changes)  # type: ignore[arg-type]  # of several types
-        for name, changes in columns.items()
+        name: await insert_key(app, ARTHURS_ID, **changes) for name, changes in columns.items()
     }
     cases = {
         **stored,
@@ -209,11 +209,12 @@ async def test_what_ends_the_tokens_of_a_key_ends_the_key_too(
             assert_problem(await verify(client, key), 401, "invalid_token")
         assert_problem(await exchange(client, key), 400, "invalid_request")
 
-    for name, changes in {
+    endings: dict[str, dict[str, Any]] = {
         "revoked": {"revoked_at": clock()},
         "suspended": {"suspended_at": clock()},
         "expired": {"expires_at": clock() - SECOND},
-    }.items():
+    }
+    for name, changes in endings.items():
         with subtests.test(name):
             key = await insert_key(app, lancelots_id)
             token = (await exchange(client, key)).json()["token"]

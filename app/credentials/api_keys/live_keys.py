@@ -101,7 +101,7 @@ class LiveKeys:
 
     def is_unknown(self, fingerprint: int) -> bool:
         """Whether there is certainly no such key. On PostgreSQL, it may be 0.1 s old."""
-        return self._cache.is_fresh() and self.is_loaded and fingerprint not in self._fingerprints
+        return self._cache.is_fresh() and not self._is_possible(fingerprint)
 
     def may_wait(self) -> bool:
         """Whether an unknown key may wait for the next read of the feed, in case it is new."""
@@ -113,7 +113,7 @@ class LiveKeys:
         """Whether the database has to be asked. Waits for the next read of the feed if the key is
         unknown, at most a second."""
         is_fresh = self._cache.is_fresh()  # on SQLite, this reads
-        if not self.is_loaded or fingerprint in self._fingerprints:
+        if self._is_possible(fingerprint):
             return True
         if is_fresh:
             if not self.may_wait():
@@ -121,8 +121,9 @@ class LiveKeys:
             if (second := int(monotonic())) != self._second:
                 self._second, self._waiting = second, 0
             self._waiting += 1
-        if not await self._cache.wait_for_read():
-            return True
+        return not await self._cache.wait_for_read() or self._is_possible(fingerprint)
+
+    def _is_possible(self, fingerprint: int) -> bool:
         return not self.is_loaded or fingerprint in self._fingerprints
 
     def forget(self, fingerprint: int, head: Head) -> None:
