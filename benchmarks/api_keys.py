@@ -224,7 +224,7 @@ def flood(url: str, directory: Path, per_second: float, server_of: Any) -> None:
 
     key = asyncio.run(prepare())
     forged = [verify(generate_key()) for _ in range(5_000)]
-    variables = {"DATABASE_URL": url, "LOG_LEVEL": "warning"}
+    variables = {"DATABASE_URL": url, "LOG_LEVEL": "info"}
     with get_context("spawn").Pool(2) as pool, hourpass(directory, variables) as server:
         time.sleep(2)  # loads the keys
 

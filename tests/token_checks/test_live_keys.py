@@ -182,6 +182,13 @@ async def test_in_a_flood_unknown_keys_do_not_wait(
     for _ in range(module.MAX_WAITING_PER_SECOND + 20):
         assert await status(client, generate_key()) == 401
     assert len(waits) == module.MAX_WAITING_PER_SECOND
+    known = await insert_key(app, ARTHURS_ID)
+    monkeypatch.setattr(cache, "is_fresh", lambda: False)
+    with statements(app) as found:
+        assert await status(client, generate_key()) == 503
+        assert not any("api_keys" in statement for statement in found)
+    await until(lambda: not app.state.live_keys._is_possible(0) and len(app.state.live_keys) == 1)
+    assert await status(client, known) == 200
     monkeypatch.setattr(module, "monotonic", lambda: 1_001.0)
     assert await status(client, generate_key()) == 401
     assert len(waits) == module.MAX_WAITING_PER_SECOND + 1

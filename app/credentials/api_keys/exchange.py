@@ -88,8 +88,7 @@ class KeyExchange:
                 self._usage.note(verified.claims.client_id, now)
             return verified
         _require_well_formed(credential)
-        if self._live_keys.is_unknown(fingerprint_of(digest)) and not self._live_keys.may_wait():
-            raise InvalidTokenError
+        self._live_keys.refuse_unknown(fingerprint_of(digest))
         return None
 
     async def check(self, context: RequestContext, credential: str) -> VerifiedToken:
@@ -105,7 +104,8 @@ class KeyExchange:
         """A valid access token for the key, with those of the scopes that the key has. By default,
         it is for the setting AUDIENCE and has all scopes of the key.
 
-        Raises InvalidTokenError. Without a query, if the key is certainly unknown.
+        Raises InvalidTokenError, without a query if the key is certainly unknown, and
+        UnavailableError (LiveKeys).
         """
         digest = _digest_of(key)
         request = _Request(

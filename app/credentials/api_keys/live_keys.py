@@ -20,6 +20,8 @@ from app.credentials.api_keys.models import ApiKey
 from app.database.engine import Database
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.errors import UnavailableError
+from app.tokens.errors import InvalidTokenError
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.entries import Head
 
@@ -103,25 +105,35 @@ class LiveKeys:
         """Whether there is certainly no such key. On PostgreSQL, it may be 0.1 s old."""
         return self._cache.is_fresh() and not self._is_possible(fingerprint)
 
-    def may_wait(self) -> bool:
-        """Whether an unknown key may wait for the next read of the feed, in case it is new."""
-        if not self._cache.may_lag:
-            return False
-        return int(monotonic()) != self._second or self._waiting < MAX_WAITING_PER_SECOND
+    def refuse_unknown(self, fingerprint: int) -> None:
+        """Returns if the key may exist, or if it may wait for the next read of the feed.
+
+        Raises InvalidTokenError, and UnavailableError in a flood that keeps the worker from reading
+        the feed: a query for each forged key would make that worse.
+        """
+        is_fresh = self._cache.is_fresh()  # on SQLite, this reads
+        if self._is_possible(fingerprint) or self._may_wait():
+            return
+        if is_fresh:
+            raise InvalidTokenError
+        if self._cache.may_lag:
+            raise UnavailableError
 
     async def may_exist(self, fingerprint: int) -> bool:
         """Whether the database has to be asked. Waits for the next read of the feed if the key is
-        unknown, at most a second."""
-        is_fresh = self._cache.is_fresh()  # on SQLite, this reads
+        unknown, at most a second. Raises the errors of refuse_unknown()."""
+        self.refuse_unknown(fingerprint)
         if self._is_possible(fingerprint):
             return True
-        if is_fresh:
-            if not self.may_wait():
-                return False
-            if (second := int(monotonic())) != self._second:
-                self._second, self._waiting = second, 0
-            self._waiting += 1
+        if (second := int(monotonic())) != self._second:
+            self._second, self._waiting = second, 0
+        self._waiting += 1
         return not await self._cache.wait_for_read() or self._is_possible(fingerprint)
+
+    def _may_wait(self) -> bool:
+        if not self._cache.may_lag:
+            return False
+        return int(monotonic()) != self._second or self._waiting < MAX_WAITING_PER_SECOND
 
     def _is_possible(self, fingerprint: int) -> bool:
         return not self.is_loaded or fingerprint in self._fingerprints
