@@ -225,7 +225,7 @@ def flood(url: str, directory: Path, per_second: float, server_of: Any) -> None:
     key = asyncio.run(prepare())
     forged = [verify(generate_key()) for _ in range(5_000)]
     variables = {"DATABASE_URL": url, "LOG_LEVEL": "info"}
-    with get_context("spawn").Pool(2) as pool, hourpass(directory, variables) as server:
+    with hourpass(directory, variables) as server, get_context("spawn").Pool(2) as pool:
         time.sleep(2)  # loads the keys
 
         def good() -> Any:
