@@ -137,8 +137,7 @@ def require_network(context: RequestContext, verified: VerifiedToken) -> None:
 class CredentialReader(Protocol):
     """Reads another kind of credential than access tokens, and exchanges it for one."""
 
-    def reads(self, credential: str) -> bool:
-        """Whether it is of this kind, valid or not."""
+    prefix: str  # of all credentials of this kind
 
     def find(self, credential: str, now: datetime) -> VerifiedToken | None:
         """From memory. Returns None if only the database can tell. Raises InvalidTokenError."""
@@ -164,7 +163,7 @@ class TokenChecker:
         """What a client sends as a bearer token, from memory. Returns None if only the database
         can tell. Raises InvalidTokenError."""
         for reader in self.readers:
-            if reader.reads(credential):
+            if credential.startswith(reader.prefix):
                 return reader.find(credential, now)
         return self._cache.check(credential, now)
 
@@ -172,7 +171,7 @@ class TokenChecker:
         """What a client sends as a bearer token. The caller calls require_audience() and
         require_network(). Raises InvalidTokenError."""
         for reader in self.readers:
-            if reader.reads(credential):
+            if credential.startswith(reader.prefix):
                 return await reader.check(context, credential)
         return await self.check_for_any_audience(context, credential)
 
@@ -187,7 +186,7 @@ class TokenChecker:
     ) -> None:
         """As TokenCache.require_audience(). Other credentials are for all audiences: each of them
         can be exchanged for a token for any audience."""
-        if not any(reader.reads(credential) for reader in self.readers):
+        if not any(credential.startswith(reader.prefix) for reader in self.readers):
             self._cache.require_audience(verified, audience)
 
     async def check_for_any_audience(self, context: RequestContext, token: str) -> VerifiedToken:

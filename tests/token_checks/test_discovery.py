@@ -155,7 +155,11 @@ async def test_the_metadata_is_what_rfc_8414_asks_for(client: AsyncClient) -> No
         "service_documentation": "http://localhost:8000/docs",
         "scopes_supported": ["admin", "email", "introspect", "offline_access"],
         "response_types_supported": [],
-        "grant_types_supported": ["password", "refresh_token"],
+        "grant_types_supported": [
+            "password",
+            "refresh_token",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ],
         "token_endpoint_auth_methods_supported": ["none"],
         "revocation_endpoint_auth_methods_supported": ["none"],
     }

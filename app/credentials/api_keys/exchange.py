@@ -23,7 +23,7 @@ from app.tokens.jwt import AccessTokenRequest, AccessTokens
 from app.tokens.key_refresher import KeyRefresher
 from app.tokens.scopes import scope_string
 from app.users.token_cache import TokenCache, TokenChecker, VerifiedToken
-from hourpass.api_keys import KEY_LENGTH, is_api_key, is_well_formed
+from hourpass.api_keys import KEY_LENGTH, PREFIX, is_well_formed
 from hourpass.scopes import intersection
 
 MAX_TOKENS = 16_384  # of a worker; the oldest one is dropped
@@ -51,6 +51,8 @@ class _Request(NamedTuple):
 class KeyExchange:
     """A CredentialReader."""
 
+    prefix = PREFIX
+
     def __init__(  # noqa: PLR0913 - one for each service that an exchange calls
         self,
         *,
@@ -73,9 +75,6 @@ class KeyExchange:
         self._exchanged: dict[bytes, dict[_Request, ExchangedToken]] = {}
         self._count = 0  # of the tokens
         self._locks: WeakValueDictionary[bytes, Lock] = WeakValueDictionary()
-
-    def reads(self, credential: str) -> bool:
-        return is_api_key(credential)
 
     def find(self, credential: str, now: datetime) -> VerifiedToken | None:
         digest = _digest_of(credential)
