@@ -69,6 +69,6 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         mail=mail,
         registration=Registration(users, limiter, settings),
         invitations=Invitations(events, mail),
-        password_resets=PasswordResets(users, limiter, events, mail),
+        password_resets=PasswordResets(users, api_keys, limiter, events, mail),
         erasure=Erasure(events),
     )
