@@ -53,8 +53,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
     users = Users(passwords, revocations, events)
     reauthentication = Reauthentication(users, passwords, limiter, events)
-    second_factors = SecondFactors(users, reauthentication, events, settings)
-    api_keys = ApiKeys(users, second_factors, revocations, events, settings)
+    api_keys = ApiKeys(users, revocations, events, settings)
     mail = Mail(users, settings)
     return Services(
         events=events,
@@ -64,7 +63,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         revocations=revocations,
         users=users,
         sessions=Sessions(revocations, events, settings),
-        second_factors=second_factors,
+        second_factors=SecondFactors(users, reauthentication, events, settings),
         api_keys=api_keys,
         mail=mail,
         registration=Registration(users, limiter, settings),

@@ -1,8 +1,8 @@
 """Composes mail from template files: plain text, one folder per language.
 
 The first line of a template is the subject. The placeholders are `$code`, `$account`, `$expires`
-and `$service`, and in notices `$name`, `$time` and `$address`. Messages do not track whether they
-are read.
+and `$service`, and in notices `$key_name`, `$time` and `$address`. Messages do not track whether
+they are read.
 """
 
 import logging
@@ -25,16 +25,16 @@ from app.users.schemas import parse_email
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
 _FORMER_NAMES = {"forced_password_reset": ("renew",)}  # until version 0.2
-PLACEHOLDERS = ("account", "address", "code", "expires", "name", "service", "time")
+PLACEHOLDERS = ("account", "address", "code", "expires", "key_name", "service", "time")
 # The templates, and the placeholder without which each would be useless.
 NEEDED = {
     "reset": "code",
     "forced_password_reset": "code",
     "verify": "code",
     "invite": "code",
-    "api_key_created": "name",
-    "api_key_rotated": "name",
-    "api_key_by_administrator": "name",
+    "api_key_created": "key_name",
+    "api_key_rotated": "key_name",
+    "api_key_by_administrator": "key_name",
     "test": None,
 }
 NAMES = tuple(NEEDED)
@@ -43,7 +43,7 @@ _SAMPLES = {
     "account": "eligijus",
     "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
     "expires": "2026-11-30 12:00 UTC",
-    "name": "nightly batch",
+    "key_name": "nightly batch",
     "time": "2026-11-29 12:00 UTC",
     "address": "192.0.2.7",
 }

@@ -41,7 +41,7 @@ async def send_notice(context: RequestContext, event: Event) -> None:
     if await is_outbox_full(context):
         return
     is_own = context.user_id == user.id
-    details = {"name": event.details["name"]}
+    details = {"key_name": event.details["name"]}
     if is_own:  # the address of an administrator is none of the user's business
         details["address"] = context.ip_address
     notice = TEMPLATES[event.action] if is_own else BY_ADMINISTRATOR

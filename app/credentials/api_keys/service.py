@@ -22,7 +22,6 @@ from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, ApiKeyQuery, NewApiKey
 from app.credentials.api_keys.scopes import scopes_of_key
-from app.credentials.second_factors.service import SecondFactors
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -45,15 +44,9 @@ _TICK = timedelta(microseconds=1)  # of both databases
 
 class ApiKeys:
     def __init__(
-        self,
-        users: Users,
-        second_factors: SecondFactors,
-        revocations: Revocations,
-        events: Events,
-        settings: Settings,
+        self, users: Users, revocations: Revocations, events: Events, settings: Settings
     ) -> None:
         self._users = users
-        self._second_factors = second_factors
         self._revocations = revocations
         self._events = events
         self._admins_need_second_factor = settings.admin_second_factor == "required"
@@ -293,13 +286,9 @@ class ApiKeys:
         return user, api_key
 
     async def _scopes_of_owner(self, context: RequestContext, user: User) -> frozenset[str]:
-        """All scopes that a key of this user can have."""
+        """All scopes that a key of this user can have. A key has no second factor."""
         scopes, _ = await find_grants(context, user)
-        if self._admins_need_second_factor and not await self._second_factors.is_enabled(
-            context, user.id
-        ):
-            return scopes - {"admin"}
-        return scopes
+        return scopes - {"admin"} if self._admins_need_second_factor else scopes
 
     async def _scopes_that_key_may_keep(
         self, context: RequestContext, api_key: ApiKey, user: User
