@@ -10,7 +10,7 @@ from httpx import AsyncClient
 from app.context import RequestContext
 from app.credentials.api_keys.service import MAX_PER_USER
 from app.database.engine import begin_write
-from app.security.rate_limits.limits import NEW_API_KEY
+from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY
 from app.security.rate_limits.service import enforce_limit
 from tests.support.apps import started_client
 from tests.support.key_calls import keys_of
@@ -198,3 +198,26 @@ async def test_a_user_creates_and_rotates_at_most_100_keys_a_day(
     await keys.revoke(made["id"])
     await (await keys_of(client, GALAHAD)).create()
     assert NEW_API_KEY.burst * NEW_API_KEY.interval == timedelta(days=1)
+
+
+async def test_a_user_changes_and_resumes_at_most_100_keys_an_hour(
+    client: AsyncClient, context: RequestContext
+) -> None:
+    """Suspending and revoking never have to wait."""
+    lancelot = await register(client, LANCELOT)
+    keys = await keys_of(client, LANCELOT)
+    key_id = (await keys.create())["id"]
+    await keys.act(key_id, "resume")  # nothing to do, so nothing to count
+    await begin_write(context.session)
+    for _ in range(API_KEY_CHANGE.burst - 1):
+        await enforce_limit(context.session, "API key", str(lancelot), API_KEY_CHANGE)
+    await context.session.commit()
+    await keys.change(key_id, name="renamed")
+    refused = await keys.send("PATCH", f"/{key_id}", name="again")
+    assert_problem(refused, 429, "too_many_attempts")
+    assert refused.headers["Retry-After"] == "36"
+    await keys.act(key_id, "suspend")
+    assert_problem(await keys.send("POST", f"/{key_id}/resume"), 429, "too_many_attempts")
+    found = await keys.get(key_id)
+    assert (found["name"], found["status"]) == ("renamed", "suspended")
+    await keys.revoke(key_id)

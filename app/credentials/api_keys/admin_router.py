@@ -115,7 +115,9 @@ async def read_api_key_of_user(
     operation_id="changeApiKeyOfUser",
     summary="Change an API key of a user",
     response_description="The key after the change.",
-    responses=error_docs(*_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError),
+    responses=error_docs(
+        *_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError, TooManyAttemptsError
+    ),
 )
 async def change_api_key_of_user(  # noqa: PLR0913, PLR0917 - what the route depends on
     _: CurrentAdmin,
@@ -200,7 +202,7 @@ async def suspend_api_key_of_user(
     operation_id="resumeApiKeyOfUser",
     summary="Resume an API key of a user",
     response_description="The key works again.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError),
+    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError, TooManyAttemptsError),
 )
 async def resume_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep

@@ -105,7 +105,9 @@ async def read_own_api_key(
     operation_id="changeOwnApiKey",
     summary="Change one of my API keys",
     response_description="The key after the change.",
-    responses=error_docs(*_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError),
+    responses=error_docs(
+        *_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError, TooManyAttemptsError
+    ),
 )
 async def change_own_api_key(  # noqa: PLR0913, PLR0917 - what the route depends on
     user: AccountOwner,
@@ -190,7 +192,7 @@ async def suspend_own_api_key(
     operation_id="resumeOwnApiKey",
     summary="Resume one of my API keys",
     response_description="The key works again.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError),
+    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError, TooManyAttemptsError),
 )
 async def resume_own_api_key(
     user: AccountOwner,

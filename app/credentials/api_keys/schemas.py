@@ -196,7 +196,7 @@ class ApiKeyCreated(ApiKeyRecord):
         min_length=KEY_LENGTH,
         max_length=KEY_LENGTH,
         pattern=f"^{PATTERN}$",
-        examples=["hp_7bQk2ZpXd0ruTz3kMnq8sB1vYcJ4LhWgE6oRa9FiNe3Yj0k"],
+        examples=["hp_7bQk2ZpXd0ruTz3kMnq8sB1vYcJ4LhWgE6oRa9Fi1zlbFX"],
     )
 
 

@@ -26,7 +26,7 @@ from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
 from app.groups.service import find_grants
-from app.security.rate_limits.limits import NEW_API_KEY
+from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.tokens.revocations.service import Revocations
@@ -130,7 +130,8 @@ class ApiKeys:
         """Change a key, which never gets more than it has. Its access tokens are revoked if its
         scopes, lifetime or networks change.
 
-        Raises InvalidRequestError for more scopes or a longer lifetime, and the errors of _lock().
+        Raises InvalidRequestError for more scopes or a longer lifetime, TooManyAttemptsError, and
+        the errors of _lock().
         """
         user, api_key = await self._lock(context, user_id, key_id, token_version)
         values = change.changes()
@@ -151,9 +152,10 @@ class ApiKeys:
         changed = {name for name, value in values.items() if getattr(api_key, name) != value}
         for name in changed:
             setattr(api_key, name, values[name])
-        if changed & {"scopes", "expires_at", "networks"}:
-            await self._revoke_tokens(context, api_key)
         if changed:
+            await self._limit_changes(context, user_id)
+            if changed & {"scopes", "expires_at", "networks"}:
+                await self._revoke_tokens(context, api_key)
             await self._publish(
                 context, "api_key.update", api_key, changed=" ".join(sorted(changed))
             )
@@ -218,10 +220,11 @@ class ApiKeys:
         return api_key
 
     async def resume(self, context: RequestContext, user_id: int, key_id: str) -> ApiKey:
-        """Safe to repeat. Raises the errors of _lock()."""
+        """Safe to repeat. Raises TooManyAttemptsError and the errors of _lock()."""
         _, api_key = await self._lock(context, user_id, key_id)
         if api_key.suspended_at is not None:
             api_key.suspended_at = None
+            await self._limit_changes(context, user_id)
             await self._revocations.publish(context, announcement(api_key.secret_hash))
             await self._publish(context, "api_key.resume", api_key)
         await context.session.commit()
@@ -323,6 +326,11 @@ class ApiKeys:
         await context.session.flush()
         await self._revocations.publish(context, announcement(api_key.secret_hash))
         return key
+
+    async def _limit_changes(self, context: RequestContext, user_id: int) -> None:
+        """Raises TooManyAttemptsError."""
+        await context.session.flush()
+        await enforce_limit(context.session, "API key", str(user_id), API_KEY_CHANGE)
 
     async def _revoke_tokens(self, context: RequestContext, api_key: ApiKey) -> None:
         """Revoke the access tokens of a locked key. A new version begins: the revocation must not
