@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 
 from app.context import RequestContext
 from app.credentials.api_keys.service import MAX_PER_USER
@@ -156,9 +156,17 @@ async def test_a_user_has_at_most_50_keys_however_many_are_made_at_once(
     await register(client, GALAHAD)
     keys = await keys_of(client, LANCELOT)
     await keys.create("short", expires_in_days=1)
-    answers = await asyncio.gather(
-        *(keys.send("POST", name=str(number)) for number in range(MAX_PER_USER + 1))
-    )
+
+    async def insist(name: str) -> Response:
+        """On a busy machine, some wait longer for the others than the service allows."""
+        for _ in range(60):
+            answer = await keys.send("POST", name=name)
+            if answer.status_code != 503:
+                break
+            await asyncio.sleep(float(answer.headers["Retry-After"]))
+        return answer
+
+    answers = await asyncio.gather(*(insist(str(number)) for number in range(MAX_PER_USER + 1)))
     refused = [answer for answer in answers if answer.status_code != 201]
     assert len(refused) == 2
     for answer in refused:

@@ -21,7 +21,7 @@ from app.credentials.api_keys.errors import (
 from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, ApiKeyQuery, NewApiKey
-from app.credentials.api_keys.scopes import scopes_of_key
+from app.credentials.api_keys.scopes import require_narrower, require_owned
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -33,7 +33,6 @@ from app.tokens.revocations.service import Revocations
 from app.users.models import User, new_token_version
 from app.users.service import Users
 from hourpass.api_keys import generate_key, id_of
-from hourpass.scopes import covers
 
 MAX_PER_USER = 50  # that work, without those that were rotated and still overlap
 KEPT_FOR = timedelta(days=90)  # after a key has ended
@@ -66,8 +65,7 @@ class ApiKeys:
         await begin_write(context.session)
         user = await self._users.lock(context, user_id, token_version)
         if new.scopes is not None:
-            allowed = await self._scopes_of_owner(context, user)
-            _require_scopes(allowed, new.scopes, "The owner of the key does not have {}")
+            require_owned(new.scopes, await self._scopes_of_owner(context, user))
         if await self._count(context, user_id) >= MAX_PER_USER:
             raise TooManyApiKeysError
         api_key = ApiKey(
@@ -136,10 +134,8 @@ class ApiKeys:
         user, api_key = await self._lock(context, user_id, key_id, token_version)
         values = change.changes()
         if change.scopes is not None:
-            allowed = await self._scopes_that_key_may_keep(context, api_key, user)
-            _require_scopes(
-                allowed, change.scopes, "The key does not have {}. Create a key with more scopes"
-            )
+            owner_scopes = await self._scopes_of_owner(context, user)
+            require_narrower(change.scopes, api_key.scopes, owner_scopes)
             values["scopes"] = " ".join(change.scopes)
         if days := values.pop("expires_in_days", None):
             values["expires_at"] = context.now + timedelta(days=days)
@@ -293,13 +289,6 @@ class ApiKeys:
         scopes, _ = await find_grants(context, user)
         return scopes - {"admin"} if self._admins_need_second_factor else scopes
 
-    async def _scopes_that_key_may_keep(
-        self, context: RequestContext, api_key: ApiKey, user: User
-    ) -> frozenset[str]:
-        if api_key.scopes is not None:
-            return frozenset(api_key.scopes.split())
-        return scopes_of_key(None, await self._scopes_of_owner(context, user))
-
     async def _count(self, context: RequestContext, user_id: int) -> int:
         """How many keys of the user work or are suspended. Without those that overlap with their
         successors: a user with MAX_PER_USER keys can rotate them."""
@@ -347,13 +336,6 @@ class ApiKeys:
         """The key's id and name are not secret."""
         described: dict[str, Any] = {"key": api_key.id, "name": api_key.name, **details}
         await self._events.publish(context, action, api_key.user_id, **described)
-
-
-def _require_scopes(allowed: frozenset[str], scopes: Sequence[str], problem: str) -> None:
-    """Raises InvalidRequestError for the first scope that is not allowed."""
-    for scope in scopes:
-        if not covers(allowed, scope):
-            raise InvalidRequestError.for_field("scopes", problem.format(scope))
 
 
 def _end(api_key: ApiKey, context: RequestContext) -> None:
