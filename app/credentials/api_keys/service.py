@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from app.context import RequestContext
 from app.credentials.api_keys.errors import (
@@ -86,7 +86,7 @@ class ApiKeys:
         """One key more than the page has, newest first."""
         found = select(ApiKey).where(ApiKey.user_id == user_id, ApiKey.created_at < query.before)
         if not query.include_ended:
-            found = found.where(ApiKey.expires_at > context.now)
+            found = found.where(*_has_not_ended(context))
         newest_first = found.order_by(ApiKey.created_at.desc()).limit(query.limit + 1)
         return (await context.session.scalars(newest_first)).all()
 
@@ -97,7 +97,7 @@ class ApiKeys:
         found = await context.session.execute(
             select(ApiKey, User.username)
             .join(User, User.id == ApiKey.user_id)
-            .where(ApiKey.id > after_id, ApiKey.expires_at > context.now)
+            .where(ApiKey.id > after_id, *_has_not_ended(context))
             .order_by(ApiKey.id)
             .limit(limit)
         )
@@ -244,11 +244,7 @@ class ApiKeys:
         # In the order of their ids, as everywhere, so that there is no deadlock.
         found = await context.session.scalars(
             select(ApiKey)
-            .where(
-                ApiKey.user_id == user_id,
-                ApiKey.expires_at > context.now,
-                ApiKey.revoked_at.is_(None),
-            )
+            .where(ApiKey.user_id == user_id, *_has_not_ended(context))
             .order_by(ApiKey.id)
             .with_for_update()
             .execution_options(populate_existing=True)
@@ -292,7 +288,7 @@ class ApiKeys:
     async def _count(self, context: RequestContext, user_id: int) -> int:
         """How many keys of the user work or are suspended. Without those that overlap with their
         successors: a user with MAX_PER_USER keys can rotate them."""
-        is_counted = (ApiKey.expires_at > context.now, ApiKey.replaced_by.is_(None))
+        is_counted = (*_has_not_ended(context), ApiKey.replaced_by.is_(None))
         own = select(func.count()).where(ApiKey.user_id == user_id, *is_counted)
         return await context.session.scalar(own) or 0
 
@@ -336,6 +332,11 @@ class ApiKeys:
         """The key's id and name are not secret."""
         described: dict[str, Any] = {"key": api_key.id, "name": api_key.name, **details}
         await self._events.publish(context, action, api_key.user_id, **described)
+
+
+def _has_not_ended(context: RequestContext) -> tuple[ColumnElement[bool], ...]:
+    """Conditions for a query. Another host, whose clock is ahead, may have revoked a key."""
+    return ApiKey.expires_at > context.now, ApiKey.revoked_at.is_(None)
 
 
 def _end(api_key: ApiKey, context: RequestContext) -> None:
