@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from app.cli.operations import get_user, run
 from app.context import RequestContext
+from app.credentials.api_keys.errors import ApiKeyNotFoundError
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import (
     DEFAULT_DAYS,
@@ -20,7 +21,7 @@ from app.credentials.api_keys.schemas import (
     NewApiKey,
 )
 from app.services import Services
-from hourpass.api_keys import KEY_LENGTH, id_of, is_well_formed
+from hourpass.api_keys import ID_LENGTH, id_of, is_well_formed
 
 _PAGE_SIZE = 200
 
@@ -28,6 +29,20 @@ Found = tuple[str, ApiKeyRecord]  # the name of the owner, and the key
 
 _COLUMNS = ("ID", "OWNER", "STATUS", "EXPIRES", "LAST USED", "SCOPES", "NAME")
 
+
+def _check_id(_context: click.Context, _argument: click.Parameter, text: str) -> str:
+    """What a terminal sends may be no text that a database takes."""
+    if len(text) == ID_LENGTH and text.isascii():
+        return text
+    raise click.ClickException(ApiKeyNotFoundError.message)
+
+
+def _check_id_or_key(context: click.Context, argument: click.Parameter, text: str) -> str:
+    """A key that has leaked is at hand as a whole."""
+    return id_of(text) if is_well_formed(text) else _check_id(context, argument, text)
+
+
+_key_id = click.argument("key_id", metavar="ID", callback=_check_id)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 
@@ -118,19 +133,18 @@ def create(  # noqa: PLR0913, PLR0917 - the options
 
 
 @api_keys.command()
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", callback=_check_id_or_key)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_as_json
 def revoke(key_id: str, *, yes: bool, as_json: bool) -> None:
     """Revoke a key and its access tokens, for ever. ID can also be the whole key, if it leaked."""
-    key_id = _parse_id(key_id)
     if not yes:
         click.confirm(f"Revoke the API key {key_id}?", abort=True, err=True)
     _change(key_id, "Revoked", lambda services: services.api_keys.revoke, as_json=as_json)
 
 
 @api_keys.command()
-@click.argument("key_id", metavar="ID")
+@_key_id
 @click.option(
     "--overlap",
     type=click.IntRange(0, MAX_OVERLAP_SECONDS),
@@ -158,7 +172,7 @@ def rotate(key_id: str, overlap: int, *, as_json: bool) -> None:
 
 
 @api_keys.command()
-@click.argument("key_id", metavar="ID")
+@_key_id
 @_as_json
 def suspend(key_id: str, *, as_json: bool) -> None:
     """Suspend a key and revoke its access tokens. `resume` makes it work again."""
@@ -166,7 +180,7 @@ def suspend(key_id: str, *, as_json: bool) -> None:
 
 
 @api_keys.command()
-@click.argument("key_id", metavar="ID")
+@_key_id
 @_as_json
 def resume(key_id: str, *, as_json: bool) -> None:
     """Make a suspended key work again."""
@@ -225,13 +239,6 @@ def _row(cells: Sequence[str]) -> str:
     """Columns of the usual width. The last two are as long as they need."""
     widths = (8, 16, 9, 10, 10, 24, 0)
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _parse_id(text: str) -> str:
-    """The id of a whole key, or the id itself."""
-    if len(text) == KEY_LENGTH and is_well_formed(text):
-        return id_of(text)
-    return text
 
 
 def _option_of(location: Sequence[int | str]) -> str:
