@@ -254,10 +254,11 @@ ROWS = [
         *an_hour(limits.REGISTRATIONS),
     ),
     row(
-        "per owner {100} at once, {100} a day | {50} per user, without rotated ones; deleted "
+        "per owner {100} at once, {100} {a} day | {50} per user, without rotated ones; deleted "
         "{90} days after their end |",
         limits.NEW_API_KEY.burst,
         DAY / limits.NEW_API_KEY.interval,
+        1,
         api_keys.MAX_PER_USER,
         api_keys.KEPT_FOR / DAY,
     ),
@@ -266,11 +267,12 @@ ROWS = [
         *an_hour(limits.API_KEY_CHANGE),
     ),
     row(
-        "API keys add at most {200} an hour ({100} resumed and suspended ones) and {200} a day "
+        "API keys add at most {200} an hour ({100} resumed and suspended ones) and {200} {a} day "
         "({100} created and revoked ones)",
         2 * an_hour(limits.API_KEY_CHANGE)[1],
         an_hour(limits.API_KEY_CHANGE)[1],
         2 * DAY / limits.NEW_API_KEY.interval,
+        1,
         DAY / limits.NEW_API_KEY.interval,
     ),
     row("per administrator {1,000} at once, {1,000} an hour", *an_hour(limits.NEW_INVITATION)),

@@ -108,7 +108,7 @@ class ApiKeyChange(Change, SecondFactorConfirmation):
         },
     )
 
-    name: Name | None = None
+    name: Name | None = Field(None, description="What the key is for.")
     label: Label | None = Field(None, description="An empty string removes the label.")
     scopes: Scopes | None = Field(
         None, description="Scopes that the key has already, or narrower ones. Replaces all."
