@@ -2,6 +2,7 @@
 Everything that only takes rights away never does."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
@@ -29,7 +30,7 @@ async def test_what_adds_rights_needs_a_recent_code(
     clock.advance(RECENT)
     key_id = (await keys.create())["id"]  # the login is recent enough
     clock.advance(SECOND)
-    calls = [
+    calls: list[tuple[str, str, dict[str, Any], int]] = [
         ("POST", "", {"name": "x"}, 201),
         ("PATCH", f"/{key_id}", {"networks": ["192.0.2.0/24"]}, 200),
         ("POST", f"/{key_id}/rotate", {"overlap_seconds": 60}, 201),

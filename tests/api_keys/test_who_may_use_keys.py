@@ -1,6 +1,8 @@
 """Owners see only their own keys, administrators those of all users, and programs with a key or a
 limited token none. Keys follow what happens to their owner."""
 
+from typing import Any
+
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
@@ -21,7 +23,7 @@ from tests.support.users import (
     token_holds,
 )
 
-CALLS = [
+CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "", {}),
     ("POST", "", {"name": "x"}),
     ("GET", "/{key}", {}),
@@ -138,13 +140,14 @@ async def test_keys_follow_their_owner(
         keys = await keys_of(client, LANCELOT | {"password": body["new_password"]})
         assert await keys.names() == ["batch"]
     with subtests.test("logged out everywhere: kept or revoked"):
-        for body, names in (
+        choices: list[tuple[dict[str, bool] | None, list[str]]] = [
             (None, ["batch"]),
             ({"api_keys": False}, ["batch"]),
             ({"api_keys": True}, []),
-        ):
+        ]
+        for choice, names in choices:
             path = "/me/logout-everywhere"
-            response = await client.post(path, headers=keys.headers, json=body)
+            response = await client.post(path, headers=keys.headers, json=choice)
             assert answered(response)["user_id"] == lancelot
             assert not await token_holds(client, keys.headers["Authorization"][7:])
             keys = await keys_of(client, LANCELOT | {"password": "a password that is new"})

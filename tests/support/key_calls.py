@@ -16,9 +16,8 @@ class KeyCalls:
         self._path = path
 
     async def send(self, method: str, path: str = "", **body: Any) -> Response:
-        content = {"json": body} if body else {}
         return await self._client.request(
-            method, self._path + path, headers=self.headers, **content
+            method, self._path + path, headers=self.headers, json=body or None
         )
 
     async def create(self, name: str = "batch", **body: Any) -> dict[str, Any]:
