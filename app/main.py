@@ -24,6 +24,8 @@ from app.context import RequestContext
 from app.credentials.api_keys.exchange import KeyExchange
 from app.credentials.api_keys.live_keys import LiveKeys
 from app.credentials.api_keys.usage import KeyUsage
+from app.credentials.api_keys.admin_router import router as api_keys_of_users_router
+from app.credentials.api_keys.router import router as api_keys_router
 from app.credentials.second_factors.encryption import encrypt_existing
 from app.credentials.second_factors.router import router as second_factors_router
 from app.credentials.sessions.router import router as sessions_router
@@ -73,6 +75,7 @@ _TAGS = {
     "My sessions": "See where you are logged in, and log out. A session is a login that can be "
     "refreshed: one with the scope `offline_access`.",
     "My second factor": "Protect your logins with codes from an authenticator app.",
+    "My API keys": "Create and revoke keys for programs that cannot log in.",
     "Tokens": "Check, revoke and introspect tokens.",
     "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
     "Administration": "Manage users and invitations, read the audit log.",
@@ -95,6 +98,8 @@ for _router in (  # within a tag, the docs page lists operations in this order
     password_resets_router,
     sessions_router,
     second_factors_router,
+    api_keys_router,
+    api_keys_of_users_router,
     audit_router,
     invitations_router,
     tokens_router,

@@ -7,6 +7,7 @@ from app.accounts.invitations.service import Invitations
 from app.accounts.password_resets.service import PasswordResets
 from app.accounts.registration.service import Registration
 from app.audit.erasure import Erasure
+from app.credentials.api_keys.service import ApiKeys
 from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.events import Events
@@ -32,6 +33,7 @@ class Services:
     users: Users
     sessions: Sessions
     second_factors: SecondFactors
+    api_keys: ApiKeys
     mail: Mail
     registration: Registration
     invitations: Invitations
@@ -51,6 +53,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
     users = Users(passwords, revocations, events, settings)
     reauthentication = Reauthentication(users, passwords, limiter, events)
+    api_keys = ApiKeys(users, revocations, events, settings)
     mail = Mail(users, settings)
     return Services(
         events=events,
@@ -61,9 +64,10 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         users=users,
         sessions=Sessions(revocations, events, settings),
         second_factors=SecondFactors(users, reauthentication, events, settings),
+        api_keys=api_keys,
         mail=mail,
         registration=Registration(users, limiter, settings),
         invitations=Invitations(events, mail, settings),
-        password_resets=PasswordResets(users, limiter, events, mail),
+        password_resets=PasswordResets(users, api_keys, limiter, events, mail),
         erasure=Erasure(events),
     )

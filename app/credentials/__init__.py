@@ -1,1 +1,1 @@
-"""Credentials besides the password: second factors, and sessions with refresh tokens."""
+"""Credentials besides the password: second factors, sessions with refresh tokens, and API keys."""

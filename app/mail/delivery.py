@@ -25,6 +25,7 @@ from app.database.fast_queries import current_time
 from app.events import Events
 from app.mail.messages import compose
 from app.mail.models import OutgoingMail
+from app.mail.notices import Letter, OutdatedNoticeError, compose_notice
 from app.mail.service import RETRY_PERIOD
 from app.mail.smtp import SendError, send
 from app.security.encryption import DecryptionError, Encryptor
@@ -75,19 +76,23 @@ class Delivery:
         """Send the mail, and delete it unless it has to be tried again. Returns False if the mail
         server takes no mail at all."""
         try:
-            code, values = await self._prepare(session, mail)
+            letter = await self._prepare(session, mail)
         except InvalidCodeError:  # used, revoked or expired since it was queued
             _log.info("Message discarded: its code is invalid", extra={"mail": mail.id})
             await _finish(session, mail)
             return True
+        except OutdatedNoticeError:
+            _log.info("Message discarded: its user has changed", extra={"mail": mail.id})
+            await _finish(session, mail)
+            return True
         try:
-            await self._send(self._compose(mail, code, values), stopping)
+            await self._send(self._compose(mail, letter), stopping)
         except EmailNotValidError:  # an address that older versions accepted
-            await self._fail(session, mail, code, {"step": "address"})
+            await self._fail(session, mail, letter, {"step": "address"})
         except _StoppedError:
             await postpone(session, mail)
         except SendError as error:
-            await self._retry_or_fail(session, mail, code, error)
+            await self._retry_or_fail(session, mail, letter, error)
             return not error.concerns_all_mail
         else:
             self._failures_alike = 0
@@ -95,10 +100,10 @@ class Delivery:
             await _release_waiting(session)
         return True
 
-    async def _prepare(
-        self, session: AsyncSession, mail: OutgoingMail
-    ) -> tuple[Code, dict[str, str]]:
-        """The code, and what the template needs. Raises InvalidCodeError."""
+    async def _prepare(self, session: AsyncSession, mail: OutgoingMail) -> Letter:
+        """Raises InvalidCodeError and OutdatedNoticeError."""
+        if mail.notice:
+            return await compose_notice(session, mail)
         assert mail.code_id
         await begin_write(session)
         context = RequestContext(session, self._clock())
@@ -113,7 +118,14 @@ class Delivery:
         if user := await session.get(User, code.user_id) if code.user_id else None:
             values["account"] = _account_name(user)
         await session.commit()
-        return code, values
+        # The same for the same text. It reveals nothing about it: neither the text nor its hash can
+        # be computed from it.
+        message_id = hashlib.sha256(b"Message-ID" + code.code_hash).hexdigest()[:32]
+        purpose = Purpose(code.purpose)
+        details = {"invitation": str(code.id)} if purpose is Purpose.INVITE else {}
+        return Letter(
+            TEMPLATES[purpose], values, message_id, code.expires_at, code.user_id, details
+        )
 
     def _known_text(self, mail: OutgoingMail) -> str | None:
         """The text that an earlier try sent. None if it cannot be decrypted: SECRET_KEY was
@@ -125,19 +137,16 @@ class Delivery:
         except DecryptionError:
             return None
 
-    def _compose(self, mail: OutgoingMail, code: Code, values: dict[str, str]) -> EmailMessage:
+    def _compose(self, mail: OutgoingMail, letter: Letter) -> EmailMessage:
         """Raises EmailNotValidError."""
-        # The same for the same text. It reveals nothing about it: neither the text nor its hash can
-        # be computed from it.
-        message_id = hashlib.sha256(b"Message-ID" + code.code_hash).hexdigest()[:32]
         return compose(
             self._settings,
-            TEMPLATES[Purpose(code.purpose)],
+            letter.template,
             mail.email,
             mail.accept_language,
-            message_id=message_id,
+            message_id=letter.message_id,
             date=mail.created_at,
-            **values,
+            **letter.values,
         )
 
     async def _send(self, message: EmailMessage, stopping: asyncio.Event) -> None:
@@ -155,15 +164,15 @@ class Delivery:
             stop.cancel()
 
     async def _retry_or_fail(
-        self, session: AsyncSession, mail: OutgoingMail, code: Code, error: SendError
+        self, session: AsyncSession, mail: OutgoingMail, letter: Letter, error: SendError
     ) -> None:
         is_alike = self._is_like_the_last_ones(mail, error)
         level = logging.ERROR if is_alike else logging.WARNING
         now = await current_time(session)
-        useful_until = min(code.expires_at, mail.created_at + RETRY_PERIOD)
+        useful_until = min(letter.useful_until, mail.created_at + RETRY_PERIOD)
         due_at = now + _delay(mail.attempts, useful_until - mail.created_at)
         if error.is_final or due_at >= useful_until:
-            await self._fail(session, mail, code, error.fields(), level)
+            await self._fail(session, mail, letter, error.fields(), level)
             return
         waits_for_server = is_alike or error.concerns_all_mail
         await begin_write(session)
@@ -176,22 +185,21 @@ class Delivery:
         self,
         session: AsyncSession,
         mail: OutgoingMail,
-        code: Code,
+        letter: Letter,
         reply: Reply,
         level: int = logging.WARNING,
     ) -> None:
         """Give the mail up."""
         details = {name: str(value) for name, value in reply.items() if value is not None}
-        if code.purpose == Purpose.INVITE:
-            details["invitation"] = str(code.id)
         await begin_write(session)
         await _update_code(session, mail, MailState.FAILED, reply)
         await self._events.publish(
             mail.context(session, self._clock()),
             "mail.fail",
-            code.user_id,
+            letter.user_id,
             succeeded=False,
-            mail=TEMPLATES[Purpose(code.purpose)],
+            mail=letter.template,
+            **letter.details,
             **details,
         )
         await session.execute(delete(OutgoingMail).where(OutgoingMail.id == mail.id))
@@ -243,6 +251,8 @@ async def _update(session: AsyncSession, mail: OutgoingMail, **values: object) -
 async def _update_code(
     session: AsyncSession, mail: OutgoingMail, state: MailState, reply: Reply
 ) -> None:
+    if mail.code_id is None:
+        return
     await session.execute(
         update(Code)
         .where(Code.id == mail.code_id)

@@ -1,7 +1,8 @@
 """Composes mail from template files: plain text, one folder per language.
 
 The first line of a template is the subject. The placeholders are `$code`, `$account`, `$expires`
-and `$service`. Messages do not track whether they are read.
+and `$service`, and in notices `$key_name`, `$time` and `$address`. Messages do not track whether
+they are read.
 """
 
 import logging
@@ -24,13 +25,27 @@ from app.users.schemas import parse_email
 BUILT_IN = Path(__file__).parent / "templates"
 FALLBACK = "en"
 _FORMER_NAMES = {"forced_password_reset": ("renew",)}  # until version 0.2
-PLACEHOLDERS = ("account", "code", "expires", "service")
-NAMES = ("reset", "forced_password_reset", "verify", "invite", "test")
+PLACEHOLDERS = ("account", "address", "code", "expires", "key_name", "service", "time")
+# The templates, and the placeholder without which each would be useless.
+NEEDED = {
+    "reset": "code",
+    "forced_password_reset": "code",
+    "verify": "code",
+    "invite": "code",
+    "api_key_created": "key_name",
+    "api_key_rotated": "key_name",
+    "api_key_by_administrator": "key_name",
+    "test": None,
+}
+NAMES = tuple(NEEDED)
 
 _SAMPLES = {
     "account": "eligijus",
     "code": "MFRG-G2DF-MZTW-Q2LK-NBSW-Y3DP",
     "expires": "2026-11-30 12:00 UTC",
+    "key_name": "nightly batch",
+    "time": "2026-11-29 12:00 UTC",
+    "address": "192.0.2.7",
 }
 _LANGUAGE_TAG = re.compile("[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, 2.1
 _MAX_NAMED = 10  # files in one log line
@@ -116,8 +131,9 @@ def _check(settings: Settings, name: str, path: Path) -> None:
         raise ValueError("the first line, which is the subject, is empty")
     if any(unicodedata.category(character) == "Cc" for character in subject):
         raise ValueError("the first line, which is the subject, has a control character")
-    if name != "test" and _SAMPLES["code"] not in message.get_content():
-        raise ValueError("the text does not contain $code")
+    needed = NEEDED[name]
+    if needed and _SAMPLES[needed] not in message.get_content():
+        raise ValueError(f"the text does not contain ${needed}")
 
 
 def _describe(error: Exception) -> str:

@@ -18,13 +18,17 @@ class OutgoingMail(Base):
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
-    # The code to send. Without one, the row is a request, which worker.py expands: with a user, to
-    # verify the address of that user; without a user, to reset the passwords of the address.
+    # The code to send. Without a code and a notice, the row is a request, which worker.py expands:
+    # with a user, to verify the address of that user; without a user, to reset the passwords of the
+    # address.
     code_id: Mapped[int | None] = mapped_column(
         _ID, ForeignKey("codes.id", ondelete="CASCADE"), index=True
     )
     user_id: Mapped[int | None] = mapped_column(BigInteger)
     email: Mapped[str] = mapped_column(String(254))
+    # The template of a notice to the user (notices.py), and its values as a JSON object.
+    notice: Mapped[str | None] = mapped_column(String(40))
+    details: Mapped[str | None] = mapped_column(String(1000))
     # From the request of the client: Accept-Language, and fields of the audit log.
     accept_language: Mapped[str] = mapped_column("languages", String(100))
     ip_address: Mapped[str] = mapped_column("address", String(45))

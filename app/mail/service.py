@@ -63,13 +63,11 @@ async def enqueue_request(
     Raises UnavailableError if too much mail is waiting, and TooManyAttemptsError if the user has
     requested too much.
     """
-    waiting = select(OutgoingMail.id).limit(MAX_WAITING).subquery()
-    number = await context.session.scalar(select(func.count()).select_from(waiting))
-    if (number or 0) >= MAX_WAITING:
+    if await is_outbox_full(context):
         raise UnavailableError
     if user_id is not None:
         await enforce_limit(context.session, "verification", str(user_id), VERIFICATION)
-    await _add(context, email, user_id=user_id)
+    await add(context, email, user_id=user_id)
 
 
 async def enqueue(
@@ -77,7 +75,7 @@ async def enqueue(
 ) -> None:
     """Queue mail with this code, no matter how much mail is waiting. `language` is that of the
     reader, if it is not the language of the request."""
-    await _add(context, email, language, code_id=code.id)
+    await add(context, email, language, code_id=code.id)
 
 
 async def enqueue_again(context: RequestContext, code: Code, language: str | None) -> None:
@@ -99,7 +97,7 @@ async def enqueue_again(context: RequestContext, code: Code, language: str | Non
         waiting.returning(OutgoingMail.id), execution_options={"synchronize_session": False}
     )
     if not found.all():
-        await _add(context, code.email, language, code_id=code.id)
+        await add(context, code.email, language, code_id=code.id)
 
 
 async def send_verification(context: RequestContext, event: Event) -> None:
@@ -110,9 +108,17 @@ async def send_verification(context: RequestContext, event: Event) -> None:
             await enqueue_request(context, user.email, user_id=user.id)
 
 
-async def _add(
-    context: RequestContext, email: str, language: str | None = None, **recipient: int | None
+async def is_outbox_full(context: RequestContext) -> bool:
+    """Whether too much mail is waiting to accept what users cause."""
+    waiting = select(OutgoingMail.id).limit(MAX_WAITING).subquery()
+    number = await context.session.scalar(select(func.count()).select_from(waiting))
+    return (number or 0) >= MAX_WAITING
+
+
+async def add(
+    context: RequestContext, email: str, language: str | None = None, **columns: int | str | None
 ) -> None:
+    """Add a row to the outbox, no matter how much mail is waiting."""
     now = await current_time(context.session)  # other hosts compare it
     context.session.add(
         OutgoingMail(
@@ -124,7 +130,7 @@ async def _add(
             attempts=0,
             due_at=now,
             created_at=now,
-            **recipient,
+            **columns,
         )
     )
     await context.session.flush()

@@ -1,11 +1,11 @@
 """Sends the mail in the outbox. Every worker runs this job. A worker first claims a mail for some
 time, so if it dies, another worker sends the mail.
 
-A row without a code is a request. The accounts of its address are looked up only here, so that a
-password reset takes the same time for every address. A request is replaced, in one transaction, by
-one mail with a code for each account. Only requests count towards the limits of a mailbox, so that
-strangers cannot block the mail of administrators. Codes exist in plain text only between here and
-the mail server.
+A row without a code and without a notice is a request. The accounts of its address are looked up
+only here, so that a password reset takes the same time for every address. A request is replaced, in
+one transaction, by one mail with a code for each account. Only requests count towards the limits of
+a mailbox, so that strangers cannot block the mail of administrators. Codes exist in plain text only
+between here and the mail server.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class MailWorker:
     async def _process(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
         try:
             async with self._database.session() as session:
-                if mail.code_id:
+                if mail.code_id or mail.notice:
                     is_available = await self._delivery.deliver(session, mail, stopping)
                     self._is_server_available = is_available
                 else:

@@ -3,7 +3,7 @@
 A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
 that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not
 know them, and the database still has what they revoked: the key that signs, the user's token
-version, the session. Tokens that are issued with those would be rejected.
+version, the session, the API key. Tokens that are issued with those would be rejected.
 """
 
 import logging
@@ -15,6 +15,7 @@ from sqlalchemy import delete, select
 
 from app.background_jobs import wait_or_stop
 from app.context import RequestContext
+from app.credentials.api_keys.models import ApiKey
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
@@ -72,12 +73,13 @@ class RevocationRecovery:
 
     async def _publish(self, values: Sequence[str]) -> int:
         """Returns how many of them no other worker has published. Locks in the order of all
-        operations: users, sessions, keys, the feed."""
+        operations: users, sessions, API keys, signing keys, the feed."""
         async with self._database.session() as session:
             context = RequestContext(session, await current_time(session))
             await begin_write(session)
             await _replace_token_versions(context, values)
             await session.execute(delete(Session).where(Session.id.in_(_after("sid:", values))))
+            await _suspend_api_keys(context, values)
             for kid in _after("kid:", values):
                 with suppress(KeyNotFoundError):
                     await self._keys.revoke(context, kid)
@@ -103,6 +105,25 @@ async def _replace_token_versions(context: RequestContext, values: Sequence[str]
     for user in users.all():
         if (user.id, user.token_version) in versions:
             user.token_version = new_token_version()
+
+
+async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> None:
+    """The database has lost a change of these keys: they may have been revoked. Their owners can
+    resume them."""
+    parts = (value.partition(".") for value in _after("sid:", values) if "." in value)
+    versions = {(key_id, int(version)) for key_id, _, version in parts}
+    api_keys = await context.session.scalars(
+        select(ApiKey)
+        .where(ApiKey.id.in_({key_id for key_id, _ in versions}))
+        .order_by(ApiKey.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    for api_key in api_keys.all():
+        if (api_key.id, api_key.version) in versions:
+            api_key.suspended_at = api_key.suspended_at or context.now
+            api_key.version += 1
+    await context.session.flush()
 
 
 def _after(prefix: str, values: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.audit.models import Entry
 from app.audit.service import MAX_ANONYMOUS_FAILURES, older_anonymous_failures
+from app.credentials.api_keys.models import ApiKey
+from app.credentials.api_keys.service import KEPT_FOR
 from app.credentials.second_factors.models import SecondFactor
 from app.credentials.second_factors.service import ENROLLMENT_PERIOD
 from app.credentials.sessions.models import Session
@@ -42,6 +44,7 @@ class Retention(LockedJob):
         await _delete(session, Revocation.position, has_expired())
         await _delete(session, Session.id, Session.expires_at <= now)
         await self._delete_revoked_sessions(session)
+        await _delete(session, ApiKey.id, ApiKey.expires_at <= now - KEPT_FOR)
         is_old = Entry.at <= now - timedelta(days=self._settings.audit_days)
         await _delete(session, Entry.id, is_old, skip_locked=False)
         surplus = await older_anonymous_failures(session, MAX_ANONYMOUS_FAILURES)

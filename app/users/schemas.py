@@ -13,7 +13,7 @@ from app.security.one_time_codes.schemas import CodeText
 from app.security.passwords import MAX_LENGTH
 from app.tokens.scopes import MAX_SCOPES_LENGTH, RESERVED_SCOPES
 from app.users.models import normalize_email
-from app.users.visible_text import has_stray_mark, is_visible
+from app.users.visible_text import check_visible_text
 from hourpass.scopes import find_error
 
 
@@ -24,12 +24,7 @@ def normalize_username(username: str) -> str:
 
 
 def _check_username(username: str) -> str:
-    if username != username.strip():
-        raise PydanticCustomError("username", "Must not begin or end with a space")
-    if not is_visible(username):
-        raise PydanticCustomError("username", "Must not contain control or invisible characters")
-    if has_stray_mark(username):
-        raise PydanticCustomError("username", "Must have a letter before each combining mark")
+    check_visible_text(username)
     if len(normalize_username(username)) > 64:
         raise PydanticCustomError("username", "Must have at most 64 characters after normalization")
     return username

@@ -6,9 +6,24 @@ Otherwise two names could look the same, or a name like none at all.
 import re
 import unicodedata
 
+from pydantic_core import PydanticCustomError
+
 # The standard library has no property for default-ignorable letters and marks, nor for the blanks
 # of scripts and notations. Their names say what they are, in later versions of Unicode too.
 _INVISIBLE_NAME = re.compile(r"\b(BLANK|FILLER|GRAPHEME JOINER|INHERENT|NULL|VARIATION SELECTOR)\b")
+
+
+def check_visible_text(text: str) -> str:
+    """A validator. Raises PydanticCustomError."""
+    if text != text.strip():
+        raise PydanticCustomError("visible_text", "Must not begin or end with a space")
+    if not is_visible(text):
+        problem = "Must not contain control or invisible characters"
+        raise PydanticCustomError("visible_text", problem)
+    if has_stray_mark(text):
+        problem = "Must have a letter before each combining mark"
+        raise PydanticCustomError("visible_text", problem)
+    return text
 
 
 def is_visible(text: str) -> bool:

@@ -28,6 +28,10 @@ PROOF = {"password": LANCELOT["password"]}
 DISABLE: Call = ("PUT", "/toggle-user-permission/2/0", {})
 VOUCH: Call = ("PATCH", "/users/2", {"email_verified": True})
 REMOVE: Call = ("DELETE", "/remove-user/2", {})
+NEW_KEY: Call = ("POST", "/users/2/api-keys", {"name": "batch"})
+KEY = "/users/2/api-keys/{id}"
+SUSPEND: Call = ("POST", f"{KEY}/suspend", {})
+OWN_KEY: Call = ("POST", "/me/api-keys", {"name": "batch"})
 INVITE: Call = ("POST", "/invitations", {})
 INVITE_BY_MAIL: Call = ("POST", "/invitations", {"email": GALAHAD["email"]})
 FORCE_BY_MAIL: Call = ("POST", "/users/2/password-reset", {"by_mail": True})
@@ -68,6 +72,12 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("user.resend_reset", 2, [FORCE_BY_MAIL, ("POST", "/users/2/password-reset/resend", {})]),
         ("session.end", 2, [("DELETE", "/users/2/sessions/{sid}", {})]),
         ("second_factor.reset", 2, [("DELETE", "/users/2/second-factor", {})]),
+        ("api_key.create", 2, [NEW_KEY]),
+        ("api_key.update", 2, [NEW_KEY, ("PATCH", KEY, {"name": "hourly"})]),
+        ("api_key.rotate", 2, [NEW_KEY, ("POST", f"{KEY}/rotate", {})]),
+        ("api_key.suspend", 2, [NEW_KEY, SUSPEND]),
+        ("api_key.resume", 2, [NEW_KEY, SUSPEND, ("POST", f"{KEY}/resume", {})]),
+        ("api_key.revoke", 2, [NEW_KEY, ("DELETE", KEY, {})]),
         ("user.remove", 2, [REMOVE]),
         ("user.erase", 2, [REMOVE, ("DELETE", "/users/2/personal-data", {})]),
         ("invitation.create", None, [INVITE]),
@@ -103,6 +113,8 @@ async def test_actions_of_an_administrator(  # noqa: PLR0917 - fixtures
         ("user.revoke_tokens", [("POST", "/me/logout-everywhere", {})]),
         ("session.end", [("DELETE", "/me/sessions/{sid}", {})]),
         ("second_factor.enrol", [("POST", "/me/second-factor", PROOF)]),
+        ("api_key.create", [OWN_KEY]),
+        ("api_key.revoke", [OWN_KEY, ("DELETE", "/me/api-keys/{id}", {})]),
         ("user.remove", [("DELETE", "/me", PROOF)]),
     ],
 )

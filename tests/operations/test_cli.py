@@ -347,6 +347,7 @@ def test_help_lists_the_commands(option: str) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == sorted(main.commands)
     assert set(main.commands) == {
         "after-restore",
+        "api-keys",
         "create-admin",
         "erase-user",
         "grant",

@@ -20,6 +20,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.cli.restore import revoke_everything
 from app.context import RequestContext
+from app.credentials.api_keys.models import ApiKey
+from app.credentials.api_keys.schemas import ApiKeyChange, NewApiKey
 from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
@@ -94,6 +96,7 @@ class Prepared:
     lancelot: EnrolledUser
     account: LoginAccount
     session_id: str
+    key_ids: list[str]
     kid: str
     codes: dict[Purpose, str]
     invitation_id: int
@@ -127,6 +130,8 @@ async def prepare(
         written[purpose] = parse_code(text)
     await session.commit()
     session_id = await session.scalar(select(Session.id))
+    new_keys = [NewApiKey(name="batch") for _ in range(2)]
+    made = [await services.api_keys.create(context, lancelot.id, new) for new in new_keys]
     account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR)
     assert session_id
     assert account
@@ -137,6 +142,7 @@ async def prepare(
         lancelot=lancelot,
         account=account,
         session_id=session_id,
+        key_ids=[api_key.id for api_key, _ in made],
         kid=(await services.keys.load(context)).keys[0].kid,
         codes=written,
         invitation_id=invited.id,
@@ -208,6 +214,29 @@ def of_credentials(it: Prepared) -> dict[str, Operation]:
     }
 
 
+def of_api_keys(it: Prepared) -> dict[str, Operation]:
+    keys = it.services.api_keys
+    user_id, key_id, other_id = it.lancelot.id, *it.key_ids
+    new, change = NewApiKey(name="new"), ApiKeyChange(networks=["192.0.2.0/24"])
+
+    async def resume(context: RequestContext) -> None:
+        """A suspended key, in one transaction more."""
+        await keys.suspend(context, user_id, other_id)
+        await keys.resume(context, user_id, other_id)
+
+    async def log_out(context: RequestContext) -> None:
+        await keys.log_out_everywhere(context, user_id, it.account.token_version)
+
+    return {
+        "create a key": lambda c: keys.create(c, user_id, new),
+        "change a key": lambda c: keys.update(c, user_id, key_id, change),
+        "revoke an API key": lambda c: keys.revoke(c, user_id, key_id),
+        "rotate a key": lambda c: keys.rotate(c, user_id, key_id, DAY),
+        "suspend and resume a key": resume,
+        "log out with all keys": log_out,
+    }
+
+
 def of_the_service(it: Prepared) -> dict[str, Operation]:
     invitations, keys = it.services.invitations, it.services.keys
     clock = Clock()
@@ -219,7 +248,7 @@ def of_the_service(it: Prepared) -> dict[str, Operation]:
         await it.services.revocations.publish(context, f"kid:{it.kid}")
         await context.session.commit()
 
-    purged = (Session.id, AttemptCounter.key, Code.id, OutgoingMail.id)
+    purged = (Session.id, ApiKey.id, AttemptCounter.key, Code.id, OutgoingMail.id)
     return {
         "send mail": lambda _: mail_worker.run_once(asyncio.Event()),
         "invite": lambda c: invitations.create(c, LANCELOT["email"], (), DAY),
@@ -270,7 +299,7 @@ async def test_no_two_transactions_wait_for_each_other(
 
             return run
 
-        operations = of_accounts(it) | of_credentials(it) | of_the_service(it)
+        operations = of_accounts(it) | of_credentials(it) | of_api_keys(it) | of_the_service(it)
         named = {name: transaction(operation) for name, operation in operations.items()}
         steps = {name: await pair.alone(one) for name, one in named.items()}
         deadlocks = []

@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import StartupError
 from app.mail import messages
-from app.mail.messages import check_templates, compose, preferred_language
+from app.mail.messages import NEEDED, check_templates, compose, preferred_language
 from app.settings import Settings
 from tests.support.settings import make_settings
 from tests.support.users import LANCELOT
@@ -40,15 +40,17 @@ def test_the_best_available_language_is_used(header: str, language: str) -> None
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-@pytest.mark.parametrize("name", ["reset", "forced_password_reset", "verify", "invite", "test"])
+@pytest.mark.parametrize("name", NEEDED)
 def test_every_text_is_there_in_every_language(name: str, language: str) -> None:
     values: Any = {"code": "C-O-D-E", "account": "lancelot", "expires": "soon"}
+    values |= {"key_name": "K-E-Y", "time": "today", "address": "192.0.2.7"}
     message = compose(MAILING, name, LANCELOT["email"], language, **values)
     assert message["Content-Language"] == language
     text = message.get_content()
     assert message["Subject"]
     assert "$" not in text + message["Subject"]
-    assert ("C-O-D-E" in text) == (name != "test")
+    for placeholder in ("code", "key_name"):
+        assert (values[placeholder] in text) == (NEEDED[name] == placeholder)
 
 
 def test_custom_templates_come_before_the_built_in_ones(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Connection
 
 from app.context import RequestContext
+from app.credentials.api_keys.service import ApiKeys
 from app.database.engine import Database
 from app.database.job_lock import LOCK_PERIOD
 from app.main import create_app
@@ -34,7 +35,7 @@ from tests.support.users import (
 )
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
-GROWING |= {"codes", "earlier_code_hashes", "outbox", "second_factors"}
+GROWING |= {"codes", "earlier_code_hashes", "outbox", "second_factors", "api_keys"}
 
 
 @contextmanager
@@ -80,6 +81,7 @@ async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
     clock: Clock,
 ) -> None:
     database: Database = app.state.database
+    api_keys: ApiKeys = app.state.services.api_keys
     with executed(database) as statements:
         arthurs = bearer(await log_in(client, ARTHUR))
         lancelot = await register(client, LANCELOT)
@@ -90,6 +92,18 @@ async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
             assert (await client.get(path, headers=bearer(token))).status_code == 200
         for path in ("/users", "/audit", f"/users/{lancelot}", "/revocations"):
             assert (await client.get(path, headers=arthurs)).status_code == 200
+        keys = f"/users/{lancelot}/api-keys"
+        made = await client.post(keys, json={"name": "batch"}, headers=arthurs)
+        key = f"{keys}/{made.json()['id']}"
+        for path in (key, keys, f"{keys}?include_ended=1&limit=1"):
+            assert (await client.get(path, headers=arthurs)).status_code == 200
+        await client.patch(key, json={"scopes": []}, headers=arthurs)
+        for act in ("suspend", "resume", "rotate"):
+            assert (await client.post(f"{key}/{act}", headers=arthurs)).is_success
+        assert (await client.delete(key, headers=arthurs)).status_code == 200
+        assert await api_keys.list_of_all_users(context, "", 1)
+        body = {"api_keys": True}
+        await client.post("/me/logout-everywhere", json=body, headers=bearer(token))
         await client.patch(f"/users/{lancelot}", json={"scopes": ["predict"]}, headers=arthurs)
         await client.post("/me/logout-everywhere", headers=arthurs)
         await users.remove(context, lancelot)

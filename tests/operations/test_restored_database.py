@@ -19,6 +19,7 @@ from hourpass import Guard, InvalidTokenError
 from tests.support.apps import context_in, started_client
 from tests.support.databases import Twin, twin
 from tests.support.guards import comes_true, refusal_of
+from tests.support.key_calls import KeyCalls, keys_of, sids_of
 from tests.support.markers import on_sqlite
 from tests.support.running_service import RunningService, running_service
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
@@ -122,10 +123,14 @@ async def test_what_the_database_has_lost_is_revoked_again(
     for person in (LANCELOT, GALAHAD):
         await register(client, person)
     session = await open_session(client, LANCELOT)
+    keys = KeyCalls(client, session["token"])
+    narrowed, untouched = (await keys.create())["id"], (await keys.create())["id"]
+    announced = await revoked(client)
     old = [await log_in(client, person) for person in (ARTHUR, LANCELOT, GALAHAD)]
     arthur, lancelot, galahad = old
     twin.copy()
     assert await answers(client, "/readyz", 200)
+    await keys.revoke(narrowed)
     await revoke(client, lancelot)
     user_id = said_in(galahad)["sub"]
     disable = f"/toggle-user-permission/{user_id}/0"
@@ -140,14 +145,14 @@ async def test_what_the_database_has_lost_is_revoked_again(
         await app.state.services.revocations.publish(context, f"kid:{kid_of(arthur)}")
         await database.commit()
     known = [f"jti:{said_in(lancelot)['jti']}", f"sub:{user_id}:{said_in(galahad)['epoch']}"]
-    known += [f"sid:{sid}", f"kid:{kid_of(arthur)}"]
+    known += [f"sid:{sid}", f"kid:{kid_of(arthur)}", *await sids_of(client, narrowed)]
     assert await lists(client, *known)
 
     twin.swap()
 
     async with started_client(make_settings(twin.first_url), clock) as newcomer:
         assert await lists(newcomer, *known)
-        assert sorted(await revoked(newcomer)) == sorted(known)
+        assert sorted(await revoked(newcomer)) == sorted(known + announced)
         for token in (*old, session["token"]):
             assert not await token_holds(newcomer, token)
         assert (await renew(newcomer, session["refresh_token"])).status_code == 400
@@ -156,6 +161,9 @@ async def test_what_the_database_has_lost_is_revoked_again(
             assert kid_of(fresh) != kid_of(arthur)
             for each in (newcomer, client):
                 assert await token_holds(each, fresh)
+        keys = await keys_of(newcomer, LANCELOT)
+        assert (await keys.get(narrowed))["status"] == "suspended"  # who knows what was lost
+        assert (await keys.get(untouched))["status"] == "active"
 
 
 @on_sqlite
@@ -267,6 +275,8 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     session = await open_session(client, LANCELOT)
     tokens = [session["token"], await log_in(client, ARTHUR)]
     code = (await client.post("/invitations", json={}, headers=bearer(tokens[1]))).json()["code"]
+    keys = KeyCalls(client, tokens[1])
+    api_key = (await keys.create())["id"]
     old_keys = {kid_of(token) for token in tokens}
     cursor = (await client.get("/revocations")).json()["cursor"]
 
@@ -281,7 +291,12 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     assert await register(client, GALAHAD) > IDS_AFTER_BACKUP
     response = await client.get("/revocations", params={"after": cursor})
     assert_problem(response, 410, "cursor_unknown")
-    assert await revoked(client) == [f"kid:{kid}" for kid in old_keys]
+    assert [value for value in await revoked(client) if not value.startswith("key:")] == [
+        f"kid:{kid}" for kid in old_keys
+    ]
+    keys = await keys_of(client, ARTHUR)
+    assert (await keys.get(api_key))["status"] == "suspended"
+    await keys.act(api_key, "resume")
     fresh = await log_in(client, LANCELOT)
     assert kid_of(fresh) not in old_keys
     assert await token_holds(client, fresh)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.background_jobs import BackgroundJobs
 from app.context import RequestContext
+from app.credentials.api_keys.models import ApiKey
 from app.credentials.sessions.models import Session
 from app.database import job_lock
 from app.database.engine import Database, begin_write
@@ -230,6 +231,29 @@ async def test_codes_that_are_too_old_go_and_open_ones_stay(
     await store(database, *codes)
     assert await housekeeping.run_once()
     assert await stored(database, Code.id) == [codes[2].id]
+
+
+async def test_api_keys_go_90_days_after_their_end(
+    database: Database, clock: Clock, housekeeping: Retention
+) -> None:
+    lancelot = user_named("lancelot", 1, clock())
+    await store(database, lancelot)
+    ends = {"long ago": -90 * DAY, "ended": -90 * DAY + SECOND, "active": DAY}
+    api_keys = [
+        ApiKey(
+            id=f"{number:08}",
+            user_id=lancelot.id,
+            name=name,
+            secret_hash=b"",
+            version=1,
+            created_at=clock() - 400 * DAY,
+            expires_at=clock() + end,
+        )
+        for number, (name, end) in enumerate(ends.items())
+    ]
+    await store(database, *api_keys)
+    assert await housekeeping.run_once()
+    assert await stored(database, ApiKey.name) == ["active", "ended"]
 
 
 async def test_keys_without_valid_tokens_are_deleted_and_the_others_stay(

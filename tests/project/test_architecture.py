@@ -36,7 +36,7 @@ LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 # `None`: they do not import one another.
 SUBFOLDERS: dict[str, tuple[str, ...] | None] = {
     "accounts": None,
-    "credentials": None,
+    "credentials": ("sessions", "second_factors", "api_keys"),
     "security": None,
     "tokens": ("signing_keys", "revocations"),
 }

@@ -15,6 +15,7 @@ import pytest
 
 from app import ip_addresses
 from app.audit.service import MAX_ANONYMOUS_FAILURES
+from app.credentials.api_keys import service as api_keys
 from app.credentials.second_factors import service as second_factors
 from app.credentials.sessions.service import MAX_PER_USER
 from app.errors import (
@@ -251,6 +252,28 @@ ROWS = [
         "{3,600} at once, {3,600} an hour",
         REGISTRATION.allowed / (REGISTRATION.window / HOUR),
         *an_hour(limits.REGISTRATIONS),
+    ),
+    row(
+        "per owner {100} at once, {100} {a} day | {50} per user, without rotated ones; deleted "
+        "{90} days after their end |",
+        limits.NEW_API_KEY.burst,
+        DAY / limits.NEW_API_KEY.interval,
+        1,
+        api_keys.MAX_PER_USER,
+        api_keys.KEPT_FOR / DAY,
+    ),
+    row(
+        "change or resume an API key | feed, audit log | per owner {100} at once, {100} an hour",
+        *an_hour(limits.API_KEY_CHANGE),
+    ),
+    row(
+        "API keys add at most {200} an hour ({100} resumed and suspended ones) and {200} {a} day "
+        "({100} created and revoked ones)",
+        2 * an_hour(limits.API_KEY_CHANGE)[1],
+        an_hour(limits.API_KEY_CHANGE)[1],
+        2 * DAY / limits.NEW_API_KEY.interval,
+        1,
+        DAY / limits.NEW_API_KEY.interval,
     ),
     row("per administrator {1,000} at once, {1,000} an hour", *an_hour(limits.NEW_INVITATION)),
     row("{16,384} cached tokens per worker", MAX_CACHED),

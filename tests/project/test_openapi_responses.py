@@ -51,6 +51,16 @@ async def test_every_operation_answers_as_documented(
     assert call.succeeded == set(OPERATIONS)
 
 
+async def call_about_api_keys(call: Caller, token: str, path: str) -> None:
+    key_id = (await call("POST", path, token, json={"name": "batch"})).json()["id"]
+    for each in (path, f"{path}/{key_id}"):
+        await call("GET", each, token)
+    await call("PATCH", f"{path}/{key_id}", token, json={"networks": ["192.0.2.0/24"]})
+    for act in ("suspend", "resume", "rotate"):
+        await call("POST", f"{path}/{key_id}/{act}", token)
+    await call("DELETE", f"{path}/{key_id}", token)
+
+
 async def call_without_a_user(call: Caller) -> None:
     for path in ("/healthz", "/readyz", "/.well-known/jwks.json", "/revocations"):
         await call("GET", path)
@@ -73,6 +83,7 @@ async def call_as_a_user(
     (listed,) = (await call("GET", "/me/sessions", token)).json()["sessions"]
     await call("DELETE", f"/me/sessions/{listed['id']}", token)
     token = await log_in(client, LANCELOT)
+    await call_about_api_keys(call, token, "/me/api-keys")
     await call("POST", "/me/email-verification", token)
     await deliver(app)
     await call("POST", "/me/email-verification/confirm", token, json={"code": mailbox.last_code()})
@@ -123,6 +134,7 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     await call("DELETE", f"/users/{user_id}/sessions/{session['id']}", admin)
     await call("POST", f"/users/{user_id}/revoke-tokens", admin)
     await call("PUT", f"/toggle-user-permission/{user_id}/1", admin)
+    await call_about_api_keys(call, admin, f"/users/{user_id}/api-keys")
     await begin_second_factor(client)
     await call("DELETE", f"/users/{user_id}/second-factor", admin)
     path = f"/users/{user_id}/password-reset"

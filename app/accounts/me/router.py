@@ -1,14 +1,18 @@
-from fastapi import APIRouter, status
+from typing import Annotated
+
+from fastapi import APIRouter, Body, status
 
 from app.accounts.me.schemas import (
     AccountDeletion,
     EmailConfirmation,
+    EverywhereLogout,
     PasswordChange,
     PasswordChanged,
     ProfileChange,
     VerificationSent,
 )
 from app.context import ContextDep
+from app.credentials.api_keys.dependencies import ApiKeysDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorRequiredError,
@@ -172,12 +176,18 @@ async def remove_own_account(
     operation_id="logOutEverywhere",
     summary="Log out everywhere",
     response_description="All your tokens and sessions were revoked.",
-    responses=error_docs(*_FOR_OWNERS),
+    responses=error_docs(*_FOR_OWNERS, InvalidRequestError),
 )
 async def log_out_everywhere(
-    owner: OwnerBearer, users: UsersDep, context: ContextDep
+    owner: OwnerBearer,
+    users: UsersDep,
+    api_keys: ApiKeysDep,
+    context: ContextDep,
+    logout: Annotated[EverywhereLogout, Body(default_factory=EverywhereLogout)],
 ) -> TokensRevoked:
-    """Revokes all of your tokens and sessions, including the token of this request."""
+    """Revokes all of your tokens and sessions, including the token of this request. Your API keys
+    stay valid, unless you send `api_keys`."""
     user_id, token_version = owner.user_version
-    await users.revoke_tokens(context, user_id, token_version)
+    revoke = api_keys.log_out_everywhere if logout.api_keys else users.revoke_tokens
+    await revoke(context, user_id, token_version)
     return TokensRevoked(user_id=user_id)

@@ -62,6 +62,16 @@ class AccountDeletion(StrongConfirmation):
     )
 
 
+class EverywhereLogout(RequestBody):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"api_keys": True}, {"api_keys": False}]}
+    )
+
+    api_keys: bool = Field(
+        default=False, description="Revoke your API keys as well. Default: false."
+    )
+
+
 class VerificationSent(BaseModel):
     message: ConstantMessage = "A code is on its way"
 

@@ -87,8 +87,8 @@ async def force_password_reset(
     context: ContextDep,
     forced: Annotated[AdminPasswordReset, Body(default_factory=AdminPasswordReset)],
 ) -> AdminPasswordResetDone:
-    """Invalidate the password and revoke all tokens and sessions of the user. The user sets a new
-    password with the code at `POST /password-resets/confirm`.
+    """Invalidate the password and revoke all tokens, sessions and API keys of the user. The user
+    sets a new password with the code at `POST /password-resets/confirm`.
 
     Also use it for a user who forgot the password if the service does not send mail.
     """

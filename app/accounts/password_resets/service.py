@@ -7,6 +7,7 @@ from sqlalchemy import Select, select
 
 from app.accounts.password_resets.errors import PasswordResetNotFoundError
 from app.context import RequestContext
+from app.credentials.api_keys.service import ApiKeys
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -21,8 +22,11 @@ from app.users.service import Users
 
 
 class PasswordResets:
-    def __init__(self, users: Users, limiter: LoginLimiter, events: Events, mail: Mail) -> None:
+    def __init__(
+        self, users: Users, api_keys: ApiKeys, limiter: LoginLimiter, events: Events, mail: Mail
+    ) -> None:
         self._users = users
+        self._api_keys = api_keys
         self._limiter = limiter
         self._events = events
         self._mail = mail
@@ -72,8 +76,8 @@ class PasswordResets:
         by_mail: bool,
         language: str | None = None,
     ) -> tuple[Code, str]:
-        """Invalidate the password, and revoke tokens and sessions. Only the code can set a new
-        password. `language` is that of the mail.
+        """Invalidate the password, and revoke tokens, sessions and API keys. Only the code can set
+        a new password. `language` is that of the mail.
 
         Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
         a user without an e-mail address.
@@ -83,6 +87,7 @@ class PasswordResets:
         user = await self._users.invalidate_password(context, user_id)
         if by_mail and user.email is None:
             raise InvalidRequestError.for_field("by_mail", "The user has no e-mail address")
+        await self._api_keys.revoke_all(context, user_id, reason="forced password reset")
         await self._events.publish(context, "user.force_reset", user_id)
         email = user.email if by_mail else None
         code, text = await codes.issue(context, Purpose.ADMIN_RESET, user_id=user_id, email=email)

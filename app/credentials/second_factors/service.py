@@ -7,7 +7,7 @@ a probability below 10^-4. After MAX_FAILURES in a row, only a recovery code is 
 limit for them, and an attacker who knows only the password cannot prevent the owner from using one.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from app.security.one_time_codes import text
 from app.security.rate_limits.limits import NEW_SECRET
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
+from app.tokens.jwt import Claims
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 from app.users.reauthentication import Reauthentication
@@ -42,6 +43,7 @@ FORGIVEN_AFTER = timedelta(hours=1)
 MAX_FAILURES = 100
 RECOVERY_CODES = 10
 ENROLLMENT_PERIOD = timedelta(hours=1)
+RECENT = timedelta(minutes=15)
 
 
 # A column for queries on users.
@@ -126,6 +128,30 @@ class SecondFactors:
         await self._require_code(context, action, factor, otp)
         await context.session.commit()
         return user
+
+    async def require_recent(
+        self, context: RequestContext, action: str, claims: Claims, otp: SecretStr | None
+    ) -> None:
+        """Require a code of a user with a second factor, unless the user's token comes from a login
+        with one that is not longer ago than RECENT.
+
+        As after reauthenticate(), the operation that follows compares `token_version`. Raises
+        SecondFactorRequiredError, WrongCodeError, TooManyCodesError, and the errors of
+        Users.lock().
+        """
+        user_id = int(claims.subject)
+        authenticated_at = datetime.fromtimestamp(claims.authenticated_at, UTC)
+        is_recent = "otp" in claims.methods and context.now - authenticated_at <= RECENT
+        if is_recent or not await self.is_enabled(context, user_id):
+            return
+        if otp is None:
+            raise SecondFactorRequiredError
+        await begin_write(context.session)
+        factor = await self._lock(context, user_id, claims.token_version)
+        if factor is None:
+            raise SecondFactorNotFoundError
+        await self._require_code(context, action, factor, otp)
+        await context.session.commit()
 
     async def enroll(self, context: RequestContext, user_id: int, password: str) -> NewSecret:
         """Returns a secret for the user's authenticator app. It has no effect before confirm().

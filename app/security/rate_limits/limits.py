@@ -72,6 +72,10 @@ SESSION_REFRESH = Rate(burst=120, interval=timedelta(seconds=15))
 UNFINISHED_LOGIN = Rate(burst=60, interval=timedelta(minutes=1))
 # Each new secret allows five wrong codes, all of which go to the audit log.
 NEW_SECRET = Rate(burst=20, interval=timedelta(minutes=3))
+# API keys that are created or rotated, per owner.
+NEW_API_KEY = Rate(burst=100, interval=timedelta(days=1) / 100)
+# Changed or resumed ones. Suspending has no limit: it must not have to wait.
+API_KEY_CHANGE = Rate.hourly(100)
 # Per administrator.
 NEW_INVITATION = Rate(burst=1_000, interval=timedelta(seconds=3.6))
 # All clients together, registrations by invitation excluded.

@@ -7,8 +7,10 @@ class RevocationEntry(BaseModel):
     """Reject all tokens with this value until `expires_at`."""
 
     value: str = Field(
-        description="`jti:…`: one token. `sid:…`: the tokens of a session. `kid:…`: all tokens "
-        "signed with a key. `sub:<sub>:<epoch>`: the tokens of a user with that `epoch`.",
+        description="`jti:…`: one token. `sid:…`: the tokens of a session or an API key. `kid:…`: "
+        "all tokens signed with a key. `sub:<sub>:<epoch>`: the tokens of a user with that "
+        "`epoch`. Ignore other values, such as `key:…`, which announces a new API key to the "
+        "service's workers.",
         examples=["sub:10:0"],
     )
     expires_at: datetime = Field(description="When it can be forgotten.")

@@ -1,0 +1,66 @@
+"""Tells users by mail what happened to their account. A notice has no code and needs no reply."""
+
+import hashlib
+from datetime import datetime
+from typing import NamedTuple
+
+from pydantic_core import from_json, to_json
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.context import RequestContext
+from app.events import Event
+from app.mail.models import OutgoingMail
+from app.mail.service import RETRY_PERIOD, add, is_outbox_full
+from app.users.models import User
+
+TEMPLATES = {"api_key.create": "api_key_created", "api_key.rotate": "api_key_rotated"}
+BY_ADMINISTRATOR = "api_key_by_administrator"
+
+
+class OutdatedNoticeError(Exception):
+    """The user is deleted, or has another address since."""
+
+
+class Letter(NamedTuple):
+    """What a mail says, and until when that is useful. `details` are for the audit log."""
+
+    template: str
+    values: dict[str, str]
+    message_id: str
+    useful_until: datetime
+    user_id: int | None
+    details: dict[str, str]
+
+
+async def send_notice(context: RequestContext, event: Event) -> None:
+    """A subscriber. Only to a verified address: a stranger may have registered with another one,
+    and chosen the name of the key as advertising. If too much mail is waiting, it sends nothing."""
+    user = await context.session.get(User, event.subject_id)
+    if user is None or user.email is None or not user.email_verified:
+        return
+    if await is_outbox_full(context):
+        return
+    is_own = context.user_id == user.id
+    details = {"key_name": event.details["name"]}
+    if is_own:  # the address of an administrator is none of the user's business
+        details["address"] = context.ip_address
+    notice = TEMPLATES[event.action] if is_own else BY_ADMINISTRATOR
+    await add(
+        context, user.email, user_id=user.id, notice=notice, details=to_json(details).decode()
+    )
+
+
+async def compose_notice(session: AsyncSession, mail: OutgoingMail) -> Letter:
+    """Raises OutdatedNoticeError."""
+    assert mail.notice
+    assert mail.details
+    user = await session.get(User, mail.user_id, populate_existing=True)
+    if user is None or user.email != mail.email or not user.email_verified:
+        raise OutdatedNoticeError
+    time = f"{mail.created_at:%Y-%m-%d %H:%M} UTC"
+    values = {**from_json(mail.details), "account": user.username, "time": time}
+    # The same for each try.
+    message_id = hashlib.sha256(f"notice {mail.id} {mail.created_at}".encode()).hexdigest()[:32]
+    return Letter(
+        mail.notice, values, message_id, mail.created_at + RETRY_PERIOD, user.id, details={}
+    )
