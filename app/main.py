@@ -21,11 +21,11 @@ from app.accounts.registration.router import router as registration_router
 from app.audit.router import router as audit_router
 from app.background_jobs import BackgroundJobs
 from app.context import RequestContext
+from app.credentials.api_keys.admin_router import router as api_keys_of_users_router
 from app.credentials.api_keys.exchange import KeyExchange
 from app.credentials.api_keys.live_keys import LiveKeys
-from app.credentials.api_keys.usage import KeyUsage
-from app.credentials.api_keys.admin_router import router as api_keys_of_users_router
 from app.credentials.api_keys.router import router as api_keys_router
+from app.credentials.api_keys.usage import KeyUsage
 from app.credentials.second_factors.encryption import encrypt_existing
 from app.credentials.second_factors.router import router as second_factors_router
 from app.credentials.sessions.router import router as sessions_router
