@@ -18,6 +18,7 @@ from app.accounts.invitations.router import router as invitations_router
 from app.accounts.me.router import router as me_router
 from app.accounts.password_resets.router import router as password_resets_router
 from app.accounts.registration.router import router as registration_router
+from app.accounts.service_accounts.router import router as service_accounts_router
 from app.audit.router import router as audit_router
 from app.background_jobs import BackgroundJobs
 from app.context import RequestContext
@@ -95,6 +96,7 @@ for _router in (  # within a tag, the docs page lists operations in this order
     me_router,
     token_checks_router,
     admin_router,
+    service_accounts_router,
     password_resets_router,
     sessions_router,
     second_factors_router,

@@ -6,6 +6,7 @@ from datetime import timedelta
 from app.accounts.invitations.service import Invitations
 from app.accounts.password_resets.service import PasswordResets
 from app.accounts.registration.service import Registration
+from app.accounts.service_accounts.service import ServiceAccounts
 from app.audit.erasure import Erasure
 from app.credentials.api_keys.service import ApiKeys
 from app.credentials.second_factors.service import SecondFactors
@@ -36,6 +37,7 @@ class Services:
     api_keys: ApiKeys
     mail: Mail
     registration: Registration
+    service_accounts: ServiceAccounts
     invitations: Invitations
     password_resets: PasswordResets
     erasure: Erasure
@@ -67,6 +69,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         api_keys=api_keys,
         mail=mail,
         registration=Registration(users, limiter, settings),
+        service_accounts=ServiceAccounts(users, events, settings),
         invitations=Invitations(events, mail, settings),
         password_resets=PasswordResets(users, api_keys, limiter, events, mail),
         erasure=Erasure(events),

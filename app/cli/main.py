@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app import __version__, standard_streams
-from app.cli import api_keys, keys, mail, restore, users
+from app.cli import api_keys, keys, mail, restore, service_accounts, users
 from app.cli.operations import run
 from app.database import migrations
 from app.errors import ApiError, StartupError
@@ -89,6 +89,7 @@ for _command in (
     users.erase_user,
     api_keys.api_keys,
     keys.keys,
+    service_accounts.service_accounts,
     mail.test_mail,
     restore.after_restore,
 ):

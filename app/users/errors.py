@@ -33,6 +33,11 @@ class LastAdminError(ConflictError):
     message = "Not allowed for the last administrator who can log in"
 
 
+class ServiceAccountError(ConflictError):
+    error = "service_account"
+    message = "A service account has no password, no second factor and no e-mail address"
+
+
 class UserNotFoundError(NotFoundError):
     error = "user_not_found"
     message = "User not found"

@@ -2,7 +2,7 @@
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -16,11 +16,18 @@ from app.users.models import normalize_email
 from app.users.visible_text import check_visible_text
 from hourpass.scopes import find_error
 
+SERVICE_PREFIX = "svc-"  # of the names of service accounts, and of nobody else's
+
 
 def normalize_username(username: str) -> str:
     """The form in which usernames are compared: NFKC, case folded."""
     folded = unicodedata.normalize("NFKC", username).casefold()
     return unicodedata.normalize("NFKC", folded)
+
+
+def has_service_prefix(username: str) -> bool:
+    """As usernames are compared, so that nobody looks like a service account."""
+    return normalize_username(username).startswith(SERVICE_PREFIX)
 
 
 def _check_username(username: str) -> str:
@@ -110,6 +117,10 @@ Scopes = Annotated[
 """Scopes to be granted. The operation compares them with the longest access token."""
 
 
+Kind = Literal["person", "service"]
+KIND_DESCRIPTION = "`person`, or `service` for a service account: a program with API keys."
+
+
 class NewAccount(RequestBody):
     """What every account needs. The e-mail address is optional on the command line."""
 
@@ -176,6 +187,7 @@ class Profile(BaseModel):
         description="Whether the user confirmed the address. False if the token may not read it."
     )
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
+    kind: Kind = Field(description=KIND_DESCRIPTION, examples=["person"])
     created_at: datetime = Field(description="When the user was created.")
 
     def without_email(self) -> "Profile":

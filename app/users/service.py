@@ -19,19 +19,30 @@ from app.security.rate_limits.limits import REGISTRATIONS
 from app.security.rate_limits.service import enforce_limit, forget_account
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
-from app.tokens.jwt import Claims
+from app.tokens.jwt import SERVICE, Claims
 from app.tokens.revocations.service import Revocations, is_not_revoked
 from app.tokens.scopes import summarize
 from app.tokens.token_size import require_room
 from app.users.authenticated_user import AuthenticatedUser
-from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
+from app.users.errors import (
+    LastAdminError,
+    ServiceAccountError,
+    UserExistsError,
+    UserNotFoundError,
+)
 from app.users.models import (
     UNUSABLE_PASSWORD,
     User,
     is_same_mailbox,
     new_token_version,
 )
-from app.users.schemas import NewAccount, normalize_typed_email, normalize_username
+from app.users.schemas import (
+    SERVICE_PREFIX,
+    NewAccount,
+    has_service_prefix,
+    normalize_typed_email,
+    normalize_username,
+)
 
 
 class Users:
@@ -60,9 +71,12 @@ class Users:
         policy refuses and for scopes that are too long for a token, HashingOverloadedError and
         TooManyAttemptsError.
         """
+        if has_service_prefix(account.username):
+            rule = f"Must not begin with {SERVICE_PREFIX}, as names of service accounts do"
+            raise InvalidRequestError.for_field("username", rule)
         require_room(self._settings, scopes)
         if existing := await self._find_id(context, account.username):
-            # Spares the hash. The unique index decides below.
+            # Spares the hash. The unique index decides in add().
             raise UserExistsError(user_id=existing)
         password = account.password.get_secret_value()
         self._passwords.validate_new(password, account.username, account.email)
@@ -88,15 +102,20 @@ class Users:
             details["invitation"] = str(code.id)
         if granted_scopes := user.granted_scopes():
             details["to"] = summarize(granted_scopes)
+        await self.add(context, user)
+        await self._events.publish(context, "user.register", user.id, **details)
+        await context.session.commit()
+        return user.id
+
+    async def add(self, context: RequestContext, user: User) -> None:
+        """Insert the user, which gets its id. Part of the caller's transaction. Raises
+        UserExistsError: the unique index decides between simultaneous registrations."""
         context.session.add(user)
         try:
             await context.session.flush()
         except IntegrityError:
             await context.session.rollback()
-            raise UserExistsError(user_id=await self._find_id(context, account.username)) from None
-        await self._events.publish(context, "user.register", user.id, **details)
-        await context.session.commit()
-        return user.id
+            raise UserExistsError(user_id=await self._find_id(context, user.username)) from None
 
     async def find(self, context: RequestContext, username: str) -> User | None:
         """The user with that name, or None."""
@@ -134,6 +153,7 @@ class Users:
         search: str | None = None,
         is_enabled: bool | None = None,
         is_admin: bool | None = None,
+        kind: str | None = None,
     ) -> Sequence[User]:
         """At most `limit` users with ids above `after_id`, in the order of their ids.
 
@@ -147,6 +167,8 @@ class Users:
             query = query.where(User.is_enabled.is_(is_enabled))
         if is_admin is not None:
             query = query.where(User.is_admin.is_(is_admin))
+        if kind is not None:
+            query = query.where(User.kind == kind)
         return (await context.session.scalars(query)).all()
 
     async def set_enabled(self, context: RequestContext, user_id: int, *, enabled: bool) -> None:
@@ -188,9 +210,9 @@ class Users:
         """Set `email`, `email_verified`, `is_enabled`, `is_admin` or `scopes`, in the format of the
         table.
 
-        Raises UserNotFoundError, LastAdminError, InvalidTokenError as lock() does, and
-        InvalidRequestError for `email_verified` without an e-mail address and for scopes that are
-        too long for a token.
+        Raises UserNotFoundError, LastAdminError, InvalidTokenError as lock() does,
+        ServiceAccountError for the `email` of a service account, and InvalidRequestError for
+        `email_verified` without an e-mail address and for scopes that are too long for a token.
         """
         user, is_last_admin = await self._lock_with_admins(context, user_id, token_version)
         return await self._change_locked(context, user, values, is_last_admin=is_last_admin)
@@ -203,6 +225,8 @@ class Users:
         *,
         is_last_admin: bool,
     ) -> User:
+        if values.get("email"):
+            await _require_person(context, user)
         scopes = set(values.get("scopes", "").split())
         if scopes - set(user.scopes.split()):
             require_room(self._settings, scopes)
@@ -298,9 +322,11 @@ class Users:
     ) -> str:
         """The hash of a new password, if the policy accepts it.
 
-        Raises UserNotFoundError, InvalidRequestError and HashingOverloadedError.
+        Raises UserNotFoundError, ServiceAccountError, InvalidRequestError and
+        HashingOverloadedError.
         """
         user = await self.get(context, user_id)
+        await _require_person(context, user)
         await context.session.commit()
         self._passwords.validate_new(password, user.username, user.email, field=field)
         return await self._passwords.hash(password)
@@ -334,8 +360,9 @@ class Users:
 
     async def invalidate_password(self, context: RequestContext, user_id: int) -> User:
         """Revoke the password, tokens and sessions; only a code can set a new password. Begins the
-        caller's transaction. Raises UserNotFoundError and LastAdminError."""
+        caller's transaction. Raises UserNotFoundError, ServiceAccountError and LastAdminError."""
         user = await self._lock_unless_last_admin(context, user_id)
+        await _require_person(context, user)
         user.password_hash = UNUSABLE_PASSWORD
         await self._revoke_tokens(context, user)
         return user
@@ -392,3 +419,10 @@ def require_token_version(current: int, token_version: int | None) -> None:
     """Raises InvalidTokenError if the version that was checked is no longer the current one."""
     if token_version is not None and token_version != current:
         raise InvalidTokenError
+
+
+async def _require_person(context: RequestContext, user: User) -> None:
+    """Ends the transaction and raises ServiceAccountError if the user is a service account."""
+    if user.kind == SERVICE:
+        await context.session.rollback()
+        raise ServiceAccountError

@@ -18,7 +18,7 @@ from app.http.error_responses import error_docs
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
-from app.users.errors import LastAdminError, UserExistsError, UserNotFoundError
+from app.users.errors import LastAdminError, ServiceAccountError, UserExistsError, UserNotFoundError
 from app.users.schemas import (
     PermissionUpdated,
     TokensRevoked,
@@ -53,6 +53,7 @@ async def list_users(
         search=query.search,
         is_enabled=query.is_enabled,
         is_admin=query.is_admin,
+        kind=query.kind,
     )
     page, further = query.paginate(found)
     return UserPage(users=[UserRecord.model_validate(user) for user in page], next_cursor=further)
@@ -112,7 +113,7 @@ async def read_user(
     operation_id="changeUser",
     summary="Change a user",
     response_description="The user after the change.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError, ServiceAccountError),
 )
 async def change_user(
     _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, context: ContextDep

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_fie
 from app.http.bodies import Change
 from app.http.pagination import PageQuery
 from app.tokens.scopes import split_scopes
-from app.users.schemas import EmailChange, NewAccount, Scopes
+from app.users.schemas import KIND_DESCRIPTION, EmailChange, Kind, NewAccount, Scopes
 
 
 class UserRecord(BaseModel):
@@ -25,6 +25,7 @@ class UserRecord(BaseModel):
     scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(
         description="Scopes of the user's tokens, besides `admin`.", examples=[["predict"]]
     )
+    kind: Kind = Field(description=KIND_DESCRIPTION, examples=["person"])
     created_at: datetime = Field(description="When the user was created.")
 
 
@@ -47,6 +48,7 @@ class UserQuery(PageQuery):
     )
     is_enabled: bool | None = Field(None, description="Only enabled, or only disabled users.")
     is_admin: bool | None = Field(None, description="Only administrators, or only other users.")
+    kind: Kind | None = Field(None, description="Only people, or only service accounts.")
 
 
 class UserPage(BaseModel):

@@ -22,7 +22,7 @@ from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId
-from app.users.errors import LastAdminError, UserNotFoundError
+from app.users.errors import LastAdminError, ServiceAccountError, UserNotFoundError
 
 router = APIRouter()
 
@@ -78,7 +78,9 @@ async def reset_password(
     summary="Force a user to change the password",
     response_description="The user must set a new password with the code.",
     tags=["Administration"],
-    responses=error_docs(*_FOR_ADMINS, MailUnavailableError, UserNotFoundError, LastAdminError),
+    responses=error_docs(
+        *_FOR_ADMINS, MailUnavailableError, UserNotFoundError, LastAdminError, ServiceAccountError
+    ),
 )
 async def force_password_reset(
     _: CurrentAdmin,

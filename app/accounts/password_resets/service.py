@@ -79,8 +79,8 @@ class PasswordResets:
         """Invalidate the password, and revoke tokens, sessions and API keys. Only the code can set
         a new password. `language` is that of the mail.
 
-        Raises UserNotFoundError, LastAdminError, MailUnavailableError, and InvalidRequestError for
-        a user without an e-mail address.
+        Raises UserNotFoundError, ServiceAccountError, LastAdminError, MailUnavailableError, and
+        InvalidRequestError for a user without an e-mail address.
         """
         if by_mail:
             self._mail.require_server()
