@@ -50,15 +50,13 @@ def list_(as_json: bool) -> None:  # noqa: FBT001 - click
             found += page
         return found
 
-    accounts = [_record(account) for account in run(read)]
+    accounts = run(read)
     if as_json:
-        click.echo(json.dumps(accounts))
+        click.echo(json.dumps([_record(account) for account in accounts]))
         return
     for account in accounts:
-        state = "enabled" if account["is_enabled"] else "disabled"
-        click.echo(
-            f"{account['id']}\t{account['username']}\t{state}\t{' '.join(account['scopes'])}"
-        )
+        state = "enabled" if account.is_enabled else "disabled"
+        click.echo(f"{account.id}\t{account.username}\t{state}\t{account.scopes}")
 
 
 def _record(account: User) -> dict[str, object]:
