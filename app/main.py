@@ -43,6 +43,8 @@ from app.errors import StartupError
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import RequestMiddleware
 from app.ip_addresses import ProxyWarning
+from app.login.client_credentials import ClientCredentialsGrant
+from app.login.dependencies import Grants
 from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.router import router as login_router
@@ -269,7 +271,7 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
         limiter=services.login_limiter,
     )
     issuer = TokenIssuer(tokens, keys, settings)
-    state.password_grant = PasswordGrant(
+    password_grant = PasswordGrant(
         limiter=services.login_limiter,
         passwords=services.passwords,
         second_factors=services.second_factors,
@@ -277,8 +279,12 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
         issuer=issuer,
         events=services.events,
     )
-    state.token_exchange_grant = TokenExchangeGrant(key_exchange)
-    state.refresh_grant = RefreshGrant(services.sessions, services.second_factors, issuer)
+    state.grants = Grants(
+        password_grant,
+        RefreshGrant(services.sessions, services.second_factors, issuer),
+        TokenExchangeGrant(key_exchange),
+        ClientCredentialsGrant(key_exchange),
+    )
 
 
 def _tune_garbage_collection(stack: AsyncExitStack) -> None:

@@ -1,17 +1,21 @@
 """Reads the body of POST /token, which is JSON or a form."""
 
 import base64
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import unquote_plus
 
 from fastapi import Depends, Request
 
 from app.errors import InvalidFormError
 from app.http.bodies import FORM, JSON, documented_body, media_type, read_form, read_json, validate
+from app.login.client_credentials import ClientCredentialsGrant
 from app.login.errors import UnsupportedGrantTypeError
 from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.schemas import (
     EXCHANGE_GRANT,
+    ClientCredentialsBody,
+    GrantBody,
     GrantRequest,
     PasswordGrantBody,
     RefreshGrantBody,
@@ -20,9 +24,10 @@ from app.login.schemas import (
 from app.login.token_exchange import TokenExchangeGrant
 from app.tokens.audiences import parse_resource
 
-_GRANTS: dict[str, type[PasswordGrantBody | RefreshGrantBody | TokenExchangeBody]] = {
+_GRANTS: dict[str, type[GrantBody]] = {
     "password": PasswordGrantBody,
     "refresh_token": RefreshGrantBody,
+    "client_credentials": ClientCredentialsBody,
     EXCHANGE_GRANT: TokenExchangeBody,
 }
 
@@ -51,10 +56,8 @@ GRANT_BODY = documented_body(_grant_schema(), JSON, FORM)
 async def _grant_request(request: Request) -> GrantRequest:
     by_form = media_type(request) == FORM
     members = await (read_form(request, ("resource",)) if by_form else read_json(request))
-    if by_form and (otp := _otp_as_client_secret(request)):
-        if "otp" in members:
-            raise InvalidFormError
-        members["otp"] = otp
+    if by_form and (credentials := _basic_credentials(request)):
+        _add_credentials(members, *credentials)
     grant_type = members.get("grant_type") or "password"
     if not isinstance(grant_type, str) or grant_type not in _GRANTS:
         raise UnsupportedGrantTypeError
@@ -63,10 +66,7 @@ async def _grant_request(request: Request) -> GrantRequest:
     return GrantRequest(validate(_GRANTS[grant_type], members, by_form=by_form), by_form)
 
 
-def _otp_as_client_secret(request: Request) -> str | None:
-    """The Authorize dialog of the docs page has no field for a code. The user types it as the
-    client secret, which the page sends as Basic credentials. Real clients also have an id (RFC
-    6749, 2.3.1); their secret is ignored."""
+def _basic_credentials(request: Request) -> tuple[str, str] | None:
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -75,25 +75,37 @@ def _otp_as_client_secret(request: Request) -> str | None:
     except ValueError:
         return None
     client_id, _, secret = credentials.partition(":")
-    return None if client_id else secret or None
+    return client_id, secret
 
 
-async def _password_grant(request: Request) -> PasswordGrant:
-    grant: PasswordGrant = request.app.state.password_grant
-    return grant
+def _add_credentials(members: dict[str, Any], client_id: str, secret: str) -> None:
+    """Both are encoded as in a form (RFC 6749, 2.3.1). Raises InvalidFormError if the form has
+    credentials too.
+
+    The Authorize dialog of the docs page has no field for a code. The user types it as the client
+    secret, and no client id. With other grants, the secret of a client is ignored: clients are not
+    registered here.
+    """
+    if members.get("grant_type") == "client_credentials":
+        given = {"client_id": unquote_plus(client_id), "client_secret": unquote_plus(secret)}
+    else:
+        given = {"otp": secret} if secret and not client_id else {}
+    if given.keys() & members.keys():
+        raise InvalidFormError
+    members.update(given)
 
 
-async def _refresh_grant(request: Request) -> RefreshGrant:
-    grant: RefreshGrant = request.app.state.refresh_grant
-    return grant
+class Grants(NamedTuple):
+    password: PasswordGrant
+    refresh: RefreshGrant
+    token_exchange: TokenExchangeGrant
+    client_credentials: ClientCredentialsGrant
 
 
-async def _token_exchange_grant(request: Request) -> TokenExchangeGrant:
-    grant: TokenExchangeGrant = request.app.state.token_exchange_grant
-    return grant
+async def _grants(request: Request) -> Grants:
+    grants: Grants = request.app.state.grants
+    return grants
 
 
 GrantRequestDep = Annotated[GrantRequest, Depends(_grant_request)]
-PasswordGrantDep = Annotated[PasswordGrant, Depends(_password_grant)]
-RefreshGrantDep = Annotated[RefreshGrant, Depends(_refresh_grant)]
-TokenExchangeGrantDep = Annotated[TokenExchangeGrant, Depends(_token_exchange_grant)]
+GrantsDep = Annotated[Grants, Depends(_grants)]

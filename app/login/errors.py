@@ -1,5 +1,7 @@
 """Errors of logins: 401 for JSON, and 400 for forms (RFC 6749, 5.2)."""
 
+from typing import ClassVar
+
 from app.credentials.second_factors.errors import SecondFactorRequiredError
 from app.errors import OAuthError, UnauthorizedError
 
@@ -35,6 +37,18 @@ class InvalidRefreshTokenError(OAuthError):
     message = "Invalid refresh token"
 
 
+class InvalidClientError(UnauthorizedError):
+    """RFC 6749, 5.2. One response for an unknown account, a wrong key, and a key that is not valid
+    any longer."""
+
+    error = "invalid_client"
+    message = "Invalid client"
+    headers: ClassVar = {"WWW-Authenticate": 'Basic realm="hourpass", charset="UTF-8"'}
+
+    def body(self) -> dict[str, object]:
+        return {**super().body(), "error_description": self.message}
+
+
 class InvalidSubjectTokenError(OAuthError):
     """RFC 8693, 2.2.2. One response for every key that is not valid, so that it reveals nothing."""
 
@@ -44,7 +58,10 @@ class InvalidSubjectTokenError(OAuthError):
 
 class UnsupportedGrantTypeError(OAuthError):
     error = "unsupported_grant_type"
-    message = "The grant_type must be password, refresh_token or that of a token exchange"
+    message = (
+        "The grant_type must be password, refresh_token, client_credentials or that of a token "
+        "exchange"
+    )
 
 
 class InvalidScopeError(OAuthError):

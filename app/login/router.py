@@ -15,11 +15,10 @@ from app.http.error_responses import error_docs
 from app.login.dependencies import (
     GRANT_BODY,
     GrantRequestDep,
-    PasswordGrantDep,
-    RefreshGrantDep,
-    TokenExchangeGrantDep,
+    GrantsDep,
 )
 from app.login.errors import (
+    InvalidClientError,
     InvalidCredentialsError,
     InvalidGrantError,
     InvalidRefreshTokenError,
@@ -31,6 +30,7 @@ from app.login.errors import (
 )
 from app.login.schemas import (
     EXCHANGE_GRANT,
+    ClientCredentialsBody,
     IssuedToken,
     RefreshGrantBody,
     ServerMetadata,
@@ -62,6 +62,7 @@ router = APIRouter()
         InvalidScopeError,
         InvalidTargetError,
         InvalidSubjectTokenError,
+        InvalidClientError,
         InvalidFormError,
         InvalidCredentialsError,
         UnsupportedMediaTypeError,
@@ -71,9 +72,7 @@ router = APIRouter()
 )
 async def issue_token(
     request: GrantRequestDep,
-    password_grant: PasswordGrantDep,
-    refresh_grant: RefreshGrantDep,
-    token_exchange_grant: TokenExchangeGrantDep,
+    grants: GrantsDep,
     context: ContextDep,
 ) -> IssuedToken:
     """Send username and password as JSON, or as an OAuth2 password form (RFC 6749, 4.3). A failed
@@ -86,13 +85,16 @@ async def issue_token(
     `resource`, works at APIs. It cannot change your account: of `/me`, it can only read `GET /me`.
 
     An API key works as a bearer token itself. APIs exchange it for an access token here (RFC 8693),
-    so that they can verify it without the service.
+    so that they can verify it without the service. A service account gets an access token with its
+    name and a key as client credentials (RFC 6749, 4.4).
     """
+    if isinstance(request.body, ClientCredentialsBody):
+        return await grants.client_credentials.issue(context, request.body)
     if isinstance(request.body, TokenExchangeBody):
-        return await token_exchange_grant.issue(context, request.body)
+        return await grants.token_exchange.issue(context, request.body)
     if isinstance(request.body, RefreshGrantBody):
-        return await refresh_grant.issue(context, request.body)
-    return await password_grant.issue(context, request.body, by_form=request.by_form)
+        return await grants.refresh.issue(context, request.body)
+    return await grants.password.issue(context, request.body, by_form=request.by_form)
 
 
 @router.get(
@@ -115,8 +117,12 @@ async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
         service_documentation=url("/docs"),
         scopes_supported=sorted(SCOPE_DESCRIPTIONS),
         response_types_supported=[],
-        grant_types_supported=["password", "refresh_token", EXCHANGE_GRANT],
-        token_endpoint_auth_methods_supported=["none"],
+        grant_types_supported=["password", "refresh_token", "client_credentials", EXCHANGE_GRANT],
+        token_endpoint_auth_methods_supported=[
+            "none",
+            "client_secret_basic",
+            "client_secret_post",
+        ],
         revocation_endpoint_auth_methods_supported=["none"],
     )
 

@@ -116,8 +116,43 @@ class TokenExchangeBody(RequestBody):
     actor_token_type: str | None = Field(None, description="Not supported.")
 
 
+class ClientCredentialsBody(RequestBody):
+    """RFC 6749, 4.4.2. The credentials can also be sent with HTTP Basic (RFC 6749, 2.3.1)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "grant_type": "client_credentials",
+                    "client_id": "svc-nightly-scoring",
+                    "client_secret": "hp_…",
+                }
+            ]
+        }
+    )
+
+    grant_type: Literal["client_credentials"]
+    # Both without bounds, and optional: the response is that for any other wrong credentials.
+    client_id: str | None = Field(
+        None, description="With client credentials only: the name of a service account."
+    )
+    client_secret: SecretStr | None = Field(
+        None, description="With client credentials only: one of the account's API keys."
+    )
+    resource: Resource | None = None
+    scope: str = Field(
+        "",
+        max_length=4000,
+        description="Scopes, separated by spaces, that limit the token to those of them that the "
+        "key has. Default: all of the key.",
+    )
+
+
+GrantBody = PasswordGrantBody | RefreshGrantBody | TokenExchangeBody | ClientCredentialsBody
+
+
 class GrantRequest(NamedTuple):
-    body: PasswordGrantBody | RefreshGrantBody | TokenExchangeBody
+    body: GrantBody
     by_form: bool  # decides how an error looks
 
 
@@ -161,7 +196,7 @@ class ServerMetadata(BaseModel):
     )
     grant_types_supported: list[str] = Field(description="Values of `grant_type`.")
     token_endpoint_auth_methods_supported: list[str] = Field(
-        description="`none`: clients are not registered."
+        description="`none`: clients are not registered. The others are for service accounts."
     )
     revocation_endpoint_auth_methods_supported: list[str] = Field(
         description="`none`: clients are not registered."
