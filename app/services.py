@@ -10,6 +10,7 @@ from app.audit.erasure import Erasure
 from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.events import Events
+from app.groups.service import Groups
 from app.mail.service import Mail
 from app.security.passwords import Passwords
 from app.security.rate_limits.service import LoginLimiter
@@ -31,6 +32,7 @@ class Services:
     revocations: Revocations
     users: Users
     sessions: Sessions
+    groups: Groups
     second_factors: SecondFactors
     mail: Mail
     registration: Registration
@@ -51,6 +53,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
     users = Users(passwords, revocations, events)
     reauthentication = Reauthentication(users, passwords, limiter, events)
+    sessions = Sessions(revocations, events, settings)
     mail = Mail(users, settings)
     return Services(
         events=events,
@@ -59,7 +62,8 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         keys=KeyStore(settings, events),
         revocations=revocations,
         users=users,
-        sessions=Sessions(revocations, events, settings),
+        sessions=sessions,
+        groups=Groups(users, revocations, events, sessions.revoke_access_tokens),
         second_factors=SecondFactors(users, reauthentication, events, settings),
         mail=mail,
         registration=Registration(users, limiter, settings),

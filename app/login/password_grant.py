@@ -11,6 +11,8 @@ from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.errors import ApiError
 from app.events import Events
+from app.groups.grants import HAS_GROUPS
+from app.groups.service import Grants, find_grants
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
@@ -77,7 +79,7 @@ class PasswordGrant:
         async with self._limiter.attempt(context, normalize_username(body.username)) as attempt:
             # Adding or removing a second factor changes the token version. If that happens during
             # the login, the issued token is not valid.
-            user = await find_login_account(context, body.username, HAS_SECOND_FACTOR)
+            user = await find_login_account(context, body.username, HAS_SECOND_FACTOR, HAS_GROUPS)
             # The same time for unknown and disabled users. The code is checked only afterwards, so
             # that without the password nobody learns whether the user has a second factor.
             is_right = await self._passwords.verify(password, user.password_hash if user else None)
@@ -99,22 +101,27 @@ class PasswordGrant:
         if self._passwords.needs_rehash(accepted.password_hash):
             new_hash = await self._passwords.hash(password)
             await upgrade_password_hash(context, accepted, new_hash)
-        scopes = self._scopes(accepted, body)
+        grants = await find_grants(context, accepted)
+        scopes = self._scopes(accepted, grants, body)
         created = None
         if OFFLINE_ACCESS in scopes:
             created = await self._sessions.create(context, accepted, scope_string(scopes))
             if created is None:  # disabled or deleted a moment ago
                 raise errors[LoginResult.REFUSED]
         return await self._issuer.issue(
-            context, accepted, scopes, created, by_second_factor=accepted.has_second_factor
+            context,
+            accepted,
+            grants._replace(scopes=frozenset(scopes)),
+            created,
+            by_second_factor=accepted.has_second_factor,
         )
 
-    def _scopes(self, user: LoginAccount, body: PasswordGrantBody) -> set[str]:
+    def _scopes(self, user: LoginAccount, grants: Grants, body: PasswordGrantBody) -> set[str]:
         """The scopes of the token. Raises InvalidScopeError if none of the requested ones is
         left."""
         requested = set(body.scope.split())
         scopes = self._issuer.allowed_scopes(
-            user.granted_scopes(), by_second_factor=user.has_second_factor
+            set(grants.scopes), by_second_factor=user.has_second_factor
         )
         scopes -= set(body.exclude_scope.split())
         if selected := requested - {OFFLINE_ACCESS}:

@@ -2,10 +2,14 @@
 
 from app.context import RequestContext
 from app.credentials.second_factors.service import SecondFactors
+from app.credentials.sessions.models import Session
 from app.credentials.sessions.service import Sessions
+from app.groups.service import find_grants
 from app.login.errors import InvalidRefreshTokenError
 from app.login.schemas import IssuedToken, RefreshGrantBody
 from app.login.token_issuer import TokenIssuer
+from app.tokens.scopes import OFFLINE_ACCESS
+from hourpass.scopes import intersection
 
 
 class RefreshGrant:
@@ -24,9 +28,21 @@ class RefreshGrant:
         # Adding or removing a second factor revokes all sessions. So if the user has one now, this
         # session was created with it.
         by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
+        grants = await find_grants(context, refreshed.user)
         scopes = self._issuer.allowed_scopes(
-            set(refreshed.session.scope.split()), by_second_factor=by_second_factor
+            _scopes_of(refreshed.session, grants.scopes), by_second_factor=by_second_factor
         )
         return await self._issuer.issue(
-            context, refreshed.user, scopes, refreshed, by_second_factor=by_second_factor
+            context,
+            refreshed.user,
+            grants._replace(scopes=frozenset(scopes)),
+            refreshed,
+            by_second_factor=by_second_factor,
         )
+
+
+def _scopes_of(session: Session, granted: frozenset[str]) -> set[str]:
+    """What the session got at its login, as far as the user may still do it: a group of the user
+    may have been narrowed since."""
+    scopes = frozenset(session.scope.split())
+    return {*intersection(scopes - {OFFLINE_ACCESS}, granted), *(scopes & {OFFLINE_ACCESS})}

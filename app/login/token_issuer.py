@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from app.context import RequestContext
 from app.credentials.sessions.service import RefreshedSession
+from app.groups.service import Grants
 from app.login.schemas import IssuedToken
 from app.settings import Settings
 from app.tokens.jwt import AccessTokenRequest, AccessTokens
@@ -31,7 +32,7 @@ class TokenIssuer:
         self,
         context: RequestContext,
         user: LoginAccount | User,
-        scopes: set[str],
+        grants: Grants,
         session: RefreshedSession | None,
         *,
         by_second_factor: bool,
@@ -42,9 +43,10 @@ class TokenIssuer:
             subject=str(user.id),
             username=user.username,
             token_version=user.token_version,
-            scope=scope_string(scopes),
+            scope=scope_string(grants.scopes),
             authenticated_at=context.now,
             methods=MFA_AMR if by_second_factor else (),
+            groups=grants.groups,
         )
         if session:
             created_at = session.session.created_at

@@ -166,4 +166,5 @@ class Profile(BaseModel):
     )
     email_verified: bool = Field(description="Whether the user confirmed the address.")
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
+    groups: list[str] = Field([], description="Names of the user's groups.", examples=[["team"]])
     created_at: datetime = Field(description="When the user was created.")

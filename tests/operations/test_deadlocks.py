@@ -24,6 +24,7 @@ from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.errors import ApiError
+from app.groups.grants import HAS_GROUPS
 from app.mail import delivery
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue
@@ -127,7 +128,7 @@ async def prepare(
         written[purpose] = parse_code(text)
     await session.commit()
     session_id = await session.scalar(select(Session.id))
-    account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR)
+    account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR, HAS_GROUPS)
     assert session_id
     assert account
     return Prepared(

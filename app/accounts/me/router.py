@@ -8,7 +8,7 @@ from app.accounts.me.schemas import (
     ProfileChange,
     VerificationSent,
 )
-from app.context import ContextDep
+from app.context import ContextDep, RequestContext
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorRequiredError,
@@ -16,6 +16,7 @@ from app.credentials.second_factors.errors import (
     WrongCodeError,
 )
 from app.errors import InvalidRequestError
+from app.groups.service import find_group_names
 from app.http.error_responses import error_docs
 from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
@@ -24,6 +25,7 @@ from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentUser, UsersDep, VerifiedBearer
 from app.users.errors import LastAdminError, WrongPasswordError
+from app.users.models import User
 from app.users.schemas import (
     Profile,
     TokensRevoked,
@@ -53,7 +55,7 @@ _ERRORS = (
 )
 async def read_own_profile(user: CurrentUser, users: UsersDep, context: ContextDep) -> Profile:
     """The account of the access token's user."""
-    return Profile.model_validate(await users.get(context, user.id))
+    return await _profile(context, await users.get(context, user.id))
 
 
 @router.post(
@@ -102,7 +104,7 @@ async def change_own_profile(
     changed = await users.change(
         context, user.id, token_version=proven.token_version, **change.changes()
     )
-    return Profile.model_validate(changed)
+    return await _profile(context, changed)
 
 
 @router.post(
@@ -142,7 +144,7 @@ async def confirm_email(
     """Send the code from the e-mail. It works once, for this account only, and expires after a
     day."""
     verified = await users.verify_email(context, user.id, proof.code.get_secret_value())
-    return Profile.model_validate(verified)
+    return await _profile(context, verified)
 
 
 @router.delete(
@@ -180,3 +182,8 @@ async def log_out_everywhere(
     user_id, token_version = bearer.user_version
     await users.revoke_tokens(context, user_id, token_version)
     return TokensRevoked(user_id=user_id)
+
+
+async def _profile(context: RequestContext, user: User) -> Profile:
+    names = await find_group_names(context, [user.id])
+    return Profile.model_validate(user).model_copy(update={"groups": names[user.id]})
