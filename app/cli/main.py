@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app import __version__, standard_streams
-from app.cli import keys, mail, restore, users
+from app.cli import groups, keys, mail, restore, users
 from app.cli.operations import run
 from app.database import migrations
 from app.errors import ApiError, StartupError
@@ -85,6 +85,7 @@ for _command in (
     users.unlock,
     users.reset_second_factor,
     users.erase_user,
+    groups.groups,
     keys.keys,
     mail.test_mail,
     restore.after_restore,
