@@ -37,13 +37,10 @@ class ScopesTooLongError(ConflictError):
     error = "scopes_too_long"
     message = "The user's scopes, with those of the groups, would be too long for a token"
 
-    def __init__(self, user_id: int = 10, length: int = 1_200, limit: int = 1_000) -> None:
-        """The defaults are those of the documented example."""
+    def __init__(self, problem: str | None = None) -> None:
+        """`problem` names the user and the length."""
         super().__init__()
-        self._text = (
-            f"The scopes of user {user_id}, with those of its groups, would have {length:,} bytes. "
-            f"A token has room for {limit:,}"
-        )
+        self._problem = problem
 
     def describe(self) -> str:
-        return self._text
+        return self._problem or self.message

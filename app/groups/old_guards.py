@@ -19,7 +19,7 @@ from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.events import Event
 from app.groups.models import GroupMember, PendingRevocation
-from app.groups.service import RevokeAccessTokens, is_narrower
+from app.groups.service import REVOKED, RevokeAccessTokens
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.entries import Head
 from app.users.models import User
@@ -34,10 +34,10 @@ _log = logging.getLogger("hourpass.groups")
 
 async def note_members(context: RequestContext, event: Event) -> None:
     """A subscriber. The group is locked, and its members are still there."""
-    details = event.details
-    if not is_narrower(details.get("from", ""), details.get("to", "")):
+    if event.details.get("tokens") != REVOKED:
         return
-    members = select(GroupMember.user_id).where(GroupMember.group_id == int(details["group"]))
+    group_id = int(event.details["group"])
+    members = select(GroupMember.user_id).where(GroupMember.group_id == group_id)
     is_sqlite = context.session.get_bind().dialect.name == "sqlite"
     insert = sqlite.insert if is_sqlite else postgresql.insert
     # In the order of the ids, so that two groups with the same members cannot end in a deadlock.

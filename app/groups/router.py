@@ -43,6 +43,12 @@ router = APIRouter(tags=["Groups"])
 
 _TO_READ = (MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError)
 _TO_CHANGE = (*_TO_READ, LimitedTokenError)
+_WITHOUT_BODY = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    GroupNotFoundError,
+)
 
 
 @router.get(
@@ -99,7 +105,7 @@ async def create_group(
     operation_id="readGroup",
     summary="Get a group",
     response_description="The group.",
-    responses=error_docs(*_TO_READ, GroupNotFoundError),
+    responses=error_docs(*_WITHOUT_BODY),
 )
 async def read_group(
     _: CurrentAdmin, name: GroupPath, groups: GroupsDep, context: ContextDep
@@ -132,7 +138,7 @@ async def change_group(
     operation_id="removeGroup",
     summary="Delete a group",
     response_description="The group was deleted.",
-    responses=error_docs(*_TO_CHANGE, GroupNotFoundError),
+    responses=error_docs(*_WITHOUT_BODY, LimitedTokenError),
 )
 async def remove_group(
     _: CurrentAdmin, name: GroupPath, groups: GroupsDep, context: ContextDep

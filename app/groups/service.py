@@ -39,6 +39,8 @@ from hourpass.scopes import covers
 
 __all__ = ["Grants", "Groups", "Member", "find_grants", "is_narrower"]
 
+REVOKED = "revoked"  # a detail of events, if the tokens of all members are
+
 RevokeAccessTokens = Callable[[RequestContext, Sequence[int]], Awaitable[None]]
 
 
@@ -123,7 +125,8 @@ class Groups:
             await _flush_name(context)
         if scopes is not None and (to := scope_string(scopes)) != group.scopes:
             details |= {"from": group.scopes, "to": to}
-            is_narrowed = is_narrower(group.scopes, to)
+            if is_narrowed := is_narrower(group.scopes, to):
+                details["tokens"] = REVOKED
             group.scopes = to
             await require_fitting_members(context, group)
         if details:
@@ -137,8 +140,8 @@ class Groups:
         """Delete a group and revoke the tokens that name it. Raises GroupNotFoundError."""
         await begin_write(context.session)
         group = await _find(context, name, lock=True)
-        scopes: dict[str, Any] = {"from": group.scopes, "to": ""}
-        await self._publish(context, "group.delete", group, **scopes)
+        details: dict[str, Any] = {"from": group.scopes, "tokens": REVOKED}
+        await self._publish(context, "group.delete", group, **details)
         # Not by the ORM: the database deletes the memberships.
         await context.session.execute(delete(Group).where(Group.id == group.id))
         await self._revocations.publish(context, f"grp:{group.id}.{group.version}")

@@ -22,7 +22,10 @@ MAX_SCOPES_LENGTH = 1_000
 def require_fitting_scopes(user: ScopeHolder, scopes: AbstractSet[str]) -> None:
     """Raises ScopesTooLongError."""
     if (length := len(scope_string(scopes))) > MAX_SCOPES_LENGTH:
-        raise ScopesTooLongError(user.id, length, MAX_SCOPES_LENGTH)
+        raise ScopesTooLongError(
+            f"The scopes of user {user.id}, with those of the groups, would have {length:,} bytes. "
+            f"A token has room for {MAX_SCOPES_LENGTH:,}"
+        )
 
 
 async def require_fitting_members(context: RequestContext, group: Group) -> None:
