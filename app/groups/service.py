@@ -41,6 +41,8 @@ __all__ = ["Grants", "Groups", "Member", "find_grants", "is_narrower"]
 
 REVOKED = "revoked"  # a detail of events, if the tokens of all members are
 
+_MAX_SUMMARY_LENGTH = 330
+
 RevokeAccessTokens = Callable[[RequestContext, Sequence[int]], Awaitable[None]]
 
 
@@ -83,7 +85,7 @@ class Groups:
         )
         context.session.add(group)
         await _flush_name(context)
-        await self._publish(context, "group.create", group, to=group.scopes)
+        await self._publish(context, "group.create", group, to=_summary(group.scopes))
         await context.session.commit()
         return group
 
@@ -124,7 +126,7 @@ class Groups:
             group.name, group.name_folded = new_name, normalize_name(new_name)
             await _flush_name(context)
         if scopes is not None and (to := scope_string(scopes)) != group.scopes:
-            details |= {"from": group.scopes, "to": to}
+            details |= {"from": _summary(group.scopes), "to": _summary(to)}
             if is_narrowed := is_narrower(group.scopes, to):
                 details["tokens"] = REVOKED
             group.scopes = to
@@ -140,7 +142,7 @@ class Groups:
         """Delete a group and revoke the tokens that name it. Raises GroupNotFoundError."""
         await begin_write(context.session)
         group = await _find(context, name, lock=True)
-        details: dict[str, Any] = {"from": group.scopes, "tokens": REVOKED}
+        details: dict[str, Any] = {"from": _summary(group.scopes), "tokens": REVOKED}
         await self._publish(context, "group.delete", group, **details)
         # Not by the ORM: the database deletes the memberships.
         await context.session.execute(delete(Group).where(Group.id == group.id))
@@ -241,6 +243,14 @@ def is_narrower(scopes: str, others: str) -> bool:
     """Whether the other scopes do not allow everything that the first ones do."""
     allowed = frozenset(others.split())
     return not all(covers(allowed, scope) for scope in scopes.split())
+
+
+def _summary(scopes: str) -> str:
+    """For an event, whose details have 1,000 characters at most in the audit log."""
+    if len(scopes) <= _MAX_SUMMARY_LENGTH:
+        return scopes
+    kept = scopes[:_MAX_SUMMARY_LENGTH].rpartition(" ")[0]
+    return f"{kept} and {scopes.count(' ') - kept.count(' ')} more"
 
 
 async def _find(context: RequestContext, name: str, *, lock: bool = False) -> Group:

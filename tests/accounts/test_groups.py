@@ -6,9 +6,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.context import RequestContext
 from app.groups import errors, grants, service, token_size
+from app.groups.service import Groups
 from app.settings import Settings
 from tests.support.markers import on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
@@ -53,6 +56,12 @@ class Court:
 @pytest.fixture
 def arthur(client: AsyncClient, arthurs_token: str) -> Court:
     return Court(client, arthurs_token)
+
+
+@pytest.fixture
+def groups(app: FastAPI) -> Groups:
+    groups: Groups = app.state.services.groups
+    return groups
 
 
 async def refreshed(client: AsyncClient, session: dict[str, Any]) -> str:
@@ -236,6 +245,20 @@ async def test_each_number_has_a_bound(
     monkeypatch.setattr(service, "MAX_GROUPS_IN_TOTAL", 22)
     assert_problem(await arthur.call("POST", "/groups", {"name": "x"}), 409, "group_limit_reached")
     assert errors.MAX_GROUPS_IN_TOTAL == 1_000
+
+
+async def test_the_longest_scopes_and_names_fit_into_the_audit_log(
+    arthur: Court, groups: Groups, context: RequestContext
+) -> None:
+    scopes = [f"predict:a-model-with-a-long-name-{number}" for number in range(99)]
+    await groups.create(context, "a" * 64, scopes)
+    await groups.update(context, "a" * 64, new_name="b" * 64, scopes=scopes[1:])
+    (entry,) = (await arthur.do("GET", "/audit?action=group.update"))["entries"]
+    details = entry["details"]
+    assert details.items() >= {"name": "b" * 64, "renamed_from": "a" * 64}.items()
+    assert details["from"].startswith("predict:a-model-with-a-long-name-0 ")
+    assert details["to"].endswith(" more")
+    assert details["tokens"] == "revoked"
 
 
 @on_sqlite
