@@ -196,11 +196,9 @@ class Sessions:
         One random shift for the token versions of users and sessions alike: a session that was
         valid stays so, and one that was revoked stays revoked.
         """
-        locked = select(User).where(User.id.in_(user_ids)).order_by(User.id)
-        users = await context.session.scalars(
-            locked.with_for_update(key_share=True).execution_options(populate_existing=True)
-        )
-        revoked = [f"sub:{user.id}:{user.token_version}" for user in users]
+        found = select(User.id, User.token_version).where(User.id.in_(user_ids)).order_by(User.id)
+        locked = await context.session.execute(found.with_for_update(key_share=True))
+        revoked = [f"sub:{user_id}:{version}" for user_id, version in locked]
         shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
         owned = select(Session.id).where(Session.user_id.in_(user_ids)).order_by(Session.id)
         sessions = (await context.session.scalars(owned.with_for_update())).all()

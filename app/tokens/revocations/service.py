@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, event, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, event, exists, func, insert, select, update
 
 from app.context import RequestContext
 from app.database.base import UtcDateTime
@@ -58,9 +58,17 @@ class Revocations:
         position, published_at = published.one()
         expires_at: datetime = published_at + self._kept_for
         first = position - len(values) + 1
-        context.session.add_all(
-            Revocation(position=first + index, value=value, mark=mark, expires_at=expires_at)
-            for index, (value, mark) in enumerate(zip(values, marks, strict=True))
+        await context.session.execute(
+            insert(Revocation),
+            [
+                {
+                    "position": first + index,
+                    "value": value,
+                    "mark": mark,
+                    "expires_at": expires_at,
+                }
+                for index, (value, mark) in enumerate(zip(values, marks, strict=True))
+            ],
         )
         if self._cache:
             # At the commit, so that no request after this one can use an outdated cache.
