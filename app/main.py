@@ -40,6 +40,8 @@ from app.database.engine import (
 from app.database.readiness import Readiness, check_writable
 from app.database.replication import warn_of_asynchronous_standbys
 from app.errors import StartupError
+from app.groups.old_guards import OldGuardsJob
+from app.groups.router import router as groups_router
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import RequestMiddleware
 from app.ip_addresses import ProxyWarning
@@ -82,6 +84,7 @@ _TAGS = {
     "Tokens": "Check, revoke and introspect tokens.",
     "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
     "Administration": "Manage users and invitations, read the audit log.",
+    "Groups": "Give the same scopes to several users.",
     "Health": "Checks for load balancers and orchestrators.",
 }
 
@@ -100,6 +103,7 @@ for _router in (  # within a tag, the docs page lists operations in this order
     admin_router,
     service_accounts_router,
     password_resets_router,
+    groups_router,
     sessions_router,
     second_factors_router,
     api_keys_router,
@@ -228,6 +232,8 @@ async def _start(
         KeyRotation(database, services.keys).run,
     ):
         jobs.start(job)
+    if settings.old_guards:
+        jobs.start(OldGuardsJob(database, cache, services.sessions.revoke_access_tokens).run)
     if settings.smtp_url:
         from app.mail.messages import check_templates
         from app.mail.worker import MailWorker  # imports the SMTP library

@@ -12,6 +12,7 @@ from app.credentials.api_keys.service import ApiKeys
 from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.events import Events
+from app.groups.service import Groups
 from app.mail.service import Mail
 from app.security.passwords import Passwords
 from app.security.rate_limits.service import LoginLimiter
@@ -33,6 +34,7 @@ class Services:
     revocations: Revocations
     users: Users
     sessions: Sessions
+    groups: Groups
     second_factors: SecondFactors
     api_keys: ApiKeys
     mail: Mail
@@ -55,6 +57,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     revocations = Revocations(timedelta(minutes=settings.token_minutes), revocation_cache)
     users = Users(passwords, revocations, events, settings)
     reauthentication = Reauthentication(users, passwords, limiter, events)
+    sessions = Sessions(revocations, events, settings)
     api_keys = ApiKeys(users, revocations, events, settings)
     mail = Mail(users, settings)
     return Services(
@@ -64,7 +67,8 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         keys=KeyStore(settings, events),
         revocations=revocations,
         users=users,
-        sessions=Sessions(revocations, events, settings),
+        sessions=sessions,
+        groups=Groups(users, revocations, events, sessions.revoke_access_tokens),
         second_factors=SecondFactors(users, reauthentication, events, settings),
         api_keys=api_keys,
         mail=mail,

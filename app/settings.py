@@ -173,6 +173,7 @@ class Settings(BaseSettings):
     argon2_passes: int = Field(2, ge=1, le=100, description="passes per password hash (OWASP: 2)")
     hashing_threads: int | None = Field(None, ge=1, le=256, description="passwords that each worker hashes at the same time; empty: one per core of the container, at most 8, in a quarter of its memory")
     hashing_queue: int = Field(250, ge=0, le=100_000, description="passwords that may wait to be hashed; more get 503")
+    old_guards: bool = Field(default=True, description="also revoke the tokens of each member of a narrowed group, for guards before version 0.2, which do not know groups; set it to false when all guards are newer")
     admin_second_factor: Literal["optional", "required"] = Field("optional", description="required: administrators who log in without a second factor do not get the admin scope")
     registration: Literal["open", "invite", "closed"] = Field("open", description="invite: only with an invitation (POST /invitations); closed: only administrators create users (POST /users)")
     smtp_url: SmtpUrl | None = Field(None, description="smtp://USER:PASSWORD@HOST sends mail with STARTTLS, smtps:// with TLS, smtp+plain:// without encryption; empty: no mail, administrators hand out codes")

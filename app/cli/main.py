@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app import __version__, standard_streams
-from app.cli import api_keys, keys, mail, restore, service_accounts, users
+from app.cli import api_keys, groups, keys, mail, restore, service_accounts, users
 from app.cli.operations import run
 from app.database import migrations
 from app.errors import ApiError, StartupError
@@ -88,6 +88,7 @@ for _command in (
     users.reset_second_factor,
     users.erase_user,
     api_keys.api_keys,
+    groups.groups,
     keys.keys,
     service_accounts.service_accounts,
     mail.test_mail,

@@ -34,3 +34,12 @@ class GroupMember(Base):
     user_id: Mapped[int] = mapped_column(
         _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
     )
+
+
+class PendingRevocation(Base):
+    """A user whose access tokens have yet to be revoked for old guards (old_guards.py). No foreign
+    key: the rows are written while a group is locked, and users are locked before groups."""
+
+    __tablename__ = "pending_revocations"
+
+    user_id: Mapped[int] = mapped_column(_ID, primary_key=True, autoincrement=False)

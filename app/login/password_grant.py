@@ -11,6 +11,7 @@ from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.errors import ApiError
 from app.events import Events
+from app.groups.grants import HAS_GROUPS
 from app.groups.service import find_grants
 from app.login.errors import (
     InvalidCredentialsError,
@@ -79,7 +80,7 @@ class PasswordGrant:
         async with self._limiter.attempt(context, normalize_username(body.username)) as attempt:
             # Adding or removing a second factor changes the token version. If that happens during
             # the login, the issued token is not valid.
-            user = await find_login_account(context, body.username, HAS_SECOND_FACTOR)
+            user = await find_login_account(context, body.username, HAS_SECOND_FACTOR, HAS_GROUPS)
             # The same time for unknown and disabled users. The code is checked only afterwards, so
             # that without the password nobody learns whether the user has a second factor.
             is_right = await self._passwords.verify(password, user.password_hash if user else None)

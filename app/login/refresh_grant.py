@@ -2,10 +2,14 @@
 
 from app.context import RequestContext
 from app.credentials.second_factors.service import SecondFactors
+from app.credentials.sessions.models import Session
 from app.credentials.sessions.service import Sessions
+from app.groups.service import find_grants
 from app.login.errors import InvalidRefreshTokenError
 from app.login.schemas import IssuedToken, RefreshGrantBody
 from app.login.token_issuer import TokenIssuer, TokenRights
+from app.tokens.scopes import OFFLINE_ACCESS
+from hourpass.scopes import intersection
 
 
 class RefreshGrant:
@@ -27,10 +31,18 @@ class RefreshGrant:
         # session was created with it.
         by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
         session = refreshed.session
+        grants = await find_grants(context, refreshed.user)
         scopes = self._issuer.allowed_scopes(
-            set(session.scope.split()), by_second_factor=by_second_factor
+            _scopes_of(session, grants.scopes), by_second_factor=by_second_factor
         )
-        rights = TokenRights(scopes, (), session.is_limited, session.audience)
+        rights = TokenRights(scopes, grants.groups, session.is_limited, session.audience)
         return await self._issuer.issue(
             context, refreshed.user, rights, refreshed, by_second_factor=by_second_factor
         )
+
+
+def _scopes_of(session: Session, granted: frozenset[str]) -> set[str]:
+    """What the session got at its login, as far as the user may still do it: a group of the user
+    may have been narrowed since."""
+    scopes = frozenset(session.scope.split())
+    return {*intersection(scopes - {OFFLINE_ACCESS}, granted), *(scopes & {OFFLINE_ACCESS})}

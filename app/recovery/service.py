@@ -3,7 +3,8 @@
 A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
 that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not
 know them, and the database still has what they revoked: the key that signs, the user's token
-version, the session, the API key. Tokens that are issued with those would be rejected.
+version, the group's version, the session, the API key. Tokens that are issued with those would be
+rejected.
 """
 
 import logging
@@ -22,6 +23,7 @@ from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.database.ids import parse_id
 from app.events import Events
+from app.groups.models import Group
 from app.tokens.revocations.cache import RevocationCache
 from app.tokens.revocations.service import Revocations
 from app.tokens.signing_keys.store import KeyNotFoundError, KeyStore
@@ -73,11 +75,12 @@ class RevocationRecovery:
 
     async def _publish(self, values: Sequence[str]) -> int:
         """Returns how many of them no other worker has published. Locks in the order of all
-        operations: users, sessions, API keys, signing keys, the feed."""
+        operations: users, groups, sessions, API keys, signing keys, the feed."""
         async with self._database.session() as session:
             context = RequestContext(session, await current_time(session))
             await begin_write(session)
             await _replace_token_versions(context, values)
+            await _replace_group_versions(context, values)
             await session.execute(delete(Session).where(Session.id.in_(_after("sid:", values))))
             await _suspend_api_keys(context, values)
             for kid in _after("kid:", values):
@@ -124,6 +127,21 @@ async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> N
             api_key.suspended_at = api_key.suspended_at or context.now
             api_key.version += 1
     await context.session.flush()
+
+
+async def _replace_group_versions(context: RequestContext, values: Sequence[str]) -> None:
+    parts = (value.partition(".") for value in _after("grp:", values))
+    versions = {(parse_id(group), int(version)) for group, _, version in parts}
+    groups = await context.session.scalars(
+        select(Group)
+        .where(Group.id.in_({group_id for group_id, _ in versions}))
+        .order_by(Group.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    for group in groups.all():
+        if (group.id, group.version) in versions:
+            group.version = new_token_version()
 
 
 def _after(prefix: str, values: Sequence[str]) -> list[str]:

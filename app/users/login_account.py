@@ -21,6 +21,7 @@ class LoginAccount(NamedTuple):
     scopes: str
     token_version: int
     has_second_factor: bool
+    has_groups: bool
 
     def granted_scopes(self) -> set[str]:
         """All scopes that tokens of this user can have."""
@@ -28,13 +29,16 @@ class LoginAccount(NamedTuple):
 
 
 async def find_login_account(
-    context: RequestContext, username: str, has_second_factor: ColumnElement[bool]
+    context: RequestContext,
+    username: str,
+    has_second_factor: ColumnElement[bool],
+    has_groups: ColumnElement[bool],
 ) -> LoginAccount | None:
-    """The user with that name. `has_second_factor` must be a constant, because the query is
-    compiled once."""
+    """The user with that name. The conditions must be constants, because the query is compiled
+    once."""
     if "\0" in username:
         return None  # PostgreSQL refuses it even in a query
-    statement = _select(has_second_factor)
+    statement = _select(has_second_factor, has_groups)
     name = normalize_username(username)
     rows = await fast_queries.run(context.session, statement, {"name": name})
     return LoginAccount(*rows[0]) if rows else None
@@ -55,6 +59,6 @@ async def upgrade_password_hash(
 
 
 @cache
-def _select(has_second_factor: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-    columns = (getattr(User, name) for name in LoginAccount._fields[:-1])
-    return select(*columns, has_second_factor).where(User.username_folded == bindparam("name"))
+def _select(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    columns = (getattr(User, name) for name in LoginAccount._fields[: -len(conditions)])
+    return select(*columns, *conditions).where(User.username_folded == bindparam("name"))

@@ -188,6 +188,7 @@ class Profile(BaseModel):
     )
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
     kind: Kind = Field(description=KIND_DESCRIPTION, examples=["person"])
+    groups: list[str] = Field([], description="Names of the user's groups.", examples=[["team"]])
     created_at: datetime = Field(description="When the user was created.")
 
     def without_email(self) -> "Profile":

@@ -19,6 +19,7 @@ from app.credentials.sessions import service
 from app.credentials.sessions.models import Session
 from app.credentials.sessions.service import RefreshedSession, Sessions
 from app.database.engine import begin_write
+from app.groups.grants import HAS_GROUPS
 from app.settings import Settings
 from app.users.login_account import find_login_account
 from app.users.models import User
@@ -400,7 +401,7 @@ async def open_directly(app: FastAPI, clock: Clock) -> RefreshedSession | None:
     """As a login does, and without all that it does before."""
     async with app.state.database.session() as session:
         context = RequestContext(session, clock())
-        lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR)
+        lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR, HAS_GROUPS)
         assert lancelot
         sessions: Sessions = app.state.services.sessions
         return await sessions.create(context, lancelot, "")
@@ -594,7 +595,7 @@ async def test_a_user_who_is_removed_or_disabled_during_a_login_gets_no_session(
         context = RequestContext(session, clock())
         for cut_off in (users.revoke_tokens, users.remove):
             session.expunge_all()
-            lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR)
+            lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR, HAS_GROUPS)
             assert lancelot
             await begin_write(session)
             same_epoch = update(User).values(token_version=lancelot.token_version)

@@ -35,6 +35,10 @@ OWN_KEY: Call = ("POST", "/me/api-keys", {"name": "batch"})
 INVITE: Call = ("POST", "/invitations", {})
 INVITE_BY_MAIL: Call = ("POST", "/invitations", {"email": GALAHAD["email"]})
 FORCE_BY_MAIL: Call = ("POST", "/users/2/password-reset", {"by_mail": True})
+GROUP: Call = ("POST", "/groups", {"name": "knights", "scopes": ["a"]})
+NARROW: Call = ("PATCH", "/groups/knights", {"scopes": []})
+JOIN: Call = ("PUT", "/groups/knights/members/2", {})
+LEAVE: Call = ("DELETE", "/groups/knights/members/2", {})
 ASK: Call = ("POST", "/password-resets", {"email": LANCELOT["email"]})
 
 
@@ -80,6 +84,11 @@ async def newest(client: AsyncClient, action: str) -> tuple[int | None, int | No
         ("api_key.revoke", 2, [NEW_KEY, ("DELETE", KEY, {})]),
         ("user.remove", 2, [REMOVE]),
         ("user.erase", 2, [REMOVE, ("DELETE", "/users/2/personal-data", {})]),
+        ("group.create", None, [GROUP]),
+        ("group.update", None, [GROUP, NARROW]),
+        ("group.delete", None, [GROUP, ("DELETE", "/groups/knights", {})]),
+        ("group.add_member", 2, [GROUP, JOIN]),
+        ("group.remove_member", 2, [GROUP, JOIN, LEAVE]),
         ("invitation.create", None, [INVITE]),
         ("invitation.resend", None, [INVITE_BY_MAIL, ("POST", "/invitations/{id}/resend", {})]),
         ("invitation.revoke", None, [INVITE, ("DELETE", "/invitations/{id}", {})]),

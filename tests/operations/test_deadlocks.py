@@ -1,6 +1,6 @@
 """No two transactions that lock the same rows end in a deadlock: what belongs to a user is locked
-after the user, a code before its mail, counters before the revocation feed, several rows in the
-order of their ids. A deadlock would be a 500 or 503 after a second.
+after the user, a group after its members, a code before its mail, counters before the revocation
+feed, several rows in the order of their ids. A deadlock would be a 500 or 503 after a second.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.errors import ApiError
+from app.groups.grants import HAS_GROUPS
 from app.mail import delivery
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue
@@ -58,6 +59,7 @@ Operation = Callable[[RequestContext], Awaitable[object]]
 # Pairs that lock several rows of one table, the first one with a statement for each.
 OF_ONE_TABLE = {
     ("lock two users", "after a restore"),
+    ("lock two users", "revoke for old guards"),
     ("fail to log in", "unlock"),
     ("fail to log in", "purge attempts"),
     ("unlock", "purge attempts"),
@@ -129,10 +131,13 @@ async def prepare(
         await enqueue(context, email, code)
         written[purpose] = parse_code(text)
     await session.commit()
+    for name in ("knights", "squires"):
+        await services.groups.create(context, name, ["a"])
+    await services.groups.add_member(context, "knights", lancelot.id)
     session_id = await session.scalar(select(Session.id))
     new_keys = [NewApiKey(name="batch") for _ in range(2)]
     made = [await services.api_keys.create(context, lancelot.id, new) for new in new_keys]
-    account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR)
+    account = await find_login_account(context, LANCELOT["username"], HAS_SECOND_FACTOR, HAS_GROUPS)
     assert session_id
     assert account
     return Prepared(
@@ -237,6 +242,25 @@ def of_api_keys(it: Prepared) -> dict[str, Operation]:
     }
 
 
+def of_groups(it: Prepared) -> dict[str, Operation]:
+    groups, user_id = it.services.groups, it.lancelot.id
+    revoke_access_tokens = it.services.sessions.revoke_access_tokens
+
+    async def revoke_slice(context: RequestContext) -> None:
+        await begin_write(context.session)
+        await revoke_access_tokens(context, [1, user_id])
+        await context.session.commit()
+
+    return {
+        "narrow a group": lambda c: groups.update(c, "knights", scopes=["b"]),
+        "rename a group": lambda c: groups.update(c, "knights", new_name="table"),
+        "delete a group": lambda c: groups.delete(c, "knights"),
+        "join a group": lambda c: groups.add_member(c, "squires", user_id),
+        "leave a group": lambda c: groups.remove_member(c, "knights", user_id),
+        "revoke for old guards": revoke_slice,
+    }
+
+
 def of_the_service(it: Prepared) -> dict[str, Operation]:
     invitations, keys = it.services.invitations, it.services.keys
     clock = Clock()
@@ -299,7 +323,13 @@ async def test_no_two_transactions_wait_for_each_other(
 
             return run
 
-        operations = of_accounts(it) | of_credentials(it) | of_api_keys(it) | of_the_service(it)
+        operations = (
+            of_accounts(it)
+            | of_credentials(it)
+            | of_api_keys(it)
+            | of_groups(it)
+            | of_the_service(it)
+        )
         named = {name: transaction(operation) for name, operation in operations.items()}
         steps = {name: await pair.alone(one) for name, one in named.items()}
         deadlocks = []

@@ -89,6 +89,15 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "POST /users": "createUser",
         "GET /users/{user_id}": "readUser",
         "PATCH /users/{user_id}": "changeUser",
+        "GET /users/{user_id}/groups": "listGroupsOfUser",
+        "GET /groups": "listGroups",
+        "POST /groups": "createGroup",
+        "GET /groups/{name}": "readGroup",
+        "PATCH /groups/{name}": "changeGroup",
+        "DELETE /groups/{name}": "removeGroup",
+        "GET /groups/{name}/members": "listMembersOfGroup",
+        "PUT /groups/{name}/members/{user_id}": "addMemberToGroup",
+        "DELETE /groups/{name}/members/{user_id}": "removeMemberFromGroup",
         "GET /me/audit": "readOwnAuditLog",
         "POST /me/email-verification": "sendEmailVerification",
         "POST /me/email-verification/confirm": "confirmEmail",
@@ -119,6 +128,7 @@ def test_the_groups_of_operations_come_in_the_order_in_which_people_need_them() 
         "Tokens",
         "Verification",
         "Administration",
+        "Groups",
         "Health",
     ]
     assert all(description.endswith(".") for description in described.values())

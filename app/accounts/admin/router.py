@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
@@ -10,15 +11,18 @@ from app.accounts.admin.schemas import (
     UserQuery,
     UserRecord,
 )
-from app.context import ContextDep
+from app.context import ContextDep, RequestContext
 from app.database.ids import DecimalInt
 from app.errors import InvalidRequestError
+from app.groups.errors import ScopesTooLongError
+from app.groups.service import find_group_names
 from app.http.addresses import public_path
 from app.http.error_responses import error_docs
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, ServiceAccountError, UserExistsError, UserNotFoundError
+from app.users.models import User
 from app.users.schemas import (
     PermissionUpdated,
     TokensRevoked,
@@ -56,7 +60,7 @@ async def list_users(
         kind=query.kind,
     )
     page, further = query.paginate(found)
-    return UserPage(users=[UserRecord.model_validate(user) for user in page], next_cursor=further)
+    return UserPage(users=await _records(context, page), next_cursor=further)
 
 
 @router.post(
@@ -105,7 +109,8 @@ async def read_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> UserRecord:
     """The account, its state and its scopes."""
-    return UserRecord.model_validate(await users.get(context, user_id))
+    (record,) = await _records(context, [await users.get(context, user_id)])
+    return record
 
 
 @router.patch(
@@ -113,7 +118,13 @@ async def read_user(
     operation_id="changeUser",
     summary="Change a user",
     response_description="The user after the change.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError, ServiceAccountError),
+    responses=error_docs(
+        *_FOR_ADMINS,
+        UserNotFoundError,
+        LastAdminError,
+        ServiceAccountError,
+        ScopesTooLongError,
+    ),
 )
 async def change_user(
     _: CurrentAdmin, user_id: UserId, change: UserChange, users: UsersDep, context: ContextDep
@@ -125,7 +136,8 @@ async def change_user(
     changes = change.changes()
     if change.scopes is not None:
         changes["scopes"] = " ".join(change.scopes)
-    return UserRecord.model_validate(await users.change(context, user_id, **changes))
+    (record,) = await _records(context, [await users.change(context, user_id, **changes)])
+    return record
 
 
 @router.post(
@@ -176,3 +188,11 @@ async def remove_user(
     """Deletes the account and revokes its tokens at once. The id is never used again."""
     await users.remove(context, user_id)
     return UserRemoved()
+
+
+async def _records(context: RequestContext, users: Sequence[User]) -> list[UserRecord]:
+    names = await find_group_names(context, [user.id for user in users])
+    return [
+        UserRecord.model_validate(user).model_copy(update={"groups": names[user.id]})
+        for user in users
+    ]

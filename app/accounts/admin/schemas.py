@@ -23,9 +23,11 @@ class UserRecord(BaseModel):
     is_enabled: bool = Field(description="Whether the user can log in.", examples=[True])
     is_admin: bool = Field(description="Whether the user may administer.", examples=[False])
     scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(
-        description="Scopes of the user's tokens, besides `admin`.", examples=[["predict"]]
+        description="The user's own scopes, besides `admin` and those of the groups.",
+        examples=[["predict"]],
     )
     kind: Kind = Field(description=KIND_DESCRIPTION, examples=["person"])
+    groups: list[str] = Field([], description="Names of the user's groups.", examples=[["team"]])
     created_at: datetime = Field(description="When the user was created.")
 
 

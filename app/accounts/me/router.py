@@ -11,7 +11,7 @@ from app.accounts.me.schemas import (
     ProfileChange,
     VerificationSent,
 )
-from app.context import ContextDep
+from app.context import ContextDep, RequestContext
 from app.credentials.api_keys.dependencies import ApiKeysDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
@@ -20,6 +20,7 @@ from app.credentials.second_factors.errors import (
     WrongCodeError,
 )
 from app.errors import InvalidRequestError
+from app.groups.service import find_group_names
 from app.http.error_responses import error_docs
 from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
@@ -29,6 +30,7 @@ from app.tokens.errors import InvalidTokenError, LimitedTokenError, MissingToken
 from app.tokens.scopes import EMAIL
 from app.users.dependencies import AccountOwner, OwnerBearer, UsersDep, VerifiedBearer
 from app.users.errors import LastAdminError, WrongPasswordError
+from app.users.models import User
 from app.users.schemas import (
     Profile,
     TokensRevoked,
@@ -59,7 +61,7 @@ _ERRORS = (
 async def read_own_profile(bearer: VerifiedBearer, users: UsersDep, context: ContextDep) -> Profile:
     """The account of the access token's user. A limited token, and that of an API key, needs the
     scope `email` to read the address."""
-    profile = Profile.model_validate(await users.get(context, bearer.user.id))
+    profile = await _profile(context, await users.get(context, bearer.user.id))
     may_read_email = not bearer.claims.is_limited or EMAIL in bearer.user.scopes
     return profile if may_read_email else profile.without_email()
 
@@ -110,7 +112,7 @@ async def change_own_profile(
     changed = await users.change(
         context, user.id, token_version=proven.token_version, **change.changes()
     )
-    return Profile.model_validate(changed)
+    return await _profile(context, changed)
 
 
 @router.post(
@@ -147,7 +149,7 @@ async def confirm_email(
     """Send the code from the e-mail. It works once, for this account only, and expires after a
     day."""
     verified = await users.verify_email(context, user.id, proof.code.get_secret_value())
-    return Profile.model_validate(verified)
+    return await _profile(context, verified)
 
 
 @router.delete(
@@ -191,3 +193,8 @@ async def log_out_everywhere(
     revoke = api_keys.log_out_everywhere if logout.api_keys else users.revoke_tokens
     await revoke(context, user_id, token_version)
     return TokensRevoked(user_id=user_id)
+
+
+async def _profile(context: RequestContext, user: User) -> Profile:
+    names = await find_group_names(context, [user.id])
+    return Profile.model_validate(user).model_copy(update={"groups": names[user.id]})

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import BigInteger, ColumnElement, cast, delete, select, update
 
 from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
@@ -31,7 +31,7 @@ from app.settings import Settings
 from app.tokens.errors import InvalidTargetError
 from app.tokens.revocations.service import Revocations
 from app.users.login_account import LoginAccount
-from app.users.models import User
+from app.users.models import MAX_TOKEN_VERSION, User
 
 GRACE = timedelta(seconds=60)  # with the network or the user agent of the login
 GRACE_ELSEWHERE = timedelta(seconds=10)
@@ -124,19 +124,22 @@ class Sessions:
             return None
         handle, secret = match.groups()
         await begin_write(context.session)
-        row = (
-            await context.session.execute(
-                select(Session, User)
-                .join(User, User.id == Session.user_id)
-                .where(
-                    Session.handle == handle,
-                    Session.expires_at > context.now,
-                    Session.token_version == User.token_version,
-                    User.is_enabled,
-                )
-                .with_for_update(of=Session)
+        query = (
+            select(Session, User)
+            .join(User, User.id == Session.user_id)
+            .where(
+                Session.handle == handle,
+                Session.expires_at > context.now,
+                Session.token_version == User.token_version,
+                User.is_enabled,
             )
-        ).one_or_none()
+            .with_for_update(of=Session)
+        )
+        row = (await context.session.execute(query)).one_or_none()
+        if row is None:
+            # If revoke_access_tokens() was committed while this waited for the session, PostgreSQL
+            # has compared the new version of the session with the old one of the user.
+            row = (await context.session.execute(query)).one_or_none()
         if row is None:
             await context.session.commit()
             return None
@@ -200,6 +203,29 @@ class Sessions:
         is_revoked = await self._delete(context, Session.handle == match[1])
         await context.session.commit()
         return is_revoked
+
+    async def revoke_access_tokens(self, context: RequestContext, user_ids: Sequence[int]) -> None:
+        """Revoke all access tokens of the users, and keep their sessions. Part of the caller's
+        transaction.
+
+        One random shift for the token versions of users and sessions alike: a session that was
+        valid stays so, and one that was revoked stays revoked.
+        """
+        found = select(User.id, User.token_version).where(User.id.in_(user_ids)).order_by(User.id)
+        locked = await context.session.execute(found.with_for_update(key_share=True))
+        revoked = [f"sub:{user_id}:{version}" for user_id, version in locked]
+        shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
+        owned = select(Session.id).where(Session.user_id.in_(user_ids)).order_by(Session.id)
+        sessions = (await context.session.scalars(owned.with_for_update())).all()
+        for table, ids in ((User, user_ids), (Session, sessions)):
+            version = cast(table.token_version, BigInteger)
+            await context.session.execute(
+                update(table)
+                .where(table.id.in_(ids))
+                .values(token_version=(version + shift) % (MAX_TOKEN_VERSION + 1))
+                .execution_options(synchronize_session=False)
+            )
+        await self._revocations.publish_all(context, revoked)
 
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"

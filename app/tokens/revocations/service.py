@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, event, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, event, exists, func, insert, select, update
 
 from app.context import RequestContext
 from app.database.base import UtcDateTime
@@ -41,18 +41,34 @@ class Revocations:
     async def publish(self, context: RequestContext, value: str) -> None:
         """Revoke the tokens with this value. Part of the caller's transaction, so that a change and
         its revocation are committed together."""
-        mark = new_mark()
+        await self.publish_all(context, [value])
+
+    async def publish_all(self, context: RequestContext, values: Sequence[str]) -> None:
+        """Like publish(), with one entry for each of the values."""
+        if not values:
+            return
+        marks = [new_mark() for _ in values]
         now = func.current_timestamp(type_=UtcDateTime())
         published = await context.session.execute(
             update(Feed)
-            .values(position=Feed.position + 1, mark=mark)
+            .values(position=Feed.position + len(values), mark=marks[-1])
             .returning(Feed.position, now)
             .execution_options(synchronize_session=False)
         )
         position, published_at = published.one()
         expires_at: datetime = published_at + self._kept_for
-        context.session.add(
-            Revocation(position=position, value=value, mark=mark, expires_at=expires_at)
+        first = position - len(values) + 1
+        await context.session.execute(
+            insert(Revocation),
+            [
+                {
+                    "position": first + index,
+                    "value": value,
+                    "mark": mark,
+                    "expires_at": expires_at,
+                }
+                for index, (value, mark) in enumerate(zip(values, marks, strict=True))
+            ],
         )
         if self._cache:
             # At the commit, so that no request after this one can use an outdated cache.
@@ -74,8 +90,7 @@ class Revocations:
             )
         )
         missing = [value for value in values if value not in listed]
-        for value in missing:
-            await self.publish(context, value)
+        await self.publish_all(context, missing)
         return len(missing)
 
     async def rename_feed(self, context: RequestContext) -> None:

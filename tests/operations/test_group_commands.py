@@ -1,0 +1,89 @@
+"""`hourpass groups`: what ends tokens is shown and confirmed first."""
+
+import json
+
+import pytest
+from httpx import AsyncClient
+
+from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.markers import on_sqlite
+from tests.support.users import GALAHAD, LANCELOT, comes_to_an_end, log_in, register, said_in
+
+__all__ = ["hourpass"]
+
+
+@on_sqlite
+async def test_groups_from_the_first_to_the_last(hourpass: Command, client: AsyncClient) -> None:
+    async def printed(*arguments: str, stdin: str = "") -> str:
+        result = await hourpass("groups", *arguments, stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    await register(client, LANCELOT)
+    await register(client, GALAHAD)
+    assert await printed("create", "Knights", "predict:*") == "Created the group Knights.\n"
+    made = json.loads(await printed("create", "squires", "--json"))
+    assert (made["name"], made["scopes"]) == ("squires", [])
+    assert await printed("list") == "Knights: predict:*\nsquires: no scopes\n"
+    assert [group["name"] for group in json.loads(await printed("list", "--json"))] == [
+        "Knights",
+        "squires",
+    ]
+    assert await printed("add", "knights", "lancelot", "GALAHAD") == (
+        "In knights: lancelot, GALAHAD.\n"
+    )
+    assert await printed("show", "knights") == "Knights: predict:*\n2  lancelot\n3  galahad\n"
+    shown = json.loads(await printed("show", "knights", "--json"))
+    assert shown["members"][0] == {"id": 2, "username": "lancelot"}
+    token = await log_in(client, LANCELOT)
+    assert said_in(token)["scope"] == "predict:*"
+
+    wider = await printed("set-scopes", "knights", "predict:*", "train")  # asks nothing
+    assert wider == "knights: predict:* -> predict:* train\n"
+    refused = await hourpass("groups", "set-scopes", "knights", "predict:a", stdin="n\n")
+    assert refused.exit_code == 1
+    assert "predict:* train -> predict:a. Revoke the access tokens" in refused.stdout
+    assert await printed("show", "knights") == (
+        "Knights: predict:* train\n2  lancelot\n3  galahad\n"
+    )
+    narrower = await printed("set-scopes", "knights", "predict:a", "--yes", "--json")
+    assert json.loads(narrower)["scopes"] == ["predict:a"]
+    assert await comes_to_an_end(client, token)
+    assert await printed("rename", "knights", "table") == "knights -> table\n"
+
+    token = await log_in(client, GALAHAD)
+    assert "Remove galahad from table" in await printed("remove", "table", "galahad", stdin="y\n")
+    assert await comes_to_an_end(client, token)
+    token = await log_in(client, LANCELOT)
+    assert "Deleted the group table." in await printed("delete", "table", stdin="y\n")
+    assert await comes_to_an_end(client, token)
+    assert await printed("list") == "squires: no scopes\n"
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("show nobody", "Group not found"),
+        ("delete nobody --yes", "Group not found"),
+        ("set-scopes nobody x", "Group not found"),
+        ("add table nobody", "User not found"),
+        ("remove table arthur --yes", "not a member"),
+        ("create TABLE", "exists"),
+    ],
+)
+async def test_what_is_not_there_is_said_in_a_line(
+    hourpass: Command, arguments: str, reason: str
+) -> None:
+    assert (await hourpass("groups", "create", "table")).exit_code == 0
+    assert_refused(await hourpass("groups", *arguments.split()), reason)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "arguments", ["create ..", "create a admin", r"create a x\y", "rename table a/b"]
+)
+async def test_names_and_scopes_are_checked_first(hourpass: Command, arguments: str) -> None:
+    result = await hourpass("groups", *arguments.split())
+    assert result.exit_code == 2
+    assert "Invalid value for" in result.output

@@ -1,0 +1,39 @@
+"""The narrowing of a group that a failover has lost still ends the tokens of before."""
+
+from httpx import AsyncClient
+
+from tests.accounts.test_groups import Court, arthur, settings
+from tests.operations.test_restored_database import answers, lists
+from tests.support.apps import started_client
+from tests.support.databases import Twin, twin
+from tests.support.settings import Clock, make_settings
+from tests.support.users import LANCELOT, log_in, register, revoked, said_in, token_holds
+
+__all__ = ["arthur", "settings", "twin"]
+
+
+async def test_a_lost_narrowing_is_published_again_and_new_tokens_are_valid(
+    client: AsyncClient, arthur: Court, twin: Twin, clock: Clock
+) -> None:
+    user_id = await register(client, LANCELOT)
+    for name in ("knights", "squires"):
+        await arthur.do("POST", "/groups", {"name": name, "scopes": [name]})
+        await arthur.do("PUT", f"/groups/{name}/members/{user_id}")
+    token = await log_in(client, LANCELOT)
+    narrowed, other = said_in(token)["grp"]
+    twin.copy()
+    assert await answers(client, "/readyz", 200)
+    await arthur.do("PATCH", "/groups/knights", {"scopes": []})
+    assert await lists(client, f"grp:{narrowed}")
+
+    twin.swap()
+
+    async with started_client(make_settings(twin.first_url), clock) as newcomer:
+        assert await lists(newcomer, f"grp:{narrowed}")
+        assert await revoked(newcomer) == [f"grp:{narrowed}"]
+        fresh = await log_in(newcomer, LANCELOT)
+        assert said_in(fresh)["grp"][0] not in (narrowed, other)
+        assert said_in(fresh)["grp"][1] == other
+        for each in (newcomer, client):
+            assert not await token_holds(each, token)
+            assert await token_holds(each, fresh)
