@@ -18,6 +18,8 @@ FAKED = [
     "X.Auth-User_Id",
     "X-Auth-Username",
     "X-Auth-Scopes",
+    "X-Auth-Kind",
+    "X_Auth_Key.Id",
     "X-Auth-Request-User",
     "X-Forwarded-User",
     "X-Forwarded-Email",
@@ -69,6 +71,19 @@ async def test_the_headers_name_the_user(issuer: Issuer, kind: str) -> None:
     assert headers[b"x-auth-user-id"] == b"7"
     assert headers[b"x-auth-username"] == b"Gueni%C3%A8vre%20du%20Lac"
     assert headers[b"x-auth-scopes"] == b"predict train"
+    assert headers[b"x-auth-kind"] == b"person"
+    assert b"x-auth-key-id" not in headers
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_the_headers_name_the_key_and_the_kind_of_its_owner(
+    issuer: Issuer, kind: str
+) -> None:
+    key = issuer.service_account("svc-nightly").api_key()
+    headers = headers_of(await seen_by_app(key, kind))
+    assert headers[b"x-auth-key-id"].decode() == key[3:11]
+    assert headers[b"x-auth-kind"] == b"service"
+    assert headers[b"authorization"].decode() == f"Bearer {key}"  # as with a token
 
 
 @pytest.mark.parametrize("public", [[], ["/predict"]], ids=["protected", "public"])

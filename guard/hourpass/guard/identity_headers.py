@@ -11,10 +11,10 @@ from urllib.parse import quote
 from hourpass.user import User
 
 USER_ID, USERNAME, SCOPES = "X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"
-# The service sets the first two for API keys. Authentication proxies set the rest.
+KIND = "X-Auth-Kind"  # of the user: person or service
+KEY_ID = "X-Auth-Key-Id"  # only with an API key
+# Authentication proxies set these.
 RESERVED = (
-    "X-Auth-Key-Id",
-    "X-Auth-Kind",
     *(f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Preferred-Username")),
     *(f"X-Forwarded-{name}" for name in ("User", "Email", "Groups", "Preferred-Username")),
     *(f"Remote-{name}" for name in ("User", "Email", "Groups", "Name")),
@@ -43,7 +43,7 @@ class IdentityHeaders:
         for name in self._username_headers:
             if not _NAME.fullmatch(name) or fold(name) in _NEEDED:
                 raise ValueError(f"{name} is no header for a username")
-        removed = (USER_ID, USERNAME, SCOPES, *RESERVED, *self._username_headers)
+        removed = (USER_ID, USERNAME, SCOPES, KIND, KEY_ID, *RESERVED, *self._username_headers)
         self._removed = frozenset(fold(name).encode() for name in removed)
 
     def are_named(self, name: bytes) -> bool:
@@ -57,6 +57,8 @@ class IdentityHeaders:
             USER_ID: str(user.id),
             USERNAME: username,
             SCOPES: " ".join(sorted(user.scopes)),
+            KIND: user.kind,
+            **({KEY_ID: user.key_id} if user.key_id else {}),
             **dict.fromkeys(self._username_headers, username),
         }
 
