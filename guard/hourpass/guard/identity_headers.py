@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 from hourpass.user import User
 
-USER_ID, USERNAME, SCOPES = "X-Auth-User-Id", "X-Auth-Username", "X-Auth-Scopes"
-KIND = "X-Auth-Kind"  # of the user: person or service
-KEY_ID = "X-Auth-Key-Id"  # only with an API key
-# Authentication proxies set these.
+USER_ID, USERNAME, KIND = "X-Auth-User-Id", "X-Auth-Username", "X-Auth-Kind"
+SCOPES, KEY_ID = "X-Auth-Scopes", "X-Auth-Key-Id"
+# Left out if they would be longer. Frameworks and proxies have bounds for a header.
+MAX_SCOPES_BYTES = 3_800
+# Those of authentication proxies.
 RESERVED = (
     *(f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Preferred-Username")),
     *(f"X-Forwarded-{name}" for name in ("User", "Email", "Groups", "Preferred-Username")),
@@ -43,7 +44,7 @@ class IdentityHeaders:
         for name in self._username_headers:
             if not _NAME.fullmatch(name) or fold(name) in _NEEDED:
                 raise ValueError(f"{name} is no header for a username")
-        removed = (USER_ID, USERNAME, SCOPES, KIND, KEY_ID, *RESERVED, *self._username_headers)
+        removed = (USER_ID, USERNAME, KIND, SCOPES, KEY_ID, *RESERVED, *self._username_headers)
         self._removed = frozenset(fold(name).encode() for name in removed)
 
     def are_named(self, name: bytes) -> bool:
@@ -53,14 +54,13 @@ class IdentityHeaders:
     def of(self, user: User) -> dict[str, str]:
         """The username is UTF-8, percent-encoded (RFC 3986, 2.1)."""
         username = quote(user.username)
-        return {
-            USER_ID: str(user.id),
-            USERNAME: username,
-            SCOPES: " ".join(sorted(user.scopes)),
-            KIND: user.kind,
-            **({KEY_ID: user.key_id} if user.key_id else {}),
-            **dict.fromkeys(self._username_headers, username),
-        }
+        headers = {USER_ID: str(user.id), USERNAME: username, KIND: user.kind}
+        scopes = " ".join(sorted(user.scopes))
+        if len(scopes.encode()) <= MAX_SCOPES_BYTES:
+            headers[SCOPES] = scopes
+        if user.key_id is not None:
+            headers[KEY_ID] = user.key_id
+        return {**headers, **dict.fromkeys(self._username_headers, username)}
 
     def in_asgi(self, user: User) -> list[tuple[bytes, bytes]]:
         return [(name.lower().encode(), value.encode()) for name, value in self.of(user).items()]
