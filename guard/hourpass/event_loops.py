@@ -1,6 +1,7 @@
 """Awaits what another thread does, in asyncio and in trio."""
 
 import asyncio
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -22,11 +23,21 @@ def require_asyncio(what: str) -> None:
         raise RuntimeError(f"{what} needs asyncio; in trio, use `await guard.acheck_header(value)`")
 
 
-async def wait_for(future: Future[_T]) -> _T:
-    """Its result. Canceling the caller cancels the future, if it has not begun."""
+async def wait_for(future: Future[_T], seconds: float | None = None) -> _T:
+    """Its result. Canceling the caller cancels the future, if it has not begun.
+
+    Raises TimeoutError after so many seconds, which cancels it too.
+    """
     if not in_trio():
-        return await asyncio.wrap_future(future)
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(future)
     trio = sys.modules["trio"]
+    with trio.move_on_after(math.inf if seconds is None else seconds):
+        return await _wait_in_trio(future, trio)
+    raise TimeoutError
+
+
+async def _wait_in_trio(future: Future[_T], trio: Any) -> _T:
     is_done = trio.Event()
     token = trio.lowlevel.current_trio_token()
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from grpc import aio
@@ -19,8 +20,9 @@ from hourpass.errors import (
     InvalidTokenError,
     ServiceUnavailableError,
 )
-from hourpass.guard.bearer import bearer_token
 from hourpass.guard.guard import Guard
+from hourpass.guard.networks import IPNetwork, require_network
+from hourpass.guard.open_credentials import OpenCredential
 from hourpass.guard.open_requests import CHECK_SECONDS
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.requirements import require_scopes
@@ -95,25 +97,24 @@ class AioGuardInterceptor(aio.ServerInterceptor):
         if self._rules.are_public(details):
             return await continuation(details)
         try:
-            verified = await self._guard.averify(_token(details))
+            token = _token(self._guard, details)
+            # The client's address is known in the handler, which then checks it.
+            verified = await self._guard.averify_anywhere(token)
             self._rules.require_scopes(details, verified.user)
         except GuardError as error:
             return _refusing(error)
         _user.set(verified.user)  # each call is a task of its own
         handler = await continuation(details)
-        return handler and _replace(handler, partial(self._guarded, handler, verified))
+        return handler and _replace(handler, partial(self._guarded, handler, token, verified))
 
     def _guarded(
-        self, handler: Handler, verified: Verified, behavior: Callable[..., Any]
+        self, handler: Handler, token: str, verified: Verified, behavior: Callable[..., Any]
     ) -> Callable[..., Any]:
-        def begin(context: Any) -> None:
-            if not self._finish_calls:
-                _OpenCall(self._guard, verified, handler, context)
-
+        begin = partial(self._begin, handler, token, verified)
         if inspect.isasyncgenfunction(behavior):
 
             async def stream(request: Any, context: Any) -> Any:
-                begin(context)
+                await begin(context)
                 async for response in behavior(request, context):
                     yield response
 
@@ -121,19 +122,30 @@ class AioGuardInterceptor(aio.ServerInterceptor):
         if inspect.iscoroutinefunction(behavior):
 
             async def respond(request: Any, context: Any) -> Any:
-                begin(context)
+                await begin(context)
                 return await behavior(request, context)
 
             return respond
+        if verified.networks:
+            behavior = _from_networks(verified.networks, behavior)
         return _in_thread(behavior, is_stream=handler.response_streaming)
+
+    async def _begin(self, handler: Handler, token: str, verified: Verified, context: Any) -> None:
+        address = _client_address(context)
+        try:
+            if verified.networks:
+                require_network(verified.networks, address)
+        except InvalidTokenError as error:
+            await _abort(error, context)
+        if not self._finish_calls:
+            _OpenCall(OpenCredential(self._guard, token, verified, address), handler, context)
 
 
 class _OpenCall:
-    """Ends a call when its token is no longer valid."""
+    """Ends a call when its token or key is no longer valid."""
 
-    def __init__(self, guard: Guard, verified: Verified, handler: Handler, context: Any) -> None:
-        self._guard = guard
-        self._verified = verified
+    def __init__(self, credential: OpenCredential, handler: Handler, context: Any) -> None:
+        self._credential = credential
         self._is_streaming = handler.request_streaming or handler.response_streaming
         self._context = context
         task = asyncio.current_task()
@@ -146,19 +158,24 @@ class _OpenCall:
         self._timer = self._task.get_loop().call_later(CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
-        if self._guard.is_revoked(self._verified):
-            self._end_with("The token was revoked")
-        elif self._is_streaming and self._guard.has_expired(self._verified):
-            self._end_with("The token has expired")
+        loop = self._task.get_loop()
+        if self._credential.can_be_renewed:
+            self._renewal = loop.create_task(self._renew())
+        elif error := self._credential.find_error(can_expire=self._is_streaming):
+            self._ending = loop.create_task(self._abort_and_cancel(error))
         else:
             self._wait()
 
-    def _end_with(self, reason: str) -> None:
-        self._ending = self._task.get_loop().create_task(self._abort_and_cancel(reason))
+    async def _renew(self) -> None:
+        error = await self._credential.renew(can_expire=self._is_streaming)
+        if error:
+            await self._abort_and_cancel(error)
+        elif not self._task.done():
+            self._wait()
 
-    async def _abort_and_cancel(self, reason: str) -> None:
+    async def _abort_and_cancel(self, error: GuardError) -> None:
         with suppress(aio.AbortError, aio.UsageError):  # the second if it has ended by itself
-            await _abort(InvalidTokenError(reason), self._context)
+            await _abort(error, self._context)
         self._task.cancel()
 
 
@@ -193,7 +210,8 @@ class GuardInterceptor(grpc.ServerInterceptor):
         def guarded(behavior: Callable[..., Any]) -> Callable[..., Any]:
             def call(request: Any, context: grpc.ServicerContext) -> Any:
                 try:
-                    user = self._guard.check(_token(details))
+                    token = _token(self._guard, details)
+                    user = self._guard.check(token, ip_address=_client_address(context))
                     self._rules.require_scopes(details, user)
                 except GuardError as error:
                     _abort(error, context)
@@ -205,12 +223,34 @@ class GuardInterceptor(grpc.ServerInterceptor):
         return _replace(handler, guarded)
 
 
-def _token(details: grpc.HandlerCallDetails) -> str:
+def _token(guard: Guard, details: grpc.HandlerCallDetails) -> str:
     """Raises MissingTokenError and InvalidTokenError."""
-    return bearer_token(
+    return guard.get_credential(
         (key.encode(), value if isinstance(value, bytes) else value.encode())
         for key, value in details.invocation_metadata
     )
+
+
+def _client_address(context: Any) -> str | None:
+    """Of `ipv4:192.0.2.1:50000` or `ipv6:[2001:db8::1]:50000`, which may be percent-encoded. None
+    on a Unix socket."""
+    kind, _, address = unquote(context.peer()).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else None
+
+
+def _from_networks(
+    networks: Iterable[IPNetwork], behavior: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The same function, which grpc.aio runs in a thread, for clients in these networks only."""
+
+    def call(request: Any, context: Any) -> Any:
+        try:
+            require_network(networks, _client_address(context))
+        except InvalidTokenError as error:
+            _abort(error, context)
+        return behavior(request, context)
+
+    return call
 
 
 def _refusing(error: GuardError) -> Handler:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 from threading import Condition, get_ident
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -25,6 +26,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from hourpass.api_keys import is_api_key
 from hourpass.guard.guard import Guard
 from hourpass.guard.revocation_feed import Clock
 from hourpass.guard.service_client import HEARTBEAT_SECONDS
@@ -34,10 +36,13 @@ from hourpass.pytest_plugin import (
     module_hourpass_issuer,
     session_hourpass_issuer,
 )
+from hourpass.testing_accounts import Group, IssuedKey, ServiceAccount
 
 __all__ = [
+    "Group",
     "Issuer",
     "MovableClock",
+    "ServiceAccount",
     "SigningKey",
     "authorization",
     "hourpass_issuer",
@@ -46,6 +51,7 @@ __all__ = [
 ]
 
 LIFETIME = timedelta(minutes=60)
+KEY_LIFETIME = timedelta(days=90)
 KEPT_AFTERWARDS = timedelta(days=1)  # the feed keeps a revocation this much longer than a token
 
 _HEARD_WITHIN_SECONDS = 10.0
@@ -73,7 +79,8 @@ class MovableClock:
 
 
 class Issuer:
-    """Issues and revokes tokens, and answers guards as the service does. Can simulate outages."""
+    """Issues and revokes tokens and API keys, and answers guards as the service does. Can simulate
+    outages."""
 
     def __init__(self, name: str = "https://hourpass.example", audience: str = "ml-api") -> None:
         self.name = name
@@ -81,6 +88,10 @@ class Issuer:
         self.clock = MovableClock()
         self.asked: Counter[str] = Counter()  # by path
         self._key = SigningKey()
+        self._api_keys: dict[str, IssuedKey] = {}
+        self._ids = count(1_000)  # of groups and service accounts
+        self._disabled: set[int] = set()
+        self._epochs: Counter[int] = Counter()  # by user
         self._revoked: list[dict[str, str]] = []
         self._is_away = False
         self._changed = Condition()
@@ -108,10 +119,17 @@ class Issuer:
             self._changed.notify_all()
 
     def token(
-        self, *scopes: str, user_id: int = 1, username: str = "lancelot", **claims: Any
+        self,
+        *scopes: str,
+        user_id: int = 1,
+        username: str = "lancelot",
+        groups: Iterable[Group] = (),
+        **claims: Any,
     ) -> str:
-        """A valid token. `claims` replace the usual ones."""
+        """A valid token, with the scopes of the `groups` too. `claims` replace the usual ones."""
         now = int(self.clock.time())
+        groups = list(groups)
+        all_scopes = frozenset(scopes).union(*(group.scopes for group in groups))
         said = {
             "iss": self.name,
             "aud": self.audience,
@@ -122,10 +140,77 @@ class Issuer:
             "iat": now,
             "exp": now + int(LIFETIME.total_seconds()),
             "auth_time": now,
-            "epoch": 0,
-            **({"scope": " ".join(scopes)} if scopes else {}),
+            "epoch": self._epochs[user_id],
+            **({"scope": " ".join(sorted(all_scopes))} if all_scopes else {}),
+            **({"grp": [group.claim for group in groups]} if groups else {}),
         }
         return self._key.sign({**said, **claims})
+
+    def api_key(
+        self,
+        *scopes: str,
+        groups: Iterable[Group] = (),
+        networks: Iterable[str] = (),
+        expires_in: timedelta = KEY_LIFETIME,
+        **owner: Any,
+    ) -> str:
+        """A valid API key. `owner` are `user_id`, `username` and further claims of its tokens, as
+        for token()."""
+        expires_at = self.clock.time() + expires_in.total_seconds()
+        key = IssuedKey(frozenset(scopes), list(groups), list(networks), expires_at, owner)
+        self._api_keys[key.key] = key
+        self.publish(key.fingerprint)
+        return key.key
+
+    def change_api_key(
+        self,
+        key: str,
+        *,
+        scopes: Iterable[str] | None = None,
+        networks: Iterable[str] | None = None,
+        expires_in: timedelta | None = None,
+    ) -> None:
+        """End its tokens, and issue others to it from now on. The guards know it when this
+        returns."""
+        known = self._api_keys[key]
+        if scopes is not None:
+            known.scopes = frozenset(scopes)
+        if networks is not None:
+            known.networks = list(networks)
+        if expires_in is not None:
+            known.expires_at = self.clock.time() + expires_in.total_seconds()
+        self._end_tokens(known)
+
+    def rotate_api_key(self, key: str, overlap: timedelta = timedelta(0)) -> str:
+        """Replace it. The old key works until the end of the overlap."""
+        old = self._api_keys[key]
+        new = IssuedKey(old.scopes, old.groups, old.networks, old.expires_at, old.claims)
+        self._api_keys[new.key] = new
+        self.publish(new.fingerprint)
+        old.expires_at = min(old.expires_at, self.clock.time() + overlap.total_seconds())
+        self._end_tokens(old)
+        return new.key
+
+    def suspend_api_key(self, key: str) -> None:
+        """Until resume_api_key(). The guards know it when this returns."""
+        self._api_keys[key].is_suspended = True
+        self._end_tokens(self._api_keys[key])
+
+    def resume_api_key(self, key: str) -> None:
+        self._api_keys[key].is_suspended = False
+        self.publish(self._api_keys[key].fingerprint)
+
+    def service_account(self, username: str, *scopes: str) -> ServiceAccount:
+        return ServiceAccount(self, next(self._ids), username, frozenset(scopes))
+
+    def group(self, name: str, *scopes: str) -> Group:
+        return Group(next(self._ids), name, frozenset(scopes))
+
+    def narrow_group(self, group: Group, *scopes: str) -> None:
+        """Leave it only these scopes, which ends the tokens of its members."""
+        claim = group.claim
+        group.scopes, group.version = frozenset(scopes), group.version + 1
+        self.publish(f"grp:{claim}")
 
     def expired_token(self, *scopes: str) -> str:
         now = int(self.clock.time())
@@ -148,16 +233,27 @@ class Issuer:
         return Issuer("https://elsewhere.example", self.audience).token(*scopes)
 
     def revoke(self, token: str) -> None:
-        """Revoke one token. The guards know it when this returns."""
+        """Revoke one token or API key. The guards know it when this returns."""
+        if is_api_key(token):
+            self._end_tokens(self._api_keys.pop(token))
+            return
         claims = jwt.decode(token, options={"verify_signature": False})
         self.publish(f"jti:{claims['jti']}")
 
     def disable(self, user_id: int) -> None:
-        """Revoke all tokens of a user. The service does so when it disables or removes a user."""
-        self.publish(f"sub:{user_id}:0")
+        """Revoke all tokens of a user. The service does so when it disables or removes a user,
+        whose API keys work again only after enable()."""
+        self._disabled.add(user_id)
+        self.publish(f"sub:{user_id}:{self._epochs[user_id]}")
+
+    def enable(self, user_id: int) -> None:
+        """After disable(). Tokens from before stay revoked."""
+        self._disabled.discard(user_id)
+        self._epochs[user_id] += 1
 
     def publish(self, value: str) -> None:
-        """Revoke a value: `jti:…`, `sid:…`, `kid:…` or `sub:<id>:<epoch>` (decision 6)."""
+        """Revoke a value: `jti:…`, `sid:…`, `kid:…`, `grp:<id>.<version>` or `sub:<id>:<epoch>`
+        (decision 6)."""
         now = datetime.fromtimestamp(self.clock.time(), UTC)
         expires_at = now + LIFETIME + KEPT_AFTERWARDS
         with self._changed:
@@ -197,6 +293,11 @@ class Issuer:
     stand_in_for = attach
     let_pass = advance_time
 
+    def _end_tokens(self, key: IssuedKey) -> None:
+        session = key.session
+        key.version += 1
+        self.publish(f"sid:{session}")
+
     def _catch_up(self) -> None:
         """The first revocation ends a request that was sent before now, the second a new one."""
         for _ in range(2):
@@ -224,7 +325,58 @@ class Issuer:
                 return Response.of_json({"keys": [self._key.public_jwk()]})
             case "/revocations":
                 return self._page(request)
+            case "/token" if request.method == "POST":
+                return self._exchange(dict(parse_qsl((request.content or b"").decode())))
         return Response(404)
+
+    def _exchange(self, form: dict[str, str]) -> "Response":
+        """RFC 8693, 2."""
+        if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:token-exchange":
+            return Response.of_json({"error": "unsupported_grant_type"}, 400)
+        key = self._api_keys.get(form.get("subject_token", ""))
+        is_of_a_key = form.get("subject_token_type", "").endswith(":token-type:api_key")
+        if (
+            key is None
+            or not is_of_a_key
+            or key.is_suspended
+            or key.expires_at <= self.clock.time()
+            or key.claims.get("user_id", 1) in self._disabled
+        ):
+            return Response.of_json({"error": "invalid_request"}, 400)
+        token = self._token_of(key, form.get("audience", self.audience))
+        return Response.of_json(
+            {
+                "access_token": token,
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+                "token_type": "bearer",
+            }
+        )
+
+    def _token_of(self, key: IssuedKey, audience: str) -> str:
+        """The same one for all guards until half of its life is over."""
+        now = int(self.clock.time())
+        epoch = self._epochs[key.claims.get("user_id", 1)]
+        issued_for = (key.version, self._key.kid, epoch, *(group.claim for group in key.groups))
+        issued_before = key.tokens.get(audience)
+        if issued_before and issued_before[0] == issued_for:
+            claims = jwt.decode(issued_before[1], options={"verify_signature": False})
+            if now < (claims["iat"] + claims["exp"]) / 2:
+                return issued_before[1]
+        token = self.token(
+            *key.scopes,
+            groups=key.groups,
+            **{
+                **key.claims,
+                "aud": audience,
+                "client_id": key.id,
+                "sid": key.session,
+                "limited": True,
+                "exp": min(now + int(LIFETIME.total_seconds()), int(key.expires_at)),
+                **({"networks": key.networks} if key.networks else {}),
+            },
+        )
+        key.tokens[audience] = issued_for, token
+        return token
 
     def forget_listener(self) -> None:
         with self._changed:
@@ -299,6 +451,8 @@ class Request:
 
     url: RequestUrl
     headers: dict[str, str]
+    method: str = "GET"
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +464,8 @@ class Response:
     stream: _Pieces = field(default_factory=lambda: _Pieces([]))
 
     @classmethod
-    def of_json(cls, members: dict[str, Any]) -> "Response":
-        return cls(200, stream=_Pieces([json.dumps(members).encode()]))
+    def of_json(cls, members: dict[str, Any], status: int = 200) -> "Response":
+        return cls(status, stream=_Pieces([json.dumps(members).encode()]))
 
 
 class _IssuerTransport:
@@ -323,7 +477,7 @@ class _IssuerTransport:
     def handle_request(self, request: transports.Request) -> Response:
         url = urlsplit(request.url)
         asked = RequestUrl(url.path, dict(parse_qsl(url.query)))
-        return self._issuer.answer(Request(asked, request.headers))
+        return self._issuer.answer(Request(asked, request.headers, request.method, request.content))
 
     def close(self) -> None:
         self._issuer.forget_listener()

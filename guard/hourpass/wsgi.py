@@ -54,7 +54,8 @@ class GuardMiddleware:
         if self._is_public(environ):
             return self._app(self._with_user(environ, None), start_response)
         try:
-            user = self._guard.check_header(environ.get("HTTP_AUTHORIZATION"))
+            credential = self._guard.get_credential(_headers(environ))
+            user = self._guard.check(credential, ip_address=environ.get("REMOTE_ADDR"))
             self._require_scopes(environ, user)
         except GuardError as error:
             refusal = self._guard.refusal(error, environ.get("HTTP_ACCEPT", ""))
@@ -94,6 +95,15 @@ def _paths(environ: "WSGIEnvironment") -> tuple[str, str, bytes]:
     path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
     sent: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     return path, "", sent.partition("?")[0].encode("latin-1")
+
+
+def _headers(environ: "WSGIEnvironment") -> list[tuple[bytes, bytes]]:
+    """As in ASGI. Servers join several of one name with a comma, which no credential has."""
+    return [
+        (key.removeprefix("HTTP_").replace("_", "-").lower().encode(), value.encode("latin-1"))
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    ]
 
 
 def create_app() -> Callable[..., Iterable[bytes]]:

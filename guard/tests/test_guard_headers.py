@@ -94,6 +94,17 @@ def test_scopes_that_are_too_long_for_a_header_are_left_out(length: int, is_sent
     assert headers["X-Auth-User-Id"] == "7"
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_the_headers_name_the_key_and_the_kind_of_its_owner(
+    issuer: Issuer, kind: str
+) -> None:
+    key = issuer.service_account("svc-nightly").api_key()
+    headers = headers_of(await seen_by_app(key, kind))
+    assert headers[b"x-auth-key-id"].decode() == key[3:11]
+    assert headers[b"x-auth-kind"] == b"service"
+    assert headers[b"authorization"].decode() == f"Bearer {key}"  # as with a token
+
+
 @pytest.mark.parametrize("public", [[], ["/predict"]], ids=["protected", "public"])
 @pytest.mark.parametrize("name", FAKED)
 async def test_a_caller_cannot_send_them(issuer: Issuer, name: str, public: list[str]) -> None:

@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from hourpass import Guard
 from hourpass.guard import open_requests
 from hourpass.testing import LIFETIME, Issuer, authorization
+from tests.support.guards import comes_true
 from tests.support.servers import served
 from tests.support.waiting import until
 
@@ -254,6 +255,58 @@ async def test_an_outage_ends_nothing(url: str, issuer: Issuer) -> None:
         await until(lambda: not guard.is_ready)
         socket.send("still here")
         assert socket.recv() == "still here"
+
+
+def has_exchanged(issuer: Issuer, number: int) -> bool:
+    return issuer.asked["/token"] == number and not guard._keys._exchanges
+
+
+def test_a_websocket_that_began_with_a_key_goes_on_with_its_next_tokens(
+    url: str, issuer: Issuer
+) -> None:
+    key = issuer.api_key("predict")
+    with open_socket(url, "/echo", key) as socket:
+        for number in (2, 3, 4):
+            issuer.advance_time(timedelta(minutes=49))  # in the last fifth
+            assert comes_true(partial(has_exchanged, issuer, number))
+            pause_for_many_checks()  # which find the new token
+        issuer.revoke_key()
+        issuer.change_api_key(key, scopes=["predict", "train"])
+        issuer.rotate_api_key(key, overlap=timedelta(minutes=10))
+        pause_for_many_checks()
+        socket.send("still here")
+        assert socket.recv(timeout=5) == "still here"
+        issuer.advance_time(timedelta(minutes=11))
+        assert closing_of(socket)[0] == 1008
+
+
+@pytest.mark.parametrize("change", ["revoked", "without a scope", "in another network"])
+def test_it_ends_when_the_key_is_narrowed(url: str, issuer: Issuer, change: str) -> None:
+    key = issuer.api_key("predict", "train")
+    with open_socket(url, "/echo", key) as socket:
+        match change:
+            case "revoked":
+                issuer.revoke(key)
+            case "without a scope":
+                issuer.change_api_key(key, scopes=["predict"])
+            case _:
+                issuer.change_api_key(key, networks=["192.0.2.0/24"])
+        code, reason = closing_of(socket)
+    assert code == 1008
+    lost = "has lost a scope" if change == "without a scope" else "is no longer valid"
+    assert reason == f"The API key {lost}"
+
+
+async def test_an_outage_does_not_end_it_before_its_token_expires(url: str, issuer: Issuer) -> None:
+    with open_socket(url, "/echo", issuer.api_key()) as socket:
+        issuer.advance_time(timedelta(minutes=40))
+        with issuer.outage(timedelta(minutes=15)):
+            await until(lambda: not guard.is_ready)
+            pause_for_many_checks()
+            socket.send("still here")
+            assert socket.recv(timeout=5) == "still here"
+            issuer.clock.advance(timedelta(minutes=6))
+            assert closing_of(socket) == (1008, "The token has expired")
 
 
 class Driven:

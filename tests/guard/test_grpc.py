@@ -6,13 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
 from grpc import aio
 
 from hourpass import Guard
-from hourpass.grpc import AioGuardInterceptor, GuardInterceptor, current_user
+from hourpass.grpc import (
+    AioGuardInterceptor,
+    GuardInterceptor,
+    _client_address,
+    current_user,
+)
 from hourpass.guard.open_requests import CHECK_SECONDS
 from hourpass.guard.token_verifier import Verified
 from hourpass.testing import LIFETIME, Issuer
@@ -293,3 +299,72 @@ async def test_calls_may_finish(issuer: Issuer) -> None:
 def test_scopes_are_lists() -> None:
     with pytest.raises(TypeError):
         GuardInterceptor(guard, scopes={"/model.Model/Train": "train"})
+
+
+async def test_calls_accept_api_keys_in_either_place(issuer: Issuer) -> None:
+    key = issuer.api_key("train")
+    keyed_guard = Guard("https://hourpass.example", api_key_headers=["x-api-key"])
+    issuer.attach(keyed_guard)
+    server = aio.server(interceptors=[AioGuardInterceptor(keyed_guard, **RULES)])
+    server.add_generic_rpc_handlers((Service(AsyncModel()),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/model.Model/Train")
+            assert await call(b"", metadata=[("x-api-key", key)]) == b"lancelot"
+            assert await call(b"", metadata=metadata(key)) == b"lancelot"
+            other = [("x-api-key", key), *metadata(issuer.token("train"))]
+            for refused in (other, [("api-key", key)], [("x-api-key", issuer.token("train"))]):
+                with pytest.raises(aio.AioRpcError) as refusal:
+                    await call(b"", metadata=refused)
+                assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    finally:
+        await server.stop(0)
+
+
+async def test_calls_come_from_the_networks_of_their_token(
+    channel: Channel, issuer: Issuer
+) -> None:
+    here, elsewhere = ["127.0.0.0/8", "::1/128"], ["192.0.2.0/24"]
+    for make in (issuer.token, issuer.api_key):
+        for kind in KINDS:
+            assert b"lancelot" in await call(channel, kind, make(networks=here))
+            refused = await refusal(channel, kind, make(networks=elsewhere))
+            assert refused == ("UNAUTHENTICATED", "Invalid token")
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:50000", "192.0.2.1"),
+        ("ipv6:[2001:db8::1]:50000", "2001:db8::1"),
+        ("ipv6:%5B2001:db8::1%5D:50000", "2001:db8::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:50000", "fe80::1%eth0"),
+        ("unix:/run/model.sock", None),
+        ("unix:", None),
+        ("", None),
+    ],
+)
+def test_the_clients_address_is_in_the_peer(peer: str, address: str | None) -> None:
+    context = Mock()
+    context.peer.return_value = peer
+    assert _client_address(context) == address
+
+
+async def test_a_stream_that_began_with_a_key_goes_on_with_its_next_token(issuer: Issuer) -> None:
+    key = issuer.api_key()
+    async with serving_aio(AsyncModel()) as channel:
+        call: Any = channel.unary_stream("/model.Model/Endless")(b"", metadata=metadata(key))
+        assert await call.read() == b"lancelot"
+        asked = issuer.asked["/token"]
+        await asyncio.to_thread(issuer.advance_time, timedelta(minutes=49))
+        await until(lambda: issuer.asked["/token"] > asked and not guard._keys._exchanges)
+        await asyncio.sleep(3 * CHECK_SECONDS)  # the call finds the new token
+        await asyncio.to_thread(issuer.advance_time, timedelta(minutes=12))
+        await asyncio.sleep(3 * CHECK_SECONDS)
+        assert not call.done()
+        await asyncio.to_thread(issuer.revoke, key)
+        with pytest.raises(aio.AioRpcError) as ended:
+            await call.read()
+        assert ended.value.details() == "The API key is no longer valid"

@@ -71,6 +71,7 @@ def test_the_app_knows_its_user(client: httpx.Client, issuer: Issuer) -> None:
         "HTTP_X_AUTH_USER_ID": "7",
         "HTTP_X_AUTH_USERNAME": "gr%C3%BC%C3%9Fe",
         "HTTP_X_AUTH_SCOPES": "predict train",
+        "HTTP_X_AUTH_KIND": "person",
         "HTTP_X_FORWARDED_USER": "gr%C3%BC%C3%9Fe",
     }
 

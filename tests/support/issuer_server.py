@@ -19,10 +19,26 @@ class _Handler(BaseHTTPRequestHandler):
     issuer: Issuer
 
     def do_GET(self) -> None:
+        self._answer(None)
+
+    def do_POST(self) -> None:
+        """Every password is right."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if b"token-exchange" in body:
+            self._answer(body)
+            return
+        answer = {"access_token": self.issuer.token(), "expires_in": 3600}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _answer(self, body: bytes | None) -> None:
         url = urlsplit(self.path)
-        asked = Request(RequestUrl(url.path, dict(parse_qsl(url.query))), dict(self.headers))
+        asked = RequestUrl(url.path, dict(parse_qsl(url.query)))
         try:
-            answer = self.issuer.answer(asked)
+            answer = self.issuer.answer(Request(asked, dict(self.headers), self.command, body))
             self.send_response(answer.status_code)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -33,15 +49,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         except OSError:  # the issuer's outage, or a guard that is gone
             self.close_connection = True
-
-    def do_POST(self) -> None:
-        """Every password is right."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({"access_token": self.issuer.token(), "expires_in": 3600}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None: ...
 

@@ -58,6 +58,8 @@ guard.protect(
 )
 assert_type(guard.check("token"), User)
 assert_type(guard.check("token", "predict:fraud-v3", "train"), User)
+assert_type(guard.check("token", ip_address="192.0.2.1").key_id, str | None)
+Guard("https://hourpass.example", api_key_headers=("x-api-key", "api-key"))
 Guard("https://hourpass.example", transport=lambda: httpx.HTTPTransport(verify=False))
 Guard("https://hourpass.example", transport=httpx2.HTTPTransport)
 

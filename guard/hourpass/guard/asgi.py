@@ -16,6 +16,12 @@ POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 _HTTP_IN_WEBSOCKET = "websocket.http.response"  # an ASGI extension
 
 
+def client_address(scope: Scope) -> str | None:
+    """None on a Unix socket."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 async def refuse(error: GuardError, refusal: Refusal, scope: Scope, send: Send) -> None:
     """Answer a request whose response has not begun."""
     is_websocket = scope["type"] == "websocket"

@@ -33,18 +33,21 @@ def describe(app: Any, guard: Any, is_public: Callable[[str], bool], scopes: Sco
     """Say in the app's OpenAPI which operations need a token, and with which scopes. Its docs show
     a lock and a working Authorize button."""
     openapi = app.openapi
+    described = (guard, *guard.key_schemes)
+    names = [scheme.scheme_name for scheme in described]
 
     def openapi_with_security() -> dict[str, Any]:
         schema: dict[str, Any] = openapi()
-        scheme = guard.model.model_dump(by_alias=True, exclude_none=True, mode="json")
         schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
-        schemes.setdefault(guard.scheme_name, scheme)
+        for scheme in described:
+            model = scheme.model.model_dump(by_alias=True, exclude_none=True, mode="json")
+            schemes.setdefault(scheme.scheme_name, model)
         for path, operations in schema.get("paths", {}).items():
             for method in operations.keys() & _METHODS:
-                security: Any = [] if is_public(path) else [{guard.scheme_name: []}]
+                security: Any = [] if is_public(path) else [{name: []} for name in names]
                 for needed in operations[method].setdefault("security", security):
-                    if guard.scheme_name in needed:
-                        known = needed[guard.scheme_name]
+                    for name in needed.keys() & names:
+                        known = needed[name]
                         known += [scope for scope in scopes.described(path) if scope not in known]
         return schema
 

@@ -1,13 +1,14 @@
 """What FastAPI's routes depend on. Only imported where FastAPI is installed."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from inspect import Parameter, Signature
 from typing import Annotated, Any
 from weakref import WeakSet
 
 from fastapi import HTTPException, Security, WebSocketException
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.openapi.models import HTTPBearer
+from fastapi.openapi.models import APIKey, HTTPBearer
 from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import HTTPConnection, Request
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION
 
 from hourpass.errors import GuardError, MissingTokenError
-from hourpass.guard.bearer import bearer_token
+from hourpass.guard.asgi import client_address
 from hourpass.guard.fastapi_app import check_routes, mark_requirement, warn_of_open_routes
 from hourpass.guard.fastapi_names import names_in
 from hourpass.guard.middleware import Authenticated
@@ -28,19 +29,27 @@ from hourpass.user import User
 class RouteDependency(SecurityBase):
     """A SecurityBase, so that the routes that depend on it say so in their OpenAPI."""
 
-    def __init__(self, scheme_name: str) -> None:
+    def __init__(self, scheme_name: str, api_key_headers: Iterable[str]) -> None:
         self.scheme_name = scheme_name
-        self.model = HTTPBearer(bearerFormat="JWT", description="A token of the Hourpass service")
+        self.model = HTTPBearer(
+            bearerFormat="JWT", description="A token or an API key of the Hourpass service"
+        )
+        self.key_schemes = [KeyScheme(scheme_name, header) for header in api_key_headers]
+        self.__signature__ = _with_alternatives(self.key_schemes)
         self._seen_apps: WeakSet[object] = WeakSet()
 
     @abstractmethod
-    async def acheck(self, token: str) -> User: ...
+    async def acheck(self, token: str, *, ip_address: str | None = None) -> User: ...
+
+    @abstractmethod
+    def get_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> str: ...
 
     @abstractmethod
     def refusal(self, error: GuardError, accept: str = "") -> Refusal: ...
 
-    # FastAPI pays for each parameter and each dependency of a dependency: here is one and none.
-    async def __call__(self, connection: HTTPConnection) -> User:
+    # FastAPI pays for each parameter and each dependency of a dependency: here is one and none,
+    # except with `api_key_headers`, which are dependencies for the OpenAPI.
+    async def __call__(self, connection: HTTPConnection, **_: None) -> User:
         scope = connection.scope
         if scope["app"] not in self._seen_apps:
             check_routes(scope["app"])  # where no middleware of ours has done so at the start
@@ -51,7 +60,8 @@ class RouteDependency(SecurityBase):
             user: User = authenticated.user
             return user
         try:
-            return await self.acheck(bearer_token(scope["headers"]))
+            credential = self.get_credential(scope["headers"])
+            return await self.acheck(credential, ip_address=client_address(scope))
         except GuardError as error:
             raise self._refused(error, connection) from None
 
@@ -90,7 +100,7 @@ class RouteDependency(SecurityBase):
 
     async def _optional_user(self, connection: HTTPConnection) -> User | None:
         try:
-            bearer_token(connection.scope["headers"])
+            self.get_credential(connection.scope["headers"])
         except MissingTokenError:
             return None
         except GuardError as error:
@@ -102,6 +112,32 @@ class RouteDependency(SecurityBase):
             return WebSocketException(WS_1008_POLICY_VIOLATION, str(error))
         _handle_refusals(connection)
         return RefusedError(error, self.refusal(error, connection.headers.get("accept", "")))
+
+
+class KeyScheme(SecurityBase):
+    """A header that may have an API key, for the OpenAPI. The guard reads it."""
+
+    def __init__(self, scheme_name: str, header: str) -> None:
+        self.scheme_name = f"{scheme_name} {header}".replace(" ", "-")
+        self.model = APIKey.model_validate(
+            {"in": "header", "name": header, "description": "An API key of the Hourpass service"}
+        )
+
+    def __call__(self) -> None: ...
+
+
+def _with_alternatives(schemes: Iterable[KeyScheme]) -> Signature:
+    """The signature of a guard, with other security schemes than its own as dependencies: FastAPI
+    lists what an operation depends on as alternatives."""
+    return Signature(
+        [
+            Parameter("connection", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection),
+            *(
+                Parameter(f"scheme_{number}", Parameter.KEYWORD_ONLY, default=Security(scheme))
+                for number, scheme in enumerate(schemes)
+            ),
+        ]
+    )
 
 
 class RefusedError(HTTPException):

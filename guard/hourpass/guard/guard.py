@@ -3,7 +3,7 @@
 The guard looks up tokens that it has seen before in memory, and verifies the signature of new ones.
 Neither needs a request to the service: a thread follows its keys and revocations
 (revocation_feed.py). Only if the service signs with a shared secret, the guard asks it about each
-new token.
+new token. API keys are exchanged for tokens at the service (key_exchange.py).
 """
 
 import _thread
@@ -17,11 +17,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from hourpass import clock as running_clock
+from hourpass.api_keys import is_api_key
 from hourpass.errors import GuardError, ServiceUnavailableError
 from hourpass.event_loops import run_in_thread
 from hourpass.guard.asgi import ASGIApp
-from hourpass.guard.bearer import parse_authorization
+from hourpass.guard.bearer import Credentials, parse_authorization
+from hourpass.guard.key_exchange import KeyExchange
 from hourpass.guard.middleware import Middleware, MiddlewareOptions
+from hourpass.guard.networks import require_network
 from hourpass.guard.path_scopes import ScopesByPath
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.refusals import Refusal, RefusalBody, Refusals
@@ -47,7 +50,7 @@ else:
         class RouteDependency:  # FastAPI is optional
             """Without FastAPI, no route depends on the guard."""
 
-            def __init__(self, scheme_name: str) -> None: ...
+            def __init__(self, scheme_name: str, api_key_headers: Iterable[str]) -> None: ...
 
 
 TIMEOUT = timedelta(seconds=5)
@@ -64,6 +67,9 @@ class Guard(RouteDependency):
     metadata. If the service is unreachable, `on_outage="refuse"` refuses all tokens after
     OUTAGE_NOTICED_SECONDS. `"trust"` uses the known keys and revocations for `trust_for`, and
     accepts tokens that are revoked meanwhile.
+
+    `api_key_headers` are headers besides `Authorization` whose value is an API key, such as
+    `x-api-key` of Anthropic's clients and `api-key` of Azure's.
 
     `timeout` is how long a check may wait for the service's first answer. `patience` is a
     deprecated alias of it.
@@ -95,8 +101,10 @@ class Guard(RouteDependency):
         scheme_name: str = "Hourpass",
         on_refusal: RefusalBody | None = None,
         html_refusals: bool = False,
+        api_key_headers: Iterable[str] = (),
     ) -> None:
-        super().__init__(scheme_name)
+        self._credentials = Credentials(api_key_headers)
+        super().__init__(scheme_name, self._credentials.api_key_headers)
         if patience is not None:
             timeout = patience
         if on_outage not in ("refuse", "trust"):
@@ -118,6 +126,7 @@ class Guard(RouteDependency):
             "scheme_name": scheme_name,
             "on_refusal": on_refusal,
             "html_refusals": html_refusals,
+            "api_key_headers": self._credentials.api_key_headers,
         }
         self.url = ServiceUrl.parse(url)
         self.audience = audience
@@ -139,31 +148,51 @@ class Guard(RouteDependency):
         that creates one."""
         return partial(type(self), **self._arguments), ()
 
-    def check(self, token: str, *scopes: str) -> User:
-        """The user of a token whose scopes cover all of these, such as `predict:fraud-v3`.
+    def check(self, token: str, *scopes: str, ip_address: str | None = None) -> User:
+        """The user of a token or an API key whose scopes cover all of these, such as
+        `predict:fraud-v3`. `ip_address` is the client's: without it, tokens and keys that work from
+        some networks only are refused.
 
         Raises InvalidTokenError, InsufficientScopeError and ServiceUnavailableError.
         """
-        user = self._checker.check(token, self.timeout).user
-        require_scopes(user, scopes)
-        return user
+        if is_api_key(token):
+            keys = self._keys
+            verified = keys.find(token) or keys.exchange(token, self.timeout, ip_address)
+        else:
+            verified = self._checker.check(token, self.timeout)
+        if verified.networks:
+            require_network(verified.networks, ip_address)
+        require_scopes(verified.user, scopes)
+        return verified.user
 
-    async def acheck(self, token: str, *scopes: str) -> User:
+    async def acheck(self, token: str, *scopes: str, ip_address: str | None = None) -> User:
         """Like check(), but never blocks the event loop."""
-        user = (await self._checker.acheck(token, self.timeout)).user
+        user = (await self.averify(token, ip_address)).user
         require_scopes(user, scopes)
         return user
 
-    def check_header(self, value: str | bytes | None, *scopes: str) -> User:
+    def check_header(
+        self, value: str | bytes | None, *scopes: str, ip_address: str | None = None
+    ) -> User:
         """Like check(), for the value of an `Authorization` header, or None if there is none.
 
         Raises MissingTokenError too.
         """
-        return self.check(parse_authorization(value), *scopes)
+        return self.check(parse_authorization(value), *scopes, ip_address=ip_address)
 
-    async def acheck_header(self, value: str | bytes | None, *scopes: str) -> User:
+    async def acheck_header(
+        self, value: str | bytes | None, *scopes: str, ip_address: str | None = None
+    ) -> User:
         """Like check_header(), but never blocks the event loop."""
-        return await self.acheck(parse_authorization(value), *scopes)
+        return await self.acheck(parse_authorization(value), *scopes, ip_address=ip_address)
+
+    def get_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The token or API key in the headers of a request, whose names are in lower case: that of
+        `Authorization` or of one of the `api_key_headers`.
+
+        Raises MissingTokenError and InvalidTokenError.
+        """
+        return self._credentials.get(headers)
 
     @staticmethod
     def visible(user: User, names: Iterable[str], scope: str = "predict:{model}") -> list[str]:
@@ -233,12 +262,26 @@ class Guard(RouteDependency):
         """Like start(), but never blocks the event loop."""
         await run_in_thread(self.start)
 
-    async def averify(self, token: str) -> Verified:
+    async def averify(self, token: str, ip_address: str | None = None) -> Verified:
         """Like acheck(), with what has_expired() and is_revoked() need later."""
+        verified = await self.averify_anywhere(token, ip_address)
+        if verified.networks:
+            require_network(verified.networks, ip_address)
+        return verified
+
+    async def averify_anywhere(self, token: str, ip_address: str | None = None) -> Verified:
+        """Like averify(), for a caller that calls require_network() afterwards."""
+        if is_api_key(token):
+            keys = self._keys
+            return keys.find(token) or await keys.aexchange(token, self.timeout, ip_address)
         return await self._checker.acheck(token, self.timeout)
 
     def has_expired(self, verified: Verified) -> bool:
         return verified.expires_at <= self._clock.time()
+
+    def is_due_for_renewal(self, verified: Verified) -> bool:
+        """Whether it is in the last fifth of its life."""
+        return verified.renew_at <= self._clock.time()
 
     def is_revoked(self, verified: Verified) -> bool:
         """As far as the guard knows. It does not know more during an outage."""
@@ -249,6 +292,7 @@ class Guard(RouteDependency):
         """End the thread and close the connections. A later check starts them again."""
         self._feed.close()
         self._checker.close()
+        self._keys.close()
         self._reset()
 
     def __enter__(self) -> Self:
@@ -279,6 +323,7 @@ class Guard(RouteDependency):
         )
         self._clock = self.clock
         self._checker = TokenChecker(self._feed, self.clock)
+        self._keys = KeyExchange(self._feed, self._checker, self.clock)
         if self._dropped:
             self._dropped.detach()
         self._dropped = weakref.finalize(self, _close_dropped, self._feed)

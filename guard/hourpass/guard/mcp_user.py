@@ -9,16 +9,15 @@ from functools import cache
 from typing import Any
 
 from hourpass.guard.asgi import Scope
-from hourpass.guard.bearer import bearer_token
 from hourpass.user import User
 
 _SDK = "mcp.server.auth.middleware.bearer_auth"
 
 
-def name_user(scope: Scope, user: User) -> None:
+def name_user(scope: Scope, user: User, credential: str) -> None:
     """In the scope of a request, if the process has loaded the SDK."""
     if _SDK in sys.modules and (name := _naming()):
-        name(scope, access_token_fields(user, bearer_token(scope["headers"])))
+        name(scope, access_token_fields(user, credential))
 
 
 def access_token_fields(user: User, token: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypedDict
 
 from hourpass.errors import GuardError, InvalidRequestError
 from hourpass.event_loops import require_asyncio
-from hourpass.guard.asgi import ASGIApp, Receive, Scope, Send, refuse
-from hourpass.guard.bearer import bearer_token
+from hourpass.guard.asgi import ASGIApp, Receive, Scope, Send, client_address, refuse
 from hourpass.guard.identity_headers import IdentityHeaders
 from hourpass.guard.mcp_user import name_user
 from hourpass.guard.name_readers import RequestHead, check_length
-from hourpass.guard.open_requests import OpenRequest, Validity
+from hourpass.guard.open_credentials import OpenCredential, Validity
+from hourpass.guard.open_requests import OpenRequest
 from hourpass.guard.path_scopes import Matched, PathScopes, ScopesByPath
 from hourpass.guard.public_paths import PublicPaths
 from hourpass.guard.request_body import RequestBody, read_names
@@ -30,7 +30,8 @@ _CHECK_ROUTES = "hourpass.guard.fastapi_app"  # loaded where FastAPI is installe
 class Verifier(Validity, Protocol):
     """What the middleware needs of a guard."""
 
-    async def averify(self, token: str) -> Verified: ...
+    def get_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> str: ...
+    async def averify(self, token: str, ip_address: str | None = None) -> Verified: ...
     def connect(self) -> None: ...
 
 
@@ -87,18 +88,22 @@ class Middleware:
         if kind == "websocket" and self._token_in_subprotocol:
             subprotocol = TokenInSubprotocol(scope)
             scope, send = subprotocol.scope, subprotocol.sending(send)
+        ip_address = client_address(scope)
         try:
-            verified = await self._guard.averify(bearer_token(scope["headers"]))
+            credential = self._guard.get_credential(scope["headers"])
+            verified = await self._guard.averify(credential, ip_address)
         except GuardError as error:
             accept = _header(scope, b"accept")
             await refuse(error, self._guard.refusal(error, accept), scope, send)
             return
         scope = self._with_user(scope, verified.user)
+        name_user(scope, verified.user, credential)
         app = partial(self._app_within_rights, verified.user)
         if kind == "http" and self._finish_requests:
             await app(scope, receive, send)
             return
-        await OpenRequest(self._guard, verified, scope, send).run(app, receive)
+        validity = OpenCredential(self._guard, credential, verified, ip_address)
+        await OpenRequest(self._guard, validity, scope, send).run(app, receive)
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _CHECK_ROUTES in sys.modules:
@@ -142,7 +147,6 @@ class Middleware:
             state["user"] = user
             changed[Authenticated.KEY] = Authenticated(self._guard, user)
             headers += self._identity_headers.in_asgi(user)
-            name_user(changed, user)
         return changed
 
 

@@ -6,47 +6,44 @@ with 401. An outage of the service ends nothing, because then the guard cannot t
 
 import asyncio
 from contextlib import suppress
-from typing import Protocol
 
-from hourpass.errors import GuardError, InvalidTokenError
+from hourpass.errors import GuardError
 from hourpass.guard.asgi import POLICY_VIOLATION, ASGIApp, Message, Receive, Scope, Send, refuse
-from hourpass.guard.refusals import Refusal
-from hourpass.guard.token_verifier import Verified
+from hourpass.guard.open_credentials import OpenCredential, Validity
 
 # Between two looks at a token. A revocation reaches the guard within a tenth of a second.
 CHECK_SECONDS = 0.5
 LAST_SEND_SECONDS = 1.0  # for a client that does not read
 
 
-class Validity(Protocol):
-    def has_expired(self, verified: Verified) -> bool: ...
-    def is_revoked(self, verified: Verified) -> bool: ...
-    def refusal(self, error: GuardError, accept: str = "") -> Refusal: ...
-
-
 class OpenRequest:
-    """One request or websocket with a token that was valid when it began."""
+    """One request or websocket with a token or key that was valid when it began."""
 
-    def __init__(self, guard: Validity, verified: Verified, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, guard: Validity, credential: OpenCredential, scope: Scope, send: Send
+    ) -> None:
         self._guard = guard
-        self._verified = verified
+        self._credential = credential
         self._scope = scope
         self._send = send
         self._begun = ""  # the kind of response, once there is one
         self._is_complete = self._is_cancelled = False
         self._end: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
         task = asyncio.current_task()
         assert task
         self._task = task
-        self._timer = task.get_loop().call_later(CHECK_SECONDS, self._check)
+        self._check_later()
         failure: BaseException | None = None
         try:
             await app(self._scope, receive, self._send_unless_ended)
         except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - raised again below
             failure = error
         self._timer.cancel()
+        if self._renewal:
+            self._renewal.cancel()
         self._is_complete = True
         # As in asyncio.timeout(): only our own cancellation stops here.
         others = task.uncancel() if self._is_cancelled else task.cancelling()
@@ -58,12 +55,24 @@ class OpenRequest:
     def _check(self) -> None:
         if self._is_complete:
             return
-        if self._guard.is_revoked(self._verified):
-            self._end_with(InvalidTokenError("The token was revoked"))
-        elif self._begun and self._guard.has_expired(self._verified):
-            self._end_with(InvalidTokenError("The token has expired"))
+        if self._credential.can_be_renewed:
+            self._renewal = self._task.get_loop().create_task(self._renew())
         else:
-            self._timer = self._task.get_loop().call_later(CHECK_SECONDS, self._check)
+            self._go_on_or_end(self._credential.find_error(can_expire=bool(self._begun)))
+
+    async def _renew(self) -> None:
+        error = await self._credential.renew(can_expire=bool(self._begun))
+        if not self._is_complete:
+            self._go_on_or_end(error)
+
+    def _go_on_or_end(self, error: GuardError | None) -> None:
+        if error:
+            self._end_with(error)
+        else:
+            self._check_later()
+
+    def _check_later(self) -> None:
+        self._timer = self._task.get_loop().call_later(CHECK_SECONDS, self._check)
 
     def _end_with(self, error: GuardError) -> None:
         self._end = self._task.get_loop().create_task(self._send_end_and_cancel(error))

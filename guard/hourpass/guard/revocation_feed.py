@@ -115,6 +115,11 @@ class RevocationFeed:
         """Ask the service whether the token is valid. Raises ServiceUnavailableError."""
         return self._asked().is_active(token, self._audience)
 
+    def exchange(self, key: str) -> str | None:
+        """The access token for an API key, or None if the service refuses the key. Raises
+        ServiceUnavailableError."""
+        return self._asked().exchange(key, self._audience)
+
     def check_unknown_kid(self, kid: str, state: VerificationState) -> None:
         """Return if it is time to read the key set for it, or if another thread has read one since
         `state` lacked the key.

@@ -34,6 +34,7 @@ _HEADERS = {
     # A shared cache may have the keys of five minutes ago (RFC 9111, 5.2.1.4).
     "Cache-Control": "no-cache",
 }
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _WHITESPACE = b" \t\r\n"  # RFC 8259, 2
 
 _log = logging.getLogger("hourpass.guard")
@@ -65,6 +66,29 @@ class FeedPage(NamedTuple):
     more: bool
 
 
+class _Question(NamedTuple):
+    path: str
+    query: dict[str, str] | None = None
+    headers: dict[str, str] | None = None
+    form: dict[str, str] | None = None  # of a POST
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.form else "GET"
+
+    @property
+    def body(self) -> bytes:
+        return urlencode(self.form or {}).encode()
+
+    @property
+    def target(self) -> str:
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+    def all_headers(self) -> dict[str, str]:
+        of_body = {**_FORM, "Content-Length": str(len(self.body))} if self.form else {}
+        return {**_HEADERS, **of_body, **(self.headers or {})}
+
+
 class _Answer(NamedTuple):
     status: int
     headers: Headers
@@ -74,7 +98,7 @@ class _Answer(NamedTuple):
 class ServiceClient:
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._has_logged_failure = False
+        self._failing: set[str] = set()  # what the log says that the service could not do
 
     def issuer(self) -> str:
         """RFC 8414. The guard ignores the URLs in the metadata: they are for other clients."""
@@ -99,7 +123,7 @@ class ServiceClient:
         Raises HeartbeatMissingError, CursorRefusedError, TooManyListenersError and OutageError.
         """
         query = {"wait": str(wait), **({"after": after} if after else {})}
-        answer = self._ask("/revocations", query, wait=wait, on_heartbeats=on_heartbeats)
+        answer = self._ask(_Question("/revocations", query), wait, on_heartbeats)
         if answer.status == 410 and after:
             raise CursorRefusedError("cursor refused")
         if answer.status == 503 and wait:
@@ -120,19 +144,35 @@ class ServiceClient:
 
         Raises OutageError.
         """
-        try:
+        with self._logging_first_failure("check a token"):
             bearer = {"Authorization": f"Bearer {token}"}
-            answer = self._ask("/verify", {"audience": audience}, bearer)
+            answer = self._ask(_Question("/verify", {"audience": audience}, bearer))
             if answer.status != 401:
                 _ok(answer)
-        except OutageError as error:
-            # One line, not one for each request. The feed has its own connection and log lines.
-            if not self._has_logged_failure:
-                self._has_logged_failure = True
-                _log.warning("The Hourpass service could not check a token: %s", error.cause)
-            raise
-        self._has_logged_failure = False
         return answer.status != 401
+
+    def exchange(self, key: str, audience: str) -> str | None:
+        """The access token for an API key (RFC 8693, 2), or None if the service refuses the key.
+
+        Raises OutageError.
+        """
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token": key,
+            "subject_token_type": "urn:hourpass:params:oauth:token-type:api_key",
+            "audience": audience,
+        }
+        with self._logging_first_failure("exchange an API key"):
+            answer = self._ask(_Question("/token", form=form))
+            if answer.status == 400:
+                # RFC 8693, 2.2.2. A service without this grant, or for other APIs, says otherwise.
+                if _json(answer).get("error") == "invalid_request":
+                    return None
+                raise OutageError("status 400, but not for the key")
+            token = _json(_ok(answer)).get("access_token")
+            if not isinstance(token, str):
+                raise OutageError("malformed token response")
+        return token
 
     def close(self) -> None:
         """Must not be called during a request of another thread; see interrupt()."""
@@ -142,14 +182,24 @@ class ServiceClient:
         """Make all requests of other threads fail at once."""
         self._client.interrupt()
 
+    @contextmanager
+    def _logging_first_failure(self, what: str) -> Iterator[None]:
+        """One line, not one for each request. The feed has its own connection and log lines."""
+        try:
+            yield
+        except OutageError as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                _log.warning("The Hourpass service could not %s: %s", what, error.cause)
+            raise
+        self._failing.discard(what)
+
     def _get(self, path: str) -> _Answer:
-        return _ok(self._ask(path))
+        return _ok(self._ask(_Question(path)))
 
     def _ask(
         self,
-        path: str,
-        query: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
+        question: _Question,
         wait: int = 0,
         on_heartbeats: Callable[[int], None] = lambda _: None,
     ) -> _Answer:
@@ -157,28 +207,31 @@ class ServiceClient:
         deadline = time.monotonic() + wait + ANSWER_SECONDS
         longest_silence = min(wait, HEARTBEAT_SECONDS) + ANSWER_SECONDS
         limits = Limits(ANSWER_SECONDS, longest_silence, deadline)
-        target = f"{path}?{urlencode(query)}" if query else path
         with (
             self._failures_are_outages(is_long=wait > HEARTBEAT_SECONDS),
             self._client.stream(
-                "GET", target, {**_HEADERS, **(headers or {})}, b"", limits
+                question.method,
+                question.target,
+                question.all_headers(),
+                question.body,
+                limits,
             ) as response,
         ):
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise OutageError("compressed, unasked")
-            body, heartbeats = b"", 0
+            received, heartbeats = b"", 0
             for piece in response.pieces:
-                body += piece
-                if len(body) > MAX_ANSWER_BYTES:
+                received += piece
+                if len(received) > MAX_ANSWER_BYTES:
                     raise OutageError("too long")
                 if time.monotonic() > deadline:
                     raise OutageError("too slow")
                 heartbeats_before = heartbeats
                 # Bytes are counted, not pieces: a proxy may join pieces.
-                heartbeats = min(_leading_whitespace(body), wait // HEARTBEAT_SECONDS)
+                heartbeats = min(_leading_whitespace(received), wait // HEARTBEAT_SECONDS)
                 if heartbeats > heartbeats_before:
                     on_heartbeats(heartbeats)
-            return _Answer(response.status, response.headers, body)
+            return _Answer(response.status, response.headers, received)
 
     @contextmanager
     def _failures_are_outages(self, *, is_long: bool) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """Checks tokens by what the guard knows, and asks the service only where that is not enough."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
+from typing import Any, TypeVar
 
 from hourpass.errors import ServiceUnavailableError
 from hourpass.event_loops import wait_for
@@ -14,6 +16,8 @@ from hourpass.guard.verification_state import VerificationState
 ASKING_THREADS = 8
 MAX_ASKING = 1_024
 MAX_KEY_SETS = 3  # under which one token is tried: meanwhile other threads may read new ones
+
+_T = TypeVar("_T")
 
 
 class TokenChecker:
@@ -37,11 +41,35 @@ class TokenChecker:
         verified = self._check_locally(token, timeout)
         if verified is not None:
             return verified
+        return await self._ask(self._check_with_service, token, timeout)
+
+    def check_issued(self, token: str, timeout: float) -> Verified:
+        """Like check(), for a token that the service has just issued to this guard, so that it need
+        not be asked whether the token is valid."""
+        state = self._feed.wait_for_first_answer(timeout)
+        try:
+            return self.check_against(state, token)
+        except UnknownKeyError as unknown:
+            if state.tokens.has_keys:
+                return self.check(token, timeout)
+            return state.remember(token, unknown.claimed)
+
+    async def wait_for_first_answer(self, timeout: float) -> None:  # noqa: ASYNC109 - see above
+        """Like RevocationFeed.wait_for_first_answer(), but never blocks the event loop."""
+        await self._ask(self._feed.wait_for_first_answer, timeout)
+
+    def fresh_state(self) -> VerificationState:
+        state = self._feed.state
+        if state is None or self._clock.monotonic() >= state.revocations.fresh_until:
+            raise ServiceUnavailableError
+        return state
+
+    async def _ask(self, function: Callable[..., _T], *arguments: Any) -> _T:
         asking = self._asking
         if not asking.acquire(blocking=False):
             raise ServiceUnavailableError
         try:
-            answer = self._threads.submit(self._check_with_service, token, timeout)
+            answer = self._threads.submit(function, *arguments)
         except RuntimeError:  # closed meanwhile
             asking.release()
             raise ServiceUnavailableError from None
@@ -57,14 +85,14 @@ class TokenChecker:
                 raise ServiceUnavailableError
             return None
         try:
-            return self._check_against(state, token)
+            return self.check_against(state, token)
         except UnknownKeyError as unknown:
             if state.tokens.has_keys:
                 feed.check_unknown_kid(unknown.kid, state)
             return None
 
-    def _check_against(self, state: VerificationState, token: str) -> Verified:
-        """Raises UnknownKeyError too."""
+    def check_against(self, state: VerificationState, token: str) -> Verified:
+        """Never blocks. Raises UnknownKeyError too, if the service has to be asked."""
         now, monotonic_now = self._clock.time(), self._clock.monotonic()
         verified = state.get(token, now, monotonic_now)
         if verified is not None:
@@ -83,7 +111,7 @@ class TokenChecker:
         state = feed.wait_for_first_answer(timeout)
         for _ in range(MAX_KEY_SETS):
             try:
-                return self._check_against(state, token)
+                return self.check_against(state, token)
             except UnknownKeyError as unknown:
                 if not state.tokens.has_keys:
                     if not feed.is_active(token):

@@ -14,7 +14,7 @@ from hourpass.http.tls import Tls
 from hourpass.http.urls import ProxyUrl, ServiceUrl
 
 # A request that gets none of these connections fails, so that a flood cannot fill the memory.
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 64
 # Shorter than the service's (uvicorn: 5 s), which could close a connection during a request.
 KEPT_ALIVE_SECONDS = 2.0
 
