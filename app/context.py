@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.configuration.types import Network
 from app.database.engine import SessionDep
 from app.ip_addresses import ProxyWarning, client_ip_address
-from app.settings import Network
 
 MAX_USER_AGENT = 200
 MAX_ACCEPT_LANGUAGE = 100

@@ -7,7 +7,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import inf
 
-from app.settings import Network
+from app.configuration.types import Network
 
 MAX_HOPS = 10
 

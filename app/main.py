@@ -58,7 +58,7 @@ from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
-from app.settings import ENV_FILE, Settings
+from app.settings import ENV_FILE, Settings, load_settings
 from app.token_checks.fast_path import FAST_PREFIXES, FastPath
 from app.token_checks.router import router as token_checks_router
 from app.token_checks.service import TokenIntrospection, TokenRevocation
@@ -125,7 +125,9 @@ def create_app(
 
     `clock` is this host's clock. `database_clock` replaces the database's clock in tests.
     """
-    settings = settings or Settings()
+    warnings: list[str] = []
+    if settings is None:
+        settings, warnings = load_settings()
     clock = clock or partial(datetime.now, UTC)
 
     @asynccontextmanager
@@ -135,6 +137,8 @@ def create_app(
             stack.callback(access_log.finish)  # the server may end by a signal
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
+                for warning in warnings:
+                    _log.warning(warning)
                 if not settings.strict_passwords:
                     _log.warning(
                         "Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them"

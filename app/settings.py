@@ -1,138 +1,43 @@
 """The settings of the service. Each has one field and a description of one line.
 
 Environment variables override the values in the file `.env` in HOURPASS_HOME (or the file that
-ENV_FILE names), which override the defaults here.
+ENV_FILE names), which override the defaults here. `NAME_FILE` names a file with the value of NAME.
 """
 
 import os
-import re
-from email.utils import formataddr, parseaddr
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, quote, urlsplit
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from app.configuration.errors import describe_error, words_of
+from app.configuration.sources import FileSource, find_unknown_names, read_env_file
+from app.configuration.types import (
+    HOME,
+    DatabaseUrl,
+    Directory,
+    Issuer,
+    Mailbox,
+    Networks,
+    Secret,
+    ServiceName,
+    SmtpUrl,
+    looks_random,
+)
+from app.errors import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout
-# What relative paths are relative to. Not the code, which may be installed in site-packages.
-HOME = Path(os.environ.get("HOURPASS_HOME", "")).absolute()
 ENV_FILE = Path(os.environ.get("ENV_FILE") or HOME / ".env")
 
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-    "postgresql+asyncpg": "postgresql+asyncpg",
-}
-
-
-def _with_async_driver(url: str) -> str:
-    """Add the async driver, so that the URL of a hosting provider can be used as it is."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in _DRIVERS:
-        raise ValueError("must begin with sqlite:/// or postgresql://")
-    if _DRIVERS[scheme].startswith("sqlite"):
-        path = rest.removeprefix("/").partition("?")[0]  # SQLite has no options
-        if not path or path.startswith((":memory:", "file:")):
-            raise ValueError("must name a database file, such as sqlite:///hourpass.db")
-        rest = f"/{HOME / path}"
-    return f"{_DRIVERS[scheme]}://{rest}"
-
-
-def _check_length(secret: SecretStr) -> SecretStr:
-    if not 32 <= len(secret.get_secret_value()) <= 1024:
-        raise ValueError("must have between 32 and 1024 characters")
-    return secret
-
-
-def _split_networks(value: object) -> object:
-    """Split a comma-separated environment variable."""
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return value
-
-
-Network = IPv4Network | IPv6Network
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split_networks)]
-Secret = Annotated[SecretStr, AfterValidator(_check_length)]
-
-
-def _split_url(url: str) -> SplitResult:
-    """Raises ValueError, which names a character and nothing else of the URL. Those of the library
-    quote it, and for them a password ends at the first `#`."""
-    credentials = url.partition("://")[2].rpartition("@")[0]
-    for character in "/?#[]":
-        if character in credentials:
-            encoded = quote(character, safe="")
-            raise ValueError(f"must have the {character} in its user or password as {encoded}")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # reading it raises ValueError above 65535
-    except ValueError:
-        raise ValueError(
-            "must be a URL with a port between 1 and 65535, if any, and with special characters of "
-            "the user and password percent-encoded"
-        ) from None
-    return parts
-
-
-def _check_smtp_url(url: SecretStr) -> SecretStr:
-    parts = _split_url(url.get_secret_value())
-    if parts.scheme not in SMTP_PORTS or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError("must be smtp://, smtps:// or smtp+plain:// and a host")
-    if (parts.username is None) != (parts.password is None):
-        raise ValueError("needs user and password, or neither")
-    if parts.scheme == "smtp+plain" and parts.username:
-        raise ValueError("must not send a password without TLS")
-    if parts.query or parts.fragment:
-        raise ValueError("must end with the host, or the port")
-    if parts.port == 0:
-        raise ValueError("must name a port above 0")
-    return url
-
-
-def _normalize_mailbox(value: str) -> str:
-    from email.policy import SMTP
-
-    name, address = parseaddr(value)  # ignores what follows the first address
-    is_address = re.fullmatch(r"[!-~]+@[!-~]+\.?[!-~]*", address) and "=?" not in address
-    if "\n" in value or "\r" in value or not is_address or not _is_one_mailbox(value):
-        raise ValueError(
-            "must be one e-mail address, or a name and <an address>; put a name with , : ; or @ "
-            'into "quotation marks"'
-        )
-    mailbox = formataddr((name, address))
-    SMTP.header_factory("From", mailbox)  # raises ValueError for a line break in an encoded word
-    return mailbox
-
-
-def _is_one_mailbox(value: str) -> bool:
-    """Neither several addresses, nor a group of them (RFC 5322, 3.4), nor more beside them."""
-    from email.errors import InvalidHeaderDefect
-    from email.policy import SMTP
-
-    header = SMTP.header_factory("From", value)
-    has_defect = any(isinstance(defect, InvalidHeaderDefect) for defect in header.defects)
-    is_group = any(group.display_name is not None for group in header.groups)
-    return len(header.addresses) == 1 and not is_group and not has_defect
-
-
-def _check_service_name(name: str) -> str:
-    if not name.isprintable() or name != name.strip() or ":" in name:
-        raise ValueError("must be printable, without a colon and without spaces around it")
-    return name
-
-
-SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
-
-SmtpUrl = Annotated[SecretStr, AfterValidator(_check_smtp_url)]
-ServiceName = Annotated[str, Field(max_length=64), AfterValidator(_check_service_name)]
-Mailbox = Annotated[str, AfterValidator(_normalize_mailbox)]
-Directory = Annotated[Path, AfterValidator(lambda path: HOME / path)]
-DatabaseUrl = Annotated[str, AfterValidator(_with_async_driver)]
+PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md
+JWKS_CACHE_SECONDS = 300  # Cache-Control of the key set
 
 
 class Settings(BaseSettings):
@@ -155,7 +60,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
     secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors and the codes of queued mail in the database; 32 characters or more, required in production")
-    issuer: str = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
+    issuer: Issuer = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
     service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
@@ -187,6 +92,18 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, otherwise json")
     # fmt: on
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - of the base class
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = FileSource(settings_cls, ENV_FILE)
+        return init_settings, env_settings, files, dotenv_settings
+
     @property
     def strict_passwords(self) -> bool:
         if self.password_policy is None:
@@ -197,9 +114,21 @@ class Settings(BaseSettings):
     @classmethod
     def _let_issuer_follow_port(cls, values: dict[str, Any]) -> dict[str, Any]:
         port = values.get("port")
-        if "issuer" in values or port is None or str(port) == "0":
+        if "issuer" in values or not str(port).isdecimal() or str(port) == "0":
             return values
         return {**values, "issuer": f"http://localhost:{port}"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_case_of_words(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`LOG_LEVEL=INFO` is `info`."""
+        found = dict(values)
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            if field and isinstance(value, str):
+                words = {str(word).lower(): word for word in words_of(field)}
+                found[name] = words.get(value.lower(), value)
+        return found
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -209,15 +138,23 @@ class Settings(BaseSettings):
             raise ValueError("set FIRST_ADMIN_USERNAME and FIRST_ADMIN_PASSWORD together")
         if self.smtp_url is not None and self.mail_from is None:
             raise ValueError("SMTP_URL needs MAIL_FROM")
+        both_set = {"session_idle_days", "session_max_days"} <= self.model_fields_set
+        if both_set and self.session_idle_days > self.session_max_days:
+            raise ValueError("SESSION_IDLE_DAYS must be at most SESSION_MAX_DAYS")
         return self
 
     @model_validator(mode="after")
     def _check_production(self) -> Self:
         if self.environment != "production":
             return self
-        faults = []
+        faults = list(self._secrets_to_replace())
         if self.secret_key is None:
             faults.append("set SECRET_KEY to 32 random characters or more")
+        if self.key_announce_seconds < JWKS_CACHE_SECONDS:
+            faults.append(
+                f"set KEY_ANNOUNCE_SECONDS to {JWKS_CACHE_SECONDS} or more, since verifiers cache "
+                "the keys for that long"
+            )
         if not self.issuer.lower().startswith("https://"):  # RFC 8414, 2
             faults.append("set ISSUER to the https URL of this service")
         if not self.strict_passwords:
@@ -227,3 +164,37 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("not safe for production: " + "; ".join(faults))
         return self
+
+    def _secrets_to_replace(self) -> Iterator[str]:
+        for name in ("secret_key", "hs256_secret"):
+            secret: SecretStr | None = getattr(self, name)
+            if secret and not looks_random(secret.get_secret_value()):
+                yield (
+                    f"set {name.upper()} to random characters, such as the output of "
+                    "`openssl rand -hex 32`"
+                )
+        password = self.first_admin_password
+        if password and password.get_secret_value() in PLACEHOLDERS:
+            yield "set FIRST_ADMIN_PASSWORD to a password of your own"
+
+
+class InvalidSettingsError(StartupError):
+    """One line for each setting that is wrong, which says what to write."""
+
+
+def load_settings() -> tuple[Settings, list[str]]:
+    """The settings, and warnings. Raises InvalidSettingsError; in production also for a warning."""
+    try:
+        read_env_file(ENV_FILE)
+        settings = Settings()
+        warnings = list(find_unknown_names(Settings.model_fields, ENV_FILE))
+    except ValidationError as error:
+        lines = [describe_error(problem, Settings.model_fields) for problem in error.errors()]
+        raise InvalidSettingsError("\n".join(lines)) from None
+    except SettingsError as error:
+        raise InvalidSettingsError(str(error)) from None
+    if os.environ.get("ENV_FILE") and not ENV_FILE.exists():
+        warnings.insert(0, f"ENV_FILE names {ENV_FILE}, which does not exist.")
+    if warnings and settings.environment == "production":
+        raise InvalidSettingsError("\n".join(warnings))
+    return settings, warnings

@@ -5,14 +5,14 @@ import asyncio
 import click
 from email_validator import EmailNotValidError
 
-from app.settings import Settings
+from app.cli.operations import read_settings
 
 
 @click.command()
 @click.argument("address")
 def test_mail(address: str) -> None:
     """Send a test message to ADDRESS, to check SMTP_URL and MAIL_FROM."""
-    settings = Settings()
+    settings = read_settings()
     if settings.smtp_url is None:
         raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
     from app.mail.messages import check_templates, compose

@@ -5,16 +5,14 @@ from typing import Any
 
 import click
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app import __version__, standard_streams
-from app.cli import api_keys, groups, keys, mail, restore, service_accounts, users
-from app.cli.operations import run
+from app.cli import api_keys, groups, keys, mail, restore, service_accounts, settings, users
+from app.cli.operations import read_settings, run
 from app.database import migrations
 from app.errors import ApiError, StartupError
 from app.http import access_log
-from app.settings import Settings
 
 
 class _Hourpass(click.Group):
@@ -52,30 +50,23 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         os.environ["PORT"] = str(port)  # for the workers: without ISSUER, they name it in tokens
     if workers is not None:
         os.environ["WORKERS"] = str(workers)  # for the workers: they share the memory
-    settings = Settings()
-    migrations.upgrade(settings)
+    current = read_settings()
+    migrations.upgrade(current)
     # An error is printed once, by this process, instead of by each worker.
     run(lambda services, context: services.keys.load(context), must_be_writable=True)
-    access_log.configure(settings)  # for the lines of the supervisor
+    access_log.configure(current)  # for the lines of the supervisor
     serve(
-        host or settings.host,
-        settings.port,
-        settings.workers,
+        host or current.host,
+        current.port,
+        current.workers,
     )
 
 
 @main.command()
 def migrate() -> None:
     """Migrate the database to this version's schema."""
-    migrations.upgrade(Settings())
+    migrations.upgrade(read_settings())
     click.echo(f"The database is at {migrations.HEAD}.")
-
-
-@main.command()
-def settings() -> None:
-    """Print every setting with its default and its description, as a .env file."""
-    for name, field in Settings.model_fields.items():
-        click.echo(f"# {field.description}\n{name.upper()}={_default(field)}")
 
 
 for _command in (
@@ -93,6 +84,7 @@ for _command in (
     service_accounts.service_accounts,
     mail.test_mail,
     restore.after_restore,
+    settings.settings,
 ):
     main.add_command(_command)
 
@@ -100,7 +92,3 @@ for _command in (
 def _explain(problem: ErrorDetails) -> str:
     name = ".".join(map(str, problem["loc"])).upper()
     return f"{name} {problem['msg'].removeprefix('Value error, ')}".strip()
-
-
-def _default(field: FieldInfo) -> str:
-    return "" if field.default in (None, ()) else str(field.default)

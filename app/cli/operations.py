@@ -13,7 +13,7 @@ from app.database import migrations
 from app.database.engine import Database
 from app.database.readiness import check_writable
 from app.services import Services, build_services
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from app.users.errors import UserNotFoundError
 from app.users.models import User
 
@@ -28,7 +28,7 @@ def run(
     """Run an operation on the configured database."""
 
     async def run_operation() -> Result:
-        settings = Settings()
+        settings = read_settings()
         services = build_services(settings)
         database = Database(settings)
         try:
@@ -43,6 +43,14 @@ def run(
             await database.close()
 
     return asyncio.run(run_operation())
+
+
+def read_settings() -> Settings:
+    """The settings. Prints warnings to standard error. Raises InvalidSettingsError."""
+    settings, warnings = load_settings()
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    return settings
 
 
 async def get_user(services: Services, context: RequestContext, username: str) -> User:

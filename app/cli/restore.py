@@ -11,7 +11,7 @@ import secrets
 import click
 from sqlalchemy import BigInteger, cast, delete, func, select, update
 
-from app.cli.operations import run
+from app.cli.operations import read_settings, run
 from app.context import RequestContext
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.sessions.models import Session
@@ -19,7 +19,6 @@ from app.database.engine import begin_write
 from app.database.timelines import skip_ids
 from app.security.one_time_codes.models import Code
 from app.services import Services
-from app.settings import Settings
 from app.users.models import MAX_TOKEN_VERSION, User
 
 
@@ -40,7 +39,7 @@ def after_restore() -> None:
     number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"
     click.echo(f"Revoked {number} and all tokens, sessions and one-time codes.")
     click.echo("Suspended all API keys. Resume those that were not revoked since the backup.")
-    if Settings().signing_algorithm == "HS256":
+    if read_settings().signing_algorithm == "HS256":
         click.echo("Now change HS256_SECRET here and in your APIs: it signed the old tokens.")
     click.echo("Repeat what was changed after the backup: docs/restore.md has a list.")
 

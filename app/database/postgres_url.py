@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from app.configuration.types import HOME
 from app.database.connector import CONNECT_SECONDS
 from app.errors import StartupError
-from app.settings import HOME
 
 MAX_CONNECT_SECONDS = 30.0
 MAX_PORT = 65535

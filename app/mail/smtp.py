@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from app.configuration.types import SMTP_PORTS
 from app.mail.messages import domain_of
-from app.settings import SMTP_PORTS, Settings
+from app.settings import Settings
 
 REPLY_SECONDS = 60.0  # for each reply before the text, and to connect
 PREPARE_SECONDS = 120.0  # for everything before the text

@@ -369,7 +369,7 @@ def test_help_lists_the_commands(option: str) -> None:
     [
         pytest.param(
             {"PORT": "eighty"},
-            "PORT Input should be a valid integer",
+            "PORT must be a whole number from 0 to 65535",
             id="no number",
         ),
         pytest.param(
@@ -402,8 +402,8 @@ def test_several_bad_settings_get_a_line_each() -> None:
     result = run("migrate", PORT="eighty", WORKERS="0")
     assert_refused(
         result,
-        "PORT Input should be a valid integer",
-        "WORKERS Input should be greater than or equal to 1",
+        "PORT must be a whole number from 0 to 65535",
+        "WORKERS must be a whole number from 1 to 256",
     )
 
 

@@ -30,7 +30,7 @@ HOURPASS = (sys.executable, "-m", "hourpass")
 UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
 PRODUCTION = {
     "ENVIRONMENT": "production",
-    "SECRET_KEY": "the lady of the lake keeps it dry",
+    "SECRET_KEY": "9f2c61d7a04be8355c1d90b7e6f8a24310c5d2e7b96f4a18",
     "ISSUER": "https://hourpass.example",
 }
 MEGABYTE = 1 << 20

@@ -1,19 +1,22 @@
 """Settings: what is refused names the setting to mend, and never repeats a secret."""
 
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from app.configuration.sources import find_origin
+from app.configuration.types import HOME
 from app.database.engine import Database
-from app.settings import HOME, Settings
+from app.settings import InvalidSettingsError, Settings, load_settings
 from tests.support.database_templates import Postgres
 from tests.support.settings import make_settings
 
 SECRET = "excalibur"
 PRODUCTION = {
     "environment": "production",
-    "secret_key": "the lady of the lake keeps it safe",
+    "secret_key": "9f2c61d7a04be8355c1d90b7e6f8a24310c5d2e7b96f4a18",
     "issuer": "https://camelot.example",
 }
 
@@ -44,6 +47,18 @@ def test_production_starts_with_suitable_settings() -> None:
         pytest.param({"password_policy": "basic"}, "PASSWORD_POLICY", id="weak passwords"),
         pytest.param({"argon2_memory_kib": 19455}, "ARGON2_MEMORY_KIB", id="cheap hashing"),
         pytest.param({"argon2_passes": 1}, "ARGON2_PASSES", id="hasty hashing"),
+        pytest.param({"secret_key": "4 knights of the round table sit"}, "SECRET_KEY", id="words"),
+        pytest.param(
+            {"secret_key": "knights-of-the-round-table-sat-by"}, "SECRET_KEY", id="letters"
+        ),
+        pytest.param({"secret_key": "abc123" * 8}, "SECRET_KEY", id="repeated characters"),
+        pytest.param({"hs256_secret": "0123456" * 8}, "HS256_SECRET", id="a repeated HS256_SECRET"),
+        pytest.param(
+            {"first_admin_username": "arthur", "first_admin_password": "a password of your own"},
+            "FIRST_ADMIN_PASSWORD",
+            id="the password of the documentation",
+        ),
+        pytest.param({"key_announce_seconds": 299}, "KEY_ANNOUNCE_SECONDS", id="a short notice"),
     ],
 )
 def test_production_refuses(change: dict[str, object], setting: str) -> None:
@@ -97,6 +112,138 @@ def test_an_invalid_value_is_rejected_in_every_environment(
     text = refusal(**values)
     assert setting in text
     assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"PORT": "eighty"}, "PORT must be a whole number from 0 to 65535"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL must be debug or error or info or warning"),
+        ({"PASSWORD_POLICY": "none"}, "PASSWORD_POLICY must be basic or strict"),
+        ({"AUDIENCE": "a" * 201}, "AUDIENCE must have from 1 to 200 characters"),
+        ({"ISSUER": "camelot.example"}, "ISSUER must be a URL that begins with https:// (or"),
+        ({"ISSUER": "ftp://camelot.example"}, "ISSUER must be a URL that begins with https://"),
+        ({"ISSUER": f"https://arthur:{SECRET}@camelot.example"}, "ISSUER must be a URL without"),
+        ({"ISSUER": "https://camelot.example?x=1"}, "ISSUER must be a URL without user, query"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8, 10.1.2.3/8"}, "by its first address: 10.0.0.0/8"),
+        ({"TRUSTED_PROXIES": "proxy"}, "TRUSTED_PROXIES must be IP addresses or networks such as"),
+        ({"MAIL_TEMPLATES": "avalon"}, "MAIL_TEMPLATES must name a directory that exists"),
+        (
+            {"SESSION_IDLE_DAYS": "20", "SESSION_MAX_DAYS": "10"},
+            "SESSION_IDLE_DAYS must be at most SESSION_MAX_DAYS",
+        ),
+        ({"PORT": "-1", "WORKERS": "x"}, "\nWORKERS must be a whole number from 1 to 256"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_with_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], line: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettingsError) as refused:
+        load_settings()
+    assert line in str(refused.value)
+    for internal in (SECRET, "pydantic", "Input should", "Value error"):
+        assert internal not in str(refused.value)
+
+
+def test_words_are_understood_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LOG_LEVEL", "INFO"), ("SIGNING_ALGORITHM", "rs256")):
+        monkeypatch.setenv(name, value)
+    settings, warnings = load_settings()
+    assert (settings.log_level, settings.signing_algorithm, warnings) == ("info", "RS256", [])
+
+
+@pytest.fixture
+def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file `.env` that load_settings() reads."""
+    path = tmp_path / ".env"
+    monkeypatch.setattr("app.settings.ENV_FILE", path)
+    monkeypatch.setitem(Settings.model_config, "env_file", path)
+    return path
+
+
+MISSPELT = "REGISTRATIONS=closed\nPOSTGRES_PASSWORD=x\nKNIGHTS=12\n"
+FOUND = ["REGISTRATIONS, which is no setting. Did you mean REGISTRATION?", "KNIGHTS, which is no"]
+
+
+def test_a_misspelt_name_is_a_warning_in_development(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_file.write_text(MISSPELT)
+    monkeypatch.setenv("DATABASE_URI", "sqlite:///x.db")
+    monkeypatch.setenv("KNIGHTS", "12")  # the environment is that of other programs too
+    _, warnings = load_settings()
+    expected = [*FOUND, "DATABASE_URI, which is no setting. Did you mean DATABASE_URL?"]
+    assert len(warnings) == len(expected)
+    for warning, part in zip(warnings, expected, strict=True):
+        assert part in warning
+
+
+def test_a_misspelt_name_is_an_error_in_production(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    production = "".join(f"{name.upper()}={value}\n" for name, value in PRODUCTION.items())
+    env_file.write_text(production)
+    assert load_settings()[1] == []
+    env_file.write_text(production + MISSPELT)
+    with pytest.raises(InvalidSettingsError) as refused:
+        load_settings()
+    assert len(str(refused.value).splitlines()) == len(FOUND)
+    env_file.unlink()
+    for name, value in PRODUCTION.items():
+        monkeypatch.setenv(name.upper(), value)
+    monkeypatch.setenv("ENV_FILE", str(env_file))
+    with pytest.raises(InvalidSettingsError, match=r"ENV_FILE names .*, which does not exist"):
+        load_settings()
+
+
+def test_a_value_can_be_in_a_file(
+    env_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{PRODUCTION['secret_key']}\n")
+    env_file.write_text(f"SECRET_KEY_FILE={secret}\nAUDIENCE=court\n")
+    monkeypatch.setenv("PORT", "8123")
+    settings, _ = load_settings()
+    assert settings.secret_key
+    assert settings.secret_key.get_secret_value() == PRODUCTION["secret_key"]
+    origins = {name: find_origin(name, env_file) for name in ("secret_key", "audience", "port")}
+    assert origins == {"secret_key": str(secret), "audience": str(env_file), "port": "environment"}
+    assert find_origin("workers", env_file) == "default"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "SECRET_KEY_FILE names .*: No such file or directory"),
+        (b"\xff" * 40, "SECRET_KEY_FILE must name a text file in UTF-8"),
+        (b"1a" * 32_769, "SECRET_KEY_FILE must name a file of at most 65536 bytes"),
+        (b"short", "SECRET_KEY must have between 32 and 1024 characters"),
+    ],
+    ids=["is not there", "is no text", "is too long", "has a bad value"],
+)
+def test_a_file_that_cannot_be_a_value_is_named(
+    env_file: Path, tmp_path: Path, content: bytes | None, line: str
+) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    env_file.write_text(f"SECRET_KEY_FILE={secret}\n")
+    with pytest.raises(InvalidSettingsError, match=line):
+        load_settings()
+
+
+def test_a_value_and_a_file_for_one_setting_are_refused(env_file: Path) -> None:
+    env_file.write_text(f"SECRET_KEY_FILE=x\nSECRET_KEY={PRODUCTION['secret_key']}\n")
+    with pytest.raises(InvalidSettingsError, match="SECRET_KEY and SECRET_KEY_FILE are both set"):
+        load_settings()
+
+
+def test_a_settings_file_that_is_no_text_is_named(env_file: Path) -> None:
+    env_file.write_bytes(b"AUDIENCE=\xff\n")
+    with pytest.raises(InvalidSettingsError, match=r"\.env must be a text file in UTF-8"):
+        load_settings()
 
 
 SMTP = {"mail_from": "no-reply@camelot.example"}

@@ -28,7 +28,8 @@ LAYERS = {
     4: {"http"},
     3: {"context"},
     2: {"database", "ip_addresses"},
-    1: {"background_jobs", "errors", "settings", "standard_streams"},
+    1: {"background_jobs", "settings", "standard_streams"},
+    0: {"configuration", "errors"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 
