@@ -11,9 +11,7 @@ from pydantic_core import ErrorDetails
 from app import __version__, standard_streams
 from app.cli import keys, mail, restore, users
 from app.cli.operations import run
-from app.database import migrations
 from app.errors import ApiError, StartupError
-from app.http import access_log
 from app.settings import Settings
 
 
@@ -46,6 +44,8 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1, 256), help="[default: WORKERS, or 1]")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Migrate the database, then serve until interrupted."""
+    from app.database import migrations
+    from app.http import access_log
     from app.server.run import serve
 
     if port is not None:
@@ -67,6 +67,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 @main.command()
 def migrate() -> None:
     """Migrate the database to this version's schema."""
+    from app.database import migrations
+
     migrations.upgrade(Settings())
     click.echo(f"The database is at {migrations.HEAD}.")
 

@@ -1,17 +1,15 @@
 """Commands for user accounts."""
 
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.cli.operations import get_user, read_password, run
-from app.context import RequestContext
-from app.database.engine import begin_write
-from app.security.rate_limits.service import clear
-from app.services import Services
-from app.tokens.scopes import SCOPE
-from app.users.schemas import NewAccount, normalize_username
+
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.services import Services
 
 
 @click.command()
@@ -22,11 +20,13 @@ def create_admin(username: str, email: str | None) -> None:
 
     Prompts for the password, or reads it from standard input.
     """
+    from app.users.schemas import NewAccount
+
     account = NewAccount.model_validate(
         {"username": username, "password": read_password(), "email": email}
     )
 
-    async def create(services: Services, context: RequestContext) -> int:
+    async def create(services: "Services", context: "RequestContext") -> int:
         return await services.users.register(context, account, is_admin=True)
 
     click.echo(f"Created administrator {username} with id {run(create)}.")
@@ -39,9 +39,11 @@ def set_password(username: str) -> None:
 
     Prompts for the password, or reads it from standard input.
     """
+    from app.users.schemas import NewAccount
+
     account = NewAccount.model_validate({"username": username, "password": read_password()})
 
-    async def change(services: Services, context: RequestContext) -> None:
+    async def change(services: "Services", context: "RequestContext") -> None:
         user = await get_user(services, context, account.username)
         await services.users.change_password(context, user.id, account.password.get_secret_value())
 
@@ -58,11 +60,13 @@ def grant(username: str, scopes: tuple[str, ...]) -> None:
     Without SCOPES, the user has none. `admin` makes the user an administrator, and `introspect`
     allows the user to introspect the tokens of others. Your APIs decide what other scopes mean.
     """
+    from app.tokens.scopes import SCOPE
+
     for scope in scopes:
         if not SCOPE.fullmatch(scope):
             raise click.BadParameter(f"{scope!r} is not a scope", param_hint="SCOPES")
 
-    async def change(services: Services, context: RequestContext) -> None:
+    async def change(services: "Services", context: "RequestContext") -> None:
         user = await get_user(services, context, username)
         await services.users.set_scopes(context, user.id, set(scopes))
 
@@ -92,7 +96,11 @@ def unlock(username: str, ip_address: str | None) -> None:
     """Clear a user's counters of failed and successful logins, so that the user can log in at
     once."""
 
-    async def forget(services: Services, context: RequestContext) -> bool:
+    async def forget(services: "Services", context: "RequestContext") -> bool:
+        from app.database.engine import begin_write
+        from app.security.rate_limits.service import clear
+        from app.users.schemas import normalize_username
+
         user = await get_user(services, context, username)
         await begin_write(context.session)
         await clear(context.session, normalize_username(username), ip_address, all_accounts=True)
@@ -117,7 +125,7 @@ def reset_second_factor(username: str) -> None:
     For a user who has lost the phone and the recovery codes. Verify the identity of the user first.
     """
 
-    async def reset(services: Services, context: RequestContext) -> None:
+    async def reset(services: "Services", context: "RequestContext") -> None:
         user = await get_user(services, context, username)
         await services.second_factors.reset(context, user.id)
 

@@ -8,7 +8,6 @@ from app.accounts.me.schemas import (
     ProfileChange,
     VerificationSent,
 )
-from app.context import ContextDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorRequiredError,
@@ -16,6 +15,7 @@ from app.credentials.second_factors.errors import (
     WrongCodeError,
 )
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
