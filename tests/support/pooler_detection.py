@@ -14,13 +14,13 @@ def share() -> None:
     detect = PostgresConnector.has_pooler
     found: dict[tuple[str, ...], bool] = {}
 
-    async def has_pooler(connector: PostgresConnector) -> bool:
-        folders = tuple(sorted(str(host.name) for host in connector._url.hosts))
+    async def has_pooler(self: PostgresConnector) -> bool:
+        folders = tuple(sorted(str(host.name) for host in self._url.hosts))
         if not all(folder.startswith("/") for folder in folders):
-            return await detect(connector)
-        if connector._has_pooler is None:
-            connector._has_pooler = found.get(folders)
-        found[folders] = await detect(connector)
+            return await detect(self)
+        if self._has_pooler is None:
+            self._has_pooler = found.get(folders)
+        found[folders] = await detect(self)
         return found[folders]
 
-    PostgresConnector.has_pooler = has_pooler  # type: ignore[method-assign] # gives the same answer
+    PostgresConnector.has_pooler = has_pooler  # type: ignore[method-assign] # same answer
