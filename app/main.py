@@ -198,8 +198,9 @@ async def _start(
     restrict_file_access(database.engine)
     stack.push_async_callback(database.close)
     if settings.environment == "development":
-        await migrations.create_if_empty(database.engine, settings)
-    await migrations.check(database.engine)
+        await migrations.create_or_check(database.engine, settings)
+    else:
+        await migrations.check(database.engine)
     await check_writable(database)
     await warn_of_asynchronous_standbys(database)
 

@@ -24,7 +24,7 @@ from app.database.job_lock import LockedJob
 from app.main import create_app
 from app.settings import Settings
 from app.users.service import Users
-from tests.support import compiled_statements, ssl_contexts
+from tests.support import compiled_statements, pooler_detection, ssl_contexts
 from tests.support import database_templates as templates
 from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
@@ -36,6 +36,7 @@ from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
 
 compiled_statements.share()
+pooler_detection.share()
 ssl_contexts.share()
 gc.disable()  # while the tests are imported: nothing of that is garbage
 

@@ -8,8 +8,8 @@ from app.audit.errors import ErasureUnavailableError, UserNotRemovedError
 from app.audit.models import Entry
 from app.audit.schemas import AuditEntry, AuditPage, AuditQuery, PersonalDataErased
 from app.audit.service import has_action, list_entries
-from app.context import ContextDep
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.errors import (

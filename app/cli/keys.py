@@ -1,15 +1,16 @@
 """Commands for signing keys."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.operations import run
-from app.context import RequestContext
-from app.database.engine import begin_write
-from app.database.fast_queries import current_time
-from app.services import Services
-from app.tokens.signing_keys.keys import Keyring
+
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.services import Services
+    from app.tokens.signing_keys.keys import Keyring
 
 
 @click.group()
@@ -21,7 +22,7 @@ def keys() -> None:
 def list_keys() -> None:
     """List the keys that verify tokens. The current one is marked."""
 
-    async def load(services: Services, context: RequestContext) -> Keyring:
+    async def load(services: "Services", context: "RequestContext") -> "Keyring":
         return await services.keys.load(context)
 
     keyring = run(load)
@@ -38,7 +39,9 @@ def rotate() -> None:
     It is published at once, and signs after KEY_ANNOUNCE_SECONDS.
     """
 
-    async def make(services: Services, context: RequestContext) -> str:
+    async def make(services: "Services", context: "RequestContext") -> str:
+        from app.database.fast_queries import current_time
+
         # By the database's clock: all hosts compare the times at which keys sign and are deleted.
         context.now = await current_time(context.session)
         return await services.keys.rotate(context)
@@ -51,7 +54,10 @@ def rotate() -> None:
 def revoke(kid: str) -> None:
     """Revoke a signing key and all tokens signed with it."""
 
-    async def revoke_key(services: Services, context: RequestContext) -> None:
+    async def revoke_key(services: "Services", context: "RequestContext") -> None:
+        from app.database.engine import begin_write
+        from app.database.fast_queries import current_time
+
         context.now = await current_time(context.session)
         await begin_write(context.session)
         await services.keys.revoke(context, kid)

@@ -3,7 +3,6 @@
 import asyncio
 
 import click
-from email_validator import EmailNotValidError
 
 from app.cli.operations import read_settings
 
@@ -15,6 +14,8 @@ def test_mail(address: str) -> None:
     settings = read_settings()
     if settings.smtp_url is None:
         raise click.ClickException("This service sends no mail. Set SMTP_URL and MAIL_FROM.")
+    from email_validator import EmailNotValidError
+
     from app.mail.messages import check_templates, compose
     from app.mail.smtp import SendError, send
 

@@ -8,11 +8,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app import __version__, standard_streams
-from app.cli import api_keys, groups, keys, mail, restore, service_accounts, settings, users
+from app.cli import keys, mail, restore, settings, users
+from app.cli.lazy_group import LazyGroup
 from app.cli.operations import read_settings, run
-from app.database import migrations
 from app.errors import ApiError, StartupError
-from app.http import access_log
 
 
 class _Hourpass(click.Group):
@@ -44,6 +43,8 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1, 256), help="[default: WORKERS, or 1]")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Migrate the database, then serve until interrupted."""
+    from app.database import migrations
+    from app.http import access_log
     from app.server.run import serve
 
     if port is not None:
@@ -65,6 +66,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 @main.command()
 def migrate() -> None:
     """Migrate the database to this version's schema."""
+    from app.database import migrations
+
     migrations.upgrade(read_settings())
     click.echo(f"The database is at {migrations.HEAD}.")
 
@@ -78,10 +81,10 @@ for _command in (
     users.unlock,
     users.reset_second_factor,
     users.erase_user,
-    api_keys.api_keys,
-    groups.groups,
+    LazyGroup("api-keys", "app.cli.api_keys", "Manage API keys."),
+    LazyGroup("groups", "app.cli.groups", "Give the same scopes to several users."),
     keys.keys,
-    service_accounts.service_accounts,
+    LazyGroup("service-accounts", "app.cli.service_accounts", "Manage users that are programs."),
     mail.test_mail,
     restore.after_restore,
     settings.settings,

@@ -1,31 +1,38 @@
-"""Runs operations from the command line. The service need not be running."""
+"""Runs operations from the command line. The service need not be running.
+
+Modules of commands import SQLAlchemy and the services when a command runs: they take longer to
+import than `hourpass --help` may take.
+"""
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from app.context import RequestContext
-from app.database import migrations
-from app.database.engine import Database
-from app.database.readiness import check_writable
-from app.services import Services, build_services
 from app.settings import Settings, load_settings
-from app.users.errors import UserNotFoundError
-from app.users.models import User
+
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.services import Services
+    from app.users.models import User
 
 Result = TypeVar("Result")
 
 
 def run(
-    operation: Callable[[Services, RequestContext], Awaitable[Result]],
+    operation: Callable[["Services", "RequestContext"], Awaitable[Result]],
     *,
     must_be_writable: bool = False,
 ) -> Result:
     """Run an operation on the configured database."""
+    from app.context import RequestContext
+    from app.database import migrations
+    from app.database.engine import Database
+    from app.database.readiness import check_writable
+    from app.services import build_services
 
     async def run_operation() -> Result:
         settings = read_settings()
@@ -53,8 +60,10 @@ def read_settings() -> Settings:
     return settings
 
 
-async def get_user(services: Services, context: RequestContext, username: str) -> User:
+async def get_user(services: "Services", context: "RequestContext", username: str) -> "User":
     """Raises UserNotFoundError."""
+    from app.users.errors import UserNotFoundError
+
     if user := await services.users.find(context, username):
         return user
     raise UserNotFoundError

@@ -8,7 +8,6 @@ from pydantic.fields import FieldInfo
 
 from app.cli.operations import read_settings
 from app.configuration.sources import find_origin
-from app.database.engine import describe_url
 from app.settings import ENV_FILE, Settings
 
 
@@ -43,6 +42,8 @@ def _value(current: Settings, name: str) -> str:
     if value is None:
         return ""
     if name == "database_url":
+        from app.database.engine import describe_url
+
         return describe_url(current)
     if isinstance(value, SecretStr):
         return "********"

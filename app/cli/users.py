@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.cli.operations import get_user, read_password, run
-from app.context import RequestContext
-from app.database.engine import begin_write
-from app.security.rate_limits.service import clear
-from app.services import Services
-from app.tokens.scopes import OFFLINE_ACCESS
-from app.users.schemas import NewAccount, normalize_username
 from hourpass.scopes import find_error
+
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.services import Services
 
 
 @click.command()
@@ -24,11 +22,13 @@ def create_admin(username: str, email: str | None) -> None:
 
     Prompts for the password, or reads it from standard input.
     """
+    from app.users.schemas import NewAccount
+
     account = NewAccount.model_validate(
         {"username": username, "password": read_password(), "email": email}
     )
 
-    async def create(services: Services, context: RequestContext) -> int:
+    async def create(services: "Services", context: "RequestContext") -> int:
         return await services.users.register(context, account, is_admin=True)
 
     click.echo(f"Created administrator {username} with id {run(create)}.")
@@ -41,9 +41,11 @@ def set_password(username: str) -> None:
 
     Prompts for the password, or reads it from standard input.
     """
+    from app.users.schemas import NewAccount
+
     account = NewAccount.model_validate({"username": username, "password": read_password()})
 
-    async def change(services: Services, context: RequestContext) -> None:
+    async def change(services: "Services", context: "RequestContext") -> None:
         user = await get_user(services, context, account.username)
         await services.users.change_password(context, user.id, account.password.get_secret_value())
 
@@ -54,6 +56,8 @@ def set_password(username: str) -> None:
 def _check_scopes(
     _context: click.Context, _argument: click.Parameter, scopes: tuple[str, ...]
 ) -> set[str]:
+    from app.tokens.scopes import OFFLINE_ACCESS
+
     for scope in scopes:
         if error := find_error(scope):
             raise click.BadParameter(f"{scope!r}: {error}.")
@@ -116,7 +120,9 @@ def _change_scopes(
             raise _ConfirmationNeeded(" and ".join(loses))
         return after
 
-    async def operation(services: Services, context: RequestContext) -> tuple[set[str], set[str]]:
+    async def operation(
+        services: "Services", context: "RequestContext"
+    ) -> tuple[set[str], set[str]]:
         user = await get_user(services, context, username)
         return await services.users.change_scopes(context, user.id, change_confirmed)
 
@@ -161,7 +167,11 @@ def unlock(username: str, ip_address: str | None) -> None:
     """Clear a user's counters of failed and successful logins, so that the user can log in at
     once."""
 
-    async def forget(services: Services, context: RequestContext) -> bool:
+    async def forget(services: "Services", context: "RequestContext") -> bool:
+        from app.database.engine import begin_write
+        from app.security.rate_limits.service import clear
+        from app.users.schemas import normalize_username
+
         user = await get_user(services, context, username)
         await begin_write(context.session)
         await clear(context.session, normalize_username(username), ip_address, all_accounts=True)
@@ -186,7 +196,7 @@ def reset_second_factor(username: str) -> None:
     For a user who has lost the phone and the recovery codes. Verify the identity of the user first.
     """
 
-    async def reset(services: Services, context: RequestContext) -> None:
+    async def reset(services: "Services", context: "RequestContext") -> None:
         user = await get_user(services, context, username)
         await services.second_factors.reset(context, user.id)
 

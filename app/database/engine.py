@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
 from sqlalchemy import URL, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -250,12 +249,3 @@ class Database:
         self._logged[problem] = now
         level = logging.ERROR if outages.is_permission_error(error) else logging.WARNING
         _log.log(level, "The database cannot be used: %s", problem)
-
-
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    database: Database = request.app.state.database
-    async with database.session() as session:
-        yield session
-
-
-SessionDep = Annotated[AsyncSession, Depends(_session)]

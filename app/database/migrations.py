@@ -44,7 +44,19 @@ _EXISTING = re.compile(r'\w+ "?(\w+)"? already exists')
 
 async def check(engine: AsyncEngine) -> None:
     """Raise SchemaError unless the database stands at HEAD."""
+    _require_head(await _revision(engine))
+
+
+async def create_or_check(engine: AsyncEngine, settings: Settings) -> None:
+    """Give a database that has no tables yet those of HEAD. Raise SchemaError if it has others."""
     found = await _revision(engine)
+    if found is None:
+        await asyncio.to_thread(upgrade, settings)  # Alembic runs an event loop of its own
+    else:
+        _require_head(found)
+
+
+def _require_head(found: str | None) -> None:
     if found == HEAD:
         return
     if found is None:
@@ -77,12 +89,6 @@ def upgrade(settings: Settings) -> None:
         if not outages.is_outage(error):
             raise
         raise SchemaError(_migration_problem(error)) from error
-
-
-async def create_if_empty(engine: AsyncEngine, settings: Settings) -> None:
-    """Give a database that has no tables yet those of HEAD."""
-    if await _revision(engine) is None:
-        await asyncio.to_thread(upgrade, settings)  # Alembic runs an event loop of its own
 
 
 def alembic_config(settings: Settings) -> "Config":

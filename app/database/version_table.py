@@ -36,10 +36,16 @@ def read_revision(connection: Connection) -> str | None:
     """
     inspector = inspect(connection)
     schema = _current_schema(connection)
-    tables = {*inspector.get_table_names(schema), *inspector.get_view_names(schema)}
     revision: str | None = None
+    # Tried first, because each start and each command does this. The names of all tables take
+    # several times as long.
+    if inspector.has_table(VERSION_TABLE, schema):
+        revision = _read(connection, VERSION_TABLE)
+    if revision is not None:
+        return revision
+    tables = {*inspector.get_table_names(schema), *inspector.get_view_names(schema)}
     if name := _version_table(inspector, schema, tables):
-        revision = connection.scalar(text(f"SELECT version_num FROM {name}"))  # noqa: S608 - ours
+        revision = _read(connection, name)
     if revision is None and (foreign := sorted(tables & Base.metadata.tables.keys())):
         raise foreign_tables_error(connection.dialect.name, foreign)
     return revision
@@ -68,6 +74,11 @@ def adopt(connection: Connection) -> None:
         connection.execute(
             text(f"ALTER INDEX IF EXISTS {FORMER_VERSION_TABLE}_pkc RENAME TO {VERSION_TABLE}_pkc")
         )
+
+
+def _read(connection: Connection, table: str) -> str | None:
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - ours
+    return found
 
 
 def _version_table(inspector: Inspector, schema: str | None, tables: set[str]) -> str | None:

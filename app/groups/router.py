@@ -3,7 +3,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response, status
 
-from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.groups.dependencies import GroupPath, GroupsDep
 from app.groups.errors import (
@@ -27,6 +26,7 @@ from app.groups.schemas import (
     NewGroup,
 )
 from app.http.addresses import public_path
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.dependencies import TokensDep

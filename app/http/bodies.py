@@ -1,12 +1,13 @@
-"""Reads and documents request bodies: JSON, and the forms of OAuth."""
+"""Reads and documents request bodies: JSON, and the forms of OAuth.
+
+The models are the command line's too, which does without FastAPI.
+"""
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,6 +19,10 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails
 
 from app.errors import InvalidFormError, UnsupportedMediaTypeError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+    from fastapi.exceptions import RequestValidationError
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -86,17 +91,17 @@ def documented_body(schema: dict[str, Any], *media_types: str) -> dict[str, Any]
     return {"requestBody": {"required": len(media_types) == 1, "content": content}}
 
 
-def media_type(request: Request) -> str:
+def media_type(request: "Request") -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def is_json(request: Request) -> bool:
+def is_json(request: "Request") -> bool:
     """As FastAPI decides it for the routes that it reads the body for."""
     kind = media_type(request)
     return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-async def read_form(request: Request, lists: Collection[str] = ()) -> dict[str, Any]:
+async def read_form(request: "Request", lists: Collection[str] = ()) -> dict[str, Any]:
     """A form in UTF-8 (RFC 6749, appendix B). The framework would read it as Latin-1.
 
     Parameters must not be repeated, and one without a value counts as omitted (RFC 6749, 3.2).
@@ -125,7 +130,7 @@ def looks_like_json(body: bytes) -> bool:
     return body.lstrip(b"\xef\xbb\xbf\x20\t\r\n").startswith(b"{")
 
 
-async def read_json(request: Request) -> dict[str, Any]:
+async def read_json(request: "Request") -> dict[str, Any]:
     """Reads JSON as FastAPI does, so that one set of rules applies to all routes.
 
     Raises UnsupportedMediaTypeError and RequestValidationError.
@@ -149,7 +154,7 @@ def validate(model: type[Model], members: dict[str, Any], *, by_form: bool) -> M
             raise InvalidFormError(_describe(error.errors()[0])) from None
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
-        raise RequestValidationError(located) from None
+        raise _invalid(located) from None
 
 
 def _describe(problem: ErrorDetails) -> str | None:
@@ -166,5 +171,11 @@ def _repeated(name: str) -> str | None:
     return f"The parameter {name} is repeated" if _PARAMETER_NAME.fullmatch(name) else None
 
 
-def _invalid_body(type_: str, message: str) -> RequestValidationError:
-    return RequestValidationError([{"type": type_, "loc": ("body",), "msg": message}])
+def _invalid_body(type_: str, message: str) -> "RequestValidationError":
+    return _invalid([{"type": type_, "loc": ("body",), "msg": message}])
+
+
+def _invalid(problems: list[dict[str, Any]]) -> "RequestValidationError":
+    from fastapi.exceptions import RequestValidationError
+
+    return RequestValidationError(problems)

@@ -2,7 +2,6 @@ from functools import partial
 
 from fastapi import APIRouter
 
-from app.context import ContextDep
 from app.credentials.second_factors.errors import TooManyCodesError
 from app.errors import (
     InvalidFormError,
@@ -11,6 +10,7 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.http.addresses import is_well_known_suffix, public_url
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.login.dependencies import (
     GRANT_BODY,

@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.context import ContextDep
 from app.errors import FormRequiredError, InvalidFormError, InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.middleware import PreparedResponse
 from app.security.rate_limits.errors import TooManyAttemptsError

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request, Security
 
-from app.context import ContextDep
 from app.database.ids import Id
+from app.http.dependencies import ContextDep
 from app.settings import Settings
 from app.tokens.dependencies import BearerToken
 from app.tokens.errors import InsufficientScopeError, LimitedTokenError

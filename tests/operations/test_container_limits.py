@@ -100,10 +100,11 @@ def test_a_system_without_these_files_has_its_cores(
 ) -> None:
     assert available_cores(tmp_path) == 16
     assert available_memory(tmp_path) is None
-    assert hashing_threads(make_settings("sqlite:///x.db"), tmp_path) == 8
+    settings = make_settings("sqlite:///x.db", hashing_threads=None)
+    assert hashing_threads(settings, tmp_path) == 8
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert hashing_threads(make_settings("sqlite:///x.db"), tmp_path) == 3
+    assert hashing_threads(settings, tmp_path) == 3
 
 
 @pytest.mark.parametrize(

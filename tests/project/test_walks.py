@@ -15,7 +15,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from app import context
+from app.http import dependencies as request_dependencies
 from app.main import app as default_app
 from app.main import create_app
 from app.server.protocol import HttpProtocol
@@ -120,5 +120,5 @@ def test_a_missing_token_is_refused_before_a_database_session_is_made() -> None:
         if _BearerToken in map(type, calls):
             protected += 1
             bearer_token = [type(call) for call in calls].index(_BearerToken)
-            assert bearer_token < calls.index(context._context), route.path
+            assert bearer_token < calls.index(request_dependencies._context), route.path
     assert protected > 30

@@ -6,9 +6,11 @@ engine each, and would compile each statement again: a third of the time of a sh
 
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Dialect, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.util import LRUCache
+
+from app.database import fast_queries
 
 
 class _SharedCache(LRUCache[Any, Any]):
@@ -29,3 +31,13 @@ def share() -> None:
     @event.listens_for(Engine, "engine_connect")
     def use(connection: Connection) -> None:
         connection.engine._compiled_cache = cache
+
+    dialects: dict[type[Dialect], Dialect] = {}
+    compile_for = fast_queries._compile
+
+    def compile_once(
+        statement: fast_queries.Statement, dialect: Dialect, given: tuple[str, ...]
+    ) -> fast_queries._Compiled:
+        return compile_for(statement, dialects.setdefault(type(dialect), dialect), given)
+
+    fast_queries._compile = compile_once  # type: ignore[assignment] # has no cache_info()

@@ -41,6 +41,10 @@ class Postgres:
         # Nothing here has to survive a power cut.
         self.run("ALTER SYSTEM SET fsync = off")
         self.run("ALTER SYSTEM SET synchronous_commit = off")
+        self.run("ALTER SYSTEM SET full_page_writes = off")
+        # Each database lives for a second: nothing in it is worth a vacuum or a compiled query.
+        self.run("ALTER SYSTEM SET autovacuum = off")
+        self.run("ALTER SYSTEM SET jit = off")
         self.run("SELECT pg_reload_conf()")
         self._connection_of: int | None = None
 

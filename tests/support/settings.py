@@ -34,8 +34,9 @@ def utc_now() -> datetime:
 
 def make_settings(database_url: str, **changes: object) -> Settings:
     """From these values alone. `Settings(...)` would read the environment and files too, which
-    takes as long as starting the app."""
-    values = {"database_url": database_url, **{k.lower(): v for k, v in CHEAP_HASHING.items()}}
+    takes as long as starting the app, and so would finding out the number of hashing threads."""
+    cheap_hashing = {name.lower(): value for name, value in CHEAP_HASHING.items()}
+    values = {"database_url": database_url, **cheap_hashing, "hashing_threads": 2, **changes}
     settings = Settings.__new__(Settings)
-    BaseModel.__init__(settings, **values, **changes)
+    BaseModel.__init__(settings, **values)
     return settings

@@ -11,12 +11,13 @@ from app.accounts.admin.schemas import (
     UserQuery,
     UserRecord,
 )
-from app.context import ContextDep, RequestContext
+from app.context import RequestContext
 from app.database.ids import DecimalInt
 from app.errors import InvalidRequestError
 from app.groups.errors import ScopesTooLongError
 from app.groups.service import find_group_names
 from app.http.addresses import public_path
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError

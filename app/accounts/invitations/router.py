@@ -12,8 +12,8 @@ from app.accounts.invitations.schemas import (
     InvitationRequest,
     InvitationRevoked,
 )
-from app.context import ContextDep
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.mail.errors import MailUnavailableError, NotMailedError

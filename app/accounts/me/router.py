@@ -11,7 +11,7 @@ from app.accounts.me.schemas import (
     ProfileChange,
     VerificationSent,
 )
-from app.context import ContextDep, RequestContext
+from app.context import RequestContext
 from app.credentials.api_keys.dependencies import ApiKeysDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
@@ -21,6 +21,7 @@ from app.credentials.second_factors.errors import (
 )
 from app.errors import InvalidRequestError
 from app.groups.service import find_group_names
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError

@@ -13,8 +13,8 @@ from app.accounts.password_resets.schemas import (
     PasswordResetDone,
     ResetRequested,
 )
-from app.context import ContextDep
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.mail.errors import MailUnavailableError, NotMailedError
 from app.mail.schemas import MailAgain

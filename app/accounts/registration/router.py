@@ -1,8 +1,8 @@
 from fastapi import APIRouter, status
 
 from app.accounts.registration.dependencies import RegistrationDep
-from app.context import ContextDep
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError

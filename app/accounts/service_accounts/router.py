@@ -3,9 +3,9 @@ from fastapi import APIRouter, Response, status
 from app.accounts.admin.schemas import UserCreatedByAdmin
 from app.accounts.service_accounts.dependencies import ServiceAccountsDep
 from app.accounts.service_accounts.schemas import NewServiceAccount
-from app.context import ContextDep
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import (

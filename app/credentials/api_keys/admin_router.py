@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, status
 
-from app.context import ContextDep
 from app.credentials.api_keys.dependencies import ApiKeyId, ApiKeysDep
 from app.credentials.api_keys.errors import (
     ApiKeyNotActiveError,
@@ -26,6 +25,7 @@ from app.credentials.api_keys.schemas import (
 )
 from app.credentials.second_factors.dependencies import RecentSecondFactorDep
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError

@@ -3,7 +3,7 @@
 import re
 from ipaddress import IPv6Network, ip_address, ip_network
 
-from app.settings import Network
+from app.configuration.types import Network
 
 # Python also reads netmasks, zones and other spellings.
 _CIDR = re.compile(r"([0-9A-Fa-f.:]{2,45})/(0|[1-9][0-9]{0,2})")

@@ -3,8 +3,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from pydantic import SecretStr
 
-from app.context import ContextDep
 from app.credentials.second_factors.service import SecondFactors
+from app.http.dependencies import ContextDep
 from app.users.dependencies import VerifiedBearer
 
 

@@ -1,6 +1,5 @@
 from fastapi import APIRouter, status
 
-from app.context import ContextDep
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorExistsError,
@@ -18,6 +17,7 @@ from app.credentials.second_factors.schemas import (
     SecondFactorState,
 )
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.errors import (

@@ -3,12 +3,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from app.context import ContextDep
 from app.credentials.sessions.dependencies import SessionsDep
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.credentials.sessions.schemas import SessionInfo, SessionList, SessionRevoked
 from app.errors import InvalidRequestError
+from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.tokens.errors import (
     InsufficientScopeError,
