@@ -249,7 +249,7 @@ def test_a_token_names_its_api_key_groups_and_networks() -> None:
     assert (verified.user.kind, verified.user.key_id) == ("service", "Ab3dEf9h")
     assert {"sid:Ab3dEf9h.1", "grp:7.12"} < set(verified.revocable)
     assert verified.networks == (ip_network("192.0.2.0/24"),)
-    plain = VERIFIER.verify(ISSUER.token(), NOW)
+    plain = VERIFIER.verify(ISSUER.token(), time.time())
     assert (plain.user.kind, plain.user.key_id, plain.networks) == ("person", None, ())
 
 
