@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal, get_args, get_origin
 
-from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -21,16 +20,20 @@ def describe_error(problem: ErrorDetails, fields: Mapping[str, FieldInfo]) -> st
 
 def _rule_of(field: FieldInfo) -> str:
     """What a value must be, from the type and the bounds of its field."""
-    bounds = {type(bound): bound for bound in field.metadata}
     if words := words_of(field):
         return "must be " + " or ".join(sorted(words))
-    if Ge in bounds and Le in bounds:
-        return f"must be a whole number from {bounds[Ge].ge} to {bounds[Le].le}"
-    shortest = bounds[MinLen].min_length if MinLen in bounds else 0
-    longest = bounds[MaxLen].max_length if MaxLen in bounds else None
+    smallest, largest = _bound(field, "ge"), _bound(field, "le")
+    if smallest is not None and largest is not None:
+        return f"must be a whole number from {smallest} to {largest}"
+    longest = _bound(field, "max_length")
     if longest is not None:
-        return f"must have from {shortest} to {longest} characters"
+        return f"must have from {_bound(field, 'min_length') or 0} to {longest} characters"
     return f"must be a valid value: {field.description}"
+
+
+def _bound(field: FieldInfo, name: str) -> int | None:
+    bounds = (getattr(bound, name, None) for bound in field.metadata)
+    return next((bound for bound in bounds if bound is not None), None)
 
 
 def words_of(field: FieldInfo) -> tuple[str, ...]:

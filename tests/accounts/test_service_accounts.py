@@ -35,11 +35,11 @@ async def test_an_administrator_creates_lists_changes_and_deletes_one(
     assert response.status_code == 201, response.text
     account = response.json()
     assert response.headers["location"] == f"/users/{account['id']}"
-    assert (account["username"], account["kind"], account["scopes"], account["email"]) == (
+    assert (account["username"], account["kind"], account["scopes"], account["is_enabled"]) == (
         "svc-nightly",
         "service",
         ["predict:fraud-*"],
-        None,
+        True,
     )
     admin = bearer(arthurs_token)
     for kind, names in {"service": ["svc-nightly"], "person": ["arthur"]}.items():

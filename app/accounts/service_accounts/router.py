@@ -1,8 +1,7 @@
 from fastapi import APIRouter, Response, status
 
-from app.accounts.admin.schemas import UserCreatedByAdmin
 from app.accounts.service_accounts.dependencies import ServiceAccountsDep
-from app.accounts.service_accounts.schemas import NewServiceAccount
+from app.accounts.service_accounts.schemas import NewServiceAccount, ServiceAccount
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
 from app.http.dependencies import ContextDep
@@ -53,9 +52,9 @@ async def create_service_account(
     context: ContextDep,
     tokens: TokensDep,
     response: Response,
-) -> UserCreatedByAdmin:
+) -> ServiceAccount:
     """A user that is a program. It has no password and no e-mail address: create API keys for it.
     List, change, disable and delete it like other users."""
     account = await service_accounts.create(context, new.username, new.scopes)
     response.headers["Location"] = public_path(tokens.issuer, f"/users/{account.id}")
-    return UserCreatedByAdmin.model_validate(account)
+    return ServiceAccount.model_validate(account)

@@ -1,10 +1,19 @@
+from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from app.http.bodies import RequestBody
-from app.users.schemas import SERVICE_PREFIX, Scopes, Username, has_service_prefix
+from app.tokens.scopes import split_scopes
+from app.users.schemas import (
+    KIND_DESCRIPTION,
+    SERVICE_PREFIX,
+    Kind,
+    Scopes,
+    Username,
+    has_service_prefix,
+)
 
 
 def _check_prefix(username: str) -> str:
@@ -28,3 +37,18 @@ class NewServiceAccount(RequestBody):
         description="Begins with `svc-`. Compared without regard to case and Unicode form."
     )
     scopes: Scopes = Field([], description="Scopes of the account's tokens. Default: none.")
+
+
+class ServiceAccount(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(description="The account's id, which is a user's id.", examples=[10])
+    username: str = Field(
+        description="As the administrator typed it.", examples=["svc-nightly-scoring"]
+    )
+    kind: Kind = Field(description=KIND_DESCRIPTION, examples=["service"])
+    is_enabled: bool = Field(description="Whether its keys work.", examples=[True])
+    scopes: Annotated[list[str], BeforeValidator(split_scopes)] = Field(
+        description="Its own scopes, besides those of its groups.", examples=[["predict:fraud-*"]]
+    )
+    created_at: datetime = Field(description="When the account was created.")
