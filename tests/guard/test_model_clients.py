@@ -331,30 +331,30 @@ def block(language: str, containing: str) -> str:
     return str(found)
 
 
-def run(language: str, containing: str, api: str, key: Key, directory: Path) -> str:
-    """What it prints here."""
-    (directory / "speech.wav").write_bytes(b"RIFF WAVE")
-    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
-    text = block(language, containing).replace("http://127.0.0.1:9000/v1", api)
-    variables = environment(API_KEY=key.text, OPENAI_BASE_URL=api, OPENAI_API_KEY=key.text)
-    ran = subprocess.run(
-        [*command, text], check=False, env=variables, cwd=directory, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+def test_the_page_about_clients_shows_calls_that_work(
+    api: str,
+    key: Key,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def prints(containing: str) -> str:
+        script = block("bash", containing).replace("http://127.0.0.1:9000/v1", api)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            env=environment(API_KEY=key.text),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
-
-def test_the_page_about_clients_shows_calls_that_work(api: str, key: Key, tmp_path: Path) -> None:
-    def prints(language: str, containing: str) -> str:
-        return run(language, containing, api, key, tmp_path)
-
-    assert prints("python", "from openai import").splitlines() == [
-        "['fraud-v3', 'fraud-v4']",
-        f"{key.owner}: Is this fraud?",
-        f"{key.owner}: Is this fraud? ",
-        "403 insufficient_scope The token does not allow this: predict:iris",
-    ]
-    assert f'"content":"{key.owner}: Is this fraud?"' in prints("bash", "completions -H")
-    assert prints("bash", "--no-buffer").endswith("data: [DONE]\n\n")
-    text = prints("bash", "audio/transcriptions")
+    monkeypatch.setenv("OPENAI_BASE_URL", api)
+    monkeypatch.setenv("OPENAI_API_KEY", key.text)
+    exec(block("python", "from openai import"), {})
+    assert capsys.readouterr().out == block("text", "insufficient_scope").replace("ada", key.owner)
+    assert f'"content":"{key.owner}: Is this fraud?"' in prints("completions -H")
+    assert prints("--no-buffer").endswith("data: [DONE]\n\n")
+    (tmp_path / "speech.wav").write_bytes(b"RIFF WAVE")
+    text = prints("audio/transcriptions")
     assert text == f'{{"text":"{key.owner}: 9 bytes for fraud-v3"}}'
