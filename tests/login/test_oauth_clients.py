@@ -1,30 +1,36 @@
-"""Password-flow clients that others wrote get a token, use it, and understand a refusal.
+"""OAuth clients that others wrote get a token, use it, and understand a refusal.
 
 On SQLite only: what they rely on is the answer's form, which no database changes.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 from oauthlib.oauth2 import (  # type: ignore[import-untyped] # ships no types
+    BackendApplicationClient,
+    InvalidClientError,
     InvalidGrantError,
     LegacyApplicationClient,
 )
 from requests_oauthlib import OAuth2Session as RequestsSession
 
+from tests.support.api_keys import forge
 from tests.support.service_process import serving
-from tests.support.users import LANCELOT
+from tests.support.users import ARTHUR, LANCELOT, bearer
 
 USERNAME, PASSWORD = LANCELOT["username"], LANCELOT["password"]
+ACCOUNT = "svc-nightly"
 
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("oauth")
-    with serving(f"sqlite:///{directory}/hourpass.db") as base_url:
+    admin = {f"FIRST_ADMIN_{name.upper()}": ARTHUR[name] for name in ("username", "password")}
+    with serving(f"sqlite:///{directory}/hourpass.db", **admin) as base_url:
         assert httpx.post(f"{base_url}/register-user", json=LANCELOT).status_code == 201
         yield base_url
 
@@ -70,3 +76,64 @@ def test_requests_oauthlib_understands_a_wrong_password(base_url: str) -> None:
         pytest.raises(InvalidGrantError, match="Invalid credentials"),
     ):
         session.fetch_token(f"{base_url}/token", username=USERNAME, password="wrong")
+
+
+@pytest.fixture(scope="module")
+def api_key(base_url: str) -> str:
+    """Of a service account, made over HTTP."""
+    with httpx.Client(base_url=base_url) as client:
+        credentials = {name: ARTHUR[name] for name in ("username", "password")}
+        client.headers = bearer(client.post("/token", data=credentials).json()["access_token"])
+        account = {"username": ACCOUNT, "scopes": ["predict:fraud-*", "train"]}
+        account_id = client.post("/service-accounts", json=account).json()["id"]
+        path = f"/users/{account_id}/api-keys"
+        key: str = client.post(path, json={"name": "scoring host"}).json()["key"]
+        return key
+
+
+by_basic_and_by_form = pytest.mark.parametrize(
+    "method", ["client_secret_basic", "client_secret_post"]
+)
+
+
+@by_basic_and_by_form
+def test_authlib_fetches_a_token_with_client_credentials(
+    base_url: str, api_key: str, method: str
+) -> None:
+    scope = "predict:fraud-v3"
+    with AuthlibSession(
+        ACCOUNT, api_key, token_endpoint_auth_method=method, scope=scope
+    ) as session:
+        token = session.fetch_token(f"{base_url}/token", grant_type="client_credentials")
+        assert (token["token_type"], token["scope"]) == ("bearer", scope)
+        assert "refresh_token" not in token
+        assert session.get(f"{base_url}/me").json()["username"] == ACCOUNT
+    with (
+        AuthlibSession(ACCOUNT, forge(api_key), token_endpoint_auth_method=method) as session,
+        pytest.raises(OAuthError) as caught,
+    ):
+        session.fetch_token(f"{base_url}/token", grant_type="client_credentials")
+    assert caught.value.error == "invalid_client"
+
+
+@by_basic_and_by_form
+def test_requests_oauthlib_fetches_a_token_with_client_credentials(
+    base_url: str, api_key: str, method: str
+) -> None:
+    def fetch(session: Any, key: str) -> Any:
+        if method == "client_secret_basic":
+            return session.fetch_token(f"{base_url}/token", auth=(ACCOUNT, key))
+        return session.fetch_token(
+            f"{base_url}/token", client_id=ACCOUNT, client_secret=key, include_client_id=True
+        )
+
+    with RequestsSession(client=BackendApplicationClient(ACCOUNT)) as session:
+        token = fetch(session, api_key)
+        assert (token["token_type"], token["scope"]) == ("bearer", ["predict:fraud-*", "train"])
+        assert "refresh_token" not in token
+        assert session.get(f"{base_url}/me").json()["kind"] == "service"
+    with (
+        RequestsSession(client=BackendApplicationClient(ACCOUNT)) as session,
+        pytest.raises(InvalidClientError),
+    ):
+        fetch(session, forge(api_key))
