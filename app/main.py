@@ -83,7 +83,7 @@ _TAGS = {
     "My API keys": "Create and revoke keys for programs that cannot log in.",
     "Tokens": "Check, revoke and introspect tokens.",
     "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
-    "Administration": "Manage users and invitations, read the audit log.",
+    "Administration": "Manage users, service accounts and invitations, read the audit log.",
     "Groups": "Give the same scopes to several users.",
     "Health": "Checks for load balancers and orchestrators.",
 }

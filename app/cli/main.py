@@ -94,4 +94,4 @@ for _command in (
 
 def _explain(problem: ErrorDetails) -> str:
     name = ".".join(map(str, problem["loc"])).upper()
-    return f"{name} {problem['msg'].removeprefix('Value error, ')}".strip()
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")

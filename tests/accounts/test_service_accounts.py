@@ -141,4 +141,5 @@ async def test_the_command_creates_and_lists_them(
     assert json.loads((await hourpass("service-accounts", "list", "--json")).stdout) == [account]
     shown = await client.get(f"/users/{account['id']}", headers=bearer(arthurs_token))
     assert shown.json()["kind"] == "service"
-    assert_refused(await hourpass("service-accounts", "create", "scoring"), "Must begin with svc-")
+    refused = await hourpass("service-accounts", "create", "scoring")
+    assert_refused(refused, "USERNAME: Must begin with svc-")

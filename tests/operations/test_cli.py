@@ -249,7 +249,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
             "", "basic", "PASSWORD Field required",
             id="none at all",
         ),
-        pytest.param("\0\n", "basic", "PASSWORD Must not contain a NUL character", id="NUL"),
+        pytest.param("\0\n", "basic", "PASSWORD: Must not contain a NUL character", id="NUL"),
         pytest.param("x" * 7, "strict", "password: Must have at least 8 characters", id="short"),
         pytest.param(
             "password1",

@@ -144,6 +144,8 @@ def test_administration_starts_collapsed_and_opens_by_a_click(visit: Visit, base
     expect(page.locator("#operations-My_account-readOwnProfile")).to_be_visible()
     administration = page.locator("#operations-Administration-listUsers")
     expect(administration).to_have_count(0)
+    expect(page.locator("[data-tag=Groups]")).to_be_visible()
+    expect(page.locator("#operations-Groups-listGroups")).to_have_count(0)
     page.locator("[data-tag=Administration]").click()
     expect(administration).to_be_visible()
 

@@ -1,7 +1,7 @@
 "use strict";
 
 // Tags that start collapsed: most readers of the page are not administrators.
-const COLLAPSED_TAGS = ["Administration"];
+const COLLAPSED_TAGS = ["Administration", "Groups"];
 
 // A status of errors is one line with their codes until it is opened. With all messages and examples,
 // an operation would be four screens long.
