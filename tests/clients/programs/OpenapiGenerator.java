@@ -20,7 +20,7 @@ public class OpenapiGenerator {
         MyAccountApi mine = new MyAccountApi(client);
         require(mine.readOwnProfile().getUsername().equals(NAME), "readOwnProfile");
         List<String> scopes = List.of("predict", "train");
-        String message = new TokensApi(client).verifyToken(scopes).getMessage();
+        String message = new TokensApi(client).verifyToken(null, scopes).getMessage();
         require(message.equals("Token is valid"), "verifyToken");
         administer(new AdministrationApi(client));
         ProfileChange own = new ProfileChange().password(PASSWORD).email(NAME + "@new.example");
@@ -58,9 +58,9 @@ public class OpenapiGenerator {
         InvitationCreated invited = api.createInvitation(new InvitationRequest());
         require(invited.getCode() != null, "createInvitation");
 
-        UserPage first = api.listUsers(null, 1, null, null, null);
+        UserPage first = api.listUsers(null, 1, null, null, null, null);
         require(first.getUsers().size() == 1, "listUsers");
-        UserPage second = api.listUsers(first.getNextCursor(), 1, null, null, null);
+        UserPage second = api.listUsers(first.getNextCursor(), 1, null, null, null, null);
         long previous = first.getUsers().get(0).getId();
         require(second.getUsers().get(0).getId() > previous, "listUsers");
 
