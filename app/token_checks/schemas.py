@@ -30,7 +30,8 @@ VERIFY_PARAMETERS = {
             "`predict:fraud-v3`. A value can contain several, separated by spaces.",
             "schema": {
                 "type": "array",
-                "items": {"type": "string"},
+                # Without the description, OpenAPI Generator's items can be null in Go.
+                "items": {"type": "string", "description": "A scope, or several."},
                 "examples": [["predict:fraud-v3"]],
             },
         },

@@ -29,45 +29,87 @@ CALLS = [
     "readUser",
     "changeUser",
     "changeOwnProfile",
+    "createOwnApiKey",
+    "listOwnApiKeys",
+    "rotateOwnApiKey",
+    "revokeOwnApiKey",
+    "changeOwnApiKey",
+    "changeApiKeyOfUser",
+    "createGroup",
+    "addMemberToGroup",
+    "listMembersOfGroup",
+    "removeMemberFromGroup",
+    "changeGroup",
 ]
-SCHEMA_CALLS = ["issueToken", "readOwnProfile", "changeUser", "changeOwnProfile"]
+SCHEMA_CALLS = [
+    "issueToken",
+    "readOwnProfile",
+    "changeUser",
+    "changeOwnProfile",
+    "changeOwnApiKey",
+    "changeApiKeyOfUser",
+    "changeGroup",
+]
 
 
 class Company:
-    """An administrator, who calls, and a user in every member unlike one who has just
-    registered."""
+    """An administrator, who calls, a user, an API key of each, and a group. Each differs in every
+    member from one that was made with the defaults."""
 
     def __init__(self, url: str, arthur: httpx.Client, number: int) -> None:
-        self._url = url
         self._arthur = arthur
         self._name = f"lady{number}"
-        self._caller = self._create(self._name, ["predict", "train"])
-        self._user = self._create(f"page{number}", ["audit"])
+        self._group = f"table{number}"
+        caller = self._create_user(self._name, "predict", "train")
+        user = self._create_user(f"page{number}", "audit")
         different = {"is_enabled": False, "email_verified": True}
-        self._arthur.patch(f"/users/{self._user}", json=different).raise_for_status()
+        self._arthur.patch(f"/users/{user}", json=different).raise_for_status()
+        own_key, key = self._create_key(caller, "predict"), self._create_key(user, "audit")
+        self._create("/groups", {"name": self._group, "scopes": ["predict:fraud-*"]})
+        self._variables = {
+            "HOURPASS_URL": url,
+            "NAME": self._name,
+            "PASSWORD": PASSWORD,
+            "USER_ID": str(user),
+            "OWN_KEY_ID": own_key,
+            "USER_KEY_ID": key,
+            "GROUP": self._group,
+        }
+        self._changes = {
+            f"/users/{user}": {"is_enabled": True},
+            f"/users/{caller}": {"email": f"{self._name}@new.example"},
+            f"/users/{caller}/api-keys/{own_key}": {"name": "changed"},
+            f"/users/{user}/api-keys/{key}": {"label": "changed"},
+        }
 
-    def _create(self, name: str, scopes: list[str]) -> int:
+    def _create_user(self, name: str, *scopes: str) -> int:
         user = {"username": name, "password": PASSWORD, "email": f"{name}@camelot.example"}
-        body = {**user, "is_admin": True, "scopes": scopes}
-        user_id: int = self._arthur.post("/users", json=body).raise_for_status().json()["id"]
+        user_id: int = self._create("/users", {**user, "is_admin": True, "scopes": scopes})
         return user_id
 
-    def _read(self, user_id: int) -> dict[str, Any]:
-        user: dict[str, Any] = self._arthur.get(f"/users/{user_id}").raise_for_status().json()
-        return user
+    def _create_key(self, user_id: int, scope: str) -> str:
+        key = {"name": "key", "label": "label", "scopes": [scope], "networks": ["192.0.2.0/24"]}
+        path = f"/users/{user_id}/api-keys"
+        key_id: str = self._create(path, {**key, "expires_in_days": 30})
+        return key_id
+
+    def _create(self, path: str, body: dict[str, Any]) -> Any:
+        return self._arthur.post(path, json=body).raise_for_status().json()["id"]
+
+    def _read(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._arthur.get(path).raise_for_status().json()
+        return found
 
     def check(self, *program: str | Path, directory: Path, calls: list[str], **env: str) -> None:
         """The program makes the calls, and changes only what it is told to change."""
-        caller, user = self._read(self._caller), self._read(self._user)
-        variables = {
-            "HOURPASS_URL": self._url,
-            "NAME": self._name,
-            "PASSWORD": PASSWORD,
-            "USER_ID": str(self._user),
-        }
-        assert run(*program, directory=directory, **variables, **env).split() == calls
-        assert self._read(self._user) == {**user, "is_enabled": True}
-        assert self._read(self._caller) == {**caller, "email": f"{self._name}@new.example"}
+        before = {path: self._read(path) for path in self._changes}
+        group = self._read(f"/groups/{self._group}")
+        output = run(*program, directory=directory, **self._variables, **env)
+        assert output.split() == calls
+        for path, change in self._changes.items():
+            assert self._read(path) == {**before[path], **change}
+        name = f"{self._group}-changed"
+        assert self._read(f"/groups/{name}") == {**group, "name": name}
 
 
 def check_python(company: Company, directory: Path, program: str, *options: str) -> None:

@@ -4,6 +4,9 @@ export const url = variable("HOURPASS_URL");
 export const name = variable("NAME");
 export const password = variable("PASSWORD");
 export const userId = Number(variable("USER_ID"));
+export const ownKeyId = variable("OWN_KEY_ID");
+export const userKeyId = variable("USER_KEY_ID");
+export const group = variable("GROUP");
 
 function variable(name: string): string {
   const value = process.env[name];

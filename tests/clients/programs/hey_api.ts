@@ -3,7 +3,17 @@
 import { urlSearchParamsBodySerializer } from "./hourpass_client/client/index.js";
 import { client } from "./hourpass_client/client.gen.js";
 import * as api from "./hourpass_client/index.js";
-import { check, name, password, succeeded, url, userId } from "./expected.js";
+import {
+  check,
+  group,
+  name,
+  ownKeyId,
+  password,
+  succeeded,
+  url,
+  userId,
+  userKeyId,
+} from "./expected.js";
 
 client.setConfig({ baseUrl: url });
 const refused = await api.issueToken({ body: { username: name, password: "wrong" } });
@@ -40,3 +50,33 @@ check(succeeded("changeUser", changed.data).is_enabled === true);
 const email = `${name}@new.example`;
 const own = await api.changeOwnProfile({ body: { password, email } });
 check(succeeded("changeOwnProfile", own.data).email === email);
+
+const made = await api.createOwnApiKey({ body: { name: "new", expires_in_days: 1 } });
+const key = succeeded("createOwnApiKey", made.data);
+check(key.key.startsWith(`hp_${key.id}`) && key.scopes === null);
+const keys = succeeded("listOwnApiKeys", (await api.listOwnApiKeys({ query: { limit: 1 } })).data);
+check(keys.api_keys[0].id === key.id && keys.api_keys[0].last_used_on === null);
+const overlap = { path: { key_id: key.id }, body: { overlap_seconds: 60 } };
+const rotated = succeeded("rotateOwnApiKey", (await api.rotateOwnApiKey(overlap)).data);
+check(rotated.id !== key.id && rotated.name === "new");
+const revoked = await api.revokeOwnApiKey({ path: { key_id: rotated.id } });
+check(succeeded("revokeOwnApiKey", revoked.data).status === "revoked");
+const ownKey = { path: { key_id: ownKeyId }, body: { name: "changed" } };
+const renamed = succeeded("changeOwnApiKey", (await api.changeOwnApiKey(ownKey)).data);
+check(renamed.name === "changed");
+const userKey = { path: { ...path, key_id: userKeyId }, body: { label: "changed" } };
+const labelled = succeeded("changeApiKeyOfUser", (await api.changeApiKeyOfUser(userKey)).data);
+check(labelled.label === "changed");
+
+const team = `${name}-team`;
+const newGroup = await api.createGroup({ body: { name: team, scopes: ["predict:a-*"] } });
+check(succeeded("createGroup", newGroup.data).scopes[0] === "predict:a-*");
+const member = { path: { name: team, user_id: userId } };
+check(succeeded("addMemberToGroup", (await api.addMemberToGroup(member)).data).message !== "");
+const listed = await api.listMembersOfGroup({ path: { name: team } });
+check(succeeded("listMembersOfGroup", listed.data).members[0].id === userId);
+const removed = await api.removeMemberFromGroup(member);
+check(succeeded("removeMemberFromGroup", removed.data).message !== "");
+const groupChange = { path: { name: group }, body: { name: `${group}-changed` } };
+const changedGroup = succeeded("changeGroup", (await api.changeGroup(groupChange)).data);
+check(changedGroup.name === `${group}-changed`);

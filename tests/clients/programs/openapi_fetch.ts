@@ -2,7 +2,17 @@
 
 import createClient from "openapi-fetch";
 import type { paths } from "./hourpass_client/schema.js";
-import { check, name, password, succeeded, url, userId } from "./expected.js";
+import {
+  check,
+  group,
+  name,
+  ownKeyId,
+  password,
+  succeeded,
+  url,
+  userId,
+  userKeyId,
+} from "./expected.js";
 
 const api = createClient<paths>({ baseUrl: url });
 const refused = await api.POST("/token", { body: { username: name, password: "wrong" } });
@@ -51,3 +61,47 @@ check(succeeded("changeUser", changed.data).is_enabled === true);
 const email = `${name}@new.example`;
 const own = await api.PATCH("/me", { body: { password, email } });
 check(succeeded("changeOwnProfile", own.data).email === email);
+
+const made = await api.POST("/me/api-keys", { body: { name: "new", expires_in_days: 1 } });
+const key = succeeded("createOwnApiKey", made.data);
+check(key.key.startsWith(`hp_${key.id}`) && key.scopes === null);
+const keys = await api.GET("/me/api-keys", { params: { query: { limit: 1 } } });
+const newest = succeeded("listOwnApiKeys", keys.data).api_keys[0];
+check(newest.id === key.id && newest.last_used_on === null);
+const rotation = await api.POST("/me/api-keys/{key_id}/rotate", {
+  params: { path: { key_id: key.id } },
+  body: { overlap_seconds: 60 },
+});
+const rotated = succeeded("rotateOwnApiKey", rotation.data);
+check(rotated.id !== key.id && rotated.name === "new");
+const revoked = await api.DELETE("/me/api-keys/{key_id}", {
+  params: { path: { key_id: rotated.id } },
+});
+check(succeeded("revokeOwnApiKey", revoked.data).status === "revoked");
+const renamed = await api.PATCH("/me/api-keys/{key_id}", {
+  params: { path: { key_id: ownKeyId } },
+  body: { name: "changed" },
+});
+check(succeeded("changeOwnApiKey", renamed.data).name === "changed");
+const labelled = await api.PATCH("/users/{user_id}/api-keys/{key_id}", {
+  params: { path: { user_id: userId, key_id: userKeyId } },
+  body: { label: "changed" },
+});
+check(succeeded("changeApiKeyOfUser", labelled.data).label === "changed");
+
+const team = `${name}-team`;
+const newGroup = { name: team, scopes: ["predict:a-*"] };
+const grouped = await api.POST("/groups", { body: newGroup });
+check(succeeded("createGroup", grouped.data).scopes[0] === "predict:a-*");
+const member = { params: { path: { name: team, user_id: userId } } };
+const added = await api.PUT("/groups/{name}/members/{user_id}", member);
+check(succeeded("addMemberToGroup", added.data).message !== "");
+const listed = await api.GET("/groups/{name}/members", { params: { path: { name: team } } });
+check(succeeded("listMembersOfGroup", listed.data).members[0].id === userId);
+const removed = await api.DELETE("/groups/{name}/members/{user_id}", member);
+check(succeeded("removeMemberFromGroup", removed.data).message !== "");
+const changedGroup = await api.PATCH("/groups/{name}", {
+  params: { path: { name: group } },
+  body: { name: `${group}-changed` },
+});
+check(succeeded("changeGroup", changedGroup.data).name === `${group}-changed`);

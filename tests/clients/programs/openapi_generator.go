@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 
 	hourpass "hourpass_client"
 
@@ -72,6 +73,56 @@ func main() {
 	profile := client.MyAccountAPI.ChangeOwnProfile(user).ProfileChange(*own)
 	changed := succeeded("changeOwnProfile", profile.Execute)
 	require(changed.GetEmail() == name+"@new.example", "the address")
+	useKeys(client, user, userId)
+	useGroups(client.GroupsAPI, user, userId, name+"-team")
+}
+
+func useKeys(client *hourpass.APIClient, user context.Context, userId int64) {
+	api := client.MyAPIKeysAPI
+	newKey := hourpass.NewNewApiKey("new")
+	newKey.SetExpiresInDays(1)
+	key := succeeded("createOwnApiKey", api.CreateOwnApiKey(user).NewApiKey(*newKey).Execute)
+	require(strings.HasPrefix(key.GetKey(), "hp_"+key.GetId()), "the key")
+	require(key.ExpiresAt.After(key.CreatedAt), "the moments")
+	keys := succeeded("listOwnApiKeys", api.ListOwnApiKeys(user).Limit(1).Execute).ApiKeys
+	require(keys[0].Id == key.Id && keys[0].GetLastUsedOn() == "", "the newest key")
+	rotation := hourpass.NewApiKeyRotation()
+	rotation.SetOverlapSeconds(60)
+	rotate := api.RotateOwnApiKey(user, key.Id).ApiKeyRotation(*rotation)
+	rotated := succeeded("rotateOwnApiKey", rotate.Execute)
+	require(rotated.Id != key.Id && rotated.Name == "new", "another key")
+	revoked := succeeded("revokeOwnApiKey", api.RevokeOwnApiKey(user, rotated.Id).Execute)
+	require(revoked.Status == "revoked", "the status")
+
+	change := hourpass.NewApiKeyChange()
+	change.SetName("changed")
+	renaming := api.ChangeOwnApiKey(user, os.Getenv("OWN_KEY_ID")).ApiKeyChange(*change)
+	require(succeeded("changeOwnApiKey", renaming.Execute).Name == "changed", "the name")
+	change = hourpass.NewApiKeyChange()
+	change.SetLabel("changed")
+	keyId := os.Getenv("USER_KEY_ID")
+	labelling := client.AdministrationAPI.ChangeApiKeyOfUser(user, userId, keyId)
+	labelled := succeeded("changeApiKeyOfUser", labelling.ApiKeyChange(*change).Execute)
+	require(labelled.GetLabel() == "changed", "the label")
+}
+
+func useGroups(api *hourpass.GroupsAPIService, user context.Context, userId int64, name string) {
+	newGroup := hourpass.NewNewGroup(name)
+	newGroup.SetScopes([]string{"predict:a-*"})
+	team := succeeded("createGroup", api.CreateGroup(user).NewGroup(*newGroup).Execute)
+	require(team.Scopes[0] == "predict:a-*", "the scopes")
+	added := succeeded("addMemberToGroup", api.AddMemberToGroup(user, name, userId).Execute)
+	require(added.Message != "", "the message")
+	listed := succeeded("listMembersOfGroup", api.ListMembersOfGroup(user, name).Execute)
+	require(listed.Members[0].Id == userId, "the member")
+	removal := api.RemoveMemberFromGroup(user, name, userId)
+	require(succeeded("removeMemberFromGroup", removal.Execute).Message != "", "the message")
+
+	group := os.Getenv("GROUP")
+	change := hourpass.NewGroupChange()
+	change.SetName(group + "-changed")
+	renamed := succeeded("changeGroup", api.ChangeGroup(user, group).GroupChange(*change).Execute)
+	require(renamed.Name == group+"-changed", "the name")
 }
 
 func succeeded[T any](call string, execute func() (*T, *http.Response, error)) *T {

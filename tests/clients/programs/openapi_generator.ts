@@ -3,12 +3,24 @@
 import {
   AdministrationApi,
   Configuration,
+  GroupsApi,
+  MyAPIKeysApi,
   MyAccountApi,
   RegistrationAndLoginApi,
   ResponseError,
   TokensApi,
 } from "./hourpass_client/index.js";
-import { check, name, password, succeeded, url, userId } from "./expected.js";
+import {
+  check,
+  group,
+  name,
+  ownKeyId,
+  password,
+  succeeded,
+  url,
+  userId,
+  userKeyId,
+} from "./expected.js";
 
 const login = new RegistrationAndLoginApi(new Configuration({ basePath: url }));
 const refused: unknown = await login
@@ -47,3 +59,36 @@ check(succeeded("changeUser", changed).isEnabled === true);
 const email = `${name}@new.example`;
 const own = await mine.changeOwnProfile({ profileChange: { password, email } });
 check(succeeded("changeOwnProfile", own).email === email);
+
+const keys = new MyAPIKeysApi(configuration);
+const newApiKey = { name: "new", expiresInDays: 1 };
+const key = succeeded("createOwnApiKey", await keys.createOwnApiKey({ newApiKey }));
+check(key.key.startsWith(`hp_${key.id}`) && key.scopes === null && key.expiresAt > key.createdAt);
+const [newest] = succeeded("listOwnApiKeys", await keys.listOwnApiKeys({ limit: 1 })).apiKeys;
+check(newest.id === key.id && newest.lastUsedOn === null);
+const rotation = { keyId: key.id, apiKeyRotation: { overlapSeconds: 60 } };
+const rotated = succeeded("rotateOwnApiKey", await keys.rotateOwnApiKey(rotation));
+check(rotated.id !== key.id && rotated.name === "new");
+const revoked = await keys.revokeOwnApiKey({ keyId: rotated.id });
+check(succeeded("revokeOwnApiKey", revoked).status === "revoked");
+const renaming = { keyId: ownKeyId, apiKeyChange: { name: "changed" } };
+const renamed = succeeded("changeOwnApiKey", await keys.changeOwnApiKey(renaming));
+check(renamed.name === "changed");
+const labelling = { userId, keyId: userKeyId, apiKeyChange: { label: "changed" } };
+const labelled = succeeded("changeApiKeyOfUser", await api.changeApiKeyOfUser(labelling));
+check(labelled.label === "changed");
+
+const groups = new GroupsApi(configuration);
+const newGroup = { name: `${name}-team`, scopes: ["predict:a-*"] };
+const team = succeeded("createGroup", await groups.createGroup({ newGroup }));
+check(team.scopes[0] === "predict:a-*");
+const member = { name: team.name, userId };
+const added = succeeded("addMemberToGroup", await groups.addMemberToGroup(member));
+check(added.message !== "");
+const listed = await groups.listMembersOfGroup({ name: team.name });
+check(succeeded("listMembersOfGroup", listed).members[0].id === userId);
+const removed = await groups.removeMemberFromGroup(member);
+check(succeeded("removeMemberFromGroup", removed).message !== "");
+const groupChange = { name: `${group}-changed` };
+const changedGroup = await groups.changeGroup({ name: group, groupChange });
+check(succeeded("changeGroup", changedGroup).name === groupChange.name);

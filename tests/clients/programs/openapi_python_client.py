@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from hourpass_client import AuthenticatedClient, Client
 from hourpass_client.api.administration import (
+    change_api_key_of_user,
     change_user,
     create_invitation,
     create_user,
@@ -12,14 +13,33 @@ from hourpass_client.api.administration import (
     list_users,
     read_user,
 )
+from hourpass_client.api.groups import (
+    add_member_to_group,
+    change_group,
+    create_group,
+    list_members_of_group,
+    remove_member_from_group,
+)
 from hourpass_client.api.my_account import change_own_profile, read_own_profile
+from hourpass_client.api.my_api_keys import (
+    change_own_api_key,
+    create_own_api_key,
+    list_own_api_keys,
+    revoke_own_api_key,
+    rotate_own_api_key,
+)
 from hourpass_client.api.registration_and_login import issue_token
 from hourpass_client.api.tokens import verify_token
 from hourpass_client.models import (
     AdminPasswordReset,
+    ApiKeyChange,
+    ApiKeyRotation,
     ErrorBody,
+    GroupChange,
     InvitationRequest,
     IssuedToken,
+    NewApiKey,
+    NewGroup,
     NewUserByAdmin,
     ProfileChange,
     TokenRequest,
@@ -30,6 +50,8 @@ T = TypeVar("T")
 URL = os.environ["HOURPASS_URL"]
 NAME, PASSWORD = os.environ["NAME"], os.environ["PASSWORD"]
 USER_ID = int(os.environ["USER_ID"])
+OWN_KEY_ID, USER_KEY_ID = os.environ["OWN_KEY_ID"], os.environ["USER_KEY_ID"]
+GROUP = os.environ["GROUP"]
 
 
 def succeeded(call: str, answer: ErrorBody | T | None) -> T:
@@ -73,3 +95,35 @@ with AuthenticatedClient(URL, issued.access_token, raise_on_unexpected_status=Tr
     own = ProfileChange(password=PASSWORD, email=f"{NAME}@new.example")
     changed = succeeded("changeOwnProfile", change_own_profile.sync(client=api, body=own))
     assert changed.email == f"{NAME}@new.example"
+
+    new_key = NewApiKey(name="new", expires_in_days=1)
+    key = succeeded("createOwnApiKey", create_own_api_key.sync(client=api, body=new_key))
+    assert key.key.startswith(f"hp_{key.id}")
+    assert key.expires_at > key.created_at
+    keys = succeeded("listOwnApiKeys", list_own_api_keys.sync(client=api, limit=1))
+    assert (keys.api_keys[0].id, keys.api_keys[0].last_used_on) == (key.id, None)
+    rotation = ApiKeyRotation(overlap_seconds=60)
+    rotated = succeeded(
+        "rotateOwnApiKey", rotate_own_api_key.sync(key.id, client=api, body=rotation)
+    )
+    assert (rotated.id != key.id, rotated.name) == (True, "new")
+    revoked = succeeded("revokeOwnApiKey", revoke_own_api_key.sync(rotated.id, client=api))
+    assert revoked.status == "revoked"
+    renaming = change_own_api_key.sync(OWN_KEY_ID, client=api, body=ApiKeyChange(name="changed"))
+    assert succeeded("changeOwnApiKey", renaming).name == "changed"
+    label = ApiKeyChange(label="changed")
+    labelling = change_api_key_of_user.sync(USER_ID, USER_KEY_ID, client=api, body=label)
+    assert succeeded("changeApiKeyOfUser", labelling).label == "changed"
+
+    new_group = NewGroup(name=f"{NAME}-team", scopes=["predict:a-*"])
+    team = succeeded("createGroup", create_group.sync(client=api, body=new_group))
+    assert team.scopes == ["predict:a-*"]
+    added = add_member_to_group.sync(team.name, USER_ID, client=api)
+    assert succeeded("addMemberToGroup", added).message
+    members = succeeded("listMembersOfGroup", list_members_of_group.sync(team.name, client=api))
+    assert [member.id for member in members.members] == [USER_ID]
+    removed = remove_member_from_group.sync(team.name, USER_ID, client=api)
+    assert succeeded("removeMemberFromGroup", removed).message
+    group_change = GroupChange(name=f"{GROUP}-changed")
+    changed_group = change_group.sync(GROUP, client=api, body=group_change)
+    assert succeeded("changeGroup", changed_group).name == f"{GROUP}-changed"
