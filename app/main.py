@@ -280,6 +280,8 @@ def _add_token_services(state: State, services: Services, tokens: AccessTokens) 
         revocations=services.revocations,
         events=services.events,
         limiter=services.login_limiter,
+        api_keys=services.api_keys,
+        live_keys=state.live_keys,
     )
     issuer = TokenIssuer(tokens, keys, settings)
     password_grant = PasswordGrant(

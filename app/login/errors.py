@@ -69,3 +69,10 @@ class InvalidScopeError(OAuthError):
 
     error = "invalid_scope"
     message = "The user has none of the requested scopes"
+
+
+class TooManyScopesError(OAuthError):
+    """A pattern such as `predict:*` covers any number of scopes that a client can ask for."""
+
+    error = InvalidScopeError.error
+    message = "An access token with the requested scopes could be too long. Request fewer"

@@ -71,8 +71,8 @@ class PasswordGrant:
 
         Raises InvalidCredentialsError (for a form InvalidGrantError) for an unknown user, a wrong
         password, a disabled user and a wrong code alike; MfaRequiredError (for a form
-        MfaRequiredByFormError); InvalidScopeError; TooManyCodesError; TooManyAttemptsError;
-        HashingOverloadedError.
+        MfaRequiredByFormError); InvalidScopeError; TooManyScopesError; TooManyCodesError;
+        TooManyAttemptsError; HashingOverloadedError.
         """
         self._passwords.require_capacity()
         session, errors = context.session, _FORM_ERRORS if by_form else _JSON_ERRORS
@@ -122,7 +122,7 @@ class PasswordGrant:
         self, context: RequestContext, user: LoginAccount, body: PasswordGrantBody
     ) -> TokenRights:
         """The rights of the token. Raises InvalidScopeError if none of the requested scopes is
-        left."""
+        left, and TooManyScopesError."""
         grants = await find_grants(context, user)
         allowed = self._issuer.allowed_scopes(
             grants.scopes, by_second_factor=user.has_second_factor
@@ -131,6 +131,7 @@ class PasswordGrant:
         selected = requested - {OFFLINE_ACCESS}
         scopes = intersection(allowed, selected) if selected else allowed
         scopes = without(scopes, frozenset(body.exclude_scope.split()))
+        self._issuer.require_room(scopes, allowed)
         # Compared with what this login could have got. Without `admin`, for want of a second
         # factor, the user must be able to set one up.
         is_limited = bool(body.resource) or not all(covers(scopes, scope) for scope in allowed)

@@ -26,6 +26,7 @@ from app.login.errors import (
     InvalidSubjectTokenError,
     MfaRequiredByFormError,
     MfaRequiredError,
+    TooManyScopesError,
     UnsupportedGrantTypeError,
 )
 from app.login.schemas import (
@@ -60,6 +61,7 @@ router = APIRouter()
         TooManyCodesError,
         UnsupportedGrantTypeError,
         InvalidScopeError,
+        TooManyScopesError,
         InvalidTargetError,
         InvalidSubjectTokenError,
         InvalidClientError,

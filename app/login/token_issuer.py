@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from app.context import RequestContext
 from app.credentials.sessions.service import RefreshedSession
+from app.login.errors import TooManyScopesError
 from app.login.schemas import IssuedToken
 from app.settings import Settings
-from app.tokens.jwt import AccessTokenRequest, AccessTokens
+from app.tokens.jwt import MAX_TOKEN_BYTES, AccessTokenRequest, AccessTokens
 from app.tokens.key_refresher import KeyRefresher
 from app.tokens.scopes import scope_string
+from app.tokens.token_size import longest_token
 from app.users.login_account import LoginAccount
 from app.users.models import User
 
@@ -30,6 +32,7 @@ class TokenIssuer:
     def __init__(self, tokens: AccessTokens, keys: KeyRefresher, settings: Settings) -> None:
         self._tokens = tokens
         self._keys = keys
+        self._settings = settings
         self._requires_second_factor = settings.admin_second_factor == "required"
 
     def allowed_scopes(self, scopes: AbstractSet[str], *, by_second_factor: bool) -> frozenset[str]:
@@ -37,6 +40,13 @@ class TokenIssuer:
         none."""
         is_admin_allowed = by_second_factor or not self._requires_second_factor
         return frozenset(scopes if is_admin_allowed else scopes - {"admin"})
+
+    def require_room(self, scopes: AbstractSet[str], allowed: AbstractSet[str]) -> None:
+        """Before a session is created with these scopes. The `allowed` ones of the user were
+        checked when they were granted. Raises TooManyScopesError."""
+        is_longer = len(scope_string(scopes)) > len(scope_string(allowed))
+        if is_longer and longest_token(self._settings, scopes) > MAX_TOKEN_BYTES:
+            raise TooManyScopesError
 
     async def issue(
         self,

@@ -97,9 +97,9 @@ def _response(prepared: PreparedResponse) -> Response:
 async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
-    """RFC 7009. Revokes an access token for any audience, or a refresh token together with its
-    session. No other authentication is needed. An invalid token gets 200 as well, with `revoked`
-    false.
+    """RFC 7009. Revokes an access token for any audience, a refresh token together with its
+    session, or an API key for ever. No other authentication is needed. An invalid token gets 200 as
+    well, with `revoked` false.
     """
     is_revoked = await revocation.revoke(context, form.token.get_secret_value())
     return TokenRevoked() if is_revoked else TokenRevoked.nothing()

@@ -1,8 +1,9 @@
 """Revokes and introspects tokens (RFC 7009 and RFC 7662)."""
 
-from typing import Protocol
-
 from app.context import RequestContext
+from app.credentials.api_keys.fingerprints import hash_key
+from app.credentials.api_keys.live_keys import LiveKeys, fingerprint_of
+from app.credentials.api_keys.service import ApiKeys
 from app.credentials.api_keys.stored_keys import find_key
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
@@ -17,11 +18,6 @@ from app.users.token_cache import TokenChecker, VerifiedToken
 from hourpass.api_keys import is_api_key, is_well_formed
 
 
-class ApiKeyRevocation(Protocol):
-    async def revoke(self, context: RequestContext, user_id: int, key_id: str) -> object:
-        """Revoke a key and its access tokens."""
-
-
 class TokenRevocation:
     def __init__(  # noqa: PLR0913 - one for each service that a revocation calls
         self,
@@ -31,7 +27,8 @@ class TokenRevocation:
         revocations: Revocations,
         events: Events,
         limiter: LoginLimiter,
-        api_keys: ApiKeyRevocation | None = None,
+        api_keys: ApiKeys,
+        live_keys: LiveKeys,
     ) -> None:
         self._checker = checker
         self._sessions = sessions
@@ -39,15 +36,17 @@ class TokenRevocation:
         self._events = events
         self._limiter = limiter
         self._api_keys = api_keys
+        self._live_keys = live_keys
 
     async def revoke(self, context: RequestContext, token: str) -> bool:
-        """Revoke an access token, or a refresh token with its session (RFC 7009, 2.1).
+        """Revoke an access token, an API key, or a refresh token with its session (RFC 7009, 2.1).
 
         Nothing but the token is required. Returns False if the token is not valid.
 
         Revocations of access tokens are limited, since a session can issue any number of them.
         Revoking a session or all tokens of a user is not: to do it again, the user has to log in
-        again, and logins are limited. Raises TooManyAttemptsError.
+        again, and logins are limited. Raises TooManyAttemptsError, and UnavailableError in a flood
+        of invented keys.
         """
         if is_api_key(token):
             return await self._revoke_key(context, token)
@@ -65,8 +64,11 @@ class TokenRevocation:
 
     async def _revoke_key(self, context: RequestContext, key: str) -> bool:
         """Also without a token of its owner: a leaked key ends as soon as somebody reports it."""
-        found = await find_key(context, key) if is_well_formed(key) else None
-        if self._api_keys is None or found is None or found[0].revoked_at:
+        if not is_well_formed(key):
+            return False
+        self._live_keys.allow_revocation(fingerprint_of(hash_key(key)))
+        found = await find_key(context, key)
+        if found is None or found[0].revoked_at:
             return False
         stored, owner = found
         await self._api_keys.revoke(context, owner.id, stored.id)

@@ -56,6 +56,31 @@ async def test_an_administrator_creates_lists_changes_and_deletes_one(
     assert (await client.get("/me", headers=admin)).json()["kind"] == "person"
 
 
+async def test_a_key_is_made_below_the_account_and_below_the_user(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    account = (await create(client, arthurs_token)).json()
+    person, admin = await register(client, LANCELOT), bearer(arthurs_token)
+    for group in ("service-accounts", "users"):
+        path = f"/{group}/{account['id']}/api-keys"
+        made = await client.post(path, json={"name": group}, headers=admin)
+        assert made.status_code == 201, made.text
+        profile = await client.get("/me", headers=bearer(made.json()["key"]))
+        assert profile.json()["id"] == account["id"]
+    listed = await client.get(f"/users/{account['id']}/api-keys", headers=admin)
+    assert [key["name"] for key in listed.json()["api_keys"]] == ["users", "service-accounts"]
+    for user_id in (person, 4711):
+        path = f"/service-accounts/{user_id}/api-keys"
+        answer = await client.post(path, json={"name": "batch"}, headers=admin)
+        assert_problem(answer, 404, "user_not_found")
+    by_key = bearer(made.json()["key"])
+    by_person = bearer(await log_in(client, LANCELOT))
+    for headers in (by_key, by_person):
+        path = f"/service-accounts/{account['id']}/api-keys"
+        answer = await client.post(path, json={"name": "batch"}, headers=headers)
+        assert_problem(answer, 403, "insufficient_scope")
+
+
 async def test_it_stays_when_its_maker_is_deleted(client: AsyncClient, arthurs_token: str) -> None:
     admin = bearer(arthurs_token)
     lancelot = await register(client, LANCELOT)

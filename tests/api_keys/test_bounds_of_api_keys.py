@@ -124,6 +124,32 @@ async def test_a_key_that_breaks_a_rule_is_not_made(
 
 
 @on_sqlite
+async def test_scopes_and_networks_that_are_too_long_for_a_token_are_refused(
+    client: AsyncClient, arthurs_token: str
+) -> None:
+    lancelot = await register(client, LANCELOT)
+    scopes = {"scopes": [f"predict:{letter * 110}" for letter in "abcdefgh"]}
+    granted = await client.patch(f"/users/{lancelot}", json=scopes, headers=bearer(arthurs_token))
+    assert granted.status_code == 200, granted.text
+    networks = {"networks": [f"2001:db8:{n:x}fff:ffff:ffff:ffff::/96" for n in range(1, 11)]}
+    keys = await keys_of(client, LANCELOT)
+    unlimited, named = await keys.create(), await keys.create(**scopes)
+    too_long = [
+        await keys.send("POST", name="batch", **networks),
+        await keys.send("POST", name="batch", **networks, **scopes),
+        await keys.send("PATCH", f"/{unlimited['id']}", **networks),
+        await keys.send("PATCH", f"/{named['id']}", **networks),
+    ]
+    for answer in too_long:
+        [problem] = assert_problem(answer, 422, "invalid_request")["fields"]
+        assert problem["field"] == "scopes"
+        assert "At most 4,096 are possible" in problem["message"]
+    assert (await keys.get(named["id"]))["networks"] == []
+    await keys.change(named["id"], scopes=scopes["scopes"][:3], **networks)
+    await keys.change(unlimited["id"], name="other")
+
+
+@on_sqlite
 async def test_a_key_has_the_scopes_of_administration_only_by_name(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:

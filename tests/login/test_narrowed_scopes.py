@@ -66,3 +66,19 @@ def test_what_is_left_without_the_excluded_scopes_is_not_wider_than_before() -> 
         left = without(scopes, frozenset(excluded))
         assert left <= scopes
     assert without(scopes, frozenset({"a:x"})) == {"a:b", "b:c-*", "c"}
+
+
+@on_sqlite
+async def test_a_login_never_gets_a_token_that_is_too_long_to_be_accepted(
+    client: AsyncClient, users: Users, context: RequestContext
+) -> None:
+    user_id = await register(client, LANCELOT)
+    await users.set_scopes(context, user_id, {"predict:*"})
+    names = [f"predict:{letter * 100}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    asked = {"scope": " ".join([*names, "offline_access"])}
+    assert_problem(await client.post("/token", json={**LANCELOT, **asked}), 400, "invalid_scope")
+    token = await log_in(client, LANCELOT)
+    headers = {"Authorization": f"Bearer {token}"}
+    assert (await client.get("/me/sessions", headers=headers)).json() == {"sessions": []}
+    answer = await client.post("/token", json={**LANCELOT, "scope": " ".join(names[:8])})
+    assert said_in(answer.json()["token"])["scope"] == " ".join(names[:8])

@@ -71,6 +71,7 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "POST /me/api-keys/{key_id}/rotate": "rotateOwnApiKey",
         "POST /me/api-keys/{key_id}/suspend": "suspendOwnApiKey",
         "POST /me/api-keys/{key_id}/resume": "resumeOwnApiKey",
+        "POST /service-accounts/{user_id}/api-keys": "createApiKeyOfServiceAccount",
         "POST /users/{user_id}/api-keys": "createApiKeyOfUser",
         "GET /users/{user_id}/api-keys": "listApiKeysOfUser",
         "GET /users/{user_id}/api-keys/{key_id}": "readApiKeyOfUser",

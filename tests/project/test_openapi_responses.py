@@ -128,6 +128,8 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     assert created.headers["Location"] == f"/users/{user_id}"
     account = await call("POST", "/service-accounts", admin, json={"username": "svc-nightly"})
     assert account.headers["Location"] == f"/users/{account.json()['id']}"
+    path = f"/service-accounts/{account.json()['id']}/api-keys"
+    await call("POST", path, admin, json={"name": "scoring host"})
     for path in ("/users?limit=1", f"/users/{user_id}", "/audit", "/users?cursor="):
         await call("GET", path, admin)
     await call("PATCH", f"/users/{user_id}", admin, json={"email_verified": True})

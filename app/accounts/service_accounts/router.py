@@ -2,10 +2,17 @@ from fastapi import APIRouter, Response, status
 
 from app.accounts.service_accounts.dependencies import ServiceAccountsDep
 from app.accounts.service_accounts.schemas import NewServiceAccount, ServiceAccount
+from app.credentials.api_keys.admin_router import create_api_key_of_user
+from app.credentials.api_keys.dependencies import ApiKeysDep
+from app.credentials.api_keys.errors import TooManyApiKeysError
+from app.credentials.api_keys.router import NEEDS_SECOND_FACTOR
+from app.credentials.api_keys.schemas import ApiKeyCreated, NewApiKey
+from app.credentials.second_factors.dependencies import RecentSecondFactorDep
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
+from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import (
     InsufficientScopeError,
@@ -13,10 +20,18 @@ from app.tokens.errors import (
     LimitedTokenError,
     MissingTokenError,
 )
-from app.users.dependencies import CurrentAdmin
-from app.users.errors import UserExistsError
+from app.users.dependencies import CurrentAdmin, UserId
+from app.users.errors import UserExistsError, UserNotFoundError
 
 router = APIRouter(tags=["Administration"])
+
+_FOR_ADMINS = (
+    MissingTokenError,
+    InvalidTokenError,
+    InsufficientScopeError,
+    LimitedTokenError,
+    InvalidRequestError,
+)
 
 
 @router.post(
@@ -35,14 +50,7 @@ router = APIRouter(tags=["Administration"])
                 }
             }
         },
-        **error_docs(
-            MissingTokenError,
-            InvalidTokenError,
-            InsufficientScopeError,
-            LimitedTokenError,
-            InvalidRequestError,
-            UserExistsError,
-        ),
+        **error_docs(*_FOR_ADMINS, UserExistsError),
     },
 )
 async def create_service_account(
@@ -58,3 +66,32 @@ async def create_service_account(
     account = await service_accounts.create(context, new.username, new.scopes)
     response.headers["Location"] = public_path(tokens.issuer, f"/users/{account.id}")
     return ServiceAccount.model_validate(account)
+
+
+@router.post(
+    "/service-accounts/{user_id}/api-keys",
+    operation_id="createApiKeyOfServiceAccount",
+    summary="Create an API key for a service account",
+    response_description="The key. It is not shown again.",
+    status_code=status.HTTP_201_CREATED,
+    responses=error_docs(
+        *_FOR_ADMINS,
+        UserNotFoundError,
+        *NEEDS_SECOND_FACTOR,
+        TooManyApiKeysError,
+        TooManyAttemptsError,
+    ),
+)
+async def create_api_key_of_service_account(  # noqa: PLR0913, PLR0917 - what the route depends on
+    admin: CurrentAdmin,
+    user_id: UserId,
+    new: NewApiKey,
+    service_accounts: ServiceAccountsDep,
+    api_keys: ApiKeysDep,
+    second_factor: RecentSecondFactorDep,
+    context: ContextDep,
+) -> ApiKeyCreated:
+    """As `POST /users/{user_id}/api-keys`, but only for service accounts. List and change the key
+    below `/users/{user_id}/api-keys`."""
+    account = await service_accounts.get(context, user_id)
+    return await create_api_key_of_user(admin, account.id, new, api_keys, second_factor, context)

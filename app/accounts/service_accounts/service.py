@@ -1,4 +1,4 @@
-"""Creates service accounts. Everything else about them is done as for other users."""
+"""Creates and finds service accounts. Everything else about them is done as for other users."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,6 +11,7 @@ from app.settings import Settings
 from app.tokens.jwt import SERVICE
 from app.tokens.scopes import summarize
 from app.tokens.token_size import require_room
+from app.users.errors import UserNotFoundError
 from app.users.models import UNUSABLE_PASSWORD, User
 from app.users.schemas import normalize_username
 from app.users.service import Users
@@ -21,6 +22,13 @@ class ServiceAccounts:
         self._users = users
         self._events = events
         self._settings = settings
+
+    async def get(self, context: RequestContext, user_id: int) -> User:
+        """Raises UserNotFoundError, also for a person."""
+        account = await self._users.get(context, user_id)
+        if account.kind != SERVICE:
+            raise UserNotFoundError
+        return account
 
     async def create(
         self, context: RequestContext, username: str, scopes: Collection[str] = ()

@@ -33,6 +33,8 @@ RELOAD_SECONDS = 24 * 3600.0  # forgets the keys that have expired
 # A worker on PostgreSQL reads the feed every 33 ms, so a new key may be unknown for that long. An
 # unknown key waits for the next read, but not in a flood.
 MAX_WAITING_PER_SECOND = 50
+# Unknown keys that somebody wants to revoke. They may be suspended ones.
+MAX_REVOCATIONS_PER_SECOND = 50
 
 _BUCKETS = 1_024
 
@@ -75,6 +77,21 @@ class Fingerprints:
         return bucket, bisect_left(bucket, fingerprint)
 
 
+class PerSecond:
+    """Counts what happens in the current second of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        return self._count if int(monotonic()) == self._second else 0
+
+    def add(self) -> None:
+        self._second, self._count = int(monotonic()), self.count + 1
+
+
 class LiveKeys:
     def __init__(self, database: Database, cache: RevocationCache) -> None:
         self._database = database
@@ -85,8 +102,7 @@ class LiveKeys:
         self._history = -1
         self._is_complete = False
         self._loaded_at = float("-inf")
-        self._second = 0  # of the monotonic clock
-        self._waiting = 0  # in that second
+        self._waiting, self._revocations = PerSecond(), PerSecond()
         self._failures = FailureLog(_log, "Cannot load the API keys, asking the database for each")
         cache.on_key = self._add
 
@@ -125,15 +141,20 @@ class LiveKeys:
         self.refuse_unknown(fingerprint)
         if self._is_possible(fingerprint):
             return True
-        if (second := int(monotonic())) != self._second:
-            self._second, self._waiting = second, 0
-        self._waiting += 1
+        self._waiting.add()
         return not await self._cache.wait_for_read() or self._is_possible(fingerprint)
 
     def _may_wait(self) -> bool:
-        if not self._cache.may_lag:
-            return False
-        return int(monotonic()) != self._second or self._waiting < MAX_WAITING_PER_SECOND
+        return self._cache.may_lag and self._waiting.count < MAX_WAITING_PER_SECOND
+
+    def allow_revocation(self, fingerprint: int) -> None:
+        """Returns if the database may be asked about a key that somebody wants to revoke. Suspended
+        keys are unknown here, and must not work again. Raises UnavailableError in a flood."""
+        if self._is_possible(fingerprint):
+            return
+        if self._revocations.count >= MAX_REVOCATIONS_PER_SECOND:
+            raise UnavailableError
+        self._revocations.add()
 
     def _is_possible(self, fingerprint: int) -> bool:
         return not self.is_loaded or fingerprint in self._fingerprints

@@ -21,7 +21,7 @@ from app.credentials.api_keys.errors import (
 from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, ApiKeyQuery, NewApiKey
-from app.credentials.api_keys.scopes import require_narrower, require_owned
+from app.credentials.api_keys.scopes import require_narrower, require_owned, scopes_of_key
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -30,6 +30,7 @@ from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
 from app.tokens.revocations.service import Revocations
+from app.tokens.token_size import require_room
 from app.users.models import User, new_token_version
 from app.users.service import Users
 from hourpass.api_keys import generate_key, id_of
@@ -48,6 +49,7 @@ class ApiKeys:
         self._users = users
         self._revocations = revocations
         self._events = events
+        self._settings = settings
         self._admins_need_second_factor = settings.admin_second_factor == "required"
 
     async def create(
@@ -59,13 +61,15 @@ class ApiKeys:
     ) -> tuple[ApiKey, str]:
         """Returns the row, and the key, of which only the hash is stored.
 
-        Raises InvalidRequestError for a scope that the owner does not have, TooManyApiKeysError,
-        TooManyAttemptsError, and the errors of Users.lock().
+        Raises InvalidRequestError for a scope that the owner does not have and for scopes and
+        networks that are too long for a token, TooManyApiKeysError, TooManyAttemptsError, and the
+        errors of Users.lock().
         """
         await begin_write(context.session)
         user = await self._users.lock(context, user_id, token_version)
+        owner_scopes = await self._scopes_of_owner(context, user)
         if new.scopes is not None:
-            require_owned(new.scopes, await self._scopes_of_owner(context, user))
+            require_owned(new.scopes, owner_scopes)
         if await self._count(context, user_id) >= MAX_PER_USER:
             raise TooManyApiKeysError
         api_key = ApiKey(
@@ -75,6 +79,7 @@ class ApiKeys:
             scopes=None if new.scopes is None else " ".join(new.scopes),
             networks=" ".join(new.networks) or None,
         )
+        self._require_room(api_key, owner_scopes)
         key = await self._add(context, api_key, timedelta(days=new.expires_in_days))
         await self._publish(context, "api_key.create", api_key)
         await context.session.commit()
@@ -128,13 +133,13 @@ class ApiKeys:
         """Change a key, which never gets more than it has. Its access tokens are revoked if its
         scopes, lifetime or networks change.
 
-        Raises InvalidRequestError for more scopes or a longer lifetime, TooManyAttemptsError, and
-        the errors of _lock().
+        Raises InvalidRequestError for more scopes, a longer lifetime, and for scopes and networks
+        that are too long for a token, TooManyAttemptsError, and the errors of _lock().
         """
         user, api_key = await self._lock(context, user_id, key_id, token_version)
+        owner_scopes = await self._scopes_of_owner(context, user)
         values = change.changes()
         if change.scopes is not None:
-            owner_scopes = await self._scopes_of_owner(context, user)
             require_narrower(change.scopes, api_key.scopes, owner_scopes)
             values["scopes"] = " ".join(change.scopes)
         if days := values.pop("expires_in_days", None):
@@ -148,6 +153,8 @@ class ApiKeys:
         changed = {name for name, value in values.items() if getattr(api_key, name) != value}
         for name in changed:
             setattr(api_key, name, values[name])
+        if changed & {"scopes", "networks"}:
+            self._require_room(api_key, owner_scopes)
         if changed:
             await self._limit_changes(context, user_id)
             if changed & {"scopes", "expires_at", "networks"}:
@@ -284,6 +291,11 @@ class ApiKeys:
         """All scopes that a key of this user can have. A key has no second factor."""
         scopes, _ = await find_grants(context, user)
         return scopes - {"admin"} if self._admins_need_second_factor else scopes
+
+    def _require_room(self, api_key: ApiKey, owner_scopes: frozenset[str]) -> None:
+        """A key without scopes has those of its owner. Raises InvalidRequestError."""
+        scopes = scopes_of_key(api_key.scopes, owner_scopes)
+        require_room(self._settings, scopes, (api_key.networks or "").split())
 
     async def _count(self, context: RequestContext, user_id: int) -> int:
         """How many keys of the user work or are suspended. Without those that overlap with their
