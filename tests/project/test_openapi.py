@@ -87,6 +87,7 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "GET /audit": "readAuditLog",
         "GET /users": "listUsers",
         "POST /users": "createUser",
+        "POST /service-accounts": "createServiceAccount",
         "GET /users/{user_id}": "readUser",
         "PATCH /users/{user_id}": "changeUser",
         "GET /users/{user_id}/groups": "listGroupsOfUser",
