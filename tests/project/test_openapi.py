@@ -167,9 +167,9 @@ def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[
 
 def test_all_grants_are_documented_with_an_example() -> None:
     schema = DOCUMENT["components"]["schemas"]["TokenRequest"]
-    members = {"username", "password", "grant_type", "refresh_token", "subject_token"}
+    members = {"username", "password", "grant_type", "refresh_token", "subject_token", "client_id"}
     assert members <= set(schema["properties"])
-    assert len(schema["examples"]) == 3
+    assert len(schema["examples"]) == 4
 
 
 def test_the_example_of_a_registration_is_one() -> None:
