@@ -88,6 +88,7 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "GET /audit": "readAuditLog",
         "GET /users": "listUsers",
         "POST /users": "createUser",
+        "POST /service-accounts": "createServiceAccount",
         "GET /users/{user_id}": "readUser",
         "PATCH /users/{user_id}": "changeUser",
         "GET /users/{user_id}/groups": "listGroupsOfUser",
@@ -167,9 +168,9 @@ def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[
 
 def test_all_grants_are_documented_with_an_example() -> None:
     schema = DOCUMENT["components"]["schemas"]["TokenRequest"]
-    members = {"username", "password", "grant_type", "refresh_token", "subject_token"}
+    members = {"username", "password", "grant_type", "refresh_token", "subject_token", "client_id"}
     assert members <= set(schema["properties"])
-    assert len(schema["examples"]) == 3
+    assert len(schema["examples"]) == 4
 
 
 def test_the_example_of_a_registration_is_one() -> None:
