@@ -92,7 +92,7 @@ def call_of(name: str) -> tuple[str, str]:
     return method, re.sub(r"{(\w+)}", lambda match: PARAMETERS.get(match[1], "2"), path)
 
 
-PARAMETERS = {"permission": "0", "session_id": "0123456789abcdef"}
+PARAMETERS = {"permission": "0", "session_id": "0123456789abcdef", "key_id": "Ab3dEf9h"}
 
 
 def test_every_operation_with_a_token_is_of_a_kind_that_is_tried_below() -> None:

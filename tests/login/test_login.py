@@ -197,7 +197,7 @@ async def test_an_imperfect_form_is_accepted(
 
 @on_sqlite
 async def test_no_other_grant_is_supported(client: AsyncClient, subtests: pytest.Subtests) -> None:
-    for grant_type in ("client_credentials", "authorization_code", "PASSWORD"):
+    for grant_type in ("implicit", "authorization_code", "PASSWORD"):
         with subtests.test(grant_type):
             response = await by_form(client, {**ARTHUR, "grant_type": grant_type})
             assert_oauth_problem(response, "unsupported_grant_type")

@@ -546,7 +546,7 @@ async def test_a_token_of_an_administrator_without_the_scope_does_not_administer
             {"grant_type": "refresh_token", "refresh_token": f"hpr_{'0' * 32}_{'0' * 64}"},
             "invalid_grant",
         ),
-        ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+        ({"grant_type": "authorization_code"}, "unsupported_grant_type"),
     ],
     ids=["garbage", "too short", "unknown", "another grant"],
 )

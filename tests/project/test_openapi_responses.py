@@ -151,8 +151,23 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     await call("GET", "/invitations", admin)
     await call("DELETE", f"/invitations/{invited.json()['id']}", admin)
     await call("GET", "/revocations")
+    await call_about_groups(call, admin, user_id)
     await call("DELETE", f"/remove-user/{user_id}", admin)
     await call("DELETE", f"/users/{user_id}/personal-data", admin)
+
+
+async def call_about_groups(call: Caller, admin: str, user_id: int) -> None:
+    group = {"name": "fraud-team", "scopes": ["predict:fraud-*"]}
+    created = await call("POST", "/groups", admin, json=group)
+    path = created.headers["Location"]
+    assert path == "/groups/fraud-team"
+    member = f"{path}/members/{user_id}"
+    await call("PUT", member, admin)
+    for read in ("/groups", path, f"{path}/members", f"/users/{user_id}/groups"):
+        await call("GET", read, admin)
+    await call("PATCH", path, admin, json={"scopes": ["predict:fraud-v3"]})
+    await call("DELETE", member, admin)
+    await call("DELETE", path, admin)
 
 
 async def begin_second_factor(client: AsyncClient) -> None:
