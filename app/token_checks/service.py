@@ -63,7 +63,7 @@ class TokenRevocation:
         return True
 
     async def _revoke_key(self, context: RequestContext, key: str) -> bool:
-        """Also without a token of its owner: a leaked key ends as soon as somebody reports it."""
+        """Also without a token of its owner: anyone who finds a leaked key can revoke it."""
         if not is_well_formed(key):
             return False
         self._live_keys.allow_revocation(fingerprint_of(hash_key(key)))

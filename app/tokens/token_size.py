@@ -28,8 +28,8 @@ _SECONDS = 10**10 - 1  # of a time, until the year 2286
 def longest_token(
     settings: Settings, scopes: Collection[str], networks: Collection[str] = ()
 ) -> int:
-    """The bytes of the longest access token with these scopes, whichever key signs it and whoever
-    its user is. `networks` are those of an API key."""
+    """The bytes of the longest access token with these scopes, whichever key signs it and whichever
+    user it is for. `networks` are those of an API key."""
     request = longest_request(scopes, networks)
     audience = max(
         settings.audience, "a" * MAX_AUDIENCE_LENGTH, key=lambda text: len(to_json(text))

@@ -188,7 +188,7 @@ class Users:
     async def change_scopes(
         self, context: RequestContext, user_id: int, change: Callable[[set[str]], set[str]]
     ) -> tuple[set[str], set[str]]:
-        """Set the user's scopes to what `change` makes of them. Returns those before and after.
+        """Set the user's scopes to what `change` returns for them. Returns those before and after.
 
         Raises the errors of change().
         """

@@ -89,6 +89,8 @@ async def test_a_user_is_shown_without_the_password_hash(
         "is_enabled": True,
         "is_admin": False,
         "scopes": [],
+        "groups": [],
+        "kind": "person",
     }
     missing = await client.get("/users/4711", headers=bearer(arthurs_token))
     assert_problem(missing, 404, "user_not_found")

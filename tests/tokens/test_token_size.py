@@ -86,7 +86,7 @@ async def test_scopes_beyond_the_longest_token_are_refused_with_its_length(
     to = response.json()["entries"][0]["details"]["to"]
     assert to.startswith("0" * 99)
     assert to.endswith(f"and {len(fitting) - to.count(' ') + 2} more")
-    # Whoever has more, since the issuer was a shorter one, can lose some of it.
+    # A user who has more, since the issuer was a shorter one, can lose some of it.
     await users.set_scopes(context, user_id, set(fitting[1:]))
     token = await log_in(client, LANCELOT)
     assert len(token) < MAX_TOKEN_BYTES

@@ -33,7 +33,7 @@ RELOAD_SECONDS = 24 * 3600.0  # forgets the keys that have expired
 # A worker on PostgreSQL reads the feed every 33 ms, so a new key may be unknown for that long. An
 # unknown key waits for the next read, but not in a flood.
 MAX_WAITING_PER_SECOND = 50
-# Unknown keys that somebody wants to revoke. They may be suspended ones.
+# Unknown keys that a caller asks to revoke. They may be suspended ones.
 MAX_REVOCATIONS_PER_SECOND = 50
 
 _BUCKETS = 1_024
@@ -148,7 +148,7 @@ class LiveKeys:
         return self._cache.may_lag and self._waiting.count < MAX_WAITING_PER_SECOND
 
     def allow_revocation(self, fingerprint: int) -> None:
-        """Returns if the database may be asked about a key that somebody wants to revoke. Suspended
+        """Returns if the database may be asked about a key that a caller asks to revoke. Suspended
         keys are unknown here, and must not work again. Raises UnavailableError in a flood."""
         if self._is_possible(fingerprint):
             return
