@@ -72,6 +72,8 @@ async def test_a_profile_shows_the_name_as_it_was_typed(client: AsyncClient) -> 
         "email": "Lancelot@camelot.example",  # a host name has no case
         "email_verified": False,
         "is_admin": False,
+        "groups": [],
+        "kind": "person",
         "created_at": "2026-11-23T12:00:00Z",
     }
 

@@ -19,6 +19,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
+    revoked,
     said_in,
     token_holds,
 )
@@ -152,6 +153,8 @@ async def test_keys_follow_their_owner(
             assert not await token_holds(client, keys.headers["Authorization"][7:])
             keys = await keys_of(client, LANCELOT | {"password": "a password that is new"})
             assert await keys.names() == names
+        # By which a worker knows that the key was revoked if a failover loses this change.
+        assert any(value.startswith(f"sid:{made['id']}.") for value in await revoked(client))
         refused = await client.post(path, headers=keys.headers, json={"api_key": True})
         assert_problem(refused, 422, "invalid_request")
         (entry,) = answered(await client.get("/audit?action=api_key.revoke", headers=headers))[

@@ -256,10 +256,15 @@ class ApiKeys:
             .with_for_update()
             .execution_options(populate_existing=True)
         )
+        revoked = []
         for api_key in found.all():
             _end(api_key, context)
+            revoked.append(f"sid:{api_key.id}.{api_key.version}")
+            api_key.version += 1
             await self._publish(context, "api_key.revoke", api_key, reason=reason)
         await context.session.flush()
+        # If the database loses this change, workers that have read it suspend the keys (recovery/).
+        await self._revocations.publish_all(context, revoked)
 
     async def _lock(
         self,
