@@ -20,7 +20,7 @@ def test_the_program_of_the_page_finds_typing_errors() -> None:
 
 
 def test_the_pattern_of_the_page_finds_the_example_of_the_page() -> None:
-    (pattern,) = re.findall(r"```text\n(hp_.*?)\n```", PAGE)
-    (example,) = re.findall(pattern, PAGE)
+    (pattern,) = re.findall(r"```text\n(hp_\[.*?)\n```", PAGE)
+    (example,) = set(re.findall(pattern, PAGE))
     assert is_well_formed(example)
     assert ApiKeyCreated.model_fields["key"].examples == [example]
