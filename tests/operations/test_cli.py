@@ -246,7 +246,7 @@ async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
     ("stdin", "policy", "line"),
     [
         pytest.param(
-            "", "basic", "PASSWORD Field required",
+            "", "basic", "PASSWORD: Field required",
             id="none at all",
         ),
         pytest.param("\0\n", "basic", "PASSWORD: Must not contain a NUL character", id="NUL"),
@@ -351,11 +351,13 @@ def test_help_lists_the_commands(option: str) -> None:
         "create-admin",
         "erase-user",
         "grant",
+        "groups",
         "keys",
         "migrate",
         "reset-second-factor",
         "revoke",
         "serve",
+        "service-accounts",
         "set-password",
         "set-scopes",
         "settings",
