@@ -1,7 +1,7 @@
 from fastapi import APIRouter, Response, status
 
 from app.accounts.service_accounts.dependencies import ServiceAccountsDep
-from app.accounts.service_accounts.schemas import NewServiceAccount, ServiceAccount
+from app.accounts.service_accounts.schemas import NewServiceAccount, ServiceAccountRecord
 from app.credentials.api_keys.admin_router import create_api_key_of_user
 from app.credentials.api_keys.dependencies import ApiKeysDep
 from app.credentials.api_keys.errors import TooManyApiKeysError
@@ -60,12 +60,12 @@ async def create_service_account(
     context: ContextDep,
     tokens: TokensDep,
     response: Response,
-) -> ServiceAccount:
+) -> ServiceAccountRecord:
     """A user that is a program. It has no password and no e-mail address: create API keys for it.
     List, change, disable and delete it like other users."""
     account = await service_accounts.create(context, new.username, new.scopes)
     response.headers["Location"] = public_path(tokens.issuer, f"/users/{account.id}")
-    return ServiceAccount.model_validate(account)
+    return ServiceAccountRecord.model_validate(account)
 
 
 @router.post(

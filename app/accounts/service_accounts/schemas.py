@@ -39,7 +39,7 @@ class NewServiceAccount(RequestBody):
     scopes: Scopes = Field([], description="Scopes of the account's tokens. Default: none.")
 
 
-class ServiceAccount(BaseModel):
+class ServiceAccountRecord(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(description="The account's id, which is a user's id.", examples=[10])
