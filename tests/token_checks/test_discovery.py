@@ -158,9 +158,14 @@ async def test_the_metadata_is_what_rfc_8414_asks_for(client: AsyncClient) -> No
         "grant_types_supported": [
             "password",
             "refresh_token",
+            "client_credentials",
             "urn:ietf:params:oauth:grant-type:token-exchange",
         ],
-        "token_endpoint_auth_methods_supported": ["none"],
+        "token_endpoint_auth_methods_supported": [
+            "none",
+            "client_secret_basic",
+            "client_secret_post",
+        ],
         "revocation_endpoint_auth_methods_supported": ["none"],
     }
 
