@@ -594,13 +594,15 @@ def test_closing_does_not_wait_for_exchanges_and_cancels_those_that_wait(
 
 
 def test_a_dropped_guard_leaves_no_thread(issuer: Issuer) -> None:
+    before = set(threading.enumerate())  # those of guards of earlier tests may still end
     guard = guarded(issuer)
     guard.check(issuer.api_key())
     issuer._undo.pop_all()
     names = ("hourpass-feed", "hourpass-keys")
 
     def threads() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+        new = set(threading.enumerate()) - before
+        return [thread.name for thread in new if thread.name.startswith(names)]
 
     assert len(threads()) == 2
     del guard
