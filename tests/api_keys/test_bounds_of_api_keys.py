@@ -128,10 +128,12 @@ async def test_scopes_and_networks_that_are_too_long_for_a_token_are_refused(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
-    scopes = {"scopes": [f"predict:{letter * 110}" for letter in "abcdefgh"]}
+    scopes: dict[str, Any] = {"scopes": [f"predict:{letter * 110}" for letter in "abcdefgh"]}
     granted = await client.patch(f"/users/{lancelot}", json=scopes, headers=bearer(arthurs_token))
     assert granted.status_code == 200, granted.text
-    networks = {"networks": [f"2001:db8:{n:x}fff:ffff:ffff:ffff::/96" for n in range(1, 11)]}
+    networks: dict[str, Any] = {
+        "networks": [f"2001:db8:{n:x}fff:ffff:ffff:ffff::/96" for n in range(1, 11)]
+    }
     keys = await keys_of(client, LANCELOT)
     unlimited, named = await keys.create(), await keys.create(**scopes)
     too_long = [

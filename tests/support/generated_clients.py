@@ -75,7 +75,7 @@ class Company:
             "USER_KEY_ID": key,
             "GROUP": self._group,
         }
-        self._changes = {
+        self._changes: dict[str, dict[str, object]] = {
             f"/users/{user}": {"is_enabled": True},
             f"/users/{caller}": {"email": f"{self._name}@new.example"},
             f"/users/{caller}/api-keys/{own_key}": {"name": "changed"},
