@@ -188,7 +188,7 @@ async def table(url: str, number: int) -> None:
         size = sum(sys.getsizeof(bucket) for bucket in buckets)
         forged = [fingerprint_of(hash_key(generate_key())) for _ in range(10_000)]
         began_at = time.perf_counter()
-        assert not any(one in live_keys._fingerprints for one in forged)  # noqa: SLF001
+        assert not any(one in live_keys._fingerprints for one in forged)  # noqa: SLF001 - not public
         look_up = (time.perf_counter() - began_at) / len(forged)
         known = (await add_keys(app.state.database, 50))[:50]
         for key in known:

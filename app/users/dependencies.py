@@ -55,13 +55,6 @@ BearerOfAnyAudience = Annotated[VerifiedToken, Depends(_bearer_of_any_audience)]
 """The route must compare the audience."""
 
 
-async def _current_user(bearer: VerifiedBearer) -> AuthenticatedUser:
-    return bearer.user
-
-
-CurrentUser = Annotated[AuthenticatedUser, Depends(_current_user)]
-
-
 async def _owner_bearer(bearer: VerifiedBearer) -> VerifiedToken:
     if bearer.claims.is_limited or bearer.claims.api_key_id:
         raise LimitedTokenError

@@ -249,7 +249,7 @@ def test_a_renewal_that_is_refused_ends_the_key_and_one_that_fails_does_not(
     exchanges.status = 503
     for attempt in range(2, 4):
         assert guard.check(key) == first
-        assert comes_true(lambda number=attempt: exchanges.number == number)  # type: ignore[misc]
+        assert comes_true(lambda number=attempt: exchanges.number == number)  # type: ignore[misc] # a default
         assert comes_true(lambda: not guard._keys._exchanges)
         for _ in range(5):
             assert guard.check(key) == first  # not asked again at once

@@ -198,7 +198,7 @@ def test_the_name_is_read_from_a_query_and_an_urlencoded_form(subtests: pytest.S
             with pytest.raises(InvalidRequestError):
                 form.names(head(FORM), text)
     needs = Requirement("predict:{model}", model=query)
-    everything = User(1, "ada", frozenset({"predict:*"}), None)  # type: ignore[arg-type]
+    everything = User(1, "ada", frozenset({"predict:*"}), None)  # type: ignore[arg-type] # no expiry
     for text in MALFORMED_PAIRS:
         with subtests.test(str(text)), pytest.raises(InvalidRequestError):
             needs.check(everything, {"model": query.names(head(query=text), b"")})

@@ -69,7 +69,7 @@ async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_
 
     with pytest.raises(ZeroDivisionError):
         await run_once(app, OldGuardsJob(database, app.state.revocation_cache, crash))
-    # Whoever logs in meanwhile loses that token too; so the next ones are from afterwards.
+    # A login in the meantime loses its token too, so the next logins come afterwards.
     assert await run_once(app, job)
     assert len(expected & set(await revoked(client))) == 2
     assert await run_once(app, job)
