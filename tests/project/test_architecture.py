@@ -15,8 +15,9 @@ import pytest
 from app.settings import ROOT
 
 LAYERS = {
-    14: {"main"},
-    13: {"cli"},
+    15: {"main"},
+    14: {"cli"},
+    13: {"doctor"},
     12: {"login", "services", "tables"},
     11: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
     10: {"audit", "credentials", "mail"},

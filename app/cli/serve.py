@@ -1,0 +1,42 @@
+"""`hourpass serve` and `hourpass migrate`."""
+
+import os
+
+import click
+
+from app.cli.operations import read_settings, run
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: HOST, or 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: PORT, or 8000]")
+@click.option("--workers", type=click.IntRange(1, 256), help="[default: WORKERS, or 1]")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Migrate the database, then serve until interrupted."""
+    from app.database import migrations
+    from app.http import access_log
+    from app.server.run import serve
+
+    if port is not None:
+        os.environ["PORT"] = str(port)  # for the workers: without ISSUER, they name it in tokens
+    if workers is not None:
+        os.environ["WORKERS"] = str(workers)  # for the workers: they share the memory
+    current = read_settings()
+    migrations.upgrade(current)
+    # An error is printed once, by this process, instead of by each worker.
+    run(lambda services, context: services.keys.load(context), must_be_writable=True)
+    access_log.configure(current)  # for the lines of the supervisor
+    serve(
+        host or current.host,
+        current.port,
+        current.workers,
+    )
+
+
+@click.command()
+def migrate() -> None:
+    """Migrate the database to this version's schema."""
+    from app.database import migrations
+
+    migrations.upgrade(read_settings())
+    click.echo(f"The database is at {migrations.HEAD}.")
