@@ -26,8 +26,8 @@ def print_json(record: Mapping[str, Any]) -> None:
 
 
 class Table:
-    """A table with columns of fixed widths: a list may be longer than the memory. A longer cell moves
-    the rest of its row. The last column is as long as it needs."""
+    """A table with columns of fixed widths: a list may be longer than the memory. A longer cell
+    moves the rest of its row. The last column is as long as it needs."""
 
     def __init__(self, **widths: int) -> None:
         """The columns' names, with `_` for a space, and their widths. Prints the head."""
