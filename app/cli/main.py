@@ -52,8 +52,10 @@ for _name, _module, _help in (
     ("test-mail", "mail", "Send a test message."),
     ("after-restore", "restore", "Make a restored database safe."),
     ("settings", "settings", "Print the settings."),
+    ("init", "init", "Write the file .env of a production service."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
+main.add_lazy("secrets", "app.cli.secret_rotation", "Rotate SECRET_KEY.")
 
 
 def _explain(problem: ErrorDetails) -> str:

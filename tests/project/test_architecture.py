@@ -19,7 +19,7 @@ LAYERS = {
     14: {"cli"},
     13: {"doctor"},
     12: {"login", "services", "tables"},
-    11: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
+    11: {"accounts", "recovery", "retention", "secret_rotation", "subscribers", "token_checks"},
     10: {"audit", "credentials", "mail"},
     9: {"groups"},
     8: {"users"},

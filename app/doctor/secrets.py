@@ -1,0 +1,56 @@
+"""Checks of SECRET_KEY: what it encrypts, and which workers have it."""
+
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.doctor.finding import Finding
+from app.secret_rotation.service import Rotation, Step, read_rotation
+from app.settings import Settings
+from app.tables import metadata
+
+_ROTATE = "Run `hourpass secrets rotate`, which says what to do."
+
+
+async def check_secrets(session: AsyncSession, settings: Settings) -> list[Finding]:
+    """Reads and decrypts all secrets."""
+    rotation = await read_rotation(session, settings, metadata)
+    if rotation.undecryptable:
+        kinds = " and ".join(
+            f"{each.undecryptable:,} {each.content}" for each in rotation.undecryptable
+        )
+        advice = "Add the value that does, after a comma." if rotation.values else "Set it."
+        return [_finding("error", f"SECRET_KEY does not decrypt {kinds}. {advice}")]
+    if not rotation.values:
+        return [_finding("warning", "SECRET_KEY is not set, so secrets are not encrypted. Set it.")]
+    findings = [*_workers(rotation), *_secrets(rotation)]
+    return findings or [_finding("ok", "all secrets are encrypted with SECRET_KEY")]
+
+
+def _workers(rotation: Rotation) -> list[Finding]:
+    if rotation.lacking:
+        names = ", ".join(worker.name for worker in rotation.lacking)
+        text = f"these workers lack the value {rotation.newest} of SECRET_KEY: {names}. {_ROTATE}"
+        return [_finding("error", text)]
+    if rotation.step in (Step.ADD, Step.MAKE_FIRST, Step.REMOVE):
+        text = f"a rotation of SECRET_KEY is under way, step {rotation.step} is next. {_ROTATE}"
+        return [_finding("warning", text)]
+    return []
+
+
+def _secrets(rotation: Rotation) -> list[Finding]:
+    plain = sum(count.plain for count in rotation.secrets)
+    others = rotation.to_encrypt - plain
+    findings = []
+    if plain:
+        findings.append(_finding("warning", f"{plain:,} secrets are not encrypted. {_ROTATE}"))
+    if others:
+        text = (
+            f"{others:,} secrets are not encrypted with the value {rotation.newest} of SECRET_KEY"
+        )
+        findings.append(_finding("warning", f"{text}. {_ROTATE}"))
+    return findings
+
+
+def _finding(state: Literal["ok", "warning", "error"], text: str) -> Finding:
+    return Finding("secrets", state, text)
