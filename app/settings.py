@@ -5,11 +5,11 @@ ENV_FILE names), which override the defaults here. `NAME_FILE` names a file with
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -194,6 +194,17 @@ class Settings(BaseSettings):
 
 class InvalidSettingsError(StartupError):
     """One line for each setting that is wrong, which says what to write."""
+
+
+def find_errors(values: Mapping[str, str]) -> list[str]:
+    """What is wrong with settings of these values alone: neither the environment nor a file is
+    read. One line for each, as in InvalidSettingsError."""
+    settings = Settings.__new__(Settings)
+    try:
+        BaseModel.__init__(settings, **{name.lower(): value for name, value in values.items()})
+    except ValidationError as error:
+        return [describe_error(problem, Settings.model_fields) for problem in error.errors()]
+    return []
 
 
 def load_settings() -> tuple[Settings, list[str]]:

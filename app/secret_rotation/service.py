@@ -102,5 +102,5 @@ async def read_rotation(session: AsyncSession, settings: Settings, metadata: Met
         values=fingerprints(settings),
         workers=tuple(await list_workers(session)),
         secrets=tuple(await count_secrets(session, settings, metadata)),
-        used_since={fingerprint: since for fingerprint, since in used},
+        used_since={row.fingerprint: row.used_since for row in used},
     )
