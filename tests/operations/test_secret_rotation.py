@@ -1,43 +1,62 @@
 """SECRET_KEY is rotated in four steps, while workers run. Nobody has to log in again."""
 
 import asyncio
+import json
+import os
+import re
+import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner, Result
-from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
 from app.cli.main import main
+from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
-from app.database.fast_queries import current_time
 from app.http import access_log
-from app.secret_rotation import encrypted_rows, heartbeat
-from app.secret_rotation.encrypted_rows import count_secrets, encrypt_with_first
-from app.secret_rotation.heartbeat import KEPT_FOR, MAX_USED_KEYS, Heartbeat, list_workers
+from app.main import create_app
+from app.secret_rotation import encrypted_rows
+from app.secret_rotation.encrypted_rows import (
+    WHOLE_TEXT,
+    SecretCount,
+    count_secrets,
+    encrypt_with_first,
+)
+from app.secret_rotation.heartbeat import (
+    ALIVE_PERIOD,
+    KEPT_FOR,
+    MAX_USED_KEYS,
+    Heartbeat,
+    Worker,
+    list_workers,
+    record_use,
+)
 from app.secret_rotation.models import KeyHolder, UsedKey
-from app.security.encryption import fingerprints
-from app.settings import Settings
+from app.secret_rotation.service import Rotation, Step
+from app.security.encrypted_columns import find_encrypted_columns
+from app.security.encryption import DecryptionError, fingerprints
+from app.settings import ROOT, Settings
 from app.tables import metadata
 from app.tokens.signing_keys.models import StoredKey
 from tests.support.apps import started_client
 from tests.support.authenticator import Authenticator, enroll, log_in_with
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
-from tests.support.users import GALAHAD, LANCELOT, log_in, register, token_holds
-from tests.support.waiting import until
+from tests.support.users import GALAHAD, LANCELOT, register, token_holds
 
 OLD = "4f1d9be07c52a68e3f90b1d27ac4850e9d6b3c71f8a2e540"
 NEW = "b83c05d1e9724f6ab0d8c2537e91f46ad50c8b7e2f3914c6"
 FIRST, SECOND = "camelot:11", "camelot:22"
 
 Command = Callable[..., Awaitable[Result]]
-Start = Callable[[str, str], "asynccontextmanager[AsyncClient]"]
 
 
 @pytest.fixture
@@ -162,7 +181,7 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
         result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
         assert result.exit_code == 0, result.output
         assert "Encrypted 2 secrets." in result.output
-        assert f"[>] 4. Remove the old value" in result.output
+        assert "[>] 4. Remove the old value" in result.output
         assert f"Remove {names[OLD]}." in result.output
         await court.is_served(first, second)
         assert not {*before} & {*await stored(database_url)}
@@ -180,3 +199,372 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
         (details,) = await session.scalars(of_rotations)
     await database.close()
     assert names[NEW] in str(details)
+
+
+# Encrypting again
+
+
+@pytest.fixture
+async def enrolled(database_url: str, clock: Clock) -> AsyncIterator[Database]:
+    """A database with a signing key and two second factors that OLD encrypts."""
+    settings = make_settings(database_url, secret_key=OLD)
+    async with started_client(settings, clock) as client:
+        for person in (LANCELOT, GALAHAD):
+            await register(client, person)
+            await enroll(client, person, clock)
+    database = Database(settings)
+    yield database
+    await database.close()
+
+
+def rotating(database_url: str) -> Settings:
+    return make_settings(database_url, secret_key=f"{NEW},{OLD}")
+
+
+async def encrypt(database: Database, settings: Settings) -> encrypted_rows.Encrypted:
+    async with database.session() as session:
+        return await encrypt_with_first(session, settings, metadata, lambda _: None)
+
+
+async def kill_encryption(database: Database, settings: Settings, after: int) -> None:
+    """After so many batches."""
+    reported: list[int] = []
+
+    def kill(rows: int) -> None:
+        reported.append(rows)
+        if len(reported) == after:
+            raise KeyboardInterrupt
+
+    async with database.session() as session:
+        with pytest.raises(KeyboardInterrupt):
+            await encrypt_with_first(session, settings, metadata, kill)
+
+
+async def counted(database: Database, settings: Settings) -> dict[str, int]:
+    """How many secrets each value encrypts, and how many are plain or cannot be decrypted."""
+    async with database.session() as session:
+        counts = await count_secrets(session, settings, metadata)
+    found = {"plain": 0, "lost": 0}
+    for value, name in zip(fingerprints(settings), ("first", "second"), strict=False):
+        found[name] = sum(count.by_value[value] for count in counts)
+    for count in counts:
+        found["plain"] += count.plain
+        found["lost"] += count.undecryptable
+    return {name: number for name, number in found.items() if number}
+
+
+async def test_encrypting_that_was_killed_is_repeated_from_where_it_was(
+    database_url: str, enrolled: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encrypted_rows, "BATCH_SIZE", 1)
+    settings = rotating(database_url)
+    await kill_encryption(enrolled, settings, 2)
+    assert await counted(enrolled, settings) == {"first": 2, "second": 1}
+    async with started_client(settings, clock) as client:
+        assert (await client.get("/readyz")).status_code == 200  # after it read all kinds
+    only_new = make_settings(database_url, secret_key=NEW)
+    assert await counted(enrolled, only_new) == {"first": 2, "lost": 1}
+    assert await encrypt(enrolled, settings) == (1, 0)
+    assert await counted(enrolled, only_new) == {"first": 3}
+    assert await encrypt(enrolled, settings) == (0, 0)
+
+
+@pytest.mark.parametrize("kept", [OLD, NEW], ids=["the old value alone", "the new value alone"])
+async def test_a_worker_does_not_start_with_a_value_that_lacks_half_of_the_secrets(
+    database_url: str,
+    enrolled: Database,
+    clock: Clock,
+    kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the second factors, the first one and the last one."""
+    monkeypatch.setattr(encrypted_rows, "BATCH_SIZE", 1)
+    await kill_encryption(enrolled, rotating(database_url), 1)
+    hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}  # without a signing key
+    settings = make_settings(database_url, secret_key=kept, **hs256)
+    with pytest.raises(DecryptionError, match=r"second factors .* add it after a comma"):
+        async with started_client(settings, clock):
+            pass
+
+
+async def test_secrets_from_before_secret_key_was_set_are_encrypted_too(
+    database_url: str, enrolled: Database
+) -> None:
+    async with enrolled.session() as session:
+        await begin_write(session)
+        plain = update(SecondFactor).where(SecondFactor.user_id == 2)
+        await session.execute(plain.values(secret="GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"))
+        await session.commit()
+    settings = rotating(database_url)
+    assert await counted(enrolled, settings) == {"plain": 1, "second": 2}
+    assert await encrypt(enrolled, settings) == (3, 0)
+    assert await counted(enrolled, settings) == {"first": 3}
+
+
+async def test_a_secret_that_changes_meanwhile_keeps_its_change(
+    database_url: str, enrolled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a user who sets up a second factor again."""
+    settings = rotating(database_url)
+    again = encryptor_for(settings).encrypt("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+    others = Database(settings)
+    changes: list[str] = []
+
+    async def change_first(session: AsyncSession) -> None:
+        if not changes:
+            changes.append(again)
+            async with others.session() as other:
+                await begin_write(other)
+                for table in (SecondFactor.__table__, StoredKey.__table__):
+                    column = table.c.secret if "secret" in table.c else table.c.private_key
+                    await other.execute(update(table).values({column: again}))
+                await other.commit()
+        await begin_write(session)
+
+    monkeypatch.setattr(encrypted_rows, "begin_write", change_first)
+    monkeypatch.setattr(encrypted_rows, "RETRY_SECONDS", 0)
+    await encrypt(enrolled, settings)
+    await others.close()
+    assert set(await stored(database_url)) == {again}
+
+
+@on_postgresql
+async def test_a_row_that_a_worker_has_locked_is_encrypted_later(
+    database_url: str, enrolled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encrypted_rows, "RETRY_SECONDS", 0)
+    settings = rotating(database_url)
+    locking = Database(settings)
+    async with locking.session() as session:
+        row = select(SecondFactor).where(SecondFactor.user_id == 2).with_for_update()
+        await session.execute(row)
+        assert await encrypt(enrolled, settings) == (2, 1)
+        await session.rollback()
+    await locking.close()
+    assert await encrypt(enrolled, settings) == (1, 0)
+
+
+@on_sqlite
+@pytest.mark.usefixtures("enrolled")
+async def test_the_command_says_that_locked_rows_are_left(
+    hourpass: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave_one(*_: object) -> encrypted_rows.Encrypted:
+        return encrypted_rows.Encrypted(2, 1)
+
+    monkeypatch.setattr(encrypted_rows, "encrypt_with_first", leave_one)
+    result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
+    assert_refused(result, "1 secret could not be changed", "Repeat the command.")
+
+
+@pytest.mark.usefixtures("enrolled")
+async def test_the_command_names_secrets_that_no_value_decrypts(hourpass: Command) -> None:
+    for command in (["rotate", "--yes"], ["status"]):
+        result = await hourpass(*command, secret_key=NEW)
+        assert_refused(result, "2 second factors, 1 signing keys. Add the value that does")
+    assert_refused(await hourpass("rotate", secret_key=""), "SECRET_KEY is not set.")
+
+
+async def test_status_shows_what_each_value_encrypts_and_which_worker_has_it(
+    database_url: str, enrolled: Database, hourpass: Command, names: dict[str, str]
+) -> None:
+    await Heartbeat(enrolled, rotating(database_url), FIRST).beat()
+    await Heartbeat(enrolled, make_settings(database_url), SECOND).beat()
+    result = await hourpass("status", secret_key=f"{NEW},{OLD}")
+    new, old, _, *workers = result.output.splitlines()[1:]
+    assert new.split()[0::4] == [names[NEW], "none"]
+    assert old.split()[:1] == [names[OLD]]
+    assert old.endswith("2 second factors, 1 signing keys")
+    assert [line.split()[0] for line in workers] == ["WORKER", FIRST, SECOND]
+    assert workers[1].endswith(f"{names[NEW]}, {names[OLD]}")
+    assert workers[2].endswith("none")
+    result = await hourpass("status", "--json", secret_key=f"{NEW},{OLD}")
+    records = [json.loads(line) for line in result.output.splitlines()]
+    assert [record.get("secrets") for record in records[:2]] == [
+        {},
+        {"second factors": 2, "signing keys": 1},
+    ]
+    assert [record.get("values") for record in records[2:]] == [[names[NEW], names[OLD]], []]
+
+
+@on_sqlite
+async def test_a_text_with_a_comma_that_was_one_value_still_decrypts(
+    database_url: str, clock: Clock, hourpass: Command
+) -> None:
+    """As before this version, in which the text between the commas became values."""
+    settings = make_settings(database_url, secret_key=f"{NEW},{OLD}")
+    before = settings.model_copy()
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(Settings, "secret_keys", property(lambda self: (self.secret_key,)))
+    async with started_client(before, clock) as client:
+        await register(client, LANCELOT)
+        authenticator = await enroll(client, LANCELOT, clock)
+    monkey.undo()
+    async with started_client(settings, clock) as client:
+        answer = await log_in_with(client, LANCELOT, authenticator.next_code())
+        assert answer.status_code == 200
+    result = await hourpass("status", secret_key=f"{NEW},{OLD}")
+    assert "commas included: 1 second factors, 1 signing keys" in result.output
+    result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
+    assert "Encrypted 2 secrets." in result.output
+    async with started_client(make_settings(database_url, secret_key=NEW), clock) as client:
+        answer = await log_in_with(client, LANCELOT, authenticator.next_code())
+        assert answer.status_code == 200
+
+
+# Which step is next
+
+
+def count(**by_value: int) -> SecretCount:
+    return SecretCount("second factors", Counter(by_value), 0, 0, 0)
+
+
+def alive(*values: str) -> tuple[Worker, ...]:
+    return tuple(
+        Worker(f"camelot:{number}", tuple(each.split()), timedelta())
+        for number, each in enumerate(values)
+    )
+
+
+DAY = datetime(2026, 11, 23, tzinfo=UTC)
+LATER = DAY + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("here", "at_workers", "secrets", "used", "step"),
+    [
+        pytest.param("a", ["a"], {"a": 3}, {"a": DAY}, None, id="one value everywhere"),
+        pytest.param("a", [], {}, {}, None, id="nothing at all"),
+        pytest.param("a b", ["a"], {"a": 3}, {"a": DAY}, Step.ADD, id="a worker lacks it"),
+        pytest.param("a b", ["a", "a b"], {"a": 3}, {"a": DAY}, Step.ADD, id="one of two lacks it"),
+        pytest.param("a", ["a b"], {"a": 3}, {"a": DAY}, Step.ADD, id="only workers have it"),
+        pytest.param("a b", ["a b"], {"a": 3}, {"a": DAY}, Step.MAKE_FIRST, id="all have it"),
+        pytest.param("a b", [], {"a": 3}, {}, Step.MAKE_FIRST, id="no worker has ever started"),
+        pytest.param("b a", ["a b"], {"a": 3}, {"a": DAY}, Step.MAKE_FIRST, id="one is behind"),
+        pytest.param(
+            "b a",
+            ["a b", "b a"],
+            {"a": 3, "b": 1},
+            {"a": DAY, "b": LATER},
+            Step.MAKE_FIRST,
+            id="one of two is behind",
+        ),
+        pytest.param(
+            "b a", ["b a"], {"a": 3}, {"a": DAY, "b": LATER}, Step.ENCRYPT, id="all encrypt with it"
+        ),
+        pytest.param("b a", ["b a"], {"a": 3}, {"b": DAY}, Step.ENCRYPT, id="both at the upgrade"),
+        pytest.param("b a", [], {"a": 3}, {}, Step.ENCRYPT, id="without workers"),
+        pytest.param(
+            "b a", ["b a"], {"b": 3}, {"a": DAY, "b": LATER}, Step.REMOVE, id="all is encrypted"
+        ),
+        pytest.param(
+            "a b",
+            ["a b"],
+            {"b": 3},
+            {"a": DAY, "b": LATER},
+            Step.MAKE_FIRST,
+            id="back to the old order",
+        ),
+        pytest.param(
+            "b", ["b a"], {"b": 3}, {"a": DAY, "b": LATER}, Step.REMOVE, id="a worker has the old"
+        ),
+        pytest.param("b", ["b"], {"b": 3}, {"a": DAY, "b": LATER}, None, id="all is done"),
+        pytest.param(
+            "c b a",
+            ["c b a"],
+            {"a": 1, "c": 1},
+            {"a": DAY, "b": LATER, "c": LATER + timedelta(days=1)},
+            Step.ENCRYPT,
+            id="two old values",
+        ),
+        pytest.param("a b", ["a b"], {WHOLE_TEXT: 2}, {"a": DAY}, Step.ENCRYPT, id="one text"),
+    ],
+)
+def test_the_next_step_is_known(
+    here: str, at_workers: list[str], secrets: dict[str, int], used: dict[str, datetime], step: Step
+) -> None:
+    rotation = Rotation(tuple(here.split()), alive(*at_workers), (count(**secrets),), used)
+    assert rotation.step is step
+
+
+# What workers record
+
+
+async def recorded(database: Database) -> list[tuple[str, tuple[str, ...]]]:
+    async with database.session() as session:
+        return [(each.name, each.fingerprints) for each in await list_workers(session)]
+
+
+@pytest.mark.locked_jobs
+async def test_a_worker_records_its_values_as_long_as_it_runs(
+    database_url: str, clock: Clock, names: dict[str, str]
+) -> None:
+    settings = rotating(database_url)
+    database = Database(settings, clock)
+    app = create_app(settings, clock, clock)
+    async with app.router.lifespan_context(app):
+        async with asyncio.timeout(60):
+            while not (found := await recorded(database)):  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.01)
+        assert found == [(f"{socket.gethostname()[:64]}:{os.getpid()}", (names[NEW], names[OLD]))]
+    assert await recorded(database) == []
+    await database.close()
+
+
+async def test_a_worker_that_was_killed_is_forgotten(database_url: str, clock: Clock) -> None:
+    settings = rotating(database_url)
+    database = Database(settings, clock)
+    await Heartbeat(database, settings, FIRST).beat()
+    other = Heartbeat(database, settings, SECOND)
+    clock.advance(ALIVE_PERIOD - timedelta(seconds=1))
+    await other.beat()
+    assert [name for name, _ in await recorded(database)] == [FIRST, SECOND]
+    clock.advance(timedelta(seconds=1))
+    assert [name for name, _ in await recorded(database)] == [SECOND]
+    clock.advance(KEPT_FOR)
+    await other.beat()
+    async with database.session() as session:
+        assert await session.scalar(select(func.count()).select_from(KeyHolder)) == 1
+        (holder,) = await session.scalars(select(KeyHolder))
+        assert holder.last_seen_at - holder.first_seen_at == KEPT_FOR + timedelta(seconds=1)
+    await database.close()
+
+
+async def test_only_the_newest_used_values_are_kept(database_url: str, clock: Clock) -> None:
+    """A service in development may have another one at each start."""
+    database = Database(make_settings(database_url), clock)
+    async with database.session() as session:
+        for number in range(MAX_USED_KEYS + 3):
+            await begin_write(session)
+            await record_use(session, f"{number:016}", clock())
+            await record_use(session, f"{number:016}", clock() + timedelta(days=1))
+            await session.commit()
+            clock.advance(timedelta(seconds=1))
+        kept = list(await session.scalars(select(UsedKey.fingerprint).order_by(UsedKey.used_since)))
+    await database.close()
+    assert kept == [f"{number:016}" for number in range(3, MAX_USED_KEYS + 3)]
+
+
+@on_sqlite
+async def test_a_fingerprint_reveals_neither_the_value_nor_what_is_derived_from_it(
+    database_url: str,
+) -> None:
+    settings = rotating(database_url)
+    for fingerprint in fingerprints(settings):
+        assert re.fullmatch(r"[0-9a-f]{16}", fingerprint)
+        assert fingerprint not in NEW + OLD
+    keys = {fernet._signing_key.hex() for fernet in encryptor_for(settings)._fernets}
+    assert not any(fingerprint in key for fingerprint in fingerprints(settings) for key in keys)
+
+
+def test_every_encryptor_has_its_column() -> None:
+    """Otherwise a rotation would leave its secrets behind."""
+    contents = {
+        content
+        for path in (ROOT / "app").rglob("*.py")
+        for content in re.findall(
+            r'Encryptor\(\s*.*?,\s*"([\w ]+)"\s*\)', path.read_text(), re.DOTALL
+        )
+    }
+    assert contents == {each.content for each in find_encrypted_columns(metadata)}
+    assert len(contents) >= 3
