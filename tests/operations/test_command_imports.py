@@ -31,7 +31,16 @@ def imported_by(*command: str, database_url: str = "sqlite:///missing.db") -> se
     return set(_IMPORTED.findall(ran.stderr))
 
 
-@pytest.mark.parametrize("command", [["--help"], ["settings"], ["keys", "revoke", "--help"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["settings"],
+        ["keys", "revoke", "--help"],
+        ["init", "--help"],
+        ["secrets", "rotate", "--help"],
+    ],
+)
 def test_what_needs_no_database_imports_none(command: list[str]) -> None:
     modules = imported_by(*command)
     assert {"click", "app.cli.lazy_commands"} <= modules

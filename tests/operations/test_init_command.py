@@ -1,0 +1,168 @@
+"""`hourpass init` writes a `.env` with which production starts, and shows no secret."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from dotenv import dotenv_values
+
+from app.cli.main import main
+from app.settings import find_errors
+
+ISSUER = "https://login.camelot.example"
+SMTP = "smtp://arthur:excalibur@mail.camelot.example"
+
+
+def init(directory: Path, *options: str, stdin: str = "", **variables: str) -> Result:
+    return CliRunner().invoke(main, ["init", str(directory), *options], input=stdin, env=variables)
+
+
+def written(directory: Path) -> dict[str, str]:
+    return {name: value or "" for name, value in dotenv_values(directory / ".env").items()}
+
+
+def test_without_questions_it_needs_the_issuer_alone(tmp_path: Path) -> None:
+    result = init(tmp_path / "new", "--no-input", "--issuer", ISSUER)
+    assert result.exit_code == 0, result.output
+    values = written(tmp_path / "new")
+    assert list(values) == ["ENVIRONMENT", "SECRET_KEY", "ISSUER", "DATABASE_URL"]
+    assert find_errors(values) == []
+    assert len(values["SECRET_KEY"]) == 64
+    assert f"Next: HOURPASS_HOME={tmp_path}/new hourpass serve" in result.output
+    assert "hourpass create-admin NAME" in result.output
+    path = tmp_path / "new" / ".env"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert_shows_no_secret(result, values)
+
+
+def test_each_run_generates_other_secrets(tmp_path: Path) -> None:
+    options = ("--no-input", "--compose", "--issuer", ISSUER, "--admin", "arthur")
+    found = []
+    for name in ("one", "two"):
+        assert init(tmp_path / name, *options).exit_code == 0
+        values = written(tmp_path / name)
+        found += [
+            values[secret] for secret in ("SECRET_KEY", "POSTGRES_PASSWORD", "FIRST_ADMIN_PASSWORD")
+        ]
+    assert len(set(found)) == 6
+
+
+def assert_shows_no_secret(result: Result, values: dict[str, str]) -> None:
+    for name in ("SECRET_KEY", "POSTGRES_PASSWORD", "FIRST_ADMIN_PASSWORD"):
+        assert values.get(name, "?none") not in result.output
+
+
+def test_it_asks_and_asks_again_for_what_is_not_valid(tmp_path: Path) -> None:
+    answers = (
+        *("http://login.camelot.example", ISSUER),
+        "n",
+        *("mysql://court", "postgresql://arthur:s$cret#1@db/court"),
+        *("10.1.0.0/8", "10.0.0.0/8, 127.0.0.1"),
+        "arthur",
+        *("Camelot", "Camelot <no-reply@camelot.example>"),
+        *("smtp://arthur:ex#calibur@mail", SMTP),
+    )
+    result = init(tmp_path, stdin="\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    values = written(tmp_path)
+    password = values.pop("FIRST_ADMIN_PASSWORD")
+    assert len(password) == 20
+    del values["SECRET_KEY"]
+    assert values == {
+        "ENVIRONMENT": "production",
+        "ISSUER": ISSUER,
+        "DATABASE_URL": "postgresql://arthur:s$cret#1@db/court",
+        "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1",
+        "FIRST_ADMIN_USERNAME": "arthur",
+        "MAIL_FROM": "Camelot <no-reply@camelot.example>",
+        "SMTP_URL": SMTP,
+    }
+    for line in (
+        "set ISSUER to the https URL",
+        "DATABASE_URL must begin with sqlite:/// or postgresql://",
+        "TRUSTED_PROXIES must name a network by its first address: 10.0.0.0/8",
+        "MAIL_FROM must be one e-mail address",
+        "SMTP_URL must have the # in its user or password as %23",
+    ):
+        assert line in result.stderr
+    assert password not in result.output
+    assert "DATABASE_URL='postgresql" in (tmp_path / ".env").read_text()
+
+
+def test_with_docker_compose_the_database_gets_a_password(tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").touch()
+    result = init(tmp_path, stdin=f"{ISSUER}\n\n\n\n\n")  # yes, as the file is there
+    assert result.exit_code == 0, result.output
+    values = written(tmp_path)
+    assert list(values) == ["ENVIRONMENT", "SECRET_KEY", "ISSUER", "POSTGRES_PASSWORD"]
+    assert values["POSTGRES_PASSWORD"].isalnum()  # it becomes part of a URL
+    assert f"Next: cd {tmp_path} && docker compose up -d" in result.output
+    assert_shows_no_secret(result, values)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_it_replaces_no_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ".env"
+    if kind == "file":
+        path.write_text("PORT=8123\n")
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    result = init(tmp_path, "--no-input", "--issuer", ISSUER)
+    assert result.exit_code == 1
+    assert f"{path} exists already" in result.output
+    assert [each.name for each in tmp_path.iterdir()] == [".env"]
+    if kind == "file":
+        assert path.read_text() == "PORT=8123\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        pytest.param([], "ISSUER is required.", id="no issuer"),
+        pytest.param(["--issuer", ""], "ISSUER is required.", id="an empty issuer"),
+        pytest.param(
+            ["--issuer", "http://camelot.example"], "set ISSUER to the https URL", id="http"
+        ),
+        pytest.param(
+            ["--issuer", ISSUER, "--mail-from", "no-reply@camelot.example"],
+            "SMTP_URL is required.",
+            id="mail without a server",
+        ),
+        pytest.param(
+            ["--issuer", ISSUER, "--admin", "o'neill"],
+            "FIRST_ADMIN_USERNAME must not contain quotation marks",
+            id="a value that .env cannot have",
+        ),
+        pytest.param(
+            ["--issuer", ISSUER, "--database-url", "postgresql://a:${HOME}@db/x"],
+            "DATABASE_URL must not contain",
+            id="a value that would be replaced",
+        ),
+    ],
+)
+def test_an_option_that_is_not_valid_is_named_and_nothing_is_written(
+    tmp_path: Path, options: list[str], line: str
+) -> None:
+    result = init(tmp_path, "--no-input", *options)
+    assert (result.exit_code, line in result.stderr) == (2, True), result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_urls_with_passwords_can_come_from_the_environment(tmp_path: Path) -> None:
+    """Other users can see the options of a command."""
+    variables = {"SMTP_URL": SMTP, "DATABASE_URL": "postgresql://arthur:secret@db/court"}
+    options = ("--no-input", "--issuer", ISSUER, "--mail-from", "no-reply@camelot.example")
+    result = init(tmp_path, *options, **variables, PORT="8123", ISSUER="https://x.example")
+    assert result.exit_code == 0, result.output
+    assert written(tmp_path).items() >= variables.items()
+    assert "PORT" not in written(tmp_path)
+    assert result.stderr == "Warning: ISSUER is in the environment too, which overrides the file.\n"
+    assert not {"excalibur", "secret"} & set(result.output.replace("@", ":").split(":"))
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    result = init(tmp_path / "a" / "b", "--no-input", "--issuer", ISSUER)
+    assert result.exit_code == 1
+    assert f"Cannot write {tmp_path}/a/b/.env: No such file or directory." in result.output
