@@ -37,6 +37,8 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
 
     A fingerprint does not reveal the value.
     """
+    from app.secret_rotation.encrypted_rows import list_counts
+
     rotation = _read()
     values = [
         {
@@ -67,12 +69,12 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
         (
             value["value"],
             f"{value['used_since']:%F %H:%M} UTC" if value["used_since"] else None,
-            _list_numbers(value["secrets"]) or "none",
+            list_counts(value["secrets"]) or "none",
         )
         for value in values
     )
     for name, numbers in others:
-        click.echo(f"{name}: {_list_numbers(numbers)}")
+        click.echo(f"{name}: {list_counts(numbers)}")
     click.echo()
     Table(worker=30, seen=10, values=20).rows(
         (
@@ -108,6 +110,7 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
 
 def _read() -> "Rotation":
     """Raises ClickException if a value is missing here."""
+    from app.secret_rotation.encrypted_rows import list_counts
     from app.secret_rotation.service import read_rotation
     from app.tables import metadata
 
@@ -118,7 +121,7 @@ def _read() -> "Rotation":
     if rotation.undecryptable:
         numbers = {count.content: count.undecryptable for count in rotation.undecryptable}
         raise click.ClickException(
-            f"No value of SECRET_KEY decrypts these secrets: {_list_numbers(numbers)}. Add the "
+            f"No value of SECRET_KEY decrypts these secrets: {list_counts(numbers)}. Add the "
             "value that does, after a comma."
         )
     return rotation
@@ -231,15 +234,7 @@ def _others(rotation: "Rotation") -> list[tuple[str, dict[str, int]]]:
             {count.content: count.replaceable for count in rotation.secrets},
         ),
     )
-    return [(name, _positive(each)) for name, each in numbers if _positive(each)]
-
-
-def _positive(numbers: dict[str, int]) -> dict[str, int]:
-    return {name: number for name, number in numbers.items() if number}
-
-
-def _list_numbers(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+    return [(name, each) for name, each in numbers if any(each.values())]
 
 
 def _names(workers: "list[Worker]") -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.doctor.finding import Finding
+from app.secret_rotation.encrypted_rows import list_counts
 from app.secret_rotation.service import Rotation, Step, read_rotation
 from app.settings import Settings
 from app.tables import metadata
@@ -16,9 +17,7 @@ async def check_secrets(session: AsyncSession, settings: Settings) -> list[Findi
     """Reads and decrypts all secrets."""
     rotation = await read_rotation(session, settings, metadata)
     if rotation.undecryptable:
-        kinds = " and ".join(
-            f"{each.undecryptable:,} {each.content}" for each in rotation.undecryptable
-        )
+        kinds = list_counts({each.content: each.undecryptable for each in rotation.undecryptable})
         advice = "Add the value that does, after a comma." if rotation.values else "Set it."
         return [_finding("error", f"SECRET_KEY does not decrypt {kinds}. {advice}")]
     if not rotation.values:
@@ -39,16 +38,17 @@ def _workers(rotation: Rotation) -> list[Finding]:
 
 
 def _secrets(rotation: Rotation) -> list[Finding]:
-    plain = sum(count.plain for count in rotation.secrets)
-    others = rotation.to_encrypt - plain
+    newest = rotation.newest
+    plain = list_counts({each.content: each.plain for each in rotation.secrets})
+    others = list_counts(
+        {each.content: each.by_value.total() - each.by_value[newest] for each in rotation.secrets}
+    )
     findings = []
     if plain:
-        findings.append(_finding("warning", f"{plain:,} secrets are not encrypted. {_ROTATE}"))
+        findings.append(_finding("warning", f"not encrypted: {plain}. {_ROTATE}"))
     if others:
-        text = (
-            f"{others:,} secrets are not encrypted with the value {rotation.newest} of SECRET_KEY"
-        )
-        findings.append(_finding("warning", f"{text}. {_ROTATE}"))
+        text = f"not encrypted with the value {newest} of SECRET_KEY: {others}. {_ROTATE}"
+        findings.append(_finding("warning", text))
     return findings
 
 

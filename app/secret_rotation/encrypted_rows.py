@@ -6,7 +6,7 @@ deadlock, and a row that they have changed is read again: no change is lost.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -45,6 +45,15 @@ class Encrypted(NamedTuple):
 
     done: int
     left: int
+
+
+def list_counts(numbers: Mapping[str, int]) -> str:
+    """The numbers of secrets by their content, without those of which there are none."""
+    return ", ".join(
+        f"{number:,} {content.removesuffix('s') if number == 1 else content}"
+        for content, number in numbers.items()
+        if number
+    )
 
 
 async def count_rows(session: AsyncSession, metadata: MetaData) -> int:

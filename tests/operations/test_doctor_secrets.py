@@ -39,18 +39,18 @@ async def store(database: Database, encrypts: str | None, clock: Clock) -> None:
     [
         pytest.param(None, None, None, "warning", ["SECRET_KEY is not set"], id="no value"),
         pytest.param(
-            None, None, OLD, "error", ["does not decrypt 1 second factors. Set it."], id="removed"
+            None, None, OLD, "error", ["does not decrypt 1 second factor. Set it."], id="removed"
         ),
         pytest.param(
-            NEW, NEW, OLD, "error", ["does not decrypt 1 second factors. Add the"], id="wrong"
+            NEW, NEW, OLD, "error", ["does not decrypt 1 second factor. Add the"], id="wrong"
         ),
-        pytest.param(OLD, OLD, OLD, "warning", ["1 secrets are not encrypted."], id="plain ones"),
+        pytest.param(OLD, OLD, OLD, "warning", ["not encrypted: 1 signing key."], id="plain ones"),
         pytest.param(
             f"{NEW},{OLD}",
             f"{NEW},{OLD}",
             OLD,
             "warning",
-            ["1 secrets are not encrypted.", "1 secrets are not encrypted with the value"],
+            ["not encrypted: 1 signing key.", "of SECRET_KEY: 1 second factor."],
             id="ones of the old value",
         ),
         pytest.param(

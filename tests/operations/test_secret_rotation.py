@@ -361,7 +361,7 @@ async def test_the_command_says_that_locked_rows_are_left(
 async def test_the_command_names_secrets_that_no_value_decrypts(hourpass: Command) -> None:
     for command in (["rotate", "--yes"], ["status"]):
         result = await hourpass(*command, secret_key=NEW)
-        assert_refused(result, "2 second factors, 1 signing keys. Add the value that does")
+        assert_refused(result, "2 second factors, 1 signing key. Add the value that does")
     assert_refused(await hourpass("rotate", secret_key=""), "SECRET_KEY is not set.")
 
 
@@ -374,7 +374,7 @@ async def test_status_shows_what_each_value_encrypts_and_which_worker_has_it(
     new, old, _, *workers = result.output.splitlines()[1:]
     assert new.split()[0::4] == [names[NEW], "none"]
     assert old.split()[:1] == [names[OLD]]
-    assert old.endswith("2 second factors, 1 signing keys")
+    assert old.endswith("2 second factors, 1 signing key")
     assert [line.split()[0] for line in workers] == ["WORKER", FIRST, SECOND]
     assert workers[1].endswith(f"{names[NEW]}, {names[OLD]}")
     assert workers[2].endswith("none")
@@ -404,7 +404,7 @@ async def test_a_text_with_a_comma_that_was_one_value_still_decrypts(
         answer = await log_in_with(client, LANCELOT, authenticator.next_code())
         assert answer.status_code == 200
     result = await hourpass("status", secret_key=f"{NEW},{OLD}")
-    assert "commas included: 1 second factors, 1 signing keys" in result.output
+    assert "commas included: 1 second factor, 1 signing key" in result.output
     result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
     assert "Encrypted 2 secrets." in result.output
     async with started_client(make_settings(database_url, secret_key=NEW), clock) as client:
