@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,7 +40,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
     from app.secret_rotation.encrypted_rows import list_counts
 
     rotation = _read()
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "value": value,
             "used_since": rotation.used_since.get(value),
@@ -52,7 +52,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
         }
         for value in rotation.values
     ]
-    workers = [
+    workers: list[dict[str, Any]] = [
         {
             "worker": worker.name,
             "values": worker.fingerprints,
@@ -99,6 +99,8 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
     rotation = _read()
     _print_steps(rotation)
     _require_workers(rotation)
+    if rotation.step and not rotation.workers:
+        click.echo("No worker has been seen in the last minute.")
     if rotation.step is Step.ENCRYPT:
         question = f"Encrypt {_number(rotation.to_encrypt)} with the value {rotation.newest}?"
         confirm(question, is_confirmed=yes)
@@ -138,7 +140,7 @@ def _print_steps(rotation: "Rotation") -> None:
 
 def _require_workers(rotation: "Rotation") -> None:
     """Raises ClickException if a worker is not as far as the settings of this process."""
-    newest, step = rotation.newest, rotation.step
+    newest = rotation.newest
     if rotation.lacking:
         raise click.ClickException(
             f"These workers do not have the value {newest}: {_names(rotation.lacking)}. Restart "
@@ -155,8 +157,6 @@ def _require_workers(rotation: "Rotation") -> None:
             f"{_names(rotation.behind)}. Restart them with that value in the first place. A worker "
             "that was killed is forgotten after a minute."
         )
-    if step and not rotation.workers:
-        click.echo("No worker has been seen in the last minute.")
 
 
 def _encrypt(rotation: "Rotation") -> "Rotation":
@@ -173,13 +173,15 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
         session = context.session
         # Again: the confirmation may have taken long.
         _require_workers(replace(rotation, workers=tuple(await list_workers(session))))
-        total = await count_rows(session, metadata)
-        with click.progressbar(length=total, label="Encrypting", file=sys.stderr) as bar:
-            encrypted = await encrypt_with_first(session, settings, metadata, bar.update)
         await begin_write(session)
         await record_use(session, rotation.newest, context.now)
         for value in rotation.values[1:]:
             await record_use(session, value, BEFORE_RECORDS)
+        await session.commit()
+        total = await count_rows(session, metadata)
+        with click.progressbar(length=total, label="Encrypting", file=sys.stderr) as bar:
+            encrypted = await encrypt_with_first(session, settings, metadata, bar.update)
+        await begin_write(session)
         await services.events.publish(
             context,
             "secret_key.rotate",

@@ -25,7 +25,7 @@ RETRY_SECONDS = 0.5
 # Stands for the fingerprint of all of SECRET_KEY, which was one value with commas (Encryptor).
 WHOLE_TEXT = ""
 
-Rows = Sequence[Row[tuple[Any, str]]]
+Rows = Sequence[Row[Any, Any]]
 
 
 class SecretCount(NamedTuple):

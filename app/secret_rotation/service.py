@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
 from sqlalchemy import MetaData, select
@@ -17,6 +17,7 @@ from app.settings import Settings
 # Since when a value encrypts that did so before this was recorded.
 BEFORE_RECORDS = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_YET = datetime.max.replace(tzinfo=UTC)
+_UNRECORDED = _NOT_YET - timedelta(days=1)  # commands have used it, but no worker yet
 
 
 class Step(IntEnum):
@@ -91,8 +92,11 @@ class Rotation:
         return None
 
     def _since(self, value: str) -> datetime:
-        has_encrypted = any(count.by_value[value] for count in self.secrets)
-        return self.used_since.get(value, BEFORE_RECORDS if has_encrypted else _NOT_YET)
+        if since := self.used_since.get(value):
+            return since
+        if not any(count.by_value[value] for count in self.secrets):
+            return _NOT_YET
+        return _UNRECORDED if value == self.values[0] else BEFORE_RECORDS
 
 
 async def read_rotation(session: AsyncSession, settings: Settings, metadata: MetaData) -> Rotation:
