@@ -165,6 +165,7 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
 
     async def encrypt(services: "Services", context: "RequestContext") -> "Encrypted":
         from app.database.engine import begin_write
+        from app.database.fast_queries import current_time
         from app.secret_rotation.encrypted_rows import count_rows, encrypt_with_first
         from app.secret_rotation.heartbeat import list_workers, record_use
         from app.secret_rotation.service import BEFORE_RECORDS
@@ -173,8 +174,9 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
         session = context.session
         # Again: the confirmation may have taken long.
         _require_workers(replace(rotation, workers=tuple(await list_workers(session))))
+        now = await current_time(session)
         await begin_write(session)
-        await record_use(session, rotation.newest, context.now)
+        await record_use(session, rotation.newest, now)
         for value in rotation.values[1:]:
             await record_use(session, value, BEFORE_RECORDS)
         await session.commit()

@@ -21,9 +21,10 @@ from app.cli.main import main
 from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
+from app.errors import UnavailableError
 from app.http import access_log
 from app.main import create_app
-from app.secret_rotation import encrypted_rows
+from app.secret_rotation import encrypted_rows, heartbeat
 from app.secret_rotation.encrypted_rows import (
     WHOLE_TEXT,
     SecretCount,
@@ -530,6 +531,43 @@ async def test_a_worker_that_was_killed_is_forgotten(database_url: str, clock: C
         (holder,) = await session.scalars(select(KeyHolder))
         assert holder.last_seen_at - holder.first_seen_at == KEPT_FOR + timedelta(seconds=1)
     await database.close()
+
+
+@on_sqlite
+@pytest.mark.locked_jobs
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_worker_that_cannot_record_its_values_tries_again(
+    database_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    recovers: bool,
+) -> None:
+    """When it ends, it does not wait for a database that is away."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0)
+    stopping = asyncio.Event()
+    calls: list[str] = []
+
+    class Beating(Heartbeat):
+        async def beat(self) -> None:
+            calls.append("beat")
+            if len(calls) == 3:
+                stopping.set()
+            if len(calls) < 3 or not recovers:
+                raise UnavailableError
+
+        async def forget(self) -> None:
+            calls.append("forget")
+            raise UnavailableError
+
+    settings = rotating(database_url)
+    database = Database(settings)
+    await Beating(database, settings).run(stopping)
+    await database.close()
+    assert calls == ["beat"] * 3 + ["forget"] * recovers
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "Cannot record which values of SECRET_KEY are in use"
+    ]
 
 
 async def test_only_the_newest_used_values_are_kept(database_url: str, clock: Clock) -> None:
