@@ -37,7 +37,7 @@ from app.errors import StartupError
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout
 ENV_FILE = Path(os.environ.get("ENV_FILE") or HOME / ".env")
 
-PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md
+PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md, in versions before 0.2
 JWKS_CACHE_SECONDS = 300  # Cache-Control of the key set
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 import click
+from click.core import ParameterSource
 from dotenv import dotenv_values
 
 from app.configuration.types import HOME
@@ -123,7 +124,10 @@ def init(  # noqa: PLR0913 - click passes each option by its name
         )
     if compose:
         answers.generate("POSTGRES_PASSWORD")
-        answers.ask("DATABASE_URL", "", database_url or "")
+        # A variable may be that of the image. In .env, it would replace the database of the file.
+        source = click.get_current_context().get_parameter_source("database_url")
+        is_option = source is ParameterSource.COMMANDLINE
+        answers.ask("DATABASE_URL", "", database_url if is_option else "")
     else:
         question = "Database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
         answers.ask("DATABASE_URL", question, database_url, "sqlite:///hourpass.db")

@@ -102,6 +102,16 @@ def test_with_docker_compose_the_database_gets_a_password(tmp_path: Path) -> Non
     assert_shows_no_secret(result, values)
 
 
+def test_with_docker_compose_the_database_of_the_image_is_not_written(tmp_path: Path) -> None:
+    """In .env, it would replace the one of docker-compose.yml."""
+    options = ("--no-input", "--compose", "--issuer", ISSUER)
+    assert init(tmp_path, *options, DATABASE_URL="sqlite:////data/hourpass.db").exit_code == 0
+    assert "DATABASE_URL" not in written(tmp_path)
+    url = "postgresql://arthur:secret@db/court"
+    assert init(tmp_path / "own", *options, "--database-url", url).exit_code == 0
+    assert written(tmp_path / "own")["DATABASE_URL"] == url
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_it_replaces_no_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ".env"
