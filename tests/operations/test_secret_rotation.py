@@ -178,8 +178,10 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
     ):
         result = await hourpass("rotate", secret_key=f"{NEW},{OLD}", stdin="n\n")
         assert_refused(result, "[>] 3.", "Aborted")
-        await court.is_served(first, second)
-        result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
+        result, _ = await asyncio.gather(
+            hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}"),
+            court.is_served(first, second),
+        )
         assert result.exit_code == 0, result.output
         assert "Encrypted 2 secrets." in result.output
         assert "[>] 4. Remove the old value" in result.output
