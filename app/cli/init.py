@@ -22,8 +22,6 @@ _COMMENTS = {
     "FIRST_ADMIN_USERNAME": "Remove both lines after the first login, and change the password.",
 }
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=~?&-]*", re.ASCII)
-
-
 _NOTHING: Mapping[str, str] = {}
 
 

@@ -97,6 +97,7 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
     from app.secret_rotation.service import Step
 
     rotation = _read()
+    _require_all_values(rotation)
     _print_steps(rotation)
     _require_workers(rotation)
     if rotation.step and not rotation.workers:
@@ -111,22 +112,26 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
 
 
 def _read() -> "Rotation":
-    """Raises ClickException if a value is missing here."""
-    from app.secret_rotation.encrypted_rows import list_counts
+    """Raises ClickException if SECRET_KEY is not set here."""
     from app.secret_rotation.service import read_rotation
     from app.tables import metadata
 
     settings, _ = load_settings()
     if not settings.secret_keys:
         raise click.ClickException("SECRET_KEY is not set.")
-    rotation = run(lambda _, context: read_rotation(context.session, settings, metadata))
+    return run(lambda _, context: read_rotation(context.session, settings, metadata))
+
+
+def _require_all_values(rotation: "Rotation") -> None:
+    """Raises ClickException if there are secrets that no value decrypts."""
+    from app.secret_rotation.encrypted_rows import list_counts
+
     if rotation.undecryptable:
         numbers = {count.content: count.undecryptable for count in rotation.undecryptable}
         raise click.ClickException(
             f"No value of SECRET_KEY decrypts these secrets: {list_counts(numbers)}. Add the "
             "value that does, after a comma."
         )
-    return rotation
 
 
 def _print_steps(rotation: "Rotation") -> None:
@@ -234,7 +239,11 @@ def _others(rotation: "Rotation") -> list[tuple[str, dict[str, int]]]:
             {count.content: count.by_value[WHOLE_TEXT] for count in rotation.secrets},
         ),
         (
-            "cannot be decrypted, and will be replaced",
+            "decrypted by no value",
+            {count.content: count.undecryptable for count in rotation.secrets},
+        ),
+        (
+            "decrypted by no value, and will be replaced",
             {count.content: count.replaceable for count in rotation.secrets},
         ),
     )

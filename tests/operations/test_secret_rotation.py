@@ -361,9 +361,10 @@ async def test_the_command_says_that_locked_rows_are_left(
 
 @pytest.mark.usefixtures("enrolled")
 async def test_the_command_names_secrets_that_no_value_decrypts(hourpass: Command) -> None:
-    for command in (["rotate", "--yes"], ["status"]):
-        result = await hourpass(*command, secret_key=NEW)
-        assert_refused(result, "2 second factors, 1 signing key. Add the value that does")
+    result = await hourpass("rotate", "--yes", secret_key=NEW)
+    assert_refused(result, "2 second factors, 1 signing key. Add the value that does")
+    result = await hourpass("status", secret_key=NEW)
+    assert "decrypted by no value: 2 second factors, 1 signing key" in result.output
     assert_refused(await hourpass("rotate", secret_key=""), "SECRET_KEY is not set.")
 
 
