@@ -165,6 +165,10 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
     async with worker(database_url, both, FIRST, clock) as second:
         result = await hourpass("rotate", "--yes", secret_key=both)
         assert (result.exit_code, "[>] 2." in result.output) == (0, True), result.output
+        result = await hourpass("rotate", "--yes", secret_key=OLD)
+        assert_refused(
+            result, f"has no value {names[NEW]} here, but these workers have it: {FIRST}"
+        )
         async with worker(database_url, f"{NEW},{OLD}", SECOND, clock) as first:
             await court.enroll(first, GALAHAD)
             await court.is_served(first, second)
