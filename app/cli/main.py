@@ -54,6 +54,12 @@ for _name, _module, _help in (
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
+main.add_lazy(
+    "copy",
+    "app.cli.database_copy",
+    "Copy everything to another database.",
+    attribute="copy_database",
+)
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -348,6 +348,7 @@ def test_help_lists_the_commands(option: str) -> None:
     assert set(main.commands) == {
         "after-restore",
         "api-keys",
+        "copy",
         "create-admin",
         "erase-user",
         "grant",
