@@ -98,8 +98,9 @@ class _Copy:
         return CopiedTable(table.name, rows, checksum)
 
     def _advance(self, steps: int) -> None:
-        self._done += steps
-        self._progress(self._done, self._total)
+        if steps:
+            self._done += steps
+            self._progress(self._done, self._total)
 
 
 @asynccontextmanager

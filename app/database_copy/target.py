@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Column, Table, delete, insert, select, text
+from sqlalchemy import Column, Table, delete, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import migrations, outages
@@ -15,7 +15,7 @@ from app.database.version_table import read_revision
 from app.database_copy.errors import CopyError
 from app.database_copy.locks import lock_tables, set_no_timeouts
 from app.database_copy.rows import Checksum, Rows, find_refused, read_pages
-from app.database_copy.tables import UNUSED_ROWS, copied_tables
+from app.database_copy.tables import IS_USED, copied_tables
 from app.settings import Settings
 
 _CACHE_KIB = 65_536  # SQLite's own 2 MiB are too few for the indexes of a million users
@@ -113,7 +113,7 @@ async def open_target(settings: Settings) -> AsyncIterator[Target]:
         async with engine.connect() as connection:
             await _begin(connection)
             await _require_empty(connection)
-            for name in UNUSED_ROWS:
+            for name in IS_USED:
                 await connection.execute(delete(_table(name)))
             yield Target(connection)
             await connection.commit()
@@ -135,9 +135,10 @@ async def _begin(connection: AsyncConnection) -> None:
 
 async def _require_empty(connection: AsyncConnection) -> None:
     for table in copied_tables():
-        unused = UNUSED_ROWS.get(table.name)
-        rows = select(text("1")).select_from(table).limit(1)
-        if await connection.scalar(rows.where(~text(f"({unused})")) if unused else rows):
+        query = select(literal(1)).select_from(table).limit(1)
+        if table.name in IS_USED:
+            query = query.where(IS_USED[table.name])
+        if await connection.scalar(query):
             raise _not_empty(f"rows in the table {table.name}")
 
 
