@@ -1,0 +1,99 @@
+"""What the database has, as far as a file is about it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.groups.models import Group, GroupMember
+from app.tokens.jwt import PERSON
+from app.users.models import User
+from app.users.schemas import normalize_username as normalize
+
+_NAMES_AT_ONCE = 500  # in one statement
+
+
+class AccountState(NamedTuple):
+    id: int
+    name: str
+    kind: str
+    email: str | None
+    is_enabled: bool
+    is_admin: bool
+    scopes: tuple[str, ...]
+
+    def values(self) -> dict[str, Any]:
+        shown = {"is_enabled": self.is_enabled, "is_admin": self.is_admin, "scopes": self.scopes}
+        return {"email": self.email, **shown} if self.kind == PERSON else shown
+
+
+class GroupState(NamedTuple):
+    id: int
+    name: str
+    scopes: tuple[str, ...]
+    members: tuple[str, ...]  # as they typed their names, in the order in which these are compared
+
+    def values(self) -> dict[str, Any]:
+        return {"scopes": self.scopes, "members": self.members}
+
+
+class State(NamedTuple):
+    """By the names as they are compared."""
+
+    accounts: Mapping[str, AccountState]
+    groups: Mapping[str, GroupState]
+
+    def find_account(self, name: str) -> AccountState:
+        return self.accounts[normalize(name)]
+
+
+async def load_state(session: AsyncSession, names: Collection[str] | None = None) -> State:
+    """`names` are those of the users to load; None for all of them. Groups are always all loaded,
+    1,000 at most, with their members."""
+    accounts: dict[str, AccountState] = {}
+    for condition in _conditions(names):
+        for user in await session.execute(_select_users().where(condition)):
+            folded, *values, scopes = user
+            accounts[folded] = AccountState(*values, tuple(sorted(scopes.split())))
+    members: dict[int, list[tuple[str, str]]] = {}
+    rows = select(GroupMember.group_id, User.username_folded, User.username).join(
+        User, User.id == GroupMember.user_id
+    )
+    for group_id, folded, name in await session.execute(rows):
+        members.setdefault(group_id, []).append((folded, name))
+    groups = {
+        folded: GroupState(
+            id_,
+            name,
+            tuple(sorted(scopes.split())),
+            tuple(member for _, member in sorted(members.get(id_, ()))),
+        )
+        for id_, folded, name, scopes in await session.execute(
+            select(Group.id, Group.name_folded, Group.name, Group.scopes)
+        )
+    }
+    return State(accounts, groups)
+
+
+def _conditions(names: Collection[str] | None) -> list[ColumnElement[bool]]:
+    if names is None:
+        return [true()]
+    folded = sorted({normalize(name) for name in names})
+    return [
+        User.username_folded.in_(folded[start : start + _NAMES_AT_ONCE])
+        for start in range(0, len(folded), _NAMES_AT_ONCE)
+    ]
+
+
+def _select_users() -> Select[Any]:
+    return select(
+        User.username_folded,
+        User.id,
+        User.username,
+        User.kind,
+        User.email,
+        User.is_enabled,
+        User.is_admin,
+        User.scopes,
+    )
