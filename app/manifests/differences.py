@@ -98,10 +98,8 @@ def _changes_of_groups(
 
 
 def _new_account(entry: Account) -> Values:
-    values = {"is_enabled": True, "is_admin": False, "scopes": ()} | _given(entry)
-    if isinstance(entry, Person):
-        values.setdefault("email", None)
-    return values
+    values: Values = {"email": None} if isinstance(entry, Person) else {}
+    return {**values, "is_enabled": True, "is_admin": False, "scopes": (), **_given(entry)}
 
 
 def _given(entry: Account) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def _given(entry: Account) -> dict[str, Any]:
 
 
 def _update(kind: Kind, name: str, before: Values, given: Values) -> Iterator[Change]:
-    changed = [key for key, value in given.items() if before[key] != value]
+    changed = [key for key in before if key in given and before[key] != given[key]]
     if changed:
         yield Change(
             kind, name, {key: before[key] for key in changed}, {key: given[key] for key in changed}

@@ -64,7 +64,7 @@ def _check_events(text: str) -> None:
     """Before anything is built from them."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -113,4 +113,6 @@ def _describe(problem: ErrorDetails, name: str, lines: dict[Path, int]) -> str:
 
 
 def _shown(path: Path) -> str:
-    return ".".join(map(str, path))
+    """Characters that a terminal would obey are escaped: the file may be somebody else's."""
+    text = ".".join(map(str, path))
+    return "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)

@@ -17,6 +17,9 @@ from app.manifests.schemas import Manifest
 from app.manifests.state import State, load_state
 from app.services import Services
 
+# Adding a member is one, for example. A thousand take some seconds.
+MAX_OPERATIONS = 1_000
+
 # Between the difference and the last change, nobody else changes one of these rows. Logins go on.
 _LOCK_POSTGRES = text("LOCK TABLE users, groups, group_members IN SHARE ROW EXCLUSIVE MODE")
 
@@ -47,8 +50,16 @@ class Manifests:
         self._services = services
 
     async def find_changes(self, context: RequestContext, manifest: Manifest) -> list[Change]:
-        """Raises ManifestError."""
-        return find_changes(manifest, await _load(context, manifest))
+        """Raises ManifestError, also if there are too many."""
+        state = await _load(context, manifest)
+        changes = find_changes(manifest, state)
+        number = len(self._all_operations(context, changes, state))
+        if number > MAX_OPERATIONS:
+            raise ManifestError(
+                f"The difference needs {number:,} operations, and {MAX_OPERATIONS:,} are possible "
+                "at once, because a running service cannot write meanwhile. Split the file."
+            )
+        return changes
 
     async def apply(
         self, context: RequestContext, manifest: Manifest, confirmed: Sequence[Change]
@@ -65,12 +76,7 @@ class Manifests:
         state = await _load(context, manifest)
         if find_changes(manifest, state) != list(confirmed):
             raise ChangedMeanwhileError
-        operations = [
-            operation
-            for change in confirmed
-            for operation in self._operations(context, change, state)
-        ]
-        for operation in sorted(operations, key=lambda operation: operation.rank):
+        for operation in self._all_operations(context, confirmed, state):
             try:
                 await operation.run()
             except UnavailableError:
@@ -78,6 +84,16 @@ class Manifests:
             except ApiError as error:
                 change = operation.change
                 raise ManifestError(f"{change.kind} {change.name}: {_words(error)}.") from error
+
+    def _all_operations(
+        self, context: RequestContext, changes: Iterable[Change], state: State
+    ) -> list[_Operation]:
+        operations = [
+            operation
+            for change in changes
+            for operation in self._operations(context, change, state)
+        ]
+        return sorted(operations, key=lambda operation: operation.rank)
 
     def _operations(
         self, context: RequestContext, change: Change, state: State
@@ -114,7 +130,8 @@ class Manifests:
                 context, change.name, values.pop("scopes")
             )
             user_id = account.id
-        await self._services.users.change(context, user_id, **values)
+        if values.get("is_admin") or not values["is_enabled"]:
+            await self._services.users.change(context, user_id, **values)
 
     def _operations_on_group(self, context: RequestContext, change: Change) -> Iterable[_Operation]:
         groups, name = self._services.groups, change.name

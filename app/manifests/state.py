@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.groups.models import Group, GroupMember
@@ -12,6 +12,18 @@ from app.users.models import User
 from app.users.schemas import normalize_username as normalize
 
 _NAMES_AT_ONCE = 500  # in one statement
+
+# Without the hashes of passwords.
+_COLUMNS = (
+    User.username_folded,
+    User.id,
+    User.username,
+    User.kind,
+    User.email,
+    User.is_enabled,
+    User.is_admin,
+    User.scopes,
+)
 
 
 class AccountState(NamedTuple):
@@ -53,9 +65,16 @@ async def load_state(session: AsyncSession, names: Collection[str] | None = None
     1,000 at most, with their members."""
     accounts: dict[str, AccountState] = {}
     for condition in _conditions(names):
-        for user in await session.execute(_select_users().where(condition)):
-            folded, *values, scopes = user
-            accounts[folded] = AccountState(*values, tuple(sorted(scopes.split())))
+        for user in await session.execute(select(*_COLUMNS).where(condition)):
+            accounts[user.username_folded] = AccountState(
+                user.id,
+                user.username,
+                user.kind,
+                user.email,
+                user.is_enabled,
+                user.is_admin,
+                tuple(sorted(user.scopes.split())),
+            )
     members: dict[int, list[tuple[str, str]]] = {}
     rows = select(GroupMember.group_id, User.username_folded, User.username).join(
         User, User.id == GroupMember.user_id
@@ -84,16 +103,3 @@ def _conditions(names: Collection[str] | None) -> list[ColumnElement[bool]]:
         User.username_folded.in_(folded[start : start + _NAMES_AT_ONCE])
         for start in range(0, len(folded), _NAMES_AT_ONCE)
     ]
-
-
-def _select_users() -> Select[Any]:
-    return select(
-        User.username_folded,
-        User.id,
-        User.username,
-        User.kind,
-        User.email,
-        User.is_enabled,
-        User.is_admin,
-        User.scopes,
-    )

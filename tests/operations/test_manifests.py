@@ -3,6 +3,7 @@ writes that file."""
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -25,13 +26,14 @@ from app.http import access_log
 from app.manifests.errors import ChangedMeanwhileError, ManifestError
 from app.manifests.export import export
 from app.manifests.reader import MAX_BYTES, read_manifest
-from app.manifests.service import Manifests
+from app.manifests.service import MAX_OPERATIONS, Manifests
 from app.services import Services, build_services
+from app.settings import ROOT
 from app.tokens.revocations.models import Revocation
 from app.users.models import User
 from tests.support import database_templates as templates
 from tests.support.database_templates import Postgres
-from tests.support.markers import on_postgresql
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import CHEAP_HASHING, make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
@@ -44,12 +46,13 @@ from tests.support.users import (
     open_session,
     register,
     renew,
-    revoked,
     said_in,
     token_holds,
 )
 
 Apply = Callable[..., Awaitable[Result]]
+
+LETTERS = ascii_letters[:30]
 
 COURT = """\
 users:
@@ -205,6 +208,11 @@ async def traces_in(app: FastAPI) -> tuple[int, ...]:
         pytest.param("users: {}\n---\n", "team.yaml:2: The file must have one document.", id="two"),
         pytest.param("users: ]", "team.yaml:1: This is not YAML:", id="no YAML"),
         pytest.param("users: \x01", "team.yaml: The file has a character", id="a control code"),
+        pytest.param(
+            'users:\n  "a\\e[2J": {}\n',
+            "team.yaml:2: users.a\\x1b[2J: ",
+            id="a name that a terminal would obey",
+        ),
         pytest.param("- ada\n", "team.yaml:1: Input should be a valid dictionary", id="a list"),
         pytest.param(
             "#" * (MAX_BYTES + 1),
@@ -240,15 +248,15 @@ async def test_everything_that_is_missing_is_created(
     assert result.exit_code == 0, result.output
     assert result.stdout == (
         "+ user galahad\n"
+        "    email: galahad@camelot.example\n"
         "    is_enabled: yes\n"
         "    is_admin: no\n"
         "    scopes: predict\n"
-        "    email: galahad@camelot.example\n"
         "+ user merlin\n"
+        "    email: none\n"
         "    is_enabled: no\n"
         "    is_admin: yes\n"
         "    scopes: none\n"
-        "    email: none\n"
         "+ service account svc-scribe\n"
         "    is_enabled: yes\n"
         "    is_admin: no\n"
@@ -306,8 +314,8 @@ async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_
     )
     assert result.stdout == (
         "~ user galahad\n"
-        "    scopes: none → predict train\n"
         f"    email: {GALAHAD['email']} → grail@camelot.example\n"
+        "    scopes: none → predict train\n"
         "~ group knights\n"
         "    scopes: a → a b\n"
         "    members: lancelot → galahad\n"
@@ -319,9 +327,9 @@ async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_
     ]
     assert await comes_to_an_end(client, galahads)
     assert await comes_to_an_end(client, lancelots["token"])
-    assert {all_tokens_like(galahads), all_tokens_like(lancelots["token"])} <= {
-        *(await revoked(client))
-    }
+    async with app.state.database.session() as session:
+        revoked = set(await session.scalars(select(Revocation.value)))
+    assert {all_tokens_like(galahads), all_tokens_like(lancelots["token"])} <= revoked
     assert (await renew(client, lancelots["refresh_token"])).status_code == 200
 
 
@@ -353,7 +361,7 @@ async def test_disabling_revokes_and_enabling_does_not_bring_tokens_back(
             id="the other administrator has no password",
         ),
         pytest.param(
-            f"users: {{percival: {{scopes: [{', '.join('x' * 120 + n for n in ascii_letters[:30])}]}}}}",
+            f"users: {{percival: {{scopes: [{', '.join('x' * 120 + n for n in LETTERS)}]}}}}",
             "Error: user percival: scopes: An access token with these scopes could have",
             id="scopes that are too long for a token",
         ),
@@ -383,6 +391,17 @@ async def test_what_a_rule_forbids_is_refused_with_everything_else(
     result = await apply(content)
     assert result.exit_code == 1
     assert problem in result.stderr
+    assert await traces_in(app) == before
+
+
+async def test_a_difference_that_would_keep_a_service_waiting_is_refused(
+    apply: Apply, app: FastAPI
+) -> None:
+    before = await traces_in(app)
+    people = [f"user{number}" for number in range(MAX_OPERATIONS + 1)]
+    result = await apply(f"users: {{{', '.join(f'{name}: {{}}' for name in people)}}}")
+    assert result.exit_code == 1
+    assert "needs 1,001 operations, and 1,000 are possible" in result.stderr
     assert await traces_in(app) == before
 
 
@@ -606,3 +625,18 @@ async def test_an_export_differs_in_nothing_and_makes_another_database_the_same(
     assert await within(empty_twin, apply_exported) > 10
     assert await within(empty_twin, lambda _, context: export(context)) == exported
     assert await within(empty_twin, apply_exported) == 0
+
+
+@on_sqlite
+@pytest.mark.first_start
+async def test_the_page_shows_what_the_commands_print(hourpass: Apply, tmp_path: Path) -> None:
+    page = (ROOT / "docs/apply.md").read_text()
+    blocks = re.findall(r"^```(yaml|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (_, first), (_, created), (_, second), (_, changed), (_, exported) = blocks
+    file = tmp_path / "team.yaml"
+    for content, printed in ((first, created), (second, changed)):
+        await asyncio.to_thread(file.write_text, content)
+        result = await hourpass("apply", str(file), stdin="y\n")
+        assert result.exit_code == 0, result.output
+        assert result.output == printed
+    assert (await hourpass("export")).stdout == exported

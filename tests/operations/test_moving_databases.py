@@ -96,7 +96,7 @@ class LoggedIn:
         self._key: str = key.json()["key"]
         self._revoked = self._log_in(client)["token"]
         self._guard = Guard(url)
-        assert self._guard.check(self._revoked)
+        self._guard.check(self._revoked)
         self._revoke(client, self._revoked)
 
     def stays_logged_in(self, client: httpx.Client) -> None:
