@@ -51,8 +51,8 @@ for _name, _module, _help in (
     ("keys", "keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
     ("after-restore", "restore", "Make a restored database safe."),
-    ("apply", "manifests", "Change users, service accounts and groups as a file says."),
-    ("export", "manifests", "Print all users, service accounts and groups as such a file."),
+    ("apply", "manifests", "Change users and groups as a file says."),
+    ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
