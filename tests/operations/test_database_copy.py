@@ -45,6 +45,7 @@ from app.users.models import User
 from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
 from tests.support.markers import on_postgresql, on_sqlite
+from tests.support.pgbouncer import pgbouncer
 from tests.support.processes import environment
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, register
@@ -454,6 +455,28 @@ async def test_a_source_whose_lock_was_lost_is_not_copied(
     with pytest.raises(CopyError, match="The source cannot be used"):
         await copy(database_url, target_url, progress=disconnect)
     assert await is_empty(target_url)
+
+
+@on_postgresql
+@pytest.mark.parametrize("direction", ["there", "back"])
+async def test_a_pooler_in_between_changes_nothing(
+    database_url: str, target_url: str, tmp_path: Path, direction: str
+) -> None:
+    """PgBouncer gives each transaction another connection, and the copy is one transaction."""
+    await fill(database_url)
+    parts = make_url(database_url)
+    directory = parts.query["host"]
+    assert isinstance(directory, str)
+    with pgbouncer(tmp_path, directory) as port:
+        through = f"postgresql://postgres@127.0.0.1:{port}/{parts.database}"
+        if direction == "there":
+            await copy(through, target_url)
+            assert await read_all(target_url) == await read_all(database_url)
+            return
+        await copy(database_url, target_url)
+        await execute(database_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        await copy(target_url, through)
+        assert await read_all(database_url) == await read_all(target_url)
 
 
 async def test_rows_are_read_page_by_page(

@@ -23,6 +23,7 @@ from tests.support.settings import CHEAP_HASHING
 from tests.support.users import LANCELOT, bearer
 
 PAGE = ROOT / "docs/move-to-postgresql.md"
+IN_USE = "Another process uses the source"
 
 
 def steps_of_the_page() -> tuple[str, str]:
@@ -67,8 +68,8 @@ class House:
             process.terminate()
             process.wait(60)
 
-    def run(self, script: str, database_url: str) -> str:
-        """A command of the page."""
+    def run(self, script: str, database_url: str, status: int = 0) -> str:
+        """A command of the page. Returns what it prints, errors included."""
         name, *arguments = script.split()
         assert name == "hourpass"
         ran = subprocess.run(
@@ -79,8 +80,8 @@ class House:
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        assert ran.returncode == status, ran.stderr
+        return ran.stdout + ran.stderr
 
 
 class LoggedIn:
@@ -137,9 +138,11 @@ def test_a_client_stays_logged_in_there_and_back(
     command, output = steps_of_the_page()
     house = House(tmp_path)
     first, last = "sqlite:///hourpass.db", "sqlite:///again.db"
+    (tmp_path / "target-url").write_text("sqlite:///other.db\n")
     with postgres.database() as postgres_url:
         with house.serving(first) as client:
             user = LoggedIn(client, house.url)
+            assert IN_USE in house.run(command, first, status=1)
         for source, target in ((first, postgres_url), (postgres_url, last)):
             (tmp_path / "target-url").write_text(f"{target}\n")
             printed = house.run(command, source)
@@ -147,6 +150,8 @@ def test_a_client_stays_logged_in_there_and_back(
                 assert set(shape_of(output)) <= set(shape_of(printed))
             with house.serving(target) as client:
                 user.stays_logged_in(client)
+                (tmp_path / "target-url").write_text("sqlite:///other.db\n")
+                assert IN_USE in house.run(command, target, status=1)
     user.close()
     assert not [message for message in guard_messages(caplog) if "another feed" in message]
 
