@@ -85,15 +85,18 @@ def _read_url(url: str | None, file: TextIO | None) -> str:
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(f"The URL of the target {problem}.") from None
-    if is_argument and not valid.startswith("sqlite") and "@" in valid:
-        before, _, _ = valid.rpartition("@")
-        if ":" in before.partition("://")[2]:
-            click.echo(
-                "Warning: the arguments of a process are visible to other users. "
-                "Use --to-file for a URL with a password.",
-                err=True,
-            )
+    if is_argument and _has_password(valid):
+        click.echo(
+            "Warning: the arguments of a process are visible to other users. "
+            "Use --to-file for a URL with a password.",
+            err=True,
+        )
     return valid
+
+
+def _has_password(url: str) -> bool:
+    user_info = url.partition("://")[2].rpartition("@")[0]
+    return not url.startswith("sqlite") and (":" in user_info or "password=" in url)
 
 
 def _copy(source: Settings, target: Settings, *, is_rehearsal: bool) -> "list[CopiedTable]":

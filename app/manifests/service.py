@@ -175,14 +175,19 @@ class Manifests:
 
 
 async def _load(context: RequestContext, manifest: Manifest) -> State:
-    """All users if some of them would be pruned, otherwise those that the file names."""
+    """Those that the file names, or all of them if some would be pruned."""
     prunes_users = manifest.prune and (
         manifest.users is not None or manifest.service_accounts is not None
     )
     entries = manifest.groups or {}
     members = {member for entry in entries.values() for member in entry.members or ()}
     named = {*(manifest.users or ()), *(manifest.service_accounts or ()), *members}
-    return await load_state(context.session, None if prunes_users else named)
+    prunes_groups = manifest.prune and manifest.groups is not None
+    return await load_state(
+        context.session,
+        None if prunes_users else named,
+        None if prunes_groups else entries.keys(),
+    )
 
 
 def _columns(change: Change) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.groups.models import Group, GroupMember
 from app.tokens.jwt import PERSON
@@ -60,11 +61,14 @@ class State(NamedTuple):
         return self.accounts[normalize(name)]
 
 
-async def load_state(session: AsyncSession, names: Collection[str] | None = None) -> State:
-    """`names` are those of the users to load; None for all of them. Groups are always all loaded,
-    1,000 at most, with their members."""
+async def load_state(
+    session: AsyncSession,
+    usernames: Collection[str] | None = None,
+    group_names: Collection[str] | None = None,
+) -> State:
+    """The users and groups with these names; with None, all of them."""
     accounts: dict[str, AccountState] = {}
-    for condition in _conditions(names):
+    for condition in _conditions(User.username_folded, usernames):
         for user in await session.execute(select(*_COLUMNS).where(condition)):
             accounts[user.username_folded] = AccountState(
                 user.id,
@@ -75,31 +79,43 @@ async def load_state(session: AsyncSession, names: Collection[str] | None = None
                 user.is_admin,
                 tuple(sorted(user.scopes.split())),
             )
-    members: dict[int, list[tuple[str, str]]] = {}
-    rows = select(GroupMember.group_id, User.username_folded, User.username).join(
-        User, User.id == GroupMember.user_id
-    )
-    for group_id, folded, name in await session.execute(rows):
-        members.setdefault(group_id, []).append((folded, name))
-    groups = {
-        folded: GroupState(
-            id_,
-            name,
-            tuple(sorted(scopes.split())),
-            tuple(member for _, member in sorted(members.get(id_, ()))),
-        )
-        for id_, folded, name, scopes in await session.execute(
-            select(Group.id, Group.name_folded, Group.name, Group.scopes)
-        )
-    }
+    groups: dict[str, GroupState] = {}
+    for condition in _conditions(Group.name_folded, group_names):
+        members = await _load_members(session, condition)
+        for group in await session.scalars(select(Group).where(condition)):
+            groups[group.name_folded] = GroupState(
+                group.id,
+                group.name,
+                tuple(sorted(group.scopes.split())),
+                tuple(name for _, name in sorted(members.get(group.id, ()))),
+            )
     return State(accounts, groups)
 
 
-def _conditions(names: Collection[str] | None) -> list[ColumnElement[bool]]:
+async def _load_members(
+    session: AsyncSession, condition: ColumnElement[bool]
+) -> dict[int, list[tuple[str, str]]]:
+    """Of the groups for which the condition is true."""
+    members: dict[int, list[tuple[str, str]]] = {}
+    rows = await session.execute(
+        select(GroupMember.group_id, User.username_folded, User.username)
+        .join(User, User.id == GroupMember.user_id)
+        .join(Group, Group.id == GroupMember.group_id)
+        .where(condition)
+    )
+    for group_id, folded, name in rows:
+        members.setdefault(group_id, []).append((folded, name))
+    return members
+
+
+def _conditions(
+    column: InstrumentedAttribute[str], names: Collection[str] | None
+) -> list[ColumnElement[bool]]:
+    """One for each statement."""
     if names is None:
         return [true()]
     folded = sorted({normalize(name) for name in names})
     return [
-        User.username_folded.in_(folded[start : start + _NAMES_AT_ONCE])
+        column.in_(folded[start : start + _NAMES_AT_ONCE])
         for start in range(0, len(folded), _NAMES_AT_ONCE)
     ]
