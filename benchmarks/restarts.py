@@ -43,7 +43,8 @@ async def _ready(manager: ServiceManager) -> None:
 async def _hang_up(manager: ServiceManager, number: int) -> None:
     assert manager.process
     manager.process.send_signal(signal.SIGHUP)
-    while manager.log.read_text().count("Restarted all workers") < number:
+    done = "Restarted all workers"
+    while manager.log.read_text().count(done) < number:  # noqa: ASYNC110 - of another process
         await asyncio.sleep(0.1)
 
 
@@ -100,7 +101,8 @@ async def _measure(how: str, workers: int, restarts: int, seconds: float) -> Non
 @click.option("--seconds", default=60.0, show_default=True, help="Longer if the restarts are.")
 def main(restarts: int, seconds: float) -> None:
     print(
-        "| restarted by | workers | restarts | longest | answered | refused | cut | errors | slowest |"
+        "| restarted by | workers | restarts | longest | answered | refused | cut | errors "
+        "| slowest |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for how, workers in (("SIGHUP", 2), ("service manager", 2), ("service manager", 1)):

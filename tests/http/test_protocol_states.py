@@ -397,7 +397,7 @@ async def test_idle_connections_are_closed_sooner_while_the_server_stops(app: Ap
     peer = Peer(app)
     await peer.send(QUICK)
     connections.idle.since[peer.protocol] -= 1
-    peer.protocol.shutdown()
+    connections.stop()
     assert connections.idle.seconds == connections.idle_proxies.seconds == 1
     assert peer.transport.calls == ["close"]
 
