@@ -67,7 +67,7 @@ async def _measure(how: str, workers: int, restarts: int, seconds: float) -> Non
             load.listeners(20)
             for number in range(1, restarts + 1):
                 await asyncio.sleep(
-                    max(0, started + number * seconds / restarts - 3 - perf_counter())
+                    max(1, started + number * seconds / restarts - 3 - perf_counter())
                 )
                 begun = perf_counter()
                 if how == "SIGHUP":

@@ -18,6 +18,10 @@ _PUBLIC_PREFLIGHT = {
     "Access-Control-Allow-Headers": "*",
 }
 
+# Proxies ask there about requests of any method, with all their headers, and let a request pass if
+# the answer is 204. A preflight is one of them, and must not pass without a token.
+_FOR_PROXIES = "/verify"
+
 _VARY = (b"vary", b"Origin")
 _EXPOSED = (
     b"access-control-expose-headers",
@@ -47,13 +51,13 @@ class Cors:
         return self._headers.get(_get(scope, b"origin"), (_VARY,))
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a preflight of an allowed origin. It is the same for all paths, and does
-        not say which of them exist."""
+        """The answer to a preflight of an allowed origin. It does not say which paths exist."""
         if scope["method"] != "OPTIONS" or not _get(scope, b"access-control-request-method"):
             return None
         if scope["path"].startswith(_PUBLIC):
             return Response(status_code=204, headers={**_PUBLIC_PREFLIGHT, **_MAX_AGE})
-        if _get(scope, b"origin") in self._headers:
+        is_allowed = _get(scope, b"origin") in self._headers
+        if is_allowed and not scope["path"].startswith(_FOR_PROXIES):
             return Response(status_code=204, headers={**_PREFLIGHT, **_MAX_AGE})
         return None
 
