@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from starlette.responses import Response
 from starlette.types import Scope
 
-Header = tuple[bytes, bytes]
-
 # Keys and metadata: for the pages of all origins.
 _PUBLIC = "/.well-known/"
 _PUBLIC_HEADERS = ((b"access-control-allow-origin", b"*"),)
@@ -42,7 +40,7 @@ class Cors:
         }
         self.is_on = bool(self._headers)
 
-    def headers(self, scope: Scope) -> tuple[Header, ...]:
+    def headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
         """To add to the response."""
         if scope["path"].startswith(_PUBLIC):
             return _PUBLIC_HEADERS

@@ -24,7 +24,7 @@ from app.errors import (
     UriTooLongError,
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
-from app.http.cors import Cors, Header
+from app.http.cors import Cors
 from app.http.error_responses import error_response
 
 MAX_BODY_BYTES = 16_384
@@ -45,6 +45,8 @@ _DEFAULT_HEADERS = [
 ]
 
 _log = logging.getLogger("hourpass")
+
+Header = tuple[bytes, bytes]
 
 
 class PreparedResponse(NamedTuple):

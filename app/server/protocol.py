@@ -143,7 +143,7 @@ class HttpProtocol(RequestParser):
         if self._is_closed:
             if not self._raw.get_write_buffer_size():
                 self._raw.abort()
-        elif self.cycle and not self.cycle.response_complete:
+        elif self._current and not self.cycle.response_complete:
             self.cycle.keep_alive = False
         elif self.queue is self._connections.first_heads and not self._in_head:
             self._connections.move(self, self.idle_queue)

@@ -21,7 +21,7 @@ RESTART_SECONDS = 60.0  # for each worker; uvicorn's 5 are too few for the impor
 
 class Worker(Process):
     @cached_property
-    def server(self) -> Server:  # type: ignore[override] # uvicorn has a property
+    def server(self) -> Server:
         return Server(self.config)
 
 

@@ -35,6 +35,8 @@ SERVICE, DEVELOPMENT, BENCH, CLIENTS = (
     ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench", "-clients")
 )
 
+EXAMPLES = sorted((ROOT / "examples").glob("*/requirements.txt"))
+
 # `COPY --from=stage` takes from an image, not from here.
 COPIED = [
     source
@@ -191,7 +193,11 @@ def test_pre_commit_runs_the_linters_of_make_lint() -> None:
     assert [hook["entry"] for hook in hooks] == linters
 
 
-@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH, CLIENTS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [SERVICE, DEVELOPMENT, BENCH, CLIENTS, *EXAMPLES],
+    ids=lambda path: f"{path.parent.name}-{path.name}",
+)
 def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
     text = path.read_text()
     assert pins(text)
@@ -233,6 +239,14 @@ def test_both_requirements_agree() -> None:
     assert service.keys() <= development.keys()
     shared = service.keys() & development.keys()
     assert {name: service[name] for name in shared} == {name: development[name] for name in shared}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_an_example_adds_to_the_service_what_the_tests_of_it_have(path: Any) -> None:
+    added, development = pins(path.read_text()), pins(DEVELOPMENT.read_text())
+    assert added.items() <= development.items()
+    assert f".venv/example_{path.parent.name}\n" in (path.parent / "run").read_text()
+    assert path.parent.name in (ROOT / ".ci/lock").read_text()
 
 
 def test_uv_and_poetry_install_the_service_and_the_guard_beside_it_alone() -> None:
