@@ -21,10 +21,12 @@ def hold(database: Path) -> list[int]:
         return []
     import fcntl
 
-    others = find(database)
+    others: list[int] = []
     with suppress(OSError):
+        others = find(database)
         # Never closed: that would release the lock.
-        file = os.open(_beside(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(_beside(database), flags, 0o600)
         for start in range(0, MAX_PROCESSES * _RECORD_BYTES, _RECORD_BYTES):
             with suppress(BlockingIOError):  # the place of another process
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _RECORD_BYTES, start)
@@ -34,7 +36,8 @@ def hold(database: Path) -> list[int]:
 
 
 def find(database: Path) -> list[int]:
-    """The ids of the other processes that hold a lock, as they are in their containers."""
+    """The ids of the other processes that hold a lock, as they are in their containers. Raises
+    OSError."""
     if sys.platform == "win32":
         return []
     import fcntl

@@ -9,15 +9,18 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
 from app.server.listeners import bind, deal
+from app.server.supervisor import Supervisor
 from app.server.systemd import Notifier, inherited_listeners
-from tests.operations.test_serving import HOURPASS, ended, started, token_of
+from tests.operations.test_serving import HOURPASS, Service, ended, started, token_of
 from tests.operations.test_signals import messages
+from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_manager import service_manager
 from tests.support.steady_load import SteadyLoad
 from tests.support.users import ARTHUR
@@ -55,15 +58,58 @@ async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with started(tmp_path, *command, DATABASE_URL=url) as service:
         service.wait_for_workers(2)
+        service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
         async with SteadyLoad(service.base_url, token_at(service.base_url)) as load:
             put_on(load)
-            for restarts in (1,):
-                service.process.send_signal(signal.SIGHUP)
-                done = "Restarted all workers"
-                await until(lambda: messages(service).count(done) == restarts)  # noqa: B023 - awaited
+            service.process.send_signal(signal.SIGHUP)
+            done = "Restarted all workers"
+            await until(lambda: done in messages(service))
         assert_all_answered(load)
+        assert service.logged(done)["workers"] == 2
+        killed_while_clients_wait(service)
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(60) == 0
+
+
+def killed_while_clients_wait(service: Service) -> None:
+    """The next worker answers those that wait in the queue of the one that is killed."""
+    worker = newest_worker(service)
+    os.kill(worker, signal.SIGSTOP)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(service.base_url)) for _ in range(20)]
+        for client in clients:
+            client.settimeout(60)
+            client.sendall(request("GET /healthz", "Connection: close"))
+        os.kill(worker, signal.SIGKILL)
+        statuses = [[answer.status for answer in read_answers(client)] for client in clients]
+    assert statuses == [[200]] * 20
+    assert newest_worker(service) != worker
+
+
+def newest_worker(service: Service) -> int:
+    started = [line for line in messages(service) if "Started server process" in str(line)]
+    return int(str(started[-1]).partition("[")[2].rstrip("]"))
+
+
+class StoppingWorker:
+    """Notes whether the service still listened when it had to stop."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.is_listening: list[bool] = []
+
+    def terminate(self) -> None:
+        self.is_listening.append(self._listener.fileno() >= 0)
+
+
+def test_a_service_that_stops_refuses_connections_while_its_workers_finish() -> None:
+    [listener] = bind("127.0.0.1", 0, 1)
+    worker = StoppingWorker(listener)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._listeners, supervisor._notifier = [[listener]], Notifier()
+    supervisor.processes = [worker]  # type: ignore[list-item] # it has what is used
+    supervisor.terminate_all()
+    assert worker.is_listening == [False]
 
 
 async def test_one_worker_restarts_on_the_socket_of_its_service_manager(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_file_that_cannot_be_read_is_not_checked(tmp_path: Path) -> None:
     database = tmp_path / "hourpass.db"
     database.with_name(database.name + SUFFIX).mkdir()
     assert states(database) == ["warning"]
+    with holder(database) as (_, seen):
+        assert seen == []  # which does not keep the service from starting
 
 
 def test_a_service_notices_another_one_at_its_start(tmp_path: Path) -> None:
