@@ -73,7 +73,7 @@ async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -
 
 def killed_while_clients_wait(service: Service) -> None:
     """The next worker answers those that wait in the queue of the one that is killed."""
-    worker = newest_worker(service)
+    worker, _ = workers_of(service)
     os.kill(worker, signal.SIGSTOP)
     with ExitStack() as stack:
         clients = [stack.enter_context(connected(service.base_url)) for _ in range(20)]
@@ -83,12 +83,17 @@ def killed_while_clients_wait(service: Service) -> None:
         os.kill(worker, signal.SIGKILL)
         statuses = [[answer.status for answer in read_answers(client)] for client in clients]
     assert statuses == [[200]] * 20
-    assert newest_worker(service) != worker
+    assert worker not in workers_of(service)
 
 
-def newest_worker(service: Service) -> int:
-    started = [line for line in messages(service) if "Started server process" in str(line)]
-    return int(str(started[-1]).partition("[")[2].rstrip("]"))
+def workers_of(service: Service) -> list[int]:
+    pid = service.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 class StoppingWorker:
