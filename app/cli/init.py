@@ -18,11 +18,17 @@ from app.settings import find_errors
 _COMMENTS = {
     "ENVIRONMENT": "Settings of Hourpass. docs/configuration.md lists all of them.",
     "SECRET_KEY": "Encrypts secrets in the database. Keep a copy apart from its backups.",
-    "POSTGRES_PASSWORD": "Of the database that docker-compose.yml creates.",
     "FIRST_ADMIN_USERNAME": "Remove both lines after the first login, and change the password.",
 }
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=~?&-]*", re.ASCII)
 _NOTHING: Mapping[str, str] = {}
+# With Docker Compose, secrets are the files that docker-compose.yml names. In .env, they would be in
+# the environment of the container.
+_SECRETS = {
+    "SECRET_KEY": "secret_key",
+    "POSTGRES_PASSWORD": "database_password",
+    "DATABASE_URL": "database_url",
+}
 
 
 class _Answers:
@@ -105,10 +111,11 @@ def init(  # noqa: PLR0913 - click passes each option by its name
 
     Generates the secrets, asks for what no option says, and never replaces a file.
     """
-    path = directory / ".env"
-    if os.path.lexists(path):
-        raise click.ClickException(f"{path} exists already. This command replaces no file.")
     answers = _Answers(may_ask=not no_input)
+    paths = [directory / ".env", *(directory / "secrets" / name for name in _SECRETS.values())]
+    for path in paths:
+        if os.path.lexists(path):
+            raise click.ClickException(f"{path} exists already. This command replaces no file.")
     answers.generate("SECRET_KEY")
     answers.ask("ISSUER", "https URL under which clients reach the service", issuer, None)
     if compose is None:
@@ -120,33 +127,51 @@ def init(  # noqa: PLR0913 - click passes each option by its name
                 "Does Docker Compose run it, with PostgreSQL?", default=has_file, err=True
             )
         )
+    proxies = "Addresses or networks of your proxies (empty: none)"
+    answers.ask("TRUSTED_PROXIES", proxies, trusted_proxies)
     if compose:
+        if admin or mail_from:
+            raise click.UsageError(
+                "With Docker Compose, leave --admin and --mail-from out. docs/deployment.md says how "
+                "to create an administrator and to send mail."
+            )
         answers.generate("POSTGRES_PASSWORD")
-        # A variable may be that of the image. In .env, it would replace the database of the file.
+        # A variable may be the one of the image.
         source = click.get_current_context().get_parameter_source("database_url")
-        is_option = source is ParameterSource.COMMANDLINE
-        answers.ask("DATABASE_URL", "", database_url if is_option else "")
+        own_url = database_url if source is ParameterSource.COMMANDLINE else None
+        password = answers.values["POSTGRES_PASSWORD"]
+        default = f"postgresql://hourpass:{password}@database/hourpass"
+        answers.ask("DATABASE_URL", "", own_url or default)
+        _write_for_compose(directory, answers.values)
     else:
         question = "Database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
         answers.ask("DATABASE_URL", question, database_url, "sqlite:///hourpass.db")
-    answers.ask(
-        "TRUSTED_PROXIES", "Addresses or networks of your proxies (empty: none)", trusted_proxies
-    )
-    answers.ask(
-        "FIRST_ADMIN_USERNAME",
-        "Username of the first administrator (empty: create one later)",
-        admin,
-        beside={"FIRST_ADMIN_PASSWORD": secrets.token_urlsafe(15)},
-    )
-    sender = "Sender of mail, such as Hourpass <no-reply@example.org> (empty: no mail)"
-    if answers.ask("MAIL_FROM", sender, mail_from):
-        answers.ask("SMTP_URL", "Mail server: smtp://USER:PASSWORD@HOST", smtp_url, None)
-    _write(path, answers.values)
-    _report(path, answers.values, is_composed=compose)
+        answers.ask(
+            "FIRST_ADMIN_USERNAME",
+            "Username of the first administrator (empty: create one later)",
+            admin,
+            beside={"FIRST_ADMIN_PASSWORD": secrets.token_urlsafe(15)},
+        )
+        sender = "Sender of mail, such as Hourpass <no-reply@example.org> (empty: no mail)"
+        if answers.ask("MAIL_FROM", sender, mail_from):
+            answers.ask("SMTP_URL", "Mail server: smtp://USER:PASSWORD@HOST", smtp_url, None)
+        _write(directory / ".env", _as_text(answers.values), mode=0o600)
+    _report(directory, answers.values, is_composed=compose)
 
 
-def _write(path: Path, values: Mapping[str, str]) -> None:
-    """Raises UsageError if a value would be read differently, and ClickException."""
+def _write_for_compose(directory: Path, values: Mapping[str, str]) -> None:
+    settings = {name: value for name, value in values.items() if name not in _SECRETS}
+    _write(directory / ".env", _as_text(settings), mode=0o600)
+    place = directory / "secrets"
+    if place.is_dir():
+        place.chmod(0o700)
+    for name, file_name in _SECRETS.items():
+        # Only the directory keeps others out: users of the containers have to read the files.
+        _write(place / file_name, f"{values[name]}\n", mode=0o644)
+
+
+def _as_text(values: Mapping[str, str]) -> str:
+    """Raises UsageError if a value would be read differently."""
     text = "".join(map(_line, values.items()))
     loaded = dotenv_values(stream=StringIO(text))
     if changed := [name for name, value in values.items() if loaded.get(name) != value]:
@@ -154,9 +179,16 @@ def _write(path: Path, values: Mapping[str, str]) -> None:
             f"{', '.join(changed)} must not contain quotation marks, backslashes or ${{. Percent-"
             "encode them in a URL."
         )
+    return text
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    """Raises ClickException."""
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(path, flags, mode), "w") as file:
+            os.fchmod(file.fileno(), mode)  # whatever the umask
             file.write(text)
     except OSError as error:
         raise click.ClickException(f"Cannot write {path}: {error.strerror}.") from None
@@ -170,21 +202,26 @@ def _line(setting: tuple[str, str]) -> str:
     return f"{comment}{name}={written}\n"
 
 
-def _report(path: Path, values: Mapping[str, str], *, is_composed: bool) -> None:
+def _report(directory: Path, values: Mapping[str, str], *, is_composed: bool) -> None:
     """Without the values."""
-    click.echo(f"Wrote {path}, which only you can read: {', '.join(values)}.")
+    if is_composed:
+        click.echo(f"Wrote {directory}/.env, and three files in {directory}/secrets.")
+    else:
+        click.echo(f"Wrote {directory}/.env, which only you can read: {', '.join(values)}.")
     click.echo("Keep a copy of SECRET_KEY in another place than the backups of the database.")
     if "FIRST_ADMIN_USERNAME" in values:
         click.echo("The file has the administrator's password. Change it after the first login.")
-    for name in (name for name, value in values.items() if os.environ.get(name, value) != value):
-        click.echo(
-            f"Warning: {name} is in the environment too, which overrides the file.", err=True
-        )
-    directory = path.parent
     if is_composed:
         place = "" if directory == Path.cwd() else f"cd {quote(str(directory))} && "
-        command, administrate = f"{place}docker compose up -d", "docker compose exec hourpass "
+        command, administrate = (
+            f"{place}docker compose up -d --wait",
+            "docker compose exec hourpass ",
+        )
     else:
+        for name, value in values.items():
+            if os.environ.get(name, value) != value:
+                text = f"Warning: {name} is in the environment too, which overrides the file."
+                click.echo(text, err=True)
         place = "" if directory == HOME else f"HOURPASS_HOME={quote(str(directory))} "
         command, administrate = f"{place}hourpass serve", place
     click.echo(f"Next: {command}")

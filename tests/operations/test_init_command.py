@@ -1,16 +1,19 @@
 """`hourpass init` writes a `.env` with which production starts, and shows no secret."""
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from dotenv import dotenv_values
 
 from app.cli.main import main
-from app.settings import find_errors
+from app.settings import ROOT, find_errors
 
 ISSUER = "https://login.camelot.example"
+COMPOSE = ROOT / "docker-compose.yml"
 SMTP = "smtp://arthur:excalibur@mail.camelot.example"
 
 
@@ -38,19 +41,19 @@ def test_without_questions_it_needs_the_issuer_alone(tmp_path: Path) -> None:
 
 
 def test_each_run_generates_other_secrets(tmp_path: Path) -> None:
-    options = ("--no-input", "--compose", "--issuer", ISSUER, "--admin", "arthur")
-    found = []
+    options = ("--no-input", "--issuer", ISSUER)
+    found: list[str] = []
     for name in ("one", "two"):
-        assert init(tmp_path / name, *options).exit_code == 0
+        assert init(tmp_path / name, *options, "--admin", "arthur").exit_code == 0
         values = written(tmp_path / name)
-        found += [
-            values[secret] for secret in ("SECRET_KEY", "POSTGRES_PASSWORD", "FIRST_ADMIN_PASSWORD")
-        ]
-    assert len(set(found)) == 6
+        found += values["SECRET_KEY"], values["FIRST_ADMIN_PASSWORD"]
+        assert init(tmp_path / name / "composed", *options, "--compose").exit_code == 0
+        found += secret_files(tmp_path / name / "composed").values()
+    assert len(set(found)) == 10
 
 
 def assert_shows_no_secret(result: Result, values: dict[str, str]) -> None:
-    for name in ("SECRET_KEY", "POSTGRES_PASSWORD", "FIRST_ADMIN_PASSWORD"):
+    for name in ("SECRET_KEY", "FIRST_ADMIN_PASSWORD"):
         assert values.get(name, "?none") not in result.output
 
 
@@ -58,8 +61,8 @@ def test_it_asks_and_asks_again_for_what_is_not_valid(tmp_path: Path) -> None:
     answers = (
         *("http://login.camelot.example", ISSUER),
         "n",
-        *("mysql://court", "postgresql://arthur:s$cret#1@db/court"),
         *("10.1.0.0/8", "10.0.0.0/8, 127.0.0.1"),
+        *("mysql://court", "postgresql://arthur:s$cret#1@db/court"),
         "arthur",
         *("Camelot", "Camelot <no-reply@camelot.example>"),
         *("smtp://arthur:ex#calibur@mail", SMTP),
@@ -91,25 +94,55 @@ def test_it_asks_and_asks_again_for_what_is_not_valid(tmp_path: Path) -> None:
     assert "DATABASE_URL='postgresql" in (tmp_path / ".env").read_text()
 
 
-def test_with_docker_compose_the_database_gets_a_password(tmp_path: Path) -> None:
+def secret_files(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text().strip() for path in (directory / "secrets").iterdir()}
+
+
+def test_with_docker_compose_the_secrets_are_files(tmp_path: Path) -> None:
+    """Those that docker-compose.yml names; users of the containers have to read them."""
     (tmp_path / "docker-compose.yml").touch()
-    result = init(tmp_path, stdin=f"{ISSUER}\n\n\n\n\n")  # yes, as the file is there
+    umask = os.umask(0o077)
+    result = init(tmp_path, stdin=f"{ISSUER}\n\n10.0.0.1\n")  # yes, as the file is there
+    os.umask(umask)
     assert result.exit_code == 0, result.output
-    values = written(tmp_path)
-    assert list(values) == ["ENVIRONMENT", "SECRET_KEY", "ISSUER", "POSTGRES_PASSWORD"]
-    assert values["POSTGRES_PASSWORD"].isalnum()  # it becomes part of a URL
-    assert f"Next: cd {tmp_path} && docker compose up -d" in result.output
-    assert_shows_no_secret(result, values)
+    values = {"ENVIRONMENT": "production", "ISSUER": ISSUER, "TRUSTED_PROXIES": "10.0.0.1"}
+    assert written(tmp_path) == values
+    found = secret_files(tmp_path)
+    assert set(found) == set(yaml.safe_load(COMPOSE.read_text())["secrets"])
+    assert found["database_password"].isalnum()  # it is part of a URL
+    url = f"postgresql://hourpass:{found['database_password']}@database/hourpass"
+    assert found["database_url"] == url
+    names = {"SECRET_KEY": found["secret_key"], "DATABASE_URL": url}
+    assert find_errors({**values, **names}) == []
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "secrets").iterdir()}
+    assert modes == {0o644}
+    assert f"Next: cd {tmp_path} && docker compose up -d --wait" in result.output
+    assert not [secret for secret in found.values() if secret in result.output]
 
 
-def test_with_docker_compose_the_database_of_the_image_is_not_written(tmp_path: Path) -> None:
-    """In .env, it would replace the one of docker-compose.yml."""
+def test_with_docker_compose_a_directory_that_others_can_read_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir(mode=0o755)
+    assert init(tmp_path, "--no-input", "--compose", "--issuer", ISSUER).exit_code == 0
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+def test_with_docker_compose_the_database_of_the_image_is_not_used(tmp_path: Path) -> None:
     options = ("--no-input", "--compose", "--issuer", ISSUER)
     assert init(tmp_path, *options, DATABASE_URL="sqlite:////data/hourpass.db").exit_code == 0
-    assert "DATABASE_URL" not in written(tmp_path)
+    assert secret_files(tmp_path)["database_url"].endswith("@database/hourpass")
     url = "postgresql://arthur:secret@db/court"
     assert init(tmp_path / "own", *options, "--database-url", url).exit_code == 0
-    assert written(tmp_path / "own")["DATABASE_URL"] == url
+    assert secret_files(tmp_path / "own")["database_url"] == url
+
+
+@pytest.mark.parametrize("name", ["secret_key", "database_password", "database_url"])
+def test_with_docker_compose_it_replaces_no_secret(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / name).write_text("x")
+    result = init(tmp_path, "--no-input", "--compose", "--issuer", ISSUER)
+    assert (result.exit_code, secret_files(tmp_path)) == (1, {name: "x"})
+    assert not (tmp_path / ".env").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -139,6 +172,11 @@ def test_it_replaces_no_file(tmp_path: Path, kind: str) -> None:
             ["--issuer", ISSUER, "--mail-from", "no-reply@camelot.example"],
             "SMTP_URL is required.",
             id="mail without a server",
+        ),
+        pytest.param(
+            ["--issuer", ISSUER, "--compose", "--admin", "arthur"],
+            "With Docker Compose, leave --admin and --mail-from out",
+            id="an administrator with Docker Compose",
         ),
         pytest.param(
             ["--issuer", ISSUER, "--admin", "o'neill"],
