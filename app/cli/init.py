@@ -22,7 +22,7 @@ _COMMENTS = {
 }
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=~?&-]*", re.ASCII)
 _NOTHING: Mapping[str, str] = {}
-# With Docker Compose, secrets are the files that docker-compose.yml names. In .env, they would be in
+# With Docker Compose, secrets are the files that docker-compose.yml names. Those in .env would be in
 # the environment of the container.
 _SECRETS = {
     "SECRET_KEY": "secret_key",
@@ -132,8 +132,8 @@ def init(  # noqa: PLR0913 - click passes each option by its name
     if compose:
         if admin or mail_from:
             raise click.UsageError(
-                "With Docker Compose, leave --admin and --mail-from out. docs/deployment.md says how "
-                "to create an administrator and to send mail."
+                "With Docker Compose, leave --admin and --mail-from out. docs/deployment.md says "
+                "how to create an administrator and to send mail."
             )
         answers.generate("POSTGRES_PASSWORD")
         # A variable may be the one of the image.
