@@ -54,6 +54,12 @@ for _name, _module, _help in (
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
+main.add_lazy(
+    "import",
+    "app.cli.imports",
+    "Import the users of another system.",
+    attribute="import_users",  # `import` is a keyword of Python
+)
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -57,7 +57,7 @@ class Passwords:
             argon2__time_cost=settings.argon2_passes,
             argon2__parallelism=1,
         )
-        threads = hashing_threads(settings)
+        self.threads = threads = hashing_threads(settings)
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
         self._places = threads + settings.hashing_queue
