@@ -19,8 +19,8 @@ def to_storable(found: str) -> str | None:
     they are. None for one that no password matches."""
     if found.startswith(("!", "*")):  # Django, /etc/shadow
         return None
-    if found.startswith(("argon2$", "bcrypt$")):  # Django
-        return found.partition("$")[2]
+    if found.startswith(("argon2$argon2", "bcrypt$$2")):  # Django
+        return found.removeprefix("argon2").removeprefix("bcrypt$")
     try:
         if match := _WERKZEUG_PBKDF2.fullmatch(found):
             digest: imported_hashes.Digest = match["digest"]  # type: ignore[assignment] # by the pattern

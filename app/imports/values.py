@@ -123,7 +123,7 @@ def members(value: Any) -> dict[str, Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            value = None
+            value = None  # not an object
     if isinstance(value, dict):
         return value
     raise LeftOutError(Reason.RECORD, "A member is not an object")
