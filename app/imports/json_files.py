@@ -34,9 +34,9 @@ def read_records(path: Path, member: str | None = None) -> Iterator[Any]:
     except RecursionError:
         problem = "values are nested too deeply"
         raise ImportFileError(f"{path}, after record {number}: {problem}.") from None
-    except (
-        ValueError
-    ):  # UTF-8 and numbers with thousands of digits as well. The texts quote the file
+    except UnicodeDecodeError:
+        raise ImportFileError(f"{path} is not valid UTF-8 after record {number}.") from None
+    except ValueError:  # JSONDecodeError, whose text quotes the file, or a number of 5,000 digits
         raise ImportFileError(f"{path} is not valid JSON after record {number}.") from None
     if not number and member:
         raise ImportFileError(f"{path} has no records: it needs an array `{member}`.")
