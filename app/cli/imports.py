@@ -232,7 +232,8 @@ def _print(report: "Report", settings: Settings, options: Options, *, dry_run: b
     _print_costs(report, settings, options)
     if roles := report.unmapped_roles:
         click.echo("\nThese roles have no effect. Give them one with --scope ROLE=SCOPE:")
-        for role, number in roles.most_common(_MAX_ROLES):
+        most_common = sorted(roles.items(), key=lambda item: (-item[1], item[0]))
+        for role, number in most_common[:_MAX_ROLES]:
             click.echo(f"  {_printable(role)} ({_users(number)})")
         if len(roles) > _MAX_ROLES:
             click.echo(f"  and {len(roles) - _MAX_ROLES} more")
@@ -249,7 +250,7 @@ def _print_costs(report: "Report", settings: Settings, options: Options) -> None
         click.echo(f"Up to {options.max_hash_seconds:g} seconds are allowed (--max-hash-seconds).")
     if report.to_hash:
         seconds = report.to_hash * ours / hashing_threads(settings)
-        click.echo(f"\nHashing the passwords of {_users(report.to_hash)} takes {seconds:,.0f} s.")
+        click.echo(f"\nHashing the passwords of {_users(report.to_hash)} takes {seconds:,.1f} seconds.")
 
 
 def _users(number: int) -> str:

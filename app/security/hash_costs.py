@@ -5,6 +5,7 @@ Does not say whether a hash can be verified (imported_hashes.py).
 
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from functools import cache
 from timeit import repeat
@@ -59,7 +60,8 @@ _NOMINAL_SECONDS = {
 @cache
 def _seconds_per_unit(algorithm: str) -> float:
     units, compute = _SAMPLES[algorithm]
-    return min(repeat(compute, number=1, repeat=3)) / units
+    # CPU time: the machine may be busy with other work.
+    return min(repeat(compute, number=1, repeat=3, timer=time.thread_time)) / units
 
 
 def _pbkdf2_sample(digest: str) -> tuple[int, Callable[[], object]]:
