@@ -1,6 +1,6 @@
 """How long it takes to import 100,000 users, and how much memory.
 
-python -m benchmarks.imports [--users N]
+python -m benchmarks.imports [--users N] [--source keycloak|csv]
 
 The file is made first, in Keycloak's format and as CSV. The import runs as a command in a process
 of its own: once into an empty database, and once more, when all users are there already.
@@ -80,13 +80,17 @@ def run(*arguments: str, database_url: str) -> tuple[float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=100_000)
-    users = parser.parse_args().users
+    parser.add_argument("--source", choices=("keycloak", "csv"), help="default: both")
+    options = parser.parse_args()
+    users = options.users
     with tempfile.TemporaryDirectory() as folder:
         exports = {"keycloak": Path(folder, "realm.json"), "csv": Path(folder, "users.csv")}
         write_keycloak(exports["keycloak"], users)
         write_csv(exports["csv"], users)
         with postgres(Path(folder)) as server:
             for source, file in exports.items():
+                if options.source not in (None, source):
+                    continue
                 measure(source, file, users, f"sqlite:///{folder}/{source}.db")
                 server.psql(f"CREATE DATABASE {source}")
                 measure(source, file, users, server.get_uri(source))

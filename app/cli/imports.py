@@ -165,6 +165,8 @@ def import_users(  # noqa: PLR0913 - the options
 
 def _count(reader: "Reader", file: Path) -> int:
     """The number of records. Reads all of the file, so that a damaged one changes nothing."""
+    if not file.is_file():  # a pipe, for example, can be read once only
+        raise ImportFileError(f"{file} is not a regular file.")
     number = sum(1 for _ in reader.records())
     if not number:
         raise ImportFileError(f"{file} has no users in this format.")
@@ -250,7 +252,8 @@ def _print_costs(report: "Report", settings: Settings, options: Options) -> None
         click.echo(f"Up to {options.max_hash_seconds:g} seconds are allowed (--max-hash-seconds).")
     if report.to_hash:
         seconds = report.to_hash * ours / hashing_threads(settings)
-        click.echo(f"\nHashing the passwords of {_users(report.to_hash)} takes {seconds:,.1f} seconds.")
+        users = _users(report.to_hash)
+        click.echo(f"\nHashing the passwords of {users} takes {seconds:,.1f} seconds.")
 
 
 def _users(number: int) -> str:

@@ -48,7 +48,7 @@ class FastApiUsersReader(TableReader):
 
     def read_user(self, record: Mapping[str, Any]) -> dict[str, Any]:
         found = super().read_user(record)
-        if flag(record.get("is_superuser", False)):
+        if flag(record.get("is_superuser") or False):
             found["roles"] = ("is_superuser",)
         return found
 

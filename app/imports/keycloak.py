@@ -15,7 +15,6 @@ _DIGESTS: Mapping[str, imported_hashes.Digest] = {
     "pbkdf2-sha512": "sha512",
 }
 _ARGON2_VERSIONS = {"1.3": 19, "1.0": 16}
-_SECOND_FACTORS = frozenset(("otp", "webauthn"))
 
 
 class KeycloakReader(Reader):
@@ -53,13 +52,14 @@ def _roles(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read_credential(credential: Any, found: dict[str, Any]) -> None:
-    kind = values.members(credential).get("type")
+    credential = values.members(credential)
+    kind = credential.get("type")
     if kind == "password":
         try:
             found["password_hash"] = _read_password(credential)
         except LeftOutError as error:
             found["password_fault"] = error
-    elif kind in _SECOND_FACTORS and "totp_secret" not in found:
+    elif kind in ("otp", "webauthn") and "totp_secret" not in found:
         try:
             found["totp_secret"] = _read_totp(credential)
             found.pop("second_factor_fault", None)

@@ -53,6 +53,7 @@ from app.users.schemas import (
 ACTION = "user.import"
 
 _MAX_HASH_LENGTH = 255  # of the column
+_MIN_DIGEST_LENGTH = 22  # in base64: 16 bytes
 
 _USERNAME: TypeAdapter[str] = TypeAdapter(Username)
 _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
@@ -185,6 +186,9 @@ class Importer:
             raise LeftOutError(Reason.COST, f"It takes {seconds:,.1f} seconds, and {bound}")
         if not self._passwords.can_verify(password_hash):
             raise LeftOutError(Reason.HASH, "It is damaged")
+        # Other passwords would match a part of a digest.
+        if len(password_hash.rpartition("$")[2].rstrip("=")) < _MIN_DIGEST_LENGTH:
+            raise LeftOutError(Reason.HASH, "It is shorter than 16 bytes")
 
     async def _add(
         self,

@@ -1,6 +1,7 @@
 """What cannot be imported is left out by name, and nothing is computed or written for it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "digest": ({"username": "a", "password_hash": "5f4dcc3b5aa765d61d8327de"}, "hash", "import.md"),
     "damaged": ({"username": "a", "password_hash": "$2b$12$short"}, "hash", "damaged"),
+    "a digest of one byte": (
+        {"username": "a", "password_hash": "pbkdf2_sha256$1000$a$YQ=="},
+        "hash",
+        "shorter than 16 bytes",
+    ),
+    "Argon2 of one byte": (
+        {"username": "a", "password_hash": "$argon2id$v=19$m=8,t=1,p=1$YWFhYWFhYWE$YQ"},
+        "hash",
+        "shorter than 16 bytes",
+    ),
     "NUL in a salt": (
         {"username": "a", "password_hash": "pbkdf2_sha256$1$a\0b$AAAA"},
         "hash",
@@ -277,6 +288,15 @@ async def test_an_interrupted_import_continues_when_it_is_run_again(
             assert len(await users_of(app)) == 4
     assert (report.imported, report.existing) == (1, 4)
     assert list(await users_of(app)) == [f"knight{n}" for n in range(5)]
+
+
+@on_sqlite
+async def test_a_pipe_is_refused(app: FastAPI, import_users: Import, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = await import_users(tmp_path / "pipe", "--from", "jsonl")
+    assert result.exit_code == 1
+    assert "is not a regular file" in result.stderr
+    assert await users_of(app) == {}
 
 
 @on_sqlite

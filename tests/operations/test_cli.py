@@ -352,6 +352,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "erase-user",
         "grant",
         "groups",
+        "import",
         "keys",
         "migrate",
         "reset-second-factor",

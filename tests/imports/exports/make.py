@@ -122,7 +122,7 @@ async def fastapi_users() -> None:
     class Base(DeclarativeBase):
         pass
 
-    class User(SQLAlchemyBaseUserTableUUID, Base):
+    class User(SQLAlchemyBaseUserTableUUID, Base):  # type: ignore[misc] # not installed beside us
         pass
 
     engine = create_async_engine("sqlite+aiosqlite://")
