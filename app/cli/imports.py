@@ -55,6 +55,8 @@ def _read_scopes(
             raise click.BadParameter(f"{pair!r} is not ROLE=SCOPE.")
         if error := find_error(scope):
             raise click.BadParameter(f"{scope!r}: {error}.")
+        if scope == "offline_access":  # OFFLINE_ACCESS, as for `hourpass grant`
+            raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
         scopes[role] = scopes.get(role, frozenset()) | {scope}
     return scopes
 

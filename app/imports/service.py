@@ -8,11 +8,10 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
-from itertools import islice
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from sqlalchemy import Table, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -53,6 +52,8 @@ from app.users.schemas import (
 ACTION = "user.import"
 
 _MAX_HASH_LENGTH = 255  # of the column
+_MAX_ROLES_LENGTH = 65_536  # of one user. Those of a batch are in memory
+_CACHED_SCOPES = 1_000
 _MIN_DIGEST_LENGTH = 22  # in base64: 16 bytes
 
 _USERNAME: TypeAdapter[str] = TypeAdapter(Username)
@@ -65,11 +66,13 @@ _SECOND_FACTORS = insert(cast("Table", SecondFactor.__table__))
 
 
 class _NewUser(NamedTuple):
-    """`values` are columns of the table. `imported` has what is stored elsewhere."""
+    """`values` are columns of the table. `imported` has what is stored elsewhere, and `password` is
+    the one to hash, if there is any."""
 
     imported: ImportedUser
     values: dict[str, Any]
     scopes: frozenset[str]
+    password: SecretStr | None
 
 
 class Importer:
@@ -81,7 +84,7 @@ class Importer:
         self._options = options
         self._encryptor = encryptor_for(settings)
 
-        @cache
+        @lru_cache(_CACHED_SCOPES)
         def check_room(scopes: str) -> None:
             require_room(settings, scopes.split())
 
@@ -101,21 +104,22 @@ class Importer:
         report = Report()
         origin = {"source": source, "import": secrets.token_hex(4)}
         seen: set[str] = set()
-        records = enumerate(reader.records(), 1)
-        while batch := list(islice(records, reader.batch)):
-            users: list[_NewUser] = []
-            for number, record in batch:
-                try:
-                    imported = reader.user(record)
-                    user = self._check(context, imported)
-                    _require_first(user.values["username_folded"], seen)
-                    users.append(user)
-                except LeftOutError as error:
-                    report.left_out[error.reason] += 1
-                    name = reader.name(record)
-                    on_left_out(LeftOut(number, name, error.reason, error.detail))
-            await self._add(context, users, report, origin, dry_run=dry_run)
-            on_progress(len(batch))
+        users: list[_NewUser] = []
+        number = 0
+        for number, record in enumerate(reader.records(), 1):
+            try:
+                user = self._check(context, reader.user(record))
+                _require_first(user.values["username_folded"], seen)
+                users.append(user)
+            except LeftOutError as error:
+                report.left_out[error.reason] += 1
+                on_left_out(LeftOut(number, reader.name(record), error.reason, error.detail))
+            if number % reader.batch == 0:
+                await self._add(context, users, report, origin, dry_run=dry_run)
+                users = []
+                on_progress(reader.batch)
+        await self._add(context, users, report, origin, dry_run=dry_run)
+        on_progress(number % reader.batch)
         if not dry_run:
             await self._record(context, report, origin)
         return report
@@ -127,22 +131,26 @@ class Importer:
         scopes = self._check_scopes(imported)
         if imported.second_factor_fault and not self._options.drop_second_factors:
             raise imported.second_factor_fault
+        password_hash, password = self._check_password(imported)
         values = {
             "username": username,
             "username_folded": normalize_username(username),
             "email": email,
             "email_folded": normalize_email(email) if email else None,
             "email_verified_at": context.now if email and imported.email_verified else None,
-            "password_hash": self._check_password(imported),
+            "password_hash": password_hash,
             "is_enabled": imported.is_enabled,
             "is_admin": imported.is_admin or "admin" in scopes,
             "scopes": scope_string(scopes - {"admin"}),
             "token_epoch": new_token_version(),
             "created_at": min(imported.created_at or context.now, context.now),
         }
-        return _NewUser(imported, values, scopes)
+        return _NewUser(imported, values, scopes, password)
 
     def _check_scopes(self, imported: ImportedUser) -> frozenset[str]:
+        if sum(map(len, imported.roles)) > _MAX_ROLES_LENGTH:
+            detail = f"The roles have more than {_MAX_ROLES_LENGTH:,} characters"
+            raise LeftOutError(Reason.RECORD, detail)
         scopes = set(imported.scopes)
         for role in imported.roles:
             scopes |= self._options.scopes.get(role, frozenset())
@@ -154,21 +162,21 @@ class Importer:
             raise LeftOutError(Reason.SCOPES, str(error)) from None
         return frozenset(granted)
 
-    def _check_password(self, imported: ImportedUser) -> str:
-        """The hash to store; UNUSABLE_PASSWORD if there is none, or not yet."""
+    def _check_password(self, imported: ImportedUser) -> tuple[str, SecretStr | None]:
+        """The hash to store, and the password to hash instead. Raises LeftOutError."""
         try:
             if imported.password_fault:
                 raise imported.password_fault
-            if imported.password:
-                _valid(_PASSWORD, imported.password, Reason.PASSWORD)
+            if imported.password is not None:
+                return UNUSABLE_PASSWORD, _valid(_PASSWORD, imported.password, Reason.PASSWORD)
             if imported.password_hash is None:
-                return UNUSABLE_PASSWORD
+                return UNUSABLE_PASSWORD, None
             self._check_hash(imported.password_hash)
         except LeftOutError:
             if not self._options.drop_passwords:
                 raise
-            return UNUSABLE_PASSWORD
-        return imported.password_hash
+            return UNUSABLE_PASSWORD, None
+        return imported.password_hash, None
 
     def _check_hash(self, password_hash: str) -> None:
         """Never computes it: its parameters could cost hours."""
@@ -200,6 +208,8 @@ class Importer:
         dry_run: bool,
     ) -> None:
         """A batch, in one transaction."""
+        if not users:
+            return
         existing = await _existing(context, [user.values["username_folded"] for user in users])
         new = [user for user in users if user.values["username_folded"] not in existing]
         if not dry_run:
@@ -211,13 +221,12 @@ class Importer:
             self._count(user, report)
 
     async def _hash_passwords(self, users: Sequence[_NewUser]) -> None:
-        waiting = iter([user for user in users if _is_to_be_hashed(user)])
+        waiting = iter([(user.values, user.password) for user in users if user.password])
 
         async def hash_next() -> None:
-            for user in waiting:
-                assert user.imported.password
-                password = user.imported.password.get_secret_value()
-                user.values["password_hash"] = await self._passwords.hash(password)
+            for values, password in waiting:
+                hashed = await self._passwords.hash(password.get_secret_value())
+                values["password_hash"] = hashed
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._passwords.threads):
@@ -283,7 +292,7 @@ class Importer:
         report.dropped_second_factors += imported.second_factor_fault is not None
         had_one = imported.password_hash or imported.password or imported.password_fault
         report.count_roles({*imported.roles} - self._options.scopes.keys())
-        if _is_to_be_hashed(user):
+        if user.password:
             report.to_hash += 1
         elif password_hash == UNUSABLE_PASSWORD:
             report.without_password += 1
@@ -332,11 +341,6 @@ def _valid(adapter: TypeAdapter[Any], value: Any, reason: Reason) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         raise LeftOutError(reason, error.errors(include_input=False)[0]["msg"]) from None
-
-
-def _is_to_be_hashed(user: _NewUser) -> bool:
-    imported = user.imported
-    return imported.password is not None and imported.password_fault is None
 
 
 async def _existing(context: RequestContext, names: Collection[str]) -> set[str]:

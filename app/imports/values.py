@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def moment(value: Any) -> datetime:
         if isinstance(value, str) and not value.isdecimal():
             found = datetime.fromisoformat(value)
             return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-        if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
             number = float(value)
             return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS else number, UTC)
     except (ValueError, OverflowError, OSError):

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import select
 
 from app.credentials.second_factors.models import SecondFactor
+from app.imports.values import read_parameters
 from app.security.encryption import ENCRYPTED_PREFIX
 from app.users.models import UNUSABLE_PASSWORD
 from tests.imports.conftest import Import, users_of
@@ -266,3 +268,23 @@ async def test_users_whose_second_factor_or_password_cannot_be_taken_over_can_do
     users = await users_of(app)
     assert users["md5"].password_hash == UNUSABLE_PASSWORD
     assert (await log_in(client, "bcrypt", PASSWORD)).status_code == 200
+
+
+async def test_a_password_of_the_book_that_no_login_accepts_is_not_hashed(
+    app: FastAPI, import_users: Import, tmp_path: Path
+) -> None:
+    config = EXPORTS / "book-config.yml"
+    parameters = read_parameters(config, ("key", "salt"))
+    long, empty = (
+        Fernet(parameters["key"]).encrypt(f"{password}{parameters['salt']}".encode()).decode()
+        for password in ("x" * 129, "")
+    )
+    file = tmp_path / "book.csv"
+    file.write_text(f"username,password\nkay,{long}\ngawain,{empty}\n")
+    arguments = (file, "--from", "book", "--secrets", config)
+    result = await import_users(*arguments, "--json")
+    assert json_of(result.stdout.splitlines()[-1])["left_out"] == {"password": 2}
+    result = await import_users(*arguments, "--drop-passwords")
+    assert result.exit_code == 0
+    hashes = [user.password_hash for user in (await users_of(app)).values()]
+    assert hashes == [UNUSABLE_PASSWORD, UNUSABLE_PASSWORD]

@@ -23,9 +23,9 @@ OTHER_VALUES: list[Any] = [
     *([], [[]], [1], ["a"], ["\ud800"], {}, {"a": 1}, {"value": {}}, [{"type": ["password"]}]),
 ]
 OPTIONS = {
-    "firebase": {"secrets": EXPORTS / "firebase-hash-config.txt"},
-    "book": {"secrets": EXPORTS / "book-config.yml"},
-    "auth0": {"hashes": EXPORTS / "auth0-hashes.ndjson"},
+    "firebase": Options(secrets=EXPORTS / "firebase-hash-config.txt"),
+    "book": Options(secrets=EXPORTS / "book-config.yml"),
+    "auth0": Options(hashes=EXPORTS / "auth0-hashes.ndjson"),
 }
 
 
@@ -51,7 +51,7 @@ def test_a_malformed_record_is_left_out(
     app: FastAPI, context: RequestContext, settings: Settings, source: str
 ) -> None:
     files = {export.source: export.file for export in EXPORTED.values()} | {"jsonl": "users.jsonl"}
-    options = Options(**OPTIONS.get(source, {}))
+    options = OPTIONS.get(source, Options())
     reader = READERS[source](EXPORTS / files[source], options)
     services = app.state.services
     importer = Importer(services.passwords, services.events, settings, options)

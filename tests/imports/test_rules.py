@@ -60,6 +60,7 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str, str]] = {
         "scopes",
         "at most 4,000 characters",
     ),
+    "long roles": ({"username": "a", "roles": ["x" * 70_000]}, "record", "65,536 characters"),
     "digest": ({"username": "a", "password_hash": "5f4dcc3b5aa765d61d8327de"}, "hash", "import.md"),
     "damaged": ({"username": "a", "password_hash": "$2b$12$short"}, "hash", "damaged"),
     "a digest of one byte": (
@@ -323,6 +324,7 @@ async def test_options_are_checked_before_the_file_is_read(
         (("--from", "jsonl", "--map", "a=email", "--map", "b=email"), 2, "named twice"),
         (("--from", "jsonl", "--scope", "train"), 2, "not ROLE=SCOPE"),
         (("--from", "jsonl", "--scope", 'trainer="'), 2, "visible ASCII"),
+        (("--from", "jsonl", "--scope", "trainer=offline_access"), 2, "cannot be granted"),
         (("--from", "ldap"), 2, "--from"),
         (("--from", "jsonl", "--hashes", str(file)), 1, "--hashes has no meaning"),
         (
