@@ -51,6 +51,8 @@ for _name, _module, _help in (
     ("keys", "keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
     ("after-restore", "restore", "Make a restored database safe."),
+    ("apply", "manifests", "Change users and groups as a file says."),
+    ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
@@ -59,6 +61,12 @@ main.add_lazy(
     "app.cli.imports",
     "Import the users of another system.",
     attribute="import_users",  # `import` is a keyword of Python
+)
+main.add_lazy(
+    "copy",
+    "app.cli.database_copy",
+    "Copy everything to another database.",
+    attribute="copy_database",
 )
 
 

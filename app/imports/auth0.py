@@ -31,7 +31,7 @@ class Auth0Reader(Reader):
         found = values.read_fields(
             {
                 "username": record.get("username"),
-                "email": record.get("email", identifier.get("value")),
+                "email": record.get("email") or identifier.get("value"),
                 "email_verified": record.get("email_verified", identifier.get("verified")),
                 "created_at": record.get("created_at"),
                 "password_hash": self._hash_of(record),
