@@ -22,8 +22,8 @@ _COMMENTS = {
 }
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=~?&-]*", re.ASCII)
 _NOTHING: Mapping[str, str] = {}
-# With Docker Compose, secrets are the files that docker-compose.yml names. Those in .env would be in
-# the environment of the container.
+# With Docker Compose, secrets are files that docker-compose.yml names. Those in .env would be in the
+# environment of the container.
 _SECRETS = {
     "SECRET_KEY": "secret_key",
     "POSTGRES_PASSWORD": "database_password",
