@@ -7,6 +7,11 @@ import click
 from app.cli.operations import read_settings
 
 
+@click.group()
+def mail() -> None:
+    """Check how mail is sent."""
+
+
 @click.command()
 @click.argument("address")
 def test_mail(address: str) -> None:
@@ -30,3 +35,6 @@ def test_mail(address: str) -> None:
         message = f"{address!r} is not an e-mail address"
         raise click.BadParameter(message, param_hint="ADDRESS") from None
     click.echo(f"Sent a mail to {address}.")
+
+
+mail.add_command(test_mail, "test")

@@ -6,11 +6,12 @@ import than `hourpass --help` may take.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.settings import Settings, load_settings
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from app.users.models import User
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def run(
@@ -74,3 +76,26 @@ def read_password() -> str:
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
         return password
     return sys.stdin.readline().rstrip("\r\n")
+
+
+def check_arguments(
+    model: type[Model], values: Mapping[str, Any], hints: Mapping[str, str] | None = None
+) -> Model:
+    """The options and arguments as a model of the API. `hints` are the names of members that are
+    not options of the same name. Raises click.BadParameter, whose exit status is 2."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        hint = (hints or {}).get(name, f"--{name.replace('_', '-')}")
+        raise click.BadParameter(problem["msg"], param_hint=hint) from None
+
+
+def check_argument(kind: Any, name: str, value: Any) -> Any:
+    """The value of one argument. Raises click.BadParameter."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise click.BadParameter(error.errors()[0]["msg"], param_hint=name) from None
