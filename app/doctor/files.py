@@ -32,6 +32,8 @@ def _check_env_file(path: Path) -> Iterator[Finding]:
         mode = path.stat().st_mode
     except OSError:
         return
+    if not stat.S_ISREG(mode):
+        return
     if mode & (_OTHERS | stat.S_IWGRP):
         text = f"Other users have access to {path}. Run `chmod 600 {path}`."
         yield Finding(".env", "warning", text)
