@@ -33,6 +33,7 @@ def list_sessions(username: str, *, as_json: bool) -> None:
         found = await services.sessions.list_for_user(context, user.id)
         return [SessionInfo.model_validate(session).model_dump() for session in found]
 
+    found = run(read)
     records = Records(
         as_json=as_json,
         id=16,
@@ -42,7 +43,7 @@ def list_sessions(username: str, *, as_json: bool) -> None:
         address=15,
         user_agent=0,
     )
-    for record in run(read):
+    for record in found:
         records.add(record)
 
 
