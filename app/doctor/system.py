@@ -45,6 +45,7 @@ class System:
 
     @property
     def database(self) -> Database:
+        _ = self.settings  # without valid ones, they are the reason
         if self._database is None or not self._is_usable:
             raise NotCheckedError("the database cannot be used")
         return self._database
