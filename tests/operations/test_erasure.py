@@ -114,9 +114,8 @@ async def test_the_command_erases_and_says_how_much(
     app: FastAPI, client: AsyncClient, hourpass: Command, arthurs_token: str
 ) -> None:
     lancelot = str(await live_and_leave(app, client, arthurs_token))
-    assert_refused(
-        await hourpass("users", "erase", "--yes", "1"), "The user still exists. Delete the user first"
-    )
+    refused = await hourpass("users", "erase", "--yes", "1")
+    assert_refused(refused, "The user still exists. Delete the user first")
     assert_refused(await hourpass("users", "erase", "--yes", str(NOBODY)), "User not found")
     assert (await hourpass("users", "erase", "--yes", "lancelot")).exit_code == 2
     assert (await hourpass("users", "erase", "--yes", str(2**63))).exit_code == 2
