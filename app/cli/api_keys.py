@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import check_arguments, get_user, run
+from app.cli.operations import PAGE_SIZE, check_arguments, get_user, run
 from app.cli.output import (
     Records,
     as_json,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Found = tuple[str, ApiKeyRecord]  # the name of the owner, and the key
     Operation = Callable[[RequestContext, int, str], Awaitable[ApiKey]]
-
-_PAGE_SIZE = 200
 
 # Members of the API's body, as the arguments and options are called.
 _HINTS = {
@@ -70,7 +68,6 @@ def list_keys(username: str | None, *, of_all: bool, as_json: bool) -> None:
         raise click.UsageError("Give either the name of a user or --all.")
 
     async def show(services: "Services", context: "RequestContext") -> None:
-        """Page by page: there may be a million."""
         from app.credentials.api_keys.schemas import ApiKeyQuery, ApiKeyRecord
 
         user = await get_user(services, context, username) if username is not None else None
@@ -90,17 +87,19 @@ def list_keys(username: str | None, *, of_all: bool, as_json: bool) -> None:
             records.add(_members(owner, record), **_cells(record))
 
         if user is not None:
-            query = ApiKeyQuery(limit=_PAGE_SIZE)
+            query = ApiKeyQuery(limit=PAGE_SIZE)
             while True:
                 found = await services.api_keys.list(context, user.id, query)
                 page, further = query.paginate_by_time(found)
+                await context.session.commit()
                 for api_key in page:
                     add(api_key, user.username)
                 if further is None:
                     return
-                query = ApiKeyQuery(limit=_PAGE_SIZE, cursor=further)
+                query = ApiKeyQuery(limit=PAGE_SIZE, cursor=further)
         last = ""
-        while rows := await services.api_keys.list_of_all_users(context, last, _PAGE_SIZE):
+        while rows := await services.api_keys.list_of_all_users(context, last, PAGE_SIZE):
+            await context.session.commit()
             for api_key, owner in rows:
                 add(api_key, owner)
             last = rows[-1][0].id

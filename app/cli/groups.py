@@ -4,15 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import check_argument, get_user, run
+from app.cli.operations import PAGE_SIZE, check_argument, get_user, read_pages, run
 from app.cli.output import Records, as_json, confirm, print_change, print_json, scopes_text, yes
 
 if TYPE_CHECKING:
     from app.context import RequestContext
     from app.groups.models import Group
     from app.services import Services
-
-_PAGE_SIZE = 200
 
 _name = click.argument("name")
 
@@ -29,11 +27,11 @@ def list_groups(*, as_json: bool) -> None:
 
     async def show(services: "Services", context: "RequestContext") -> None:
         records = Records(as_json=as_json, id=6, name=20, scopes=0)
-        last = 0
-        while page := await services.groups.list(context, last, _PAGE_SIZE):
+        async for page in read_pages(
+            context, lambda last: services.groups.list(context, last, PAGE_SIZE)
+        ):
             for group in page:
                 records.add(_record(group), scopes=_scopes(group))
-            last = page[-1].id
 
     run(show)
 
@@ -50,8 +48,8 @@ def show(name: str, *, as_json: bool) -> None:
         from app.groups.schemas import MemberRecord
 
         members: list[dict[str, Any]] = []
-        while page := await services.groups.list_members(
-            context, name, members[-1]["id"] if members else 0, _PAGE_SIZE
+        async for page in read_pages(
+            context, lambda last: services.groups.list_members(context, name, last, PAGE_SIZE)
         ):
             members += [MemberRecord.model_validate(member).model_dump() for member in page]
         return await services.groups.get(context, name), members

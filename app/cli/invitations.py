@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import check_argument, check_arguments, run
+from app.cli.operations import PAGE_SIZE, check_argument, check_arguments, read_pages, run
 from app.cli.output import Records, as_json, as_text, print_json
 
 if TYPE_CHECKING:
     from app.accounts.invitations.schemas import Invitation
     from app.context import RequestContext
     from app.services import Services
-
-_PAGE_SIZE = 200
 
 _id = click.argument("invitation_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 _language = click.option(
@@ -35,15 +33,14 @@ def list_invitations(*, as_json: bool) -> None:
         from app.accounts.invitations.schemas import Invitation
 
         records = Records(as_json=as_json, id=6, expires_at=20, mail=8, scopes=24, email=0)
-        last = 0
-        while page := await services.invitations.list(context, last, _PAGE_SIZE):
+        async for page in read_pages(
+            context, lambda last: services.invitations.list(context, last, PAGE_SIZE)
+        ):
             for row in page:
                 invitation = Invitation.model_validate(row)
                 mail = invitation.mail.state if invitation.mail else None
                 record = invitation.model_dump()
                 records.add(record, mail=mail, scopes=invitation.scopes or "no scopes")
-            last = page[-1].id
-            context.session.expunge_all()
 
     run(show)
 

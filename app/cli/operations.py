@@ -6,9 +6,9 @@ import than `hourpass --help` may take.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Model = TypeVar("Model", bound=BaseModel)
+
+PAGE_SIZE = 200
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_HasId)
 
 
 def run(
@@ -69,6 +79,19 @@ async def get_user(services: "Services", context: "RequestContext", username: st
     if user := await services.users.find(context, username):
         return user
     raise UserNotFoundError
+
+
+async def read_pages(
+    context: "RequestContext", read: Callable[[int], Awaitable[Sequence[Row]]]
+) -> AsyncIterator[Sequence[Row]]:
+    """All rows, page by page: there may be a million. `read` returns those after an id, at most
+    PAGE_SIZE. No transaction is open while the caller prints: the output may be read slowly."""
+    last = 0
+    while page := await read(last):
+        await context.session.commit()
+        yield page
+        last = page[-1].id
+        context.session.expunge_all()
 
 
 def read_password() -> str:

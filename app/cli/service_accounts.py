@@ -4,15 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import run
+from app.cli.operations import PAGE_SIZE, read_pages, run
 from app.cli.output import Records, as_json, print_change, scopes_text
 
 if TYPE_CHECKING:
     from app.context import RequestContext
     from app.services import Services
     from app.users.models import User
-
-_PAGE_SIZE = 200
 
 
 @click.group()
@@ -51,15 +49,15 @@ def list_accounts(*, as_json: bool) -> None:
         from app.tokens.jwt import SERVICE
 
         records = Records(as_json=as_json, id=6, username=24, state=8, scopes=0)
-        last = 0
-        while page := await services.users.list(context, last, _PAGE_SIZE, kind=SERVICE):
+        async for page in read_pages(
+            context,
+            lambda last: services.users.list(context, last, PAGE_SIZE, kind=SERVICE),
+        ):
             for account in page:
                 state = "enabled" if account.is_enabled else "disabled"
                 records.add(
                     _record(account), state=state, scopes=scopes_text(account.scopes.split())
                 )
-            last = page[-1].id
-            context.session.expunge_all()
 
     run(show)
 

@@ -1,11 +1,19 @@
 """Commands for user accounts. Those for scopes and for credentials are in modules of their own."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.cli import user_credentials, user_scopes
-from app.cli.operations import check_arguments, get_user, read_password, run
+from app.cli.operations import (
+    PAGE_SIZE,
+    check_arguments,
+    get_user,
+    read_pages,
+    read_password,
+    run,
+)
 from app.cli.output import (
     Records,
     as_json,
@@ -21,8 +29,6 @@ if TYPE_CHECKING:
     from app.accounts.admin.schemas import UserRecord
     from app.context import RequestContext
     from app.services import Services
-
-_PAGE_SIZE = 200
 
 _username = click.argument("username", metavar="NAME")
 
@@ -60,27 +66,27 @@ def list_users(*, as_json: bool, **filters: Any) -> None:
     query = check_arguments(UserQuery, filters)
 
     async def show(services: "Services", context: "RequestContext") -> None:
-        """Page by page: there may be a million."""
         from app.accounts.admin.service import describe
+
+        async def read(last: int) -> Sequence["UserRecord"]:
+            found = await services.users.list(
+                context,
+                last,
+                PAGE_SIZE,
+                search=query.search,
+                is_enabled=query.is_enabled,
+                is_admin=query.is_admin,
+                kind=query.kind,
+            )
+            return await describe(context, found)
 
         records = Records(
             as_json=as_json, id=6, username=20, kind=7, state=8, scopes=24, groups=16, email=0
         )
-        last = 0
-        while page := await services.users.list(
-            context,
-            last,
-            _PAGE_SIZE,
-            search=query.search,
-            is_enabled=query.is_enabled,
-            is_admin=query.is_admin,
-            kind=query.kind,
-        ):
-            for record in await describe(context, page):
+        async for page in read_pages(context, read):
+            for record in page:
                 state = "enabled" if record.is_enabled else "disabled"
-                records.add(record.model_dump(mode="json"), state=state, scopes=_scopes(record))
-            last = page[-1].id
-            context.session.expunge_all()
+                records.add(record.model_dump(), state=state, scopes=_scopes(record))
 
     run(show)
 

@@ -158,9 +158,7 @@ async def test_follow_prints_an_entry_whose_transaction_was_slow(
         await begin_write(writing)
         await writing.execute(insert(Entry), [entry])
         await write_down(database, clock, 3, action="fast")
-        following = audit._follow(
-            context, [], first.id - 1, [first.id]
-        )
+        following = audit._follow(context, [], first.id - 1, [first.id])
         assert [later.action for later in await anext(following)] == ["fast"] * 3
         await writing.commit()
         assert [later.action for later in await anext(following)] == ["slow"]

@@ -84,7 +84,7 @@ async def test_the_filters_of_the_list_are_those_of_the_api(
 async def test_a_long_list_is_complete(
     hourpass: Command, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cli.users._PAGE_SIZE", 2)
+    monkeypatch.setattr("app.cli.users.PAGE_SIZE", 2)
     names = ["arthur", "lancelot"]
     await register(client, LANCELOT)
     for number in range(3):

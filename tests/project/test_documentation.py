@@ -82,7 +82,8 @@ def test_make_targets_named_in_the_documentation_exist() -> None:
 
 def test_commands_named_in_the_documentation_exist() -> None:
     word = "[a-z]+(?:-[a-z]+)*"
-    named = set(re.findall(rf"(?:^ *|`|/bin/)hourpass ({word})(?: ({word}))?", ALL_TEXT, re.MULTILINE))
+    pattern = re.compile(rf"(?:^ *|`|/bin/)hourpass ({word})(?: ({word}))?", re.MULTILINE)
+    named = set(pattern.findall(ALL_TEXT))
     assert {("serve", ""), ("signing-keys", "revoke")} <= named
     assert {" ".join(words) for words in named if find_command(*words) is None} == set()
 
@@ -90,7 +91,8 @@ def test_commands_named_in_the_documentation_exist() -> None:
 def test_the_page_of_the_command_line_has_every_command() -> None:
     """Those of groups too. Former names, which are hidden, stand in the text below the tables."""
     page = (ROOT / "docs/command-line.md").read_text()
-    in_tables = set(re.findall(r"^\| `hourpass ([a-z -]+?)(?: [A-Z][A-Z_ ]*)?` \|", page, re.MULTILINE))
+    row = re.compile(r"^\| `hourpass ([a-z -]+?)(?: [A-Z][A-Z_ ]*)?` \|", re.MULTILINE)
+    in_tables = set(row.findall(page))
     assert in_tables == {" ".join(names) for names, is_hidden in all_commands() if not is_hidden}
     for names, is_hidden in all_commands():
         if is_hidden:
