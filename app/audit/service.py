@@ -7,18 +7,20 @@ than 29 days, which is a day less than the minimum of AUDIT_DAYS, since clocks d
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Table, and_, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
-from app.audit.schemas import AuditQuery
 from app.context import RequestContext
 from app.database import fast_queries
 from app.events import Event
 from app.http.pagination import PageQuery
+
+if TYPE_CHECKING:
+    from app.audit.schemas import AuditQuery
 
 MAX_ANONYMOUS_FAILURES = 200_000  # older ones are deleted, so that guesses cannot fill the table
 
@@ -52,7 +54,7 @@ async def write_entry(context: RequestContext, event: Event) -> None:
     await fast_queries.run(context.session, _WRITE, entry)
 
 
-def find_conditions(query: AuditQuery) -> list[ColumnElement[bool]]:
+def find_conditions(query: "AuditQuery") -> list[ColumnElement[bool]]:
     """Conditions for a query: the filters, without the place of the page."""
     conditions: list[ColumnElement[bool]] = []
     if query.action:
