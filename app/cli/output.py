@@ -92,7 +92,8 @@ def as_text(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={as_text(member)}" for name, member in value.items())
+        pairs = ((name, as_text(member)) for name, member in value.items())
+        return " ".join(f"{name}={text}" for name, text in pairs if text)
     if isinstance(value, list | tuple | set | frozenset):
         return " ".join(map(as_text, value))
     text = str(value)

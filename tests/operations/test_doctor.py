@@ -3,6 +3,7 @@ what it can, whatever else is broken, and changes nothing."""
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -162,6 +163,34 @@ async def test_an_old_signing_key_and_a_lack_of_administrators_are_warnings(
     assert "should have been rotated" in found["signing keys"][0][1]
     off = findings_in(await hourpass("doctor", "--json", KEY_ROTATION_DAYS="0"))
     assert states(off)["signing keys"] == "ok"
+
+
+@on_sqlite
+async def test_the_shared_secret_needs_no_rotation_and_administrators_may_need_a_second_factor(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await log_in(client, ARTHUR)
+    hs256 = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": SECRET}
+    found = findings_in(await hourpass("doctor", "--json", ADMIN_SECOND_FACTOR="required", **hs256))
+    assert found["signing keys"] == [
+        ("ok", "HS256_SECRET signs the tokens. It does not rotate by itself.")
+    ]
+    assert states(found)["administrators"] == "warning"
+    assert "so one has to set it up" in found["administrators"][0][1]
+
+
+def test_before_the_first_start_there_is_no_key_yet(sqlite_template: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
+    found = findings_in(run("doctor", "--json", DATABASE_URL=url))
+    assert states(found)["signing keys"] == "ok"
+    assert "The first start of the service generates one" in found["signing keys"][0][1]
+
+
+@on_sqlite
+async def test_the_networks_of_proxies_are_named(hourpass: Command) -> None:
+    proxies = {"ISSUER": "https://auth.example", "TRUSTED_PROXIES": "10.0.0.0/8, ::1"}
+    found = findings_in(await hourpass("doctor", "--json", **proxies))
+    assert found["proxy"] == [("ok", "Client addresses come from 10.0.0.0/8, ::1/128.")]
 
 
 @on_sqlite

@@ -2,6 +2,7 @@
 service, which notices it at once."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -58,6 +59,22 @@ async def test_a_created_user_has_the_scopes_and_is_listed_as_over_http(
     assert shown.items() >= over_http[1].items()
     assert (shown["has_second_factor"], shown["sessions"]) == (False, 0)
     assert shown["password_reset"] is None
+
+
+async def test_a_user_is_shown_to_people_without_what_is_empty(
+    hourpass: Command, client: AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    assert (await hourpass("users", "reset-password", "lancelot", "--yes")).exit_code == 0
+    shown = dict(
+        re.split("  +", line)
+        for line in (await hourpass("users", "show", "lancelot")).stdout.splitlines()
+    )
+    assert shown["username"] == "lancelot"
+    assert shown["is enabled"] == "yes"
+    assert shown["created at"] == "2026-11-23T12:00:00Z"
+    assert shown["password reset"].startswith("created_at=2")
+    assert {"scopes", "groups"} & set(shown) == set()
 
 
 async def test_the_filters_of_the_list_are_those_of_the_api(
@@ -356,6 +373,8 @@ async def test_an_invitation_is_mailed_and_mailed_again(
     made = await hourpass("invitations", "create", "--email", GALAHAD["email"], **mail)
     assert made.stdout.startswith(f"Invitation 1 is mailed to {GALAHAD['email']}. It is valid ")
     await deliver_now(app, clock)
+    wrong = await hourpass("invitations", "resend", "1", "--language", "?", **mail)
+    assert (wrong.exit_code, "--language" in wrong.output) == (2, True)
     again = await hourpass("invitations", "resend", "1", "--language", "de", **mail)
     assert again.stdout == f"Invitation 1 is mailed to {GALAHAD['email']} again.\n"
     await deliver_now(app, clock)
