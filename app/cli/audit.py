@@ -1,7 +1,6 @@
 """`hourpass audit`."""
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
@@ -166,7 +165,6 @@ class _Printer:
                 subject=_name(names, entry.subject_id),
                 result="succeeded" if entry.succeeded else "refused",
             )
-        sys.stdout.flush()
 
 
 async def _names(context: "RequestContext", ids: set[int]) -> dict[int, str]:

@@ -6,6 +6,8 @@ the operator can correct (also: not confirmed), 2 wrong arguments.
 """
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +25,7 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(record, default=_json_value))
+    _echo(json.dumps(record, default=_json_value))
 
 
 def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
@@ -58,7 +60,7 @@ class Table:
         padded = (
             f"{as_text(cell):<{width}}" for cell, width in zip(cells, self._widths, strict=True)
         )
-        click.echo("  ".join(padded).rstrip())
+        _echo("  ".join(padded).rstrip())
 
     def rows(self, rows: Iterable[Sequence[Any]]) -> None:
         for cells in rows:
@@ -80,6 +82,16 @@ class Records:
             return
         shown = {**record, **cells}
         self._table.row([shown[name] for name in self._columns])
+
+
+def _echo(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Lists are printed while they are read, and an
+        # OSError would count as an outage of the database.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        raise click.exceptions.Exit(1) from None
 
 
 def as_text(value: Any) -> str:

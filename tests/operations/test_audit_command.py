@@ -137,6 +137,27 @@ async def test_follow_prints_what_happens_later_until_it_is_interrupted(
         assert process.stderr.read() == ""
 
 
+@on_sqlite
+@pytest.mark.parametrize("command", ["audit", "audit --json", "users list"])
+def test_a_reader_that_has_enough_is_no_outage_of_the_database(
+    database_url: str, command: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hourpass", *command.split()],
+        cwd=ROOT,
+        env=environment(DATABASE_URL=database_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with killed_after(60, process):
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()  # before the first line
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+        process.stderr.close()
+
+
 @on_postgresql
 async def test_follow_prints_an_entry_whose_transaction_was_slow(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
