@@ -78,7 +78,9 @@ def audit(
         entries = await _latest(context, conditions, limit)
         await printer.add(context, entries)
         if follow:
-            floor = entries[0].id - 1 if entries else await _newest_id(context)
+            newest = await _newest_id(context)
+            # With a filter, the entries may be far apart, and all between would be read again.
+            floor = max(entries[0].id - 1 if entries else newest, newest - _MAX_LIMIT)
             printed = [entry.id for entry in entries]
             async for later in _follow(context, conditions, floor, printed):
                 await printer.add(context, later)
@@ -124,23 +126,25 @@ async def _follow(
     from app.audit.models import Entry
 
     matching = select(Entry).where(*conditions).order_by(Entry.id)
-    known = deque((monotonic(), id_) for id_ in printed)  # since when, and the id
+    known = set(printed)
+    newest: deque[tuple[float, int]] = deque()  # when it was read, and the newest id of all entries
     while True:
         # Each read is a transaction of its own: an open one would keep a connection busy.
         await context.session.commit()
         context.session.expunge_all()
         await asyncio.sleep(POLL_SECONDS)
-        while known and known[0][0] < monotonic() - OVERLAP_SECONDS:
-            floor = max(floor, known.popleft()[1])
-        ids = {id_ for _, id_ in known}
+        newest.append((monotonic(), await _newest_id(context)))
         last = floor
         while page := list(
             await context.session.scalars(matching.where(Entry.id > last).limit(_PAGE_SIZE))
         ):
-            if fresh := [entry for entry in page if entry.id not in ids]:
+            if fresh := [entry for entry in page if entry.id not in known]:
                 yield fresh
-                known.extend((monotonic(), entry.id) for entry in fresh)
+                known.update(entry.id for entry in fresh)
             last = page[-1].id
+        while newest and newest[0][0] <= monotonic() - OVERLAP_SECONDS:
+            floor = max(floor, newest.popleft()[1])
+        known = {id_ for id_ in known if id_ > floor}
 
 
 class _Printer:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.accounts.admin.schemas import UserRecord
     from app.context import RequestContext
     from app.services import Services
+    from app.users.models import User
 
 _username = click.argument("username", metavar="NAME")
 
@@ -167,13 +168,10 @@ def _create(
     )
 
     async def make(services: "Services", context: "RequestContext") -> "UserRecord":
-        from app.accounts.admin.service import describe
-
         user_id = await services.users.register(
             context, account, is_admin=account.is_admin, scopes=account.scopes
         )
-        (record,) = await describe(context, [await services.users.get(context, user_id)])
-        return record
+        return await _describe_one(context, await services.users.get(context, user_id))
 
     return run(make)
 
@@ -224,9 +222,12 @@ def disable(username: str, *, as_json: bool) -> None:
 @_username
 @as_json
 def enable(username: str, *, as_json: bool) -> None:
-    """Enable a user again. Tokens and sessions from before stay revoked."""
+    """Enable a user, or a service account with its API keys, again.
+
+    Tokens and sessions from before stay revoked.
+    """
     record = _set_enabled(username, enabled=True)
-    message = f"Enabled {record.username}, who can log in again."
+    message = f"Enabled {record.username}. Tokens and sessions from before stay revoked."
     print_change(record.model_dump(), message, as_json=as_json)
 
 
@@ -279,7 +280,7 @@ def erase(user_id: int, *, yes: bool) -> None:
     click.echo(f"Erased the personal data in {entries} of the audit log.")
 
 
-async def _describe_one(context: "RequestContext", user: Any) -> "UserRecord":
+async def _describe_one(context: "RequestContext", user: "User") -> "UserRecord":
     from app.accounts.admin.service import describe
 
     (record,) = await describe(context, [user])

@@ -123,7 +123,7 @@ async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     assert await comes_to_an_end(client, token)
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     enabled = await hourpass("users", "enable", "lancelot")
-    assert enabled.stdout == "Enabled lancelot, who can log in again.\n"
+    assert enabled.stdout == "Enabled lancelot. Tokens and sessions from before stay revoked.\n"
     assert await token_holds(client, await log_in(client, LANCELOT))
     assert not await token_holds(client, token)
     assert await token_holds(client, anothers)

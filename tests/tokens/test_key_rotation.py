@@ -98,7 +98,8 @@ async def published(client: AsyncClient) -> list[str]:
 
 @pytest.fixture
 def command(database_url: str) -> Callable[..., str]:
-    """`command("rotate")` is `hourpass signing-keys rotate` on this test's database; returns its output."""
+    """`command("rotate")` is `hourpass signing-keys rotate` on this test's database. Returns its
+    output."""
 
     def run(*arguments: str, exit_code: int = 0, **settings: str) -> str:
         variables = {"DATABASE_URL": database_url, **CHEAP_HASHING, **settings}
