@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from app import __version__
 from app.cli.lazy_commands import LazyCommand
 from app.cli.main import main
+from app.doctor.checks import CHECKS
 from app.main import create_app
 from app.settings import ROOT
 from tests.support.apps import client_of
@@ -97,6 +98,11 @@ def test_the_page_of_the_command_line_has_every_command() -> None:
     for names, is_hidden in all_commands():
         if is_hidden:
             assert f"`hourpass {names[0]}" in page
+
+
+def test_the_page_of_the_command_line_has_every_check_of_the_doctor() -> None:
+    page = (ROOT / "docs/command-line.md").read_text()
+    assert [subject for subject, _ in CHECKS if f"\n| {subject}" not in page] == []
 
 
 def find_command(name: str, subcommand: str) -> click.Command | None:
