@@ -39,7 +39,8 @@ def main() -> None:
     """User accounts and 60-minute tokens for machine-learning APIs."""
 
 
-for _name, _module, _help in (
+# The name, the module with the command and, if it is not the name, its attribute there; the help.
+_COMMANDS = (
     ("serve", "serve", "Migrate the database, then serve until interrupted."),
     ("migrate", "serve", "Migrate the database to this version's schema."),
     ("users", "users", "List, create, change, disable and delete users."),
@@ -53,12 +54,13 @@ for _name, _module, _help in (
     ("mail", "mail", "Check how mail is sent."),
     ("doctor", "doctor", "Check the settings, the database and what the service needs."),
     ("after-restore", "restore", "Make a restored database safe."),
+    ("copy", "database_copy:copy_database", "Copy everything to another database."),
+    ("apply", "manifests", "Change users and groups as a file says."),
+    ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
-):
-    main.add_lazy(_name, f"app.cli.{_module}", _help)
-
+)
 # Commands that are in a group now, under the names that they had before. Not in --help.
-for _name, _module, _help in (
+_FORMER_COMMANDS = (
     ("create-admin", "users", "Create an administrator."),
     ("erase-user", "users:erase", "Erase a deleted user's personal data from the audit log."),
     ("grant", "user_scopes", "Add scopes to those of a user."),
@@ -69,9 +71,18 @@ for _name, _module, _help in (
     ("unlock", "user_credentials", "Clear a user's login counters."),
     ("keys", "signing_keys:signing_keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
-):
-    _module, _, _attribute = _module.partition(":")
-    main.add_lazy(_name, f"app.cli.{_module}", _help, attribute=_attribute or None, hidden=True)
+)
+
+for _table in (_COMMANDS, _FORMER_COMMANDS):
+    for _name, _place, _help in _table:
+        _module, _, _attribute = _place.partition(":")
+        main.add_lazy(
+            _name,
+            f"app.cli.{_module}",
+            _help,
+            attribute=_attribute or None,
+            hidden=_table is _FORMER_COMMANDS,
+        )
 
 
 def _is_text(argument: str) -> bool:

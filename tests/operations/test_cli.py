@@ -352,8 +352,11 @@ def test_help_lists_the_commands(option: str) -> None:
     assert shown == {
         "after-restore",
         "api-keys",
+        "apply",
         "audit",
+        "copy",
         "doctor",
+        "export",
         "groups",
         "invitations",
         "mail",
