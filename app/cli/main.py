@@ -54,6 +54,7 @@ _COMMANDS = (
     ("mail", "mail", "Check how mail is sent."),
     ("doctor", "doctor", "Check the settings, the database and what the service needs."),
     ("after-restore", "restore", "Make a restored database safe."),
+    ("import", "imports:import_users", "Import the users of another system."),
     ("copy", "database_copy:copy_database", "Copy everything to another database."),
     ("apply", "manifests", "Change users and groups as a file says."),
     ("export", "manifests", "Print users and groups as such a file."),

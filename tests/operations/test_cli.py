@@ -358,6 +358,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "doctor",
         "export",
         "groups",
+        "import",
         "invitations",
         "mail",
         "migrate",

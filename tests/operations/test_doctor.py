@@ -69,7 +69,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "SECRET_KEY": "ok",
         **({"database file": "ok"} if is_file else {}),
         "database": "ok+ok",
-        **({} if is_file else {"pool": "ok"}),
+        **({"processes": "ok"} if is_file else {"pool": "ok"}),
         "clock": "ok",
         "disk": "ok",
         "signing keys": "ok",
@@ -91,7 +91,16 @@ def test_invalid_settings_are_errors_and_the_rest_is_left_out() -> None:
     found = findings_in(result)
     assert [state for state, _ in found["settings"]] == ["error", "error"]
     assert found["settings"][0][1] == "PORT must be a whole number from 0 to 65535"
-    left_out = {"database", "clock", "disk", "signing keys", "administrators", "mail", "proxy"}
+    left_out = {
+        "database",
+        "processes",
+        "clock",
+        "disk",
+        "signing keys",
+        "administrators",
+        "mail",
+        "proxy",
+    }
     for subject in (*left_out, "connections"):
         assert found[subject] == [("warning", "Not checked: the settings are not valid.")]
 
