@@ -24,20 +24,13 @@ from app.doctor import (
 from app.doctor.finding import Finding
 from app.doctor.system import NotCheckedError, System
 
-
-async def _check_processes(system: System) -> AsyncIterator[Finding]:
-    if system.sqlite_path:
-        for finding in processes.check_processes(system.sqlite_path):
-            yield finding
-
-
 Check = Callable[[System], AsyncIterator[Finding]]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("settings", settings.check),
     ("files", files.check),
     ("database", database.check),
-    ("processes", _check_processes),
+    ("processes", processes.check),
     ("clock", clock.check),
     ("disk", disk.check),
     ("signing keys", signing_keys.check),
