@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")
     hs256_secret: Secrets | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more; of several between commas, the first signs and all verify")
-    key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is generated; 0: only by `hourpass keys rotate`")
+    key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is generated; 0: only by `hourpass signing-keys rotate`")
     key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds between publishing a new key and signing with it; longer than verifiers cache the JWKS (300)")
     user_actions_per_hour: int = Field(600, ge=1, le=1_000_000, description="logins per user and hour, which may all come at once, and the same number of revoked access tokens; more get 429")
     session_idle_days: int = Field(14, ge=1, le=365, description="days without use after which a session (offline_access) expires")

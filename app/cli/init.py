@@ -22,8 +22,8 @@ _COMMENTS = {
 }
 _NEEDS_NO_QUOTES = re.compile(r"[\w./:@%+,=~?&-]*", re.ASCII)
 _NOTHING: Mapping[str, str] = {}
-# With Docker Compose, secrets are files that docker-compose.yml names. Those in .env would be in the
-# environment of the container.
+# With Docker Compose, secrets are files that docker-compose.yml names: those in .env would be in
+# the environment of the container.
 _SECRETS = {
     "SECRET_KEY": "secret_key",
     "POSTGRES_PASSWORD": "database_password",
@@ -226,4 +226,6 @@ def _report(directory: Path, values: Mapping[str, str], *, is_composed: bool) ->
         command, administrate = f"{place}hourpass serve", place
     click.echo(f"Next: {command}")
     if "FIRST_ADMIN_USERNAME" not in values:
-        click.echo(f"Then create an administrator: {administrate}hourpass create-admin NAME")
+        click.echo(
+            f"Then create an administrator: {administrate}hourpass users create NAME --admin"
+        )

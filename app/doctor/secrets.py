@@ -1,16 +1,25 @@
 """Checks of SECRET_KEY: what it encrypts, and which workers have it."""
 
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.doctor.finding import Finding
+from app.doctor.system import System
 from app.secret_rotation.encrypted_rows import list_counts
 from app.secret_rotation.service import Rotation, Step, read_rotation
 from app.settings import Settings
 from app.tables import metadata
 
 _ROTATE = "Run `hourpass secrets rotate`, which says what to do."
+
+
+async def check(system: System) -> AsyncIterator[Finding]:
+    async with system.context() as context:
+        findings = await check_secrets(context.session, system.settings)
+    for finding in findings:
+        yield finding
 
 
 async def check_secrets(session: AsyncSession, settings: Settings) -> list[Finding]:
@@ -21,18 +30,18 @@ async def check_secrets(session: AsyncSession, settings: Settings) -> list[Findi
         advice = "Add the value that does, after a comma." if rotation.values else "Set it."
         return [_finding("error", f"SECRET_KEY does not decrypt {kinds}. {advice}")]
     if not rotation.values:
-        return [_finding("warning", "SECRET_KEY is not set, so secrets are not encrypted. Set it.")]
+        return []  # settings.py says that it is not set
     findings = [*_workers(rotation), *_secrets(rotation)]
-    return findings or [_finding("ok", "all secrets are encrypted with SECRET_KEY")]
+    return findings or [_finding("ok", "All of them are encrypted with SECRET_KEY.")]
 
 
 def _workers(rotation: Rotation) -> list[Finding]:
     if rotation.lacking:
         names = ", ".join(worker.name for worker in rotation.lacking)
-        text = f"these workers lack the value {rotation.newest} of SECRET_KEY: {names}. {_ROTATE}"
+        text = f"These workers lack the value {rotation.newest} of SECRET_KEY: {names}. {_ROTATE}"
         return [_finding("error", text)]
     if rotation.step in (Step.ADD, Step.MAKE_FIRST, Step.REMOVE):
-        text = f"a rotation of SECRET_KEY is under way, step {rotation.step} is next. {_ROTATE}"
+        text = f"A rotation of SECRET_KEY is under way, step {rotation.step} is next. {_ROTATE}"
         return [_finding("warning", text)]
     return []
 
@@ -45,9 +54,9 @@ def _secrets(rotation: Rotation) -> list[Finding]:
     )
     findings = []
     if plain:
-        findings.append(_finding("warning", f"not encrypted: {plain}. {_ROTATE}"))
+        findings.append(_finding("warning", f"Not encrypted: {plain}. {_ROTATE}"))
     if others:
-        text = f"not encrypted with the value {newest} of SECRET_KEY: {others}. {_ROTATE}"
+        text = f"Not encrypted with the value {newest} of SECRET_KEY: {others}. {_ROTATE}"
         findings.append(_finding("warning", text))
     return findings
 

@@ -209,6 +209,7 @@ def of_credentials(it: Prepared) -> dict[str, Operation]:
         "refresh a session": lambda c: sessions.refresh(c, token),
         "refresh with a used token": lambda c: sessions.refresh(c, stolen),
         "revoke a session": lambda c: sessions.revoke(c, user_id, it.session_id),
+        "revoke all sessions": lambda c: sessions.revoke_all(c, user_id),
         "revoke a token": revoke_token,
         "fail to log in": lambda c: factors.remove(c, user_id, NEW_PASSWORD, it.otp),
         "enroll anew": lambda c: factors.enroll(c, user_id, password),

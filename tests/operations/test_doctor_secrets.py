@@ -37,20 +37,19 @@ async def store(database: Database, encrypts: str | None, clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("values", "at_worker", "encrypts", "state", "parts"),
     [
-        pytest.param(None, None, None, "warning", ["SECRET_KEY is not set"], id="no value"),
         pytest.param(
             None, None, OLD, "error", ["does not decrypt 1 second factor. Set it."], id="removed"
         ),
         pytest.param(
             NEW, NEW, OLD, "error", ["does not decrypt 1 second factor. Add the"], id="wrong"
         ),
-        pytest.param(OLD, OLD, OLD, "warning", ["not encrypted: 1 signing key."], id="plain ones"),
+        pytest.param(OLD, OLD, OLD, "warning", ["Not encrypted: 1 signing key."], id="plain ones"),
         pytest.param(
             f"{NEW},{OLD}",
             f"{NEW},{OLD}",
             OLD,
             "warning",
-            ["not encrypted: 1 signing key.", "of SECRET_KEY: 1 second factor."],
+            ["Not encrypted: 1 signing key.", "of SECRET_KEY: 1 second factor."],
             id="ones of the old value",
         ),
         pytest.param(
@@ -58,7 +57,7 @@ async def store(database: Database, encrypts: str | None, clock: Clock) -> None:
             OLD,
             OLD,
             "error",
-            ["these workers lack the value", "camelot:1."],
+            ["These workers lack the value", "camelot:1."],
             id="a worker without the new value",
         ),
         pytest.param(OLD, f"{OLD},{NEW}", OLD, "warning", ["step 1 is next"], id="begun elsewhere"),
@@ -89,6 +88,14 @@ async def test_the_state_of_secret_key_is_found(  # noqa: PLR0917 - parameters
         assert secret not in text
 
 
+async def test_without_secret_key_there_is_nothing_to_find(
+    database: Database, clock: Clock
+) -> None:
+    """The check of the settings says that it is not set."""
+    await store(database, None, clock)
+    assert await findings(database, make_settings("sqlite:///x.db")) == []
+
+
 async def test_all_is_well_after_a_rotation(database: Database, clock: Clock) -> None:
     await store(database, NEW, clock)
     settings = make_settings("sqlite:///x.db", secret_key=NEW)
@@ -96,7 +103,7 @@ async def test_all_is_well_after_a_rotation(database: Database, clock: Clock) ->
     async with database.session() as session:
         await encrypt_with_first(session, settings, metadata, lambda _: None)
     assert await findings(database, settings) == [
-        ("secrets", "ok", "all secrets are encrypted with SECRET_KEY")
+        ("secrets", "ok", "All of them are encrypted with SECRET_KEY.")
     ]
     clock.advance(timedelta(minutes=2))  # no worker is needed
     assert [finding.state for finding in await findings(database, settings)] == ["ok"]

@@ -33,7 +33,7 @@ def test_without_questions_it_needs_the_issuer_alone(tmp_path: Path) -> None:
     assert find_errors(values) == []
     assert len(values["SECRET_KEY"]) == 64
     assert f"Next: HOURPASS_HOME={tmp_path}/new hourpass serve" in result.output
-    assert "hourpass create-admin NAME" in result.output
+    assert "hourpass users create NAME --admin" in result.output
     path = tmp_path / "new" / ".env"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
