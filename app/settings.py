@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     trusted_proxies: Networks = Field((), description="IP addresses or networks of your proxies, separated by commas: X-Forwarded-For from them is trusted")
     max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: as many as the open-files limit allows, at most 20000")
     max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="connections per IPv4 address or IPv6 /64 that is not in TRUSTED_PROXIES; empty: three quarters of MAX_CONNECTIONS")
+    outbound_networks: Networks = Field((), description="private networks that webhooks may reach, with http:// too, separated by commas, such as 10.0.0.0/8; empty: only public addresses, with https://")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that entries of the audit log are kept")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level of log lines")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, otherwise json")
