@@ -38,9 +38,10 @@ class Events:
         context: RequestContext,
         action: str,
         subject_id: int | None,
+        personal: Mapping[str, str] = MappingProxyType({}),
+        /,
         *,
         succeeded: bool = True,
-        personal: Mapping[str, str] = MappingProxyType({}),
         **details: str,
     ) -> None:
         """Call the subscribers. Part of the caller's transaction."""

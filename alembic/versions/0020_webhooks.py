@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.base import UtcDateTime
-
 revision = "0020"
 down_revision = "0018"
 branch_labels = None
@@ -21,11 +19,11 @@ def upgrade() -> None:
         sa.Column("types", sa.String(1000), nullable=False),
         sa.Column("secret", sa.String(200), nullable=False),
         sa.Column("previous_secret", sa.String(200), nullable=True),
-        sa.Column("previous_secret_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("previous_secret_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("is_enabled", sa.Boolean(), nullable=False),
         sa.Column("disabled_reason", sa.String(20), nullable=True),
-        sa.Column("failing_since", UtcDateTime(timezone=True), nullable=True),
-        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("failing_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
         sqlite_autoincrement=True,
     )
@@ -39,11 +37,11 @@ def upgrade() -> None:
         sa.Column("username", sa.String(64), nullable=True),
         sa.Column("details", sa.String(200), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("due_at", UtcDateTime(timezone=True), nullable=False),
-        sa.Column("given_up_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("given_up_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_status", sa.Integer(), nullable=True),
         sa.Column("last_error", sa.String(40), nullable=True),
-        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
         sqlite_autoincrement=True,
     )

@@ -94,20 +94,19 @@ class OutboundHttp:
         bound = Bound(MAX_HEAD_BYTES)
         encrypted = url.scheme == "https"
         backend = CheckedBackend(self._networks, self._resolve, bound, is_encrypted=encrypted)
-        own_headers = {
+        own_headers: dict[bytes | str, bytes | str] = {
             "Host": url.host_header,
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
             "Connection": "close",
+            **dict(headers.items()),
         }
         context = self._ssl_context or _default_ssl_context()
         address = httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
         try:
             async with (
                 httpcore2.AsyncConnectionPool(context, network_backend=backend) as pool,
-                pool.stream(
-                    method, address, headers={**own_headers, **headers}, content=content
-                ) as response,
+                pool.stream(method, address, headers=own_headers, content=content) as response,
             ):
                 received = [
                     (name.decode("latin-1").lower(), value.decode("latin-1"))
@@ -117,9 +116,8 @@ class OutboundHttp:
                 return Response(response.status, received, body)
         except httpcore2.TimeoutException:
             raise OutboundError("timeout") from None
-        except httpcore2.ConnectError as error:
-            is_tls = isinstance(error.__cause__, ssl.SSLError)
-            raise OutboundError("tls" if is_tls else "connect") from None
+        except httpcore2.ConnectError:
+            raise OutboundError("connect") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError):
             raise OutboundError("protocol") from None
 

@@ -96,7 +96,11 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - as above
     ) -> httpcore2.AsyncNetworkStream:
-        encrypted = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        """Raises OutboundError, for example for a certificate of another name."""
+        try:
+            encrypted = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except httpcore2.ConnectError:
+            raise OutboundError("tls") from None
         return BoundedStream(encrypted, self._bound)
 
     def get_extra_info(self, info: str) -> Any:

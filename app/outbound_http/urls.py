@@ -4,7 +4,6 @@ can take it for different ones."""
 import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 MAX_LENGTH = 2000
 
@@ -43,13 +42,15 @@ def parse_url(text: str) -> Url:
         raise ValueError("must not have a fragment")
     if not _CHARACTERS.fullmatch(rest):
         raise ValueError("must be written in ASCII, with other characters percent-encoded")
-    parts = urlsplit(f"{scheme}://{rest}")
-    if "@" in parts.netloc:
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    if "@" in authority:
         raise ValueError("must not have a user or password")
-    match = _HOST_AND_PORT.fullmatch(parts.netloc)
+    match = _HOST_AND_PORT.fullmatch(authority)
     if not match or int(match[2] or 1) > 65535:
         raise ValueError("must have a host, and a port between 1 and 65535, if any")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = rest[len(authority) :]
+    if not target.startswith("/"):
+        target = f"/{target}"
     return Url(scheme, _normalize_host(match[1].lower()), int(match[2] or _PORTS[scheme]), target)
 
 

@@ -262,7 +262,7 @@ class Users:
             await self._events.publish(context, action, user.id)
         if "email" in changed:
             former = {"former_email": former_email} if former_email else {}
-            await self._events.publish(context, "user.change_email", user.id, personal=former)
+            await self._events.publish(context, "user.change_email", user.id, former)
         if "email_verified" in changed:
             action = "user.verify_email" if user.email_verified else "user.unverify_email"
             await self._events.publish(context, action, user.id)

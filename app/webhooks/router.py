@@ -1,7 +1,7 @@
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Body, Query, Response, status
 
 from app.errors import InvalidRequestError
 from app.http.addresses import public_path
@@ -26,11 +26,11 @@ from app.webhooks.schemas import (
     Retry,
     RetryResult,
     SecretRotation,
-    TestResult,
     WebhookChange,
     WebhookList,
     WebhookRecord,
     WebhookRemoved,
+    WebhookTestResult,
     WebhookWithSecret,
 )
 
@@ -48,9 +48,7 @@ _TO_CHANGE = (*_TO_READ, LimitedTokenError)
     response_description="All webhooks.",
     responses=error_docs(*_FOR_ADMINS),
 )
-async def list_webhooks(
-    _: CurrentAdmin, webhooks: WebhooksDep, context: ContextDep
-) -> WebhookList:
+async def list_webhooks(_: CurrentAdmin, webhooks: WebhooksDep, context: ContextDep) -> WebhookList:
     """Without their secrets."""
     found = await webhooks.list(context)
     return WebhookList(webhooks=[WebhookRecord.of(it, context.now) for it in found])
@@ -75,7 +73,7 @@ async def list_webhooks(
         **error_docs(*_FOR_ADMINS, InvalidRequestError, LimitedTokenError, WebhookLimitError),
     },
 )
-async def create_webhook(  # noqa: PLR0913, PLR0917 - what the route depends on
+async def create_webhook(
     _: CurrentAdmin,
     body: NewWebhook,
     webhooks: WebhooksDep,
@@ -152,10 +150,10 @@ async def rotate_webhook_secret(
     webhook_id: WebhookId,
     webhooks: WebhooksDep,
     context: ContextDep,
-    body: SecretRotation | None = None,
+    rotation: Annotated[SecretRotation, Body(default_factory=SecretRotation)],
 ) -> WebhookWithSecret:
     """For the time of the overlap, messages have a signature by each of the two secrets."""
-    overlap = timedelta(seconds=(body or SecretRotation()).overlap_seconds)
+    overlap = timedelta(seconds=rotation.overlap_seconds)
     found = await webhooks.rotate_secret(context, webhook_id, overlap)
     return WebhookWithSecret.with_secret(found, context.now)
 
@@ -167,13 +165,13 @@ async def rotate_webhook_secret(
     response_description="What became of it.",
     responses=error_docs(*_TO_CHANGE, TooManyAttemptsError),
 )
-async def test_webhook(
+async def send_test_message(
     _: CurrentAdmin, webhook_id: WebhookId, webhooks: WebhooksDep, context: ContextDep
-) -> TestResult:
+) -> WebhookTestResult:
     """Sends a message of the type `webhook.test` at once, also to a disabled webhook, and waits for
     the response for up to 15 seconds. It is not sent again."""
     result = await webhooks.test(context, webhook_id)
-    return TestResult(
+    return WebhookTestResult(
         is_delivered=result.is_delivered, status=result.status, error=result.error
     )
 
@@ -218,8 +216,8 @@ async def retry_webhook_deliveries(
     webhook_id: WebhookId,
     webhooks: WebhooksDep,
     context: ContextDep,
-    body: Retry | None = None,
+    retry: Annotated[Retry, Body(default_factory=Retry)],
 ) -> RetryResult:
     """All of them, or the one of `delivery_id`. Each keeps its `webhook-id`."""
-    number = await webhooks.retry(context, webhook_id, body.delivery_id if body else None)
+    number = await webhooks.retry(context, webhook_id, retry.delivery_id)
     return RetryResult(deliveries=number)

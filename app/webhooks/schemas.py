@@ -122,7 +122,7 @@ class SecretRotation(RequestBody):
     )
 
 
-class TestResult(BaseModel):
+class WebhookTestResult(BaseModel):
     is_delivered: bool = Field(description="Whether the response was 2xx.")
     status: int | None = Field(
         description="Status of the response. Null if there was none.", examples=[204]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from sqlalchemy import delete, func, select, update
@@ -230,7 +230,8 @@ class Webhooks:
     async def _publish(
         self, context: RequestContext, action: str, endpoint: WebhookEndpoint, **details: str
     ) -> None:
-        await self._events.publish(context, action, None, webhook=str(endpoint.id), **details)
+        described: dict[str, Any] = {"webhook": str(endpoint.id), **details}
+        await self._events.publish(context, action, None, **described)
 
 
 def is_signed_twice(endpoint: WebhookEndpoint, now: datetime) -> bool:

@@ -169,8 +169,9 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
         endpoint.is_enabled, endpoint.disabled_reason = False, reason
         await give_up_all(session, endpoint.id, now)
         context = RequestContext(session, self._clock())
-        details = {"webhook": str(endpoint.id), "reason": reason}
-        await self._events.publish(context, "webhook.disable", None, **details)
+        await self._events.publish(
+            context, "webhook.disable", None, webhook=str(endpoint.id), reason=reason
+        )
         _log.error("Webhook disabled", extra={"webhook": endpoint.id, "reason": reason})
 
 
