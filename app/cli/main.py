@@ -48,6 +48,7 @@ for _name, _module, _help in (
     ("api-keys", "api_keys", "Manage API keys."),
     ("groups", "groups", "Give the same scopes to several users."),
     ("service-accounts", "service_accounts", "Manage users that are programs."),
+    ("webhooks", "webhooks", "Tell other servers what happens to users."),
     ("keys", "keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
     ("after-restore", "restore", "Make a restored database safe."),

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import func, select, update
 
-from app.database.engine import Database, begin_write
+from app.database.engine import begin_write
 from app.outbound_http import client as outbound
 from app.retention.service import Retention
 from app.settings import Settings
@@ -360,17 +360,17 @@ async def test_dead_letters_are_kept_for_two_weeks_and_have_a_bound(
     await calls.call("PATCH", f"/{webhook['id']}", is_enabled=False)
     await calls.call("PATCH", f"/{webhook['id']}", is_enabled=True)
     await register_knights(client, 1, first=4)
-    database: Database = app.state.database
+    retention = Retention(app.state.database, settings)
     monkeypatch.setattr("app.retention.service.MAX_DEAD_LETTERS", 3)
-    assert await Retention(database, settings).run_once()
+    assert await retention.run_once()
     dead = [it["user_id"] for it in await calls.deliveries(webhook["id"], "dead")]
     assert dead == [3, 4, 5]
     assert len(await calls.deliveries(webhook["id"], "waiting")) == 1
     clock.advance(KEPT_FOR - timedelta(seconds=1))
-    assert await Retention(database, settings).run_once()
+    assert await retention.run_once()
     assert await rows(app) == 4
     clock.advance(timedelta(seconds=1))
-    assert await Retention(database, settings).run_once()
+    assert await retention.run_once()
     assert await rows(app) == 0
     assert sum(DELAYS, timedelta()) * (1 + JITTER) + timedelta(days=7) < KEPT_FOR
     assert outbox.MAX_DEAD_LETTERS == 10_000
@@ -378,8 +378,9 @@ async def test_dead_letters_are_kept_for_two_weeks_and_have_a_bound(
 
 @on_sqlite
 async def test_the_job_of_the_service_sends_by_itself(
-    app: FastAPI, client: AsyncClient, receiver: Receiver
+    app: FastAPI, client: AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.database.outbox.POLL_SECONDS", 0.01)
     await WebhookCalls(client).create(receiver)
     stopping = asyncio.Event()
     running = asyncio.create_task(run(webhook_worker(app), stopping))
