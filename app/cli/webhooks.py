@@ -240,4 +240,4 @@ def _state(record: WebhookRecord) -> str:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return moment and f"{moment:%Y-%m-%d %H:%M:%S}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else None

@@ -26,7 +26,7 @@ class WebhookCalls:
             method,
             f"/webhooks{path}",
             headers=bearer(await log_in(self.client, ARTHUR)),
-            **({"json": body} if body or method in ("POST", "PATCH") else {}),
+            json=body if method in ("POST", "PATCH") else None,
         )
         assert answer.status_code == status, answer.text
         return answer.json()

@@ -346,7 +346,7 @@ async def test_a_deleted_endpoint_gets_nothing_more(
     assert [it["id"] for it in (await calls.call("GET"))["webhooks"]] == [other["id"]]
 
 
-async def test_dead_letters_are_kept_for_two_weeks_and_have_a_bound(
+async def test_dead_letters_are_kept_for_two_weeks_and_have_a_bound(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     receiver: Receiver,

@@ -1,11 +1,9 @@
 """Administrators create, change, test and delete webhooks."""
 
 import asyncio
-from typing import Any
 
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import select
 from standardwebhooks.webhooks import Webhook
 
 from app.doctor.webhooks import check
@@ -13,13 +11,12 @@ from app.security.rate_limits.limits import WEBHOOK_TEST
 from app.settings import Settings
 from app.webhooks.errors import MAX_ENDPOINTS
 from app.webhooks.messages import TYPES
-from app.webhooks.models import WebhookEndpoint
 from app.webhooks.schemas import MAX_OVERLAP_SECONDS
 from tests.support.apps import started_client
 from tests.support.https_receiver import Receiver, answer
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register
+from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register
 from tests.support.webhooks import WebhookCalls, send_due
 
 
@@ -79,9 +76,7 @@ async def test_what_administrators_do_is_in_the_audit_log_without_the_path(
     await calls.call("PATCH", "/1", types=["user.created"])  # no change
     await calls.call("POST", "/1/rotate-secret")
     await calls.call("DELETE", "/1")
-    headers = bearer(
-        await log_in(client, {"username": "arthur", "password": "once and future king"})
-    )
+    headers = bearer(await log_in(client, ARTHUR))
     entries = (await client.get("/audit?action=webhook.", headers=headers)).json()["entries"]
     found = [(it["action"], it["actor_id"], it["details"]) for it in entries[::-1]]
     host = receiver.url.split("/")[2]
@@ -111,14 +106,14 @@ async def test_only_administrators_may(client: AsyncClient, receiver: Receiver) 
         ("POST", "/1/retry"),
         ("GET", "/1/deliveries"),
     ):
-        body = {"json": {"url": receiver.url} if path == "" else {}} if method != "GET" else {}
-        refused: Any = await client.request(
-            method, f"/webhooks{path}", headers=bearer(token), **body
-        )
-        assert_problem(refused, 403, "insufficient_scope")
-        assert_problem(
-            await client.request(method, f"/webhooks{path}", **body), 401, "missing_token"
-        )
+        body = None if method == "GET" else {"url": receiver.url} if path == "" else {}
+        for headers, status, error in (
+            (bearer(token), 403, "insufficient_scope"),
+            ({}, 401, "missing_token"),
+        ):
+            url = f"/webhooks{path}"
+            refused = await client.request(method, url, headers=headers, json=body)
+            assert_problem(refused, status, error)
     assert receiver.requests == []
 
 
@@ -149,7 +144,7 @@ async def test_bad_input_is_named(client: AsyncClient, receiver: Receiver) -> No
 
 @on_sqlite
 async def test_http_is_refused_unless_networks_are_allowed(
-    client: AsyncClient, receiver: Receiver, settings: Settings, clock: Clock
+    client: AsyncClient, settings: Settings, clock: Clock
 ) -> None:
     await WebhookCalls(client).call("POST", status=201, url="http://10.0.0.1/hook")
     closed = Settings.model_validate({**settings.model_dump(), "outbound_networks": ()})
@@ -265,13 +260,8 @@ async def test_what_doctor_finds(app: FastAPI, client: AsyncClient, receiver: Re
     assert state == "warning"
     assert text.startswith("The webhook 1 has failed since 2")
     receiver.answers = [answer(410)]
-    async with app.state.database.session() as session:
-        endpoint = await session.scalar(select(WebhookEndpoint.id))
-    assert endpoint == 1
     await register(client, {**LANCELOT, "username": "galahad"})
     await send_due(app)
-    assert [text for _, text in await found()] == [
-        "The webhook 1 was disabled, because it responded with 410. Enable it with `hourpass "
-        "webhooks enable 1`, or delete it.",
-        "The webhook 1 has 2 dead letters. Send them again with `hourpass webhooks retry 1`.",
-    ]
+    disabled, dead = (text for _, text in await found())
+    assert disabled.startswith("The webhook 1 was disabled, because it responded with 410.")
+    assert dead.startswith("The webhook 1 has 2 dead letters.")

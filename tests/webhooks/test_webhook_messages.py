@@ -80,7 +80,7 @@ async def enroll_second_factor(client: AsyncClient, clock: Clock) -> bool:
     return bool(await enroll(client, LANCELOT, clock))
 
 
-async def test_each_event_has_its_type(
+async def test_each_event_has_its_type(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     clock: Clock,
@@ -256,7 +256,7 @@ async def test_the_audit_log_says_that_an_address_was_new(
     for _ in range(2):
         await log_in(client, LANCELOT)
     await client.post("/token", json={**LANCELOT, "password": "wrong"})
-    query = {"action": "login", "subject_id": 2}
+    query: dict[str, Any] = {"action": "login", "subject_id": 2}
     answer = await client.get("/audit", params=query, headers=bearer(arthurs_token))
     details = [entry["details"] for entry in answer.json()["entries"]]
     assert details == [{}, {}, {"new_address": "true"}]
