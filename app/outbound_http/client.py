@@ -120,6 +120,8 @@ class OutboundHttp:
             raise OutboundError("connect") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError):
             raise OutboundError("protocol") from None
+        finally:
+            await backend.close()
 
 
 async def _read(

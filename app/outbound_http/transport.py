@@ -38,6 +38,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         self._bound = bound
         self._is_encrypted = is_encrypted
         self._sockets = httpcore2.AnyIOBackend()
+        self._opened: httpcore2.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
@@ -55,8 +56,14 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
+                self._opened = stream
                 return BoundedStream(stream, self._bound)
         raise failure
+
+    async def close(self) -> None:
+        """The library leaves a connection open if it is canceled during the TLS handshake."""
+        if self._opened:
+            await self._opened.aclose()
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         """Raises OutboundError if one of them is not allowed: whoever owns the name chooses which
