@@ -140,7 +140,7 @@ def delete(webhook_id: int, *, yes: bool) -> None:
 def test(webhook_id: int) -> None:
     """Send a message of the type webhook.test, and wait for the response."""
     result = run(lambda services, context: services.webhooks.test(context, webhook_id))
-    outcome = f"status {result.status}" if result.status else f"no response ({result.error})"
+    outcome = f"status {result.status}" if result.status else f"no response ({result.reason})"
     if not result.is_delivered:
         raise click.ClickException(f"Not delivered: {outcome}.")
     click.echo(f"Delivered: {outcome}.")

@@ -85,12 +85,20 @@ async def is_full(session: AsyncSession, endpoint_id: int) -> bool:
 async def give_up_all(session: AsyncSession, endpoint_id: int, now: datetime) -> None:
     """Make dead letters of all that waits for an endpoint. Part of the caller's transaction, which
     has locked the endpoint."""
+    is_waiting = WebhookDelivery.given_up_at.is_(None)
     await session.execute(
         update(WebhookDelivery)
-        .where(WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.given_up_at.is_(None))
+        .where(chosen(WebhookDelivery.endpoint_id == endpoint_id, is_waiting))
         .values(given_up_at=now),
         execution_options={"synchronize_session": False},
     )
+
+
+def chosen(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """A condition for an UPDATE or DELETE of several rows: locks them in the order of their ids, as
+    all of these do, so that there is no deadlock."""
+    ids = select(WebhookDelivery.id).where(*conditions).order_by(WebhookDelivery.id)
+    return WebhookDelivery.id.in_(ids.with_for_update())
 
 
 async def older_dead_letters(session: AsyncSession, kept: int) -> ColumnElement[bool]:
@@ -105,7 +113,7 @@ async def _forget_username(session: AsyncSession, user_id: int | None) -> None:
     """In what waits and in dead letters."""
     await session.execute(
         update(WebhookDelivery)
-        .where(WebhookDelivery.user_id == user_id, WebhookDelivery.username.is_not(None))
+        .where(chosen(WebhookDelivery.user_id == user_id, WebhookDelivery.username.is_not(None)))
         .values(username=None),
         execution_options={"synchronize_session": False},
     )

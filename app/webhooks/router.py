@@ -171,9 +171,7 @@ async def send_test_message(
     """Sends a message of the type `webhook.test` at once, also to a disabled webhook, and waits for
     the response for up to 15 seconds. It is not sent again."""
     result = await webhooks.test(context, webhook_id)
-    return WebhookTestResult(
-        is_delivered=result.is_delivered, status=result.status, error=result.error
-    )
+    return WebhookTestResult(is_delivered=result.is_delivered, **result._asdict())
 
 
 @router.get(

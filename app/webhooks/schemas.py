@@ -127,7 +127,7 @@ class WebhookTestResult(BaseModel):
     status: int | None = Field(
         description="Status of the response. Null if there was none.", examples=[204]
     )
-    error: str | None = Field(
+    reason: str | None = Field(
         description="Why there was no response, such as `address_not_allowed`, `tls` or `timeout`. "
         "Null if there was one.",
         examples=["timeout"],

@@ -17,7 +17,7 @@ class Result(NamedTuple):
     """The status of the response, or why there was none."""
 
     status: int | None
-    error: str | None
+    reason: str | None
 
     @property
     def is_delivered(self) -> bool:

@@ -25,7 +25,7 @@ from app.webhooks.errors import (
     WebhookNotFoundError,
 )
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
-from app.webhooks.outbox import give_up_all
+from app.webhooks.outbox import chosen, give_up_all
 from app.webhooks.sender import Result, WebhookSender
 
 OVERLAP = timedelta(days=1)  # by default
@@ -117,7 +117,8 @@ class Webhooks:
         """Also deletes what waits, and the dead letters. Raises WebhookNotFoundError."""
         endpoint = await self._lock(context, webhook_id)
         await context.session.execute(
-            delete(WebhookDelivery).where(WebhookDelivery.endpoint_id == webhook_id)
+            delete(WebhookDelivery).where(chosen(WebhookDelivery.endpoint_id == webhook_id)),
+            execution_options={"synchronize_session": False},
         )
         await context.session.delete(endpoint)
         await self._publish(context, "webhook.delete", endpoint, host=_host(endpoint.url))
@@ -189,13 +190,13 @@ class Webhooks:
             await context.session.rollback()
             raise WebhookDisabledError
         now = await current_time(context.session)
-        chosen = [
+        conditions = [
             WebhookDelivery.endpoint_id == webhook_id,
             WebhookDelivery.given_up_at.is_not(None),
         ]
         if delivery_id is not None:
-            chosen.append(WebhookDelivery.id == delivery_id)
-        again = update(WebhookDelivery).where(*chosen)
+            conditions.append(WebhookDelivery.id == delivery_id)
+        again = update(WebhookDelivery).where(chosen(*conditions))
         again = again.values(given_up_at=None, attempts=0, due_at=now)
         found = await context.session.scalars(
             again.returning(WebhookDelivery.id), execution_options={"synchronize_session": False}

@@ -145,7 +145,7 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
     ) -> None:
         now = await current_time(session)
         is_last = delivery.attempts > len(DELAYS)
-        last = {"last_status": result.status, "last_error": result.error}
+        last = {"last_status": result.status, "last_error": result.reason}
         if is_last:
             await _update(session, delivery, given_up_at=now, **last)
         else:

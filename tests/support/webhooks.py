@@ -50,9 +50,8 @@ def webhook_worker(app: FastAPI) -> WebhookWorker:
 async def send_due(app: FastAPI, worker: WebhookWorker | None = None) -> None:
     """Send all that is due: as a process of its own, or by this worker."""
     worker = worker or webhook_worker(app)
-    while await worker.run_once(asyncio.Event()):
+    while await worker.run_once(asyncio.Event()) or worker._sending:
         pass
-    await worker.finish()
 
 
 def verified(request: Request, secret: str) -> dict[str, Any]:

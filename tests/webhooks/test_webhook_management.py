@@ -197,7 +197,7 @@ async def test_a_test_message_is_sent_at_once(
     assert await calls.call("POST", "/1/test") == {
         "is_delivered": True,
         "status": 200,
-        "error": None,
+        "reason": None,
     }
     (request,) = receiver.requests
     message = Webhook(webhook["secret"]).verify(request.body, request.headers)
@@ -205,13 +205,13 @@ async def test_a_test_message_is_sent_at_once(
     assert await calls.call("POST", "/1/test") == {
         "is_delivered": False,
         "status": 500,
-        "error": None,
+        "reason": None,
     }
     app.state.services.webhook_sender.http = receiver.client(networks="")
     assert await calls.call("POST", "/1/test") == {
         "is_delivered": False,
         "status": None,
-        "error": "address_not_allowed",
+        "reason": "address_not_allowed",
     }
     assert await calls.deliveries(1) == []
     found = await calls.call("GET", "/1")
