@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
-    secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors and the codes of queued mail in the database; 32 characters or more, required in production")
+    secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors, secrets of webhooks and the codes of queued mail in the database; 32 characters or more, required in production")
     issuer: Issuer = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
     service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")

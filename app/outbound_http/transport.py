@@ -3,6 +3,7 @@
 Imports the HTTP library, so import it only where a request is made.
 """
 
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from app.outbound_http.errors import OutboundError
 
 CONNECT_SECONDS = 5.0  # for each address
 MAX_ADDRESSES = 3  # that are tried
+
+# At level debug it logs the headers of responses, which are texts of other servers.
+logging.getLogger("httpcore2").setLevel(logging.WARNING)
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 

@@ -188,6 +188,16 @@ async def test_nothing_is_kept_for_the_next_request(receiver: Receiver) -> None:
     assert "cookie" not in receiver.requests[1].headers
 
 
+async def test_the_library_logs_nothing_of_other_servers(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    receiver.answers = [answer(200, "X-Made: of wood")]
+    await receiver.client().send("POST", receiver.url)
+    lines = [record.getMessage() for record in caplog.records]
+    assert not [line for line in lines if "of wood" in line or "key=value" in line or HOST in line]
+
+
 async def test_the_environment_names_no_proxy_and_no_password(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
