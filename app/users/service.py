@@ -235,6 +235,8 @@ class Users:
         former_email = user.email if user.email_verified else None
         for name in changed:
             setattr(user, name, values[name])
+        if former_email and user.email and is_same_mailbox(former_email, user.email):
+            former_email = None
         if email_verified is not None and email_verified != user.email_verified:
             if user.email is None:
                 raise InvalidRequestError.for_field("email_verified", "There is no e-mail address")
@@ -252,7 +254,7 @@ class Users:
     async def _publish_changes(
         self, context: RequestContext, user: User, changed: set[str], former_email: str | None
     ) -> None:
-        """`former_email` is the verified address before the change, if there was one."""
+        """`former_email` is the verified address before the change, if it was another mailbox."""
         if changed & {"is_admin", "scopes"}:
             await self._events.publish(
                 context, "user.grant", user.id, to=summarize(user.granted_scopes())

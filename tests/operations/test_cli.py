@@ -363,6 +363,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "settings",
         "test-mail",
         "unlock",
+        "webhooks",
     }
 
 
