@@ -116,10 +116,13 @@ async def test_the_name_of_a_deleted_user_is_forgotten_in_the_queue(
         await session.commit()
     await client.delete("/remove-user/2", headers=bearer(arthurs_token))
     async with app.state.database.session() as session:
-        found = {
-            row.user_id: row.username for row in await session.scalars(select(WebhookDelivery))
-        }
-    assert found == {2: None, galahad: "galahad"}
+        rows = await session.scalars(select(WebhookDelivery))
+        found = sorted((row.type, row.user_id, row.username) for row in rows)
+    assert found == [
+        ("user.created", 2, None),
+        ("user.created", galahad, "galahad"),
+        ("user.deleted", 2, None),
+    ]
     await send_due(app)
     data = [verified(request, webhook["secret"])["data"] for request in receiver.requests]
     assert {"user_id": 2, "username": None} in data
