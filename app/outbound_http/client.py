@@ -2,7 +2,7 @@
 
 A request goes to an address that was checked (addresses.py), over TLS unless the operator has
 allowed the address. It follows no redirect, uses no proxy and no credentials of the environment,
-keeps no cookies and no connection, and decompresses nothing: httpcore does none of these.
+keeps no cookies and no connection, and decompresses nothing: httpcore2 does none of these.
 """
 
 import asyncio
