@@ -20,6 +20,7 @@ from app.doctor import (
     proxy,
     settings,
     signing_keys,
+    webhooks,
 )
 from app.doctor.finding import Finding
 from app.doctor.system import NotCheckedError, System
@@ -36,6 +37,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("signing keys", signing_keys.check),
     ("administrators", administrators.check),
     ("mail", mail.check),
+    ("webhooks", webhooks.check),
     ("proxy", proxy.check),
     ("connections", limits.check),
 )

@@ -75,6 +75,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "signing keys": "ok",
         "administrators": "ok",
         "mail": "ok",
+        "webhooks": "ok",
         "proxy": "ok",
         "connections": "ok",
     }
