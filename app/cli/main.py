@@ -50,6 +50,7 @@ _COMMANDS = (
     ("groups", "groups", "Give the same scopes to several users."),
     ("service-accounts", "service_accounts", "Manage users that are programs."),
     ("signing-keys", "signing_keys", "List, rotate and revoke the signing keys."),
+    ("webhooks", "webhooks", "Tell other servers what happens to users."),
     ("audit", "audit", "Print the audit log, and follow it."),
     ("mail", "mail", "Check how mail is sent."),
     ("doctor", "doctor", "Check the settings, the database and what the service needs."),

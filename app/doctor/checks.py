@@ -21,6 +21,7 @@ from app.doctor import (
     secrets,
     settings,
     signing_keys,
+    webhooks,
 )
 from app.doctor.finding import Finding
 from app.doctor.system import NotCheckedError, System
@@ -38,6 +39,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("secrets", secrets.check),
     ("administrators", administrators.check),
     ("mail", mail.check),
+    ("webhooks", webhooks.check),
     ("proxy", proxy.check),
     ("connections", limits.check),
 )

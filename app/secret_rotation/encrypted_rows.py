@@ -39,6 +39,15 @@ class SecretCount(NamedTuple):
     undecryptable: int
     replaceable: int
 
+    def plus(self, other: "SecretCount") -> "SecretCount":
+        return SecretCount(
+            self.content,
+            self.by_value + other.by_value,
+            self.plain + other.plain,
+            self.undecryptable + other.undecryptable,
+            self.replaceable + other.replaceable,
+        )
+
 
 class Encrypted(NamedTuple):
     """How many secrets were encrypted again, and how many were left, because they were locked."""
@@ -69,7 +78,7 @@ async def count_secrets(
     session: AsyncSession, settings: Settings, metadata: MetaData
 ) -> list[SecretCount]:
     values = (*fingerprints(settings), WHOLE_TEXT)
-    found = []
+    found: list[SecretCount] = []
     for encrypted in find_encrypted_columns(metadata):
         encryptor = Encryptor(settings, encrypted.content)
         by_value: Counter[str] = Counter()
@@ -86,7 +95,10 @@ async def count_secrets(
                 else:
                     by_value[values[index]] += 1
         lost = (0, failed) if encrypted.is_replaceable else (failed, 0)
-        found.append(SecretCount(encrypted.content, by_value, plain, *lost))
+        count = SecretCount(encrypted.content, by_value, plain, *lost)
+        if found and found[-1].content == count.content:  # a kind may have several columns
+            count = count.plus(found.pop())
+        found.append(count)
     return found
 
 

@@ -370,6 +370,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "settings",
         "signing-keys",
         "users",
+        "webhooks",
     }
 
 

@@ -76,6 +76,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "secrets": "warning",  # no worker with this SECRET_KEY has encrypted them
         "administrators": "ok",
         "mail": "ok",
+        "webhooks": "ok",
         "proxy": "ok",
         "connections": "ok",
     }

@@ -43,10 +43,11 @@ from app.secret_rotation.heartbeat import (
 from app.secret_rotation.models import KeyHolder, UsedKey
 from app.secret_rotation.service import Rotation, Step
 from app.security.encrypted_columns import find_encrypted_columns
-from app.security.encryption import DecryptionError, fingerprints
+from app.security.encryption import DecryptionError, Encryptor, fingerprints
 from app.settings import ROOT, Settings
 from app.tables import metadata
 from app.tokens.signing_keys.models import StoredKey
+from app.webhooks.models import WebhookEndpoint
 from tests.support.apps import started_client
 from tests.support.authenticator import Authenticator, enroll, log_in_with
 from tests.support.markers import on_postgresql, on_sqlite
@@ -306,6 +307,33 @@ async def test_secrets_from_before_secret_key_was_set_are_encrypted_too(
     assert await counted(enrolled, settings) == {"plain": 1, "second": 2}
     assert await encrypt(enrolled, settings) == (3, 0)
     assert await counted(enrolled, settings) == {"first": 3}
+
+
+async def test_a_kind_of_secrets_may_have_several_columns(
+    database_url: str, enrolled: Database, clock: Clock
+) -> None:
+    """Such as the secret of a webhook, and the one before it."""
+    old = Encryptor(make_settings(database_url, secret_key=OLD), "webhook secrets")
+    async with enrolled.session() as session:
+        await begin_write(session)
+        webhook = WebhookEndpoint(
+            url="https://camelot.example",
+            types="",
+            secret=old.encrypt("excalibur"),
+            previous_secret="caliburn",
+            is_enabled=True,
+            created_at=clock(),
+        )
+        session.add(webhook)
+        await session.commit()
+        settings = rotating(database_url)
+        assert await counted(enrolled, settings) == {"plain": 1, "second": 4}
+        assert await encrypt(enrolled, settings) == (5, 0)
+        assert await counted(enrolled, settings) == {"first": 5}
+        await session.refresh(webhook)
+    new = Encryptor(make_settings(database_url, secret_key=NEW), "webhook secrets")
+    assert new.decrypt(webhook.secret) == "excalibur"
+    assert new.decrypt(webhook.previous_secret or "") == "caliburn"
 
 
 async def test_a_secret_that_changes_meanwhile_keeps_its_change(
