@@ -377,16 +377,13 @@ def test_help_lists_the_commands(option: str) -> None:
 @pytest.mark.parametrize(
     ("former", "command"),
     [
-        ("erase-user", "users erase"),
         ("grant", "users grant"),
         ("revoke", "users revoke"),
         ("set-scopes", "users set-scopes"),
         ("set-password", "users set-password"),
         ("reset-second-factor", "users reset-second-factor"),
         ("unlock", "users unlock"),
-        ("keys list", "signing-keys list"),
         ("keys rotate", "signing-keys rotate"),
-        ("keys revoke", "signing-keys revoke"),
         ("test-mail", "mail test"),
     ],
 )
