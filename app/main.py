@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
@@ -55,6 +56,7 @@ from app.login.token_issuer import TokenIssuer
 from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
 from app.security.hashing_threads import hashing_threads
+from app.server import reports
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
@@ -70,6 +72,9 @@ from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.users.token_cache import TokenCache, TokenChecker
+
+if TYPE_CHECKING:
+    from app.metrics.reporter import Reporter
 
 _log = logging.getLogger("hourpass")
 
@@ -174,6 +179,7 @@ def create_app(
     middleware = RequestMiddleware(
         app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES
     )
+    app.state.request_counts = middleware.counts
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)
     return app
@@ -215,6 +221,9 @@ async def _start(
             context, services.passwords, services.revocations, services.events, settings
         )
     _add_token_services(state, services, tokens)
+    reporter = _create_reporter(state)
+    if reporter:
+        stack.callback(reporter.write)  # after the jobs have stopped
 
     # Listeners need no token, and a waiting one is never evicted. So they get at most half of all
     # connections. server/run.py has already raised the open-files limit.
@@ -222,7 +231,7 @@ async def _start(
     keys: KeyRefresher = state.key_refresher
     state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, stopping, max_listeners)
     stack.callback(feed.close)
-    jobs = BackgroundJobs()
+    state.jobs = jobs = BackgroundJobs()
     stack.push_async_callback(jobs.stop)
     recovery = RevocationRecovery(
         database, cache, services.keys, services.revocations, services.events
@@ -245,7 +254,23 @@ async def _start(
 
         check_templates(settings)
         jobs.start(MailWorker(database, settings, services.events, clock).run)
+    if reporter:
+        jobs.start(reporter.run)
+        if settings.smtp_url:
+            jobs.start(reporter.mail.run)
     _tune_garbage_collection(stack)
+
+
+def _create_reporter(state: State) -> "Reporter | None":
+    if state.settings.metrics_port is None:
+        return None
+    report = reports.own()
+    if report is None:
+        _log.warning("METRICS_PORT has no effect without `hourpass serve`")
+        return None
+    from app.metrics.reporter import Reporter
+
+    return Reporter(state, report)
 
 
 def _add_token_services(state: State, services: Services, tokens: AccessTokens) -> None:

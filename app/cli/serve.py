@@ -1,10 +1,15 @@
 """`hourpass serve` and `hourpass migrate`."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.operations import read_settings, run
+
+if TYPE_CHECKING:
+    from app.server.reports import Reports
+    from app.settings import Settings
 
 
 @click.command()
@@ -30,7 +35,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         host or current.host,
         current.port,
         current.workers,
+        _serve_metrics(current) if current.metrics_port else None,
     )
+
+
+def _serve_metrics(settings: "Settings") -> "Reports":
+    from app.metrics.server import serve_metrics  # imports prometheus_client
+
+    return serve_metrics(settings)
 
 
 @click.command()

@@ -25,6 +25,7 @@ from app.errors import (
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
 from app.http.error_responses import error_response
+from app.http.request_counts import RequestCounts
 
 MAX_BODY_BYTES = 16_384
 MAX_HEADER_BYTES = 16_384
@@ -66,6 +67,7 @@ class RequestMiddleware:
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
         routine_routes: frozenset[str] = frozenset(),
+        counts: RequestCounts | None = None,
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
         answers from memory, or returns None. Successful requests to `routine_routes` are logged at
@@ -74,6 +76,8 @@ class RequestMiddleware:
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
         self._routine_routes = routine_routes
+        self.counts = counts or RequestCounts()
+        self._prepared = self.counts.prepared
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -114,6 +118,7 @@ class RequestMiddleware:
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
+        self._prepared[route][status] += 1
         log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 
@@ -164,6 +169,7 @@ class RequestMiddleware:
 
         try:
             if error:
+                self.counts.add_refusal(error)
                 await error_response(error())(scope, receive, send_with_headers)
             else:
                 await self.app(routed, receive_limited, send_with_headers)
@@ -177,6 +183,7 @@ class RequestMiddleware:
             status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
+            self.counts.add(path, status, took / 1000)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)

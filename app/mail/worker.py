@@ -52,6 +52,8 @@ _log = logging.getLogger("hourpass.mail")
 
 
 class MailWorker:
+    name = "mail"  # for metrics
+
     def __init__(
         self,
         database: Database,
@@ -62,10 +64,10 @@ class MailWorker:
         self._database = database
         self._events = events
         self._clock = clock
-        self._delivery = Delivery(settings, events, clock)
+        self.delivery = Delivery(settings, events, clock)
         self._sending: set[asyncio.Task[None]] = set()
         self._is_server_available = True
-        self._failures = FailureLog(_log, "Cannot send mail")
+        self.failures = FailureLog(_log, "Cannot send mail")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """The mail of a failed run is sent later."""
@@ -74,9 +76,9 @@ class MailWorker:
                 while await self.run_once(stopping) and self._is_server_available:
                     pass
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
             await wait_or_stop(stopping, POLL_SECONDS)
         await self.finish()
 
@@ -120,7 +122,7 @@ class MailWorker:
         try:
             async with self._database.session() as session:
                 if mail.code_id or mail.notice:
-                    is_available = await self._delivery.deliver(session, mail, stopping)
+                    is_available = await self.delivery.deliver(session, mail, stopping)
                     self._is_server_available = is_available
                 else:
                     await self._expand(session, mail)

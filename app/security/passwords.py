@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from threading import Semaphore, get_native_id
 from timeit import repeat
 from typing import ParamSpec, TypeVar
@@ -24,6 +24,7 @@ from passlib.context import CryptContext
 
 from app.errors import InvalidRequestError, UnavailableError
 from app.security import imported_hashes
+from app.security.hashing_load import HashingLoad
 from app.security.hashing_threads import hashing_threads
 from app.settings import Settings
 
@@ -43,6 +44,7 @@ class HashingOverloadedError(UnavailableError):
     """HASHING_QUEUE passwords are already waiting to be hashed."""
 
     message = "Too many logins at once, try again shortly"
+    limit = "hashing_queue"
 
 
 class Passwords:
@@ -61,6 +63,7 @@ class Passwords:
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
         self._capacity = Semaphore(threads + settings.hashing_queue)
+        self.load = HashingLoad(threads, settings.hashing_queue)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
         self._parameters = f"$argon2id$v=19$m={memory},t={passes},p=1$"
@@ -159,9 +162,14 @@ class Passwords:
     async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         if not self._capacity.acquire(blocking=False):
             raise HashingOverloadedError
-        future = self._pool.submit(work, *args, **kwargs)
-        # Released when the thread is free, not when the caller stops waiting.
-        future.add_done_callback(lambda _: self._capacity.release())
+        future = self._pool.submit(self.load.measured(partial(work, *args, **kwargs)))
+
+        def finish(_: object) -> None:
+            """Called when the thread is free, not when the caller stops waiting."""
+            self._capacity.release()
+            self.load.finish()
+
+        future.add_done_callback(finish)
         return await asyncio.wrap_future(future)
 
 

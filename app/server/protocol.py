@@ -295,6 +295,7 @@ class HttpProtocol(RequestParser):
             self._pending_error = error
 
     def _send_error(self, error: type[ApiError]) -> None:
+        self._middleware.counts.add_refusal(error)
         response = error_response(error())
         headers = [
             *self.server_state.default_headers,

@@ -13,13 +13,16 @@ from uvicorn.config import STARTUP_FAILURE
 from app.server.connections import backlog, raise_open_files
 from app.server.listeners import bind
 from app.server.protocol import HttpProtocol
+from app.server.reports import Report, Reports, set_own
 from app.server.supervisor import Supervisor
 
 _log = logging.getLogger("hourpass")
 
 
-def serve(host: str, port: int, workers: int) -> None:
-    """Serve until interrupted. Logs an error and exits if it cannot listen on the address."""
+def serve(host: str, port: int, workers: int, reports: Reports | None = None) -> None:
+    """Serve until interrupted. Logs an error and exits if it cannot listen on the address.
+
+    `reports` gets those of the workers."""
     raise_open_files()
     sockets = _listeners(host, port, is_shared=workers > 1 and sys.platform == "linux")
     options: dict[str, Any] = {
@@ -39,8 +42,12 @@ def serve(host: str, port: int, workers: int) -> None:
     }
     config = uvicorn.Config("app.main:app", **options)
     if workers > 1:
-        Supervisor(config, sockets).run()
+        Supervisor(config, sockets, reports).run()
         return
+    if reports:
+        report = Report()
+        set_own(report)
+        reports.add(report)
     _stop_on_hangup()
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again, after it has stopped

@@ -2,17 +2,54 @@
 
 import signal
 import time
+from multiprocessing.connection import wait
+from socket import socket
 
+from uvicorn import Config
+from uvicorn.supervisors import multiprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process, logger
+
+from app.server.reports import Report, Reports, set_own
 
 RESTART_SECONDS = 60.0  # for each worker; uvicorn's 5 are too few for the imports on a busy machine
 
 
+class Worker(Process):
+    """A worker that reports to the supervisor."""
+
+    def __init__(self, config: Config, sockets: list[socket]) -> None:
+        super().__init__(config, sockets)
+        self.report = Report()
+
+    def target(self, sockets: list[socket] | None = None) -> None:
+        """Runs in the worker."""
+        set_own(self.report)
+        super().target(sockets)
+
+    def has_ended(self) -> bool:
+        """Asks the kernel without waiting for the process, which another thread does."""
+        return self.process.pid is not None and bool(wait([self.process.sentinel], 0))
+
+
 class Supervisor(Multiprocess):
+    def __init__(
+        self, config: Config, sockets: list[socket], reports: Reports | None = None
+    ) -> None:
+        super().__init__(config, sockets)
+        if reports:
+
+            def create(config: Config, sockets: list[socket]) -> Worker:
+                worker = Worker(config, sockets)
+                reports.add(worker.report, worker.has_ended)
+                return worker
+
+            # uvicorn has no other way to choose the class of its workers.
+            multiprocess.Process = create  # type: ignore[assignment,misc]
+
     def restart_all(self) -> None:
         """Replace each worker, after its successor has started to serve."""
         for index, old in enumerate(self.processes):
-            new = Process(self.config, self.sockets)
+            new = multiprocess.Process(self.config, self.sockets)
             new.start()
             if not self._becomes_ready(new):
                 new.kill()
