@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.database.engine import Database
 from app.main import create_app
 from app.metrics.definitions import BY_NAME
 from app.metrics.reporter import Reporter
@@ -14,6 +15,7 @@ from app.metrics.samples import Samples, Totals, dump, load
 from app.server import reports
 from app.server.reports import MAX_BYTES, Report, Reports
 from app.settings import Settings
+from app.tokens.revocations.cache import create_cache
 from tests.support.apps import client_of
 from tests.support.authenticator import enroll, log_in_with
 from tests.support.mail_server import deliver
@@ -116,7 +118,17 @@ async def test_checks_are_counted_by_path_result_and_source(
         ("/introspect", "invalid", "database"): 1,
     }
     assert value(measured_app, "hourpass_revocations_published") == 1
-    assert value(measured_app, "hourpass_revocations_stale_seconds") == 0
+
+
+async def test_the_feed_lags_until_it_has_been_read(
+    measured_app: FastAPI, database: Database
+) -> None:
+    cache = measured_app.state.revocation_cache
+    await until(lambda: value(measured_app, "hourpass_revocations_stale_seconds") == 0)
+    assert cache.is_fresh()
+    unread = create_cache(database)
+    first = unread.stale_seconds()
+    assert 0 <= first < unread.stale_seconds()
 
 
 @on_sqlite
