@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
+from starlette.types import ASGIApp, Scope
 
 from app import __version__
 from app.accounts.admin.router import router as admin_router
@@ -44,7 +45,7 @@ from app.errors import StartupError
 from app.groups.old_guards import OldGuardsJob
 from app.groups.router import router as groups_router
 from app.http import access_log, docs_page, error_responses
-from app.http.middleware import RequestMiddleware
+from app.http.middleware import PreparedResponse, RequestMiddleware
 from app.ip_addresses import ProxyWarning
 from app.login.client_credentials import ClientCredentialsGrant
 from app.login.dependencies import Grants
@@ -71,9 +72,12 @@ from app.tokens.revocations.feed import MAX_LISTENERS, RevocationFeed
 from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
+from app.tracing.environment import create_provider, start_export
 from app.users.token_cache import TokenCache, TokenChecker
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from app.metrics.reporter import Reporter
 
 _log = logging.getLogger("hourpass")
@@ -125,14 +129,19 @@ def create_app(
     settings: Settings | None = None,
     clock: Callable[[], datetime] | None = None,
     database_clock: Callable[[], datetime] | None = None,
+    tracer_provider: "TracerProvider | None" = None,
 ) -> FastAPI:
     """Create the application. It uses neither the database nor the log before its lifespan starts.
 
-    `clock` is this host's clock. `database_clock` replaces the database's clock in tests.
+    `clock` is this host's clock. `database_clock` replaces the database's clock in tests, and
+    `tracer_provider` the one that exports traces.
     """
     warnings: list[str] = []
+    exports_traces = False
     if settings is None:
         settings, warnings = load_settings()
+        tracer_provider = create_provider(ENV_FILE, warnings)
+        exports_traces = tracer_provider is not None
     clock = clock or partial(datetime.now, UTC)
 
     @asynccontextmanager
@@ -140,6 +149,9 @@ def create_app(
         access_log.configure(settings)
         async with AsyncExitStack() as stack:
             stack.callback(access_log.finish)  # the server may end by a signal
+            if tracer_provider and exports_traces:
+                start_export(tracer_provider)
+                stack.push_async_callback(asyncio.to_thread, tracer_provider.shutdown)
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
                 for warning in warnings:
@@ -149,6 +161,8 @@ def create_app(
                         "Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them"
                     )
                 await _start(app, settings, clock, database_clock, stack)
+                if spans:
+                    app.state.database.time_statements().on_statement = spans.add_statement
             except StartupError as error:
                 _log.critical(str(error))
                 raise
@@ -175,10 +189,15 @@ def create_app(
     error_responses.install(app)
     docs_page.install(app, settings.issuer)
     # Outside of the framework's middleware, which costs more than a token check.
-    fast_path = FastPath(app.state)
-    middleware = RequestMiddleware(
-        app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES
-    )
+    try_fast_path: Callable[[Scope], PreparedResponse | None] = FastPath(app.state).try_fast_path
+    app_stack: ASGIApp = app.build_middleware_stack()
+    spans = None
+    if tracer_provider:
+        from app.tracing.spans import Spans
+
+        spans = Spans(tracer_provider, settings, _ROUTINE_ROUTES)
+        try_fast_path, app_stack = spans.of_fast_path(try_fast_path), spans.of_app(app_stack)
+    middleware = RequestMiddleware(app_stack, try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES)
     app.state.request_counts = middleware.counts
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)
