@@ -72,7 +72,7 @@ from app.tokens.revocations.feed import MAX_LISTENERS, RevocationFeed
 from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
-from app.tracing.environment import create_provider, start_export
+from app.tracing.environment import create_provider, start_export, stop_export
 from app.users.token_cache import TokenCache, TokenChecker
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def create_app(
             stack.callback(access_log.finish)  # the server may end by a signal
             if tracer_provider and exports_traces:
                 start_export(tracer_provider)
-                stack.push_async_callback(asyncio.to_thread, tracer_provider.shutdown)
+                stack.push_async_callback(stop_export, tracer_provider)
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
                 for warning in warnings:

@@ -1,7 +1,10 @@
 """Creates the exporter that the standard variables OTEL_* describe."""
 
+import asyncio
+import logging
 import os
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from app import __version__
@@ -9,6 +12,8 @@ from app.configuration.sources import read_env_file
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+STOP_SECONDS = 3.0
 
 NOT_INSTALLED = (
     "OTEL_EXPORTER_OTLP_ENDPOINT has no effect, since OpenTelemetry is not installed. "
@@ -38,15 +43,24 @@ def create_provider(env_file: Path, warnings: list[str]) -> "TracerProvider | No
     has_name = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if not has_name and not os.environ.get("OTEL_SERVICE_NAME"):
         attributes["service.name"] = "hourpass"
-    return TracerProvider(resource=Resource.create(attributes))
+    return TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
 
 
 def start_export(provider: "TracerProvider") -> None:
-    """Starts a thread, which provider.shutdown() stops."""
+    """Starts a thread, which stop_export() stops."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    # Without the warnings before each new try, which quote the endpoint.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+
+async def stop_export(provider: "TracerProvider") -> None:
+    """Send the last spans. A collector that does not answer must not delay a restart."""
+    stopping = Thread(target=provider.shutdown, daemon=True)
+    stopping.start()
+    await asyncio.to_thread(stopping.join, STOP_SECONDS)
 
 
 def _read_variables(env_file: Path) -> None:
