@@ -139,10 +139,10 @@ OF_WORKERS = (
         "hourpass_job_last_success_timestamp_seconds",
         "gauge",
         "Time at which a background job last succeeded in any worker.",
-        ("job",),
+        ("name",),
         merge="max",
     ),
-    Metric("hourpass_job_failures", "counter", "Failed runs of a background job.", ("job",)),
+    Metric("hourpass_job_failures", "counter", "Failed runs of a background job.", ("name",)),
     Metric(
         "hourpass_signing_key_activated_timestamp_seconds",
         "gauge",

@@ -115,7 +115,7 @@ def test_labels_have_nothing_that_a_client_sent(measured: Measured) -> None:
     routes = create_app(make_settings("sqlite:///x.db")).openapi()["paths"]
     assert found.values_of("route") <= {*routes, "/verify/{path:path}", "unmatched"}
     assert found.values_of("result") >= {"accepted", "refused"}
-    for label in ("result", "grant", "limit", "path", "source", "action", "job"):
+    for label in ("result", "grant", "limit", "path", "source", "action", "name"):
         for value in found.values_of(label):
             assert re.fullmatch(r"/?[a-z_]+(\.[a-z_]+)*", value), value
     assert found.values_of("status") <= {str(status) for status in range(200, 600)}
@@ -140,6 +140,22 @@ def test_every_metric_has_a_description_and_is_there(measured: Measured) -> None
     }
     assert described.keys() - found.descriptions.keys() <= {"hourpass_refusals"}
     assert all(text.endswith(".") for text in described.values())
+
+
+def test_rules_and_dashboard_name_metrics_that_are_there(measured: Measured) -> None:
+    assert measured.ask("/" + "x" * 9_000) == 414
+    found = scrape_until(measured.port, lambda found: found.has("hourpass_refusals_total"))
+    folder = ROOT / "examples/monitoring"
+    for name in ("hourpass.rules.yml", "grafana-dashboard.json"):
+        named = set(re.findall(r"\bhourpass_[a-z_]+", (folder / name).read_text()))
+        assert len(named) > 15
+        assert named <= {sample.name for sample in found.samples}, name
+    page = (ROOT / "docs/monitoring.md").read_text()
+    named = set(re.findall(r"\bhourpass_[a-z_]+", page))
+    families = {re.sub("_(bucket|count|sum)$", "", sample.name) for sample in found.samples}
+    assert named == families
+    alerts = re.findall(r"alert: (\w+)", (folder / "hourpass.rules.yml").read_text())
+    assert set(re.findall(r"`(Hourpass[A-Z]\w+)`", page)) == set(alerts)
 
 
 def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Measured) -> None:
