@@ -76,9 +76,8 @@ from app.tracing.environment import create_provider, start_export, stop_export
 from app.users.token_cache import TokenCache, TokenChecker
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-
     from app.metrics.reporter import Reporter
+    from app.tracing.spans import TracerProvider
 
 _log = logging.getLogger("hourpass")
 

@@ -7,6 +7,7 @@ It is a single layer of plain ASGI, because every request pays for it. It does n
 import logging
 import re
 import secrets
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import count
 from time import perf_counter
@@ -25,7 +26,7 @@ from app.errors import (
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
 from app.http.error_responses import error_response
-from app.http.request_counts import RequestCounts
+from app.http.request_counts import DURATION_BOUNDS, NO_ROUTE, RequestCounts
 
 MAX_BODY_BYTES = 16_384
 MAX_HEADER_BYTES = 16_384
@@ -67,7 +68,6 @@ class RequestMiddleware:
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
         routine_routes: frozenset[str] = frozenset(),
-        counts: RequestCounts | None = None,
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
         answers from memory, or returns None. Successful requests to `routine_routes` are logged at
@@ -76,7 +76,7 @@ class RequestMiddleware:
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
         self._routine_routes = routine_routes
-        self.counts = counts or RequestCounts()
+        self.counts = RequestCounts()
         self._prepared = self.counts.prepared
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
@@ -183,10 +183,17 @@ class RequestMiddleware:
             status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
-            self.counts.add(path, status, took / 1000)
+            self._count(path or NO_ROUTE, status, took / 1000)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
+
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        """A request that was not answered from memory."""
+        counts = self.counts
+        counts.routed[route, status] += 1
+        counts.durations[route][bisect_left(DURATION_BOUNDS, seconds)] += 1
+        counts.seconds[route] += seconds
 
 
 class _Client:

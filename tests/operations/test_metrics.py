@@ -143,8 +143,12 @@ def test_every_metric_has_a_description_and_is_there(measured: Measured) -> None
 
 
 def test_rules_and_dashboard_name_metrics_that_are_there(measured: Measured) -> None:
+    measured.log_in()
     assert measured.ask("/" + "x" * 9_000) == 414
-    found = scrape_until(measured.port, lambda found: found.has("hourpass_refusals_total"))
+    found = scrape_until(
+        measured.port,
+        lambda found: found.has("hourpass_refusals_total") and found.has("hourpass_events_total"),
+    )
     folder = ROOT / "examples/monitoring"
     for name in ("hourpass.rules.yml", "grafana-dashboard.json"):
         named = set(re.findall(r"\bhourpass_[a-z_]+", (folder / name).read_text()))
