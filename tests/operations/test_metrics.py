@@ -181,19 +181,32 @@ def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Meas
         assert after.total(gauge) == before.total(gauge) > 0
 
 
-def test_a_restart_loses_nothing(measured: Measured) -> None:
-    """Not even what was counted after the last report of a worker."""
+def test_a_restart_keeps_the_counters(measured: Measured) -> None:
     before = scrape(measured.port)
-    ended = before.total("hourpass_workers_ended_total")
     keys = "/.well-known/jwks.json"  # which no other test asks for
     for _ in range(10):
         assert measured.ask(keys) == 200
+    ended = before.total("hourpass_workers_ended_total")
     measured.service.process.send_signal(signal.SIGHUP)
     after = scrape_until(
         measured.port, lambda found: found.total("hourpass_workers_ended_total") == ended + 2
     )
     assert requests(after, keys) == 10
     assert after.total("hourpass_workers") == 2
+
+
+def test_a_worker_that_stops_reports_what_it_has_counted_last(measured: Measured) -> None:
+    """Less than a second after its last report."""
+    ended = scrape(measured.port).total("hourpass_workers_ended_total")
+    workers = measured.worker_ids()
+    for _ in range(10):
+        assert measured.ask("/docs") == 200  # for which no other test asks
+    for worker in workers:
+        os.kill(worker, signal.SIGTERM)
+    after = scrape_until(
+        measured.port, lambda found: found.total("hourpass_workers_ended_total") == ended + 2
+    )
+    assert requests(after, "/docs") == 10
 
 
 def test_one_worker_serves_its_own_metrics_and_warns_of_a_public_address(tmp_path: Path) -> None:
