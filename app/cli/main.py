@@ -51,9 +51,17 @@ for _name, _module, _help in (
     ("keys", "keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
     ("after-restore", "restore", "Make a restored database safe."),
+    ("apply", "manifests", "Change users and groups as a file says."),
+    ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
+main.add_lazy(
+    "copy",
+    "app.cli.database_copy",
+    "Copy everything to another database.",
+    attribute="copy_database",
+)
 
 
 def _explain(problem: ErrorDetails) -> str:

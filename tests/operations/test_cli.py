@@ -348,8 +348,11 @@ def test_help_lists_the_commands(option: str) -> None:
     assert set(main.commands) == {
         "after-restore",
         "api-keys",
+        "apply",
+        "copy",
         "create-admin",
         "erase-user",
+        "export",
         "grant",
         "groups",
         "keys",
