@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
+from uvicorn import Config
 
 from app.database.engine import Database
 from app.main import create_app
@@ -14,6 +15,7 @@ from app.metrics.reporter import Reporter
 from app.metrics.samples import Samples, Totals, dump, load
 from app.server import reports
 from app.server.reports import MAX_BYTES, Report, Reports
+from app.server.supervisor import Worker
 from app.settings import Settings
 from app.tokens.revocations.cache import create_cache
 from tests.support.apps import client_of
@@ -287,6 +289,10 @@ def test_a_report_that_is_too_long_leaves_the_earlier_one(
     report.write(b"y" * (MAX_BYTES + 1))
     assert report.read() == b"x" * MAX_BYTES
     assert "The report of this worker is too long" in caplog.messages
+
+
+def test_a_worker_that_has_not_started_has_not_ended() -> None:
+    assert not Worker(Config("app.main:app"), []).has_ended()
 
 
 def test_the_last_report_of_an_ended_worker_is_handed_over_once() -> None:

@@ -130,7 +130,7 @@ def test_the_public_port_has_no_metrics(measured: Measured) -> None:
 
 def test_every_metric_has_a_description_and_is_there(measured: Measured) -> None:
     measured.log_in("nobody", "at all")
-    found = scrape(measured.port)
+    found = scrape_until(measured.port, lambda found: found.has("hourpass_events_total"))
     described = {
         metric.name: metric.description for metric in (WORKERS, WORKERS_ENDED, *OF_WORKERS)
     }
