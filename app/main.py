@@ -196,7 +196,9 @@ def create_app(
 
         spans = Spans(tracer_provider, settings, _ROUTINE_ROUTES)
         try_fast_path, app_stack = spans.of_fast_path(try_fast_path), spans.of_app(app_stack)
-    middleware = RequestMiddleware(app_stack, try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES)
+    middleware = RequestMiddleware(
+        app_stack, try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES, settings.cors_origins
+    )
     app.state.request_counts = middleware.counts
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)

@@ -57,6 +57,12 @@ for _name, _module, _help in (
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
 main.add_lazy(
+    "import",
+    "app.cli.imports",
+    "Import the users of another system.",
+    attribute="import_users",  # `import` is a keyword of Python
+)
+main.add_lazy(
     "copy",
     "app.cli.database_copy",
     "Copy everything to another database.",

@@ -1,5 +1,5 @@
-"""The middleware of every request: limits, a request id, default headers, one log line, and a 500
-for unexpected errors.
+"""The middleware of every request: limits, a request id, default headers, CORS, one log line, and a
+500 for unexpected errors.
 
 It is a single layer of plain ASGI, because every request pays for it. It does not know the routes.
 """
@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from time import perf_counter
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from app.errors import (
     UriTooLongError,
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
+from app.http.cors import Cors
 from app.http.error_responses import error_response
 from app.http.request_counts import DURATION_BOUNDS, NO_ROUTE, RequestCounts
 
@@ -47,7 +48,6 @@ _DEFAULT_HEADERS = [
 
 _log = logging.getLogger("hourpass")
 
-
 Header = tuple[bytes, bytes]
 
 
@@ -68,6 +68,7 @@ class RequestMiddleware:
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
         routine_routes: frozenset[str] = frozenset(),
+        cors_origins: Iterable[str] = (),
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
         answers from memory, or returns None. Successful requests to `routine_routes` are logged at
@@ -78,6 +79,7 @@ class RequestMiddleware:
         self._routine_routes = routine_routes
         self.counts = RequestCounts()
         self._prepared = self.counts.prepared
+        self._cors = Cors(cors_origins)
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -115,6 +117,8 @@ class RequestMiddleware:
             return None
         if response is None:
             return None
+        if self._cors.is_on:
+            response = response._replace(headers=(*response.headers, *self._cors.headers(scope)))
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
@@ -166,14 +170,14 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = with_default_headers(tuple(message["headers"]))
+                headers = with_default_headers((*message["headers"], *self._cors.headers(scope)))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
             await client.send(message)
 
         try:
-            if error:
-                self.counts.add_refusal(error)
-                await error_response(error())(scope, receive, send_with_headers)
+            answer = error_response(error()) if error else self._cors.preflight(scope)
+            if answer:
+                await answer(scope, receive, send_with_headers)
             else:
                 await self.app(routed, receive_limited, send_with_headers)
         except ClientDisconnect:
@@ -186,17 +190,19 @@ class RequestMiddleware:
             status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
-            self._count(path or NO_ROUTE, status, took / 1000)
+            self._count(path or NO_ROUTE, status, took / 1000, error)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
 
-    def _count(self, route: str, status: int, seconds: float) -> None:
-        """A request that was not answered from memory."""
+    def _count(self, route: str, status: int, seconds: float, error: type[ApiError] | None) -> None:
+        """A request that was not answered from memory. `error` if it exceeded a limit here."""
         counts = self.counts
         counts.routed[route, status] += 1
         counts.durations[route][bisect_left(DURATION_BOUNDS, seconds)] += 1
         counts.seconds[route] += seconds
+        if error:
+            counts.add_refusal(error)
 
 
 class _Client:

@@ -99,7 +99,11 @@ OF_WORKERS = (
     Metric("hourpass_feed_listeners", "gauge", "Clients that wait for new revocations."),
     Metric("hourpass_feed_listeners_limit", "gauge", "Clients that may wait for new revocations."),
     Metric("hourpass_hashing_threads", "gauge", "Passwords that are hashed at the same time."),
-    Metric("hourpass_hashing_queue", "gauge", "Passwords that wait to be hashed."),
+    Metric(
+        "hourpass_hashing_queue",
+        "gauge",
+        "Passwords that wait to be hashed. A costly imported hash counts several times.",
+    ),
     Metric("hourpass_hashing_queue_limit", "gauge", "Passwords that may wait to be hashed."),
     Metric("hourpass_hash_seconds", "summary", "Time to hash or verify a password."),
     Metric(

@@ -35,7 +35,7 @@ def serve_metrics(settings: Settings) -> Reports:
     assert port is not None
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        sockets = bind(host, port, is_shared=False)
+        sockets = bind(host, port, 1)
     except OSError as error:
         raise StartupError(f"Cannot serve the metrics on {shown}: {error.strerror}") from error
     totals = Totals()

@@ -355,6 +355,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "export",
         "grant",
         "groups",
+        "import",
         "keys",
         "migrate",
         "reset-second-factor",
