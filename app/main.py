@@ -74,6 +74,9 @@ from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tracing.environment import create_provider, start_export, stop_export
 from app.users.token_cache import TokenCache, TokenChecker
+from app.webhooks import encryption as webhook_encryption
+from app.webhooks.router import router as webhooks_router
+from app.webhooks.worker import WebhookWorker
 
 if TYPE_CHECKING:
     from app.metrics.reporter import Reporter
@@ -93,6 +96,7 @@ _TAGS = {
     "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
     "Administration": "Manage users, service accounts and invitations, read the audit log.",
     "Groups": "Give the same scopes to several users.",
+    "Webhooks": "Tell other servers what happens to users.",
     "Health": "Checks for load balancers and orchestrators.",
 }
 
@@ -118,6 +122,7 @@ for _router in (  # within a tag, the docs page lists operations in this order
     api_keys_of_users_router,
     audit_router,
     invitations_router,
+    webhooks_router,
     tokens_router,
     health_router,
 ):
@@ -237,6 +242,7 @@ async def _start(
         context = RequestContext(session, clock())
         tokens = AccessTokens(settings, await services.keys.load(context))
         await encrypt_existing(session, settings)
+        await webhook_encryption.encrypt_existing(session, settings)
         await create_first_admin(
             context, services.passwords, services.revocations, services.events, settings
         )
@@ -264,6 +270,7 @@ async def _start(
         state.key_usage.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
+        WebhookWorker(database, services.webhook_sender, services.events, clock).run,
     ):
         jobs.start(job)
     if settings.old_guards:

@@ -187,7 +187,7 @@ async def test_jobs_tell_when_they_last_succeeded(measured_app: FastAPI) -> None
     assert samples["hourpass_job_failures"]["housekeeping",] == 0
     assert {name for (name,) in samples["hourpass_job_failures"]} == {
         *("housekeeping", "key_rotation", "signing_keys", "recovery", "old_guards"),
-        *("live_api_keys", "api_key_usage"),
+        *("live_api_keys", "api_key_usage", "webhooks"),
     }
 
 

@@ -83,6 +83,8 @@ NEW_API_KEY = Rate(burst=100, interval=timedelta(days=1) / 100, name="new_api_ke
 API_KEY_CHANGE = Rate.hourly(100, "api_key_change")
 # Per administrator.
 NEW_INVITATION = Rate(burst=1_000, interval=timedelta(seconds=3.6), name="new_invitation")
+# Test messages, per webhook.
+WEBHOOK_TEST = Rate(burst=20, interval=timedelta(minutes=1), name="webhook_test")
 # All clients together, registrations by invitation excluded.
 REGISTRATIONS = Rate(burst=3_600, interval=timedelta(seconds=1), name="registrations")
 # Mail for one mailbox that is requested from other networks, which may be a stranger's: from all of
