@@ -62,6 +62,7 @@ async def test_a_service_that_is_well_has_no_errors(
     hourpass: Command, client: AsyncClient, database_url: str
 ) -> None:
     assert await log_in(client, ARTHUR)
+    assert (await hourpass("secrets", "rotate", "--yes", SECRET_KEY=SECRET)).exit_code == 0
     found = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET))
     is_file = database_url.startswith("sqlite")
     expected = {
@@ -73,6 +74,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "clock": "ok",
         "disk": "ok",
         "signing keys": "ok",
+        "secrets": "ok",
         "administrators": "ok",
         "mail": "ok",
         "webhooks": "ok",
