@@ -456,5 +456,5 @@ def test_the_workers_know_how_many_they_are(
     url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
     result = run("serve", "--port", "8123", "--workers", "3", DATABASE_URL=url)
     assert result.exit_code == 0, result.output
-    assert calls == [("127.0.0.1", 8123, 3)]
+    assert calls == [("127.0.0.1", 8123, 3, None)]  # without metrics
     assert (Settings().port, Settings().workers) == (8123, 3)
