@@ -83,6 +83,8 @@ def _without_main_module() -> Iterator[None]:
 
 
 def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) -> None:
+    # As with a process that a shell starts. multiprocessing has replaced standard input.
+    os.set_inheritable(0, True)  # noqa: FBT003 - its second parameter has no keyword
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(variables)
