@@ -50,7 +50,9 @@ for _name, _module, _help in (
     ("service-accounts", "service_accounts", "Manage users that are programs."),
     ("keys", "keys", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
-    ("after-restore", "restore", "Make a restored database safe."),
+    ("backup", "backup", "Back up the database while the service runs."),
+    ("restore", "restore", "Restore a backup."),
+    ("after-restore", "restore", "Make a database safe that was restored by other means."),
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)

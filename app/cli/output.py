@@ -21,6 +21,11 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
         click.confirm(question, abort=True, err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """For example `1 user` and `1,000 users`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def print_json(record: Mapping[str, Any]) -> None:
     click.echo(json.dumps(record, default=str))
 
