@@ -9,6 +9,7 @@ passwords.
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, func, select, text
@@ -247,11 +248,11 @@ class CarryOver:
             self._revoked += [f"sid:{row.id}.{row.version}" for row in rows]
 
     async def _compare_signing_keys(self) -> None:
-        async for kids in _changed(self._restored, self._former, StoredKey.kid):
-            for kid in kids:
-                await self._services.keys.revoke(self._context, kid)
-                self._revoked.append(f"kid:{kid}")
-                self.changes.signing_keys += 1
+        found = [kids async for kids in _changed(self._restored, self._former, StoredKey.kid)]
+        for kid in chain.from_iterable(found):  # afterwards, because this may add another key
+            await self._services.keys.revoke(self._context, kid)
+            self._revoked.append(f"kid:{kid}")
+            self.changes.signing_keys += 1
 
     async def _add_setup_steps(self) -> None:
         """What a start does only once must not be done again."""

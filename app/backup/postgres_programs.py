@@ -149,7 +149,8 @@ def _run(backup: BinaryIO, *arguments: str, variables: dict[str, str] | None = N
     program = shutil.which("pg_restore")
     if program is None:
         raise BackupError("pg_restore was not found. Install PostgreSQL's client programs.")
-    backup.seek(0)
+    backup.flush()
+    os.lseek(backup.fileno(), 0, os.SEEK_SET)  # seek() may only move within Python's buffer
     done = subprocess.run(  # noqa: S603 - a program in PATH, and no shell
         [program, *arguments],
         stdin=backup,

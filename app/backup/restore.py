@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pydantic import TypeAdapter
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
@@ -33,7 +34,7 @@ from app.database import migrations
 from app.database.engine import Database, begin_write
 from app.database.timelines import skip_ids
 from app.database.version_table import FORMER_VERSION_TABLE, VERSION_TABLE, SchemaError
-from app.errors import StartupError
+from app.errors import ApiError, StartupError
 from app.security.encryption import Encryptor
 from app.services import Services, build_services
 from app.settings import Settings
@@ -113,7 +114,8 @@ def _restore_sqlite(
         former_url = options.former_url or f"sqlite:///{path}"
         result = asyncio.run(_make_safe(temporary, former_url, options))
         for file in (restored, path):
-            _require_unused(file)
+            if sqlite_files.has_header(file) and not sqlite_files.close_all(file):
+                raise _in_use_error(file)
         os.fsync(new.file.fileno())
         former_file = sqlite_files.replace(path, restored, datetime.now(UTC))
     return replace(result, former_file=former_file)
@@ -138,8 +140,12 @@ def _check_former_file(path: Path, options: Options) -> None:
 
 
 def _require_unused(path: Path) -> None:
-    if sqlite_files.is_readable(path) and not sqlite_files.close_all(path):
-        raise BackupError(f"{path} is in use. Stop the service on every host, then try again.")
+    if sqlite_files.has_header(path) and sqlite_files.is_in_use(path):
+        raise _in_use_error(path)
+
+
+def _in_use_error(path: Path) -> BackupError:
+    return BackupError(f"{path} is in use. Stop the service on every host, then try again.")
 
 
 def _restore_postgres(
@@ -300,6 +306,8 @@ async def _make_safe(settings: Settings, former_url: str | None, options: Option
             former_path = database_path(former_settings)
             if former_path and not former_path.is_file():
                 return await finishing.run(None, f"There is no former database {former_path}")
+            if former_path and not sqlite_files.has_header(former_path):
+                return await finishing.run(None, f"{former_path} is no database")
             if former_path:
                 _require_unused(former_path)
             try:
@@ -307,7 +315,12 @@ async def _make_safe(settings: Settings, former_url: str | None, options: Option
                     await _require_alone(former, "The former database")
                     return await finishing.run(former, None)
             except SchemaError as error:
-                return await finishing.run(None, f"The former database: {error}".rstrip("."))
+                problem = str(error).rstrip(".")
+            except (ApiError, SQLAlchemyError):
+                problem = "It cannot be read to its end"
+            await session.rollback()
+            session.expunge_all()
+            return await finishing.run(None, f"{problem} (the former database)")
     finally:
         services.close()
 

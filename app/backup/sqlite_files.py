@@ -73,30 +73,53 @@ def _check(connection: sqlite3.Connection, message: str) -> None:
         raise BackupError(f"{message}: {first}.")
 
 
-def close_all(path: Path) -> bool:
-    """Move everything into the file itself, and remove those beside it. Returns False if another
-    process has the database open. That of another host is not noticed."""
-    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+def require_complete(path: Path) -> None:
+    """Raises BackupError if the file is a copy of a running database, whose last changes are in a
+    file beside it."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.is_file() and wal.stat().st_size:
+        raise BackupError(
+            f"{wal} has changes that {path} lacks. Use a backup of `hourpass backup` instead."
+        )
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether another connection has the database open. Other hosts do not tell."""
+    with closing(_open(path, lock_seconds=1)) as connection:
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            # In WAL mode, each open connection has a shared lock on the file.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
+def close_all(path: Path) -> bool:
+    """Move everything into the file itself, and remove those beside it. Returns False if another
+    connection has the database open."""
+    with closing(_open(path, lock_seconds=1)) as connection:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
         except sqlite3.OperationalError:
             return False
     return bool(mode == "delete")
 
 
-def is_readable(path: Path) -> bool:
+def has_header(path: Path) -> bool:
+    """Whether it may be opened: SQLite deletes the files beside one that is no database."""
     try:
-        with closing(_open(path)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+        with path.open("rb") as file:
+            return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+    except FileNotFoundError:
         return False
-    return True
 
 
 def has_users(path: Path) -> bool:
     """Raises sqlite3.Error if the file cannot be read."""
+    if path.stat().st_size and not has_header(path):
+        raise sqlite3.DatabaseError("file is not a database")
     with closing(_open(path)) as connection:
         tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'users'").fetchone()
         return bool(tables and connection.execute("SELECT 1 FROM users LIMIT 1").fetchone())
@@ -129,7 +152,7 @@ def _set_owner(restored: Path, path: Path) -> None:
         os.chown(restored, found.st_uid, found.st_gid)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, *, lock_seconds: float = _LOCK_SECONDS) -> sqlite3.Connection:
     """Does not create it."""
     uri = f"file:{quote(str(path))}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+    return sqlite3.connect(uri, uri=True, timeout=lock_seconds, isolation_level=None)

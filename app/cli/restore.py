@@ -69,7 +69,10 @@ def restore(  # noqa: PLR0913, PLR0917 - the options, which click passes by name
 
     if end_everything and keep_everything:
         raise click.UsageError("Choose one of --end-everything and --keep-everything.")
+    from app.backup.sqlite_files import require_complete
+
     settings = read_settings()
+    require_complete(file)
     is_input = str(file) == "-"
     options = Options(
         replace=replace,
