@@ -186,10 +186,10 @@ async def test_groups_lose_what_they_have_lost(backups: BackupCommands, clock: C
     async with service(backups.restored_url, clock) as client:
         for token in tokens:
             assert not await token_holds(client, token)
-        scopes = [scopes_of(await log_in(client, person)) for person in (LANCELOT, GALAHAD)]
-        assert "predict" in scopes[0]
-        assert not (scopes[0] | scopes[1]) & {"train", "label", "admin:models"}
-        assert "predict" not in scopes[1]
+        granted = [scopes_of(await log_in(client, person)) for person in (LANCELOT, GALAHAD)]
+        assert "predict" in granted[0]
+        assert not (granted[0] | granted[1]) & {"train", "label", "admin:models"}
+        assert "predict" not in granted[1]
 
 
 async def test_signing_keys_that_were_revoked_since_are_revoked(
