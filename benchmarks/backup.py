@@ -10,7 +10,6 @@ encrypted. Says how far the write-ahead log grew meanwhile, and checks each back
 import argparse
 import asyncio
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -177,7 +176,7 @@ async def run(url: str, *arguments: str) -> None:
         subprocess.run,
         [sys.executable, "-m", "hourpass", *arguments],
         cwd=ROOT,
-        env={**environment(DATABASE_URL=url, **CHEAP_HASHING), "PYTHONPATH": os.getcwd()},
+        env=environment(DATABASE_URL=url, **CHEAP_HASHING),
         check=True,
         stdout=subprocess.DEVNULL,
     )

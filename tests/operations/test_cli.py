@@ -348,6 +348,7 @@ def test_help_lists_the_commands(option: str) -> None:
     assert set(main.commands) == {
         "after-restore",
         "api-keys",
+        "backup",
         "create-admin",
         "erase-user",
         "grant",
@@ -355,6 +356,7 @@ def test_help_lists_the_commands(option: str) -> None:
         "keys",
         "migrate",
         "reset-second-factor",
+        "restore",
         "revoke",
         "serve",
         "service-accounts",
