@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from click.testing import Result
 
+from app.backup import encryption
+from app.backup.encryption import encrypt
 from app.backup.errors import BackupError
 from app.backup.new_file import NewFile
 from app.settings import ROOT
@@ -263,6 +266,27 @@ async def test_a_backup_never_replaces_the_database(backups: BackupCommands, end
         refused = await backups.run("backup", backups.url, "--overwrite")
         assert_refused(refused, "is the database itself")
     assert backups.path.read_bytes() == before
+
+
+@on_sqlite
+async def test_the_copy_that_is_encrypted_has_no_name(
+    backups: BackupCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nothing readable is left if the command is killed."""
+    found: list[set[str]] = []
+
+    def look(*arguments: Any) -> None:
+        found.append(names_in(backups.path.parent))
+        encrypt(*arguments)
+
+    monkeypatch.setattr(encryption, "encrypt", look)
+    await backups.back_up("--encrypt", stdin="the lady of the lake\n")
+    [names] = found
+    assert {name for name in names if not name.endswith(("-wal", "-shm"))} == {
+        backups.path.name,
+        f"{backups.file.name}.partial",
+    }
+    assert backups.file.stat().st_size > backups.path.stat().st_size / 2
 
 
 @on_sqlite

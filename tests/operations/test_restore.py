@@ -1,5 +1,6 @@
 """What was revoked since a backup is not valid again after `hourpass restore`, and the rest is."""
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +13,11 @@ import pytest
 from click.testing import Result
 from httpx import AsyncClient
 
+from app.backup import carry_over
+from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
 from tests.support.apps import started_client
-from tests.support.authenticator import enroll
+from tests.support.authenticator import enroll, log_in_with
 from tests.support.backups import BackupCommands, backups, succeeded
 from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.markers import on_postgresql, on_sqlite
@@ -69,8 +72,9 @@ async def refused_to_log_in(client: AsyncClient, person: Person) -> bool:
 
 
 async def test_what_was_revoked_since_the_backup_is_not_valid_again(
-    backups: BackupCommands, clock: Clock
+    backups: BackupCommands, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(carry_over, "BATCH_SIZE", 2)  # so that there are several
     async with service(backups.url, clock) as client:
         ids = {
             person["username"]: await register(client, person)
@@ -206,6 +210,76 @@ async def test_signing_keys_that_were_revoked_since_are_revoked(
         assert not await token_holds(client, token)
         assert f"kid:{kid_of(token)}" in await revoked(client)
         assert kid_of(await log_in(client, ARTHUR)) != kid_of(token)
+
+
+async def test_ids_that_were_given_out_since_are_not_given_out_again(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    """However many there were: only so many are skipped when they are not known."""
+    await backups.back_up()
+    last = 10 * IDS_AFTER_BACKUP
+    await execute(
+        backups.url,
+        f"UPDATE sqlite_sequence SET seq = {last} WHERE name = 'users'"
+        if backups.is_sqlite
+        else f"SELECT setval('users_id_seq', {last})",
+    )
+    await backups.restore()
+    async with service(backups.restored_url, clock) as client:
+        assert await register(client, LANCELOT) > last
+
+
+async def test_what_was_used_or_sent_since_is_not_used_or_sent_again(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    async with service(backups.url, clock) as client:
+        await register(client, GALAHAD)
+        factor = await enroll(client, GALAHAD, clock)
+        for number in (1, 2):
+            await execute(
+                backups.url,
+                "INSERT INTO outbox (email, languages, address, user_agent, attempts, due_at,"
+                f" created_at) VALUES ('{number}@camelot.example', '', '', '', 0,"
+                " '2026-11-30', '2026-11-30')",
+            )
+        used, kept = factor.recovery_codes[:2]
+        await backups.back_up()
+        assert (await log_in_with(client, GALAHAD, used)).status_code == 200
+        await execute(backups.url, "DELETE FROM outbox WHERE email = '1@camelot.example'")
+    await backups.restore()
+    assert await count(backups.restored_url, "outbox") == 1
+    async with service(backups.restored_url, clock) as client:
+        assert (await log_in_with(client, GALAHAD, used)).status_code != 200
+        assert (await log_in_with(client, GALAHAD, kept)).status_code == 200
+
+
+async def count(url: str, table: str) -> int:
+    query = f"SELECT count(*) FROM {table}"
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            return int(connection.execute(query).fetchone()[0])
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(query))
+    finally:
+        await connection.close()
+
+
+async def test_the_first_administrator_is_not_created_again(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    """By settings that still have the password of the first day."""
+    await execute(backups.url, "DELETE FROM setup_steps")
+    await execute(backups.url, "UPDATE users SET is_admin = false")
+    await backups.back_up()
+    settings = {"first_admin_username": "uther", "first_admin_password": NEW_PASSWORD}
+    async with service(backups.url, clock, **settings) as client:
+        token = await log_in(client, {"username": "uther", "password": NEW_PASSWORD})
+        proof = {"password": NEW_PASSWORD}
+        await client.request("DELETE", "/me", json=proof, headers=bearer(token))
+    await backups.restore()
+    async with service(backups.restored_url, clock, **settings) as client:
+        assert await refused_to_log_in(client, {"username": "uther", "password": NEW_PASSWORD})
 
 
 async def test_end_everything_leaves_nothing_valid(backups: BackupCommands, clock: Clock) -> None:
@@ -382,6 +456,42 @@ async def test_a_backup_of_a_newer_version_is_refused(backups: BackupCommands) -
     refused = await backups.try_restore("--end-everything")
     assert_refused(refused, "ahead of this version (at 9999")
     await assert_unchanged(backups, before)
+
+
+def test_a_backup_of_an_older_version_is_migrated(tmp_path: Path) -> None:
+    from alembic import command
+
+    url = f"sqlite:///{tmp_path / 'hourpass.db'}"
+    command.upgrade(migrations.alembic_config(make_settings(url)), "0008")
+    asyncio.run(
+        execute(
+            url,
+            "INSERT INTO users (username, username_folded, password_hash, is_enabled, is_admin,"
+            " token_epoch, created_at) VALUES ('uther', 'uther', '!', 1, 0, 1, '2026-11-30')",
+        )
+    )
+    backups = BackupCommands(url, url, tmp_path)
+    output = asyncio.run(backups.back_up())
+    assert "Backed up 1 user " in output
+    assert "The audit log has no entry of it" in output
+    assert "Its schema is 0008" in asyncio.run(backups.restore("--check"))
+    # The former database is of another version as well, so it cannot be compared.
+    refused = asyncio.run(backups.try_restore())
+    assert_refused(refused, "The database is behind this version", "--keep-everything")
+    asyncio.run(backups.restore("--keep-everything"))
+    with closing(sqlite3.connect(backups.path)) as connection:
+        found = connection.execute("SELECT version_num FROM hourpass_version").fetchone()
+    assert found == (migrations.HEAD,)
+    output = asyncio.run(backups.back_up("--overwrite"))
+    assert "Backed up 1 user " in output
+    assert "no entry" not in output
+
+
+@on_sqlite
+async def test_the_operator_cannot_decide_both(backups: BackupCommands) -> None:
+    await backups.back_up()
+    result = await backups.try_restore("--end-everything", "--keep-everything")
+    assert result.exit_code == 2
 
 
 async def execute(url: str, statement: str) -> None:
