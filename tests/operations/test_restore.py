@@ -27,6 +27,7 @@ from tests.support.users import (
     GALAHAD,
     LANCELOT,
     Person,
+    all_tokens_like,
     assert_problem,
     bearer,
     kid_of,
@@ -43,6 +44,7 @@ __all__ = ["backups"]
 
 MORDRED = {**LANCELOT, "username": "mordred", "email": "mordred@camelot.example"}
 PERCIVAL = {**LANCELOT, "username": "percival", "email": "percival@camelot.example"}
+BORS = {**LANCELOT, "username": "bors", "email": "bors@camelot.example"}
 NEW_PASSWORD = "achieved the grail"
 SECRET_KEY = "q7Zr2pX9mK4vB8nL1cW6tY3hD5gF0sJa"
 OTHER_SECRET_KEY = "M3bV7xQ1zL9kP5wR8nT2cY6hG4fD0sJu"
@@ -80,65 +82,89 @@ async def test_what_was_revoked_since_the_backup_is_not_valid_again(
             person["username"]: await register(client, person)
             for person in (LANCELOT, GALAHAD, MORDRED, PERCIVAL)
         }
-        await admin_call(client, "PATCH", f"/users/{ids['percival']}", scopes=["predict", "train"])
-        valid, revoked_token = [await log_in(client, LANCELOT) for _ in range(2)]
-        used, ended = [await open_session(client, LANCELOT) for _ in range(2)]
-        kept = await open_session(client, LANCELOT)
-        keys = KeyCalls(client, valid)
-        kept_key, revoked_key = (await keys.create())["id"], (await keys.create())["id"]
-        used_code, kept_code = [
-            (await admin_call(client, "POST", "/invitations"))["code"] for _ in range(2)
-        ]
+        percival = f"/users/{ids['percival']}"
+        await admin_call(client, "PATCH", percival, scopes=["predict", "train"], is_admin=True)
+        first_cursor = (await client.get("/revocations")).json()["cursor"]
+        valid, ended = [await log_in(client, LANCELOT) for _ in range(2)]
         lost = [await log_in(client, person) for person in (GALAHAD, MORDRED, PERCIVAL)]
 
         await backups.back_up()
 
-        assert (await client.post("/revoke", data={"token": revoked_token})).is_success
-        await keys.revoke(revoked_key)
-        renewed = (await renew(client, used["refresh_token"])).json()
-        sid = said_in(ended["token"])["sid"]
-        assert (
-            await client.delete(f"/me/sessions/{sid}", headers=bearer(ended["token"]))
-        ).is_success
+        assert (await client.post("/revoke", data={"token": ended})).is_success
         await admin_call(client, "PATCH", f"/users/{ids['galahad']}", is_enabled=False)
         await admin_call(client, "DELETE", f"/remove-user/{ids['mordred']}")
-        await admin_call(client, "PATCH", f"/users/{ids['percival']}", scopes=["predict"])
-        newcomer = {**GALAHAD, "username": "bors"}
-        invited = {**newcomer, "invitation": used_code}
-        assert (await client.post("/register-user", json=invited)).status_code == 201
-        later = await log_in(client, newcomer)
+        await admin_call(client, "PATCH", percival, scopes=["predict"], is_admin=False)
+        await register(client, BORS)
+        later = [await log_in(client, person) for person in (BORS, PERCIVAL)]
         cursor = (await client.get("/revocations")).json()["cursor"]
         published = await revoked(client)
 
     output = await backups.restore()
 
-    for line in ("disabled users: galahad, mordred", "fewer scopes: percival", "API keys: 1"):
+    for line in ("disabled users: galahad, mordred", "fewer scopes: percival", "user.disable"):
         assert line in output
-    for audited in ("user.disable", "user.remove", "api_key.revoke"):
-        assert audited in output
-    async with service(backups.restored_url, clock, registration="invite") as client:
-        for token in (revoked_token, later, *lost):
+    async with service(backups.restored_url, clock) as client:
+        for token in (ended, *lost, *later):
             assert not await token_holds(client, token)
         assert await token_holds(client, valid)
-        assert set(published) <= set(await revoked(client))
+        listed = set(await revoked(client))
+        assert listed >= {*published, *map(all_tokens_like, later)}  # for guards
+        for known in (first_cursor, cursor):
+            response = await client.get("/revocations", params={"after": known})
+            assert_problem(response, 410, "cursor_unknown")
+        for person in (GALAHAD, MORDRED, BORS):
+            assert await refused_to_log_in(client, person)
+        fresh = await log_in(client, PERCIVAL)
+        assert {"predict", "train", "admin"} & scopes_of(fresh) == {"predict"}
+        assert said_in(fresh)["epoch"] not in {said_in(t)["epoch"] for t in (lost[2], later[1])}
+        assert await token_holds(client, fresh)
+        assert await register(client, BORS) > IDS_AFTER_BACKUP
+        [entry] = (await admin_call(client, "GET", "/audit?action=service.restore"))["entries"]
+        assert entry["details"]["compared"] == "yes"
+
+
+async def test_sessions_keys_and_codes_that_were_revoked_since_do_not_work_again(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    async with service(backups.url, clock) as client:
+        user_id = await register(client, LANCELOT)
+        await admin_call(client, "PATCH", f"/users/{user_id}", scopes=["predict"])
+        used, ended, kept = [await open_session(client, LANCELOT) for _ in range(3)]
+        keys = KeyCalls(client, kept["token"])
+        kept_key, revoked_key = (await keys.create())["id"], (await keys.create())["id"]
+        narrowed_key = await keys.create(scopes=["predict"])
+        used_code, kept_code = [
+            (await admin_call(client, "POST", "/invitations"))["code"] for _ in range(2)
+        ]
+
+        await backups.back_up()
+
+        await keys.revoke(revoked_key)
+        await keys.change(narrowed_key["id"], scopes=[])
+        new_key = (await keys.create())["id"]
+        renewed = (await renew(client, used["refresh_token"])).json()
+        path = f"/me/sessions/{said_in(ended['token'])['sid']}"
+        assert (await client.delete(path, headers=bearer(ended["token"]))).is_success
+        assert await register(client, {**BORS, "invitation": used_code})
+
+    output = await backups.restore()
+
+    assert "suspended API keys: 2" in output
+    assert "api_key.revoke" in output
+    async with service(backups.restored_url, clock, registration="invite") as client:
         for session in (used, renewed, ended):
             assert (await renew(client, session["refresh_token"])).status_code == 400
         assert (await renew(client, kept["refresh_token"])).status_code == 200
-        for person in (GALAHAD, MORDRED):
-            assert await refused_to_log_in(client, person)
-        scopes = scopes_of(await log_in(client, PERCIVAL))
-        assert "predict" in scopes
-        assert "train" not in scopes
         keys = await keys_of(client, LANCELOT)
         assert (await keys.get(revoked_key))["status"] == "suspended"
         assert (await keys.get(kept_key))["status"] == "active"
-        again = {**PERCIVAL, "username": "gareth", "invitation": used_code}
-        assert_problem(await client.post("/register-user", json=again), 403, "invalid_code")
-        assert await register(client, {**again, "invitation": kept_code}) > IDS_AFTER_BACKUP
-        response = await client.get("/revocations", params={"after": cursor})
-        assert_problem(response, 410, "cursor_unknown")
-        [entry] = (await admin_call(client, "GET", "/audit?action=service.restore"))["entries"]
-        assert entry["details"]["compared"] == "yes"
+        assert any(value.startswith(f"sid:{new_key}.") for value in await revoked(client))
+        await keys.act(narrowed_key["id"], "resume")
+        response = await client.get("/verify", headers=bearer(narrowed_key["key"]))
+        assert response.status_code == 200
+        again = await client.post("/register-user", json={**BORS, "invitation": used_code})
+        assert_problem(again, 403, "invalid_code")
+        await register(client, {**BORS, "invitation": kept_code})
 
 
 async def test_what_a_user_no_longer_uses_does_not_open_the_account_again(
@@ -344,7 +370,9 @@ async def test_another_database_or_an_earlier_one_tells_nothing(
         await register(client, LANCELOT)
         await backups.back_up()
     urls = [f"sqlite:///{earlier}"] if backups.is_sqlite else []
-    async with service(f"sqlite:///{tmp_path / 'other.db'}", clock):
+    async with service(f"sqlite:///{tmp_path / 'other.db'}", clock) as client:
+        for person in (MORDRED, GALAHAD, PERCIVAL):
+            await register(client, person)
         urls.append(f"sqlite:///{tmp_path / 'other.db'}")
     for url in urls:
         refused = await backups.try_restore(PREVIOUS_DATABASE_URL=url)
