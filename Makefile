@@ -33,17 +33,17 @@ test-frameworks: .venv/dev $(FRAMEWORKS:%=.venv/frameworks/%/installed) ## Run t
 test-cluster: .venv/dev cluster-packages ## Kill the primary of a PostgreSQL cluster under load (Debian, three minutes)
 	@$(BIN)/pytest -o faulthandler_timeout=900 tests/cluster/check_failover.py $(ARGS)
 
-lint: .venv/dev ## Check style and types
+lint: .venv/dev .venv/lint/installed ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@.venv/lint/bin/basedpyright --pythonpath $(BIN)/python
 
 format: .venv/dev ## Mend what can be mended by machine
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: .venv/dev ## Pin the newest allowed version of every dependency, with its hashes
+lock: .venv/dev .venv/lint/installed ## Pin the newest allowed version of every dependency, with its hashes
 	@.ci/lock
 
 build: .venv/service ## Build the wheels and source archives of both packages in dist/
@@ -88,6 +88,9 @@ endif
 .venv/dev: requirements-dev.txt .venv/service
 	@$(INSTALL) "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)" \
 		$@ $^ -- --require-hashes -r $<
+
+.venv/lint/installed: requirements-lint.txt
+	@$(INSTALL) "Installing the type checker and its Node.js in .venv/lint" $@ $^ -- --require-hashes -r $<
 
 # The peers' packages in a place of their own: they need not agree with ours.
 .venv/peers/installed: requirements-bench.txt

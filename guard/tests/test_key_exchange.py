@@ -608,7 +608,8 @@ def test_a_dropped_guard_leaves_no_thread(issuer: Issuer) -> None:
     del guard
 
     def is_gone() -> bool:
-        gc.collect()
+        gc.collect()  # in a large process for so long that the threads hardly run
+        time.sleep(0.2)
         return threads() == []
 
     assert comes_true(is_gone)

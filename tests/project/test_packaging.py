@@ -154,9 +154,10 @@ def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() ->
 
 def test_pre_commit_runs_the_linters_of_make_lint() -> None:
     lint = re.findall(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[0]
-    linters = re.findall(r"\$\(BIN\)/(.*?)(?: \.)?\n", lint.replace("$(BIN)/python", "python"))
+    commands = lint.replace("$(BIN)", ".venv/bin")
+    linters = re.findall(r"@(.*?)(?: \.)?\n", commands)
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    assert [hook["entry"].replace(".venv/bin/", "") for hook in hooks] == linters
+    assert [hook["entry"] for hook in hooks] == linters
 
 
 @pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH, CLIENTS], ids=lambda path: path.name)
