@@ -9,8 +9,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from app.backup.new_file import NewFile
 from app.backup.revoke_everything import revoke_everything_within
 from app.configuration.types import DatabaseUrl
 from app.context import RequestContext
-from app.database import migrations
+from app.database import migrations, sqlite_driver
 from app.database.engine import Database, begin_write
 from app.database.timelines import skip_ids
 from app.database.version_table import FORMER_VERSION_TABLE, VERSION_TABLE, SchemaError
@@ -97,12 +97,10 @@ def _restore_sqlite(
 ) -> Restored:
     if not options.check_only:
         _check_former_file(path, options)
-    with NewFile(path, suffix=".restoring") as new:
+    with NewFile(path, suffix=".restoring") as new, _without_companions(new.partial_path):
+        restored = new.partial_path
         _write_payload(source, new.file, ask_passphrase)
         new.file.flush()
-        restored = new.partial_path
-        for end in sqlite_files.COMPANIONS:  # of a run that was killed
-            restored.with_name(restored.name + end).unlink(missing_ok=True)
         _require_kind(new.file, sqlite_files.SQLITE_MAGIC)
         sqlite_files.check(restored)
         found = _inspect_file(restored)
@@ -121,10 +119,30 @@ def _restore_sqlite(
     return replace(result, former_file=former_file)
 
 
+@contextmanager
+def _without_companions(path: Path) -> Iterator[None]:
+    """Remove the files that SQLite keeps beside a database: those of a run that was killed, and
+    those of this one if it fails."""
+
+    def remove() -> None:
+        for end in sqlite_files.COMPANIONS:
+            path.with_name(path.name + end).unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
+
+
 def _check_former_file(path: Path, options: Options) -> None:
     if not path.parent.is_dir():
         raise BackupError(f"There is no directory {path.parent}.")
     _require_unused(path)
+    if sqlite_files.has_header(path) and sqlite_driver.is_foreign(path):
+        raise BackupError(
+            f"{path} belongs to another application. Name another file in DATABASE_URL."
+        )
     if not path.exists() or options.replace:
         return
     try:

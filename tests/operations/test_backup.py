@@ -23,7 +23,13 @@ from app.backup.errors import BackupError
 from app.backup.new_file import NewFile
 from app.settings import ROOT
 from tests.support.apps import started_client
-from tests.support.backups import BackupCommands, add_programs, backups, programs_of
+from tests.support.backups import (
+    BackupCommands,
+    add_programs,
+    backups,
+    names_in,
+    programs_of,
+)
 from tests.support.forked_process import ForkedProcess
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.processes import environment
@@ -90,10 +96,6 @@ def users_in(path: Path) -> set[str]:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return {name for (name,) in connection.execute("SELECT username FROM users")}
-
-
-def names_in(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
 
 
 def fill(path: Path) -> None:

@@ -18,7 +18,7 @@ from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, log_in_with
-from tests.support.backups import BackupCommands, backups, succeeded
+from tests.support.backups import BackupCommands, backups, names_in, succeeded
 from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock, make_settings
@@ -342,7 +342,7 @@ async def test_without_a_former_database_the_operator_decides(
     )
     assert not (tmp_path / "gone.db").exists()
     if backups.is_sqlite:
-        assert not backups.path.exists()
+        assert names_in(tmp_path) == {backups.file.name}
     else:
         await empty(backups.restored_url)
     await backups.restore("--keep-everything", **gone)
@@ -431,8 +431,7 @@ async def test_a_damaged_backup_changes_nothing(
 async def assert_unchanged(backups: BackupCommands, before: bytes) -> None:
     if backups.is_sqlite:
         assert content_of(backups) == before
-        files = {path.name for path in backups.path.parent.iterdir()}
-        assert files <= {backups.path.name, backups.file.name}
+        assert names_in(backups.path.parent) <= {backups.path.name, backups.file.name}
     else:
         assert await tables_in(backups.restored_url) == 0
 
@@ -555,8 +554,20 @@ async def test_a_database_with_users_is_replaced_only_on_request_and_kept(
             assert connection.execute("SELECT count(*) FROM users").fetchone() == (users,)
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert path.stat().st_mode & 0o777 == 0o600
-    names = {path.name for path in backups.path.parent.iterdir()}
+    names = names_in(backups.path.parent)
     assert {name for name in names if name.endswith(("-wal", "-shm", ".restoring"))} == set()
+
+
+@on_sqlite
+async def test_the_database_of_another_application_is_not_replaced(
+    backups: BackupCommands,
+) -> None:
+    await backups.back_up()
+    backups.path.unlink()
+    await execute(backups.url, "CREATE TABLE users (crown TEXT)")
+    before = content_of(backups)
+    assert_refused(await backups.try_restore("--end-everything"), "belongs to another application")
+    assert content_of(backups) == before
 
 
 @on_sqlite

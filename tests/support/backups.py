@@ -79,6 +79,10 @@ def backups(
         yield BackupCommands(database_url, restored_url, tmp_path)
 
 
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
 def add_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put pg_dump and pg_restore of the server's wheel into PATH."""
     monkeypatch.setenv("PATH", str(programs_of(18)), prepend=":")
