@@ -1,10 +1,10 @@
 """What a backup of a large SQLite database costs the service beside it.
 
-    python -m benchmarks.backup [--megabytes 1000] [--seconds 20]
+    python -m benchmarks.backup [--megabytes 1000] [--seconds 20] [--target /mnt/backups]
 
 Token checks at 100 a second, all of one known token, and 10 logins a second, which write. First
-without a backup for so many seconds, to compare, then as long as backups take: plain, then
-encrypted. Says how far the write-ahead log grew meanwhile, and checks each backup.
+without a backup for so many seconds, and beside a process that only computes, to compare; then as
+long as backups take: plain, then encrypted. Says how far the write-ahead log grew meanwhile.
 """
 
 import argparse
@@ -37,12 +37,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--target", type=Path, help="directory on another disk for the backups")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hourpass-", dir="/var/tmp") as directory:
-        asyncio.run(measure(Path(directory), arguments.megabytes, arguments.seconds))
+    with (
+        tempfile.TemporaryDirectory(prefix="hourpass-", dir="/var/tmp") as directory,
+        tempfile.TemporaryDirectory(prefix="hourpass-", dir=arguments.target) as target,
+    ):
+        place = Path(target) if arguments.target else Path(directory)
+        asyncio.run(measure(Path(directory), place, arguments.megabytes, arguments.seconds))
 
 
-async def measure(directory: Path, megabytes: int, seconds: float) -> None:
+async def measure(directory: Path, target: Path, megabytes: int, seconds: float) -> None:
     path = directory / "hourpass.db"
     url = f"sqlite:///{path}"
     quiet = {"LOG_LEVEL": "error", "USER_ACTIONS_PER_HOUR": "1000000", "ACCESS_LOG": "false"}
@@ -61,21 +66,28 @@ async def measure(directory: Path, megabytes: int, seconds: float) -> None:
                     await asyncio.sleep(seconds)
 
                 def backup(name: str, *options: str) -> Callable[[], Awaitable[None]]:
-                    return lambda: back_up(directory / name, url, *options)
+                    return lambda: back_up(target / name, url, *options)
+
+                async def compute() -> None:
+                    code = f"import time; t = time.time()\nwhile time.time() < t + {seconds}: pass"
+                    await asyncio.to_thread(
+                        subprocess.run, [sys.executable, "-c", code], check=True
+                    )
 
                 encrypted = ("--passphrase-file", str(passphrase))
                 await row("no backup", nothing, client, token, path)
+                await row("a busy process", compute, client, token, path)
                 await row("plain backup", backup("plain"), client, token, path)
                 await row("encrypted backup", backup("encrypted", *encrypted), client, token, path)
                 await row("no backup", nothing, client, token, path)
-        with closing(sqlite3.connect(directory / "plain")) as connection:
+        with closing(sqlite3.connect(target / "plain")) as connection:
             assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
         restored = directory / "restored.db"
         started = time.perf_counter()
         await run(
             f"sqlite:///{restored}",
             "restore",
-            str(directory / "encrypted"),
+            str(target / "encrypted"),
             *encrypted,
             "--previous",
             url,
