@@ -107,7 +107,6 @@ class CarryOver:
         self.changes = Changes()
 
     async def run(self) -> Changes:
-        # Before token versions change: a session also ends with the version of its user.
         await self._compare_users()
         await self._compare_second_factors()
         await self._compare_groups()

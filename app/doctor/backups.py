@@ -21,6 +21,6 @@ async def check_backups(context: RequestContext) -> Finding:
     return Finding(
         "backups",
         "warning",
-        f"No backup in the last {MAX_AGE.days} days. {last}. Run `hourpass backup FILE` every night, "
-        "unless another tool backs up the database.",
+        f"No backup in the last {MAX_AGE.days} days. {last}. Run `hourpass backup FILE` every "
+        "night, unless another tool backs up the database.",
     )
