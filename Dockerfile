@@ -1,28 +1,37 @@
 # Two stages, so that the image carries neither pip's leftovers nor a rebuild of every dependency
 # when only the service's own code has changed.
 # The tag moves with each release of Python or Debian. To build on a known image, name its digest:
-# docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… .
+# docker build -t hourpass --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:… .
 ARG PYTHON_IMAGE=python:3.13-slim
 FROM ${PYTHON_IMAGE} AS dependencies
-COPY requirements.txt .
+COPY requirements.txt /tmp/
+# Bytecode is compiled here and below, because the service cannot write it: its file system is
+# read-only. Unchecked, so that the files' times do not matter.
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
+    && /opt/venv/bin/pip install --no-cache-dir --no-compile --require-hashes -r /tmp/requirements.txt \
+    && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${PYTHON_IMAGE}
 # A fixed number, so that whoever mounts a directory at /data knows whom to give it to.
 RUN groupadd --gid 10001 hourpass \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent hourpass \
-    && install -d -o 10001 -g 10001 /data
-ENV PATH=/opt/venv/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1 \
-    DATABASE_URL=sqlite:////data/hourpass.db
-WORKDIR /srv/hourpass
+    && install -d -o 10001 -g 10001 -m 700 /data
+# The base image has no bytecode of the standard library.
+RUN python -m compileall -q --invalidation-mode unchecked-hash \
+    -x '/(test|tests|idlelib|lib2to3|tkinter|turtledemo|site-packages)/' /usr/local/lib/python3.*
 COPY --from=dependencies /opt/venv /opt/venv
+WORKDIR /srv/hourpass
 COPY pyproject.toml README.md LICENSE ./
 COPY guard guard
 COPY alembic alembic
 COPY app app
-RUN pip install --no-cache-dir --no-deps --no-build-isolation ./guard .
+RUN /opt/venv/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation ./guard . \
+    && python -m compileall -q --invalidation-mode unchecked-hash \
+        /opt/venv/lib/python3.*/site-packages/app /opt/venv/lib/python3.*/site-packages/hourpass
+# Relative paths in settings, such as that of the SQLite database, are relative to HOURPASS_HOME.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOURPASS_HOME=/data
 
 USER 10001:10001
 VOLUME /data

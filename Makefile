@@ -89,6 +89,10 @@ endif
 	@$(INSTALL) "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)" \
 		$@ $^ -- --require-hashes -r $<
 
+# What an example needs besides the service, in the same versions as for the tests.
+.venv/example_%: examples/%/requirements.txt .venv/service
+	@$(INSTALL) "Installing the $$(grep -c == $<) packages of examples/$* in .venv" $@ $^ -- --require-hashes -r $<
+
 .venv/lint/installed: requirements-lint.txt
 	@$(INSTALL) "Installing the type checker and its Node.js in .venv/lint" $@ $^ -- --require-hashes -r $<
 

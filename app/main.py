@@ -172,7 +172,11 @@ def create_app(
     # Outside of the framework's middleware, which costs more than a token check.
     fast_path = FastPath(app.state)
     middleware = RequestMiddleware(
-        app.build_middleware_stack(), fast_path.try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES
+        app.build_middleware_stack(),
+        fast_path.try_fast_path,
+        FAST_PREFIXES,
+        _ROUTINE_ROUTES,
+        settings.cors_origins,
     )
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)

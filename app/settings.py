@@ -26,6 +26,7 @@ from app.configuration.types import (
     Issuer,
     Mailbox,
     Networks,
+    Origins,
     Secret,
     ServiceName,
     SmtpUrl,
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     mail_from: Mailbox | None = Field(None, description="sender of the mail, such as Hourpass <no-reply@example.org>")
     mail_templates: Directory | None = Field(None, description="directory (relative to HOURPASS_HOME) of your own mail templates, such as LANGUAGE/reset.txt; others come from app/mail/templates")
     trusted_proxies: Networks = Field((), description="IP addresses or networks of your proxies, separated by commas: X-Forwarded-For from them is trusted")
+    cors_origins: Origins = Field((), description="origins of web pages that may call the API from a browser, such as https://app.example.org, separated by commas; empty: none")
     max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: as many as the open-files limit allows, at most 20000")
     max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="connections per IPv4 address or IPv6 /64 that is not in TRUSTED_PROXIES; empty: three quarters of MAX_CONNECTIONS")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that entries of the audit log are kept")
@@ -159,6 +161,8 @@ class Settings(BaseSettings):
             faults.append("set ISSUER to the https URL of this service")
         if not self.strict_passwords:
             faults.append("set PASSWORD_POLICY to strict, or leave it empty")
+        if any(map(_is_insecure, self.cors_origins)):
+            faults.append("set CORS_ORIGINS to https origins (http only for localhost)")
         if self.argon2_memory_kib < 19456 or self.argon2_passes < 2:
             faults.append("set ARGON2_MEMORY_KIB and ARGON2_PASSES to OWASP's 19456 and 2 or more")
         if faults:
@@ -176,6 +180,12 @@ class Settings(BaseSettings):
         password = self.first_admin_password
         if password and password.get_secret_value() in PLACEHOLDERS:
             yield "set FIRST_ADMIN_PASSWORD to a password of your own"
+
+
+def _is_insecure(origin: str) -> bool:
+    """Whether somebody on the network can change the pages of this origin."""
+    scheme, _, host = origin.partition("://")
+    return scheme == "http" and host.partition(":")[0] not in ("localhost", "127.0.0.1")
 
 
 class InvalidSettingsError(StartupError):

@@ -53,9 +53,23 @@ for _name, _module, _help in (
     ("backup", "backup", "Back up the database while the service runs."),
     ("restore", "restore", "Restore a backup."),
     ("after-restore", "restore", "Make a database safe that was restored by other means."),
+    ("apply", "manifests", "Change users and groups as a file says."),
+    ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
 ):
     main.add_lazy(_name, f"app.cli.{_module}", _help)
+main.add_lazy(
+    "import",
+    "app.cli.imports",
+    "Import the users of another system.",
+    attribute="import_users",  # `import` is a keyword of Python
+)
+main.add_lazy(
+    "copy",
+    "app.cli.database_copy",
+    "Copy everything to another database.",
+    attribute="copy_database",
+)
 
 
 def _explain(problem: ErrorDetails) -> str:

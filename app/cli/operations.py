@@ -26,8 +26,10 @@ def run(
     operation: Callable[["Services", "RequestContext"], Awaitable[Result]],
     *,
     must_be_writable: bool = False,
+    in_one_transaction: bool = False,
 ) -> Result:
-    """Run an operation on the configured database."""
+    """Run an operation on the configured database. With `in_one_transaction`, its commits are
+    savepoints: either all of it happens, or nothing."""
     from app.context import RequestContext
     from app.database import migrations
     from app.database.engine import Database
@@ -42,7 +44,8 @@ def run(
             await migrations.check(database.engine)
             if must_be_writable:
                 await check_writable(database)
-            async with database.session() as session:
+            new_session = database.transaction if in_one_transaction else database.session
+            async with new_session() as session:
                 context = RequestContext(session, datetime.now(UTC), user_agent="hourpass")
                 return await operation(services, context)
         finally:

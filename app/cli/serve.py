@@ -1,10 +1,13 @@
 """`hourpass serve` and `hourpass migrate`."""
 
+import logging
 import os
+from pathlib import Path
 
 import click
 
 from app.cli.operations import read_settings, run
+from app.settings import Settings
 
 
 @click.command()
@@ -26,11 +29,27 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     # An error is printed once, by this process, instead of by each worker.
     run(lambda services, context: services.keys.load(context), must_be_writable=True)
     access_log.configure(current)  # for the lines of the supervisor
+    _warn_of_other_services(current)
     serve(
         host or current.host,
         current.port,
         current.workers,
     )
+
+
+def _warn_of_other_services(settings: Settings) -> None:
+    from sqlalchemy import make_url
+
+    from app.database.serving_processes import hold
+
+    url = make_url(settings.database_url)
+    if url.get_backend_name() != "sqlite":
+        return
+    if others := hold(Path(url.database or "").resolve()):
+        logging.getLogger("hourpass").warning(
+            "Another service uses this SQLite file. If this is not on purpose, stop one of them",
+            extra={"processes": others},
+        )
 
 
 @click.command()

@@ -15,7 +15,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 MAX_FILE_BYTES = 65_536
 # In `.env` beside our settings: those of the two variables that are none, and of docker compose.
-_NOT_OURS = ("HOURPASS_HOME", "ENV_FILE", "POSTGRES_", "COMPOSE_", "DOCKER_", "UVICORN_")
+_NOT_OURS = (
+    *("HOURPASS_HOME", "ENV_FILE", "POSTGRES_", "COMPOSE_", "DOCKER_", "UVICORN_"),
+    *("HOURPASS_IMAGE", "HOURPASS_MEMORY", "PYTHON_IMAGE"),
+)
 _SIMILAR_IN_FILE = 0.6  # of difflib
 _SIMILAR_IN_ENVIRONMENT = 0.85  # which has the variables of all other programs too
 

@@ -14,6 +14,9 @@ from pydantic_settings import NoDecode
 # What relative paths are relative to. Not the code, which may be installed in site-packages.
 HOME = Path(os.environ.get("HOURPASS_HOME", "")).absolute()
 
+MAX_ORIGINS = 100
+_ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+
 MIN_DISTINCT_CHARACTERS = 8  # of a secret; 32 random hexadecimal digits have more
 
 _DRIVERS = {
@@ -65,6 +68,35 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     return network
 
 
+def _split_origins(value: object) -> object:
+    """Split a comma-separated environment variable."""
+    if not isinstance(value, str):
+        return value
+    origins = [_origin(item.strip()) for item in value.split(",") if item.strip()]
+    if len(origins) > MAX_ORIGINS:
+        raise ValueError(f"must have at most {MAX_ORIGINS} origins")
+    return origins
+
+
+def _origin(text: str) -> str:
+    """As browsers send it: in lower case, and without a port that is the default."""
+    if text.lower() in ("*", "null"):
+        raise ValueError(
+            f"must not have {text}, which would allow every website: name each origin, such as "
+            "https://app.example.org"
+        )
+    found = _ORIGIN.fullmatch(text.lower())
+    if not found or int(found["port"] or 1) not in range(1, 65536):
+        raise ValueError(
+            "must be origins such as https://app.example.org or http://localhost:3000, separated "
+            "by commas: scheme, host (in ASCII) and port, without a slash at the end"
+        )
+    scheme, host, port = found.groups()
+    is_default = int(port or 0) in (0, {"http": 80, "https": 443}[scheme])
+    return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{int(port)}"
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)]
 Network = IPv4Network | IPv6Network
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split_networks)]
 Secret = Annotated[SecretStr, AfterValidator(_check_length)]

@@ -219,13 +219,35 @@ class Database:
 
         Raises UnavailableError if the database cannot be reached, is overloaded or refuses to work.
         """
-        try:
+        async with self._raising_unavailable():
             session = self._sessions()
             try:
                 yield session
             finally:
                 if session.in_transaction():  # otherwise it has no connection
                     await asyncio.shield(session.close())
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session for several operations in one writing transaction: their commits and rollbacks
+        are those of savepoints. All is committed at the end, or rolled back by an error.
+
+        Raises UnavailableError, as session() does.
+        """
+        async with self._raising_unavailable(), self.engine.connect() as connection:
+            await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+            async with (
+                connection.begin(),
+                self._sessions(
+                    bind=connection, join_transaction_mode="create_savepoint"
+                ) as session,
+            ):
+                yield session
+
+    @asynccontextmanager
+    async def _raising_unavailable(self) -> AsyncIterator[None]:
+        try:
+            yield
         except Exception as error:
             if outages.is_outage(error):
                 self._log_outage(error)

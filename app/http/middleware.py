@@ -1,5 +1,5 @@
-"""The middleware of every request: limits, a request id, default headers, one log line, and a 500
-for unexpected errors.
+"""The middleware of every request: limits, a request id, default headers, CORS, one log line, and a
+500 for unexpected errors.
 
 It is a single layer of plain ASGI, because every request pays for it. It does not know the routes.
 """
@@ -7,7 +7,7 @@ It is a single layer of plain ASGI, because every request pays for it. It does n
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from time import perf_counter
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from app.errors import (
     UriTooLongError,
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
+from app.http.cors import Cors
 from app.http.error_responses import error_response
 
 MAX_BODY_BYTES = 16_384
@@ -45,7 +46,6 @@ _DEFAULT_HEADERS = [
 
 _log = logging.getLogger("hourpass")
 
-
 Header = tuple[bytes, bytes]
 
 
@@ -66,6 +66,7 @@ class RequestMiddleware:
         try_fast_path: Callable[[Scope], PreparedResponse | None],
         fast_prefixes: tuple[str, ...],
         routine_routes: frozenset[str] = frozenset(),
+        cors_origins: Iterable[str] = (),
     ) -> None:
         """`try_fast_path` is called first if the path begins with one of `fast_prefixes`. It
         answers from memory, or returns None. Successful requests to `routine_routes` are logged at
@@ -74,6 +75,7 @@ class RequestMiddleware:
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
         self._routine_routes = routine_routes
+        self._cors = Cors(cors_origins)
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
 
@@ -111,6 +113,8 @@ class RequestMiddleware:
             return None
         if response is None:
             return None
+        if self._cors.is_on:
+            response = response._replace(headers=(*response.headers, *self._cors.headers(scope)))
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
@@ -158,13 +162,14 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = with_default_headers(tuple(message["headers"]))
+                headers = with_default_headers((*message["headers"], *self._cors.headers(scope)))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
             await client.send(message)
 
         try:
-            if error:
-                await error_response(error())(scope, receive, send_with_headers)
+            answer = error_response(error()) if error else self._cors.preflight(scope)
+            if answer:
+                await answer(scope, receive, send_with_headers)
             else:
                 await self.app(routed, receive_limited, send_with_headers)
         except ClientDisconnect:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from passlib.context import CryptContext
 
 from app.errors import InvalidRequestError, UnavailableError
-from app.security import imported_hashes
+from app.security import hash_costs, imported_hashes
 from app.security.hashing_threads import hashing_threads
 from app.settings import Settings
 
@@ -57,12 +57,14 @@ class Passwords:
             argon2__time_cost=settings.argon2_passes,
             argon2__parallelism=1,
         )
-        threads = hashing_threads(settings)
+        self.threads = threads = hashing_threads(settings)
         self._by_openssl = _openssl_is_faster()
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
-        self._capacity = Semaphore(threads + settings.hashing_queue)
+        self._places = threads + settings.hashing_queue
+        self._capacity = Semaphore(self._places)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
+        self._nominal_seconds = hash_costs.argon2(memory, passes).nominal_seconds
         self._parameters = f"$argon2id$v=19$m={memory},t={passes},p=1$"
         # Verified for unknown users, so that they take the same time as known ones. No password has
         # this hash. It is random, because hashing at start would allocate memory that stays
@@ -97,14 +99,16 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Raises HashingOverloadedError."""
-        return await self._run(self._context.hash, _normalize(password))
+        return await self._run(1, self._context.hash, _normalize(password))
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password matches the hash. Without a hash, returns False in the same time.
 
+        An imported hash takes as many places in the queue as hashes of ours would take its time.
         Raises HashingOverloadedError.
         """
-        return await self._run(self._verify_spellings, password, password_hash)
+        places = self._places_for(password_hash) if password_hash else 1
+        return await self._run(places, self._verify_spellings, password, password_hash)
 
     def can_verify(self, password_hash: str) -> bool:
         """Whether any password can match the hash. If not, the account was imported with a hash of
@@ -120,6 +124,15 @@ class Passwords:
         if not password_hash.startswith(_ARGON2):
             return True
         return bool(self._context.needs_update(password_hash))
+
+    def _places_for(self, password_hash: str) -> int:
+        """At most all places, so that an idle worker verifies every hash."""
+        if self._is_current(password_hash):
+            return 1
+        cost = hash_costs.cost_of(password_hash)
+        if cost is None:
+            return 1  # an unsupported kind: a hash of ours is computed instead
+        return max(1, min(self._places, round(cost.nominal_seconds / self._nominal_seconds)))
 
     def _is_current(self, password_hash: str) -> bool:
         """Nearly always. Spares parsing the hash."""
@@ -156,13 +169,22 @@ class Passwords:
             return imported_hashes.verify(self._context, password, password_hash)
         return bool(self._context.verify(password, password_hash))
 
-    async def _run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        if not self._capacity.acquire(blocking=False):
-            raise HashingOverloadedError
+    async def _run(
+        self, places: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        self._take(places)
         future = self._pool.submit(work, *args, **kwargs)
         # Released when the thread is free, not when the caller stops waiting.
-        future.add_done_callback(lambda _: self._capacity.release())
+        future.add_done_callback(lambda _: self._capacity.release(places))
         return await asyncio.wrap_future(future)
+
+    def _take(self, places: int) -> None:
+        """All or none. Only the event loop takes places. Raises HashingOverloadedError."""
+        for taken in range(places):
+            if not self._capacity.acquire(blocking=False):
+                if taken:
+                    self._capacity.release(taken)
+                raise HashingOverloadedError
 
 
 @cache

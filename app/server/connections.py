@@ -42,6 +42,7 @@ class TimeLimits(NamedTuple):
     idle: float = 5  # between requests; the guard closes its connections after 2
     stalled: float = 30  # while the client reads too little of its answers
     closing: float = 5  # to read the last answer and close the connection
+    idle_at_stop: float = 1  # instead of `idle`, while the service stops
 
 
 class Connection(Protocol):
@@ -75,9 +76,12 @@ class Connections:
     def __init__(self, settings: Settings, times: TimeLimits | None = None) -> None:
         times = times or TimeLimits()
         self._settings = settings
+        self._times = times
         self.open = 0
+        self.is_stopping = False
         self._open_by_network: dict[str, int] = {}
         self._sweeping_loop: asyncio.AbstractEventLoop | None = None
+        self._next_sweep: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
         self._evicted = self._refused = 0
         self.first_heads = Queue(times.first_head)
@@ -158,6 +162,18 @@ class Connections:
         """Whether a connection beyond the limit can get a 503."""
         return len(self.refused.since) <= MAX_REFUSALS
 
+    def stop(self) -> None:
+        """Close idle connections sooner. Not at once: on a busy connection, the next request is
+        already on its way, and the answer to it tells the client to close."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        for queue in (self.idle, self.idle_proxies):
+            queue.seconds = min(queue.seconds, self._times.idle_at_stop)
+        if self._next_sweep:
+            self._next_sweep.cancel()
+            self._sweep()
+
     def move(self, connection: Connection, queue: Queue | None) -> None:
         if connection.queue is not None:
             del connection.queue.since[connection]
@@ -203,7 +219,7 @@ class Connections:
         # An earlier loop may have stopped before its next sweep.
         if self._sweeping_loop is not loop:
             self._sweeping_loop = loop
-            loop.call_later(self._interval, self._sweep)
+            self._next_sweep = loop.call_later(self._interval, self._sweep)
 
     @property
     def _interval(self) -> float:
@@ -214,10 +230,10 @@ class Connections:
         try:
             is_done = self._expire_connections()
         finally:
-            self._sweeping_loop = None
+            self._sweeping_loop = self._next_sweep = None
             if self.open or self.refused.since:
                 loop = self._sweeping_loop = asyncio.get_running_loop()
-                loop.call_later(self._interval if is_done else 0, self._sweep)
+                self._next_sweep = loop.call_later(self._interval if is_done else 0, self._sweep)
 
     def _expire_connections(self) -> bool:
         """Returns False if some are left. An error on one connection does not affect the others."""

@@ -1,6 +1,7 @@
-"""Opens the sockets that `hourpass serve` listens on: the same ones for one worker and for several.
+"""Opens the sockets that `hourpass serve` listens on, and deals them to the workers.
 
-The addresses of a host name get a socket each. `::` gets one that takes IPv4 connections as well.
+The addresses of a host name get a socket for each worker. `::` gets sockets that take IPv4
+connections as well.
 """
 
 import errno
@@ -12,8 +13,10 @@ from typing import Any
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
-    """`is_shared`: for several workers. Raises OSError."""
+def bind(host: str, port: int, copies: int) -> list[socket.socket]:
+    """Several sockets for one address (SO_REUSEPORT) each have a queue of their own, to which Linux
+    distributes the connections. On one shared socket, the worker that wakes first accepts most.
+    Raises OSError."""
     sockets: list[socket.socket] = []
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     is_dual = all(family == socket.AF_INET6 for family, *_ in found)
@@ -21,46 +24,42 @@ def bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
     for family, *_, (ip_address, _, *scope) in dict.fromkeys(found):
         if sockets:  # they share one port, even if any port will do
             port = sockets[0].getsockname()[1]
-        kind = _SharedSocket if is_shared else socket.socket
         try:
-            listener = _bound(kind, family, (ip_address, port, *scope), is_dual=is_dual)
+            first = _bound(family, (ip_address, port, *scope), is_dual=is_dual)
         except OSError as error:
             if error.errno not in _NO_SUCH_ADDRESS:
                 raise
             missing = error
             continue
-        if is_shared:  # after bind(), which therefore fails if another service uses the address
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sockets.append(listener)
+        sockets.append(first)
+        if copies > 1:  # after bind(), which therefore fails if another service uses the address
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sockets += [
+            _bound(family, first.getsockname(), is_dual=is_dual, joins_others=True)
+            for _ in range(copies - 1)
+        ]
     if missing and not sockets:
         raise missing
     return sockets
 
 
-class _SharedSocket(socket.socket):
-    """A socket that each worker opens again for the same address (SO_REUSEPORT), so that Linux
-    distributes the connections. On one shared socket, the worker that wakes first accepts most."""
-
-    def __reduce__(self) -> Any:
-        is_dual = self.family == socket.AF_INET6 and not self.getsockopt(
-            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
-        )
-        return _bind_again, (self.family, self.getsockname(), is_dual)
-
-
-def _bind_again(family: int, address: Any, is_dual: bool) -> socket.socket:  # noqa: FBT001 - pickled
-    return _bound(socket.socket, family, address, is_dual=is_dual, joins_others=True)
+def deal(listeners: list[socket.socket], workers: int) -> list[list[socket.socket]]:
+    """The sockets of each worker. It listens on all addresses: on sockets of its own if there are
+    enough of them, otherwise it shares them."""
+    by_address: dict[Any, list[socket.socket]] = {}
+    for listener in listeners:
+        by_address.setdefault(listener.getsockname(), []).append(listener)
+    dealt: list[list[socket.socket]] = [[] for _ in range(workers)]
+    for same in by_address.values():
+        for number in range(max(workers, len(same))):
+            dealt[number % workers].append(same[number % len(same)])
+    return dealt
 
 
 def _bound(
-    kind: type[socket.socket],
-    family: int,
-    address: Any,
-    *,
-    is_dual: bool,
-    joins_others: bool = False,
+    family: int, address: Any, *, is_dual: bool, joins_others: bool = False
 ) -> socket.socket:
-    listener = kind(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # on Windows, another service could then take the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,9 @@ requests are in request_parser.py, limits of connections and of clients' time in
 
 import asyncio
 import logging
+import select
 import socket
+import sys
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, cast
@@ -87,6 +89,8 @@ class HttpProtocol(RequestParser):
                 self._refuse(UnavailableError)
             else:
                 transport.abort()
+        elif self._connections.is_stopping:  # it was accepted just before
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = self._is_last = True
@@ -115,6 +119,8 @@ class HttpProtocol(RequestParser):
                 self._raw.abort()
         elif self._in_head or self._in_body:
             self._refuse(RequestTimeoutError)
+        elif self._has_bytes_to_read():
+            self._connections.move(self, self.idle_queue)
         else:
             self.transport.close()
 
@@ -129,11 +135,27 @@ class HttpProtocol(RequestParser):
         self.evict()
 
     def shutdown(self) -> None:
-        """Make the feed answer its listeners at once, so that the server can stop."""
+        """Make the next answer the last one. Until then the connection stays open: its client may
+        have sent a request just now. Listeners of the feed get their answer at once."""
         cast("FastAPI", self.app).state.stopping.set()
-        if self._is_closed and not self._raw.get_write_buffer_size():
-            self._raw.abort()
-        super().shutdown()
+        self._connections.stop()
+        self._is_stopping = True
+        if self._is_closed:
+            if not self._raw.get_write_buffer_size():
+                self._raw.abort()
+        elif self._current and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif self.queue is self._connections.first_heads and not self._in_head:
+            self._connections.move(self, self.idle_queue)
+
+    def _has_bytes_to_read(self) -> bool:
+        """Whether the client has sent bytes since the event loop last looked. Closing the
+        connection would cut that request."""
+        if sys.platform == "win32":
+            return False
+        poll = select.poll()
+        poll.register(self._raw.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _on_close(self) -> None:
         """Close the connection. If the client may still be sending, end only the service's side

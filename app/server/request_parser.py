@@ -30,6 +30,7 @@ class RequestParser(HttpToolsProtocol):
     _keeps_alive_if_complete = False
 
     _is_last = False  # later messages get no answer
+    _is_stopping = False  # the next answer is the last one
     _has_unread = False
 
     @abstractmethod
@@ -150,6 +151,8 @@ class RequestParser(HttpToolsProtocol):
         self._in_body = True
         self._body_bytes = self._framing_bytes = 0
         self._keeps_alive_if_complete = False
+        if self._is_stopping:
+            self.cycle.keep_alive = False
         if self._announced_bytes > MAX_BODY_BYTES:
             self._end_with(self.cycle)
         elif self.expect_100_continue and self.cycle.keep_alive:

@@ -11,17 +11,22 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from app.server.connections import backlog, raise_open_files
-from app.server.listeners import bind
+from app.server.listeners import bind, deal
 from app.server.protocol import HttpProtocol
+from app.server.server import Server
 from app.server.supervisor import Supervisor
+from app.server.systemd import Notifier, inherited_listeners
 
 _log = logging.getLogger("hourpass")
 
 
 def serve(host: str, port: int, workers: int) -> None:
-    """Serve until interrupted. Logs an error and exits if it cannot listen on the address."""
+    """Serve until interrupted, on the sockets of systemd or on this address. Logs an error and
+    exits if it cannot."""
     raise_open_files()
-    sockets = _listeners(host, port, is_shared=workers > 1 and sys.platform == "linux")
+    notifier = Notifier()
+    copies = workers if sys.platform == "linux" else 1
+    listeners = deal(_inherited() or _listeners(host, port, copies), workers)
     options: dict[str, Any] = {
         "workers": workers,
         "http": HttpProtocol,
@@ -39,26 +44,42 @@ def serve(host: str, port: int, workers: int) -> None:
     }
     config = uvicorn.Config("app.main:app", **options)
     if workers > 1:
-        Supervisor(config, sockets).run()
+        Supervisor(config, listeners, notifier).run()
         return
     _stop_on_hangup()
-    server = uvicorn.Server(config)
+    server = Server(config, notifier)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again, after it has stopped
-        server.run(sockets)
+        server.run(listeners[0])
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
-def _listeners(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
+def _inherited() -> list[socket.socket]:
+    try:
+        listeners = inherited_listeners()
+    except (OSError, ValueError) as error:
+        _log.error("Cannot use a socket of the service manager (LISTEN_FDS): %s", error)
+        sys.exit(STARTUP_FAILURE)
+    for url in dict.fromkeys(map(_url_of, listeners)):
+        _log.info("Starting on %s, a socket of the service manager", url)
+    return listeners
+
+
+def _listeners(host: str, port: int, copies: int) -> list[socket.socket]:
     shown = f"[{host}]" if ":" in host else host
     try:
-        listeners = bind(host, port, is_shared=is_shared)
+        listeners = bind(host, port, copies)
     except OSError as error:
         _log.error("Cannot listen on %s:%d: %s", shown, port, error.strerror)
         sys.exit(STARTUP_FAILURE)
     port = listeners[0].getsockname()[1]
     _log.info("Starting on http://%s:%d (press Ctrl+C to stop)", shown, port)
     return listeners
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _stop_on_hangup() -> None:

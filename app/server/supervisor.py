@@ -1,19 +1,50 @@
-"""Starts the workers of `hourpass serve`, and replaces them on SIGHUP."""
+"""Starts the workers of `hourpass serve`, and replaces them on SIGHUP.
+
+It keeps their listening sockets open. A worker that starts gets those of the one that it replaces,
+with the connections that wait there, so none of these is reset.
+"""
 
 import signal
 import time
+from functools import cached_property
+from itertools import chain
+from socket import socket
 
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.supervisors.multiprocess import Multiprocess, Process, logger
+
+from app.server.server import Server
+from app.server.systemd import Notifier
 
 RESTART_SECONDS = 60.0  # for each worker; uvicorn's 5 are too few for the imports on a busy machine
 
 
+class Worker(Process):
+    @cached_property
+    def server(self) -> Server:
+        return Server(self.config)
+
+
 class Supervisor(Multiprocess):
+    def __init__(self, config: Config, listeners: list[list[socket]], notifier: Notifier) -> None:
+        """`listeners` has a list for each worker."""
+        super().__init__(config, [])
+        self._listeners = listeners
+        self._notifier = notifier
+        self._has_notified = False
+
+    def init_processes(self) -> None:
+        self.processes = [self._start(index) for index in range(self.processes_num)]
+
+    def _start(self, index: int) -> Process:
+        worker = Worker(self.config, self._listeners[index])
+        worker.start()
+        return worker
+
     def restart_all(self) -> None:
         """Replace each worker, after its successor has started to serve."""
         for index, old in enumerate(self.processes):
-            new = Process(self.config, self.sockets)
-            new.start()
+            new = self._start(index)
             if not self._becomes_ready(new):
                 new.kill()
                 new.join()
@@ -42,3 +73,35 @@ class Supervisor(Multiprocess):
     def _has_to_stop(self) -> bool:
         """The signal waits in the queue until the restart is over."""
         return signal.SIGTERM in self.signal_queue or signal.SIGINT in self.signal_queue
+
+    def keep_subprocess_alive(self) -> None:
+        """Start another worker for each one that has ended or does not answer. Connections to it
+        wait until then."""
+        for index, process in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            if process.is_alive(timeout=self.config.timeout_worker_healthcheck):
+                continue
+            process.kill()
+            process.join()
+            if process.exitcode == STARTUP_FAILURE:  # another one would fail as well
+                logger.error("Worker failed to start, stopping", extra={"worker": process.pid})
+                self.should_exit.set()
+                return
+            logger.info("Worker ended", extra={"worker": process.pid})
+            self.processes[index] = self._start(index)
+        if not self._has_notified and all(one.is_ready(timeout=1) for one in self.processes):
+            self._has_notified = True
+            self._notifier.ready()
+
+    def terminate_all(self) -> None:
+        """Close the sockets first. Otherwise clients would wait for a service that has stopped."""
+        self._notifier.stopping()
+        for listener in chain.from_iterable(self._listeners):
+            listener.close()
+        super().terminate_all()
+
+    def handle_ttin(self) -> None:
+        """Do nothing: terminals send this to jobs in the background. WORKERS is the number."""
+
+    handle_ttou = handle_ttin

@@ -71,9 +71,7 @@ class Users:
         policy refuses and for scopes that are too long for a token, HashingOverloadedError and
         TooManyAttemptsError.
         """
-        if has_service_prefix(account.username):
-            rule = f"Must not begin with {SERVICE_PREFIX}, as names of service accounts do"
-            raise InvalidRequestError.for_field("username", rule)
+        _refuse_service_prefix(account.username)
         require_room(self._settings, scopes)
         if existing := await self._find_id(context, account.username):
             # Spares the hash. The unique index decides in add().
@@ -103,6 +101,41 @@ class Users:
         if granted_scopes := user.granted_scopes():
             details["to"] = summarize(granted_scopes)
         await self.add(context, user)
+        await self._events.publish(context, "user.register", user.id, **details)
+        await context.session.commit()
+        return user.id
+
+    async def create(
+        self,
+        context: RequestContext,
+        username: str,
+        email: str | None,
+        *,
+        is_admin: bool = False,
+        scopes: Collection[str] = (),
+    ) -> int:
+        """Create an enabled user without a password, and return its id. Only the code of a password
+        reset can set one.
+
+        Raises UserExistsError, and InvalidRequestError for the name of a service account and for
+        scopes that are too long for a token.
+        """
+        _refuse_service_prefix(username)
+        require_room(self._settings, scopes)
+        user = User(
+            username=username,
+            username_folded=normalize_username(username),
+            email=email,
+            password_hash=UNUSABLE_PASSWORD,
+            is_admin=is_admin,
+            scopes=" ".join(sorted(scopes)),
+            created_at=context.now,
+        )
+        await begin_write(context.session)
+        await require_unused_ids(context.session)
+        await self.add(context, user)
+        granted = user.granted_scopes()
+        details: dict[str, Any] = {"to": summarize(granted)} if granted else {}
         await self._events.publish(context, "user.register", user.id, **details)
         await context.session.commit()
         return user.id
@@ -413,6 +446,13 @@ class Users:
         )
         await context.session.commit()
         return found
+
+
+def _refuse_service_prefix(username: str) -> None:
+    """Raises InvalidRequestError."""
+    if has_service_prefix(username):
+        rule = f"Must not begin with {SERVICE_PREFIX}, as names of service accounts do"
+        raise InvalidRequestError.for_field("username", rule)
 
 
 def require_token_version(current: int, token_version: int | None) -> None:

@@ -4,6 +4,7 @@ requests that wait. No sockets: a test is the client and the event loop's transp
 import asyncio
 import json
 import logging
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ QUICK = request("GET /quick")
 SLOW = request("GET /slow")
 LAST = request("GET /slow", "Connection: close")
 BODY = request("POST /slow", "Content-Length: 10")
+NOTHING_TO_READ, _ = os.pipe()
 
 
 class Transport(asyncio.Transport):
@@ -33,6 +35,10 @@ class Transport(asyncio.Transport):
         self.options: list[tuple[int, ...]] = []
         self.error: OSError | None = None
         self.has_client = True
+        self.file = NOTHING_TO_READ
+
+    def fileno(self) -> int:
+        return self.file
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self if name == "socket" else default
@@ -359,17 +365,55 @@ async def test_a_server_that_stops_waits_for_those_who_still_read(
     assert peer.transport.calls == calls
 
 
-async def test_a_server_that_stops_closes_idle_connections_and_those_in_progress_later(
-    app: App,
-) -> None:
-    idle, busy = Peer(app), Peer(app)
+async def test_a_server_that_stops_answers_each_connection_once_more(app: App) -> None:
+    new, idle, sending, busy = peers = [Peer(app) for _ in range(4)]
+    await idle.send(QUICK)
+    await sending.send(SLOW[:10])
     await busy.send(SLOW)
-    for peer in (idle, busy):
+    for peer in peers:
         peer.protocol.shutdown()
-    assert (idle.transport.calls, busy.transport.calls) == (["close"], [])
+        assert peer.transport.calls == []
+    assert [peer.queue for peer in peers] == ["idle", "idle", "first_heads", None]
+    await sending.send(SLOW[10:])
+    for peer in (new, idle):
+        await peer.send(QUICK)
     await busy.answer()
-    assert busy.transport.calls == ["close"]
-    assert busy.queue == "closing"
+    for peer in peers:
+        assert b"connection: close" in b"".join(peer.transport.writes[-1:])
+        assert peer.transport.calls == ["close"]
+        assert peer.queue == "closing"
+
+
+async def test_a_connection_accepted_while_the_server_stops_gets_one_answer(app: App) -> None:
+    app.state.connections.stop()
+    peer = Peer(app)
+    assert peer.queue == "idle"
+    await peer.send(QUICK)
+    assert b"connection: close" in peer.transport.writes[-1]
+
+
+async def test_idle_connections_are_closed_sooner_while_the_server_stops(app: App) -> None:
+    connections: Connections = app.state.connections
+    peer = Peer(app)
+    await peer.send(QUICK)
+    connections.idle.since[peer.protocol] -= 1
+    connections.stop()
+    assert connections.idle.seconds == connections.idle_proxies.seconds == 1
+    assert peer.transport.calls == ["close"]
+
+
+async def test_an_idle_connection_with_a_request_that_has_just_come_is_kept(peer: Peer) -> None:
+    await peer.send(QUICK)
+    unread, client = os.pipe()
+    peer.transport.file = unread
+    os.write(client, QUICK)
+    peer.protocol.expire()
+    assert (peer.transport.calls, peer.queue) == ([], "idle")
+    os.read(unread, 1000)
+    peer.protocol.expire()
+    assert peer.transport.calls == ["close"]
+    for file in (unread, client):
+        os.close(file)
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,38 @@
 """Hashes of other systems verify what was typed there, or the audit log says why they cannot."""
 
+import asyncio
 import base64
 import hashlib
 import json
+import os
+import threading
 import unicodedata
 from collections.abc import Iterator
 from datetime import timedelta
 
 import bcrypt
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
-from passlib.hash import argon2, bcrypt_sha256, django_pbkdf2_sha256, pbkdf2_sha256, scrypt
+from passlib.hash import (
+    argon2,
+    bcrypt_sha256,
+    django_pbkdf2_sha1,
+    django_pbkdf2_sha256,
+    pbkdf2_sha1,
+    pbkdf2_sha256,
+    pbkdf2_sha512,
+    scrypt,
+)
 from sqlalchemy import select, update
 
 from app.audit.models import Entry
 from app.database.engine import begin_write
-from app.security.passwords import Passwords
+from app.security import hash_costs, imported_hashes
+from app.security.passwords import HashingOverloadedError, Passwords
 from app.users.models import User
 from tests.support.settings import Clock, make_settings
 from tests.support.users import LANCELOT, assert_problem, log_in, register
@@ -42,6 +58,23 @@ def django_scrypt(password: str, n: int = 16) -> str:
     return f"scrypt${n}$camelot$8$1${base64.b64encode(digest).decode()}"
 
 
+def long_pbkdf2(password: str) -> str:
+    """With a digest of 64 bytes, as Keycloak before version 24 made it."""
+    digest = hashlib.pbkdf2_hmac("sha256", password.encode(), b"camelot", 1_000, 64)
+    return imported_hashes.pbkdf2("sha256", 1_000, b"camelot", digest)
+
+
+def firebase(password: str) -> str:
+    """As Firebase documents it, but for the memory."""
+    key = hashlib.scrypt(password.encode(), salt=b"camelot|", n=16, r=8, p=1, dklen=64)[:32]
+    encryptor = Cipher(AES(key), CTR(bytes(16))).encryptor()
+    signer_key = bytes(range(64))
+    made = encryptor.update(signer_key) + encryptor.finalize()
+    storable = imported_hashes.firebase_scrypt(made, b"camelot", signer_key, b"|", 8, 4)
+    assert storable
+    return storable
+
+
 KINDS = {
     "bcrypt": bcrypt_of,
     "bcrypt of PHP": lambda password: bcrypt_of(password, "$2y$"),
@@ -52,8 +85,15 @@ KINDS = {
     "passlib's bcrypt_sha256": bcrypt_sha256.using(rounds=4).hash,
     "passlib's scrypt": scrypt.using(rounds=4).hash,
     "PBKDF2": pbkdf2_sha256.using(rounds=1_000).hash,
+    "PBKDF2 with SHA-1": pbkdf2_sha1.using(rounds=1_000).hash,
+    "PBKDF2 with SHA-512": pbkdf2_sha512.using(rounds=1_000).hash,
+    "Keycloak's PBKDF2": long_pbkdf2,
     "Django's PBKDF2": django_pbkdf2_sha256.using(rounds=1_000).hash,
+    "Django's PBKDF2 with SHA-1": django_pbkdf2_sha1.using(rounds=1_000).hash,
+    "Firebase's scrypt": firebase,
     "Argon2id": lambda password: argon2.using(memory_cost=64, time_cost=1).hash(password),
+    "Argon2i": lambda password: argon2.using(type="I", memory_cost=64).hash(password),
+    "Argon2d": lambda password: argon2.using(type="D", memory_cost=64).hash(password),
 }
 
 
@@ -86,6 +126,74 @@ async def test_what_was_typed_there_matches_whatever_nfkc_makes_of_it(
         assert await passwords.verify(password, as_typed)
         assert await passwords.verify(password, normalized)
         assert not await passwords.verify(f"{password}!", as_typed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cost_of_each_kind_is_known(kind: str) -> None:
+    made = KINDS[kind]("excalibur")
+    cost = hash_costs.cost_of(made)
+    assert cost
+    assert 0 < cost.seconds() < 1
+    assert 0 < cost.nominal_seconds < 1
+
+
+def test_the_costs_are_those_of_the_parameters() -> None:
+    for made, algorithm, units, memory in (
+        ("$argon2id$v=19$m=65536,t=3,p=4$YQ$YQ", "argon2", 3 * 65536, 2**26),
+        ("$2b$12$x", "bcrypt", 4096, 0),
+        ("bcrypt_sha256$$2b$12$x", "bcrypt", 4096, 0),
+        (f"pbkdf2_sha256$1200000$a${'A' * 43}=", "pbkdf2 sha256", 1_200_000, 0),
+        (f"pbkdf2_sha1$1000$a${'A' * 27}=", "pbkdf2 sha1", 1_000, 0),
+        (f"$pbkdf2-sha256$1000$YQ${'A' * 86}", "pbkdf2 sha256", 2_000, 0),
+        (f"$pbkdf2$1000$YQ${'A' * 86}", "pbkdf2 sha1", 4_000, 0),
+        (f"$pbkdf2-sha512$1000$YQ${'A' * 86}", "pbkdf2 sha512", 1_000, 0),
+        ("scrypt$16384$a$8$5$YQ==", "scrypt", 16384 * 40, 1024 * (16384 + 5)),
+        ("$firebase-scrypt$ln=14,r=8$YQ$YQ", "scrypt", 16384 * 8, 1024 * (16384 + 1)),
+    ):
+        assert hash_costs.cost_of(made) == (algorithm, units, memory)
+
+
+@pytest.mark.parametrize(
+    ("queue", "accepted"),
+    [
+        pytest.param(20, 2, id="room for two"),
+        pytest.param(10, 1, id="room for one"),
+        pytest.param(3, 1, id="an idle worker has room for each"),
+    ],
+)
+async def test_a_costly_hash_takes_the_places_of_all_that_its_time_is_enough_for(
+    monkeypatch: pytest.MonkeyPatch, queue: int, accepted: int
+) -> None:
+    hashing = {"argon2_memory_kib": 19456, "argon2_passes": 2, "hashing_threads": 1}
+    settings = make_settings("sqlite:///never-opened.db", **hashing, hashing_queue=queue)
+    costly = "pbkdf2_sha256$1000000$camelot$" + "A" * 43 + "="  # 0.23 seconds, ours 0.023
+    passwords, gate = Passwords(settings), threading.Event()
+    monkeypatch.setattr(passwords, "_verify_spellings", lambda *_: gate.wait())
+    waiting = [asyncio.create_task(passwords.verify("wrong", costly)) for _ in range(3)]
+    await asyncio.sleep(0)
+    refused = [task for task in waiting if task.done()]
+    gate.set()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    passwords.close()
+    assert len(refused) == 3 - accepted
+    for task in refused:
+        assert isinstance(task.exception(), HashingOverloadedError)
+    for _ in range(1 + queue):  # all places are free again
+        passwords._take(1)
+    with pytest.raises(HashingOverloadedError):
+        passwords._take(1)
+
+
+async def test_the_signer_key_of_firebase_cannot_be_found_in_the_stored_hash() -> None:
+    """It is that of the project, and would verify the passwords of all its users elsewhere."""
+    key = os.urandom(64)
+    value, salt = os.urandom(64), os.urandom(8)
+    made = imported_hashes.firebase_scrypt(value, salt, key, b"|", 8, 14)
+    assert made
+    decoded = base64.b64decode(made.rpartition("$")[2] + "=", b"./", validate=True)
+    stream = bytes(a ^ b for a, b in zip(value, key, strict=True))
+    assert decoded == hashlib.sha256(stream[:32]).digest()
+    assert imported_hashes.firebase_scrypt(value[:31], salt, key, b"|", 8, 14) is None
 
 
 async def test_a_hash_of_ours_is_of_the_normalized_password(passwords: Passwords) -> None:

@@ -327,7 +327,7 @@ async def test_when_the_queue_is_full_logins_are_rejected_and_tokens_stay_valid(
         occupied.set()
         gate.wait()
 
-    waiting = [asyncio.create_task(crowded._run(occupy)) for _ in range(1 + queue)]
+    waiting = [asyncio.create_task(crowded._run(1, occupy)) for _ in range(1 + queue)]
     await asyncio.to_thread(occupied.wait)
     waiting[0].cancel()  # whoever hangs up does not free the thread
     try:

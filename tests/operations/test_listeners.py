@@ -1,7 +1,6 @@
 """What `hourpass serve` listens on, with one worker and with several."""
 
 import errno
-import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ UNKNOWN = (9999, socket.SOCK_STREAM, 6, "", ("x", 0))  # as IPv6 is to a kernel 
 MISSING = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))  # RFC 5737
 
 either_number_of_workers = pytest.mark.parametrize(
-    "is_shared", [False, True], ids=["one worker", "several workers"]
+    "copies", [1, 2], ids=["one worker", "several workers"]
 )
 
 
@@ -38,16 +37,15 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def listening(stack: ExitStack, host: str, *, is_shared: bool) -> list[tuple[str, int]]:
-    """The addresses on which a worker listens."""
-    addresses = []
-    for listener in bind(host, 0, is_shared=is_shared):
+def listening(stack: ExitStack, host: str, copies: int) -> list[tuple[str, int]]:
+    """The addresses on which the workers listen."""
+    listeners = bind(host, 0, copies)
+    for listener in listeners:
         stack.enter_context(listener)
-        if is_shared:
-            listener = stack.enter_context(pickle.loads(pickle.dumps(listener)))  # noqa: PLW2901
         listener.listen()
-        addresses.append(listener.getsockname()[:2])
-    return addresses
+    addresses = [listener.getsockname()[:2] for listener in listeners]
+    assert addresses[::copies] == addresses[copies - 1 :: copies]
+    return addresses[::copies]
 
 
 def accepts(host: str, port: int) -> bool:
@@ -60,19 +58,19 @@ def accepts(host: str, port: int) -> bool:
 
 @with_ipv6
 @either_number_of_workers
-def test_two_colons_are_all_addresses_of_both_families(stack: ExitStack, is_shared: bool) -> None:
-    [(_, port)] = listening(stack, "::", is_shared=is_shared)
+def test_two_colons_are_all_addresses_of_both_families(stack: ExitStack, copies: int) -> None:
+    [(_, port)] = listening(stack, "::", copies)
     assert accepts("127.0.0.1", port)
     assert accepts("::1", port)
 
 
 @with_ipv6
 @either_number_of_workers
-def test_an_address_is_only_that_address(stack: ExitStack, is_shared: bool) -> None:
-    [(_, port)] = listening(stack, "::1", is_shared=is_shared)
+def test_an_address_is_only_that_address(stack: ExitStack, copies: int) -> None:
+    [(_, port)] = listening(stack, "::1", copies)
     assert accepts("::1", port)
     assert not accepts("127.0.0.1", port)
-    [(_, port)] = listening(stack, "0.0.0.0", is_shared=is_shared)
+    [(_, port)] = listening(stack, "0.0.0.0", copies)
     assert accepts("127.0.0.1", port)
     assert not accepts("::1", port)
 
@@ -80,23 +78,23 @@ def test_an_address_is_only_that_address(stack: ExitStack, is_shared: bool) -> N
 @with_ipv6
 @either_number_of_workers
 def test_a_name_is_all_its_addresses_that_exist_on_one_port(
-    stack: ExitStack, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+    stack: ExitStack, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [UNKNOWN, MISSING, V6, V4, V4])
-    (v6, port), (v4, another) = listening(stack, "localhost", is_shared=is_shared)
+    (v6, port), (v4, another) = listening(stack, "localhost", copies)
     assert (v6, v4, port) == ("::1", "127.0.0.1", another)
 
 
 @either_number_of_workers
-def test_an_address_that_the_host_does_not_have_is_an_error(is_shared: bool) -> None:
+def test_an_address_that_the_host_does_not_have_is_an_error(copies: int) -> None:
     with pytest.raises(OSError, match="assign requested address") as caught:
-        bind("192.0.2.1", 0, is_shared=is_shared)
+        bind("192.0.2.1", 0, copies)
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 @either_number_of_workers
-def test_a_port_in_use_is_an_error(stack: ExitStack, is_shared: bool) -> None:
-    [(_, port)] = listening(stack, "127.0.0.1", is_shared=is_shared)
-    for kind in (False, True):
+def test_a_port_in_use_is_an_error(stack: ExitStack, copies: int) -> None:
+    [(_, port)] = listening(stack, "127.0.0.1", copies)
+    for number in (1, 2):
         with pytest.raises(OSError, match="in use"):
-            bind("127.0.0.1", port, is_shared=kind)
+            bind("127.0.0.1", port, number)

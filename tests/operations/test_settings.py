@@ -333,3 +333,70 @@ async def test_a_database_url_of_a_hosting_provider_works(postgres: Postgres, mo
     async with database.engine.connect():
         pass
     await database.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("", ()),
+        ("https://app.camelot.example", ("https://app.camelot.example",)),
+        ("HTTPS://App.Camelot.example:443,", ("https://app.camelot.example",)),
+        ("http://localhost:80 , http://[::1]:3000", ("http://localhost", "http://[::1]:3000")),
+        ("http://localhost:08000", ("http://localhost:8000",)),
+    ],
+)
+def test_origins_are_those_that_browsers_send(given: str, origins: tuple[str, ...]) -> None:
+    assert Settings.model_validate({"cors_origins": given}).cors_origins == origins
+
+
+@pytest.mark.parametrize("given", ["*", "null", "NULL", "https://camelot.example, *"])
+def test_an_origin_for_every_website_is_refused(given: str) -> None:
+    assert "would allow every website" in refusal(cors_origins=given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "app.camelot.example",
+        "https://app.camelot.example/",
+        "https://app.camelot.example/path",
+        "https://app.camelot.example?",
+        "https://arthur@camelot.example",
+        "https://*.camelot.example",
+        "https://camelot.example:0",
+        "https://camelot.example:65536",
+        "https://camelot.example:",
+        "https://schloß.example",
+        "ftp://camelot.example",
+        "https://",
+        "https://a.example https://b.example",
+    ],
+)
+def test_an_origin_has_scheme_host_and_port_alone(given: str) -> None:
+    refused = refusal(cors_origins=given)
+    assert "must be origins such as https://app.example.org or http://localhost:3000" in refused
+
+
+def test_there_are_at_most_a_hundred_origins() -> None:
+    names = [f"https://{number}.camelot.example" for number in range(101)]
+    assert len(Settings.model_validate({"cors_origins": ",".join(names[1:])}).cors_origins) == 100
+    assert "must have at most 100 origins" in refusal(cors_origins=",".join(names))
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_safe"),
+    [
+        ("https://app.camelot.example", True),
+        ("http://localhost:3000", True),
+        ("http://127.0.0.1", True),
+        ("http://app.camelot.example", False),
+        ("http://localhost.camelot.example", False),
+        ("http://127.0.0.1.camelot.example", False),
+    ],
+)
+def test_production_allows_http_only_on_this_machine(origin: str, is_safe: bool) -> None:
+    values = {**PRODUCTION, "cors_origins": origin}
+    if is_safe:
+        assert Settings.model_validate(values).cors_origins == (origin,)
+    else:
+        assert "set CORS_ORIGINS to https origins (http only for localhost)" in refusal(**values)

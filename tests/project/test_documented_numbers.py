@@ -321,6 +321,7 @@ ROWS = [
     row("head of a later request | {10} s | {408} |", TIMES.head, RequestTimeoutError),
     row("| body | {20} s | {408} |", TIMES.body, RequestTimeoutError),
     row("idle between two requests | {5} s |", TIMES.idle),
+    row("idle while the service stops | {1} s |", TIMES.idle_at_stop),
     row(
         "takes less than {32} KiB of its responses | {30} s |",
         protocol.MIN_READ_BYTES / 2**10,

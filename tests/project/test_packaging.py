@@ -35,6 +35,8 @@ SERVICE, DEVELOPMENT, BENCH, CLIENTS = (
     ROOT / f"requirements{use}.txt" for use in ("", "-dev", "-bench", "-clients")
 )
 
+EXAMPLES = sorted((ROOT / "examples").glob("*/requirements.txt"))
+
 # `COPY --from=stage` takes from an image, not from here.
 COPIED = [
     source
@@ -76,12 +78,24 @@ def test_the_image_installs_only_what_is_pinned_by_hash() -> None:
         assert "--require-hashes" in install or "--no-deps --no-build-isolation" in install
 
 
+def test_the_image_has_the_bytecode_that_a_read_only_file_system_cannot_get() -> None:
+    assert "PYTHONDONTWRITEBYTECODE=1" in DOCKERFILE
+    compiled = re.findall(r"compileall (?:.*\\\n)*.*", DOCKERFILE)
+    assert len(compiled) == 3
+    for run, place in zip(
+        compiled, ("/opt/venv/lib", "/usr/local/lib/python3.*", "site-packages/app"), strict=True
+    ):
+        assert "--invalidation-mode unchecked-hash" in run
+        assert place in run
+
+
 def test_the_image_runs_unprivileged_with_its_data_in_a_volume() -> None:
     final_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     user = re.findall(r"^USER (\d+):\d+$", final_stage, re.MULTILINE)
     assert user
     assert int(user[-1]) > 0
-    assert "DATABASE_URL=sqlite:////data/" in final_stage
+    assert "HOURPASS_HOME=/data" in final_stage
+    assert "DATABASE_URL" not in final_stage  # DATABASE_URL_FILE could not be set beside it
     assert "\nVOLUME /data\n" in final_stage
     assert "\nHEALTHCHECK " in final_stage
 
@@ -130,19 +144,38 @@ def test_both_images_can_be_pinned_by_digest_without_changing_a_file() -> None:
         assert f"\n{name}={tag}@sha256:" in deployment
 
 
-def test_a_database_url_of_the_operator_is_not_overruled() -> None:
-    url = HOURPASS["environment"]["DATABASE_URL"]
-    assert re.fullmatch(r"\$\{DATABASE_URL:-postgresql://hourpass:.*@database/hourpass\}", url)
-
-
 def test_the_version_of_compose_that_the_file_needs_is_named() -> None:
     for path in ("docker-compose.yml", "docs/deployment.md"):
         assert "Docker Compose 2.24 or newer" in (ROOT / path).read_text()
 
 
-def test_no_password_has_a_default() -> None:
-    assert DATABASE["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
-    assert ":${POSTGRES_PASSWORD}@" in HOURPASS["environment"]["DATABASE_URL"]
+def test_secrets_are_files_and_not_in_the_environment_of_a_container() -> None:
+    assert HOURPASS["environment"] == {
+        f"{name.upper()}_FILE": f"/run/secrets/{name}" for name in HOURPASS["secrets"]
+    }
+    assert set(HOURPASS["secrets"]) == {"database_url", "secret_key"}
+    [password] = DATABASE["secrets"]
+    assert DATABASE["environment"]["POSTGRES_PASSWORD_FILE"] == f"/run/secrets/{password}"
+    assert not [name for name in DATABASE["environment"] if name.endswith("PASSWORD")]
+    used = {*HOURPASS["secrets"], password}
+    assert COMPOSE["secrets"] == {name: {"file": f"./secrets/{name}"} for name in used}
+    assert "\n/secrets/\n" in (ROOT / ".gitignore").read_text()
+    deployment = (ROOT / "docs/deployment.md").read_text()
+    assert all(f"> secrets/{name}" in deployment for name in used)
+
+
+@pytest.mark.parametrize("container", [DATABASE, HOURPASS], ids=["database", "hourpass"])
+def test_containers_have_a_memory_limit_and_logs_that_rotate(container: dict[str, Any]) -> None:
+    assert container["mem_limit"].startswith("${")
+    assert container["pids_limit"] > 0
+    assert container["logging"] == {
+        "driver": "local",
+        "options": {"max-size": "20m", "max-file": "5"},
+    }
+
+
+def test_the_image_has_a_name() -> None:
+    assert HOURPASS["image"] == "${HOURPASS_IMAGE:-hourpass}"
 
 
 def test_the_operators_settings_reach_hourpass_and_its_address_inside_stays() -> None:
@@ -160,7 +193,11 @@ def test_pre_commit_runs_the_linters_of_make_lint() -> None:
     assert [hook["entry"] for hook in hooks] == linters
 
 
-@pytest.mark.parametrize("path", [SERVICE, DEVELOPMENT, BENCH, CLIENTS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [SERVICE, DEVELOPMENT, BENCH, CLIENTS, *EXAMPLES],
+    ids=lambda path: f"{path.parent.name}-{path.name}",
+)
 def test_requirements_are_pinned_with_hashes_and_name_no_host(path: Any) -> None:
     text = path.read_text()
     assert pins(text)
@@ -202,6 +239,14 @@ def test_both_requirements_agree() -> None:
     assert service.keys() <= development.keys()
     shared = service.keys() & development.keys()
     assert {name: service[name] for name in shared} == {name: development[name] for name in shared}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_an_example_adds_to_the_service_what_the_tests_of_it_have(path: Any) -> None:
+    added, development = pins(path.read_text()), pins(DEVELOPMENT.read_text())
+    assert added.items() <= development.items()
+    assert f".venv/example_{path.parent.name}\n" in (path.parent / "run").read_text()
+    assert path.parent.name in (ROOT / ".ci/lock").read_text()
 
 
 def test_uv_and_poetry_install_the_service_and_the_guard_beside_it_alone() -> None:

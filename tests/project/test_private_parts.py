@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import Server
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
@@ -24,6 +25,7 @@ PROTOCOL = "app/server/protocol.py and request_parser.py"
 TRANSPORT = "app/server/transport.py"
 RUN = "app/server/run.py"
 SUPERVISOR = "app/server/supervisor.py"
+SERVER = "app/server/server.py"
 SQLITE = "app/database/sqlite_driver.py"
 POSTGRES = "app/database/postgres_driver.py"
 
@@ -47,12 +49,21 @@ METHODS: list[tuple[Callable[..., Any], str, str]] = [
     (FlowControl.pause_reading, "self", TRANSPORT),
     (FlowControl.resume_reading, "self", TRANSPORT),
     (Multiprocess.__init__, "self, config, sockets", RUN),
+    (Multiprocess.init_processes, "self", SUPERVISOR),
     (Multiprocess.restart_all, "self", SUPERVISOR),
+    (Multiprocess.keep_subprocess_alive, "self", SUPERVISOR),
+    (Multiprocess.terminate_all, "self", SUPERVISOR),
+    (Multiprocess.handle_ttin, "self", SUPERVISOR),
+    (Multiprocess.handle_ttou, "self", SUPERVISOR),
     (Process.__init__, "self, config, sockets", SUPERVISOR),
+    (Process.is_alive, "self, timeout", SUPERVISOR),
     (Process.is_ready, "self, timeout", SUPERVISOR),
     (Process.terminate, "self", SUPERVISOR),
     (Process.join, "self", SUPERVISOR),
     (Process.kill, "self", SUPERVISOR),
+    (Server.__init__, "self, config", SERVER),
+    (Server.startup, "self, sockets", SERVER),
+    (Server.shutdown, "self, sockets", SERVER),
     (aiosqlite.Connection.__init__, "self, connector, iter_chunk_size, loop", SQLITE),
     (aiosqlite.Connection.commit, "self", SQLITE),
     (aiosqlite.Connection.rollback, "self", SQLITE),
@@ -121,7 +132,7 @@ def test_an_attribute_is_still_there(class_: type, name: str, ours: str) -> None
 def test_no_other_module_builds_on_private_parts() -> None:
     """Of uvicorn and aiosqlite, that is. Subclasses of other libraries' classes are public."""
     allowed = {"batch.py", "protocol.py", "request_parser.py", "run.py", "sqlite_driver.py"}
-    allowed |= {"supervisor.py", "transport.py"}
+    allowed |= {"server.py", "supervisor.py", "transport.py"}
     found = {
         path.name
         for path in Path(ROOT / "app").rglob("*.py")

@@ -128,7 +128,11 @@ def test_the_installed_service_serves_from_any_folder(
             assert client.get(f"/token_status/{token}").status_code == 200
             assert client.get("/docs").status_code == 200
         service.interrupt()
-    assert {path.name for path in project.iterdir()} == {"app", "hourpass.db"}
+    assert {path.name for path in project.iterdir()} == {
+        "app",
+        "hourpass.db",
+        "hourpass.db-processes",
+    }
 
 
 def test_the_installed_command_keeps_its_files_in_the_home(

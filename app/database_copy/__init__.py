@@ -1,0 +1,1 @@
+"""Copies everything to another database, such as from SQLite to PostgreSQL."""

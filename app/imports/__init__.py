@@ -1,0 +1,1 @@
+"""Imports the users of other systems, with their password hashes."""

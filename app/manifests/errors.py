@@ -1,0 +1,14 @@
+from app.errors import StartupError
+
+
+class ManifestError(StartupError):
+    """The file is not valid, or cannot be applied. Nothing was changed. One line for each problem,
+    with its place in the file."""
+
+
+class ChangedMeanwhileError(ManifestError):
+    def __init__(self) -> None:
+        super().__init__(
+            "Somebody else has changed users or groups since the difference was shown. Nothing was "
+            "applied. Run the command again."
+        )

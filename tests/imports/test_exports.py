@@ -1,0 +1,290 @@
+"""Users of other systems log in with their passwords there, and the login replaces the hash."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+from httpx import AsyncClient
+from sqlalchemy import select
+
+from app.credentials.second_factors.models import SecondFactor
+from app.imports.values import read_parameters
+from app.security.encryption import ENCRYPTED_PREFIX
+from app.users.models import UNUSABLE_PASSWORD
+from tests.imports.conftest import Import, users_of
+from tests.imports.exports.make import PASSWORD, TOTP_KEY
+from tests.support.authenticator import Authenticator
+from tests.support.settings import Clock
+from tests.support.users import ARTHUR, assert_problem, bearer, said_in
+
+EXPORTS = Path(__file__).parent / "exports"
+OURS = "$argon2id$v=19$m=8,t=1,p=1$"
+
+
+class Export(NamedTuple):
+    """`users` log in, `disabled` ones do so once they are enabled. `left_out` has the reasons."""
+
+    source: str
+    file: str
+    users: tuple[str, ...]
+    disabled: tuple[str, ...] = ()
+    without_password: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    password: str = PASSWORD
+
+
+def mails(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}@camelot.example" for name in names)
+
+
+SAVED_FIREBASE = ("--secrets", str(EXPORTS / "firebase-hash-config.txt"))
+EXPORTED = {
+    "Keycloak": Export(
+        source="keycloak",
+        file="keycloak-realm.json",
+        users=("argon2", "sha512", "sha256", "totp"),
+        disabled=("sha1",),
+        without_password=("federated",),
+        left_out=("sha256-otp: second_factor", "service-account-ml: service"),
+    ),
+    "Auth0": Export(
+        source="auth0",
+        file="auth0-users.ndjson",
+        users=("gawain",),
+        disabled=mails("kay"),
+        without_password=mails("tristan"),
+        options=("--hashes", str(EXPORTS / "auth0-hashes.ndjson")),
+    ),
+    "Auth0's hashes alone": Export(
+        source="auth0", file="auth0-hashes.ndjson", users=mails("gawain", "kay")
+    ),
+    "Django": Export(
+        source="django",
+        file="django.json",
+        users=("pbkdf2", "django6", "argon2", "bcrypt_sha256", "scrypt"),
+        disabled=("sha1",),
+        without_password=("unusable",),
+        left_out=("bcrypt: second_factor", "md5: hash"),
+    ),
+    "Firebase": Export(
+        source="firebase",
+        file="firebase.json",
+        users=mails("bors"),
+        without_password=mails("dinadan"),
+        left_out=(": username", "palamedes@camelot.example: second_factor"),
+        options=SAVED_FIREBASE,
+        password="user1password",
+    ),
+    "FastAPI Users": Export(
+        source="fastapi-users",
+        file="fastapi-users.csv",
+        users=mails("argon2", "bcrypt"),
+        disabled=mails("inactive"),
+    ),
+    "Flask": Export(
+        source="csv",
+        file="flask.csv",
+        users=("scrypt", "pbkdf2"),
+        options=("--map", "login=username", "--map", "pw=password_hash"),
+    ),
+    "the book": Export(
+        source="book",
+        file="book.csv",
+        users=("eligijus",),
+        disabled=("disabled",),
+        left_out=("stranger: password",),
+        options=("--secrets", str(EXPORTS / "book-config.yml")),
+    ),
+}
+
+
+@pytest.mark.parametrize("export", EXPORTED.values(), ids=EXPORTED)
+async def test_users_log_in_with_the_password_of_the_other_system(
+    client: AsyncClient, app: FastAPI, import_users: Import, clock: Clock, export: Export
+) -> None:
+    arguments = (EXPORTS / export.file, "--from", export.source, *export.options)
+    result = await import_users(*arguments, "--json")
+    *left_out, summary = map(json_of, result.stdout.splitlines())
+    told = [f"{user['username']}: {user['reason']}" for user in left_out]
+    assert sorted(told) == sorted(export.left_out)
+    assert result.exit_code == (1 if export.left_out else 0)
+    assert summary["imported"] == len(export.users + export.disabled + export.without_password)
+    for name in export.users + export.disabled:
+        user = (await users_of(app))[name]
+        assert user.is_enabled == (name in export.users)
+        assert user.password_hash.startswith(OURS) == (export.source == "book")
+        if not user.is_enabled:
+            assert_problem(await log_in(client, name, export.password), 401, "invalid_grant")
+            await enable(client, user.id)
+        if name == export.users[0]:
+            assert_problem(await log_in(client, name, f"{export.password}!"), 401, "invalid_grant")
+        otp = {"otp": authenticator(clock).code()} if name in ("totp", "scrypt") else {}
+        answer = await log_in(client, name, export.password, **otp)
+        assert answer.status_code == 200, answer.text
+        assert (await users_of(app))[name].password_hash.startswith(OURS)
+    for name in export.without_password:
+        assert (await users_of(app))[name].password_hash == UNUSABLE_PASSWORD
+
+
+async def log_in(client: AsyncClient, name: str, password: str, **more: str) -> Any:
+    return await client.post("/token", json={"username": name, "password": password, **more})
+
+
+async def enable(client: AsyncClient, user_id: int) -> None:
+    token = (await log_in(client, ARTHUR["username"], ARTHUR["password"])).json()["token"]
+    path = f"/toggle-user-permission/{user_id}/1"
+    assert (await client.put(path, headers=bearer(token))).status_code == 200
+
+
+def authenticator(clock: Clock) -> Authenticator:
+    secret = base64.b32encode(TOTP_KEY).decode()
+    return Authenticator(f"otpauth://totp/camelot?secret={secret}", clock)
+
+
+def json_of(line: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(line)
+    return parsed
+
+
+async def test_roles_groups_and_permissions_become_scopes_where_the_command_says_so(
+    app: FastAPI, import_users: Import, subtests: pytest.Subtests
+) -> None:
+    scopes = ("trainer=train", "/research/vision=predict:vision-*", "ml-api/predict=predict")
+    django = ("trainers=train", "is_superuser=admin", "auth.view_user=introspect")
+    firebase = (*SAVED_FIREBASE, "--drop-second-factors")
+    for source, file, options, named, expected in (
+        (
+            "keycloak",
+            "keycloak-realm.json",
+            (),
+            scopes,
+            {"argon2": "predict predict:vision-* train"},
+        ),
+        ("auth0", "auth0-users.ndjson", (), ("trainer=train",), {"gawain": "train"}),
+        (
+            "django",
+            "django-natural.jsonl",
+            (),
+            django,
+            {"scrypt": "", "bcrypt_sha256": "", "pbkdf2": "admin"},
+        ),
+        (
+            "firebase",
+            "firebase.json",
+            firebase,
+            ("admin=admin", "role:trainer=train"),
+            {"bors@camelot.example": "admin train"},
+        ),
+        (
+            "fastapi-users",
+            "fastapi-users.csv",
+            (),
+            ("is_superuser=admin",),
+            {"argon2@camelot.example": "admin", "bcrypt@camelot.example": ""},
+        ),
+    ):
+        with subtests.test(source):
+            chosen = [part for name in named for part in ("--scope", name)]
+            await import_users(EXPORTS / file, "--from", source, *options, *chosen)
+            users = await users_of(app)
+            for name, granted in expected.items():
+                assert " ".join(sorted(users[name].granted_scopes())) == granted
+
+
+async def test_a_dump_with_natural_keys_has_the_same_users(import_users: Import) -> None:
+    dumps = ("django.json", "django-natural.jsonl")
+    first, second = [
+        await import_users(EXPORTS / dump, "--from", "django", "--dry-run", "--json")
+        for dump in dumps
+    ]
+    assert json_of(first.stdout.splitlines()[-1])["second_factors"] == 1
+    # Permissions have no names in the first one.
+    with_permission = first.stdout.replace('"trainers": 1}', '"trainers": 1, "auth.view_user": 1}')
+    assert summary(with_permission) == summary(second.stdout)
+
+
+def summary(output: str) -> dict[str, Any]:
+    """Without measured times."""
+    found = json_of(output.splitlines()[-1])
+    found["hashes"] = {name: kind["users"] for name, kind in found["hashes"].items()}
+    return found
+
+
+async def test_without_a_scope_roles_have_no_effect_and_are_listed(
+    app: FastAPI, import_users: Import
+) -> None:
+    result = await import_users(EXPORTS / "django.json", "--from", "django")
+    assert {user.scopes for user in (await users_of(app)).values()} == {""}
+    assert not any(user.is_admin for user in (await users_of(app)).values())
+    roles = ["auth.view_user", "is_staff", "is_superuser", "trainers"]
+    assert [role for role in roles if f"  {role} (1 user)" in result.stdout] == roles[1:]
+
+
+async def test_addresses_their_verification_and_dates_are_taken_over(
+    app: FastAPI, import_users: Import
+) -> None:
+    await import_users(EXPORTS / "keycloak-realm.json", "--from", "keycloak")
+    users = await users_of(app)
+    assert users["argon2"].email == users["argon2"].email_folded == "argon2@camelot.example"
+    assert users["argon2"].email_verified
+    assert not users["sha512"].email_verified
+    assert users["argon2"].created_at == datetime.fromtimestamp(1757317498.123, UTC)
+
+
+async def test_the_second_factor_of_the_other_system_is_needed(
+    client: AsyncClient, import_users: Import, clock: Clock
+) -> None:
+    await import_users(EXPORTS / "keycloak-realm.json", "--from", "keycloak")
+    phone = authenticator(clock)
+    assert_problem(await log_in(client, "totp", PASSWORD), 401, "mfa_required")
+    wrong = await log_in(client, "totp", PASSWORD, otp=phone.wrong_code())
+    assert_problem(wrong, 401, "invalid_grant")
+    answer = await log_in(client, "totp", PASSWORD, otp=phone.code())
+    assert said_in(answer.json()["token"])["amr"] == ["pwd", "otp", "mfa"]
+
+
+async def test_a_secret_is_stored_encrypted_if_there_is_a_key(
+    app: FastAPI, import_users: Import
+) -> None:
+    key = {"SECRET_KEY": "0123456789abcdef0123456789abcdef"}
+    await import_users(EXPORTS / "keycloak-realm.json", "--from", "keycloak", **key)
+    async with app.state.database.session() as session:
+        (secret,) = await session.scalars(select(SecondFactor.secret))
+        assert secret.startswith(ENCRYPTED_PREFIX)
+
+
+async def test_users_whose_second_factor_or_password_cannot_be_taken_over_can_do_without(
+    client: AsyncClient, app: FastAPI, import_users: Import
+) -> None:
+    drop = ("--drop-passwords", "--drop-second-factors")
+    result = await import_users(EXPORTS / "django.json", "--from", "django", *drop)
+    assert result.exit_code == 0
+    users = await users_of(app)
+    assert users["md5"].password_hash == UNUSABLE_PASSWORD
+    assert (await log_in(client, "bcrypt", PASSWORD)).status_code == 200
+
+
+async def test_a_password_of_the_book_that_no_login_accepts_is_not_hashed(
+    app: FastAPI, import_users: Import, tmp_path: Path
+) -> None:
+    config = EXPORTS / "book-config.yml"
+    parameters = read_parameters(config, ("key", "salt"))
+    long, empty = (
+        Fernet(parameters["key"]).encrypt(f"{password}{parameters['salt']}".encode()).decode()
+        for password in ("x" * 129, "")
+    )
+    file = tmp_path / "book.csv"
+    file.write_text(f"username,password\nkay,{long}\ngawain,{empty}\n")
+    arguments = (file, "--from", "book", "--secrets", config)
+    result = await import_users(*arguments, "--json")
+    assert json_of(result.stdout.splitlines()[-1])["left_out"] == {"password": 2}
+    result = await import_users(*arguments, "--drop-passwords")
+    assert result.exit_code == 0
+    hashes = [user.password_hash for user in (await users_of(app)).values()]
+    assert hashes == [UNUSABLE_PASSWORD, UNUSABLE_PASSWORD]

@@ -1,0 +1,68 @@
+"""Whatever a member of a record is, the user is imported or left out, and nothing fails."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from app.context import RequestContext
+from app.imports.errors import LeftOutError
+from app.imports.formats import READERS
+from app.imports.records import Options
+from app.imports.service import Importer
+from app.settings import Settings
+from tests.imports.test_exports import EXPORTED, EXPORTS
+from tests.support.markers import on_sqlite
+
+OTHER_VALUES: list[Any] = [
+    *(None, True, False, 0, -1, 1.5, 10**30, -(10**30), float("inf")),
+    *("", " ", "x", "\0", "\ud800", "\u202e", "null", "[]", "{}", '{"a": [1]}', "x" * 100_000),
+    *([], [[]], [1], ["a"], ["\ud800"], {}, {"a": 1}, {"value": {}}, [{"type": ["password"]}]),
+]
+OPTIONS = {
+    "firebase": Options(secrets=EXPORTS / "firebase-hash-config.txt"),
+    "book": Options(secrets=EXPORTS / "book-config.yml"),
+    "auth0": Options(hashes=EXPORTS / "auth0-hashes.ndjson"),
+}
+
+
+def variants(value: Any) -> Iterator[Any]:
+    """The value with each of its parts replaced or left out. JSON in a text has parts too."""
+    yield from OTHER_VALUES
+    if isinstance(value, dict):
+        for name in value:
+            rest = {other: kept for other, kept in value.items() if other != name}
+            yield rest
+            yield from ({**rest, name: variant} for variant in variants(value[name]))
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            for variant in variants(value[index]):
+                yield [*value[:index], variant, *value[index + 1 :]]
+    elif isinstance(value, str) and value.startswith("{"):
+        yield from (json.dumps(variant) for variant in variants(json.loads(value)))
+
+
+@on_sqlite
+@pytest.mark.parametrize("source", sorted(READERS.keys() - {"csv"}))  # as jsonl, with texts only
+def test_a_malformed_record_is_left_out(
+    app: FastAPI, context: RequestContext, settings: Settings, source: str
+) -> None:
+    files = {export.source: export.file for export in EXPORTED.values()} | {"jsonl": "users.jsonl"}
+    options = OPTIONS.get(source, Options())
+    reader = READERS[source](EXPORTS / files[source], options)
+    services = app.state.services
+    importer = Importer(services.passwords, services.events, settings, options)
+    imported = 0
+    for record in list(reader.records()):
+        for variant in variants(copy.deepcopy(record)):
+            assert isinstance(reader.name(variant), str)
+            try:
+                importer._check(context, reader.user(variant))
+            except LeftOutError:
+                pass
+            else:
+                imported += 1
+    assert imported > 50

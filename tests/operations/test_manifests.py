@@ -1,0 +1,642 @@
+"""`hourpass apply` makes the database what a file says, in one transaction, and `hourpass export`
+writes that file."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from random import Random
+from string import ascii_letters
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from fastapi import FastAPI
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from app.audit.models import Entry
+from app.cli.main import main
+from app.context import RequestContext
+from app.database.engine import Database
+from app.http import access_log
+from app.manifests.errors import ChangedMeanwhileError, ManifestError
+from app.manifests.export import export
+from app.manifests.reader import MAX_BYTES, read_manifest
+from app.manifests.service import MAX_OPERATIONS, Manifests
+from app.services import Services, build_services
+from app.settings import ROOT
+from app.tokens.revocations.models import Revocation
+from app.users.models import User
+from tests.support import database_templates as templates
+from tests.support.database_templates import Postgres
+from tests.support.markers import on_postgresql, on_sqlite
+from tests.support.settings import CHEAP_HASHING, make_settings, utc_now
+from tests.support.users import (
+    ARTHUR,
+    GALAHAD,
+    LANCELOT,
+    all_tokens_like,
+    bearer,
+    comes_to_an_end,
+    log_in,
+    open_session,
+    register,
+    renew,
+    said_in,
+    token_holds,
+)
+
+Apply = Callable[..., Awaitable[Result]]
+
+LETTERS = ascii_letters[:30]
+
+COURT = """\
+users:
+  galahad:
+    email: galahad@camelot.example
+    scopes: [predict]
+  merlin:
+    is_admin: true
+    is_enabled: false
+service_accounts:
+  svc-scribe:
+    scopes: [train]
+groups:
+  knights:
+    scopes: ["predict:grail-*"]
+    members: [galahad, Svc-Scribe]
+"""
+
+
+@pytest.fixture
+def hourpass(database_url: str) -> Apply:
+    """The command, beside the running app: it has an event loop of its own."""
+
+    async def run(*arguments: str, stdin: str | bytes = "") -> Result:
+        access_log.request_log.flush()
+        access_log.request_log.configure(enabled=False, as_text=False)
+        return await asyncio.to_thread(
+            CliRunner().invoke,
+            main,
+            arguments,
+            input=stdin,
+            env={**CHEAP_HASHING, "DATABASE_URL": database_url},
+        )
+
+    return run
+
+
+@pytest.fixture
+def apply(hourpass: Apply, tmp_path: Path) -> Apply:
+    """`hourpass apply --yes` for a text."""
+
+    async def run(content: str, *options: str, stdin: str = "") -> Result:
+        file = tmp_path / "court.yaml"
+        await asyncio.to_thread(file.write_text, content)
+        return await hourpass("apply", str(file), *(options or ["--yes"]), stdin=stdin)
+
+    return run
+
+
+@pytest.fixture
+def empty_twin(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Another database of the same kind in which Arthur is the only user."""
+    if database_url.startswith("sqlite"):
+        yield f"sqlite:///{shutil.copy(templates.started_sqlite(), tmp_path / 'twin.db')}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    with postgres.database(templates.started_postgres()) as url:
+        yield url
+
+
+async def actions_in(app: FastAPI) -> list[str]:
+    async with app.state.database.session() as session:
+        return list(await session.scalars(select(Entry.action).order_by(Entry.id)))
+
+
+async def traces_in(app: FastAPI) -> tuple[int, ...]:
+    """How many there are of what a change leaves."""
+    async with app.state.database.session() as session:
+        counts = [
+            await session.scalar(select(func.count()).select_from(table))
+            for table in (User, Entry, Revocation)
+        ]
+    return tuple(count or 0 for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(
+            "users:\n  ada:\n    scope: [predict]\n",
+            "team.yaml:3: users.ada.scope: Extra inputs are not permitted",
+            id="an unknown member",
+        ),
+        pytest.param(
+            "users:\n  ada: {}\n  bob: {}\n  ada: {}\n",
+            "team.yaml:4: users.ada is there twice.",
+            id="the same key twice",
+        ),
+        pytest.param(
+            "users:\n  ada: {}\n  ADA: {}\n",
+            "team.yaml:1: users: ada and ADA are the same name",
+            id="the same name in another spelling",
+        ),
+        pytest.param(
+            "groups:\n  a:\n    members: [ada, Ada]\n",
+            "team.yaml:3: groups.a.members: ada and Ada are the same name",
+            id="the same member twice",
+        ),
+        pytest.param(
+            "users:\n  ada:\n    scopes: predict\n",
+            "team.yaml:3: users.ada.scopes: Input should be a valid list",
+            id="one scope that is no list",
+        ),
+        pytest.param(
+            "users:\n  ada:\n    scopes: [a, admin]\n",
+            "team.yaml:3: users.ada.scopes.1: admin and offline_access cannot be granted like this",
+            id="admin among the scopes",
+        ),
+        pytest.param(
+            "users:\n  ada:\n    is_admin: 'yes'\n",
+            "team.yaml:3: users.ada.is_admin: Input should be a valid boolean",
+            id="a text in place of yes",
+        ),
+        pytest.param(
+            "users:\n  ada:\n    password: sesame\n",
+            "team.yaml:3: users.ada.password: Extra inputs are not permitted",
+            id="a password",
+        ),
+        pytest.param(
+            "users:\n  123: {}\n",
+            "team.yaml:2: Write this in quotes, so that YAML reads it as text.",
+            id="a name that YAML reads as a number",
+        ),
+        pytest.param(
+            "groups:\n  a:\n    members: [2026-01-01]\n",
+            "team.yaml:3: Write this in quotes, so that YAML reads it as text.",
+            id="a name that YAML reads as a date",
+        ),
+        pytest.param(
+            "service_accounts:\n  scribe: {}\n",
+            "team.yaml:2: service_accounts.scribe: Must begin with svc-",
+            id="a service account without its prefix",
+        ),
+        pytest.param(
+            "users: !!python/object/apply:os.system [ls]\n",
+            "team.yaml:1: Write this in quotes, so that YAML reads it as text.",
+            id="a tag of Python",
+        ),
+        pytest.param(
+            "users:\n  ada: &a {}\n  bob: *a\n",
+            "team.yaml:2: Anchors and aliases are not supported. Repeat the text.",
+            id="an alias",
+        ),
+        pytest.param(
+            "a: &a [l, l]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
+            "team.yaml:1: Anchors and aliases are not supported. Repeat the text.",
+            id="a billion laughs",
+        ),
+        pytest.param("a: " + "[" * 9, "team.yaml:1: The file is nested too deeply.", id="deep"),
+        pytest.param(
+            "[" * 100_000, "team.yaml:1: ", id="as deep as it fits, which some parsers refuse"
+        ),
+        pytest.param("users: {}\n---\n", "team.yaml:2: The file must have one document.", id="two"),
+        pytest.param("users: ]", "team.yaml:1: This is not YAML:", id="no YAML"),
+        pytest.param("users: \x01", "team.yaml: The file has a character", id="a control code"),
+        pytest.param(
+            'users:\n  "a\\e[2J": {}\n',
+            "team.yaml:2: users.a\\x1b[2J: ",
+            id="a name that a terminal would obey",
+        ),
+        pytest.param("- ada\n", "team.yaml:1: Input should be a valid dictionary", id="a list"),
+        pytest.param(
+            "#" * (MAX_BYTES + 1),
+            "team.yaml: The file must have at most 1,048,576 bytes",
+            id="long",
+        ),
+    ],
+)
+def test_a_file_that_is_wrong_gets_its_line_named(content: str, problem: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        read_manifest(content.encode(), "team.yaml")
+    first = str(refused.value).splitlines()[0]
+    assert first.startswith(problem)
+    assert "sesame" not in str(refused.value)
+
+
+def test_a_file_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(ManifestError, match="must be text in UTF-8"):
+        read_manifest(b"users: {caf\xe9: {}}", "team.yaml")
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "users:\n", "users:\n  arthur:\n"])
+async def test_what_the_file_leaves_out_stays(apply: Apply, content: str) -> None:
+    result = await apply(content)
+    assert (result.exit_code, result.output) == (0, "There is no difference.\n")
+
+
+async def test_everything_that_is_missing_is_created(
+    apply: Apply, client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    before = await actions_in(app)
+    result = await apply(COURT)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "+ user galahad\n"
+        "    email: galahad@camelot.example\n"
+        "    is_enabled: yes\n"
+        "    is_admin: no\n"
+        "    scopes: predict\n"
+        "+ user merlin\n"
+        "    email: none\n"
+        "    is_enabled: no\n"
+        "    is_admin: yes\n"
+        "    scopes: none\n"
+        "+ service account svc-scribe\n"
+        "    is_enabled: yes\n"
+        "    is_admin: no\n"
+        "    scopes: train\n"
+        "+ group knights\n"
+        "    scopes: predict:grail-*\n"
+        "    members: galahad svc-scribe\n"
+        "Applied 4 changes.\n"
+        "Without a password yet: galahad, merlin. Reset the password of each to get a code.\n"
+    )
+    assert (await actions_in(app))[len(before) :] == [
+        *("user.register", "user.register", "user.disable", "service_account.create"),
+        *("group.create", "group.add_member", "group.add_member"),
+    ]
+    headers = bearer(await log_in(client, ARTHUR))
+    page = (await client.get("/users", headers=headers)).json()["users"]
+    shown = {user["username"]: user for user in page}
+    assert shown["galahad"]["scopes"] == ["predict"]
+    assert shown["galahad"]["groups"] == shown["svc-scribe"]["groups"] == ["knights"]
+    assert shown["galahad"]["email"] == GALAHAD["email"]
+    assert (shown["merlin"]["is_admin"], shown["merlin"]["is_enabled"]) == (True, False)
+    again = await apply(COURT)
+    assert again.output == "There is no difference.\n"
+
+
+async def test_a_new_user_logs_in_after_a_password_reset(
+    apply: Apply, client: httpx.AsyncClient
+) -> None:
+    assert (await apply(COURT)).exit_code == 0
+    assert (await client.post("/token", json={**GALAHAD, "password": "!"})).status_code == 401
+    headers = bearer(await log_in(client, ARTHUR))
+    page = (await client.get("/users?search=galahad", headers=headers)).json()
+    path = f"/users/{page['users'][0]['id']}/password-reset"
+    code = (await client.post(path, headers=headers, json={})).json()["code"]
+    body = {"code": code, "new_password": GALAHAD["password"]}
+    assert (await client.post("/password-resets/confirm", json=body)).status_code == 200
+    token = await log_in(client, GALAHAD)
+    assert said_in(token)["scope"] == "predict predict:grail-*"
+
+
+async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_do(
+    apply: Apply, client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    await register(client, GALAHAD)
+    await register(client, LANCELOT)
+    assert (await apply("groups: {knights: {scopes: [a], members: [lancelot]}}")).exit_code == 0
+    galahads = await log_in(client, GALAHAD)
+    lancelots = await open_session(client, LANCELOT)
+    before = len(await actions_in(app))
+    result = await apply(
+        "users:\n"
+        "  GALAHAD: {email: grail@camelot.example, scopes: [train, predict]}\n"
+        "groups:\n"
+        "  Knights: {scopes: [a, b], members: [galahad]}\n"
+    )
+    assert result.stdout == (
+        "~ user galahad\n"
+        f"    email: {GALAHAD['email']} → grail@camelot.example\n"
+        "    scopes: none → predict train\n"
+        "~ group knights\n"
+        "    scopes: a → a b\n"
+        "    members: lancelot → galahad\n"
+        "Applied 2 changes.\n"
+    )
+    assert (await actions_in(app))[before:] == [
+        *("group.remove_member", "user.grant", "user.change_email"),
+        *("group.update", "group.add_member"),
+    ]
+    assert await comes_to_an_end(client, galahads)
+    assert await comes_to_an_end(client, lancelots["token"])
+    async with app.state.database.session() as session:
+        revoked = set(await session.scalars(select(Revocation.value)))
+    assert {all_tokens_like(galahads), all_tokens_like(lancelots["token"])} <= revoked
+    assert (await renew(client, lancelots["refresh_token"])).status_code == 200
+
+
+async def test_disabling_revokes_and_enabling_does_not_bring_tokens_back(
+    apply: Apply, client: httpx.AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    token = await log_in(client, GALAHAD)
+    result = await apply("users: {galahad: {is_enabled: false}}")
+    assert "is_enabled: yes → no" in result.stdout
+    assert await comes_to_an_end(client, token)
+    assert (await client.post("/token", json=GALAHAD)).status_code == 401
+    assert (await apply("users: {galahad: {is_enabled: true}}")).exit_code == 0
+    assert await token_holds(client, await log_in(client, GALAHAD))
+    assert not await token_holds(client, token)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(
+            "users: {percival: {}, arthur: {is_admin: false}}",
+            "Error: user arthur: Not allowed for the last administrator who can log in.",
+            id="the last administrator",
+        ),
+        pytest.param(
+            "users: {percival: {is_admin: true}, arthur: {is_enabled: false}}",
+            "Error: user arthur: Not allowed for the last administrator who can log in.",
+            id="the other administrator has no password",
+        ),
+        pytest.param(
+            f"users: {{percival: {{scopes: [{', '.join('x' * 120 + n for n in LETTERS)}]}}}}",
+            "Error: user percival: scopes: An access token with these scopes could have",
+            id="scopes that are too long for a token",
+        ),
+        pytest.param(
+            "users: {percival: {}, svc-percival: {}}",
+            "Error: user svc-percival: username: Must not begin with svc-",
+            id="the name of a service account",
+        ),
+        pytest.param(
+            "users: {percival: {}}\ngroups: {knights: {members: [mordred]}}",
+            "Error: groups.knights.members: there is no user mordred.",
+            id="a member who is nowhere",
+        ),
+        pytest.param(
+            "users: {percival: {}}\ngroups: {"
+            + ", ".join(f"g{n}: {{members: [percival]}}" for n in range(21))
+            + "}",
+            "Error: group g9: The user is in 20 groups, which is the maximum.",
+            id="too many groups, noticed last",
+        ),
+    ],
+)
+async def test_what_a_rule_forbids_is_refused_with_everything_else(
+    apply: Apply, app: FastAPI, content: str, problem: str
+) -> None:
+    before = await traces_in(app)
+    result = await apply(content)
+    assert result.exit_code == 1
+    assert problem in result.stderr
+    assert await traces_in(app) == before
+
+
+async def test_a_difference_that_would_keep_a_service_waiting_is_refused(
+    apply: Apply, app: FastAPI
+) -> None:
+    before = await traces_in(app)
+    people = [f"user{number}" for number in range(MAX_OPERATIONS + 1)]
+    result = await apply(f"users: {{{', '.join(f'{name}: {{}}' for name in people)}}}")
+    assert result.exit_code == 1
+    assert "needs 1,001 operations, and 1,000 are possible" in result.stderr
+    assert await traces_in(app) == before
+
+
+async def test_administrators_can_be_exchanged_in_one_file(
+    apply: Apply, client: httpx.AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    result = await apply("users: {arthur: {is_admin: false}, galahad: {is_admin: true}}")
+    assert result.exit_code == 0, result.output
+    profile = await client.get("/me", headers=bearer(await log_in(client, GALAHAD)))
+    assert profile.json()["is_admin"] is True
+
+
+async def test_scopes_move_between_groups_although_both_do_not_fit_into_a_token(
+    apply: Apply,
+) -> None:
+    many = "[" + ", ".join(f"{'x' * 90}{number}" for number in range(9)) + "]"
+    file = "users: {{galahad: {{}}}}\ngroups: {{a: {{scopes: {}, members: [galahad]}}, {} }}"
+    other = "b: {{scopes: {}, members: [galahad]}}"
+    assert (await apply(file.format(many, other.format("[]")))).exit_code == 0
+    swapped = many.replace("x", "y")
+    result = await apply(file.format("[]", other.format(swapped)))
+    assert result.exit_code == 0, result.output
+    result = await apply(file.format(many, other.format("[]")))
+    assert result.exit_code == 0, result.output
+
+
+async def test_pruning_disables_users_and_deletes_groups(
+    apply: Apply, client: httpx.AsyncClient
+) -> None:
+    await register(client, LANCELOT)
+    assert (await apply(COURT)).exit_code == 0
+    content = "users: {arthur: {}, lancelot: {}}\ngroups: {}\n"
+    result = await apply(content)
+    assert result.stdout == "There is no difference.\n"
+    result = await apply(content, "--prune", "--yes")
+    assert result.stdout == (
+        "~ user galahad\n"
+        "    is_enabled: yes → no\n"
+        "- group knights\n"
+        "    scopes: predict:grail-*\n"
+        "    members: galahad svc-scribe\n"
+        "Applied 2 changes.\n"
+    )
+    for same in (content, "prune: true\n" + content):
+        assert (await apply(same, "--prune", "--yes")).stdout == "There is no difference.\n"
+    result = await apply("prune: true\nservice_accounts: {}\n")
+    assert result.stdout.startswith("~ service account svc-scribe\n    is_enabled: yes → no\n")
+
+
+async def test_pruning_the_last_administrator_is_refused(apply: Apply, app: FastAPI) -> None:
+    before = await traces_in(app)
+    result = await apply("users: {}", "--prune", "--yes")
+    assert result.exit_code == 1
+    assert "user arthur: Not allowed for the last administrator" in result.stderr
+    assert await traces_in(app) == before
+
+
+async def test_nothing_changes_without_a_yes(apply: Apply, app: FastAPI) -> None:
+    before = await traces_in(app)
+    for options, stdin, status in (
+        (["--dry-run"], "", 0),
+        (["--check"], "", 1),
+        (["--json"], "n\n", 1),
+        (["--json"], "", 1),
+    ):
+        result = await apply(COURT, *options, stdin=stdin)
+        assert result.exit_code == status, options
+        assert "galahad" in result.stdout
+    assert "Apply 4 changes? [y/N]" in result.stderr
+    assert await traces_in(app) == before
+    result = await apply(COURT, "--json", stdin="y\n")
+    assert result.exit_code == 0
+    first, *_ = map(json.loads, result.stdout.splitlines())
+    assert (first["action"], first["kind"], first["name"]) == ("create", "user", "galahad")
+    assert first["before"] == {}
+    assert first["after"]["scopes"] == ["predict"]
+    assert (await apply(COURT, "--check")).exit_code == 0
+
+
+async def test_a_change_of_somebody_else_after_the_question_stops_everything(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    await register(client, GALAHAD)
+    services: Services = app.state.services
+    database: Database = app.state.database
+    manifest = read_manifest(b"users: {galahad: {scopes: [predict]}, percival: {}}", "team.yaml")
+    manifests = Manifests(services)
+    async with database.session() as session:
+        context = RequestContext(session, utc_now())
+        confirmed = await manifests.find_changes(context, manifest)
+        user = await services.users.find(context, "galahad")
+        assert user
+        await services.users.set_scopes(context, user.id, {"train"})
+    before = await traces_in(app)
+    with pytest.raises(ChangedMeanwhileError):
+        async with database.transaction() as session:
+            await manifests.apply(RequestContext(session, utc_now()), manifest, confirmed)
+    assert await traces_in(app) == before
+
+
+@on_postgresql
+async def test_nobody_else_changes_a_user_before_the_last_change_is_committed(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    """On SQLite, there is one writer at a time anyway."""
+    user_id = await register(client, GALAHAD)
+    database: Database = app.state.database
+    manifests = Manifests(app.state.services)
+    manifest = read_manifest(b"users: {percival: {}}", "team.yaml")
+    async with database.transaction() as session:
+        context = RequestContext(session, utc_now())
+        confirmed = await manifests.find_changes(context, manifest)
+        await manifests.apply(context, manifest, confirmed)
+        async with database.engine.connect() as other:
+            await other.execute(text("SET LOCAL lock_timeout = '10ms'"))
+            update = text("UPDATE users SET is_enabled = false WHERE id = :id")
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                await other.execute(update, {"id": user_id})
+        assert (await client.post("/token", json=GALAHAD)).status_code == 200
+
+
+async def test_the_export_has_everything_and_no_secret(
+    hourpass: Apply, apply: Apply, app: FastAPI
+) -> None:
+    assert (await apply(COURT)).exit_code == 0
+    result = await hourpass("export")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "users:\n"
+        "  arthur:\n"
+        "    is_enabled: true\n"
+        "    is_admin: true\n"
+        "    scopes: []\n"
+        "  galahad:\n"
+        "    email: galahad@camelot.example\n"
+        "    is_enabled: true\n"
+        "    is_admin: false\n"
+        "    scopes:\n"
+        "    - predict\n"
+        "  merlin:\n"
+        "    is_enabled: false\n"
+        "    is_admin: true\n"
+        "    scopes: []\n"
+        "service_accounts:\n"
+        "  svc-scribe:\n"
+        "    is_enabled: true\n"
+        "    is_admin: false\n"
+        "    scopes:\n"
+        "    - train\n"
+        "groups:\n"
+        "  knights:\n"
+        "    scopes:\n"
+        "    - predict:grail-*\n"
+        "    members:\n"
+        "    - galahad\n"
+        "    - svc-scribe\n"
+    )
+    async with app.state.database.session() as session:
+        hashes = list(await session.scalars(select(User.password_hash)))
+    assert not [hash_ for hash_ in hashes if len(hash_) > 1 and hash_ in result.stdout]
+
+
+# YAML reads most of them as something else, unless they are in quotes.
+TRICKY = (
+    *("yes", "No", "on", "null", "~", "123", "1_000", "0x1f", "1e3", "2026-01-01", "12:30:45"),
+    *("#hash", "- dash", "a: b", "{x}", "[y]", "&anchor", "*alias", "!tag", "'quoted'", '"', "%"),
+    *("straße", "ﬁsh", "Ünal", "漢字", "= equals", "<<", "...", "---x", "@at", "`tick`", "?", "|"),
+)
+GROUP_NAMES = ("yes", "No", "123", "1.5", "0x1f", "1e3", "2026-01-01", "straße", "漢字", "a.b-c_d")
+SCOPES = ("predict", "yes", "1", "predict:fraud-*", "null", "~", "a.b", "!x", "#y", "[z]")
+
+
+async def build_state(services: Services, context: RequestContext, random: Random) -> None:
+    """Any state that the commands can make."""
+    ids = []
+    for name in random.sample(TRICKY, 12):
+        email = f"{random.randrange(9)}@camelot.example" if random.random() < 0.5 else None
+        scopes = random.sample(SCOPES, random.randrange(4))
+        is_admin = random.random() < 0.2
+        ids.append(
+            await services.users.create(context, name, email, is_admin=is_admin, scopes=scopes)
+        )
+    for name in random.sample(GROUP_NAMES, 4):
+        account = await services.service_accounts.create(
+            context, f"svc-{name}", random.sample(SCOPES, random.randrange(3))
+        )
+        ids.append(account.id)
+        await services.groups.create(context, name, random.sample(SCOPES, random.randrange(4)))
+        for user_id in random.sample(ids, random.randrange(len(ids))):
+            await services.groups.add_member(context, name, user_id)
+    for user_id in random.sample(ids, 5):
+        await services.users.change(context, user_id, is_enabled=random.random() < 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_export_differs_in_nothing_and_makes_another_database_the_same(
+    database_url: str, empty_twin: str, seed: int
+) -> None:
+    async def within(url: str, work: Callable[[Services, RequestContext], Awaitable[Any]]) -> Any:
+        settings = make_settings(url)
+        services, database = build_services(settings), Database(settings)
+        try:
+            async with database.transaction() as session:
+                return await work(services, RequestContext(session, utc_now()))
+        finally:
+            services.close()
+            await database.close()
+
+    async def apply_exported(services: Services, context: RequestContext) -> int:
+        manifests = Manifests(services)
+        manifest = read_manifest(exported.encode(), "team.yaml")
+        manifest = manifest.model_copy(update={"prune": True})
+        changes = await manifests.find_changes(context, manifest)
+        await manifests.apply(context, manifest, changes)
+        return len(changes)
+
+    await within(database_url, lambda s, context: build_state(s, context, Random(seed)))
+    exported = await within(database_url, lambda _, context: export(context))
+    assert await within(database_url, apply_exported) == 0
+    assert await within(empty_twin, apply_exported) > 10
+    assert await within(empty_twin, lambda _, context: export(context)) == exported
+    assert await within(empty_twin, apply_exported) == 0
+
+
+@on_sqlite
+@pytest.mark.first_start
+async def test_the_page_shows_what_the_commands_print(hourpass: Apply, tmp_path: Path) -> None:
+    page = (ROOT / "docs/apply.md").read_text()
+    blocks = re.findall(r"^```(yaml|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (_, first), (_, created), (_, second), (_, changed), (_, exported) = blocks
+    file = tmp_path / "team.yaml"
+    for content, printed in ((first, created), (second, changed)):
+        await asyncio.to_thread(file.write_text, content)
+        result = await hourpass("apply", str(file), stdin="y\n")
+        assert result.exit_code == 0, result.output
+        assert result.output == printed
+    assert (await hourpass("export")).stdout == exported

@@ -1,0 +1,211 @@
+"""A restart refuses no connection and cuts no request, also under load.
+
+`python -m benchmarks.restarts` does the same for a minute.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.server.listeners import bind, deal
+from app.server.supervisor import Supervisor
+from app.server.systemd import Notifier, inherited_listeners
+from tests.operations.test_serving import HOURPASS, Service, ended, started, token_of
+from tests.operations.test_signals import messages
+from tests.support.raw_http import connected, read_answers, request
+from tests.support.service_manager import service_manager
+from tests.support.steady_load import SteadyLoad
+from tests.support.users import ARTHUR
+from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def sighup_is_not_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def token_at(url: str) -> str:
+    assert httpx.post(f"{url}/register-user", json=ARTHUR).status_code == 201
+    return token_of(url)
+
+
+def put_on(load: SteadyLoad) -> None:
+    load.keep_alive(8, pause=0.002)
+    load.keep_alive(2, pause=0.9)  # about as long as idle connections are kept at a stop
+    load.new_connections(4, pause=0.002)
+    load.listeners(4)
+
+
+def assert_all_answered(load: SteadyLoad) -> None:
+    assert load.failures == {}
+    assert {status for _, status in load.answered} == {200}
+    assert {kind for kind, _ in load.answered} == {"keep-alive", "new connection", "listener"}
+    assert load.closed > 0, "no worker has ended"
+
+
+async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -> None:
+    command = (*HOURPASS, "serve", "--workers", "2")
+    url = f"sqlite:///{tmp_path}/hourpass.db"
+    with started(tmp_path, *command, DATABASE_URL=url) as service:
+        service.wait_for_workers(2)
+        service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
+        async with SteadyLoad(service.base_url, token_at(service.base_url)) as load:
+            put_on(load)
+            service.process.send_signal(signal.SIGHUP)
+            done = "Restarted all workers"
+            await until(lambda: done in messages(service))
+        assert_all_answered(load)
+        assert service.logged(done)["workers"] == 2
+        killed_while_clients_wait(service)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(60) == 0
+
+
+def killed_while_clients_wait(service: Service) -> None:
+    """The next worker answers those that wait in the queue of the one that is killed."""
+    worker, _ = workers_of(service)
+    os.kill(worker, signal.SIGSTOP)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(service.base_url)) for _ in range(20)]
+        for client in clients:
+            client.settimeout(60)
+            client.sendall(request("GET /healthz", "Connection: close"))
+        os.kill(worker, signal.SIGKILL)
+        statuses = [[answer.status for answer in read_answers(client)] for client in clients]
+    assert statuses == [[200]] * 20
+    assert worker not in workers_of(service)
+
+
+def workers_of(service: Service) -> list[int]:
+    pid = service.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+class StoppingWorker:
+    """Notes whether the service still listened when it had to stop."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.is_listening: list[bool] = []
+
+    def terminate(self) -> None:
+        self.is_listening.append(self._listener.fileno() >= 0)
+
+
+def test_a_service_that_stops_refuses_connections_while_its_workers_finish() -> None:
+    [listener] = bind("127.0.0.1", 0, 1)
+    worker = StoppingWorker(listener)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._listeners, supervisor._notifier = [[listener]], Notifier()
+    supervisor.processes = [worker]  # type: ignore[list-item] # it has what is used
+    supervisor.terminate_all()
+    assert worker.is_listening == [False]
+
+
+async def test_one_worker_restarts_on_the_socket_of_its_service_manager(tmp_path: Path) -> None:
+    with service_manager(tmp_path) as manager:
+        manager.start()
+        assert manager.next_state() == "READY=1"
+        async with SteadyLoad(manager.url, token_at(manager.url)) as load:
+            put_on(load)
+            for _ in range(2):
+                stopped = await asyncio.to_thread(manager.stop)
+                assert stopped == -signal.SIGTERM
+                assert manager.next_state() == "STOPPING=1"
+                manager.start()
+                assert await asyncio.to_thread(manager.next_state) == "READY=1"
+        assert_all_answered(load)
+
+
+def test_several_workers_serve_on_the_sockets_of_their_service_manager(tmp_path: Path) -> None:
+    with service_manager(tmp_path, sockets=2) as manager:
+        manager.start("--workers", "2", "--port", "1")
+        assert manager.next_state() == "READY=1"
+        ids = {
+            httpx.get(f"{manager.url}/healthz").headers["x-request-id"].partition("-")[0]
+            for _ in range(40)
+        }
+        assert len(ids) == 2
+        assert manager.stop() == 0
+        assert manager.next_state() == "STOPPING=1"
+
+
+def test_sockets_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    assert inherited_listeners() == []
+    assert "LISTEN_FDS" not in os.environ
+
+
+@pytest.mark.parametrize("kind", ["AF_UNIX, socket.SOCK_STREAM", "AF_INET, socket.SOCK_DGRAM"])
+def test_a_socket_that_is_not_tcp_is_refused(kind: str) -> None:
+    opened = f"import os, socket; one = socket.socket(socket.{kind}); os.dup2(one.fileno(), 3); "
+    given = "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
+    asked = "from app.server.run import serve; serve('127.0.0.1', 0, 1)"
+    run = ended(sys.executable, "-c", opened + given + asked)
+    assert run.returncode == 3
+    assert "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP" in run.stdout
+
+
+def test_states_go_to_the_service_manager_of_this_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in (str(tmp_path / "notify"), f"@hourpass-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(address.replace("@", "\0"))
+            manager.settimeout(10)
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+            Notifier().ready()
+            assert manager.recv(100) == b"READY=1"
+            Notifier().stopping()  # for which there is no address left
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(100)
+        Notifier().ready()  # the manager may have gone
+
+
+def numbers(dealt: list[list[socket.socket]], listeners: list[socket.socket]) -> list[list[int]]:
+    return [[listeners.index(listener) for listener in hand] for hand in dealt]
+
+
+@pytest.mark.parametrize(
+    ("copies", "workers", "expected"),
+    [
+        pytest.param(1, 1, [[0]], id="one worker"),
+        pytest.param(2, 2, [[0], [1]], id="one for each"),
+        pytest.param(1, 3, [[0], [0], [0]], id="one for all"),
+        pytest.param(3, 2, [[0, 2], [1]], id="more sockets than workers"),
+        pytest.param(2, 3, [[0], [1], [0]], id="fewer sockets than workers"),
+    ],
+)
+def test_every_socket_has_a_worker(copies: int, workers: int, expected: list[list[int]]) -> None:
+    listeners = bind("127.0.0.1", 0, copies)
+    try:
+        assert numbers(deal(listeners, workers), listeners) == expected
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_every_worker_listens_on_every_address() -> None:
+    listeners = [*bind("127.0.0.1", 0, 2), *bind("127.0.0.1", 0, 2)]
+    try:
+        assert numbers(deal(listeners, 2), listeners) == [[0, 2], [1, 3]]
+    finally:
+        for listener in listeners:
+            listener.close()
