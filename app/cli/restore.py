@@ -66,11 +66,10 @@ def restore(  # noqa: PLR0913, PLR0917 - the options, which click passes by name
     """
     from app.backup.restore import Options
     from app.backup.restore import restore as restore_backup
+    from app.backup.sqlite_files import require_complete
 
     if end_everything and keep_everything:
         raise click.UsageError("Choose one of --end-everything and --keep-everything.")
-    from app.backup.sqlite_files import require_complete
-
     settings = read_settings()
     require_complete(file)
     is_input = str(file) == "-"

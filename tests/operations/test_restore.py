@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, log_in_with
-from tests.support.backups import BackupCommands, backups, names_in, succeeded
+from tests.support.backups import BackupCommands, backups, names_in, programs_of, succeeded
 from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock, make_settings
@@ -601,6 +602,21 @@ async def test_a_database_in_use_is_refused(backups: BackupCommands, clock: Cloc
     async with service(backups.url, clock):
         refused = await backups.try_restore()
         assert_refused(refused, "The former database is in use by", "after-restore")
+
+
+@on_postgresql
+async def test_a_dump_of_the_whole_database_is_restored_too(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    """It has the rights and owners of the other server, and no entry of ours."""
+    async with service(backups.url, clock) as client:
+        token = await log_in(client, ARTHUR)
+    command = [str(programs_of(18) / "pg_dump"), "--format=custom", backups.url]
+    with backups.file.open("wb") as file:
+        await asyncio.to_thread(subprocess.run, command, stdout=file, check=True)
+    await backups.restore()
+    async with service(backups.restored_url, clock) as client:
+        assert await token_holds(client, token)
 
 
 @on_postgresql
