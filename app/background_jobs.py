@@ -6,6 +6,9 @@ it opens would never be closed.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class BackgroundJobs:
@@ -29,3 +32,25 @@ async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> bool:
             return await stopping.wait()
     except TimeoutError:
         return False
+
+
+class StoppedError(Exception):
+    """The process ends, and the work has not."""
+
+
+async def finish_or_stop(
+    work: Coroutine[None, None, Result], stopping: asyncio.Event, seconds: float
+) -> Result:
+    """Do the work, and cancel it if it goes on for some seconds after the event was set. Raises
+    StoppedError."""
+    working = asyncio.create_task(work)
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working}, timeout=seconds)
+        if not working.done():
+            raise StoppedError
+        return await working
+    finally:
+        working.cancel()
+        stop.cancel()

@@ -5,24 +5,27 @@ audit entry. Operations do not know the subscribers.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from app.context import RequestContext
 
 
 class Event(NamedTuple):
-    """`subject_id` is the user whom the action concerns, if any. `details` must not contain secrets
-    or texts from unauthenticated clients."""
+    """`subject_id` is the user whom the action concerns, if any. `details` go to the audit log, so
+    they must not contain secrets or texts from unauthenticated clients. `personal` does not."""
 
     action: str
     subject_id: int | None
     succeeded: bool
     details: Mapping[str, str]
+    personal: Mapping[str, str] = MappingProxyType({})
 
 
 class Subscriber(NamedTuple):
     handle: Callable[[RequestContext, Event], Awaitable[None]]
     actions: Collection[str] | None = None  # None: every action
+    detail: str | None = None  # only events with a detail of this name
 
 
 class Events:
@@ -35,12 +38,14 @@ class Events:
         context: RequestContext,
         action: str,
         subject_id: int | None,
+        personal: Mapping[str, str] = MappingProxyType({}),
+        /,
         *,
         succeeded: bool = True,
         **details: str,
     ) -> None:
         """Call the subscribers. Part of the caller's transaction."""
-        event = Event(action, subject_id, succeeded, details)
-        for handle, actions in self.subscribers:
-            if actions is None or action in actions:
+        event = Event(action, subject_id, succeeded, details, personal)
+        for handle, actions, detail in self.subscribers:
+            if (actions is None or action in actions) and (detail is None or detail in details):
                 await handle(context, event)

@@ -70,6 +70,9 @@ from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.users.token_cache import TokenCache, TokenChecker
+from app.webhooks import encryption as webhook_encryption
+from app.webhooks.router import router as webhooks_router
+from app.webhooks.worker import WebhookWorker
 
 _log = logging.getLogger("hourpass")
 
@@ -85,6 +88,7 @@ _TAGS = {
     "Verification": "Keys and revocations, for APIs that verify tokens themselves.",
     "Administration": "Manage users, service accounts and invitations, read the audit log.",
     "Groups": "Give the same scopes to several users.",
+    "Webhooks": "Tell other servers what happens to users.",
     "Health": "Checks for load balancers and orchestrators.",
 }
 
@@ -110,6 +114,7 @@ for _router in (  # within a tag, the docs page lists operations in this order
     api_keys_of_users_router,
     audit_router,
     invitations_router,
+    webhooks_router,
     tokens_router,
     health_router,
 ):
@@ -215,6 +220,7 @@ async def _start(
         context = RequestContext(session, clock())
         tokens = AccessTokens(settings, await services.keys.load(context))
         await encrypt_existing(session, settings)
+        await webhook_encryption.encrypt_existing(session, settings)
         await create_first_admin(
             context, services.passwords, services.revocations, services.events, settings
         )
@@ -239,6 +245,7 @@ async def _start(
         state.key_usage.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
+        WebhookWorker(database, services.webhook_sender, services.events, clock).run,
     ):
         jobs.start(job)
     if settings.old_guards:

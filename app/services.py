@@ -23,6 +23,8 @@ from app.tokens.revocations.service import Revocations
 from app.tokens.signing_keys.store import KeyStore
 from app.users.reauthentication import Reauthentication
 from app.users.service import Users
+from app.webhooks.sender import WebhookSender
+from app.webhooks.service import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Services:
     invitations: Invitations
     password_resets: PasswordResets
     erasure: Erasure
+    webhook_sender: WebhookSender
+    webhooks: Webhooks
 
     def close(self) -> None:
         self.passwords.close()
@@ -60,6 +64,7 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
     sessions = Sessions(revocations, events, settings)
     api_keys = ApiKeys(users, revocations, events, settings)
     mail = Mail(users, settings)
+    webhook_sender = WebhookSender(settings)
     return Services(
         events=events,
         passwords=passwords,
@@ -77,4 +82,6 @@ def build_services(settings: Settings, revocation_cache: RevocationCache | None 
         invitations=Invitations(events, mail, settings),
         password_resets=PasswordResets(users, api_keys, limiter, events, mail),
         erasure=Erasure(events),
+        webhook_sender=webhook_sender,
+        webhooks=Webhooks(webhook_sender, events, settings),
     )

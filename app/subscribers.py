@@ -9,6 +9,7 @@ from app.mail.notices import send_notice
 from app.mail.service import VERIFICATION_ACTIONS, send_verification
 from app.security.one_time_codes.service import INVALIDATING_ACTIONS, invalidate_codes
 from app.settings import Settings
+from app.webhooks.outbox import SUBSCRIBERS as WEBHOOKS
 
 
 def subscribers_for(settings: Settings) -> tuple[Subscriber, ...]:
@@ -17,6 +18,7 @@ def subscribers_for(settings: Settings) -> tuple[Subscriber, ...]:
         Subscriber(write_entry),
         Subscriber(invalidate_codes, INVALIDATING_ACTIONS),
         Subscriber(check_granted_scopes, ("user.grant",)),
+        *WEBHOOKS,
     ]
     if settings.old_guards:
         subscribers.append(Subscriber(note_members, NARROWING_ACTIONS))

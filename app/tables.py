@@ -14,6 +14,7 @@ from app.security.rate_limits import models as rate_limits
 from app.tokens.revocations import models as revocations
 from app.tokens.signing_keys import models as signing_keys
 from app.users import models as users
+from app.webhooks import models as webhooks
 
 __all__ = [
     "api_keys",
@@ -31,6 +32,7 @@ __all__ = [
     "signing_keys",
     "timelines",
     "users",
+    "webhooks",
 ]
 
 metadata = Base.metadata

@@ -13,5 +13,5 @@ class ErasureUnavailableError(ForbiddenError):
     error = "erasure_unavailable"
     message = (
         "The database role of the service may not erase anything in the audit log. "
-        "Run hourpass erase-user with the role that owns the tables"
+        "Run hourpass users erase with the role that owns the tables"
     )

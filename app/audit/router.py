@@ -1,13 +1,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from sqlalchemy import ColumnElement, or_
 
 from app.audit.dependencies import ErasureDep
 from app.audit.errors import ErasureUnavailableError, UserNotRemovedError
-from app.audit.models import Entry
 from app.audit.schemas import AuditEntry, AuditPage, AuditQuery, PersonalDataErased
-from app.audit.service import has_action, list_entries
+from app.audit.service import concerns, find_conditions, list_entries
 from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
@@ -39,20 +37,7 @@ async def read_audit_log(
 ) -> AuditPage:
     """Newest first. The service keeps entries for `AUDIT_DAYS`. It never changes them, except to
     erase the personal data of deleted users."""
-    conditions: list[ColumnElement[bool]] = []
-    if query.action:
-        conditions.append(has_action(query.action))
-    if query.actor_id is not None:
-        conditions.append(Entry.actor_id == query.actor_id)
-    if query.subject_id is not None:
-        conditions.append(Entry.subject_id == query.subject_id)
-    if query.succeeded is not None:
-        conditions.append(Entry.succeeded.is_(query.succeeded))
-    if query.since is not None:
-        conditions.append(Entry.at >= query.since)
-    if query.until is not None:
-        conditions.append(Entry.at < query.until)
-    entries, further = await list_entries(context, conditions, query)
+    entries, further = await list_entries(context, find_conditions(query), query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
     return AuditPage(entries=shown, next_cursor=further)
 
@@ -72,8 +57,7 @@ async def read_own_audit_log(
 ) -> AuditPage:
     """Your actions, and those of others on your account, newest first. IP addresses and user agents
     of other users are omitted."""
-    own = or_(Entry.subject_id == user.id, Entry.actor_id == user.id)
-    entries, further = await list_entries(context, [own], query)
+    entries, further = await list_entries(context, [concerns(user.id)], query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
     for entry in shown:
         if entry.actor_id not in (None, user.id):

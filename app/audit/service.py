@@ -7,7 +7,7 @@ than 29 days, which is a day less than the minimum of AUDIT_DAYS, since clocks d
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Table, and_, insert, or_, select
@@ -18,6 +18,9 @@ from app.context import RequestContext
 from app.database import fast_queries
 from app.events import Event
 from app.http.pagination import PageQuery
+
+if TYPE_CHECKING:
+    from app.audit.schemas import AuditQuery
 
 MAX_ANONYMOUS_FAILURES = 200_000  # older ones are deleted, so that guesses cannot fill the table
 
@@ -49,6 +52,29 @@ async def write_entry(context: RequestContext, event: Event) -> None:
         "details": to_json(event.details).decode(),
     }
     await fast_queries.run(context.session, _WRITE, entry)
+
+
+def find_conditions(query: "AuditQuery") -> list[ColumnElement[bool]]:
+    """Conditions for a query: the filters, without the place of the page."""
+    conditions: list[ColumnElement[bool]] = []
+    if query.action:
+        conditions.append(has_action(query.action))
+    if query.actor_id is not None:
+        conditions.append(Entry.actor_id == query.actor_id)
+    if query.subject_id is not None:
+        conditions.append(Entry.subject_id == query.subject_id)
+    if query.succeeded is not None:
+        conditions.append(Entry.succeeded.is_(query.succeeded))
+    if query.since is not None:
+        conditions.append(Entry.at >= query.since)
+    if query.until is not None:
+        conditions.append(Entry.at < query.until)
+    return conditions
+
+
+def concerns(user_id: int) -> ColumnElement[bool]:
+    """A condition for a query: what the user did, and what was done to the account."""
+    return or_(Entry.subject_id == user_id, Entry.actor_id == user_id)
 
 
 def has_action(action: str) -> ColumnElement[bool]:

@@ -30,6 +30,7 @@ from app.tokens.jwt import PERSON
 from app.tokens.revocations.models import Feed, Revocation
 from app.tokens.signing_keys.models import StoredKey
 from app.users.models import UNUSABLE_PASSWORD, User, new_token_version
+from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from hourpass.scopes import intersection
 
 BATCH_SIZE = 1000
@@ -75,6 +76,7 @@ class Changes:
     sessions: int = 0
     codes: int = 0
     signing_keys: int = 0
+    webhooks: int = 0
     revocations: int = 0
 
 
@@ -114,7 +116,9 @@ class CarryOver:
         changes.sessions = await self._delete_changed(Session.id, Session.secret_hash)
         changes.codes = await self._delete_changed(Code.id)
         await self._delete_changed(RecoveryCode.code_hash)
-        await self._delete_changed(OutgoingMail.id)  # it was sent
+        for queued in (OutgoingMail.id, WebhookDelivery.id):  # what is missing was sent
+            await self._delete_changed(queued)
+        await self._compare_webhooks()
         await self._compare_api_keys()
         await self._compare_signing_keys()
         await self._add_setup_steps()
@@ -245,6 +249,20 @@ class CarryOver:
                 select(ApiKey.id, ApiKey.version).where(ApiKey.id.in_(ids))
             )
             self._revoked += [f"sid:{row.id}.{row.version}" for row in rows]
+
+    async def _compare_webhooks(self) -> None:
+        """One that was deleted, disabled or sent elsewhere must not get messages again."""
+        columns = (
+            *(WebhookEndpoint.url, WebhookEndpoint.types),
+            *(WebhookEndpoint.secret, WebhookEndpoint.is_enabled),
+        )
+        async for ids in _changed(self._restored, self._former, WebhookEndpoint.id, *columns):
+            is_enabled = (WebhookEndpoint.id.in_(ids), WebhookEndpoint.is_enabled)
+            endpoints = await self._restored.scalars(select(WebhookEndpoint).where(*is_enabled))
+            for endpoint in endpoints.all():
+                endpoint.is_enabled = False
+                self.changes.webhooks += 1
+        await self._restored.flush()
 
     async def _compare_signing_keys(self) -> None:
         found = [kids async for kids in _changed(self._restored, self._former, StoredKey.kid)]

@@ -1,37 +1,45 @@
 """Commands for API keys."""
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
-from app.cli.operations import get_user, run
-from app.context import RequestContext
-from app.credentials.api_keys.errors import ApiKeyNotFoundError
-from app.credentials.api_keys.models import ApiKey
-from app.credentials.api_keys.schemas import (
-    DEFAULT_DAYS,
-    MAX_DAYS,
-    MAX_OVERLAP_SECONDS,
-    ApiKeyQuery,
-    ApiKeyRecord,
-    NewApiKey,
+from app.cli.operations import PAGE_SIZE, check_arguments, get_user, run
+from app.cli.output import (
+    Records,
+    as_json,
+    confirm,
+    print_change,
+    print_json,
+    print_record,
+    scopes_text,
+    yes,
 )
-from app.services import Services
+from app.credentials.api_keys.errors import ApiKeyNotFoundError
+from app.credentials.api_keys.limits import DEFAULT_DAYS, MAX_DAYS, MAX_OVERLAP_SECONDS
 from hourpass.api_keys import ID_LENGTH, id_of, is_well_formed
 
-_PAGE_SIZE = 200
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.credentials.api_keys.models import ApiKey
+    from app.credentials.api_keys.schemas import ApiKeyRecord
+    from app.services import Services
 
-Found = tuple[str, ApiKeyRecord]  # the name of the owner, and the key
+    Found = tuple[str, ApiKeyRecord]  # the name of the owner, and the key
+    Operation = Callable[[RequestContext, int, str], Awaitable[ApiKey]]
 
-_COLUMNS = ("ID", "OWNER", "STATUS", "EXPIRES", "LAST USED", "SCOPES", "NAME")
+# Members of the API's body, as the arguments and options are called.
+_HINTS = {
+    "name": "KEYNAME",
+    "scopes": "--scope",
+    "networks": "--network",
+    "expires_in_days": "--days",
+}
 
 
 def _check_id(_context: click.Context, _argument: click.Parameter, text: str) -> str:
-    """What a terminal sends may be no text that a database takes."""
     if len(text) == ID_LENGTH and text.isascii():
         return text
     raise click.ClickException(ApiKeyNotFoundError.message)
@@ -43,46 +51,70 @@ def _check_id_or_key(context: click.Context, argument: click.Parameter, text: st
 
 
 _key_id = click.argument("key_id", metavar="ID", callback=_check_id)
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 
 @click.group()
 def api_keys() -> None:
-    """List, create, revoke, rotate, suspend and resume API keys."""
+    """List, create, change, revoke, rotate, suspend and resume API keys."""
 
 
 @api_keys.command("list")
 @click.argument("username", metavar="NAME", required=False)
 @click.option("--all", "of_all", is_flag=True, help="The keys of all users.")
-@_as_json
+@as_json
 def list_keys(username: str | None, *, of_all: bool, as_json: bool) -> None:
     """List the keys of the user NAME, or of all users, without revoked and expired ones."""
     if of_all == (username is not None):
         raise click.UsageError("Give either the name of a user or --all.")
 
-    async def show(services: Services, context: RequestContext) -> None:
-        """Page by page: there may be a million."""
+    async def show(services: "Services", context: "RequestContext") -> None:
+        from app.credentials.api_keys.schemas import ApiKeyQuery, ApiKeyRecord
+
         user = await get_user(services, context, username) if username is not None else None
-        if not as_json:
-            click.echo(_row(_COLUMNS))
+        records = Records(
+            as_json=as_json,
+            id=8,
+            owner=16,
+            status=9,
+            expires=10,
+            last_used=10,
+            scopes=24,
+            name=0,
+        )
+
+        def add(api_key: "ApiKey", owner: str) -> None:
+            record = ApiKeyRecord.of(api_key, context.now)
+            records.add(_members(owner, record), **_cells(record))
+
         if user is not None:
-            query = ApiKeyQuery(limit=_PAGE_SIZE)
+            query = ApiKeyQuery(limit=PAGE_SIZE)
             while True:
                 found = await services.api_keys.list(context, user.id, query)
                 page, further = query.paginate_by_time(found)
+                await context.session.commit()
                 for api_key in page:
-                    _print(user.username, api_key, context.now, as_json=as_json)
+                    add(api_key, user.username)
                 if further is None:
                     return
-                query = ApiKeyQuery(limit=_PAGE_SIZE, cursor=further)
+                query = ApiKeyQuery(limit=PAGE_SIZE, cursor=further)
         last = ""
-        while rows := await services.api_keys.list_of_all_users(context, last, _PAGE_SIZE):
+        while rows := await services.api_keys.list_of_all_users(context, last, PAGE_SIZE):
+            await context.session.commit()
             for api_key, owner in rows:
-                _print(owner, api_key, context.now, as_json=as_json)
+                add(api_key, owner)
             last = rows[-1][0].id
             context.session.expunge_all()
 
     run(show)
+
+
+@api_keys.command()
+@_key_id
+@as_json
+def show(key_id: str, *, as_json: bool) -> None:
+    """Show a key, without its text. Also a revoked or expired one, for 90 days."""
+    owner, record = _run_on(key_id, lambda services: services.api_keys.get)
+    print_record(_members(owner, record), as_json=as_json)
 
 
 @api_keys.command()
@@ -98,7 +130,7 @@ def list_keys(username: str | None, *, of_all: bool, as_json: bool) -> None:
 )
 @click.option("--label", help="Such as a project.")
 @click.option("--network", "networks", multiple=True, help="In CIDR notation. Can be repeated.")
-@_as_json
+@as_json
 def create(  # noqa: PLR0913, PLR0917 - the options
     username: str,
     keyname: str,
@@ -113,19 +145,20 @@ def create(  # noqa: PLR0913, PLR0917 - the options
 
     The key goes to standard output, everything else to standard error. It is not shown again.
     """
-    try:
-        new = NewApiKey(
-            name=keyname,
-            label=label,
-            scopes=list(scopes) or None,
-            expires_in_days=days,
-            networks=list(networks),
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise click.BadParameter(problem["msg"], param_hint=_option_of(problem["loc"])) from None
+    from app.credentials.api_keys.schemas import NewApiKey
 
-    async def make(services: Services, context: RequestContext) -> tuple[ApiKey, str, datetime]:
+    values = {
+        "name": keyname,
+        "label": label,
+        "scopes": list(scopes) or None,
+        "expires_in_days": days,
+        "networks": list(networks),
+    }
+    new = check_arguments(NewApiKey, values, _HINTS)
+
+    async def make(
+        services: "Services", context: "RequestContext"
+    ) -> tuple["ApiKey", str, datetime]:
         user = await get_user(services, context, username)
         return *await services.api_keys.create(context, user.id, new), context.now
 
@@ -133,13 +166,50 @@ def create(  # noqa: PLR0913, PLR0917 - the options
 
 
 @api_keys.command()
+@_key_id
+@click.option("--name", help="What the key is for.")
+@click.option("--label", help="Such as a project. An empty text removes it.")
+@click.option("--scope", "scopes", multiple=True, help="A scope that it keeps. Can be repeated.")
+@click.option("--days", type=click.IntRange(1, MAX_DAYS), help="A shorter lifetime, from now.")
+@click.option("--network", "networks", multiple=True, help="Replaces all. Can be repeated.")
+@as_json
+def change(
+    key_id: str,
+    scopes: Sequence[str],
+    days: int | None,
+    networks: Sequence[str],
+    *,
+    as_json: bool,
+    **texts: str | None,
+) -> None:
+    """Change a key. It never gets more scopes or a longer lifetime."""
+    from app.credentials.api_keys.schemas import ApiKeyChange
+
+    values = {
+        **texts,
+        "scopes": list(scopes) or None,
+        "expires_in_days": days,
+        "networks": list(networks) or None,
+    }
+    changes = check_arguments(ApiKeyChange, values, {**_HINTS, "name": "--name"})
+    if not changes.changes():
+        raise click.UsageError("Give at least one option.")
+
+    def choose(services: "Services") -> "Operation":
+        return lambda context, owner_id, id_: services.api_keys.update(
+            context, owner_id, id_, changes
+        )
+
+    _change(key_id, "Changed", choose, as_json=as_json)
+
+
+@api_keys.command()
 @click.argument("key_id", metavar="ID", callback=_check_id_or_key)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@_as_json
+@yes
+@as_json
 def revoke(key_id: str, *, yes: bool, as_json: bool) -> None:
     """Revoke a key and its access tokens, for ever. ID can also be the whole key, if it leaked."""
-    if not yes:
-        click.confirm(f"Revoke the API key {key_id}?", abort=True, err=True)
+    confirm(f"Revoke the API key {key_id}?", is_confirmed=yes)
     _change(key_id, "Revoked", lambda services: services.api_keys.revoke, as_json=as_json)
 
 
@@ -152,7 +222,7 @@ def revoke(key_id: str, *, yes: bool, as_json: bool) -> None:
     show_default=True,
     help="Seconds for which the old key works beside the new one.",
 )
-@_as_json
+@as_json
 def rotate(key_id: str, overlap: int, *, as_json: bool) -> None:
     """Replace a key by a new one with the same name, rights and lifetime.
 
@@ -160,8 +230,8 @@ def rotate(key_id: str, overlap: int, *, as_json: bool) -> None:
     """
 
     async def replace(
-        services: Services, context: RequestContext
-    ) -> tuple[str, ApiKey, str, datetime]:
+        services: "Services", context: "RequestContext"
+    ) -> tuple[str, "ApiKey", str, datetime]:
         owner_id = await services.api_keys.get_owner_id(context, key_id)
         span = timedelta(seconds=overlap)
         successor, key = await services.api_keys.rotate(context, owner_id, key_id, span)
@@ -173,7 +243,7 @@ def rotate(key_id: str, overlap: int, *, as_json: bool) -> None:
 
 @api_keys.command()
 @_key_id
-@_as_json
+@as_json
 def suspend(key_id: str, *, as_json: bool) -> None:
     """Suspend a key and revoke its access tokens. `resume` makes it work again."""
     _change(key_id, "Suspended", lambda services: services.api_keys.suspend, as_json=as_json)
@@ -181,47 +251,38 @@ def suspend(key_id: str, *, as_json: bool) -> None:
 
 @api_keys.command()
 @_key_id
-@_as_json
+@as_json
 def resume(key_id: str, *, as_json: bool) -> None:
     """Make a suspended key work again."""
     _change(key_id, "Resumed", lambda services: services.api_keys.resume, as_json=as_json)
 
 
-Operation = Callable[[RequestContext, int, str], Awaitable[ApiKey]]
-
-
 def _change(
-    key_id: str, done: str, choose: Callable[[Services], Operation], *, as_json: bool
+    key_id: str, done: str, choose: Callable[["Services"], "Operation"], *, as_json: bool
 ) -> None:
-    async def change(services: Services, context: RequestContext) -> Found:
+    owner, record = _run_on(key_id, choose)
+    message = f"{done} the API key {record.id} ({record.name}) of {owner}."
+    print_change(_members(owner, record), message, as_json=as_json)
+
+
+def _run_on(key_id: str, choose: Callable[["Services"], "Operation"]) -> "Found":
+    async def operate(services: "Services", context: "RequestContext") -> "Found":
+        from app.credentials.api_keys.schemas import ApiKeyRecord
+
         owner_id = await services.api_keys.get_owner_id(context, key_id)
-        changed = await choose(services)(context, owner_id, key_id)
+        api_key = await choose(services)(context, owner_id, key_id)
         owner = await services.users.get(context, owner_id)
-        return owner.username, ApiKeyRecord.of(changed, context.now)
+        return owner.username, ApiKeyRecord.of(api_key, context.now)
 
-    owner, record = run(change)
-    if as_json:
-        click.echo(_json(owner, record))
-    else:
-        click.echo(f"{done} the API key {record.id} ({record.name}) of {owner}.")
+    return run(operate)
 
 
-def _print(owner: str, api_key: ApiKey, now: datetime, *, as_json: bool) -> None:
+def _print_new(owner: str, api_key: "ApiKey", key: str, now: datetime, *, as_json: bool) -> None:
+    from app.credentials.api_keys.schemas import ApiKeyRecord
+
     record = ApiKeyRecord.of(api_key, now)
     if as_json:
-        click.echo(_json(owner, record))
-        return
-    scopes = "the owner's" if record.scopes is None else " ".join(record.scopes) or "none"
-    last_used = str(record.last_used_on or "never")
-    expires = f"{record.expires_at:%F}"
-    name = f"{record.name} ({record.label})" if record.label else record.name
-    click.echo(_row((record.id, owner, record.status, expires, last_used, scopes, name)))
-
-
-def _print_new(owner: str, api_key: ApiKey, key: str, now: datetime, *, as_json: bool) -> None:
-    record = ApiKeyRecord.of(api_key, now)
-    if as_json:
-        click.echo(_json(owner, record, key=key))
+        print_json({**_members(owner, record), "key": key})
         return
     click.echo(
         f"Created the API key {record.id} ({record.name}) of {owner}. It expires on "
@@ -231,17 +292,14 @@ def _print_new(owner: str, api_key: ApiKey, key: str, now: datetime, *, as_json:
     click.echo(key)
 
 
-def _json(owner: str, record: ApiKeyRecord, **members: Any) -> str:
-    return json.dumps({**record.model_dump(mode="json"), "owner": owner, **members})
+def _members(owner: str, record: "ApiKeyRecord") -> dict[str, Any]:
+    return {**record.model_dump(), "owner": owner}
 
 
-def _row(cells: Sequence[str]) -> str:
-    """Columns of the usual width. The last two are as long as they need."""
-    widths = (8, 16, 9, 10, 10, 24, 0)
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _option_of(location: Sequence[int | str]) -> str:
-    names = {"name": "KEYNAME", "scopes": "--scope", "networks": "--network"}
-    member = str(location[0])
-    return names.get(member, f"--{member}")
+def _cells(record: "ApiKeyRecord") -> dict[str, str]:
+    return {
+        "expires": f"{record.expires_at:%F}",
+        "last_used": str(record.last_used_on or "never"),
+        "scopes": "the owner's" if record.scopes is None else scopes_text(record.scopes),
+        "name": f"{record.name} ({record.label})" if record.label else record.name,
+    }

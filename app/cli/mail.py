@@ -5,6 +5,12 @@ import asyncio
 import click
 
 from app.cli.operations import read_settings
+from app.cli.output import as_text
+
+
+@click.group()
+def mail() -> None:
+    """Check how mail is sent."""
 
 
 @click.command()
@@ -24,9 +30,12 @@ def test_mail(address: str) -> None:
         asyncio.run(send(settings, compose(settings, "test", address, "")))
     except SendError as error:
         # The operator may read the server's text. It says more than the reply code.
-        problem = f"Cannot send the mail ({error.step}): {error.error}"
+        problem = f"Cannot send the mail ({error.step}): {as_text(error.error)}"
         raise click.ClickException(problem) from None
     except EmailNotValidError:
         message = f"{address!r} is not an e-mail address"
         raise click.BadParameter(message, param_hint="ADDRESS") from None
     click.echo(f"Sent a mail to {address}.")
+
+
+mail.add_command(test_mail, "test")

@@ -19,6 +19,11 @@ class _Hourpass(LazyGroup):
         standard_streams.open_closed()
         return super().main(*args, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not all(map(_is_text, args)):
+            raise click.UsageError("The arguments must be text in UTF-8.", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -34,42 +39,63 @@ def main() -> None:
     """User accounts and 60-minute tokens for machine-learning APIs."""
 
 
-for _name, _module, _help in (
+# The name, the module with the command and, if it is not the name, its attribute there; the help.
+_COMMANDS = (
     ("serve", "serve", "Migrate the database, then serve until interrupted."),
     ("migrate", "serve", "Migrate the database to this version's schema."),
-    ("create-admin", "users", "Create an administrator."),
-    ("set-password", "users", "Change a user's password and revoke the user's tokens."),
-    ("grant", "users", "Add scopes to those of a user."),
-    ("revoke", "users", "Remove scopes from those of a user."),
-    ("set-scopes", "users", "Replace all scopes of a user."),
-    ("unlock", "users", "Clear a user's login counters."),
-    ("reset-second-factor", "users", "Remove a user's second factor."),
-    ("erase-user", "users", "Erase a deleted user's personal data from the audit log."),
+    ("users", "users", "List, create, change, disable and delete users."),
+    ("sessions", "sessions", "List and revoke sessions."),
+    ("invitations", "invitations", "Invite people to register."),
     ("api-keys", "api_keys", "Manage API keys."),
     ("groups", "groups", "Give the same scopes to several users."),
     ("service-accounts", "service_accounts", "Manage users that are programs."),
-    ("keys", "keys", "List, rotate and revoke the signing keys."),
-    ("test-mail", "mail", "Send a test message."),
+    ("signing-keys", "signing_keys", "List, rotate and revoke the signing keys."),
+    ("webhooks", "webhooks", "Tell other servers what happens to users."),
+    ("audit", "audit", "Print the audit log, and follow it."),
+    ("mail", "mail", "Check how mail is sent."),
+    ("doctor", "doctor", "Check the settings, the database and what the service needs."),
     ("backup", "backup", "Back up the database while the service runs."),
     ("restore", "restore", "Restore a backup."),
     ("after-restore", "restore", "Make a database safe that was restored by other means."),
+    ("import", "imports:import_users", "Import the users of another system."),
+    ("copy", "database_copy:copy_database", "Copy everything to another database."),
     ("apply", "manifests", "Change users and groups as a file says."),
     ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
-):
-    main.add_lazy(_name, f"app.cli.{_module}", _help)
-main.add_lazy(
-    "import",
-    "app.cli.imports",
-    "Import the users of another system.",
-    attribute="import_users",  # `import` is a keyword of Python
 )
-main.add_lazy(
-    "copy",
-    "app.cli.database_copy",
-    "Copy everything to another database.",
-    attribute="copy_database",
+# Commands that are in a group now, under the names that they had before. Not in --help.
+_FORMER_COMMANDS = (
+    ("create-admin", "users", "Create an administrator."),
+    ("erase-user", "users:erase", "Erase a deleted user's personal data from the audit log."),
+    ("grant", "user_scopes", "Add scopes to those of a user."),
+    ("revoke", "user_scopes", "Remove scopes from those of a user."),
+    ("set-scopes", "user_scopes", "Replace all scopes of a user."),
+    ("set-password", "user_credentials", "Change a user's password and revoke the user's tokens."),
+    ("reset-second-factor", "user_credentials", "Remove a user's second factor."),
+    ("unlock", "user_credentials", "Clear a user's login counters."),
+    ("keys", "signing_keys:signing_keys", "List, rotate and revoke the signing keys."),
+    ("test-mail", "mail", "Send a test message."),
 )
+
+for _table in (_COMMANDS, _FORMER_COMMANDS):
+    for _name, _place, _help in _table:
+        _module, _, _attribute = _place.partition(":")
+        main.add_lazy(
+            _name,
+            f"app.cli.{_module}",
+            _help,
+            attribute=_attribute or None,
+            hidden=_table is _FORMER_COMMANDS,
+        )
+
+
+def _is_text(argument: str) -> bool:
+    """What a terminal sends may be no text that a database takes."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -6,11 +6,12 @@ import than `hourpass --help` may take.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.settings import Settings, load_settings
 
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from app.users.models import User
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", bound=BaseModel)
+
+PAGE_SIZE = 200
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_HasId)
 
 
 def run(
@@ -72,8 +84,44 @@ async def get_user(services: "Services", context: "RequestContext", username: st
     raise UserNotFoundError
 
 
+async def read_pages(
+    context: "RequestContext", read: Callable[[int], Awaitable[Sequence[Row]]]
+) -> AsyncIterator[Sequence[Row]]:
+    """All rows, page by page: there may be a million. `read` returns those after an id, at most
+    PAGE_SIZE. No transaction is open while the caller prints: the output may be read slowly."""
+    last = 0
+    while page := await read(last):
+        await context.session.commit()
+        yield page
+        last = page[-1].id
+        context.session.expunge_all()
+
+
 def read_password() -> str:
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
         return password
     return sys.stdin.readline().rstrip("\r\n")
+
+
+def check_arguments(
+    model: type[Model], values: Mapping[str, Any], hints: Mapping[str, str] | None = None
+) -> Model:
+    """The options and arguments as a model of the API. `hints` are the names of members that are
+    not options of the same name. Raises click.BadParameter, whose exit status is 2."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        hint = (hints or {}).get(name, f"--{name.replace('_', '-')}")
+        raise click.BadParameter(problem["msg"], param_hint=hint) from None
+
+
+def check_argument(kind: Any, name: str, value: Any) -> Any:
+    """The value of one argument. Raises click.BadParameter."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise click.BadParameter(error.errors()[0]["msg"], param_hint=name) from None

@@ -140,6 +140,7 @@ def _describe(changes: "Changes") -> list[str]:
         ("ended sessions", changes.sessions),
         ("deleted one-time codes", changes.codes),
         ("revoked signing keys", changes.signing_keys),
+        ("disabled webhooks", changes.webhooks),
         ("revocations published again", changes.revocations),
     )
     return lines + [f"{what}: {number:,}" for what, number in counted if number]

@@ -1,217 +1,291 @@
-"""Commands for user accounts."""
+"""Commands for user accounts. Those for scopes and for credentials are in modules of their own."""
 
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import get_user, read_password, run
-from hourpass.scopes import find_error
+from app.cli import user_credentials, user_scopes
+from app.cli.operations import (
+    PAGE_SIZE,
+    check_arguments,
+    get_user,
+    read_pages,
+    read_password,
+    run,
+)
+from app.cli.output import (
+    Records,
+    as_json,
+    confirm,
+    counted,
+    print_change,
+    print_record,
+    scopes_text,
+    yes,
+)
 
 if TYPE_CHECKING:
+    from app.accounts.admin.schemas import UserRecord
     from app.context import RequestContext
     from app.services import Services
+    from app.users.models import User
+
+_username = click.argument("username", metavar="NAME")
+
+
+@click.group()
+def users() -> None:
+    """List, create, change, disable and delete users."""
+
+
+for _command in (
+    user_scopes.grant,
+    user_scopes.revoke,
+    user_scopes.set_scopes,
+    user_credentials.set_password,
+    user_credentials.reset_password,
+    user_credentials.revoke_tokens,
+    user_credentials.reset_second_factor,
+    user_credentials.unlock,
+):
+    users.add_command(_command)
+
+
+@users.command("list")
+@click.option("--search", help="The beginning of a name, or a whole e-mail address.")
+@click.option("--enabled/--disabled", "is_enabled", default=None, help="Only such users.")
+@click.option("--admin/--no-admin", "is_admin", default=None, help="Only such users.")
+@click.option(
+    "--kind", type=click.Choice(["person", "service"]), help="Only people or service accounts."
+)
+@as_json
+def list_users(*, as_json: bool, **filters: Any) -> None:
+    """List users, oldest first."""
+    from app.accounts.admin.schemas import UserQuery
+
+    query = check_arguments(UserQuery, filters)
+
+    async def show(services: "Services", context: "RequestContext") -> None:
+        from app.accounts.admin.service import describe
+
+        async def read(last: int) -> Sequence["UserRecord"]:
+            found = await services.users.list(
+                context,
+                last,
+                PAGE_SIZE,
+                search=query.search,
+                is_enabled=query.is_enabled,
+                is_admin=query.is_admin,
+                kind=query.kind,
+            )
+            return await describe(context, found)
+
+        records = Records(
+            as_json=as_json, id=6, username=20, kind=7, state=8, scopes=24, groups=16, email=0
+        )
+        async for page in read_pages(context, read):
+            for record in page:
+                state = "enabled" if record.is_enabled else "disabled"
+                records.add(record.model_dump(), state=state, scopes=_scopes(record))
+
+    run(show)
+
+
+@users.command()
+@_username
+@as_json
+def show(username: str, *, as_json: bool) -> None:
+    """Show a user: the account, its scopes and groups, and what it logs in with."""
+
+    async def read(services: "Services", context: "RequestContext") -> dict[str, Any]:
+        from app.accounts.admin.service import describe
+        from app.accounts.password_resets.errors import PasswordResetNotFoundError
+        from app.accounts.password_resets.schemas import OpenPasswordReset
+
+        user = await get_user(services, context, username)
+        (record,) = await describe(context, [user])
+        sessions = await services.sessions.list_for_user(context, user.id)
+        try:
+            forced = await services.password_resets.get_forced(context, user.id)
+            reset = OpenPasswordReset.model_validate(forced).model_dump(exclude={"user_id"})
+        except PasswordResetNotFoundError:
+            reset = None
+        return {
+            **record.model_dump(),
+            "has_second_factor": await services.second_factors.is_enabled(context, user.id),
+            "sessions": len(sessions),
+            "password_reset": reset,
+        }
+
+    print_record(run(read), as_json=as_json)
+
+
+@users.command()
+@_username
+@click.option("--email", help="The user's e-mail address.")
+@click.option("--admin", "is_admin", is_flag=True, help="Create an administrator.")
+@click.option("--scope", "scopes", multiple=True, help="A scope of the user. Can be repeated.")
+@as_json
+def create(
+    username: str, email: str | None, scopes: tuple[str, ...], *, is_admin: bool, as_json: bool
+) -> None:
+    """Create a user.
+
+    Prompts for the password, or reads it from standard input.
+    """
+    kind = "administrator" if is_admin else "user"
+    record = _create(username, email=email, is_admin=is_admin, scopes=scopes)
+    message = f"Created {kind} {username} with id {record.id}."
+    print_change(record.model_dump(), message, as_json=as_json)
 
 
 @click.command()
 @click.argument("username")
 @click.option("--email", help="The administrator's e-mail address.")
 def create_admin(username: str, email: str | None) -> None:
-    """Create an administrator.
+    """Create an administrator, as `hourpass users create --admin` does.
 
     Prompts for the password, or reads it from standard input.
     """
-    from app.users.schemas import NewAccount
+    record = _create(username, email=email, is_admin=True)
+    click.echo(f"Created administrator {username} with id {record.id}.")
 
-    account = NewAccount.model_validate(
-        {"username": username, "password": read_password(), "email": email}
+
+def _create(
+    username: str, *, email: str | None, is_admin: bool, scopes: tuple[str, ...] = ()
+) -> "UserRecord":
+    from app.accounts.admin.schemas import NewUserByAdmin
+
+    account = NewUserByAdmin.model_validate(
+        {
+            "username": username,
+            "password": read_password(),
+            "email": email,
+            "is_admin": is_admin,
+            "scopes": list(scopes),
+        }
     )
 
-    async def create(services: "Services", context: "RequestContext") -> int:
-        return await services.users.register(context, account, is_admin=True)
+    async def make(services: "Services", context: "RequestContext") -> "UserRecord":
+        user_id = await services.users.register(
+            context, account, is_admin=account.is_admin, scopes=account.scopes
+        )
+        return await _describe_one(context, await services.users.get(context, user_id))
 
-    click.echo(f"Created administrator {username} with id {run(create)}.")
-
-
-@click.command()
-@click.argument("username")
-def set_password(username: str) -> None:
-    """Change a user's password and revoke the user's tokens.
-
-    Prompts for the password, or reads it from standard input.
-    """
-    from app.users.schemas import NewAccount
-
-    account = NewAccount.model_validate({"username": username, "password": read_password()})
-
-    async def change(services: "Services", context: "RequestContext") -> None:
-        user = await get_user(services, context, account.username)
-        await services.users.change_password(context, user.id, account.password.get_secret_value())
-
-    run(change)
-    click.echo(f"Changed the password of {username}.")
+    return run(make)
 
 
-def _check_scopes(
-    _context: click.Context, _argument: click.Parameter, scopes: tuple[str, ...]
-) -> set[str]:
-    from app.tokens.scopes import OFFLINE_ACCESS
-
-    for scope in scopes:
-        if error := find_error(scope):
-            raise click.BadParameter(f"{scope!r}: {error}.")
-        if scope == OFFLINE_ACCESS:
-            raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
-    return set(scopes)
-
-
-_username = click.argument("username")
-_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-
-
-@click.command()
+@users.command()
 @_username
-@click.argument("scopes", nargs=-1, required=True, callback=_check_scopes)
-def grant(username: str, scopes: set[str]) -> None:
-    """Add scopes to those of a user. Revokes the user's tokens if that changes anything.
-
-    `admin` makes the user an administrator, and `introspect` allows the user to introspect the
-    tokens of others. Your APIs decide what other scopes mean. A `*` at the end of a name stands for
-    the rest of any name, as in `predict:fraud-*`.
-    """
-    _change_scopes(username, lambda before: before | scopes)
-
-
-@click.command()
-@_username
-@click.argument("scopes", nargs=-1, required=True)
-@_yes
-def revoke(username: str, scopes: tuple[str, ...], *, yes: bool) -> None:
-    """Remove scopes from those of a user. Revokes the user's tokens if that changes anything.
-
-    Removes exactly the named scopes: with `predict:*`, the user keeps `predict:fraud-v3`. Asks for
-    confirmation before it removes `admin` or the last scope.
-    """
-    _change_scopes(username, lambda before: before - set(scopes), is_confirmed=yes)
-
-
-@click.command()
-@_username
-@click.argument("scopes", nargs=-1, callback=_check_scopes)
-@_yes
-def set_scopes(username: str, scopes: set[str], *, yes: bool) -> None:
-    """Replace all scopes of a user. Revokes the user's tokens if that changes anything.
-
-    Without SCOPES, the user has none. Asks for confirmation before it removes `admin` or the last
-    scope.
-    """
-    _change_scopes(username, lambda _: scopes, is_confirmed=yes)
-
-
-def _change_scopes(
-    username: str, change: Callable[[set[str]], set[str]], *, is_confirmed: bool = False
-) -> None:
-    def change_confirmed(before: set[str]) -> set[str]:
-        after = change(before)
-        loses = ["admin"] if "admin" in before - after else []
-        loses += ["every scope"] if before and not after else []
-        if loses and not confirmed:
-            raise _ConfirmationNeeded(" and ".join(loses))
-        return after
-
-    async def operation(
-        services: "Services", context: "RequestContext"
-    ) -> tuple[set[str], set[str]]:
-        user = await get_user(services, context, username)
-        return await services.users.change_scopes(context, user.id, change_confirmed)
-
-    confirmed = is_confirmed
-    try:
-        before, after = run(operation)
-    except _ConfirmationNeeded as needed:
-        # Asked without a transaction, which would block all other writers meanwhile.
-        click.confirm(f"{username} loses {needed}. Continue?", abort=True)
-        confirmed = True
-        before, after = run(operation)
-    click.echo(f"{username} had: {_listed(before)}.\n{username} now has: {_listed(after)}.")
-
-
-class _ConfirmationNeeded(Exception):  # noqa: N818 - it asks for an answer
-    """The text says what the user loses."""
-
-
-def _listed(scopes: set[str]) -> str:
-    return " ".join(sorted(scopes)) or "no scopes"
-
-
-def _check_ip_address(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not an IP address.") from None
-
-
-@click.command()
-@click.argument("username")
+@click.option("--email", help="The new e-mail address. An empty text removes it.")
 @click.option(
-    "--ip-address",
-    "--address",  # the name before version 0.2
-    "ip_address",
-    callback=_check_ip_address,
-    help="Also clear the failed logins from this IP address.",
+    "--email-verified/--email-unverified",
+    "email_verified",
+    default=None,
+    help="Mark the address as verified, or as not verified.",
 )
-def unlock(username: str, ip_address: str | None) -> None:
-    """Clear a user's counters of failed and successful logins, so that the user can log in at
-    once."""
+@as_json
+def change(username: str, *, as_json: bool, **values: Any) -> None:
+    """Change a user's e-mail address."""
+    from app.accounts.admin.schemas import UserChange
 
-    async def forget(services: "Services", context: "RequestContext") -> bool:
-        from app.database.engine import begin_write
-        from app.security.rate_limits.service import clear
-        from app.users.schemas import normalize_username
+    changes = check_arguments(UserChange, values).changes()
+    if not changes:
+        raise click.UsageError("Give at least one option.")
 
+    async def update(services: "Services", context: "RequestContext") -> "UserRecord":
         user = await get_user(services, context, username)
-        await begin_write(context.session)
-        await clear(context.session, normalize_username(username), ip_address, all_accounts=True)
-        await services.events.publish(context, "user.unlock", user.id)
-        is_enabled = user.is_enabled
-        await context.session.commit()
-        return is_enabled
+        return await _describe_one(
+            context, await services.users.change(context, user.id, **changes)
+        )
 
-    can_log_in = run(forget)
-    click.echo(f"Cleared the login counters of {username}.")
-    if can_log_in:
-        click.echo(f"{username} can log in again.")
-    else:
-        click.echo(f"{username} is disabled, and cannot log in until an administrator enables it.")
+    record = run(update)
+    address = "no e-mail address"
+    if record.email:
+        state = "verified" if record.email_verified else "not verified"
+        address = f"the e-mail address {record.email} ({state})"
+    print_change(record.model_dump(), f"{record.username} has {address}.", as_json=as_json)
 
 
-@click.command()
-@click.argument("username")
-def reset_second_factor(username: str) -> None:
-    """Remove a user's second factor and revoke the user's tokens.
+@users.command()
+@_username
+@as_json
+def disable(username: str, *, as_json: bool) -> None:
+    """Disable a user and revoke the user's tokens, sessions and API keys' tokens at once."""
+    record = _set_enabled(username, enabled=False)
+    message = f"Disabled {record.username}. All tokens of {record.username} are revoked."
+    print_change(record.model_dump(), message, as_json=as_json)
 
-    For a user who has lost the phone and the recovery codes. Verify the identity of the user first.
+
+@users.command()
+@_username
+@as_json
+def enable(username: str, *, as_json: bool) -> None:
+    """Enable a user, or a service account with its API keys, again.
+
+    Tokens and sessions from before stay revoked.
+    """
+    record = _set_enabled(username, enabled=True)
+    message = f"Enabled {record.username}. Tokens and sessions from before stay revoked."
+    print_change(record.model_dump(), message, as_json=as_json)
+
+
+def _set_enabled(username: str, *, enabled: bool) -> "UserRecord":
+    async def update(services: "Services", context: "RequestContext") -> "UserRecord":
+        user = await get_user(services, context, username)
+        await services.users.set_enabled(context, user.id, enabled=enabled)
+        return await _describe_one(context, await services.users.get(context, user.id))
+
+    return run(update)
+
+
+@users.command()
+@_username
+@yes
+@as_json
+def delete(username: str, *, yes: bool, as_json: bool) -> None:
+    """Delete a user, and revoke the user's tokens, sessions and API keys. The id is not used again.
+
+    The audit log keeps its entries. `hourpass users erase` removes what identifies the person.
     """
 
-    async def reset(services: "Services", context: "RequestContext") -> None:
-        user = await get_user(services, context, username)
-        await services.second_factors.reset(context, user.id)
+    async def describe_user(services: "Services", context: "RequestContext") -> "UserRecord":
+        return await _describe_one(context, await get_user(services, context, username))
 
-    run(reset)
-    click.echo(f"Removed the second factor of {username}.")
+    record = run(describe_user)
+    about = f"{record.username} (id {record.id}, {_scopes(record)})"
+    confirm(f"Delete {about}? This cannot be undone.", is_confirmed=yes)
+    run(lambda services, context: services.users.remove(context, record.id))
+    print_change(
+        {"id": record.id, "username": record.username},
+        f"Deleted {record.username}, whose id was {record.id}.",
+        as_json=as_json,
+    )
 
 
-@click.command()
-@click.argument("user_id", type=click.IntRange(1, 2**63 - 1))
-def erase_user(user_id: int) -> None:
+@users.command()
+@click.argument("user_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@yes
+def erase(user_id: int, *, yes: bool) -> None:
     """Erase the personal data of a deleted user from the audit log.
 
-    USER_ID is the id of the deleted user. The entries stay, without IP addresses, user agents and
+    ID is the id of the deleted user. The entries stay, without IP addresses, user agents and
     request ids. On PostgreSQL with two database roles, run it with the role that owns the tables.
     """
+    question = f"Erase the personal data of the deleted user {user_id}? This cannot be undone."
+    confirm(question, is_confirmed=yes)
     number = run(lambda services, context: services.erasure.erase(context, user_id))
-    entries = "1 entry" if number == 1 else f"{number} entries"
+    entries = counted(number, "entry", "entries")
     click.echo(f"Erased the personal data in {entries} of the audit log.")
+
+
+async def _describe_one(context: "RequestContext", user: "User") -> "UserRecord":
+    from app.accounts.admin.service import describe
+
+    (record,) = await describe(context, [user])
+    return record
+
+
+def _scopes(record: "UserRecord") -> str:
+    return scopes_text({*record.scopes, *(["admin"] if record.is_admin else [])})

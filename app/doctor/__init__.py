@@ -1,0 +1,1 @@
+"""The checks of `hourpass doctor`: one module per topic, and their list in checks.py."""

@@ -1,10 +1,17 @@
 """Whether several processes serve one SQLite file, which is allowed, but often an accident."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from app.database.serving_processes import find
 from app.doctor.finding import Finding
+from app.doctor.system import System
+
+
+async def check(system: System) -> AsyncIterator[Finding]:
+    if system.sqlite_path:
+        for finding in check_processes(system.sqlite_path):
+            yield finding
 
 
 def check_processes(database: Path) -> Iterator[Finding]:

@@ -167,7 +167,10 @@ class PasswordGrant:
         reason = {"reason": result.value} if is_about_code else {}
         if result is LoginResult.REFUSED and user and self._is_unsupported(user.password_hash):
             reason = {"reason": "unsupported password hash"}
-        await self._events.publish(context, "login", user_id, succeeded=is_accepted, **reason)
+        new_address = {} if attempt.is_known or not is_accepted else {"new_address": "true"}
+        await self._events.publish(
+            context, "login", user_id, succeeded=is_accepted, **reason, **new_address
+        )
 
     def _is_unsupported(self, password_hash: str) -> bool:
         return password_hash != UNUSABLE_PASSWORD and not self._passwords.can_verify(password_hash)

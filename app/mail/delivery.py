@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.background_jobs import StoppedError, finish_or_stop
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.fast_queries import current_time
@@ -55,10 +56,6 @@ _NOT_IN_SESSION = {"synchronize_session": False}
 _log = logging.getLogger("hourpass.mail")
 
 
-class _StoppedError(Exception):
-    """The process ends, and the mail server has not replied."""
-
-
 class Delivery:
     def __init__(self, settings: Settings, events: Events, clock: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -86,10 +83,11 @@ class Delivery:
             await _finish(session, mail)
             return True
         try:
-            await self._send(self._compose(mail, letter), stopping)
+            message = self._compose(mail, letter)
+            await finish_or_stop(send(self._settings, message), stopping, STOP_SECONDS)
         except EmailNotValidError:  # an address that older versions accepted
             await self._fail(session, mail, letter, {"step": "address"})
-        except _StoppedError:
+        except StoppedError:  # before the mail server replied
             await postpone(session, mail)
         except SendError as error:
             await self._retry_or_fail(session, mail, letter, error)
@@ -148,20 +146,6 @@ class Delivery:
             date=mail.created_at,
             **letter.values,
         )
-
-    async def _send(self, message: EmailMessage, stopping: asyncio.Event) -> None:
-        """Raises SendError and _StoppedError."""
-        sending = asyncio.create_task(send(self._settings, message))
-        stop = asyncio.create_task(stopping.wait())
-        try:
-            await asyncio.wait({sending, stop}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({sending}, timeout=STOP_SECONDS)
-            if not sending.done():
-                raise _StoppedError
-            await sending
-        finally:
-            sending.cancel()
-            stop.cancel()
 
     async def _retry_or_fail(
         self, session: AsyncSession, mail: OutgoingMail, letter: Letter, error: SendError

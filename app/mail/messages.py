@@ -35,6 +35,10 @@ NEEDED = {
     "api_key_created": "key_name",
     "api_key_rotated": "key_name",
     "api_key_by_administrator": "key_name",
+    "email_changed": "account",
+    "email_changed_by_administrator": "account",
+    "password_changed": "account",
+    "password_changed_by_administrator": "account",
     "test": None,
 }
 NAMES = tuple(NEEDED)

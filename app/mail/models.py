@@ -1,23 +1,23 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Integer, String, false
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, false
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.context import RequestContext
 from app.database.base import Base
+from app.database.outbox import Queued
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
-class OutgoingMail(Base):
+class OutgoingMail(Queued, Base):
     """Waiting mail. The text of its code is generated at the first try, and is stored only
     encrypted: with SECRET_KEY, or without one with a key that only the sending process has."""
 
     __tablename__ = "outbox"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
-    id: Mapped[int] = mapped_column(_ID, Identity(), primary_key=True)
     # The code to send. Without a code and a notice, the row is a request, which worker.py expands:
     # with a user, to verify the address of that user; without a user, to reset the passwords of the
     # address.
@@ -36,7 +36,6 @@ class OutgoingMail(Base):
     request_id: Mapped[str | None] = mapped_column(String(64))
     # The text of the code, for the next try.
     encrypted_code: Mapped[str | None] = mapped_column(String(200))
-    attempts: Mapped[int]
     # Whether the last try failed for a reason that concerns all mail.
     waits_for_server: Mapped[bool] = mapped_column(
         default=False, server_default=false(), index=True

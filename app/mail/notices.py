@@ -13,8 +13,16 @@ from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD, add, is_outbox_full
 from app.users.models import User
 
-TEMPLATES = {"api_key.create": "api_key_created", "api_key.rotate": "api_key_rotated"}
-BY_ADMINISTRATOR = "api_key_by_administrator"
+# The template of each action, if the user did it, and if an administrator did.
+TEMPLATES = {
+    "api_key.create": ("api_key_created", "api_key_by_administrator"),
+    "api_key.rotate": ("api_key_rotated", "api_key_by_administrator"),
+    "user.change_email": ("email_changed", "email_changed_by_administrator"),
+    "user.change_password": ("password_changed", "password_changed_by_administrator"),
+    "user.reset_password": ("password_changed", "password_changed_by_administrator"),
+}
+# These go to the address that the user had before, whatever became of the account since.
+_TO_FORMER_ADDRESS = TEMPLATES["user.change_email"]
 
 
 class OutdatedNoticeError(Exception):
@@ -35,19 +43,25 @@ class Letter(NamedTuple):
 async def send_notice(context: RequestContext, event: Event) -> None:
     """A subscriber. Only to a verified address: a stranger may have registered with another one,
     and chosen the name of the key as advertising. If too much mail is waiting, it sends nothing."""
+    if not event.succeeded or await is_outbox_full(context):
+        return
     user = await context.session.get(User, event.subject_id)
-    if user is None or user.email is None or not user.email_verified:
+    if user is None:
         return
-    if await is_outbox_full(context):
-        return
+    by_user, by_administrator = TEMPLATES[event.action]
     is_own = context.user_id == user.id
-    details = {"key_name": event.details["name"]}
+    notice = by_user if is_own else by_administrator
+    email = user.email if user.email_verified else None
+    if notice in _TO_FORMER_ADDRESS:
+        email = event.personal.get("former_email")
+    if email is None:
+        return
+    details: dict[str, str] = {}
+    if "name" in event.details:
+        details["key_name"] = event.details["name"]
     if is_own:  # the address of an administrator is none of the user's business
         details["address"] = context.ip_address
-    notice = TEMPLATES[event.action] if is_own else BY_ADMINISTRATOR
-    await add(
-        context, user.email, user_id=user.id, notice=notice, details=to_json(details).decode()
-    )
+    await add(context, email, user_id=user.id, notice=notice, details=to_json(details).decode())
 
 
 async def compose_notice(session: AsyncSession, mail: OutgoingMail) -> Letter:
@@ -55,7 +69,8 @@ async def compose_notice(session: AsyncSession, mail: OutgoingMail) -> Letter:
     assert mail.notice
     assert mail.details
     user = await session.get(User, mail.user_id, populate_existing=True)
-    if user is None or user.email != mail.email or not user.email_verified:
+    is_still_there = user and user.email == mail.email and user.email_verified
+    if user is None or not (is_still_there or mail.notice in _TO_FORMER_ADDRESS):
         raise OutdatedNoticeError
     time = f"{mail.created_at:%Y-%m-%d %H:%M} UTC"
     values = {**from_json(mail.details), "account": user.username, "time": time}

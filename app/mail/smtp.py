@@ -3,10 +3,11 @@
 import asyncio
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from email.headerregistry import AddressHeader
 from email.message import EmailMessage
 from typing import cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiosmtplib
 
@@ -74,43 +75,80 @@ class SendError(Exception):
         return (self.enhanced_code or "").split(".")[1:2] == ["3"]  # X.3.x: the mail system
 
 
+@dataclass
+class _Progress:
+    step: str = "connect"
+
+
 async def send(settings: Settings, message: EmailMessage) -> None:
     """Send by SMTP_URL, which must be set. Raises SendError."""
-    assert settings.smtp_url
-    url = urlsplit(settings.smtp_url.get_secret_value())
-    server = aiosmtplib.SMTP(
-        hostname=url.hostname,
-        port=url.port or SMTP_PORTS[url.scheme],
-        use_tls=url.scheme == "smtps",
-        start_tls=False,  # below, as a step of its own
-        local_hostname=domain_of(settings),
-        timeout=REPLY_SECONDS,
-    )
-    step = "connect"
+    server = _server(settings)
+    progress = _Progress()
     try:
         async with asyncio.timeout(PREPARE_SECONDS):
-            await server.connect()
-            if url.scheme == "smtp":
-                step = "starttls"
-                await server.starttls()
-            if url.username:
-                step = "auth"
-                await server.login(unquote(url.username), unquote(url.password or ""))
+            await _log_in(settings, server, progress)
             sender, recipient = _address(message, "From"), _address(message, "To")
-            step = "mail"
+            progress.step = "mail"
             options, encoding = await _options_for(server, recipient)
             await server.mail(sender, options=options, encoding=encoding)
-            step = "rcpt"
+            progress.step = "rcpt"
             await server.rcpt(recipient, encoding=encoding)
-        step = "data"
+        progress.step = "data"
         async with asyncio.timeout(TEXT_SECONDS):
             await server.data(bytes(message), timeout=TEXT_SECONDS)
         with suppress(aiosmtplib.SMTPException, OSError):
             await server.quit(timeout=QUIT_SECONDS)
     except (aiosmtplib.SMTPException, OSError) as error:
-        raise SendError(step, error) from error
+        raise SendError(progress.step, error) from error
     finally:
         server.close()
+
+
+async def check_server(settings: Settings, seconds: float) -> None:
+    """Connect to the server of SMTP_URL, which must be set, and log in, without a message. Raises
+    SendError, also if it takes longer than `seconds`."""
+    server = _server(settings)
+    progress = _Progress()
+    try:
+        async with asyncio.timeout(seconds):
+            await _log_in(settings, server, progress)
+            progress.step = "ehlo"
+            if server.is_ehlo_or_helo_needed:
+                await server.ehlo()
+            with suppress(aiosmtplib.SMTPException):
+                await server.quit()
+    except (aiosmtplib.SMTPException, OSError) as error:
+        raise SendError(progress.step, error) from error
+    finally:
+        server.close()
+
+
+def _server(settings: Settings) -> aiosmtplib.SMTP:
+    url = _url(settings)
+    return aiosmtplib.SMTP(
+        hostname=url.hostname,
+        port=url.port or SMTP_PORTS[url.scheme],
+        use_tls=url.scheme == "smtps",
+        start_tls=False,  # a step of its own
+        local_hostname=domain_of(settings),
+        timeout=REPLY_SECONDS,
+    )
+
+
+async def _log_in(settings: Settings, server: aiosmtplib.SMTP, progress: _Progress) -> None:
+    url = _url(settings)
+    await server.connect()
+    if url.scheme == "smtp":
+        progress.step = "starttls"
+        await server.starttls()
+    if url.username:
+        progress.step = "auth"
+        await server.login(unquote(url.username), unquote(url.password or ""))
+
+
+def _url(settings: Settings) -> SplitResult:
+    assert settings.smtp_url
+    return urlsplit(settings.smtp_url.get_secret_value())
 
 
 async def _options_for(server: aiosmtplib.SMTP, recipient: str) -> tuple[list[str], str]:

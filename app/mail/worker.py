@@ -1,5 +1,4 @@
-"""Sends the mail in the outbox. Every worker runs this job. A worker first claims a mail for some
-time, so if it dies, another worker sends the mail.
+"""Sends the mail in the outbox. Every worker runs this job (database/outbox.py).
 
 A row without a code and without a notice is a request. The accounts of its address are looked up
 only here, so that a password reset takes the same time for every address. A request is replaced, in
@@ -13,14 +12,15 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import ClassVar
 
-from sqlalchemy import and_, delete, select, update
+from sqlalchemy import and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.background_jobs import wait_or_stop
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.database.outbox import OutboxWorker
 from app.events import Events
 from app.mail.delivery import Delivery, postpone
 from app.mail.models import OutgoingMail
@@ -37,7 +37,6 @@ from app.security.rate_limits.service import enforce_limit, is_known, network_to
 from app.settings import Settings
 from app.users.models import User, normalize_email
 
-POLL_SECONDS = 2
 BATCH_SIZE = 20
 # As long as a try can take, so that no other worker sends the mail meanwhile.
 CLAIM_PERIOD = timedelta(minutes=14)
@@ -51,7 +50,9 @@ _REQUEST = "password_reset.request"
 _log = logging.getLogger("hourpass.mail")
 
 
-class MailWorker:
+class MailWorker(OutboxWorker[OutgoingMail]):
+    claimed_values: ClassVar = {"waits_for_server": False}
+
     def __init__(
         self,
         database: Database,
@@ -59,26 +60,15 @@ class MailWorker:
         events: Events,
         clock: Callable[[], datetime],
     ) -> None:
-        self._database = database
+        failures = FailureLog(_log, "Cannot send mail")
+        super().__init__(database, OutgoingMail, CLAIM_PERIOD, failures)
         self._events = events
         self._clock = clock
         self._delivery = Delivery(settings, events, clock)
-        self._sending: set[asyncio.Task[None]] = set()
         self._is_server_available = True
-        self._failures = FailureLog(_log, "Cannot send mail")
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """The mail of a failed run is sent later."""
-        while not stopping.is_set():
-            try:
-                while await self.run_once(stopping) and self._is_server_available:
-                    pass
-            except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
-            else:
-                self._failures.succeeded()
-            await wait_or_stop(stopping, POLL_SECONDS)
-        await self.finish()
+    def can_continue(self) -> bool:
+        return self._is_server_available
 
     async def run_once(self, stopping: asyncio.Event) -> int:
         """Returns how many mails this worker claimed. Ends early if the mail server is unavailable:
@@ -95,28 +85,20 @@ class MailWorker:
             for mail_id in (await session.scalars(due.limit(BATCH_SIZE))).all():
                 if stopping.is_set():
                     break
-                if mail := await self._claim(session, mail_id):
+                if mail := await self.claim(session, mail_id):
                     claimed += 1
-                    await self._start(mail, stopping)
+                    await self._send_next(mail, stopping)
                     if not self._is_server_available:
                         break
         return claimed
 
-    async def finish(self) -> None:
-        """Wait for the mail that is being sent."""
-        if self._sending:
-            await asyncio.wait(self._sending)
-
-    async def _start(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
+    async def _send_next(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
         """Process the mail, and wait for that, but not long."""
-        task = asyncio.create_task(self._process(mail, stopping))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        await asyncio.wait({task}, timeout=NEXT_MAIL_SECONDS)
+        await asyncio.wait({self.start(mail, stopping)}, timeout=NEXT_MAIL_SECONDS)
         if len(self._sending) >= MAX_SENDING:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _process(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
+    async def process(self, mail: OutgoingMail, stopping: asyncio.Event) -> None:
         try:
             async with self._database.session() as session:
                 if mail.code_id or mail.notice:
@@ -131,26 +113,6 @@ class MailWorker:
             with suppress(Exception):  # otherwise it is due when the claim ends
                 async with self._database.session() as session:
                     await postpone(session, mail)
-
-    async def _claim(self, session: AsyncSession, mail_id: int) -> OutgoingMail | None:
-        """None if another worker was faster."""
-        now = await current_time(session)
-        await begin_write(session)
-        # One UPDATE. After a second one in the same transaction, PostgreSQL would lock the row of
-        # the code, and so wait for a transaction that deletes the code and then its mail.
-        mail = await session.scalar(
-            update(OutgoingMail)
-            .where(OutgoingMail.id == mail_id, OutgoingMail.due_at <= now)
-            .values(
-                attempts=OutgoingMail.attempts + 1,
-                due_at=now + CLAIM_PERIOD,
-                waits_for_server=False,
-            )
-            .returning(OutgoingMail)
-            .execution_options(populate_existing=True)
-        )
-        await session.commit()
-        return mail
 
     async def _expand(self, session: AsyncSession, request: OutgoingMail) -> None:
         """Replace the request by a mail for each account, and count them."""

@@ -23,6 +23,9 @@ from app.settings import Settings
 from app.tokens.revocations.models import Revocation
 from app.tokens.revocations.service import has_expired
 from app.users.models import User
+from app.webhooks.models import WebhookDelivery
+from app.webhooks.outbox import KEPT_FOR as KEPT_DELIVERIES_FOR
+from app.webhooks.outbox import MAX_DEAD_LETTERS, older_dead_letters
 
 BATCH_SIZE = 500
 SESSIONS_PER_RUN = 10_000
@@ -52,6 +55,10 @@ class Retention(LockedJob):
         await _delete(session, AttemptCounter.key, await expired(session, now))
         await _delete(session, Code.id, Code.expires_at <= now)
         await _delete(session, OutgoingMail.id, OutgoingMail.created_at <= now - RETRY_PERIOD)
+        is_old = WebhookDelivery.created_at <= now - KEPT_DELIVERIES_FOR
+        await _delete(session, WebhookDelivery.id, is_old)
+        surplus = await older_dead_letters(session, MAX_DEAD_LETTERS)
+        await _delete(session, WebhookDelivery.id, surplus)
         # Twice the period in which it can be confirmed.
         is_outdated = SecondFactor.created_at <= now - 2 * ENROLLMENT_PERIOD
         is_unconfirmed = SecondFactor.confirmed_at.is_(None)

@@ -109,8 +109,7 @@ class Connections:
     def limit(self) -> int:
         """Connections that the worker keeps open. Reads the open-files limit of the process once,
         so call raise_open_files() first."""
-        reserved = _RESERVED_FILES + backlog() + self._settings.database_pool_size
-        possible = max(10, open_files() - reserved)
+        possible = possible_connections(self._settings, open_files())
         wanted = self._settings.max_connections
         if wanted is None:
             return min(possible, DEFAULT_MAX_CONNECTIONS)
@@ -250,9 +249,18 @@ class Connections:
         return left > 0
 
 
+def possible_connections(settings: Settings, files: int) -> int:
+    """How many connections a worker can keep open if it may open `files` files."""
+    return max(10, files - _RESERVED_FILES - _backlog(files) - settings.database_pool_size)
+
+
 def backlog() -> int:
     """Connections that the operating system accepts before the process does."""
-    return min(2048, open_files() // 8)
+    return _backlog(open_files())
+
+
+def _backlog(files: int) -> int:
+    return min(2048, files // 8)
 
 
 def open_files() -> int:
@@ -261,7 +269,21 @@ def open_files() -> int:
         return _OPEN_FILES_IF_UNLIMITED
     import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def most_open_files() -> int:
+    """The limit of this process after raise_open_files()."""
+    if sys.platform == "win32":
+        return _OPEN_FILES_IF_UNLIMITED
+    import resource
+
+    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+def _finite(limit: int) -> int:
+    import resource
+
     return _OPEN_FILES_IF_UNLIMITED if limit == resource.RLIM_INFINITY else limit
 
 

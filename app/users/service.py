@@ -265,8 +265,11 @@ class Users:
             require_room(self._settings, scopes)
         email_verified = values.pop("email_verified", None)
         changed = {name for name, value in values.items() if getattr(user, name) != value}
+        former_email = user.email if user.email_verified else None
         for name in changed:
             setattr(user, name, values[name])
+        if former_email and user.email and is_same_mailbox(former_email, user.email):
+            former_email = None
         if email_verified is not None and email_verified != user.email_verified:
             if user.email is None:
                 raise InvalidRequestError.for_field("email_verified", "There is no e-mail address")
@@ -277,13 +280,14 @@ class Users:
             raise LastAdminError
         if changed & {"is_admin", "scopes"} or (changed & {"is_enabled"} and not user.is_enabled):
             await self._revoke_tokens(context, user)
-        await self._publish_changes(context, user, changed)
+        await self._publish_changes(context, user, changed, former_email)
         await context.session.commit()
         return user
 
     async def _publish_changes(
-        self, context: RequestContext, user: User, changed: set[str]
+        self, context: RequestContext, user: User, changed: set[str], former_email: str | None
     ) -> None:
+        """`former_email` is the verified address before the change, if it was another mailbox."""
         if changed & {"is_admin", "scopes"}:
             await self._events.publish(
                 context, "user.grant", user.id, to=summarize(user.granted_scopes())
@@ -292,7 +296,8 @@ class Users:
             action = "user.enable" if user.is_enabled else "user.disable"
             await self._events.publish(context, action, user.id)
         if "email" in changed:
-            await self._events.publish(context, "user.change_email", user.id)
+            former = {"former_email": former_email} if former_email else {}
+            await self._events.publish(context, "user.change_email", user.id, former)
         if "email_verified" in changed:
             action = "user.verify_email" if user.email_verified else "user.unverify_email"
             await self._events.publish(context, action, user.id)

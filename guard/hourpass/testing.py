@@ -266,7 +266,7 @@ class Issuer:
         self._key = SigningKey()
 
     def revoke_key(self) -> None:
-        """Revoke all tokens so far, as `hourpass keys revoke` does."""
+        """Revoke all tokens so far, as `hourpass signing-keys revoke` does."""
         revoked = self._key
         self.rotate_key()
         self.publish(f"kid:{revoked.kid}")

@@ -162,8 +162,10 @@ async def test_the_command_creates_and_lists_them(
     account = json.loads(created.stdout)
     assert (account["username"], account["scopes"]) == ("svc-scoring", ["predict:*"])
     listed = await hourpass("service-accounts", "list")
-    assert listed.stdout == f"{account['id']}\tsvc-scoring\tenabled\tpredict:*\n"
-    assert json.loads((await hourpass("service-accounts", "list", "--json")).stdout) == [account]
+    (row,) = listed.stdout.splitlines()[1:]
+    assert row.split() == [str(account["id"]), "svc-scoring", "enabled", "predict:*"]
+    as_json = await hourpass("service-accounts", "list", "--json")
+    assert [json.loads(line) for line in as_json.stdout.splitlines()] == [account]
     shown = await client.get(f"/users/{account['id']}", headers=bearer(arthurs_token))
     assert shown.json()["kind"] == "service"
     refused = await hourpass("service-accounts", "create", "scoring")

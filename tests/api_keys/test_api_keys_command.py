@@ -40,6 +40,13 @@ async def test_the_life_of_a_key_on_the_command_line(
     owners = {entry["id"]: entry["owner"] for entry in map(json.loads, everybodys)}
     assert owners == {key_id: "lancelot", record["id"]: "galahad"}
     keys = await keys_of(client, LANCELOT)
+    shown = json.loads((await hourpass("api-keys", "show", key_id, "--json")).stdout)
+    assert (shown["owner"], shown["name"], shown["label"]) == ("lancelot", "nightly batch", "churn")
+    changed = await hourpass("api-keys", "change", key_id, "--label", "", "--scope", "predict")
+    assert_refused(changed, "scopes: ")
+    changed = await hourpass("api-keys", "change", key_id, "--label", "", "--days", "3")
+    assert changed.stdout == f"Changed the API key {key_id} (nightly batch) of lancelot.\n"
+    assert (await keys.get(key_id))["label"] is None
     suspended = await hourpass("api-keys", "suspend", key_id)
     assert suspended.stdout == f"Suspended the API key {key_id} (nightly batch) of lancelot.\n"
     assert (await keys.get(key_id))["status"] == "suspended"
@@ -84,7 +91,11 @@ async def test_what_the_command_refuses(
         (("create", "lancelot", "x", "--days", "367"), 2, "367 is not in the range"),
         (("rotate", "00000000"), 1, "API key not found"),
         (("rotate", "00000000", "--overlap", "604801"), 2, "is not in the range"),
-        (("suspend", "\udcff"), 1, "API key not found"),
+        (("change", "00000000"), 2, "Give at least one option."),
+        (("change", "00000000", "--name", "x"), 1, "API key not found"),
+        (("change", "00000000", "--network", "::1"), 2, "--network: Write ::1/128"),
+        (("suspend", "\udcff"), 2, "must be text in UTF-8"),
+        (("suspend", "0000000\u00e9"), 1, "API key not found"),
         (("revoke", "x" * 10_000, "--yes"), 1, "API key not found"),
     ):
         with subtests.test(" ".join(arguments)[:60].encode("ascii", "replace").decode()):

@@ -211,7 +211,7 @@ async def test_a_login_that_was_not_announced_as_writing_writes_nothing(app: Fas
     rate, unwritten = Rate.hourly(600), UnwrittenLogins()
     async with app.state.database.session() as session:
         now = await current_time(session)
-        attempt = Attempt(session, [], None, "key", rate, unwritten, now)
+        attempt = Attempt(session, [], True, None, "key", rate, unwritten, now)
         await session.rollback()
         for _ in range(LOGINS_PER_WRITE + 1):
             await attempt.count_login()

@@ -13,9 +13,12 @@ async def test_an_old_backup_or_none_is_a_warning(app: FastAPI) -> None:
     async with app.state.database.session() as session:
         context = context_in(session, app)
         finding = await check_backups(context)
-        assert finding.state == "warning"
-        assert "There was none yet" in finding.text
-        assert "hourpass backup FILE" in finding.text
+        if session.get_bind().dialect.name == "sqlite":
+            assert finding.state == "warning"
+            assert "There was none yet. Run `hourpass backup FILE`" in finding.text
+        else:
+            assert finding.state == "ok"
+            assert "another tool" in finding.text
         await begin_write(session)
         await app.state.services.events.publish(context, "service.backup", None)
         await session.commit()

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from httpx import AsyncClient
 from sqlalchemy import select
 
 from app.audit.models import Entry
+from app.cli.lazy_commands import LazyCommand
 from app.cli.main import main
 from app.database import migrations
 from app.database.engine import Database
@@ -215,8 +217,8 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
         ("set-scopes lancelot predict", "user.grant", 2),
         ("unlock lancelot", "user.unlock", 2),
         ("reset-second-factor lancelot", "second_factor.reset", 2),
-        ("keys rotate", "key.rotate", None),
-        ("keys revoke {kid}", "key.revoke", None),
+        ("signing-keys rotate", "key.rotate", None),
+        ("signing-keys revoke {kid} --yes", "key.revoke", None),
     ],
 )
 async def test_what_it_does_is_in_the_audit_log(  # noqa: PLR0917 - fixtures
@@ -344,32 +346,62 @@ def test_help_lists_the_commands(option: str) -> None:
     result = run(option)
     assert result.exit_code == 0
     _, _, listed = result.output.partition("Commands:\n")
-    assert [line.split()[0] for line in listed.splitlines()] == sorted(main.commands)
-    assert set(main.commands) == {
+    shown = {name for name, command in main.commands.items() if not command.hidden}
+    names = [line.split()[0] for line in listed.splitlines() if line[2:3] != " "]
+    assert names == sorted(shown)
+    assert shown == {
         "after-restore",
         "api-keys",
         "apply",
+        "audit",
         "backup",
         "copy",
-        "create-admin",
-        "erase-user",
+        "doctor",
         "export",
-        "grant",
         "groups",
         "import",
-        "keys",
+        "invitations",
+        "mail",
         "migrate",
-        "reset-second-factor",
         "restore",
-        "revoke",
         "serve",
         "service-accounts",
-        "set-password",
-        "set-scopes",
+        "sessions",
         "settings",
-        "test-mail",
-        "unlock",
+        "signing-keys",
+        "users",
+        "webhooks",
     }
+
+
+@pytest.mark.parametrize(
+    ("former", "command"),
+    [
+        ("erase-user", "users erase"),
+        ("grant", "users grant"),
+        ("revoke", "users revoke"),
+        ("set-scopes", "users set-scopes"),
+        ("set-password", "users set-password"),
+        ("reset-second-factor", "users reset-second-factor"),
+        ("unlock", "users unlock"),
+        ("keys list", "signing-keys list"),
+        ("keys rotate", "signing-keys rotate"),
+        ("keys revoke", "signing-keys revoke"),
+        ("test-mail", "mail test"),
+    ],
+)
+def test_former_names_are_the_same_commands(former: str, command: str) -> None:
+    assert loaded(former) is loaded(command)
+
+
+def loaded(command: str) -> click.Command:
+    found: click.Command = main
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+        if isinstance(found, LazyCommand):
+            found = found.load()
+    return found
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from app.settings import Settings
 from app.users.login_account import LoginAccount, find_login_account
 from app.users.models import User
 from app.users.schemas import NewUser
+from app.webhooks.worker import WebhookWorker
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.interleaved import Transaction, interleaver
 from tests.support.mail_server import stop_background_worker
@@ -102,6 +103,7 @@ class Prepared:
     kid: str
     codes: dict[Purpose, str]
     invitation_id: int
+    webhook_id: int
 
     @property
     def otp(self) -> SecretStr:
@@ -134,6 +136,9 @@ async def prepare(
     for name in ("knights", "squires"):
         await services.groups.create(context, name, ["a"])
     await services.groups.add_member(context, "knights", lancelot.id)
+    webhook = await services.webhooks.create(context, "https://127.0.0.1/")  # is not allowed
+    await services.events.publish(context, "user.enable", lancelot.id)
+    await session.commit()
     session_id = await session.scalar(select(Session.id))
     new_keys = [NewApiKey(name="batch") for _ in range(2)]
     made = [await services.api_keys.create(context, lancelot.id, new) for new in new_keys]
@@ -151,6 +156,7 @@ async def prepare(
         kid=(await services.keys.load(context)).keys[0].kid,
         codes=written,
         invitation_id=invited.id,
+        webhook_id=webhook.endpoint.id,
     )
 
 
@@ -209,6 +215,7 @@ def of_credentials(it: Prepared) -> dict[str, Operation]:
         "refresh a session": lambda c: sessions.refresh(c, token),
         "refresh with a used token": lambda c: sessions.refresh(c, stolen),
         "revoke a session": lambda c: sessions.revoke(c, user_id, it.session_id),
+        "revoke all sessions": lambda c: sessions.revoke_all(c, user_id),
         "revoke a token": revoke_token,
         "fail to log in": lambda c: factors.remove(c, user_id, NEW_PASSWORD, it.otp),
         "enroll anew": lambda c: factors.enroll(c, user_id, password),
@@ -265,12 +272,18 @@ def of_the_service(it: Prepared) -> dict[str, Operation]:
     invitations, keys = it.services.invitations, it.services.keys
     clock = Clock()
     mail_worker = MailWorker(it.database, it.settings, it.services.events, clock)
+    sender, webhooks = it.services.webhook_sender, it.services.webhooks
+    webhook_worker = WebhookWorker(it.database, sender, it.services.events, clock)
 
     async def revoke_key(context: RequestContext) -> None:
         await begin_write(context.session)
         await keys.revoke(context, it.kid)
         await it.services.revocations.publish(context, f"kid:{it.kid}")
         await context.session.commit()
+
+    async def send_webhooks(_: RequestContext) -> None:
+        await webhook_worker.run_once(asyncio.Event())
+        await webhook_worker.finish()
 
     purged = (Session.id, ApiKey.id, AttemptCounter.key, Code.id, OutgoingMail.id)
     return {
@@ -280,6 +293,10 @@ def of_the_service(it: Prepared) -> dict[str, Operation]:
         "mail an invitation again": lambda c: invitations.resend(c, it.invitation_id, None),
         "mail a reset again": lambda c: it.services.password_resets.resend(c, it.lancelot.id, None),
         "revoke a key": revoke_key,
+        "send webhooks": send_webhooks,
+        "disable a webhook": lambda c: webhooks.update(c, it.webhook_id, is_enabled=False),
+        "delete a webhook": lambda c: webhooks.delete(c, it.webhook_id),
+        "send dead letters again": lambda c: webhooks.retry(c, it.webhook_id),
         "after a restore": lambda c: revoke_everything(it.services, c),
         **{f"purge {key.class_.__tablename__}": purge(key) for key in purged},
     }

@@ -114,14 +114,13 @@ async def test_the_command_erases_and_says_how_much(
     app: FastAPI, client: AsyncClient, hourpass: Command, arthurs_token: str
 ) -> None:
     lancelot = str(await live_and_leave(app, client, arthurs_token))
-    assert_refused(
-        await hourpass("erase-user", "1"), "The user still exists. Delete the user first"
-    )
-    assert_refused(await hourpass("erase-user", str(NOBODY)), "User not found")
-    assert (await hourpass("erase-user", "lancelot")).exit_code == 2
-    assert (await hourpass("erase-user", str(2**63))).exit_code == 2
+    refused = await hourpass("users", "erase", "--yes", "1")
+    assert_refused(refused, "The user still exists. Delete the user first")
+    assert_refused(await hourpass("users", "erase", "--yes", str(NOBODY)), "User not found")
+    assert (await hourpass("users", "erase", "--yes", "lancelot")).exit_code == 2
+    assert (await hourpass("users", "erase", "--yes", str(2**63))).exit_code == 2
     for number in ("6 entries", "0 entries"):
-        done = await hourpass("erase-user", lancelot)
+        done = await hourpass("users", "erase", "--yes", lancelot)
         assert done.stdout == f"Erased the personal data in {number} of the audit log.\n"
     entries = await entries_of(client, arthurs_token, action="user.erase")
     assert [(entry["actor_id"], entry["user_agent"]) for entry in entries] == [
@@ -189,9 +188,9 @@ async def test_a_role_that_may_not_change_the_log_is_told_what_to_do(
         path = f"/users/{lancelot}/personal-data"
         refused = await client.delete(path, headers=bearer(token))
         body = assert_problem(refused, 403, "erasure_unavailable")
-        assert "hourpass erase-user with the role that owns the tables" in body["message"]
+        assert "hourpass users erase with the role that owns the tables" in body["message"]
         assert await entries_of(client, token, action="user.erase") == []
-        owners = await hourpass("erase-user", str(lancelot))
+        owners = await hourpass("users", "erase", "--yes", str(lancelot))
         assert owners.stdout == "Erased the personal data in 1 entry of the audit log.\n"
         grant = "GRANT UPDATE (address, user_agent, request_id) ON audit_log TO hourpass_service"
         async with database.engine.begin() as connection:

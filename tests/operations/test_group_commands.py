@@ -1,6 +1,7 @@
 """`hourpass groups`: what ends tokens is shown and confirmed first."""
 
 import json
+import re
 
 import pytest
 from httpx import AsyncClient
@@ -10,6 +11,13 @@ from tests.support.markers import on_sqlite
 from tests.support.users import GALAHAD, LANCELOT, comes_to_an_end, log_in, register, said_in
 
 __all__ = ["hourpass"]
+
+NONE = "no scopes"
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    return [re.split("  +", line) for line in table.splitlines()[1:]]
 
 
 @on_sqlite
@@ -24,17 +32,18 @@ async def test_groups_from_the_first_to_the_last(hourpass: Command, client: Asyn
     assert await printed("create", "Knights", "predict:*") == "Created the group Knights.\n"
     made = json.loads(await printed("create", "squires", "--json"))
     assert (made["name"], made["scopes"]) == ("squires", [])
-    assert await printed("list") == "Knights: predict:*\nsquires: no scopes\n"
-    assert [group["name"] for group in json.loads(await printed("list", "--json"))] == [
-        "Knights",
-        "squires",
-    ]
+    assert rows(await printed("list")) == [["1", "Knights", "predict:*"], ["2", "squires", NONE]]
+    as_json = map(json.loads, (await printed("list", "--json")).splitlines())
+    assert [group["name"] for group in as_json] == ["Knights", "squires"]
     assert await printed("add", "knights", "lancelot", "GALAHAD") == (
         "In knights: lancelot, GALAHAD.\n"
     )
-    assert await printed("show", "knights") == "Knights: predict:*\n2  lancelot\n3  galahad\n"
+    first, *table = (await printed("show", "knights")).splitlines()
+    assert first == "Knights: predict:*"
+    members = [["2", "lancelot", "person"], ["3", "galahad", "person"]]
+    assert rows("\n".join(table)) == members
     shown = json.loads(await printed("show", "knights", "--json"))
-    assert shown["members"][0] == {"id": 2, "username": "lancelot"}
+    assert shown["members"][0] == {"id": 2, "username": "lancelot", "kind": "person"}
     token = await log_in(client, LANCELOT)
     assert said_in(token)["scope"] == "predict:*"
 
@@ -42,22 +51,21 @@ async def test_groups_from_the_first_to_the_last(hourpass: Command, client: Asyn
     assert wider == "knights: predict:* -> predict:* train\n"
     refused = await hourpass("groups", "set-scopes", "knights", "predict:a", stdin="n\n")
     assert refused.exit_code == 1
-    assert "predict:* train -> predict:a. Revoke the access tokens" in refused.stdout
-    assert await printed("show", "knights") == (
-        "Knights: predict:* train\n2  lancelot\n3  galahad\n"
-    )
+    assert "predict:* train -> predict:a. Revoke the access tokens" in refused.stderr
+    assert (await printed("show", "knights")).startswith("Knights: predict:* train\n")
     narrower = await printed("set-scopes", "knights", "predict:a", "--yes", "--json")
     assert json.loads(narrower)["scopes"] == ["predict:a"]
     assert await comes_to_an_end(client, token)
     assert await printed("rename", "knights", "table") == "knights -> table\n"
 
     token = await log_in(client, GALAHAD)
-    assert "Remove galahad from table" in await printed("remove", "table", "galahad", stdin="y\n")
+    removed = await printed("remove", "table", "galahad", stdin="y\n")
+    assert removed == "Removed galahad from table.\n"
     assert await comes_to_an_end(client, token)
     token = await log_in(client, LANCELOT)
     assert "Deleted the group table." in await printed("delete", "table", stdin="y\n")
     assert await comes_to_an_end(client, token)
-    assert await printed("list") == "squires: no scopes\n"
+    assert rows(await printed("list")) == [["2", "squires", NONE]]
 
 
 @on_sqlite

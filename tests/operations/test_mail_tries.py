@@ -539,7 +539,7 @@ async def test_a_message_that_another_worker_is_sending_is_not_among_them(
     clock.advance(FIRST_DELAY)
     async with app.state.database.session() as session:
         waiting = await session.scalar(select(OutgoingMail.id))
-        assert await mail_worker(app)._claim(session, waiting)
+        assert await mail_worker(app).claim(session, waiting)
     change(app, smtp_url=mailbox.url)
     await invite(client, arthurs_token, "galahad@camelot.example")
     await deliver(app)

@@ -1,5 +1,6 @@
 """What grows without end is never read through from its beginning to its end."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from app.main import create_app
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
+from app.webhooks.worker import WebhookWorker
 from tests.support.apps import client_of
 from tests.support.mail_server import deliver, mail_server, stop_background_worker
 from tests.support.markers import on_sqlite
@@ -36,7 +38,7 @@ from tests.support.users import (
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
 GROWING |= {"codes", "earlier_code_hashes", "outbox", "second_factors", "api_keys"}
-GROWING |= {"group_members", "pending_revocations"}
+GROWING |= {"group_members", "pending_revocations", "webhook_deliveries"}
 
 
 @contextmanager
@@ -165,6 +167,37 @@ async def test_no_statement_about_mail_scans_a_growing_table(
             found = await plans(database, statements)
     assert any("outbox.waits_for_server" in statement for statement in statements)
     assert any("earlier_code_hashes" in statement for statement in statements)
+    assert {statement for statement, plan in found if reads_through(statement, plan)} == set()
+
+
+@on_sqlite
+async def test_no_statement_about_webhooks_scans_a_growing_table(
+    app: FastAPI, client: AsyncClient, settings: Settings, clock: Clock
+) -> None:
+    database: Database = app.state.database
+    services = app.state.services
+    worker = WebhookWorker(database, services.webhook_sender, services.events, clock)
+    headers = bearer(await log_in(client, ARTHUR))
+    with executed(database) as statements:
+        body = {"url": "https://127.0.0.1/"}  # which is not allowed
+        assert (await client.post("/webhooks", json=body, headers=headers)).is_success
+        await register(client, LANCELOT)
+        while await worker.run_once(asyncio.Event()):
+            pass
+        for state in ("", "?state=waiting", "?state=dead"):
+            path = f"/webhooks/1/deliveries{state}"
+            assert (await client.get(path, headers=headers)).is_success
+        for is_enabled in (False, True):
+            change = {"is_enabled": is_enabled}
+            assert (await client.patch("/webhooks/1", json=change, headers=headers)).is_success
+        for only in ({}, {"delivery_id": 1}):
+            assert (await client.post("/webhooks/1/retry", json=only, headers=headers)).is_success
+        assert (await client.delete("/remove-user/2", headers=headers)).is_success
+        clock.now += 2 * LOCK_PERIOD
+        assert await Retention(database, settings).run_once()
+        assert (await client.delete("/webhooks/1", headers=headers)).is_success
+    found = await plans(database, statements)
+    assert sum("webhook_deliveries" in statement for statement in statements) > 8
     assert {statement for statement, plan in found if reads_through(statement, plan)} == set()
 
 

@@ -280,6 +280,24 @@ async def test_what_was_used_or_sent_since_is_not_used_or_sent_again(
         assert (await log_in_with(client, GALAHAD, kept)).status_code == 200
 
 
+async def test_a_webhook_that_was_changed_since_gets_no_messages(
+    backups: BackupCommands, clock: Clock
+) -> None:
+    async with service(backups.url, clock, secret_key=SECRET_KEY) as client:
+        urls = [f"https://{name}.camelot.example/" for name in ("kept", "deleted", "disabled")]
+        ids = [
+            (await admin_call(client, "POST", "/webhooks", url=url))["webhook_id"] for url in urls
+        ]
+        await backups.back_up(SECRET_KEY=SECRET_KEY)
+        await admin_call(client, "DELETE", f"/webhooks/{ids[1]}")
+        await admin_call(client, "PATCH", f"/webhooks/{ids[2]}", is_enabled=False)
+    output = await backups.restore(SECRET_KEY=SECRET_KEY)
+    assert "disabled webhooks: 2" in output
+    async with service(backups.restored_url, clock, secret_key=SECRET_KEY) as client:
+        listed = (await admin_call(client, "GET", "/webhooks"))["webhooks"]
+        assert [webhook["url"] for webhook in listed if webhook["is_enabled"]] == urls[:1]
+
+
 async def count(url: str, table: str) -> int:
     query = f"SELECT count(*) FROM {table}"
     if url.startswith("sqlite"):

@@ -20,7 +20,7 @@ LAYERS = {
     13: {"backup", "database_copy", "doctor", "imports", "manifests"},
     12: {"login", "services", "tables"},
     11: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
-    10: {"audit", "credentials", "mail"},
+    10: {"audit", "credentials", "mail", "webhooks"},
     9: {"groups"},
     8: {"users"},
     7: {"tokens"},
@@ -28,7 +28,7 @@ LAYERS = {
     5: {"events", "server"},
     4: {"http"},
     3: {"context"},
-    2: {"database", "ip_addresses"},
+    2: {"database", "ip_addresses", "outbound_http"},
     1: {"background_jobs", "settings", "standard_streams"},
     0: {"configuration", "errors"},
 }

@@ -112,6 +112,15 @@ def test_the_calls_are_those_of_the_contract_and_generated_clients_find_them_by_
         "POST /invitations": "createInvitation",
         "DELETE /invitations/{invitation_id}": "takeBackInvitation",
         "POST /invitations/{invitation_id}/resend": "resendInvitation",
+        "GET /webhooks": "listWebhooks",
+        "POST /webhooks": "createWebhook",
+        "GET /webhooks/{webhook_id}": "readWebhook",
+        "PATCH /webhooks/{webhook_id}": "changeWebhook",
+        "DELETE /webhooks/{webhook_id}": "removeWebhook",
+        "POST /webhooks/{webhook_id}/rotate-secret": "rotateWebhookSecret",
+        "POST /webhooks/{webhook_id}/test": "testWebhook",
+        "GET /webhooks/{webhook_id}/deliveries": "listWebhookDeliveries",
+        "POST /webhooks/{webhook_id}/retry": "retryWebhookDeliveries",
         "GET /.well-known/jwks.json": "listPublicKeys",
         "GET /.well-known/oauth-authorization-server": "readServerMetadata",
         "GET /healthz": "liveness",
@@ -131,6 +140,7 @@ def test_the_groups_of_operations_come_in_the_order_in_which_people_need_them() 
         "Verification",
         "Administration",
         "Groups",
+        "Webhooks",
         "Health",
     ]
     assert all(description.endswith(".") for description in described.values())

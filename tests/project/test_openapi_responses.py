@@ -152,6 +152,7 @@ async def call_as_an_administrator(client: AsyncClient, call: Caller) -> None:
     await call("DELETE", f"/invitations/{invited.json()['id']}", admin)
     await call("GET", "/revocations")
     await call_about_groups(call, admin, user_id)
+    await call_about_webhooks(call, admin)
     await call("DELETE", f"/remove-user/{user_id}", admin)
     await call("DELETE", f"/users/{user_id}/personal-data", admin)
 
@@ -167,6 +168,20 @@ async def call_about_groups(call: Caller, admin: str, user_id: int) -> None:
         await call("GET", read, admin)
     await call("PATCH", path, admin, json={"scopes": ["predict:fraud-v3"]})
     await call("DELETE", member, admin)
+    await call("DELETE", path, admin)
+
+
+async def call_about_webhooks(call: Caller, admin: str) -> None:
+    body = {"url": "https://127.0.0.1/hook", "types": ["user.created"]}
+    created = await call("POST", "/webhooks", admin, json=body)
+    path = created.headers["Location"]
+    assert path == "/webhooks/1"
+    await call("POST", "/users", admin, json={**GALAHAD, "username": "gareth"})
+    for read in ("/webhooks", path, f"{path}/deliveries"):
+        await call("GET", read, admin)
+    await call("PATCH", path, admin, json={"types": []})
+    for act in ("rotate-secret", "test", "retry"):
+        await call("POST", f"{path}/{act}", admin)
     await call("DELETE", path, admin)
 
 

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def certificate(place: Path) -> ssl.SSLContext:
+def certificate(place: Path, host: str = "localhost") -> ssl.SSLContext:
     """Of a server at 127.0.0.1, signed by itself; the certificate is left in `place`."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -21,7 +21,7 @@ def certificate(place: Path) -> ssl.SSLContext:
         .not_valid_after(now + timedelta(days=1))
         .add_extension(
             x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+                [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
             ),
             critical=False,
         )

@@ -98,11 +98,12 @@ async def published(client: AsyncClient) -> list[str]:
 
 @pytest.fixture
 def command(database_url: str) -> Callable[..., str]:
-    """`command("rotate")` is `hourpass keys rotate` on this test's database; returns its output."""
+    """`command("rotate")` is `hourpass signing-keys rotate` on this test's database. Returns its
+    output."""
 
     def run(*arguments: str, exit_code: int = 0, **settings: str) -> str:
         variables = {"DATABASE_URL": database_url, **CHEAP_HASHING, **settings}
-        result = CliRunner().invoke(hourpass, ["keys", *arguments], env=variables)
+        result = CliRunner().invoke(hourpass, ["signing-keys", *arguments], env=variables)
         assert result.exit_code == exit_code, result.output
         return result.output
 
@@ -303,7 +304,7 @@ async def test_with_hs256_the_key_is_the_operators_to_change(
     settings_of_operator = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": secret}
     for arguments, text_ in [
         (["rotate"], "Error: With HS256 the key is HS256_SECRET. Change that instead.\n"),
-        (["revoke", "5f0c1d2e3a4b5c6d"], "Error: There is no key 5f0c1d2e3a4b5c6d.\n"),
+        (["revoke", "5f0c1d2e3a4b5c6d", "--yes"], "Error: There is no key 5f0c1d2e3a4b5c6d.\n"),
     ]:
         run = partial(command, *arguments, exit_code=1, **settings_of_operator)
         assert await asyncio.to_thread(run) == text_
@@ -314,19 +315,20 @@ async def test_with_hs256_the_key_is_the_operators_to_change(
 
 
 def test_the_command_line_lists_rotates_and_revokes(command: Callable[..., str]) -> None:
-    mark, old, algorithm = command("list").split()[:3]
-    assert (mark, algorithm) == ("*", "ES256")
+    old, algorithm, status = command("list").splitlines()[1].split()[:3]
+    assert (algorithm, status) == ("ES256", "signing")
     new = command("rotate").removeprefix("The next key is ").rstrip(".\n")
     assert command("rotate") == f"The next key is {new}.\n"
-    first, second = command("list").splitlines()
-    assert first.startswith(f"* {old} ")
-    assert second.startswith(f"  {new} ")
-    assert command("revoke", old) == f"Revoked {old}.\n"
-    assert command("list").startswith(f"* {new} ")
-    assert command("revoke", old, exit_code=1) == f"Error: There is no key {old}.\n"
-    assert command("revoke", new) == f"Revoked {new}.\n"
-    mark, third, _ = command("list").split(maxsplit=2)
-    assert mark == "*"
+    _, first, second = command("list").splitlines()
+    assert first.split()[:3] == [old, "ES256", "signing"]
+    assert second.split()[:3] == [new, "ES256", "announced"]
+    assert command("revoke", old, "--yes") == f"Revoked {old}.\n"
+    (listed,) = command("list", "--json").splitlines()
+    assert (json.loads(listed)["kid"], json.loads(listed)["status"]) == (new, "signing")
+    assert command("revoke", old, "--yes", exit_code=1) == f"Error: There is no key {old}.\n"
+    assert command("revoke", new, "--yes") == f"Revoked {new}.\n"
+    third, _, status = command("list").splitlines()[1].split()[:3]
+    assert status == "signing"
     assert third not in (old, new)
 
 
@@ -340,7 +342,7 @@ async def test_revoking_the_current_key_refuses_its_tokens_everywhere_and_anothe
         await register(here, LANCELOT)
         stolen = await log_in(here, LANCELOT)
         assert await token_holds(there, stolen)
-        await asyncio.to_thread(command, "revoke", kid_of(stolen))
+        await asyncio.to_thread(command, "revoke", kid_of(stolen), "--yes")
         assert await comes_to_an_end(here, stolen)
         assert await comes_to_an_end(there, stolen)
         assert await revoked(there) == [f"kid:{kid_of(stolen)}"]
@@ -583,7 +585,7 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_knows_the_next_one(
         await register(here, LANCELOT)
         for _ in range(3):
             old = kid_of(await log_in(here, LANCELOT))
-            await asyncio.to_thread(command, "revoke", old)
+            await asyncio.to_thread(command, "revoke", old, "--yes")
             for client in (there, here):
                 async with asyncio.timeout(10):
                     while kid_of(await log_in(client, LANCELOT)) == old:  # noqa: ASYNC110 - nothing tells
@@ -601,7 +603,7 @@ async def test_without_its_keys_a_worker_lists_no_revoked_one(
     await register(client, LANCELOT)
     old = kid_of(await log_in(client, LANCELOT))
     async with app.state.database.session() as session:
-        await asyncio.to_thread(command, "revoke", old)
+        await asyncio.to_thread(command, "revoke", old, "--yes")
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
         async with asyncio.timeout(10):

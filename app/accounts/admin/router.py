@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
@@ -11,11 +10,10 @@ from app.accounts.admin.schemas import (
     UserQuery,
     UserRecord,
 )
-from app.context import RequestContext
+from app.accounts.admin.service import describe
 from app.database.ids import DecimalInt
 from app.errors import InvalidRequestError
 from app.groups.errors import ScopesTooLongError
-from app.groups.service import find_group_names
 from app.http.addresses import public_path
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
@@ -23,7 +21,6 @@ from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, ServiceAccountError, UserExistsError, UserNotFoundError
-from app.users.models import User
 from app.users.schemas import (
     PermissionUpdated,
     TokensRevoked,
@@ -61,7 +58,7 @@ async def list_users(
         kind=query.kind,
     )
     page, further = query.paginate(found)
-    return UserPage(users=await _records(context, page), next_cursor=further)
+    return UserPage(users=await describe(context, page), next_cursor=further)
 
 
 @router.post(
@@ -110,7 +107,7 @@ async def read_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
 ) -> UserRecord:
     """The account, its state and its scopes."""
-    (record,) = await _records(context, [await users.get(context, user_id)])
+    (record,) = await describe(context, [await users.get(context, user_id)])
     return record
 
 
@@ -137,7 +134,7 @@ async def change_user(
     changes = change.changes()
     if change.scopes is not None:
         changes["scopes"] = " ".join(change.scopes)
-    (record,) = await _records(context, [await users.change(context, user_id, **changes)])
+    (record,) = await describe(context, [await users.change(context, user_id, **changes)])
     return record
 
 
@@ -189,11 +186,3 @@ async def remove_user(
     """Deletes the account and revokes its tokens at once. The id is never used again."""
     await users.remove(context, user_id)
     return UserRemoved()
-
-
-async def _records(context: RequestContext, users: Sequence[User]) -> list[UserRecord]:
-    names = await find_group_names(context, [user.id for user in users])
-    return [
-        UserRecord.model_validate(user).model_copy(update={"groups": names[user.id]})
-        for user in users
-    ]

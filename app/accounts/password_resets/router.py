@@ -97,13 +97,7 @@ async def force_password_reset(
     code, text = await resets.force(
         context, user_id, by_mail=forced.by_mail, language=forced.language
     )
-    opened = OpenPasswordReset.model_validate(code)
-    return AdminPasswordResetDone(
-        user_id=user_id,
-        code=None if forced.by_mail else text,
-        expires_at=code.expires_at,
-        mail=opened.mail,
-    )
+    return AdminPasswordResetDone.of(code, None if forced.by_mail else text)
 
 
 @router.get(

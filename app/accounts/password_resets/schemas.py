@@ -1,4 +1,5 @@
 from datetime import datetime
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -6,6 +7,9 @@ from app.http.bodies import ConstantMessage, RequestBody
 from app.mail.schemas import Language, MailStatus
 from app.security.one_time_codes.schemas import CodeText
 from app.users.schemas import Email, Password
+
+if TYPE_CHECKING:
+    from app.security.one_time_codes.models import Code
 
 
 class ForgottenPassword(RequestBody):
@@ -67,6 +71,12 @@ class AdminPasswordResetDone(BaseModel):
     mail: MailStatus | None = Field(
         description="What became of the mail. Null if the code was not mailed."
     )
+
+    @classmethod
+    def of(cls, code: "Code", text: str | None) -> Self:
+        """`text` is None if the code is mailed."""
+        opened = OpenPasswordReset.model_validate(code)
+        return cls(code=text, **opened.model_dump(exclude={"created_at"}))
 
 
 class OpenPasswordReset(BaseModel):

@@ -7,6 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from app.credentials.api_keys.limits import (
+    DEFAULT_DAYS,
+    MAX_DAYS,
+    MAX_OVERLAP_SECONDS,
+    MAX_SCOPES,
+    MAX_SCOPES_LENGTH,
+)
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.networks import parse_network
 from app.credentials.second_factors.schemas import Otp
@@ -17,12 +24,6 @@ from app.tokens.scopes import OFFLINE_ACCESS
 from app.users.visible_text import check_visible_text
 from hourpass.api_keys import KEY_LENGTH, PATTERN
 from hourpass.scopes import find_error
-
-DEFAULT_DAYS = 90
-MAX_DAYS = 366
-MAX_OVERLAP_SECONDS = 7 * 24 * 60 * 60
-MAX_SCOPES = 100
-MAX_SCOPES_LENGTH = 1_000  # so that they fit into a token
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

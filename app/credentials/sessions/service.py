@@ -190,6 +190,26 @@ class Sessions:
             raise SessionNotFoundError
         await context.session.commit()
 
+    async def revoke_all(self, context: RequestContext, user_id: int) -> int:
+        """Revoke all sessions of the user and their tokens, and no others. Returns how many."""
+        await begin_write(context.session)
+        # As in create(): whatever locks several sessions locks the user first.
+        await context.session.scalar(
+            select(User.id).where(User.id == user_id).with_for_update(key_share=True)
+        )
+        number = await self._delete(context, Session.user_id == user_id)
+        await context.session.commit()
+        return number
+
+    async def get_owner_id(self, context: RequestContext, session_id: str) -> int:
+        """Raises SessionNotFoundError."""
+        owner_id = await context.session.scalar(
+            select(Session.user_id).where(Session.id == session_id)
+        )
+        if owner_id is None:
+            raise SessionNotFoundError
+        return owner_id
+
     async def revoke_by_token(self, context: RequestContext, refresh_token: str) -> bool:
         """Revoke the session that the refresh token belongs to. Returns False if there is none.
 
@@ -200,9 +220,9 @@ class Sessions:
         if match is None:
             return False
         await begin_write(context.session)
-        is_revoked = await self._delete(context, Session.handle == match[1])
+        number = await self._delete(context, Session.handle == match[1])
         await context.session.commit()
-        return is_revoked
+        return number > 0
 
     async def revoke_access_tokens(self, context: RequestContext, user_ids: Sequence[int]) -> None:
         """Revoke all access tokens of the users, and keep their sessions. Part of the caller's
@@ -229,14 +249,15 @@ class Sessions:
 
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
-    ) -> bool:
-        """Deletes all rows before it publishes: the feed is the last lock of a transaction."""
+    ) -> int:
+        """Returns how many. Deletes all rows before it publishes: the feed is the last lock of a
+        transaction."""
         statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
         deleted = (await context.session.execute(statement)).all()
         for id_, user_id in deleted:
             await self._revocations.publish(context, f"sid:{id_}")
             await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
-        return bool(deleted)
+        return len(deleted)
 
 
 def _is_same_client(context: RequestContext, session: Session) -> bool:

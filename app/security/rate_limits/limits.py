@@ -78,6 +78,8 @@ NEW_API_KEY = Rate(burst=100, interval=timedelta(days=1) / 100)
 API_KEY_CHANGE = Rate.hourly(100)
 # Per administrator.
 NEW_INVITATION = Rate(burst=1_000, interval=timedelta(seconds=3.6))
+# Test messages, per webhook.
+WEBHOOK_TEST = Rate(burst=20, interval=timedelta(minutes=1))
 # All clients together, registrations by invitation excluded.
 REGISTRATIONS = Rate(burst=3_600, interval=timedelta(seconds=1))
 # Mail for one mailbox that is requested from other networks, which may be a stranger's: from all of

@@ -106,6 +106,7 @@ class Attempt:
 
     session: AsyncSession
     counters: list[FailureCounter]
+    is_known: bool  # whether the account has logged in there within KNOWN_FOR
     known_key: str | None  # to write after a success; None if it need not be renewed yet
     login_key: str
     logins: Rate
@@ -207,7 +208,14 @@ class LoginLimiter:
             is_due = known is None or known.expires_at - now < RENEW_KNOWN_BELOW
             due_key = known_key if is_due else None
             attempt = Attempt(
-                session, counters, due_key, login_key, self.actions, self._unwritten, now
+                session,
+                counters,
+                known is not None,
+                due_key,
+                login_key,
+                self.actions,
+                self._unwritten,
+                now,
             )
             try:
                 yield attempt

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.cli.operations import run
+from app.cli.output import Records, as_json, confirm, print_change, yes
 
 if TYPE_CHECKING:
     from app.context import RequestContext
@@ -14,26 +15,40 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def keys() -> None:
+def signing_keys() -> None:
     """List, rotate and revoke the signing keys."""
 
 
-@keys.command("list")
-def list_keys() -> None:
-    """List the keys that verify tokens. The current one is marked."""
+@signing_keys.command("list")
+@as_json
+def list_keys(*, as_json: bool) -> None:
+    """List the keys that verify tokens, oldest first. `signing` is the one that signs."""
 
     async def load(services: "Services", context: "RequestContext") -> "Keyring":
         return await services.keys.load(context)
 
     keyring = run(load)
-    current = keyring.current(datetime.now(UTC))
+    now = datetime.now(UTC)
+    current = keyring.current(now)
+    records = Records(as_json=as_json, kid=16, algorithm=9, status=9, signs_from=0)
     for key in keyring.keys:
-        mark = "*" if key is current else " "
-        click.echo(f"{mark} {key.kid}  {key.algorithm}  signs from {key.activates_at:%F %T} UTC")
+        status = "signing" if key is current else "announced"
+        if key is not current and key.activates_at <= now:
+            status = "retired"
+        records.add(
+            {
+                "kid": key.kid,
+                "algorithm": key.algorithm,
+                "status": status,
+                # With HS256, HS256_SECRET is the key, from the beginning.
+                "signs_from": None if key.algorithm == "HS256" else key.activates_at,
+            }
+        )
 
 
-@keys.command()
-def rotate() -> None:
+@signing_keys.command()
+@as_json
+def rotate(*, as_json: bool) -> None:
     """Generate the next signing key.
 
     It is published at once, and signs after KEY_ANNOUNCE_SECONDS.
@@ -46,13 +61,20 @@ def rotate() -> None:
         context.now = await current_time(context.session)
         return await services.keys.rotate(context)
 
-    click.echo(f"The next key is {run(make)}.")
+    kid = run(make)
+    print_change({"kid": kid}, f"The next key is {kid}.", as_json=as_json)
 
 
-@keys.command()
+@signing_keys.command()
 @click.argument("kid")
-def revoke(kid: str) -> None:
-    """Revoke a signing key and all tokens signed with it."""
+@yes
+@as_json
+def revoke(kid: str, *, yes: bool, as_json: bool) -> None:
+    """Revoke a signing key and all tokens signed with it.
+
+    If it is the key that signs, all users have to log in again, or refresh their sessions.
+    """
+    confirm(f"Revoke {kid} and every token that it signed?", is_confirmed=yes)
 
     async def revoke_key(services: "Services", context: "RequestContext") -> None:
         from app.database.engine import begin_write
@@ -66,4 +88,4 @@ def revoke(kid: str) -> None:
         await context.session.commit()
 
     run(revoke_key)
-    click.echo(f"Revoked {kid}.")
+    print_change({"kid": kid}, f"Revoked {kid}.", as_json=as_json)

@@ -1,0 +1,1 @@
+"""Webhooks: operations queue messages about events, and any worker sends them to endpoints."""
