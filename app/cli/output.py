@@ -24,11 +24,6 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
         click.confirm(question, abort=True, err=True)
 
 
-def counted(number: int, noun: str) -> str:
-    """For example `1 user` and `1,000 users`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def print_json(record: Mapping[str, Any]) -> None:
     _echo(json.dumps(record, default=_json_value))
 

@@ -59,11 +59,13 @@ def states(found: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
 
 
 async def test_a_service_that_is_well_has_no_errors(
-    hourpass: Command, client: AsyncClient, database_url: str
+    hourpass: Command, client: AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     assert await log_in(client, ARTHUR)
-    found = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET))
     is_file = database_url.startswith("sqlite")
+    if is_file:
+        await hourpass("backup", str(tmp_path / "hourpass.backup"))
+    found = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET))
     expected = {
         "settings": "ok",
         "SECRET_KEY": "ok",
@@ -74,6 +76,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "disk": "ok",
         "signing keys": "ok",
         "administrators": "ok",
+        "backups": "ok",
         "mail": "ok",
         "webhooks": "ok",
         "proxy": "ok",

@@ -229,7 +229,7 @@ async def test_signing_keys_that_were_revoked_since_are_revoked(
     async with service(backups.url, clock) as client:
         token = await log_in(client, ARTHUR)
         await backups.back_up()
-    succeeded(await backups.hourpass(backups.url, "keys", "revoke", kid_of(token)))
+    succeeded(await backups.hourpass(backups.url, "signing-keys", "revoke", "--yes", kid_of(token)))
 
     assert "revoked signing keys: 1" in await backups.restore()
 
@@ -285,9 +285,7 @@ async def test_a_webhook_that_was_changed_since_gets_no_messages(
 ) -> None:
     async with service(backups.url, clock, secret_key=SECRET_KEY) as client:
         urls = [f"https://{name}.camelot.example/" for name in ("kept", "deleted", "disabled")]
-        ids = [
-            (await admin_call(client, "POST", "/webhooks", url=url))["webhook_id"] for url in urls
-        ]
+        ids = [(await admin_call(client, "POST", "/webhooks", url=url))["id"] for url in urls]
         await backups.back_up(SECRET_KEY=SECRET_KEY)
         await admin_call(client, "DELETE", f"/webhooks/{ids[1]}")
         await admin_call(client, "PATCH", f"/webhooks/{ids[2]}", is_enabled=False)
