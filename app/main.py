@@ -54,6 +54,7 @@ from app.login.token_exchange import TokenExchangeGrant
 from app.login.token_issuer import TokenIssuer
 from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
+from app.secret_rotation.heartbeat import Heartbeat
 from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
@@ -245,6 +246,7 @@ async def _start(
         state.key_usage.run,
         Retention(database, settings).run,
         KeyRotation(database, services.keys).run,
+        Heartbeat(database, settings).run,
         WebhookWorker(database, services.webhook_sender, services.events, clock).run,
     ):
         jobs.start(job)

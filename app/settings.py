@@ -5,11 +5,11 @@ ENV_FILE names), which override the defaults here. `NAME_FILE` names a file with
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,17 +27,18 @@ from app.configuration.types import (
     Mailbox,
     Networks,
     Origins,
-    Secret,
+    Secrets,
     ServiceName,
     SmtpUrl,
     looks_random,
+    split_secrets,
 )
 from app.errors import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout
 ENV_FILE = Path(os.environ.get("ENV_FILE") or HOME / ".env")
 
-PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md
+PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md, in versions before 0.2
 JWKS_CACHE_SECONDS = 300  # Cache-Control of the key set
 
 
@@ -60,13 +61,13 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="number of worker processes; about one per core")
     database_url: DatabaseUrl = Field("sqlite:///hourpass.db", description="sqlite:///FILE (relative to HOURPASS_HOME) or postgresql://USER:PASSWORD@HOST/NAME")
     database_pool_size: int = Field(10, ge=1, le=500, description="database connections in the pool of each worker, which opens up to two more")
-    secret_key: Secret | None = Field(None, description="encrypts signing keys, second factors, secrets of webhooks and the codes of queued mail in the database; 32 characters or more, required in production")
+    secret_key: Secrets | None = Field(None, description="encrypts signing keys, second factors, secrets of webhooks and the codes of queued mail in the database; 32 characters or more, required in production; of several between commas, the first encrypts and all decrypt")
     issuer: Issuer = Field("http://localhost:8000", min_length=1, max_length=200, description="iss of every token: the https URL, with its path, under which clients reach the service; with another PORT, the default names that one")
     service_name: ServiceName | None = Field(None, description="name of this service in authenticator apps and in mail, at most 64 characters; empty: host, path and port of ISSUER in apps, and ISSUER in mail")
     audience: str = Field("ml-api", min_length=1, max_length=200, description="aud of every token: the APIs that the tokens are for")
     token_minutes: int = Field(60, ge=1, le=1440, description="minutes that an access token is valid")
     signing_algorithm: Literal["ES256", "RS256", "HS256"] = Field("ES256", description="ES256 and RS256 use a key that the first start generates; HS256 uses HS256_SECRET")
-    hs256_secret: Secret | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more")
+    hs256_secret: Secrets | None = Field(None, description="the secret shared with APIs that verify HS256 tokens; 32 characters or more; of several between commas, the first signs and all verify")
     key_rotation_days: int = Field(90, ge=0, le=3650, description="days after which a new signing key is generated; 0: only by `hourpass signing-keys rotate`")
     key_announce_seconds: int = Field(600, ge=0, le=86400, description="seconds between publishing a new key and signing with it; longer than verifiers cache the JWKS (300)")
     user_actions_per_hour: int = Field(600, ge=1, le=1_000_000, description="logins per user and hour, which may all come at once, and the same number of revoked access tokens; more get 429")
@@ -106,6 +107,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         files = FileSource(settings_cls, ENV_FILE)
         return init_settings, env_settings, files, dotenv_settings
+
+    @property
+    def secret_keys(self) -> tuple[SecretStr, ...]:
+        """The values of SECRET_KEY."""
+        return split_secrets(self.secret_key)
+
+    @property
+    def hs256_secrets(self) -> tuple[SecretStr, ...]:
+        """The values of HS256_SECRET."""
+        return split_secrets(self.hs256_secret)
 
     @property
     def strict_passwords(self) -> bool:
@@ -171,11 +182,14 @@ class Settings(BaseSettings):
         return self
 
     def _secrets_to_replace(self) -> Iterator[str]:
-        for name in ("secret_key", "hs256_secret"):
-            secret: SecretStr | None = getattr(self, name)
-            if secret and not looks_random(secret.get_secret_value()):
+        for name, values in (
+            ("SECRET_KEY", self.secret_keys),
+            ("HS256_SECRET", self.hs256_secrets),
+        ):
+            if not all(looks_random(value.get_secret_value()) for value in values):
+                each = "each value of " if len(values) > 1 else ""
                 yield (
-                    f"set {name.upper()} to random characters, such as the output of "
+                    f"set {each}{name} to random characters, such as the output of "
                     "`openssl rand -hex 32`"
                 )
         password = self.first_admin_password
@@ -191,6 +205,17 @@ def _is_insecure(origin: str) -> bool:
 
 class InvalidSettingsError(StartupError):
     """One line for each setting that is wrong, which says what to write."""
+
+
+def find_errors(values: Mapping[str, str]) -> list[str]:
+    """What is wrong with settings of these values alone: neither the environment nor a file is
+    read. One line for each, as in InvalidSettingsError."""
+    settings = Settings.__new__(Settings)
+    try:
+        BaseModel.__init__(settings, **{name.lower(): value for name, value in values.items()})
+    except ValidationError as error:
+        return [describe_error(problem, Settings.model_fields) for problem in error.errors()]
+    return []
 
 
 def load_settings() -> tuple[Settings, list[str]]:

@@ -22,6 +22,7 @@ from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
 from app.main import create_app
+from app.secret_rotation.heartbeat import Heartbeat
 from app.settings import Settings
 from app.users.service import Users
 from tests.support import compiled_statements, pooler_detection, ssl_contexts
@@ -55,14 +56,16 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_locked_jobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Apps of this process neither delete expired rows nor rotate keys by themselves: that takes
-    a third of the time of a start. With the mark `locked_jobs` they do."""
+    """Apps of this process neither delete expired rows, rotate keys nor record the values of
+    SECRET_KEY by themselves: that takes a third of the time of a start. With the mark `locked_jobs`
+    they do."""
 
-    async def wait(_job: LockedJob, stopping: asyncio.Event) -> None:
+    async def wait(_job: LockedJob | Heartbeat, stopping: asyncio.Event) -> None:
         await stopping.wait()
 
     if request.node.get_closest_marker("locked_jobs") is None:
         monkeypatch.setattr(LockedJob, "run", wait)
+        monkeypatch.setattr(Heartbeat, "run", wait)
 
 
 @event.listens_for(Engine, "before_cursor_execute")

@@ -254,7 +254,8 @@ class CarryOver:
         """One that was deleted, disabled or sent elsewhere must not get messages again."""
         columns = (
             *(WebhookEndpoint.url, WebhookEndpoint.types),
-            *(WebhookEndpoint.secret, WebhookEndpoint.is_enabled),
+            # Not the secret, whose encrypted text changes when SECRET_KEY is rotated.
+            *(WebhookEndpoint.previous_secret_until, WebhookEndpoint.is_enabled),
         )
         async for ids in _changed(self._restored, self._former, WebhookEndpoint.id, *columns):
             is_enabled = (WebhookEndpoint.id.in_(ids), WebhookEndpoint.is_enabled)

@@ -35,7 +35,7 @@ from app.database.engine import Database, begin_write
 from app.database.timelines import skip_ids
 from app.database.version_table import FORMER_VERSION_TABLE, VERSION_TABLE, SchemaError
 from app.errors import ApiError, StartupError
-from app.security.encryption import Encryptor
+from app.security.encryption import ENCRYPTED_PREFIX, Encryptor
 from app.services import Services, build_services
 from app.settings import Settings
 from app.users.models import User
@@ -271,7 +271,7 @@ def _require_usable(settings: Settings, revision: str, keys: Sequence[str]) -> N
 
 
 def _encrypted(keys: Sequence[str]) -> int:
-    return sum(key.startswith("gAAAA") for key in keys)
+    return sum(key.startswith(ENCRYPTED_PREFIX) for key in keys)
 
 
 def _with_url(settings: Settings, url: str) -> Settings:

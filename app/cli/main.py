@@ -62,6 +62,8 @@ _COMMANDS = (
     ("apply", "manifests", "Change users and groups as a file says."),
     ("export", "manifests", "Print users and groups as such a file."),
     ("settings", "settings", "Print the settings."),
+    ("init", "init", "Write the settings of a production service."),
+    ("secrets", "secret_rotation:secrets", "Rotate SECRET_KEY."),
 )
 # Commands that are in a group now, under the names that they had before. Not in --help.
 _FORMER_COMMANDS = (

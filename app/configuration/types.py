@@ -18,6 +18,8 @@ MAX_ORIGINS = 100
 _ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 MIN_DISTINCT_CHARACTERS = 8  # of a secret; 32 random hexadecimal digits have more
+SECRET_LENGTHS = range(32, 1025)
+MAX_SECRETS = 5  # between commas
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -41,9 +43,24 @@ def _with_async_driver(url: str) -> str:
     return f"{_DRIVERS[scheme]}://{rest}"
 
 
-def _check_length(secret: SecretStr) -> SecretStr:
-    if not 32 <= len(secret.get_secret_value()) <= 1024:
-        raise ValueError("must have between 32 and 1024 characters")
+def split_secrets(secret: SecretStr | None) -> tuple[SecretStr, ...]:
+    """The values between the commas. Unless each of them is long enough for a secret, the text is
+    one secret that contains commas, as all were before there could be several."""
+    if secret is None:
+        return ()
+    values = [value.strip() for value in secret.get_secret_value().split(",")]
+    if len(values) == 1 or not all(len(value) in SECRET_LENGTHS for value in values):
+        return (secret,)
+    return tuple(SecretStr(value) for value in dict.fromkeys(values))
+
+
+def _check_secrets(secret: SecretStr) -> SecretStr:
+    values = split_secrets(secret)
+    if len(values) > MAX_SECRETS:
+        raise ValueError(f"must have at most {MAX_SECRETS} values between commas")
+    if any(len(value) not in SECRET_LENGTHS for value in values):
+        each = " in each value between commas" if "," in secret.get_secret_value() else ""
+        raise ValueError(f"must have between 32 and 1024 characters{each}")
     return secret
 
 
@@ -99,7 +116,7 @@ def _origin(text: str) -> str:
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_origins)]
 Network = IPv4Network | IPv6Network
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split_networks)]
-Secret = Annotated[SecretStr, AfterValidator(_check_length)]
+Secrets = Annotated[SecretStr, AfterValidator(_check_secrets)]
 
 
 def _split_url(url: str) -> SplitResult:

@@ -7,6 +7,7 @@ from app.tokens.revocations.models import Feed
 
 LEFT_OUT = {
     "leases": "which worker runs which job: the workers of the target take their own",
+    "secret_key_holders": "which worker has which values of SECRET_KEY: as above",
     "server_timeline": "the timeline of the server: the target has another one",
 }
 # Tables to which a migration adds rows, and which of their rows are in use: then the target is not

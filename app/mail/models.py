@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.context import RequestContext
 from app.database.base import Base
 from app.database.outbox import Queued
+from app.security.encrypted_columns import encrypted_as
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -34,8 +35,10 @@ class OutgoingMail(Queued, Base):
     ip_address: Mapped[str] = mapped_column("address", String(45))
     user_agent: Mapped[str] = mapped_column(String(200))
     request_id: Mapped[str | None] = mapped_column(String(64))
-    # The text of the code, for the next try.
-    encrypted_code: Mapped[str | None] = mapped_column(String(200))
+    # The text of the code, for the next try. If that cannot decrypt it, it sends another code.
+    encrypted_code: Mapped[str | None] = mapped_column(
+        String(200), info=encrypted_as("queued codes", is_replaceable=True)
+    )
     # Whether the last try failed for a reason that concerns all mail.
     waits_for_server: Mapped[bool] = mapped_column(
         default=False, server_default=false(), index=True

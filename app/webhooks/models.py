@@ -5,6 +5,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
 from app.database.outbox import Queued
+from app.security.encrypted_columns import encrypted_as
 
 
 class WebhookEndpoint(Base):
@@ -20,9 +21,11 @@ class WebhookEndpoint(Base):
     # Types of events, separated by spaces. Empty: all.
     types: Mapped[str] = mapped_column(String(1000))
     # Encrypted (encryption.py).
-    secret: Mapped[str] = mapped_column(String(200))
+    secret: Mapped[str] = mapped_column(String(200), info=encrypted_as("webhook secrets"))
     # The secret before the last rotation. Until that time, messages are signed with both.
-    previous_secret: Mapped[str | None] = mapped_column(String(200))
+    previous_secret: Mapped[str | None] = mapped_column(
+        String(200), info=encrypted_as("webhook secrets")
+    )
     previous_secret_until: Mapped[datetime | None]
     is_enabled: Mapped[bool]
     # Why the service disabled it: GONE or FAILING. None if an administrator did.

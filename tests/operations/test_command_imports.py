@@ -59,6 +59,7 @@ GROUPS = sorted(
     [
         "--help",
         "settings",
+        "init --help",
         "audit --help",
         "doctor --help",
         "users create --help",
@@ -76,7 +77,11 @@ def test_what_needs_no_database_imports_none(command: str) -> None:
     ("words", "current", "expected"),
     [
         ("hourpass", "us", {"users"}),
-        ("hourpass", "s", {"serve", "service-accounts", "sessions", "settings", "signing-keys"}),
+        (
+            "hourpass",
+            "s",
+            {"secrets", "serve", "service-accounts", "sessions", "settings", "signing-keys"},
+        ),
         (
             "hourpass users",
             "re",

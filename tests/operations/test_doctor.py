@@ -62,6 +62,7 @@ async def test_a_service_that_is_well_has_no_errors(
     hourpass: Command, client: AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     assert await log_in(client, ARTHUR)
+    assert (await hourpass("secrets", "rotate", "--yes", SECRET_KEY=SECRET)).exit_code == 0
     is_file = database_url.startswith("sqlite")
     if is_file:
         await hourpass("backup", str(tmp_path / "hourpass.backup"))
@@ -75,6 +76,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "clock": "ok",
         "disk": "ok",
         "signing keys": "ok",
+        "secrets": "ok",
         "administrators": "ok",
         "backups": "ok",
         "mail": "ok",

@@ -19,9 +19,11 @@ from app.mail.delivery import ALIKE, FIRST_DELAY, MAX_DELAY
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
 from app.mail.worker import CLAIM_PERIOD, MAX_SENDING, MailWorker
+from app.secret_rotation.encrypted_rows import count_secrets, encrypt_with_first
 from app.security.one_time_codes.models import Code, EarlierHash
 from app.security.one_time_codes.service import MAX_EARLIER
 from app.settings import Settings
+from app.tables import metadata
 from tests.support.mail_server import (
     MailServer,
     code_in,
@@ -36,6 +38,7 @@ from tests.support.waiting import until
 
 SENDER = "Camelot <no-reply@camelot.example>"
 KEY = "the lady of the lake has this key"
+NEW_KEY = "the lady of the lake gave this key"
 run = MailWorker.run
 NOBODY_LISTENS = "smtp+plain://127.0.0.1:9"
 
@@ -142,6 +145,45 @@ async def test_a_process_that_cannot_know_the_code_sends_another_valid_one(  # n
     assert await use(client, mailbox.messages[0]) == 201
     assert await use(client, mailbox.messages[-1], "galahad") == 403
     assert await rows(app, EarlierHash) == 0
+
+
+async def test_a_rotation_of_secret_key_does_not_change_the_message(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, arthurs_token: str
+) -> None:
+    await invite(client, arthurs_token)
+    mailbox.drops = True
+    await deliver(app)
+    change(app, secret_key=f"{NEW_KEY},{KEY}")
+    clock.advance(FIRST_DELAY)
+    await deliver(app)
+    async with app.state.database.session() as session:
+        encrypted = await encrypt_with_first(session, app.state.settings, metadata, lambda _: None)
+    assert encrypted.done >= 1
+    change(app, secret_key=NEW_KEY)
+    clock.advance(MAX_DELAY)
+    await deliver(app)
+    assert len({bytes(message) for message in mailbox.messages}) == 1
+    assert len(mailbox.messages) == 3
+
+
+async def test_a_code_that_no_value_decrypts_does_not_stop_a_rotation(
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
+) -> None:
+    """Such as one that was encrypted before SECRET_KEY was set: a new one is sent."""
+    change(app, secret_key=None)
+    await invite(client, arthurs_token)
+    mailbox.drops = True
+    await deliver(app)
+    change(app, secret_key=f"{NEW_KEY},{KEY}")
+    async with app.state.database.session() as session:
+        await encrypt_with_first(session, app.state.settings, metadata, lambda _: None)
+        counts = await count_secrets(session, app.state.settings, metadata)
+    assert {each.content: (each.replaceable, each.undecryptable) for each in counts} == {
+        "queued codes": (1, 0),
+        "second factors": (0, 0),
+        "signing keys": (0, 0),
+        "webhook secrets": (0, 0),
+    }
 
 
 @on_sqlite

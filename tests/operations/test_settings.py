@@ -54,6 +54,16 @@ def test_production_starts_with_suitable_settings() -> None:
         pytest.param({"secret_key": "abc123" * 8}, "SECRET_KEY", id="repeated characters"),
         pytest.param({"hs256_secret": "0123456" * 8}, "HS256_SECRET", id="a repeated HS256_SECRET"),
         pytest.param(
+            {"secret_key": f"{PRODUCTION['secret_key']},{'0123456' * 8}"},
+            "each value of SECRET_KEY",
+            id="a repeated second SECRET_KEY",
+        ),
+        pytest.param(
+            {"secret_key": f"the output of `openssl rand -hex 32`,{PRODUCTION['secret_key']}"},
+            "each value of SECRET_KEY",
+            id="a placeholder before the SECRET_KEY",
+        ),
+        pytest.param(
             {"first_admin_username": "arthur", "first_admin_password": "a password of your own"},
             "FIRST_ADMIN_PASSWORD",
             id="the password of the documentation",
@@ -63,6 +73,38 @@ def test_production_starts_with_suitable_settings() -> None:
 )
 def test_production_refuses(change: dict[str, object], setting: str) -> None:
     assert setting in refusal(**{**PRODUCTION, **change})
+
+
+LONG = "x" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        pytest.param(LONG, [LONG], id="one"),
+        pytest.param(f" {LONG} ", [f" {LONG} "], id="one with spaces around it"),
+        pytest.param(f"{LONG},{LONG}y", [LONG, f"{LONG}y"], id="two"),
+        pytest.param(f"{LONG} , {LONG}y ", [LONG, f"{LONG}y"], id="two with spaces"),
+        pytest.param(f"{LONG},{LONG}", [LONG], id="the same twice"),
+        pytest.param(f"{LONG},", [f"{LONG},"], id="a comma at the end"),
+        pytest.param(f"a,{LONG}", [f"a,{LONG}"], id="one with a comma"),
+        pytest.param(
+            ",".join(f"{LONG}{number}" for number in range(5)),
+            [f"{LONG}{number}" for number in range(5)],
+            id="five",
+        ),
+    ],
+)
+def test_a_secret_may_have_several_values(text: str, values: list[str]) -> None:
+    """A text with a comma was one value before, and stays one unless all its parts are long."""
+    settings = make_settings("sqlite:///x.db", secret_key=text, hs256_secret=text)
+    for found in (settings.secret_keys, settings.hs256_secrets):
+        assert [value.get_secret_value() for value in found] == values
+
+
+def test_a_secret_that_is_not_set_has_no_values() -> None:
+    settings = make_settings("sqlite:///x.db")
+    assert settings.secret_keys == settings.hs256_secrets == ()
 
 
 def test_production_names_all_unsuitable_settings_at_once() -> None:
@@ -77,6 +119,17 @@ def test_production_names_all_unsuitable_settings_at_once() -> None:
         pytest.param({"secret_key": SECRET}, "secret_key", id="a short SECRET_KEY"),
         pytest.param({"hs256_secret": SECRET}, "hs256_secret", id="a short HS256_SECRET"),
         pytest.param({"hs256_secret": SECRET * 200}, "hs256_secret", id="an endless HS256_SECRET"),
+        pytest.param({"secret_key": f"{SECRET},{SECRET}"}, "secret_key", id="short SECRET_KEYs"),
+        pytest.param(
+            {"secret_key": f"{LONG},{LONG * 33}{SECRET}"},
+            "secret_key",
+            id="an endless second value",
+        ),
+        pytest.param(
+            {"secret_key": ",".join(f"{LONG}{SECRET}{number}" for number in range(6))},
+            "at most 5 values",
+            id="six values",
+        ),
         pytest.param({"signing_algorithm": "HS256"}, "HS256_SECRET", id="HS256 without a secret"),
         pytest.param(
             {"first_admin_password": SECRET}, "FIRST_ADMIN_USERNAME", id="a password without a name"

@@ -19,7 +19,7 @@ LAYERS = {
     14: {"cli"},
     13: {"backup", "database_copy", "doctor", "imports", "manifests"},
     12: {"login", "services", "tables"},
-    11: {"accounts", "recovery", "retention", "subscribers", "token_checks"},
+    11: {"accounts", "recovery", "retention", "secret_rotation", "subscribers", "token_checks"},
     10: {"audit", "credentials", "mail", "webhooks"},
     9: {"groups"},
     8: {"users"},

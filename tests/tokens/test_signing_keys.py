@@ -17,7 +17,7 @@ from sqlalchemy import select
 from app.context import RequestContext
 from app.database.engine import Database
 from app.security.encryption import DecryptionError, Encryptor
-from app.settings import ROOT
+from app.settings import ROOT, Settings
 from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
@@ -163,6 +163,37 @@ async def test_another_hs256_secret_invalidates_all_tokens(
     changed = {**HS256, "hs256_secret": HS256["hs256_secret"].upper()}
     async with started_client(make_settings(restarts.database_url, **changed), clock) as client:
         assert not await token_holds(client, token)
+
+
+async def test_the_hs256_secret_is_replaced_while_both_are_valid(
+    restarts: Restarts, clock: Clock
+) -> None:
+    """Two workers, one of which is always a step ahead."""
+    old, new = HS256["hs256_secret"], "what Arthur and Merlin alone know now"
+
+    def settings(*secrets: str) -> Settings:
+        changes = {**HS256, "hs256_secret": ",".join(secrets)}
+        return make_settings(restarts.database_url, **changes)
+
+    tokens = [await restarts.first_token(**HS256)]
+    for here, there in (
+        (settings(old), settings(old, new)),
+        (settings(old, new), settings(new, old)),
+    ):
+        async with started_client(here, clock) as one, started_client(there, clock) as other:
+            tokens += [await log_in(client, LANCELOT) for client in (one, other)]
+            for client in (one, other):
+                for token in tokens:
+                    assert await token_holds(client, token)
+    by_old, by_new = tokens[0], tokens[-1]
+    assert [header_of(token)["kid"] for token in tokens[1:]] == [
+        *[header_of(by_old)["kid"]] * 3,
+        header_of(by_new)["kid"],
+    ]
+    assert header_of(by_new)["kid"] != header_of(by_old)["kid"]
+    async with started_client(settings(new), clock) as client:
+        assert await token_holds(client, by_new)
+        assert not await token_holds(client, by_old)
 
 
 async def test_changing_the_algorithm_and_back_invalidates_no_token(restarts: Restarts) -> None:

@@ -20,8 +20,12 @@ async def encrypt_existing(session: AsyncSession, settings: Settings) -> None:
     """
     encryptor = encryptor_for(settings)
     is_encrypted = func.substr(SecondFactor.secret, 1, len(ENCRYPTED_PREFIX)) == ENCRYPTED_PREFIX
-    if encrypted := await session.scalar(select(SecondFactor.secret).where(is_encrypted).limit(1)):
-        encryptor.decrypt(encrypted)
+    encrypted = select(SecondFactor.secret).where(is_encrypted).limit(1)
+    # The first and the last one: after a rotation of SECRET_KEY that was interrupted, only the
+    # first ones are encrypted with the new value.
+    for order in (SecondFactor.user_id, SecondFactor.user_id.desc()):
+        if found := await session.scalar(encrypted.order_by(order)):
+            encryptor.decrypt(found)
     if encryptor.is_enabled:
         for secret in (
             await session.scalars(select(SecondFactor.secret).where(~is_encrypted))

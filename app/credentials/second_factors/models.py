@@ -4,6 +4,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
+from app.security.encrypted_columns import encrypted_as
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -23,7 +24,7 @@ class SecondFactor(Base):
         _ID, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
     )
     # 160 bits in base32, encrypted if SECRET_KEY is set (encryption.py).
-    secret: Mapped[str] = mapped_column(String(200))
+    secret: Mapped[str] = mapped_column(String(200), info=encrypted_as("second factors"))
     created_at: Mapped[datetime]
     # Not required before.
     confirmed_at: Mapped[datetime | None]

@@ -4,6 +4,7 @@ from sqlalchemy import String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.base import Base
+from app.security.encrypted_columns import encrypted_as
 
 
 class StoredKey(Base):
@@ -17,7 +18,7 @@ class StoredKey(Base):
     kid: Mapped[str] = mapped_column(String(64), unique=True)
     algorithm: Mapped[str] = mapped_column(String(16))
     # PKCS #8 in PEM, encrypted if SECRET_KEY is set (security/encryption.py).
-    private_key: Mapped[str] = mapped_column(Text)
+    private_key: Mapped[str] = mapped_column(Text, info=encrypted_as("signing keys"))
     created_at: Mapped[datetime]
     # When the key starts to sign, until the next generation does. It is published before.
     activates_at: Mapped[datetime]

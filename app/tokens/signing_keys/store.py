@@ -45,8 +45,10 @@ class KeyStore:
 
         Raises DecryptionError.
         """
-        if self._settings.hs256_secret is not None and self._settings.signing_algorithm == "HS256":
-            return Keyring([shared_secret_key(self._settings.hs256_secret.get_secret_value())])
+        if self._settings.signing_algorithm == "HS256":
+            # The first one signs, and the last key of a keyring does.
+            values = reversed(self._settings.hs256_secrets)
+            return Keyring([shared_secret_key(value.get_secret_value()) for value in values])
         stored = await self._load_stored(context)
         for key in stored:
             self._encryptor.decrypt(key.private_key)  # before one is added with a wrong SECRET_KEY
