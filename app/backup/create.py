@@ -21,12 +21,14 @@ from app.database import migrations
 from app.database.engine import Database, begin_write
 from app.database.version_table import SchemaError
 from app.errors import ApiError
+from app.security.encrypted_columns import find_encrypted_columns
 from app.security.encryption import ENCRYPTED_PREFIX
 from app.services import build_services
 from app.settings import Settings
+from app.tables import metadata
+from app.tokens.signing_keys.models import StoredKey
 
 _IS_ENCRYPTED = "SELECT 1 FROM {table} WHERE {column} LIKE :prefix LIMIT 1"
-_SECRETS = (("signing_keys", "private_key"), ("second_factors", "secret"))
 
 
 class Contents(NamedTuple):
@@ -157,9 +159,11 @@ async def _describe(settings: Settings) -> Contents:
 
 
 async def _has_encrypted_secrets(session: AsyncSession, revision: str) -> bool:
-    # Older schemas lack some tables. The signing keys are in all of them.
-    for table, column in _SECRETS if revision == migrations.HEAD else _SECRETS[:1]:
-        query = text(_IS_ENCRYPTED.format(table=table, column=column))
+    for _, column, *_ in find_encrypted_columns(metadata):
+        # Older schemas lack some tables. The signing keys are in all of them.
+        if revision != migrations.HEAD and column.table.name != StoredKey.__tablename__:
+            continue
+        query = text(_IS_ENCRYPTED.format(table=column.table.name, column=column.name))
         if await session.scalar(query, {"prefix": f"{ENCRYPTED_PREFIX}%"}):
             return True
     return False
