@@ -1,35 +1,30 @@
 """Commands for webhooks."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.operations import run
-from app.cli.output import Table, as_json, confirm, print_json, yes
-from app.context import RequestContext
-from app.services import Services
-from app.webhooks.errors import WebhookNotFoundError
-from app.webhooks.messages import TYPES, EventType
-from app.webhooks.schemas import (
-    DeliveryRecord,
-    NewWebhook,
-    SecretRotation,
-    WebhookRecord,
-    WebhookWithSecret,
-)
-from app.webhooks.service import EndpointWithSecret
+from app.cli.operations import PAGE_SIZE, check_arguments, run
+from app.cli.output import Records, as_json, confirm, counted, print_json, yes
+from app.webhooks.event_types import TYPES, EventType
 
-PAGE_SIZE = 200
+if TYPE_CHECKING:
+    from app.context import RequestContext
+    from app.services import Services
+    from app.webhooks.schemas import WebhookRecord, WebhookWithSecret
+    from app.webhooks.service import EndpointWithSecret
+
 _DELIVERY_COLUMNS = {
     "id": 8,
-    "webhook": 8,
+    "webhook_id": 10,
     "type": 30,
-    "user": 8,
-    "attempts": 9,
-    "next_try": 20,
-    "last": 20,
-    "happened": 0,
+    "user_id": 8,
+    "attempts": 8,
+    "due_at": 20,
+    "last_status": 20,
+    "created_at": 0,
 }
 
 _webhook_id = click.argument("webhook_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
@@ -48,19 +43,16 @@ def webhooks() -> None:
 def list_webhooks(*, as_json: bool) -> None:
     """List all webhooks."""
 
-    async def read(services: Services, context: RequestContext) -> list[WebhookRecord]:
+    async def read(services: "Services", context: "RequestContext") -> "list[WebhookRecord]":
+        from app.webhooks.schemas import WebhookRecord
+
         found = await services.webhooks.list(context)
         return [WebhookRecord.of(endpoint, context.now) for endpoint in found]
 
-    records = run(read)
-    if as_json:
-        for record in records:
-            print_json(record.model_dump(mode="json"))
-        return
-    table = Table(id=5, state=18, failing_since=20, types=24, url=0)
-    for record in records:
+    records = Records(as_json=as_json, id=5, state=18, failing_since=20, types=24, url=0)
+    for record in run(read):
         types = "all" if len(record.types) == len(TYPES) else ",".join(record.types)
-        table.row([record.id, _state(record), _time(record.failing_since), types, record.url])
+        records.add(record.model_dump(mode="json"), state=_state(record), types=types)
 
 
 @webhooks.command()
@@ -78,7 +70,9 @@ def create(url: str, types: Sequence[EventType], *, as_json: bool) -> None:
 
     The secret goes to standard output, everything else to standard error. It is not shown again.
     """
-    new = NewWebhook(url=url, types=list(types))
+    from app.webhooks.schemas import NewWebhook
+
+    new = check_arguments(NewWebhook, {"url": url, "types": list(types)}, {"url": "URL"})
     _print_secret(
         lambda services, context: services.webhooks.create(context, new.url, new.types),
         "Created the webhook {id}. Its secret is not shown again:",
@@ -98,10 +92,9 @@ def create(url: str, types: Sequence[EventType], *, as_json: bool) -> None:
 @as_json
 def rotate_secret(webhook_id: int, overlap: int, *, as_json: bool) -> None:
     """Replace the secret of a webhook."""
-    rotation = SecretRotation(overlap_seconds=overlap)
     _print_secret(
         lambda services, context: services.webhooks.rotate_secret(
-            context, webhook_id, timedelta(seconds=rotation.overlap_seconds)
+            context, webhook_id, timedelta(seconds=overlap)
         ),
         "Replaced the secret of the webhook {id}. The new one is not shown again:",
         as_json=as_json,
@@ -168,61 +161,50 @@ def dead_letters(webhook_id: int | None, *, as_json: bool) -> None:
 def retry(webhook_id: int, delivery_id: int | None) -> None:
     """Send the dead letters of a webhook again: one, or all."""
 
-    async def send_again(services: Services, context: RequestContext) -> int:
+    async def send_again(services: "Services", context: "RequestContext") -> int:
         return await services.webhooks.retry(context, webhook_id, delivery_id)
 
     number = run(send_again)
     if delivery_id and not number:
         raise click.ClickException(f"The webhook {webhook_id} has no dead letter {delivery_id}.")
-    click.echo(f"Dead letters that are sent again: {number}.")
+    click.echo(f"Sending {counted(number, 'dead letter')} again.")
 
 
 def _list_deliveries(webhook_id: int | None, *, as_json: bool, is_dead: bool) -> None:
-    async def show(services: Services, context: RequestContext) -> None:
+    async def show(services: "Services", context: "RequestContext") -> None:
         """Page by page: there may be many."""
+        from app.webhooks.errors import WebhookNotFoundError
+        from app.webhooks.schemas import DeliveryRecord
+
         found = await services.webhooks.list(context)
         ids = [it.id for it in found if webhook_id in (None, it.id)]
         if webhook_id is not None and not ids:
             raise WebhookNotFoundError
-        table = None if as_json else Table(**_DELIVERY_COLUMNS)
+        records = Records(as_json=as_json, **_DELIVERY_COLUMNS)
         for id_ in ids:
             last = 0
             while page := await services.webhooks.list_deliveries(
                 context, id_, last, PAGE_SIZE, is_dead=is_dead
             ):
                 for delivery in page:
-                    _print_delivery(table, id_, DeliveryRecord.of(delivery))
+                    record = DeliveryRecord.of(delivery)
+                    members = {"webhook_id": id_, **record.model_dump(mode="json")}
+                    records.add(members, last_status=record.last_error or record.last_status)
                 last = page[-1].id
                 context.session.expunge_all()
 
     run(show)
 
 
-def _print_delivery(table: Table | None, webhook_id: int, record: DeliveryRecord) -> None:
-    if table is None:
-        print_json({"webhook_id": webhook_id, **record.model_dump(mode="json")})
-        return
-    table.row(
-        [
-            record.id,
-            webhook_id,
-            record.type,
-            record.user_id,
-            record.attempts,
-            _time(record.due_at),
-            record.last_error or record.last_status,
-            _time(record.created_at),
-        ]
-    )
-
-
 def _print_secret(
-    operation: Callable[[Services, RequestContext], Awaitable[EndpointWithSecret]],
+    operation: "Callable[[Services, RequestContext], Awaitable[EndpointWithSecret]]",
     message: str,
     *,
     as_json: bool,
 ) -> None:
-    async def work(services: Services, context: RequestContext) -> WebhookWithSecret:
+    async def work(services: "Services", context: "RequestContext") -> "WebhookWithSecret":
+        from app.webhooks.schemas import WebhookWithSecret
+
         return WebhookWithSecret.with_secret(await operation(services, context), context.now)
 
     record = run(work)
@@ -233,11 +215,7 @@ def _print_secret(
     click.echo(record.secret)
 
 
-def _state(record: WebhookRecord) -> str:
+def _state(record: "WebhookRecord") -> str:
     if record.is_enabled:
         return "enabled"
     return f"disabled ({record.disabled_reason})" if record.disabled_reason else "disabled"
-
-
-def _time(moment: datetime | None) -> str | None:
-    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else None

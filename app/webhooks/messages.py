@@ -11,28 +11,14 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from app.webhooks.event_types import EventType
 from app.webhooks.models import WebhookDelivery
 
 PREFIX = "whsec_"
-TEST = "webhook.test"
-
-EventType = Literal[
-    "user.created",
-    "user.disabled",
-    "user.enabled",
-    "user.deleted",
-    "user.password_changed",
-    "user.login_from_new_address",
-    "user.second_factor_added",
-    "user.second_factor_removed",
-    "signing_key.rotated",
-    "signing_key.revoked",
-]
-TYPES: tuple[EventType, ...] = get_args(EventType)
 # The type of the message about each action.
 TYPE_OF_ACTION: dict[str, EventType] = {
     "user.register": "user.created",

@@ -7,7 +7,7 @@ from app.database.ids import Id
 from app.http.bodies import Change, ConstantMessage, RequestBody
 from app.http.pagination import PageQuery
 from app.outbound_http.urls import MAX_LENGTH
-from app.webhooks.messages import TYPES, EventType
+from app.webhooks.event_types import TYPES, EventType
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.service import EndpointWithSecret, is_signed_twice
 

@@ -24,6 +24,7 @@ from app.webhooks.errors import (
     WebhookLimitError,
     WebhookNotFoundError,
 )
+from app.webhooks.event_types import TEST, TYPES
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.outbox import chosen, give_up_all
 from app.webhooks.sender import Result, WebhookSender
@@ -151,7 +152,7 @@ class Webhooks:
         delivery = WebhookDelivery(
             endpoint_id=webhook_id,
             message_id=messages.new_message_id(),
-            type=messages.TEST,
+            type=TEST,
             details="{}",
             created_at=context.now,
         )
@@ -242,9 +243,9 @@ def is_signed_twice(endpoint: WebhookEndpoint, now: datetime) -> bool:
 
 def _join(types: Collection[str]) -> str:
     """In one order. All types are the same as none."""
-    if set(types) >= set(messages.TYPES):
+    if set(types) >= set(TYPES):
         return ""
-    return " ".join(type_ for type_ in messages.TYPES if type_ in types)
+    return " ".join(type_ for type_ in TYPES if type_ in types)
 
 
 def _host(url: str) -> str:

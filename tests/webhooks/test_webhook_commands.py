@@ -71,7 +71,7 @@ async def test_webhooks_from_the_first_to_the_last(
     assert_refused(await hourpass("webhooks", "retry", "1"), "The webhook is disabled")
     assert await printed("enable", "1") == "Enabled the webhook 1.\n"
     assert_refused(await hourpass("webhooks", "retry", "1", "7"), "has no dead letter 7.")
-    assert await printed("retry", "1") == "Dead letters that are sent again: 1.\n"
+    assert await printed("retry", "1") == "Sending 1 dead letter again.\n"
     assert (await printed("dead-letters")).splitlines()[1:] == []
 
     kept = await hourpass("webhooks", "delete", "1", stdin="n\n")
@@ -101,6 +101,9 @@ async def test_what_is_wrong_is_said_in_a_line(
 
 
 async def test_wrong_arguments_have_status_2(hourpass: Command) -> None:
-    wrong: list[Any] = [("create", "https://a.example", "--type", "user"), ("test", "0")]
+    wrong: list[Any] = [
+        ("create", "https://a.example", "--type", "user"),
+        ("test", "0"),
+    ]
     for arguments in wrong:
         assert (await hourpass("webhooks", *arguments)).exit_code == 2

@@ -10,7 +10,7 @@ from app.doctor.webhooks import check_endpoints
 from app.security.rate_limits.limits import WEBHOOK_TEST
 from app.settings import Settings
 from app.webhooks.errors import MAX_ENDPOINTS
-from app.webhooks.messages import TYPES
+from app.webhooks.event_types import TYPES
 from app.webhooks.schemas import MAX_OVERLAP_SECONDS
 from tests.support.apps import started_client
 from tests.support.https_receiver import Receiver, answer

@@ -16,7 +16,8 @@ from app.settings import Settings
 from app.users.errors import LastAdminError
 from app.users.service import Users
 from app.webhooks import outbox
-from app.webhooks.messages import TYPES, render
+from app.webhooks.event_types import TYPES
+from app.webhooks.messages import render
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll
