@@ -15,9 +15,11 @@ class BackgroundJobs:
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.owners: list[object] = []  # of the methods that run
 
     def start(self, job: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
         """Start a job. It must return soon after the event that it gets is set."""
+        self.owners.append(getattr(job, "__self__", None))
         self._tasks.append(asyncio.create_task(job(self._stopping)))
 
     async def stop(self) -> None:

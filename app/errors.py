@@ -18,6 +18,7 @@ class ApiError(Exception):
     message: ClassVar[str]
     headers: ClassVar[dict[str, str]] = {}
     example: ClassVar[dict[str, object]] = {}  # further members in the documented example
+    limit: str | None = None  # the limit that the request exceeded; app/metrics counts by it
 
     def __init__(self, **members: object) -> None:
         super().__init__(self.message)
@@ -100,18 +101,21 @@ class MalformedRequestError(ApiError):
 class RequestTimeoutError(ApiError):
     status = 408
     error = "request_timeout"
+    limit = "request_time"
     message = "The request took too long to arrive"
 
 
 class ContentTooLargeError(ApiError):
     status = 413
     error = "content_too_large"
+    limit = "body_size"
     message = "The request body is too large"
 
 
 class UriTooLongError(ApiError):
     status = 414
     error = "uri_too_long"
+    limit = "uri_size"
     message = "The request path is too long"
 
 
@@ -128,6 +132,7 @@ class FormRequiredError(UnsupportedMediaTypeError):
 class HeadersTooLargeError(ApiError):
     status = 431
     error = "headers_too_large"
+    limit = "header_size"
     message = "The request headers are too large"
 
 

@@ -33,6 +33,10 @@ class Events:
         """Subscribers are called in this order."""
         self.subscribers = tuple(subscribers)
 
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, which is called after the others."""
+        self.subscribers += (subscriber,)
+
     async def publish(
         self,
         context: RequestContext,

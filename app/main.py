@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
+from starlette.types import ASGIApp, Scope
 
 from app import __version__
 from app.accounts.admin.router import router as admin_router
@@ -43,7 +45,7 @@ from app.errors import StartupError
 from app.groups.old_guards import OldGuardsJob
 from app.groups.router import router as groups_router
 from app.http import access_log, docs_page, error_responses
-from app.http.middleware import RequestMiddleware
+from app.http.middleware import PreparedResponse, RequestMiddleware
 from app.ip_addresses import ProxyWarning
 from app.login.client_credentials import ClientCredentialsGrant
 from app.login.dependencies import Grants
@@ -56,6 +58,7 @@ from app.recovery.service import RevocationRecovery
 from app.retention.service import Retention
 from app.secret_rotation.heartbeat import Heartbeat
 from app.security.hashing_threads import hashing_threads
+from app.server import reports
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
@@ -70,10 +73,15 @@ from app.tokens.revocations.feed import MAX_LISTENERS, RevocationFeed
 from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
 from app.tokens.signing_keys.rotation import KeyRotation
+from app.tracing.environment import create_provider, start_export, stop_export
 from app.users.token_cache import TokenCache, TokenChecker
 from app.webhooks import encryption as webhook_encryption
 from app.webhooks.router import router as webhooks_router
 from app.webhooks.worker import WebhookWorker
+
+if TYPE_CHECKING:
+    from app.metrics.reporter import Reporter
+    from app.tracing.spans import TracerProvider
 
 _log = logging.getLogger("hourpass")
 
@@ -126,14 +134,19 @@ def create_app(
     settings: Settings | None = None,
     clock: Callable[[], datetime] | None = None,
     database_clock: Callable[[], datetime] | None = None,
+    tracer_provider: "TracerProvider | None" = None,
 ) -> FastAPI:
     """Create the application. It uses neither the database nor the log before its lifespan starts.
 
-    `clock` is this host's clock. `database_clock` replaces the database's clock in tests.
+    `clock` is this host's clock. `database_clock` replaces the database's clock in tests, and
+    `tracer_provider` the one that exports traces.
     """
     warnings: list[str] = []
+    exports_traces = False
     if settings is None:
         settings, warnings = load_settings()
+        tracer_provider = create_provider(ENV_FILE, warnings)
+        exports_traces = tracer_provider is not None
     clock = clock or partial(datetime.now, UTC)
 
     @asynccontextmanager
@@ -141,6 +154,9 @@ def create_app(
         access_log.configure(settings)
         async with AsyncExitStack() as stack:
             stack.callback(access_log.finish)  # the server may end by a signal
+            if tracer_provider and exports_traces:
+                start_export(tracer_provider)
+                stack.push_async_callback(stop_export, tracer_provider)
             try:
                 _log.info("Starting", extra=_startup_fields(settings))
                 for warning in warnings:
@@ -150,6 +166,8 @@ def create_app(
                         "Weak passwords are accepted. Set PASSWORD_POLICY=strict to reject them"
                     )
                 await _start(app, settings, clock, database_clock, stack)
+                if spans:
+                    app.state.database.time_statements().on_statement = spans.add_statement
             except StartupError as error:
                 _log.critical(str(error))
                 raise
@@ -176,14 +194,18 @@ def create_app(
     error_responses.install(app)
     docs_page.install(app, settings.issuer)
     # Outside of the framework's middleware, which costs more than a token check.
-    fast_path = FastPath(app.state)
+    try_fast_path: Callable[[Scope], PreparedResponse | None] = FastPath(app.state).try_fast_path
+    app_stack: ASGIApp = app.build_middleware_stack()
+    spans = None
+    if tracer_provider:
+        from app.tracing.spans import Spans
+
+        spans = Spans(tracer_provider, settings, _ROUTINE_ROUTES)
+        try_fast_path, app_stack = spans.of_fast_path(try_fast_path), spans.of_app(app_stack)
     middleware = RequestMiddleware(
-        app.build_middleware_stack(),
-        fast_path.try_fast_path,
-        FAST_PREFIXES,
-        _ROUTINE_ROUTES,
-        settings.cors_origins,
+        app_stack, try_fast_path, FAST_PREFIXES, _ROUTINE_ROUTES, settings.cors_origins
     )
+    app.state.request_counts = middleware.counts
     app.middleware_stack = app.state.middleware = middleware
     app.state.connections = Connections(settings)
     return app
@@ -226,6 +248,9 @@ async def _start(
             context, services.passwords, services.revocations, services.events, settings
         )
     _add_token_services(state, services, tokens)
+    reporter = _create_reporter(state)
+    if reporter:
+        stack.callback(reporter.write)  # after the jobs have stopped
 
     # Listeners need no token, and a waiting one is never evicted. So they get at most half of all
     # connections. server/run.py has already raised the open-files limit.
@@ -233,7 +258,7 @@ async def _start(
     keys: KeyRefresher = state.key_refresher
     state.revocation_feed = feed = RevocationFeed(cache, keys.catch_up, stopping, max_listeners)
     stack.callback(feed.close)
-    jobs = BackgroundJobs()
+    state.jobs = jobs = BackgroundJobs()
     stack.push_async_callback(jobs.stop)
     recovery = RevocationRecovery(
         database, cache, services.keys, services.revocations, services.events
@@ -258,7 +283,23 @@ async def _start(
 
         check_templates(settings)
         jobs.start(MailWorker(database, settings, services.events, clock).run)
+    if reporter:
+        jobs.start(reporter.run)
+        if settings.smtp_url:
+            jobs.start(reporter.mail.run)
     _tune_garbage_collection(stack)
+
+
+def _create_reporter(state: State) -> "Reporter | None":
+    if state.settings.metrics_port is None:
+        return None
+    report = reports.own()
+    if report is None:
+        _log.warning("METRICS_PORT has no effect without `hourpass serve`")
+        return None
+    from app.metrics.reporter import Reporter
+
+    return Reporter(state, report)
 
 
 def _add_token_services(state: State, services: Services, tokens: AccessTokens) -> None:

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field((), description="origins of web pages that may call the API from a browser, such as https://app.example.org, separated by commas; empty: none")
     max_connections: int | None = Field(None, ge=10, le=1_000_000, description="connections that each worker keeps open; empty: as many as the open-files limit allows, at most 20000")
     max_connections_per_network: int | None = Field(None, ge=1, le=1_000_000, description="connections per IPv4 address or IPv6 /64 that is not in TRUSTED_PROXIES; empty: three quarters of MAX_CONNECTIONS")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="port of /metrics for Prometheus, never on the public port; empty: no metrics")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address for METRICS_PORT; everybody who reaches it can read the metrics")
     outbound_networks: Networks = Field((), description="private networks that webhooks may reach, with http:// too, separated by commas, such as 10.0.0.0/8; empty: only public addresses, with https://")
     audit_days: int = Field(365, ge=30, le=36_500, description="days that entries of the audit log are kept")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level of log lines")
@@ -152,6 +154,8 @@ class Settings(BaseSettings):
             raise ValueError("set FIRST_ADMIN_USERNAME and FIRST_ADMIN_PASSWORD together")
         if self.smtp_url is not None and self.mail_from is None:
             raise ValueError("SMTP_URL needs MAIL_FROM")
+        if self.metrics_port == self.port:
+            raise ValueError("METRICS_PORT must not be PORT")
         both_set = {"session_idle_days", "session_max_days"} <= self.model_fields_set
         if both_set and self.session_idle_days > self.session_max_days:
             raise ValueError("SESSION_IDLE_DAYS must be at most SESSION_MAX_DAYS")

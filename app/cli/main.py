@@ -68,14 +68,14 @@ _COMMANDS = (
 # Commands that are in a group now, under the names that they had before. Not in --help.
 _FORMER_COMMANDS = (
     ("create-admin", "users", "Create an administrator."),
-    ("erase-user", "users:erase", "Erase a deleted user's personal data from the audit log."),
+    ("erase-user", "former_commands", "Erase a deleted user's personal data from the audit log."),
     ("grant", "user_scopes", "Add scopes to those of a user."),
     ("revoke", "user_scopes", "Remove scopes from those of a user."),
     ("set-scopes", "user_scopes", "Replace all scopes of a user."),
     ("set-password", "user_credentials", "Change a user's password and revoke the user's tokens."),
     ("reset-second-factor", "user_credentials", "Remove a user's second factor."),
     ("unlock", "user_credentials", "Clear a user's login counters."),
-    ("keys", "signing_keys:signing_keys", "List, rotate and revoke the signing keys."),
+    ("keys", "former_commands", "List, rotate and revoke the signing keys."),
     ("test-mail", "mail", "Send a test message."),
 )
 

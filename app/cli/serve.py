@@ -3,11 +3,15 @@
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.operations import read_settings, run
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.server.reports import Reports
 
 
 @click.command()
@@ -34,7 +38,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         host or current.host,
         current.port,
         current.workers,
+        _serve_metrics(current) if current.metrics_port else None,
     )
+
+
+def _serve_metrics(settings: Settings) -> "Reports":
+    from app.metrics.server import serve_metrics  # imports prometheus_client
+
+    return serve_metrics(settings)
 
 
 def _warn_of_other_services(settings: Settings) -> None:

@@ -24,10 +24,7 @@ def signing_keys() -> None:
 def list_keys(*, as_json: bool) -> None:
     """List the keys that verify tokens, oldest first. `signing` is the one that signs."""
 
-    async def load(services: "Services", context: "RequestContext") -> "Keyring":
-        return await services.keys.load(context)
-
-    keyring = run(load)
+    keyring = load_keyring()
     now = datetime.now(UTC)
     current = keyring.current(now)
     records = Records(as_json=as_json, kid=16, algorithm=9, status=9, signs_from=0)
@@ -75,8 +72,21 @@ def revoke(kid: str, *, yes: bool, as_json: bool) -> None:
     If it is the key that signs, all users have to log in again, or refresh their sessions.
     """
     confirm(f"Revoke {kid} and every token that it signed?", is_confirmed=yes)
+    revoke_key(kid)
+    print_change({"kid": kid}, f"Revoked {kid}.", as_json=as_json)
 
-    async def revoke_key(services: "Services", context: "RequestContext") -> None:
+
+def load_keyring() -> "Keyring":
+    async def load(services: "Services", context: "RequestContext") -> "Keyring":
+        return await services.keys.load(context)
+
+    return run(load)
+
+
+def revoke_key(kid: str) -> None:
+    """Without a question. Raises KeyNotFoundError."""
+
+    async def revoke(services: "Services", context: "RequestContext") -> None:
         from app.database.engine import begin_write
         from app.database.fast_queries import current_time
 
@@ -87,5 +97,4 @@ def revoke(kid: str, *, yes: bool, as_json: bool) -> None:
         await services.events.publish(context, "key.revoke", None, kid=kid)
         await context.session.commit()
 
-    run(revoke_key)
-    print_change({"kid": kid}, f"Revoked {kid}.", as_json=as_json)
+    run(revoke)

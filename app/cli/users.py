@@ -275,6 +275,11 @@ def erase(user_id: int, *, yes: bool) -> None:
     """
     question = f"Erase the personal data of the deleted user {user_id}? This cannot be undone."
     confirm(question, is_confirmed=yes)
+    erase_by_id(user_id)
+
+
+def erase_by_id(user_id: int) -> None:
+    """Without a question."""
     number = run(lambda services, context: services.erasure.erase(context, user_id))
     entries = counted(number, "entry", "entries")
     click.echo(f"Erased the personal data in {entries} of the audit log.")

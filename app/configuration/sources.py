@@ -14,9 +14,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsError
 
 MAX_FILE_BYTES = 65_536
-# In `.env` beside our settings: those of the two variables that are none, and of docker compose.
+# In `.env` beside our settings: the two variables that are none, those of docker compose and of
+# OpenTelemetry.
 _NOT_OURS = (
-    *("HOURPASS_HOME", "ENV_FILE", "POSTGRES_", "COMPOSE_", "DOCKER_", "UVICORN_"),
+    *("HOURPASS_HOME", "ENV_FILE", "POSTGRES_", "COMPOSE_", "DOCKER_", "UVICORN_", "OTEL_"),
     *("HOURPASS_IMAGE", "HOURPASS_MEMORY", "PYTHON_IMAGE"),
 )
 _SIMILAR_IN_FILE = 0.6  # of difflib

@@ -1,20 +1,24 @@
 """Logs the failures of what is repeated. An outage would otherwise fill the log."""
 
 import logging
+from time import time
 
 from app.database import outages
 from app.errors import UnavailableError
 
 
 class FailureLog:
-    """Logs one line when it begins to fail, and one when it works again."""
+    """Logs one line when it begins to fail, and one when it works again. Counts both."""
 
     def __init__(self, logger: logging.Logger, message: str) -> None:
         self._logger = logger
         self._message = message
         self._is_failing = False
+        self.number = 0  # of failures
+        self.succeeded_at: float | None = None  # a timestamp
 
     def failed(self, error: Exception) -> None:
+        self.number += 1
         if self._is_failing:
             return
         self._is_failing = True
@@ -28,7 +32,10 @@ class FailureLog:
             return
         self._logger.warning(self._message, extra={"cause": cause})
 
-    def succeeded(self) -> None:
+    def succeeded(self, *, has_worked: bool = True) -> None:
+        """`has_worked` is False if there was nothing to do because another process does it."""
+        if has_worked:
+            self.succeeded_at = time()
         if self._is_failing:
             self._is_failing = False
             self._logger.info("Works again: %s", self._message)

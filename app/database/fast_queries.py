@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Dialect, Insert, Select, select
@@ -21,6 +22,7 @@ from app.database import outages
 from app.database.base import UtcDateTime
 from app.database.connector import SQLITE_LOCK_SECONDS, Connector
 from app.database.sqlite_driver import Reader
+from app.database.statement_times import StatementTimes
 from app.errors import UnavailableError
 
 Processor = Callable[[Any], Any] | None
@@ -97,10 +99,12 @@ class FastQueries:
         self._reader = reader
         self._driver: Any = None
         self._in_use = asyncio.Lock()
+        self.times: StatementTimes | None = None
 
     async def fetch(self, sql: str, values: Sequence[Any], *, writes: bool) -> list[Any]:
         """Returns all rows, in a transaction that is committed at once. Raises the errors of
         SQLAlchemy and of the driver."""
+        started_at = perf_counter()
         rows = self._reader.fetch(sql, values) if self._reader and not writes else None
         if rows is None:
             try:
@@ -109,6 +113,8 @@ class FastQueries:
                 if not outages.is_conflict(error):
                     raise
                 rows = await self._fetch(sql, values)
+        if self.times:
+            self.times.add(sql, started_at)
         await yield_to_event_loop()
         return rows
 

@@ -46,21 +46,21 @@ class LockedJob:
         database: Database,
         work: Callable[[AsyncSession, datetime], Awaitable[None]],
     ) -> None:
-        self._name = name
+        self.name = name
         self._database = database
         self._work = work
         self._holder = secrets.token_hex(8)
-        self._failures = FailureLog(_log, f"The job {name} failed")
+        self.failures = FailureLog(_log, f"The job {name} failed")
 
     async def run(self, stopping: Event) -> None:
         """The next run does what a failed one left undone."""
         while True:
             try:
-                await self.run_once()
+                has_worked = await self.run_once()
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded(has_worked=has_worked)
             if await wait_or_stop(stopping, INTERVAL_SECONDS):
                 return
 
@@ -76,7 +76,7 @@ class LockedJob:
     async def _acquire(self, session: AsyncSession, now: datetime) -> bool:
         dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
         lock = {"holder": self._holder, "expires_at": now + LOCK_PERIOD}
-        statement = dialect.insert(JobLock).values(name=self._name, **lock)
+        statement = dialect.insert(JobLock).values(name=self.name, **lock)
         statement = statement.on_conflict_do_update(
             index_elements=[JobLock.name],
             set_=lock,

@@ -52,7 +52,7 @@ class OutboxWorker(Generic[Row]):
         self._database = database
         self._table = table
         self._claim_period = claim_period
-        self._failures = failures
+        self.failures = failures
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -62,9 +62,9 @@ class OutboxWorker(Generic[Row]):
                 while await self.run_once(stopping) and self.can_continue():
                     pass
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
             await wait_or_stop(stopping, POLL_SECONDS)
         await self.finish()
 

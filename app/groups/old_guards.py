@@ -51,6 +51,8 @@ async def note_members(context: RequestContext, event: Event) -> None:
 class OldGuardsJob:
     """Every worker runs it. It asks the database only after something has been revoked."""
 
+    name = "old_guards"  # for metrics
+
     def __init__(
         self,
         database: Database,
@@ -61,7 +63,7 @@ class OldGuardsJob:
         self._cache = cache
         self._revoke_access_tokens = revoke_access_tokens
         self._finished_at: Head | None = None  # the feed's head when nothing was left to do
-        self._failures = FailureLog(_log, "Cannot revoke the tokens of a group's members")
+        self.failures = FailureLog(_log, "Cannot revoke the tokens of a group's members")
 
     async def run(self, stopping: StopEvent) -> None:
         while not await wait_or_stop(stopping, CHECK_SECONDS):
@@ -69,9 +71,9 @@ class OldGuardsJob:
                 while await self.run_once() and not await wait_or_stop(stopping, PAUSE_SECONDS):
                     pass
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
 
     async def run_once(self) -> bool:
         """Revoke one slice. Returns whether there was any."""

@@ -12,6 +12,7 @@ from starlette.routing import Match
 
 from app.errors import ApiError, InternalError, InvalidRequestError, NotFoundError
 from app.http.bodies import JSON, is_json, looks_like_json
+from app.http.request_counts import RequestCounts
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -94,8 +95,14 @@ def error_docs(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
+    return _counted_response(request, error)
+
+
+def _counted_response(request: Request, error: ApiError) -> JSONResponse:
+    counts: RequestCounts = request.app.state.request_counts
+    counts.add_refusal(error)
     return error_response(error)
 
 
@@ -120,7 +127,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if error.status_code == NotFoundError.status:
         return error_response(NotFoundError())
     if isinstance(error.__cause__, ApiError):
-        return error_response(error.__cause__)  # raised while FastAPI was reading the body
+        # Raised while FastAPI was reading the body.
+        return _counted_response(request, error.__cause__)
     if isinstance(error.__cause__, ClientDisconnect):
         raise error.__cause__
     if error.status_code == 400:

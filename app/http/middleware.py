@@ -7,6 +7,7 @@ It is a single layer of plain ASGI, because every request pays for it. It does n
 import logging
 import re
 import secrets
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import count
 from time import perf_counter
@@ -26,6 +27,7 @@ from app.errors import (
 from app.http.access_log import LoggedRequest, request_id, request_log
 from app.http.cors import Cors
 from app.http.error_responses import error_response
+from app.http.request_counts import DURATION_BOUNDS, NO_ROUTE, RequestCounts
 
 MAX_BODY_BYTES = 16_384
 MAX_HEADER_BYTES = 16_384
@@ -75,6 +77,8 @@ class RequestMiddleware:
         self._try_fast_path = try_fast_path
         self._fast_prefixes = fast_prefixes
         self._routine_routes = routine_routes
+        self.counts = RequestCounts()
+        self._prepared = self.counts.prepared
         self._cors = Cors(cors_origins)
         # Ids must be unique, not secret. A counter needs no system call.
         self._ids = map((secrets.token_hex(5) + "-%x").__mod__, count())
@@ -118,6 +122,10 @@ class RequestMiddleware:
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
         method, route, status = scope["method"], response.route, response.status
+        try:
+            self._prepared[route][status] += 1
+        except KeyError:  # the first one
+            self._prepared.setdefault(route, {})[status] = 1
         log(LoggedRequest(id_, method, route, status, took, response.user_id))
         return response, id_
 
@@ -182,9 +190,19 @@ class RequestMiddleware:
             status = client.status_of(status)
             took = _milliseconds_since(started)
             path, user_id = _route_and_user(routed)
+            self._count(path or NO_ROUTE, status, took / 1000, error)
             request = LoggedRequest(id_, scope["method"], path, status, took, user_id)
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
+
+    def _count(self, route: str, status: int, seconds: float, error: type[ApiError] | None) -> None:
+        """A request that was not answered from memory. `error` if it exceeded a limit here."""
+        counts = self.counts
+        counts.routed[route, status] += 1
+        counts.durations[route][bisect_left(DURATION_BOUNDS, seconds)] += 1
+        counts.seconds[route] += seconds
+        if error:
+            counts.add_refusal(error)
 
 
 class _Client:

@@ -1,11 +1,13 @@
 """Reads the body of POST /token, which is JSON or a form."""
 
 import base64
-from typing import Annotated, Any, NamedTuple
+from collections import Counter
+from typing import Annotated, Any
 from urllib.parse import unquote_plus
 
 from fastapi import Depends, Request
 
+from app.context import RequestContext
 from app.errors import InvalidFormError
 from app.http.bodies import FORM, JSON, documented_body, media_type, read_form, read_json, validate
 from app.login.client_credentials import ClientCredentialsGrant
@@ -17,6 +19,7 @@ from app.login.schemas import (
     ClientCredentialsBody,
     GrantBody,
     GrantRequest,
+    IssuedToken,
     PasswordGrantBody,
     RefreshGrantBody,
     TokenExchangeBody,
@@ -29,6 +32,9 @@ _GRANTS: dict[str, type[GrantBody]] = {
     "refresh_token": RefreshGrantBody,
     "client_credentials": ClientCredentialsBody,
     EXCHANGE_GRANT: TokenExchangeBody,
+}
+_NAMES: dict[type[GrantBody], str] = {
+    kind: grant.rpartition(":")[2].replace("-", "_") for grant, kind in _GRANTS.items()
 }
 
 
@@ -95,11 +101,35 @@ def _add_credentials(members: dict[str, Any], client_id: str, secret: str) -> No
     members.update(given)
 
 
-class Grants(NamedTuple):
-    password: PasswordGrant
-    refresh: RefreshGrant
-    token_exchange: TokenExchangeGrant
-    client_credentials: ClientCredentialsGrant
+class Grants:
+    def __init__(
+        self,
+        password: PasswordGrant,
+        refresh: RefreshGrant,
+        token_exchange: TokenExchangeGrant,
+        client_credentials: ClientCredentialsGrant,
+    ) -> None:
+        self._password = password
+        self._refresh = refresh
+        self._token_exchange = token_exchange
+        self._client_credentials = client_credentials
+        self.issued = Counter(dict.fromkeys(_NAMES.values(), 0))  # by grant
+
+    async def issue(self, context: RequestContext, request: GrantRequest) -> IssuedToken:
+        """Raises the errors of the grant."""
+        token = await self._issue(context, request)
+        self.issued[_NAMES[type(request.body)]] += 1
+        return token
+
+    async def _issue(self, context: RequestContext, request: GrantRequest) -> IssuedToken:
+        body = request.body
+        if isinstance(body, ClientCredentialsBody):
+            return await self._client_credentials.issue(context, body)
+        if isinstance(body, TokenExchangeBody):
+            return await self._token_exchange.issue(context, body)
+        if isinstance(body, RefreshGrantBody):
+            return await self._refresh.issue(context, body)
+        return await self._password.issue(context, body, by_form=request.by_form)
 
 
 async def _grants(request: Request) -> Grants:

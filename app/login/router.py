@@ -31,11 +31,8 @@ from app.login.errors import (
 )
 from app.login.schemas import (
     EXCHANGE_GRANT,
-    ClientCredentialsBody,
     IssuedToken,
-    RefreshGrantBody,
     ServerMetadata,
-    TokenExchangeBody,
 )
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
@@ -90,13 +87,7 @@ async def issue_token(
     so that they can verify it without the service. A service account gets an access token with its
     name and a key as client credentials (RFC 6749, 4.4).
     """
-    if isinstance(request.body, ClientCredentialsBody):
-        return await grants.client_credentials.issue(context, request.body)
-    if isinstance(request.body, TokenExchangeBody):
-        return await grants.token_exchange.issue(context, request.body)
-    if isinstance(request.body, RefreshGrantBody):
-        return await grants.refresh.issue(context, request.body)
-    return await grants.password.issue(context, request.body, by_form=request.by_form)
+    return await grants.issue(context, request)
 
 
 @router.get(

@@ -66,6 +66,8 @@ class Delivery:
         self._last_failure: dict[str, object] = {}
         self._failed_mail_id = 0
         self._failures_alike = 0
+        self.sent = 0
+        self.failed_tries = 0
 
     async def deliver(
         self, session: AsyncSession, mail: OutgoingMail, stopping: asyncio.Event
@@ -90,10 +92,12 @@ class Delivery:
         except StoppedError:  # before the mail server replied
             await postpone(session, mail)
         except SendError as error:
+            self.failed_tries += 1
             await self._retry_or_fail(session, mail, letter, error)
             return not error.concerns_all_mail
         else:
             self._failures_alike = 0
+            self.sent += 1
             await _finish(session, mail, mail_state=MailState.SENT)
             await _release_waiting(session)
         return True

@@ -51,6 +51,7 @@ _log = logging.getLogger("hourpass.mail")
 
 
 class MailWorker(OutboxWorker[OutgoingMail]):
+    name: ClassVar = "mail"  # for metrics
     claimed_values: ClassVar = {"waits_for_server": False}
 
     def __init__(
@@ -64,7 +65,7 @@ class MailWorker(OutboxWorker[OutgoingMail]):
         super().__init__(database, OutgoingMail, CLAIM_PERIOD, failures)
         self._events = events
         self._clock = clock
-        self._delivery = Delivery(settings, events, clock)
+        self.delivery = Delivery(settings, events, clock)
         self._is_server_available = True
 
     def can_continue(self) -> bool:
@@ -102,7 +103,7 @@ class MailWorker(OutboxWorker[OutgoingMail]):
         try:
             async with self._database.session() as session:
                 if mail.code_id or mail.notice:
-                    is_available = await self._delivery.deliver(session, mail, stopping)
+                    is_available = await self.delivery.deliver(session, mail, stopping)
                     self._is_server_available = is_available
                 else:
                     await self._expand(session, mail)

@@ -36,6 +36,8 @@ _log = logging.getLogger("hourpass.revocations")
 
 
 class RevocationRecovery:
+    name = "recovery"  # for metrics
+
     def __init__(
         self,
         database: Database,
@@ -50,16 +52,16 @@ class RevocationRecovery:
         self._revocations = revocations
         self._events = events
         self._repaired = cache.history  # the last history whose losses have been published
-        self._failures = FailureLog(_log, "Cannot publish lost revocations again")
+        self.failures = FailureLog(_log, "Cannot publish lost revocations again")
 
     async def run(self, stopping: Event) -> None:
         while not await wait_or_stop(stopping, CHECK_SECONDS):
             try:
                 await self.run_once()
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
 
     async def run_once(self) -> None:
         """Does nothing unless the database has another history than at the last time."""

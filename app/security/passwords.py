@@ -12,8 +12,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Semaphore, get_native_id
+from functools import cache, partial
+from threading import Lock, Semaphore, get_native_id
+from time import perf_counter
 from timeit import repeat
 from typing import ParamSpec, TypeVar
 
@@ -43,6 +44,7 @@ class HashingOverloadedError(UnavailableError):
     """HASHING_QUEUE passwords are already waiting to be hashed."""
 
     message = "Too many logins at once, try again shortly"
+    limit = "hashing_queue"
 
 
 class Passwords:
@@ -62,6 +64,7 @@ class Passwords:
         self._pool = ThreadPoolExecutor(threads, "hashing", initializer=_lower_priority)
         self._places = threads + settings.hashing_queue
         self._capacity = Semaphore(self._places)
+        self.load = HashingLoad(threads, settings.hashing_queue)
         self._strict = settings.strict_passwords
         memory, passes = settings.argon2_memory_kib, settings.argon2_passes
         self._nominal_seconds = hash_costs.argon2(memory, passes).nominal_seconds
@@ -173,9 +176,14 @@ class Passwords:
         self, places: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
     ) -> Result:
         self._take(places)
-        future = self._pool.submit(work, *args, **kwargs)
-        # Released when the thread is free, not when the caller stops waiting.
-        future.add_done_callback(lambda _: self._capacity.release(places))
+        future = self._pool.submit(self.load.measured(places, partial(work, *args, **kwargs)))
+
+        def finish(_: object) -> None:
+            """Called when the thread is free, not when the caller stops waiting."""
+            self._capacity.release(places)
+            self.load.finish(places)
+
+        future.add_done_callback(finish)
         return await asyncio.wrap_future(future)
 
     def _take(self, places: int) -> None:
@@ -185,6 +193,47 @@ class Passwords:
                 if taken:
                     self._capacity.release(taken)
                 raise HashingOverloadedError
+
+
+class HashingLoad:
+    """Counts the passwords that are hashed, and the time that this takes. Plain numbers, which the
+    hashing threads change under a lock."""
+
+    def __init__(self, threads: int, max_waiting: int) -> None:
+        self.threads = threads
+        self.max_waiting = max_waiting
+        self.places = 0  # taken by passwords that wait or are being hashed
+        self.number = 0
+        self.seconds = 0.0
+        self.waited_seconds = 0.0
+        self._lock = Lock()
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.places - self.threads)
+
+    def measured(self, places: int, work: Callable[[], Result]) -> Callable[[], Result]:
+        """The same work, for a thread. The caller calls finish() when it is done or canceled."""
+        submitted_at = perf_counter()
+        with self._lock:
+            self.places += places
+
+        def run() -> Result:
+            began_at = perf_counter()
+            try:
+                return work()
+            finally:
+                ended_at = perf_counter()
+                with self._lock:
+                    self.number += 1
+                    self.seconds += ended_at - began_at
+                    self.waited_seconds += began_at - submitted_at
+
+        return run
+
+    def finish(self, places: int) -> None:
+        with self._lock:
+            self.places -= places
 
 
 @cache

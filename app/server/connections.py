@@ -9,7 +9,7 @@ closed here.
 import asyncio
 import logging
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import cached_property
 from ipaddress import ip_address
 from itertools import chain, islice
@@ -83,7 +83,9 @@ class Connections:
         self._sweeping_loop: asyncio.AbstractEventLoop | None = None
         self._next_sweep: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
-        self._evicted = self._refused = 0
+        self._evicted = self._refused = 0  # since the last warning
+        self.evictions = 0
+        self.refusals: Counter[str] = Counter()  # by limit
         self.first_heads = Queue(times.first_head)
         self.heads = Queue(times.head)
         self.bodies = Queue(times.body)
@@ -199,8 +201,10 @@ class Connections:
             self.move(candidate, None)
             candidate.evict()
             self._evicted += 1
+            self.evictions += 1
         else:
             self._refused += 1
+            self.refusals["connections" if network is None else "connections_per_network"] += 1
         self._warn(network)
         return candidate is not None
 

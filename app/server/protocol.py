@@ -317,6 +317,8 @@ class HttpProtocol(RequestParser):
             self._pending_error = error
 
     def _send_error(self, error: type[ApiError]) -> None:
+        if error.limit:
+            self._connections.refusals[error.limit] += 1
         response = error_response(error())
         headers = [
             *self.server_state.default_headers,

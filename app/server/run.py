@@ -13,6 +13,7 @@ from uvicorn.config import STARTUP_FAILURE
 from app.server.connections import backlog, raise_open_files
 from app.server.listeners import bind, deal
 from app.server.protocol import HttpProtocol
+from app.server.reports import Report, Reports, set_own
 from app.server.server import Server
 from app.server.supervisor import Supervisor
 from app.server.systemd import Notifier, inherited_listeners
@@ -20,9 +21,9 @@ from app.server.systemd import Notifier, inherited_listeners
 _log = logging.getLogger("hourpass")
 
 
-def serve(host: str, port: int, workers: int) -> None:
+def serve(host: str, port: int, workers: int, reports: Reports | None = None) -> None:
     """Serve until interrupted, on the sockets of systemd or on this address. Logs an error and
-    exits if it cannot."""
+    exits if it cannot. `reports` gets those of the workers."""
     raise_open_files()
     notifier = Notifier()
     copies = workers if sys.platform == "linux" else 1
@@ -44,8 +45,12 @@ def serve(host: str, port: int, workers: int) -> None:
     }
     config = uvicorn.Config("app.main:app", **options)
     if workers > 1:
-        Supervisor(config, listeners, notifier).run()
+        Supervisor(config, listeners, notifier, reports).run()
         return
+    if reports:
+        report = Report()
+        set_own(report)
+        reports.add(report)
     _stop_on_hangup()
     server = Server(config, notifier)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again, after it has stopped

@@ -8,11 +8,13 @@ import signal
 import time
 from functools import cached_property
 from itertools import chain
+from multiprocessing.connection import wait
 from socket import socket
 
 from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.supervisors.multiprocess import Multiprocess, Process, logger
 
+from app.server.reports import Report, Reports, set_own
 from app.server.server import Server
 from app.server.systemd import Notifier
 
@@ -20,24 +22,48 @@ RESTART_SECONDS = 60.0  # for each worker; uvicorn's 5 are too few for the impor
 
 
 class Worker(Process):
+    def __init__(self, config: Config, sockets: list[socket], report: Report | None = None) -> None:
+        super().__init__(config, sockets)
+        self._report = report
+
+    def target(self, sockets: list[socket] | None = None) -> None:
+        """Runs in the worker."""
+        if self._report:
+            set_own(self._report)
+        super().target(sockets)
+
+    def has_ended(self) -> bool:
+        """Asks the kernel without waiting for the process, which another thread does."""
+        return self.process.pid is not None and bool(wait([self.process.sentinel], 0))
+
     @cached_property
     def server(self) -> Server:
         return Server(self.config)
 
 
 class Supervisor(Multiprocess):
-    def __init__(self, config: Config, listeners: list[list[socket]], notifier: Notifier) -> None:
-        """`listeners` has a list for each worker."""
+    def __init__(
+        self,
+        config: Config,
+        listeners: list[list[socket]],
+        notifier: Notifier,
+        reports: Reports | None = None,
+    ) -> None:
+        """`listeners` has a list for each worker. `reports` gets those of the workers."""
         super().__init__(config, [])
         self._listeners = listeners
         self._notifier = notifier
+        self._reports = reports
         self._has_notified = False
 
     def init_processes(self) -> None:
         self.processes = [self._start(index) for index in range(self.processes_num)]
 
     def _start(self, index: int) -> Process:
-        worker = Worker(self.config, self._listeners[index])
+        report = Report() if self._reports else None
+        worker = Worker(self.config, self._listeners[index], report)
+        if self._reports and report:
+            self._reports.add(report, worker.has_ended)
         worker.start()
         return worker
 

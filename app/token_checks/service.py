@@ -86,12 +86,23 @@ class TokenIntrospection:
     def __init__(self, checker: TokenChecker, tokens: AccessTokens) -> None:
         self._checker = checker
         self._tokens = tokens
+        self.active = self.inactive = 0  # the number of answers of each kind
 
     async def introspect(
         self, context: RequestContext, token: str, requester: VerifiedToken
     ) -> Introspection:
         """The claims of an access token, if the requester may read them. Otherwise the token is
         reported as inactive, like an invalid one."""
+        introspection = await self._introspect(context, token, requester)
+        if introspection.active:
+            self.active += 1
+        else:
+            self.inactive += 1
+        return introspection
+
+    async def _introspect(
+        self, context: RequestContext, token: str, requester: VerifiedToken
+    ) -> Introspection:
         try:
             verified = await self._checker.check_credential(context, token)
         except InvalidTokenError:

@@ -26,6 +26,8 @@ _log = logging.getLogger("hourpass.keys")
 
 
 class KeyRefresher:
+    name = "signing_keys"  # for metrics
+
     def __init__(
         self,
         tokens: AccessTokens,
@@ -42,7 +44,7 @@ class KeyRefresher:
         self._revoked_keys_read = revocations.count_revoked_keys()  # at the last read of the keys
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")  # start of the last read, on the monotonic clock
-        self._failures = FailureLog(_log, "Cannot load the signing keys, using the cached ones")
+        self.failures = FailureLog(_log, "Cannot load the signing keys, using the cached ones")
 
     async def decode(self, token: str, now: datetime) -> Claims:
         """Like AccessTokens.decode(), but reads the keys again if the token's key is unknown.
@@ -89,13 +91,13 @@ class KeyRefresher:
                 stored = await self._store.read(context, self._tokens.keyring)
             keyring = self._without_revoked(stored)
         except Exception as error:  # noqa: BLE001 - no error may stop run()
-            self._failures.failed(error)
+            self.failures.failed(error)
             return False
         if keyring is None:  # until another key replaces the revoked one, none may sign
             self._revoked_keys_read = -1
             return False
         self._tokens.keyring = keyring
-        self._failures.succeeded()
+        self.failures.succeeded()
         self._revoked_keys_read = revoked_keys
         return True
 

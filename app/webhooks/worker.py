@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +46,8 @@ _log = logging.getLogger("hourpass.webhooks")
 
 
 class WebhookWorker(OutboxWorker[WebhookDelivery]):
+    name: ClassVar = "webhooks"  # for metrics
+
     def __init__(
         self,
         database: Database,

@@ -314,6 +314,23 @@ async def test_with_hs256_the_key_is_the_operators_to_change(
     assert secret not in listed
 
 
+def test_the_former_commands_print_as_before_and_ask_nothing(database_url: str) -> None:
+    def printed(*arguments: str) -> str:
+        variables = {"DATABASE_URL": database_url, **CHEAP_HASHING}
+        result = CliRunner().invoke(hourpass, ["keys", *arguments], env=variables)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    mark, old, algorithm = printed("list").split()[:3]
+    assert (mark, algorithm) == ("*", "ES256")
+    new = printed("rotate").removeprefix("The next key is ").rstrip(".\n")
+    first, second = printed("list").splitlines()
+    assert first.startswith(f"* {old}  ES256  signs from 2")
+    assert second.startswith(f"  {new}  ES256  signs from 2")
+    assert printed("revoke", old) == f"Revoked {old}.\n"
+    assert printed("list").startswith(f"* {new} ")
+
+
 def test_the_command_line_lists_rotates_and_revokes(command: Callable[..., str]) -> None:
     old, algorithm, status = command("list").splitlines()[1].split()[:3]
     assert (algorithm, status) == ("ES256", "signing")

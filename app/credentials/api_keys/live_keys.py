@@ -93,6 +93,8 @@ class PerSecond:
 
 
 class LiveKeys:
+    name = "live_api_keys"  # for metrics
+
     def __init__(self, database: Database, cache: RevocationCache) -> None:
         self._database = database
         self._cache = cache
@@ -103,7 +105,7 @@ class LiveKeys:
         self._is_complete = False
         self._loaded_at = float("-inf")
         self._waiting, self._revocations = PerSecond(), PerSecond()
-        self._failures = FailureLog(_log, "Cannot load the API keys, asking the database for each")
+        self.failures = FailureLog(_log, "Cannot load the API keys, asking the database for each")
         cache.on_key = self._add
 
     def __len__(self) -> int:
@@ -176,10 +178,10 @@ class LiveKeys:
             try:
                 await self._load(stopping)
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
                 await wait_or_stop(stopping, RETRY_SECONDS)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
 
     def _add(self, text: str) -> None:
         try:

@@ -21,10 +21,12 @@ _log = logging.getLogger("hourpass.api_keys")
 
 
 class KeyUsage:
+    name = "api_key_usage"  # for metrics
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._noted: dict[str, date] = {}  # by the key's id
-        self._failures = FailureLog(_log, "Cannot write when API keys were used")
+        self.failures = FailureLog(_log, "Cannot write when API keys were used")
 
     def note(self, key_id: str, now: datetime) -> None:
         if len(self._noted) < MAX_NOTED or key_id in self._noted:
@@ -37,9 +39,9 @@ class KeyUsage:
             try:
                 await self.write()
             except Exception as error:  # noqa: BLE001 - any error is logged, and the job runs again
-                self._failures.failed(error)
+                self.failures.failed(error)
             else:
-                self._failures.succeeded()
+                self.failures.succeeded()
 
     async def write(self) -> None:
         """What cannot be written stays noted."""

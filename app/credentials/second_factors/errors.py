@@ -30,5 +30,6 @@ class TooManyCodesError(ApiError):
 
     status = 429
     error = "too_many_codes"
+    limit = "second_factor_codes"
     message = "Too many wrong codes. Use a recovery code, or try again later"
     headers: ClassVar = {"Retry-After": "3600"}  # one more code is allowed then (service.py)

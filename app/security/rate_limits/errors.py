@@ -11,8 +11,9 @@ class TooManyAttemptsError(ApiError):
     message = "Too many attempts, try again later"
     headers: ClassVar = {"Retry-After": "1"}
 
-    def __init__(self, seconds: int = 1) -> None:
+    def __init__(self, limit: str = "other", seconds: int = 1) -> None:
         super().__init__()
+        self.limit = limit
         self._seconds = seconds
 
     def header_fields(self) -> dict[str, str]:

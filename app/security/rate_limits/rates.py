@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.security.rate_limits.limits import Rate
+from app.security.rate_limits.limits import Limit, Rate
 from app.security.rate_limits.models import AttemptCounter
 
 IS_RATE = -1  # `failures` of a row that belongs to a Rate
@@ -22,7 +22,7 @@ async def consume(session: AsyncSession, key: str, rate: Rate, now: datetime) ->
     Raises TooManyAttemptsError, which says when the next action is allowed.
     """
     allowed_at = await _lock(session, key, rate, now)
-    raise_if_blocked(allowed_at, now)
+    raise_if_blocked(allowed_at, now, rate)
     await _update(session, key, rate, rate.after(allowed_at, now))
 
 
@@ -32,10 +32,10 @@ async def record(session: AsyncSession, key: str, rate: Rate, now: datetime, tim
     await _update(session, key, rate, rate.after(allowed_at, now, times))
 
 
-def raise_if_blocked(allowed_at: datetime, now: datetime) -> None:
+def raise_if_blocked(allowed_at: datetime, now: datetime, limit: Limit | Rate) -> None:
     """Raises TooManyAttemptsError."""
     if allowed_at > now:
-        raise TooManyAttemptsError(ceil((allowed_at - now).total_seconds()))
+        raise TooManyAttemptsError(limit.name, ceil((allowed_at - now).total_seconds()))
 
 
 async def _lock(session: AsyncSession, key: str, rate: Rate, now: datetime) -> datetime:

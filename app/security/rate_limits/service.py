@@ -173,7 +173,7 @@ class LoginLimiter:
     `actions` is the rate of logins of one user, and of that user's revoked access tokens."""
 
     def __init__(self, settings: Settings) -> None:
-        self.actions = Rate.hourly(settings.user_actions_per_hour)
+        self.actions = Rate.hourly(settings.user_actions_per_hour, "user_actions")
         self._in_progress: Counter[str] = Counter()
         self._unwritten = UnwrittenLogins()
 
@@ -192,7 +192,7 @@ class LoginLimiter:
             found = await _read(session, now, known_key, login_key, *keys)
             logins = found.get(login_key)
             if logins and logins.blocked_until > now:
-                raise_if_blocked(logins.blocked_until, now)
+                raise_if_blocked(logins.blocked_until, now, self.actions)
             if known := found.get(known_key):
                 counters = [FailureCounter(pair_key, ACCOUNT_AT_ADDRESS)]
                 has_failures = pair_key in found and found[pair_key].failures > 0
@@ -285,7 +285,7 @@ async def enforce_limit(
         .execution_options(populate_existing=True)
     )
     if row:
-        raise_if_blocked(row.blocked_until, now)
+        raise_if_blocked(row.blocked_until, now, limit)
     await _charge(session, FailureCounter(key, limit), now)
 
 
@@ -352,17 +352,18 @@ async def _check_and_charge(
 ) -> None:
     """Check the counters and charge them, in a transaction of its own. Raises
     TooManyAttemptsError."""
-    blocked_until = now
+    blocked_until, blocking = now, counters[0]
     for counter in counters:
         if row := found.get(counter.key):
             counter.failures = row.failures
-            blocked_until = max(blocked_until, row.blocked_until)
-    raise_if_blocked(blocked_until, now)
+            if row.blocked_until > blocked_until:
+                blocked_until, blocking = row.blocked_until, counter
+    raise_if_blocked(blocked_until, now, blocking.limit)
     await begin_write(session)
     for counter in counters:
         if not await _charge_in_advance(session, counter, now):
             await session.rollback()
-            raise TooManyAttemptsError
+            raise TooManyAttemptsError(counter.limit.name)
         counter.is_charged = True
     await session.commit()
 

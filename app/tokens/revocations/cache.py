@@ -71,6 +71,7 @@ class RevocationCache(ABC):
         # it said about users before is then invalid.
         self.history = 0
         self._queried_at = float("-inf")  # when the last successful query was sent
+        self._seen_fresh_at = monotonic()  # by stale_seconds()
         self._fresh_seconds = FRESH_SECONDS
         self._invalidated_at = float("-inf")
         self._revoked_keys = 0
@@ -93,6 +94,13 @@ class RevocationCache(ABC):
     async def wait_for_read(self) -> bool:
         """Wait until a read has begun and ended. Returns False if that takes over a second."""
         return self.is_fresh()
+
+    def stale_seconds(self) -> float:
+        """The time since all revocations were known; 0 while they are. Call it regularly."""
+        now = monotonic()
+        if self.is_fresh():
+            self._seen_fresh_at = now
+        return now - max(self._seen_fresh_at, min(self._queried_at, now))
 
     @property
     def head(self) -> Head:

@@ -15,3 +15,4 @@ class CursorOfAnotherHistoryError(CursorUnknownError):
 
 class TooManyListenersError(UnavailableError):
     message = "Too many clients are waiting, try again shortly"
+    limit = "feed_listeners"

@@ -82,6 +82,10 @@ class RevocationFeed:
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
+    @property
+    def number_of_listeners(self) -> int:
+        return len(self._listeners)
+
     async def page_after(self, cursor: str | None, asked_at: float) -> Page:
         """The unexpired revocations after the cursor. They are complete as of `asked_at`, on the
         monotonic clock.

@@ -37,6 +37,7 @@ class Revocations:
     def __init__(self, lifetime: timedelta, cache: RevocationCache | None = None) -> None:
         self._kept_for = lifetime + CLOCK_SKEW + CLOCK_MARGIN
         self._cache = cache
+        self.published = 0  # by this process
 
     async def publish(self, context: RequestContext, value: str) -> None:
         """Revoke the tokens with this value. Part of the caller's transaction, so that a change and
@@ -56,6 +57,7 @@ class Revocations:
             .execution_options(synchronize_session=False)
         )
         position, published_at = published.one()
+        self.published += len(values)
         expires_at: datetime = published_at + self._kept_for
         first = position - len(values) + 1
         await context.session.execute(

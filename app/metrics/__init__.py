@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: reads the numbers that other folders count, and serves them."""
