@@ -44,12 +44,12 @@ _EXISTING = re.compile(r'\w+ "?(\w+)"? already exists')
 
 async def check(engine: AsyncEngine) -> None:
     """Raise SchemaError unless the database stands at HEAD."""
-    _require_head(await _revision(engine))
+    _require_head(await find_revision(engine))
 
 
 async def create_or_check(engine: AsyncEngine, settings: Settings) -> None:
     """Give a database that has no tables yet those of HEAD. Raise SchemaError if it has others."""
-    found = await _revision(engine)
+    found = await find_revision(engine)
     if found is None:
         await asyncio.to_thread(upgrade, settings)  # Alembic runs an event loop of its own
     else:
@@ -61,7 +61,7 @@ def _require_head(found: str | None) -> None:
         return
     if found is None:
         raise SchemaError("The database has no tables yet. Run `hourpass migrate`.")
-    if _is_known(found):
+    if is_known(found):
         raise SchemaError(
             f"The database is behind this version (at {found}, needs {HEAD}). "
             "Run `hourpass migrate`."
@@ -77,7 +77,7 @@ def upgrade(settings: Settings) -> None:
     found = asyncio.run(_configured_revision(settings))
     if found == HEAD:
         return
-    if found is not None and not _is_known(found):
+    if found is not None and not is_known(found):
         raise _ahead(found)
     from alembic import command
 
@@ -102,12 +102,13 @@ def alembic_config(settings: Settings) -> "Config":
 async def _configured_revision(settings: Settings) -> str | None:
     engine = create_engine(settings)
     try:
-        return await _revision(engine)
+        return await find_revision(engine)
     finally:
         await engine.dispose()
 
 
-async def _revision(engine: AsyncEngine) -> str | None:
+async def find_revision(engine: AsyncEngine) -> str | None:
+    """The revision of the tables, or None if there are none. Raises SchemaError."""
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(read_revision)
@@ -128,7 +129,8 @@ def _migration_problem(error: DBAPIError) -> str:
     return f"The database cannot be migrated: {outages.describe(error)}."
 
 
-def _is_known(revision: str) -> bool:
+def is_known(revision: str) -> bool:
+    """Whether this version can migrate from there."""
     return any((SCRIPTS / "versions").glob(f"{revision}_*.py"))
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from app.doctor import (
     administrators,
+    backups,
     clock,
     database,
     disk,
@@ -38,6 +39,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("signing keys", signing_keys.check),
     ("secrets", secrets.check),
     ("administrators", administrators.check),
+    ("backups", backups.check),
     ("mail", mail.check),
     ("webhooks", webhooks.check),
     ("proxy", proxy.check),

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, true, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.cli.revoke_everything import revoke_everything
+from app.backup.revoke_everything import revoke_everything
 from app.context import RequestContext
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, NewApiKey

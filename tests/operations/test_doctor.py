@@ -59,12 +59,14 @@ def states(found: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
 
 
 async def test_a_service_that_is_well_has_no_errors(
-    hourpass: Command, client: AsyncClient, database_url: str
+    hourpass: Command, client: AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     assert await log_in(client, ARTHUR)
     assert (await hourpass("secrets", "rotate", "--yes", SECRET_KEY=SECRET)).exit_code == 0
-    found = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET))
     is_file = database_url.startswith("sqlite")
+    if is_file:
+        await hourpass("backup", str(tmp_path / "hourpass.backup"))
+    found = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET))
     expected = {
         "settings": "ok",
         "SECRET_KEY": "ok",
@@ -76,6 +78,7 @@ async def test_a_service_that_is_well_has_no_errors(
         "signing keys": "ok",
         "secrets": "ok",
         "administrators": "ok",
+        "backups": "ok",
         "mail": "ok",
         "webhooks": "ok",
         "proxy": "ok",

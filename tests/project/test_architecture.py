@@ -17,7 +17,7 @@ from app.settings import ROOT
 LAYERS = {
     15: {"main"},
     14: {"cli"},
-    13: {"database_copy", "doctor", "imports", "manifests", "metrics", "tracing"},
+    13: {"backup", "database_copy", "doctor", "imports", "manifests", "metrics", "tracing"},
     12: {"login", "services", "tables"},
     11: {"accounts", "recovery", "retention", "secret_rotation", "subscribers", "token_checks"},
     10: {"audit", "credentials", "mail", "webhooks"},

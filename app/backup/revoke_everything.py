@@ -1,4 +1,4 @@
-"""What `hourpass after-restore` does to the database."""
+"""What `hourpass after-restore` does to the database, and `hourpass restore --end-everything`."""
 
 import secrets
 
@@ -22,8 +22,16 @@ async def revoke_everything(services: Services, context: RequestContext) -> list
 
     Safe to repeat, and while workers run.
     """
+    await begin_write(context.session)
+    kids = await revoke_everything_within(services, context)
+    await services.events.publish(context, "service.after_restore", None)
+    await context.session.commit()
+    return kids
+
+
+async def revoke_everything_within(services: Services, context: RequestContext) -> list[str]:
+    """The same as part of the caller's transaction."""
     session = context.session
-    await begin_write(session)
     # For HS256 tokens, whose secret only the operator can replace.
     shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
     shifted = (cast(User.token_version, BigInteger) + shift) % (MAX_TOKEN_VERSION + 1)
@@ -46,6 +54,4 @@ async def revoke_everything(services: Services, context: RequestContext) -> list
     for kid in kids:
         await services.revocations.publish(context, f"kid:{kid}")
     await services.revocations.rename_feed(context)
-    await services.events.publish(context, "service.after_restore", None)
-    await session.commit()
     return kids

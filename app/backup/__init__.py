@@ -1,0 +1,1 @@
+"""Backs up the database while the service runs, and restores it."""
