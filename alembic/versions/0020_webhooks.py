@@ -8,6 +8,8 @@ down_revision = "0019"
 branch_labels = None
 depends_on = None
 
+_BEFORE = "'outbox', 'users'"
+_AFTER = f"{_BEFORE}, 'webhook_deliveries', 'webhook_endpoints'"
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -48,8 +50,20 @@ def upgrade() -> None:
     for columns in (("user_id",), ("given_up_at",), ("created_at",), ("endpoint_id", "due_at")):
         name = op.f(f"ix_webhook_deliveries_{'_'.join(columns)}")
         op.create_index(name, "webhook_deliveries", columns)
+    _replace_in_function(_BEFORE, _AFTER)
 
 
 def downgrade() -> None:
+    _replace_in_function(_AFTER, _BEFORE)
     op.drop_table("webhook_deliveries")
     op.drop_table("webhook_endpoints")
+
+
+def _replace_in_function(old: str, new: str) -> None:
+    """The function of migration 0012 moves the sequences of all tables that count their ids."""
+    connection = op.get_bind()
+    if connection.dialect.name != "sqlite":
+        find = "SELECT pg_get_functiondef('server_timeline_enter()'::regprocedure)"
+        definition: str = connection.scalar(sa.text(find))
+        assert old in definition
+        connection.exec_driver_sql(definition.replace(old, new))

@@ -251,6 +251,6 @@ async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(
         ]
         async with right.state.database.session() as session:
             letter_id = await session.scalar(select(OutgoingMail.id)) or 0
-            first, *others = [await postman._claim(session, letter_id) for postman in postmen * 2]
+            first, *others = [await postman.claim(session, letter_id) for postman in postmen * 2]
         assert first is not None
         assert others == [None] * 3

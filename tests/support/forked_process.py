@@ -83,8 +83,10 @@ def _without_main_module() -> Iterator[None]:
 
 
 def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) -> None:
-    # As with a process that a shell starts. multiprocessing has replaced standard input.
-    os.set_inheritable(0, True)  # noqa: FBT003 - its second parameter has no keyword
+    # In a process that a shell starts, it is file 0. multiprocessing has made it another one, which
+    # workers would not inherit.
+    os.dup2(sys.stdin.fileno(), 0)
+    sys.stdin = os.fdopen(0, closefd=False)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(variables)

@@ -15,6 +15,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from fastapi import FastAPI
 
+from app.database.outbox import OutboxWorker
 from app.mail.worker import MailWorker
 
 CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
@@ -104,12 +105,12 @@ async def mail_server(
 
 
 def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app sends no mail by itself, so that deliver() alone decides when it goes out."""
+    """The app sends neither mail nor webhooks by itself. The test decides when they go out."""
 
-    async def run(_: MailWorker, stopping: asyncio.Event) -> None:
+    async def run(_: OutboxWorker[Any], stopping: asyncio.Event) -> None:
         await stopping.wait()
 
-    monkeypatch.setattr(MailWorker, "run", run)
+    monkeypatch.setattr(OutboxWorker, "run", run)
 
 
 def mail_worker(app: FastAPI) -> MailWorker:

@@ -1,6 +1,5 @@
 """A receiver that the service trusts and may reach, and a service that sends when a test says."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.settings import Settings
-from app.webhooks.worker import WebhookWorker
 from tests.support.https_receiver import LOOPBACK, Receiver, https_receiver
+from tests.support.mail_server import stop_background_worker
 from tests.support.settings import Clock, utc_now
 
 
@@ -41,7 +40,4 @@ def app(app: FastAPI, receiver: Receiver) -> FastAPI:
 
 @pytest.fixture(autouse=True)
 def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(_: WebhookWorker, stopping: asyncio.Event) -> None:
-        await stopping.wait()
-
-    monkeypatch.setattr(WebhookWorker, "run", run)
+    stop_background_worker(monkeypatch)
