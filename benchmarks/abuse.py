@@ -19,8 +19,8 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import insert, update
 
+from app.database import outbox
 from app.database.engine import begin_write
-from app.mail import worker
 from app.main import create_app
 from app.security.rate_limits.models import AttemptCounter
 from app.settings import Settings
@@ -162,7 +162,7 @@ async def timing(directory: Path) -> None:
 
 async def timing_of_resets(directory: Path) -> None:
     """The mail server is none; what waits for it is looked at once, at the start."""
-    worker.POLL_SECONDS = 3600
+    outbox.POLL_SECONDS = 3600
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "no-reply@camelot.example"}
     url = f"sqlite:///{directory}/resets.db"
     app = create_app(Settings.model_validate({"database_url": url, **mail}))

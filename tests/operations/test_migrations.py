@@ -182,8 +182,8 @@ def test_the_primary_keys_are_those_of_the_models(settings: Settings) -> None:
 
 def test_the_code_expects_the_newest_revision_and_knows_all_before_it() -> None:
     assert scripts().get_heads() == [migrations.HEAD]
-    assert all(migrations._is_known(revision) for revision in revisions())
-    assert not migrations._is_known("from tomorrow")
+    assert all(migrations.is_known(revision) for revision in revisions())
+    assert not migrations.is_known("from tomorrow")
 
 
 def test_the_folder_is_no_package_which_would_hide_the_library() -> None:
