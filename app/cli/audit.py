@@ -1,6 +1,7 @@
 """`hourpass audit`."""
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.background_jobs import wait_or_stop
 from app.cli.operations import check_arguments, get_user, run
 from app.cli.output import Records, as_json
 
@@ -68,6 +70,7 @@ def audit(
     async def show(services: "Services", context: "RequestContext") -> None:
         from app.audit.service import concerns, find_conditions
 
+        stopping = _interruption() if follow else None
         conditions = find_conditions(query)
         about = user_id
         if username is not None:
@@ -77,19 +80,29 @@ def audit(
         printer = _Printer(as_json=as_json)
         entries = await _latest(context, conditions, limit)
         await printer.add(context, entries)
-        if follow:
+        if stopping:
             newest = await _newest_id(context)
             # With a filter, the entries may be far apart, and all between would be read again.
             floor = max(entries[0].id - 1 if entries else newest, newest - _MAX_LIMIT)
             printed = [entry.id for entry in entries]
-            async for later in _follow(context, conditions, floor, printed):
+            async for later in _follow(context, conditions, floor, printed, stopping):
                 await printer.add(context, later)
 
-    try:
-        run(show)
-    except KeyboardInterrupt:
-        if not follow:
-            raise
+    run(show)
+
+
+def _interruption() -> asyncio.Event:
+    """Is set at the first Ctrl+C: a process may hang that is interrupted in a read of the database.
+    The next one interrupts as usual."""
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        interrupted.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    return interrupted
 
 
 async def _latest(
@@ -119,8 +132,9 @@ async def _follow(
     conditions: Sequence["ColumnElement[bool]"],
     floor: int,
     printed: Sequence[int],
+    stopping: asyncio.Event,
 ) -> AsyncIterator[list["Entry"]]:
-    """Entries after `floor` that are not printed yet, as they are written. Never ends."""
+    """Entries after `floor` that are not printed yet, as they are written."""
     from sqlalchemy import select
 
     from app.audit.models import Entry
@@ -132,7 +146,8 @@ async def _follow(
         # Each read is a transaction of its own: an open one would keep a connection busy.
         await context.session.commit()
         context.session.expunge_all()
-        await asyncio.sleep(POLL_SECONDS)
+        if await wait_or_stop(stopping, POLL_SECONDS):
+            return
         newest.append((monotonic(), await _newest_id(context)))
         last = floor
         while page := list(

@@ -179,7 +179,7 @@ async def test_follow_prints_an_entry_whose_transaction_was_slow(
         await begin_write(writing)
         await writing.execute(insert(Entry), [entry])
         await write_down(database, clock, 3, action="fast")
-        following = audit._follow(context, [], first.id - 1, [first.id])
+        following = audit._follow(context, [], first.id - 1, [first.id], asyncio.Event())
         assert [later.action for later in await anext(following)] == ["fast"] * 3
         await writing.commit()
         assert [later.action for later in await anext(following)] == ["slow"]
@@ -195,7 +195,7 @@ async def test_follow_reads_many_entries_page_by_page_and_none_twice(
     async with database.session() as session, asyncio.timeout(20):
         context = RequestContext(session, datetime.now(UTC))
         newest = await audit._newest_id(context)
-        following = audit._follow(context, [], newest - 5, [])
+        following = audit._follow(context, [], newest - 5, [], asyncio.Event())
         found: list[int] = []
         while len(found) < 5:
             found += [entry.id for entry in await anext(following)]
