@@ -17,10 +17,10 @@ run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/hourpass serve
 
 test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL (ARGS="tests/login -x")
-	@$(BIN)/pytest -n auto $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 coverage: .venv/dev debian-packages ## Run every test, and list the lines and branches that none of them runs
-	@$(BIN)/pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-clients: .venv/dev .venv/clients/node_modules/.package-lock.json client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
 	@$(BIN)/pytest -n 2 --dist loadfile tests/clients/check_*.py $(ARGS)

@@ -7,6 +7,7 @@ gets a copy.
 
 import asyncio
 import gc
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -40,6 +41,11 @@ compiled_statements.share()
 pooler_detection.share()
 ssl_contexts.share()
 gc.disable()  # while the tests are imported: nothing of that is garbage
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: more than cores, because some tests wait, such as those of time limits."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_finish() -> None:
