@@ -40,6 +40,7 @@ CALLS = [
     "listMembersOfGroup",
     "removeMemberFromGroup",
     "changeGroup",
+    "changeWebhook",
 ]
 SCHEMA_CALLS = [
     "issueToken",
@@ -49,12 +50,13 @@ SCHEMA_CALLS = [
     "changeOwnApiKey",
     "changeApiKeyOfUser",
     "changeGroup",
+    "changeWebhook",
 ]
 
 
 class Company:
-    """An administrator, who calls, a user, an API key of each, and a group. Each differs in every
-    member from one that was made with the defaults."""
+    """An administrator, who calls, a user, an API key of each, a group and a webhook. Each differs
+    in every member from one that was made with the defaults."""
 
     def __init__(self, url: str, arthur: httpx.Client, number: int) -> None:
         self._arthur = arthur
@@ -66,6 +68,8 @@ class Company:
         self._arthur.patch(f"/users/{user}", json=different).raise_for_status()
         own_key, key = self._create_key(caller, "predict"), self._create_key(user, "audit")
         self._create("/groups", {"name": self._group, "scopes": ["predict:fraud-*"]})
+        webhook = {"url": "https://hooks.camelot.example", "types": ["user.deleted"]}
+        self._webhook = f"/webhooks/{self._create('/webhooks', webhook)}"
         self._variables = {
             "HOURPASS_URL": url,
             "NAME": self._name,
@@ -74,12 +78,14 @@ class Company:
             "OWN_KEY_ID": own_key,
             "USER_KEY_ID": key,
             "GROUP": self._group,
+            "WEBHOOK_ID": self._webhook.rpartition("/")[2],
         }
         self._changes: dict[str, dict[str, object]] = {
             f"/users/{user}": {"is_enabled": True},
             f"/users/{caller}": {"email": f"{self._name}@new.example"},
             f"/users/{caller}/api-keys/{own_key}": {"name": "changed"},
             f"/users/{user}/api-keys/{key}": {"label": "changed"},
+            self._webhook: {"is_enabled": False},
         }
 
     def _create_user(self, name: str, *scopes: str) -> int:
@@ -108,6 +114,7 @@ class Company:
         assert output.split() == calls
         for path, change in self._changes.items():
             assert self._read(path) == {**before[path], **change}
+        self._arthur.delete(self._webhook).raise_for_status()  # there can be few
         name = f"{self._group}-changed"
         assert self._read(f"/groups/{name}") == {**group, "name": name}
 

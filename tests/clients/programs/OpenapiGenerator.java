@@ -32,6 +32,10 @@ public class OpenapiGenerator {
             .changeApiKeyOfUser(USER_ID, System.getenv("USER_KEY_ID"), label);
         require("changed".equals(key.getLabel()), "changeApiKeyOfUser");
         useGroups(new GroupsApi(client));
+        long webhookId = Long.parseLong(System.getenv("WEBHOOK_ID"));
+        WebhookRecord webhook = new WebhooksApi(client)
+            .changeWebhook(webhookId, new WebhookChange().isEnabled(false));
+        require(!webhook.getIsEnabled(), "changeWebhook");
     }
 
     static String logIn(RegistrationAndLoginApi api) throws ApiException {

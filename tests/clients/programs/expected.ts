@@ -7,6 +7,7 @@ export const userId = Number(variable("USER_ID"));
 export const ownKeyId = variable("OWN_KEY_ID");
 export const userKeyId = variable("USER_KEY_ID");
 export const group = variable("GROUP");
+export const webhookId = Number(variable("WEBHOOK_ID"));
 
 function variable(name: string): string {
   const value = process.env[name];

@@ -13,6 +13,7 @@ import {
   url,
   userId,
   userKeyId,
+  webhookId,
 } from "./expected.js";
 
 client.setConfig({ baseUrl: url });
@@ -80,3 +81,7 @@ check(succeeded("removeMemberFromGroup", removed.data).message !== "");
 const groupChange = { path: { name: group }, body: { name: `${group}-changed` } };
 const changedGroup = succeeded("changeGroup", (await api.changeGroup(groupChange)).data);
 check(changedGroup.name === `${group}-changed`);
+
+const disabling = { path: { webhook_id: webhookId }, body: { is_enabled: false } };
+const webhook = succeeded("changeWebhook", (await api.changeWebhook(disabling)).data);
+check(!webhook.is_enabled);

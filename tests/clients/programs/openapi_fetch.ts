@@ -12,6 +12,7 @@ import {
   url,
   userId,
   userKeyId,
+  webhookId,
 } from "./expected.js";
 
 const api = createClient<paths>({ baseUrl: url });
@@ -105,3 +106,9 @@ const changedGroup = await api.PATCH("/groups/{name}", {
   body: { name: `${group}-changed` },
 });
 check(succeeded("changeGroup", changedGroup.data).name === `${group}-changed`);
+
+const webhook = await api.PATCH("/webhooks/{webhook_id}", {
+  params: { path: { webhook_id: webhookId } },
+  body: { is_enabled: false },
+});
+check(!succeeded("changeWebhook", webhook.data).is_enabled);

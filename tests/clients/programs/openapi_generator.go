@@ -75,6 +75,12 @@ func main() {
 	require(changed.GetEmail() == name+"@new.example", "the address")
 	useKeys(client, user, userId)
 	useGroups(client.GroupsAPI, user, userId, name+"-team")
+	webhookId, err := strconv.ParseInt(os.Getenv("WEBHOOK_ID"), 10, 64)
+	require(err == nil, "the webhook")
+	disabling := hourpass.NewWebhookChange()
+	disabling.SetIsEnabled(false)
+	webhook := client.WebhooksAPI.ChangeWebhook(user, webhookId).WebhookChange(*disabling)
+	require(!succeeded("changeWebhook", webhook.Execute).IsEnabled, "disabled")
 }
 
 func useKeys(client *hourpass.APIClient, user context.Context, userId int64) {

@@ -23,6 +23,8 @@ from hourpass_client import (
     TokenRequest,
     TokensApi,
     UserChange,
+    WebhookChange,
+    WebhooksApi,
 )
 from hourpass_client.exceptions import UnauthorizedException
 
@@ -31,6 +33,7 @@ NAME, PASSWORD = os.environ["NAME"], os.environ["PASSWORD"]
 USER_ID = int(os.environ["USER_ID"])
 OWN_KEY_ID, USER_KEY_ID = os.environ["OWN_KEY_ID"], os.environ["USER_KEY_ID"]
 GROUP = os.environ["GROUP"]
+WEBHOOK_ID = int(os.environ["WEBHOOK_ID"])
 
 configuration = Configuration(host=URL)
 client = ApiClient(configuration)
@@ -106,3 +109,8 @@ print("removeMemberFromGroup")
 new_name = f"{GROUP}-changed"
 assert groups.change_group(GROUP, GroupChange(name=new_name)).name == new_name
 print("changeGroup")
+
+assert (
+    not WebhooksApi(client).change_webhook(WEBHOOK_ID, WebhookChange(is_enabled=False)).is_enabled
+)
+print("changeWebhook")

@@ -84,3 +84,7 @@ check succeeded('removeMemberFromGroup', removed).message
 group_change = HourpassClient::GroupChange.new(name: "#{GROUP}-changed")
 changed_group = succeeded('changeGroup', groups.change_group(GROUP, group_change))
 check changed_group.name == "#{GROUP}-changed"
+
+disabling = HourpassClient::WebhookChange.new(is_enabled: false)
+webhook = HourpassClient::WebhooksApi.new.change_webhook(ENV.fetch('WEBHOOK_ID').to_i, disabling)
+check succeeded('changeWebhook', webhook).is_enabled == false

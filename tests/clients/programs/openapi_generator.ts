@@ -9,6 +9,7 @@ import {
   RegistrationAndLoginApi,
   ResponseError,
   TokensApi,
+  WebhooksApi,
 } from "./hourpass_client/index.js";
 import {
   check,
@@ -20,6 +21,7 @@ import {
   url,
   userId,
   userKeyId,
+  webhookId,
 } from "./expected.js";
 
 const login = new RegistrationAndLoginApi(new Configuration({ basePath: url }));
@@ -92,3 +94,7 @@ check(succeeded("removeMemberFromGroup", removed).message !== "");
 const groupChange = { name: `${group}-changed` };
 const changedGroup = await groups.changeGroup({ name: group, groupChange });
 check(succeeded("changeGroup", changedGroup).name === groupChange.name);
+
+const webhookChange = { isEnabled: false };
+const webhook = await new WebhooksApi(configuration).changeWebhook({ webhookId, webhookChange });
+check(!succeeded("changeWebhook", webhook).isEnabled);

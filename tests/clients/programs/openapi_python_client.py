@@ -30,6 +30,7 @@ from hourpass_client.api.my_api_keys import (
 )
 from hourpass_client.api.registration_and_login import issue_token
 from hourpass_client.api.tokens import verify_token
+from hourpass_client.api.webhooks import change_webhook
 from hourpass_client.models import (
     AdminPasswordReset,
     ApiKeyChange,
@@ -44,6 +45,7 @@ from hourpass_client.models import (
     ProfileChange,
     TokenRequest,
     UserChange,
+    WebhookChange,
 )
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ NAME, PASSWORD = os.environ["NAME"], os.environ["PASSWORD"]
 USER_ID = int(os.environ["USER_ID"])
 OWN_KEY_ID, USER_KEY_ID = os.environ["OWN_KEY_ID"], os.environ["USER_KEY_ID"]
 GROUP = os.environ["GROUP"]
+WEBHOOK_ID = int(os.environ["WEBHOOK_ID"])
 
 
 def succeeded(call: str, answer: ErrorBody | T | None) -> T:
@@ -127,3 +130,6 @@ with AuthenticatedClient(URL, issued.access_token, raise_on_unexpected_status=Tr
     group_change = GroupChange(name=f"{GROUP}-changed")
     changed_group = change_group.sync(GROUP, client=api, body=group_change)
     assert succeeded("changeGroup", changed_group).name == f"{GROUP}-changed"
+    disabling = WebhookChange(is_enabled=False)
+    webhook = change_webhook.sync(WEBHOOK_ID, client=api, body=disabling)
+    assert not succeeded("changeWebhook", webhook).is_enabled

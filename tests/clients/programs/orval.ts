@@ -10,6 +10,7 @@ import {
   succeeded,
   userId,
   userKeyId,
+  webhookId,
 } from "./expected.js";
 
 const refused = await api.issueToken({ username: name, password: "wrong" });
@@ -77,3 +78,6 @@ const removed = api.removeMemberFromGroup(team, userId, options);
 check((await done("removeMemberFromGroup", removed)).message !== "");
 const groupChange = api.changeGroup(group, { name: `${group}-changed` }, options);
 check((await done("changeGroup", groupChange)).name === `${group}-changed`);
+
+const webhook = api.changeWebhook(webhookId, { is_enabled: false }, options);
+check(!(await done("changeWebhook", webhook)).is_enabled);

@@ -11,6 +11,7 @@ import {
   url,
   userId,
   userKeyId,
+  webhookId,
 } from "./expected.js";
 
 async function send(method: string, path: string, body: unknown, token = ""): Promise<unknown> {
@@ -59,3 +60,10 @@ const groupPath = `/groups/${schemas.ChangeGroupParams.parse({ name: group }).na
 const answer = await send("PATCH", groupPath, groupChange, token);
 const changedGroup = schemas.ChangeGroupResponse.parse(answer);
 check(succeeded("changeGroup", changedGroup).name === groupChange.name);
+
+const disabling = schemas.ChangeWebhookBody.parse({ is_enabled: false });
+check(JSON.stringify(disabling) === '{"is_enabled":false}');
+const webhookPath = schemas.ChangeWebhookParams.parse({ webhook_id: webhookId });
+const disabled = await send("PATCH", `/webhooks/${webhookPath.webhook_id}`, disabling, token);
+const webhook = schemas.ChangeWebhookResponse.parse(disabled);
+check(!succeeded("changeWebhook", webhook).is_enabled);
