@@ -12,7 +12,7 @@ from app.context import RequestContext
 
 
 class Event(NamedTuple):
-    """`subject_id` is the user whom the action concerns, if any. `details` go to the audit log, so
+    """`subject_id` is the user that the action concerns, if any. `details` go to the audit log, so
     they must not contain secrets or texts from unauthenticated clients. `personal` does not."""
 
     action: str

@@ -1,4 +1,4 @@
-"""Whether somebody can administer over HTTP."""
+"""Checks that there is an administrator who can log in."""
 
 from collections.abc import AsyncIterator
 

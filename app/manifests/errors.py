@@ -9,6 +9,6 @@ class ManifestError(StartupError):
 class ChangedMeanwhileError(ManifestError):
     def __init__(self) -> None:
         super().__init__(
-            "Somebody else has changed users or groups since the difference was shown. Nothing was "
+            "Users or groups have changed since the difference was shown. Nothing was "
             "applied. Run the command again."
         )

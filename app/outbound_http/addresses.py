@@ -1,7 +1,7 @@
 """Which IP addresses outgoing requests may reach: public ones, and those that the operator allows.
 
 Others lead to the host itself, to its neighbours and to the metadata services of clouds, which
-trust whoever can reach them.
+trust every program that can reach them.
 """
 
 from collections.abc import Sequence

@@ -70,8 +70,8 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
             await self._opened.aclose()
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Raises OutboundError if one of them is not allowed: whoever owns the name chooses which
-        of them comes first."""
+        """Raises OutboundError if one of them is not allowed: the owner of the name chooses
+        which of them comes first."""
         texts = [host] if parse_address(host) else await self._resolve(host, port)
         found = [address for text in texts if (address := parse_address(text))]
         if len(found) < len(texts) or not all(is_allowed(it, self._networks) for it in found):

@@ -147,7 +147,7 @@ class DeliveryRecord(BaseModel):
         examples=["msg_3f0c6f6bd1b94cbc8b2bb0a7a1f6a0d5"],
     )
     type: str = Field(description="Type of the message.", examples=["user.created"])
-    user_id: int | None = Field(description="User whom it concerns, if any.", examples=[10])
+    user_id: int | None = Field(description="User that it concerns, if any.", examples=[10])
     state: Literal["waiting", "dead"] = Field(
         description="`waiting`: it is sent, or sent again, soon. `dead`: it was given up."
     )

@@ -127,7 +127,7 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
             await _postpone(session, delivery)
             return
         await begin_write(session)
-        # Locked before the delivery, as by whoever disables or deletes it.
+        # Locked before the delivery, in the order of the operations that disable or delete it.
         endpoint = await session.get(
             WebhookEndpoint, delivery.endpoint_id, populate_existing=True, with_for_update=True
         )
