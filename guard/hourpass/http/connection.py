@@ -6,6 +6,7 @@ import select
 import socket
 import ssl
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,8 +75,9 @@ class Connection:
                 self.socket.settimeout(limits.left(limits.connect))
                 self.socket = context.wrap_socket(self.socket, server_hostname=url.host)
                 opened(self.socket)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            _close_wrapped(error)
             raise
 
     def _open_tunnel(self, proxy: ProxyUrl, limits: Limits) -> None:
@@ -142,6 +144,16 @@ class Connection:
     def close(self) -> None:
         with suppress(OSError):
             self.socket.close()
+
+
+def _close_wrapped(error: BaseException) -> None:
+    """Close the socket that `wrap_socket()` has made, and left open with this error. CPython does
+    that if the service has reset the connection a moment before."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        wrapped = frame.f_locals.get("self")
+        if isinstance(wrapped, ssl.SSLSocket):
+            with suppress(OSError):
+                wrapped.close()
 
 
 def _connect(to: ServiceUrl | ProxyUrl, limits: Limits) -> socket.socket:
