@@ -45,7 +45,7 @@ gc.disable()  # while the tests are imported: nothing of that is garbage
 
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: more than cores, because some tests wait, such as those of time limits."""
-    return len(os.sched_getaffinity(0)) + 2
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_finish() -> None:
