@@ -202,7 +202,7 @@ class Settings(BaseSettings):
 
 
 def _is_insecure(origin: str) -> bool:
-    """Whether somebody on the network can change the pages of this origin."""
+    """Whether an attacker on the network can change the pages of this origin."""
     scheme, _, host = origin.partition("://")
     return scheme == "http" and host.partition(":")[0] not in ("localhost", "127.0.0.1")
 

@@ -6,7 +6,7 @@ it. What cannot be known for certain is suspended, such as API keys, or has to b
 passwords.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
@@ -391,7 +391,10 @@ async def list_changes(
     ).all()
     ids = {id_ for entry in entries for id_ in (entry.actor_id, entry.subject_id) if id_}
     rows = await former.execute(select(User.id, User.username).where(User.id.in_(ids)))
-    names = {row.id: row.username for row in rows}
-    name: Callable[[int | None], str] = lambda id_: names.get(id_ or 0, str(id_ or ""))  # noqa: E731 - used twice below
+    names: dict[int, str] = {row.id: row.username for row in rows}
+
+    def name(id_: int | None) -> str:
+        return names.get(id_ or 0, str(id_ or ""))
+
     listed = [Audited(e.at, e.action, name(e.actor_id), name(e.subject_id)) for e in entries]
     return listed, number - len(listed)

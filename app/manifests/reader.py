@@ -113,6 +113,6 @@ def _describe(problem: ErrorDetails, name: str, lines: dict[Path, int]) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Characters that a terminal would obey are escaped: the file may be somebody else's."""
+    """Characters that a terminal would obey are escaped: the file may come from a stranger."""
     text = ".".join(map(str, path))
     return "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)

@@ -106,7 +106,7 @@ def firebase_scrypt(  # noqa: PLR0913, PLR0917 - the parameters of the project a
     """Firebase's modified scrypt, in a format of ours that does not need the signer key. None if
     the value is too short.
 
-    Firebase encrypts the signer key with AES-256-CTR under what scrypt makes of the password. CTR
+    Firebase encrypts the signer key with AES-256-CTR under a key from scrypt and the password. CTR
     adds a key stream to it, so the stored value and the signer key give the key stream, which only
     the password can give again. Its digest reveals neither the signer key nor the value.
     """

@@ -147,7 +147,7 @@ def new_rows(table: Table, made: dict[str, list[dict[str, Any]]]) -> list[dict[s
 
 
 async def fill(url: str) -> None:
-    """Rows in each table that is copied, also in those that somebody adds later."""
+    """Rows in each table that is copied, also in tables that are added later."""
     made: dict[str, list[dict[str, Any]]] = {}
     database = Database(make_settings(url))
     async with database.session() as session:
