@@ -1,4 +1,4 @@
-"""A background job that publishes revocations again which the database has lost.
+"""A background job that publishes revocations again if the database has lost them.
 
 A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
 that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not
@@ -9,8 +9,9 @@ rejected.
 
 import logging
 from asyncio import Event
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from sqlalchemy import delete, select
 
@@ -100,16 +101,19 @@ class RevocationRecovery:
 async def _replace_token_versions(context: RequestContext, values: Sequence[str]) -> None:
     parts = (value.partition(":") for value in _after("sub:", values))
     versions = {(parse_id(subject), int(version)) for subject, _, version in parts}
-    users = await context.session.scalars(
-        select(User)
-        .where(User.id.in_({user_id for user_id, _ in versions}))
-        .order_by(User.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    for user in users.all():
+    for user in await _lock(context, User, {user_id for user_id, _ in versions}, key_share=True):
         if (user.id, user.token_version) in versions:
             user.token_version = new_token_version()
+
+
+async def _replace_group_versions(context: RequestContext, values: Sequence[str]) -> None:
+    parts = (value.partition(".") for value in _after("grp:", values))
+    versions = {(parse_id(group), int(version)) for group, _, version in parts}
+    for group in await _lock(
+        context, Group, {group_id for group_id, _ in versions}, key_share=True
+    ):
+        if (group.id, group.version) in versions:
+            group.version = new_token_version()
 
 
 async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> None:
@@ -117,33 +121,32 @@ async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> N
     resume them."""
     parts = (value.partition(".") for value in _after("sid:", values) if "." in value)
     versions = {(key_id, int(version)) for key_id, _, version in parts}
-    api_keys = await context.session.scalars(
-        select(ApiKey)
-        .where(ApiKey.id.in_({key_id for key_id, _ in versions}))
-        .order_by(ApiKey.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    for api_key in api_keys.all():
+    for api_key in await _lock(context, ApiKey, {key_id for key_id, _ in versions}):
         if (api_key.id, api_key.version) in versions:
             api_key.suspended_at = api_key.suspended_at or context.now
             api_key.version += 1
     await context.session.flush()
 
 
-async def _replace_group_versions(context: RequestContext, values: Sequence[str]) -> None:
-    parts = (value.partition(".") for value in _after("grp:", values))
-    versions = {(parse_id(group), int(version)) for group, _, version in parts}
-    groups = await context.session.scalars(
-        select(Group)
-        .where(Group.id.in_({group_id for group_id, _ in versions}))
-        .order_by(Group.id)
-        .with_for_update(key_share=True)
+Row = TypeVar("Row", User, Group, ApiKey)
+
+
+async def _lock(
+    context: RequestContext,
+    table: type[Row],
+    ids: Collection[int | str | None],
+    *,
+    key_share: bool = False,
+) -> Sequence[Row]:
+    """The rows with these ids as they are now, locked in the order of the ids."""
+    rows = await context.session.scalars(
+        select(table)
+        .where(table.id.in_(ids))
+        .order_by(table.id)
+        .with_for_update(key_share=key_share)
         .execution_options(populate_existing=True)
     )
-    for group in groups.all():
-        if (group.id, group.version) in versions:
-            group.version = new_token_version()
+    return rows.all()
 
 
 def _after(prefix: str, values: Sequence[str]) -> list[str]:

@@ -91,7 +91,7 @@ class Heartbeat:
             await session.commit()
 
     async def forget(self) -> None:
-        """Delete the record of this worker, which ends."""
+        """Delete the record of this worker, because it stops."""
         async with self._database.session() as session:
             await begin_write(session)
             this = delete(KeyHolder).where(KeyHolder.id == self._id)
