@@ -331,7 +331,7 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
 
 
 @on_sqlite
-async def test_with_a_shared_secret_the_service_refuses_old_tokens_and_says_what_else_to_do(
+async def test_with_a_shared_secret_old_tokens_are_rejected_and_the_command_says_what_else_to_do(
     database_url: str, clock: Clock, after_restore: Callable[..., str]
 ) -> None:
     async with started_client(make_settings(database_url, **HS256), clock) as client:

@@ -115,7 +115,7 @@ async def test_connections_that_a_firewall_has_forgotten_are_replaced(
     assert (await client.get("/me", headers=bearer(token))).status_code == 200
 
 
-async def test_the_service_ends_while_the_database_is_silent(
+async def test_the_service_stops_while_the_database_is_silent(
     settings: Settings, clock: Clock, relay: SilentRelay
 ) -> None:
     app = create_app(settings, clock, clock)
@@ -160,7 +160,7 @@ async def test_a_lock_that_is_not_free_in_time_is_an_outage(
     assert "a lock was not free in time" in caplog.text
 
 
-async def test_nobody_waits_long_for_a_connection_of_the_pool(
+async def test_a_wait_for_a_connection_of_the_pool_is_short(
     app: FastAPI, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     database: Database = app.state.database

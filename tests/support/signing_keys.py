@@ -18,7 +18,7 @@ from tests.support.settings import CHEAP_HASHING, Clock
 from tests.support.users import token_holds
 
 
-def by_nobody(kid: str = "0123456789abcdef") -> str:
+def with_unknown_key(kid: str = "0123456789abcdef") -> str:
     """A token with a key that never existed."""
     header = json.dumps({"alg": "ES256", "kid": kid, "typ": "at+jwt"}, separators=(",", ":"))
     return base64.urlsafe_b64encode(header.encode()).decode().rstrip("=") + ".e30.e30"
@@ -32,7 +32,7 @@ async def rotate(database: Database, settings: Settings, clock: Callable[[], dat
 async def refresh_keys(client: AsyncClient, clock: Clock) -> None:
     """Workers read the keys every second, and at once if a token has an unknown key."""
     clock.advance(timedelta(seconds=1))
-    assert not await token_holds(client, by_nobody())
+    assert not await token_holds(client, with_unknown_key())
 
 
 async def published(client: AsyncClient) -> list[str]:

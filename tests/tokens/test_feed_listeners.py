@@ -124,7 +124,7 @@ async def test_a_revocation_ends_the_wait(feed: Feed) -> None:
     assert first.values() == second.values() == ["jti:1"]
     assert feed.refreshed == 4  # before each look
     await until(lambda: not asyncio.all_tasks() - before)
-    assert not feed._wake_ups  # nothing is kept for the end of their waits
+    assert not feed._wake_ups  # no wake-up is left for the end of their waits
     later = Client(feed)
     async with later.listening(feed):
         feed.known.publish(2)
@@ -132,7 +132,7 @@ async def test_a_revocation_ends_the_wait(feed: Feed) -> None:
 
 
 @pytest.mark.usefixtures("no_heartbeats")
-async def test_the_end_of_the_service_ends_the_wait(feed: Feed) -> None:
+async def test_the_wait_ends_when_the_service_stops(feed: Feed) -> None:
     client = Client(feed)
     async with client.listening(feed):
         feed.stopping.set()
@@ -145,7 +145,7 @@ async def test_the_end_of_the_service_ends_the_wait(feed: Feed) -> None:
     [{"type": "http.disconnect"}, ContentTooLargeError()],
     ids=["it hangs up", "its body is too large"],
 )
-async def test_a_client_that_gets_no_answer_does_not_listen(
+async def test_a_client_that_can_get_no_response_stops_listening(
     feed: Feed, message: dict[str, Any] | Exception
 ) -> None:
     client = Client(feed)
@@ -159,7 +159,7 @@ async def test_a_client_that_gets_no_answer_does_not_listen(
 
 
 @pytest.mark.usefixtures("no_heartbeats")
-async def test_before_the_first_heartbeat_the_end_of_a_wait_can_be_an_error(feed: Feed) -> None:
+async def test_before_the_first_heartbeat_a_wait_can_end_with_an_error(feed: Feed) -> None:
     client = Client(feed)
     async with client.listening(feed) as response:
         feed.known.fresh = False
@@ -169,7 +169,7 @@ async def test_before_the_first_heartbeat_the_end_of_a_wait_can_be_an_error(feed
     assert client.sent == []
 
 
-async def test_after_the_first_heartbeat_it_is_an_empty_page(
+async def test_after_the_first_heartbeat_a_wait_ends_with_an_empty_page(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
@@ -347,7 +347,7 @@ async def test_a_thousand_listeners_are_woken_before_others_have_a_turn(
     assert all(wait.done() for wait in waits)
 
 
-async def test_a_feed_that_is_closed_ticks_no_longer(feed: Feed) -> None:
+async def test_a_closed_feed_stops_ticking(feed: Feed) -> None:
     feed.close()  # before there was a listener
     with feed.listening():
         ticker = feed._ticker
@@ -390,7 +390,7 @@ async def test_without_another_query_a_cursor_that_is_ahead_gets_503_and_no_warn
     assert caplog.records == []
 
 
-async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
+async def test_a_revocation_that_the_database_lost_causes_one_warning_an_hour(
     feed: Feed, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     feed.known._queried_at = float("inf")
@@ -406,6 +406,6 @@ async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
     }
 
 
-def test_a_listener_hears_within_a_tenth_of_a_second() -> None:
+def test_a_listener_gets_a_revocation_within_a_tenth_of_a_second() -> None:
     """As the description of the feed says: after the next poll and the next tick."""
     assert cache.POLL_SECONDS + feed_module.TICK_SECONDS < 0.1

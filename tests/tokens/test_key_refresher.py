@@ -25,7 +25,7 @@ from app.tokens.signing_keys.store import KeyStore
 from tests.support.apps import started_client
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings, utc_now
-from tests.support.signing_keys import by_nobody, command, published, refresh_keys, rotate
+from tests.support.signing_keys import command, published, refresh_keys, rotate, with_unknown_key
 from tests.support.users import (
     LANCELOT,
     assert_problem,
@@ -58,7 +58,7 @@ async def test_revoking_the_current_key_revokes_its_tokens_everywhere_and_anothe
         assert await comes_to_an_end(there, stolen)
         assert await revoked(there) == [f"kid:{kid_of(stolen)}"]
         for one, other in [(here, there), (there, here)]:
-            await token_holds(one, by_nobody())
+            await token_holds(one, with_unknown_key())
             fresh = await log_in(one, LANCELOT)
             assert kid_of(fresh) != kid_of(stolen)
             assert await token_holds(one, fresh)
@@ -125,7 +125,7 @@ async def test_tokens_with_unknown_kids_cause_at_most_ten_queries_a_second(
 
     async def present(number: int) -> None:
         with pytest.raises(InvalidTokenError):
-            await keys.decode(by_nobody(f"{number:016x}"), clock())
+            await keys.decode(with_unknown_key(f"{number:016x}"), clock())
 
     began_at = monotonic()
     with counted_reads(database) as reads:
@@ -180,7 +180,7 @@ async def test_keys_are_read_by_one_task_at_a_time(
     async def present_unknown_keys() -> None:
         for number in range(20):
             with pytest.raises(InvalidTokenError):
-                await keys.decode(by_nobody(f"{number:016x}"), clock())
+                await keys.decode(with_unknown_key(f"{number:016x}"), clock())
 
     async def hear_of_revoked_keys() -> None:
         for _ in range(20):
@@ -274,4 +274,4 @@ async def test_a_kid_in_another_format_is_rejected_without_reading_the_keys(
 ) -> None:
     monkeypatch.setattr(app.state.key_refresher, "_refresh_since", None)  # a call would fail
     for kid in ("nobody", "0123456789ABCDEF", "0" * 15, "0" * 17, ""):
-        assert not await token_holds(client, by_nobody(kid))
+        assert not await token_holds(client, with_unknown_key(kid))

@@ -60,7 +60,7 @@ def test_revocations_published_while_the_feed_is_read_are_listed_once() -> None:
     assert listed(known.entries, None, 0) == ["jti:1", "jti:2", "jti:3"]
 
 
-def test_another_name_is_another_history_even_with_the_same_revocations(
+def test_a_feed_with_another_name_is_another_history_even_with_the_same_revocations(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     known, other = Known(), "f" * 16

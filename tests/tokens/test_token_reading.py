@@ -291,7 +291,7 @@ NO_IDS = [
         "1 OR 1=1",
     ),
 ]
-NOBODYS: dict[str, Forge] = {
+TOKENS_WITHOUT_USER: dict[str, Forge] = {
     **{
         f"sub is {shown(sub)}": partial(Original.with_claim, name="sub", value=sub)
         for sub in NO_IDS
@@ -393,8 +393,10 @@ async def test_every_forged_token_is_a_401_over_http(client: AsyncClient, app: F
     assert await answered_otherwise(client, app, FORGERIES) == {}
 
 
-async def test_every_token_of_nobody_is_a_401_over_http(client: AsyncClient, app: FastAPI) -> None:
-    assert await answered_otherwise(client, app, NOBODYS) == {}
+async def test_every_token_without_a_user_is_a_401_over_http(
+    client: AsyncClient, app: FastAPI
+) -> None:
+    assert await answered_otherwise(client, app, TOKENS_WITHOUT_USER) == {}
 
 
 async def answered_otherwise(
@@ -436,7 +438,7 @@ async def test_a_token_of_a_megabyte_is_rejected(client: AsyncClient) -> None:
     with pytest.raises(InvalidTokenError):
         TOKENS.decode(token, NOW)
     assert_problem(await client.get("/me", headers=bearer(token)), 431, "headers_too_large")
-    path = f"/token_status/{token[:60_000]}"  # more, and the test's own client refuses
+    path = f"/token_status/{token[:60_000]}"  # the test's client refuses longer ones
     assert_problem(await client.get(path), 414, "uri_too_long")
 
 
