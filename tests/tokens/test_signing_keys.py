@@ -22,7 +22,7 @@ from app.tokens.signing_keys.keys import Keyring
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
 from tests.support.apps import started_client
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import LANCELOT, log_in, register, token_holds
 
@@ -188,6 +188,7 @@ async def test_the_hs256_secret_is_replaced_while_both_are_valid(
         assert not await token_holds(client, by_old)
 
 
+@on_postgresql
 async def test_changing_the_algorithm_and_back_invalidates_no_token(restarts: Restarts) -> None:
     """Nor does the encryption of the keys afterwards, each by itself."""
     tokens = [await restarts.first_token(**ES256)]
