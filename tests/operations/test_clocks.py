@@ -69,9 +69,7 @@ async def test_setting_the_clock_back_makes_no_expired_token_valid(
     passed = back + timedelta(minutes=2)
     monotonic.advance(passed)
     clock.advance(passed)
-    await log_out_everywhere(
-        client, await log_in(client, ARTHUR)
-    )  # deletes old entries
+    await log_out_everywhere(client, await log_in(client, ARTHUR))  # deletes old entries
     clock.advance(-back)
     assert not await token_holds(client, token)
     assert not await token_holds(client, token)
