@@ -1,5 +1,5 @@
-"""Sessions begin with a login that requests `offline_access`. Time, their user, an administrator and
-newer sessions end them."""
+"""Sessions begin with a login that requests `offline_access`. Time, their user, an administrator
+and newer sessions end them."""
 
 import asyncio
 from datetime import timedelta
