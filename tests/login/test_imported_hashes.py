@@ -1,4 +1,4 @@
-"""Hashes of other systems verify what was typed there, or the audit log says why they cannot."""
+"""Password hashes of other systems can be verified, or the audit log says why not."""
 
 import asyncio
 import base64
@@ -34,6 +34,7 @@ from app.database.engine import begin_write
 from app.security import hash_costs, imported_hashes
 from app.security.passwords import HashingOverloadedError, Passwords
 from app.users.models import User
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import LANCELOT, assert_problem, log_in, register
 
@@ -222,6 +223,7 @@ async def test_a_wrong_password_takes_as_long_for_nobody_as_for_somebody(
             assert len(hashed) == number
 
 
+@on_sqlite
 async def test_bcrypt_compares_the_bytes_that_it_can_read_and_the_login_upgrades_it(
     client: AsyncClient, app: FastAPI
 ) -> None:
@@ -259,6 +261,7 @@ UNSUPPORTED = {
 }
 
 
+@on_sqlite
 async def test_the_audit_log_says_which_hash_cannot_be_verified(
     client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
 ) -> None:

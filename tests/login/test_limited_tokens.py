@@ -45,6 +45,7 @@ LOGINS: list[tuple[dict[str, str], bool]] = [
 ]
 
 
+@on_sqlite
 async def test_a_token_is_limited_if_it_lacks_a_right_that_the_login_could_have_got(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
@@ -160,6 +161,7 @@ async def test_a_key_with_admin_reads_but_does_not_write(
         assert_problem(response, 403, "insufficient_scope")
 
 
+@on_sqlite
 async def test_a_limited_token_reads_the_address_only_with_the_scope_email(
     client: AsyncClient, app: FastAPI, users: Users, context: RequestContext
 ) -> None:

@@ -35,6 +35,7 @@ ASKED: list[tuple[dict[str, str], str | None]] = [
 ]
 
 
+@on_sqlite
 async def test_a_login_gets_what_is_asked_for_and_covered(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:

@@ -81,6 +81,7 @@ async def test_any_other_resource_is_an_invalid_target(
     assert (await renew(client, refresh_token)).status_code == 200  # nothing used it up
 
 
+@on_sqlite
 async def test_a_session_keeps_its_audience(client: AsyncClient, settings: Settings) -> None:
     await register(client, LANCELOT)
     for person, audience in (({**LANCELOT, "resource": MODELS}, MODELS), (LANCELOT, "ml-api")):

@@ -99,6 +99,7 @@ async def test_a_key_that_another_worker_has_made_works_at_once(
         assert await status(other, key) == 401
 
 
+@on_sqlite
 async def test_a_key_that_was_refused_for_good_is_forgotten(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock
 ) -> None:
@@ -117,6 +118,7 @@ async def test_a_key_that_was_refused_for_good_is_forgotten(
     assert await status(client, key) == 200
 
 
+@on_sqlite
 async def test_a_key_that_became_valid_meanwhile_is_not_forgotten(app: FastAPI) -> None:
     await keys_are_loaded(app)
     live_keys: LiveKeys = app.state.live_keys
@@ -128,6 +130,7 @@ async def test_a_key_that_became_valid_meanwhile_is_not_forgotten(app: FastAPI) 
     assert not is_unknown(app, key)
 
 
+@on_sqlite
 async def test_another_history_of_the_database_loads_all_keys_again(
     app: FastAPI, client: httpx.AsyncClient
 ) -> None:
@@ -179,7 +182,8 @@ async def test_in_a_flood_unknown_keys_do_not_wait(
     monkeypatch.setattr(cache, "wait_for_read", note)
     monkeypatch.setattr(cache, "is_fresh", lambda: True)  # also on a busy host
     monkeypatch.setattr(module, "monotonic", lambda: 1_000.5)
-    for _ in range(module.MAX_WAITING_PER_SECOND + 20):
+    monkeypatch.setattr(module, "MAX_WAITING_PER_SECOND", 5)
+    for _ in range(module.MAX_WAITING_PER_SECOND + 5):
         assert await status(client, generate_key()) == 401
     assert len(waits) == module.MAX_WAITING_PER_SECOND
     known = await insert_key(app, ARTHURS_ID)
@@ -194,6 +198,7 @@ async def test_in_a_flood_unknown_keys_do_not_wait(
     assert len(waits) == module.MAX_WAITING_PER_SECOND + 1
 
 
+@on_sqlite
 async def test_without_the_keys_a_worker_starts_and_asks_the_database(
     settings: Settings,
     clock: Clock,
