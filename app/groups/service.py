@@ -26,18 +26,15 @@ from app.groups.errors import (
     MemberNotFoundError,
     TooManyGroupsError,
 )
-from app.groups.grants import Grants, find_grants
 from app.groups.models import Group, GroupMember
 from app.groups.names import is_valid_name, normalize_name
 from app.groups.token_size import require_fitting_members, require_fitting_scopes
+from app.groups.user_scopes import find_user_scopes
 from app.tokens.jwt import MAX_GROUPS
 from app.tokens.revocations.service import Revocations
-from app.tokens.scopes import scope_string
 from app.users.models import User, new_token_version
 from app.users.service import Users
-from hourpass.scopes import covers
-
-__all__ = ["Grants", "Groups", "Member", "find_grants", "is_narrower"]
+from hourpass.scopes import covers, scope_string
 
 REVOKED = "revoked"  # a detail of events, if the tokens of all members are
 
@@ -177,10 +174,10 @@ class Groups:
             insert.on_conflict_do_nothing().returning(GroupMember.user_id)
         )
         if added is not None:
-            grants = await find_grants(context, user)
-            if len(grants.groups) > MAX_GROUPS:
+            owned = await find_user_scopes(context, user)
+            if len(owned.groups) > MAX_GROUPS:
                 raise TooManyGroupsError
-            require_fitting_scopes(user, grants.scopes)
+            require_fitting_scopes(user, owned.scopes)
             await self._publish(context, "group.add_member", group, user_id=user_id)
         await context.session.commit()
 

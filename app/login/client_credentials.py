@@ -6,9 +6,9 @@ from app.login.errors import InvalidClientError, InvalidScopeError
 from app.login.schemas import ClientCredentialsBody, IssuedToken
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import SERVICE
-from app.tokens.scopes import scope_string
-from app.users.schemas import normalize_username
+from app.users.login_account import normalize_username
 from app.users.token_cache import require_network
+from hourpass.scopes import scope_string
 
 
 class ClientCredentialsGrant:

@@ -6,7 +6,7 @@ from app.errors import InvalidFormError
 from app.login.errors import InvalidScopeError, InvalidSubjectTokenError
 from app.login.schemas import ISSUED_TYPE, IssuedToken, TokenExchangeBody
 from app.tokens.errors import InvalidTargetError, InvalidTokenError
-from app.tokens.scopes import scope_string
+from hourpass.scopes import scope_string
 
 
 class TokenExchangeGrant:

@@ -30,19 +30,14 @@ from app.users.errors import (
     UserExistsError,
     UserNotFoundError,
 )
+from app.users.login_account import normalize_username
 from app.users.models import (
     UNUSABLE_PASSWORD,
     User,
     is_same_mailbox,
     new_token_version,
 )
-from app.users.schemas import (
-    SERVICE_PREFIX,
-    NewAccount,
-    has_service_prefix,
-    normalize_typed_email,
-    normalize_username,
-)
+from app.users.schemas import SERVICE_PREFIX, NewAccount, has_service_prefix, normalize_typed_email
 
 
 class Users:

@@ -6,8 +6,8 @@ import pytest
 from httpx import AsyncClient
 
 from app.context import RequestContext
-from app.tokens.scopes import without
 from app.users.service import Users
+from hourpass.scopes import without
 from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, log_in, register, said_in
 

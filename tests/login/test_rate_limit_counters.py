@@ -58,8 +58,8 @@ MOMENT = timedelta(microseconds=1)
 
 
 @pytest.fixture
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_small_limits(monkeypatch)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Limit]:
+    return set_small_limits(monkeypatch)
 
 
 def test_the_limits_and_how_long_failures_count() -> None:
@@ -76,9 +76,8 @@ def test_the_limits_and_how_long_failures_count() -> None:
         assert (limit.allowed, limit.window) == (allowed, window), limit.name
 
 
-@pytest.mark.usefixtures("small_limits")
 async def test_failed_logins_are_forgotten_all_at_once_when_the_window_is_over(
-    app: FastAPI, clock: Clock, subtests: pytest.Subtests
+    app: FastAPI, clock: Clock, small_limits: dict[str, Limit], subtests: pytest.Subtests
 ) -> None:
     numbers = count()
 
@@ -89,9 +88,9 @@ async def test_failed_logins_are_forgotten_all_at_once_when_the_window_is_over(
 
     assert (await log_in_at(app, HOME, ARTHUR)).status_code == 200
     for address, rule in (
-        ("127.0.0.1", service.ACCOUNT),
-        (HOME, service.ACCOUNT_AT_ADDRESS),
-        (ELSEWHERE, service.ADDRESS),
+        ("127.0.0.1", small_limits["ACCOUNT"]),
+        (HOME, small_limits["ACCOUNT_AT_ADDRESS"]),
+        (ELSEWHERE, small_limits["ADDRESS"]),
     ):
         free, all_free = rule.allowed, [401] * rule.allowed + [429]
         for is_purged in (False, True):

@@ -16,7 +16,7 @@ from app.credentials.sessions import service
 from app.credentials.sessions.models import Session
 from app.credentials.sessions.service import RefreshedSession, Sessions
 from app.database.engine import begin_write
-from app.groups.grants import HAS_GROUPS
+from app.groups.user_scopes import HAS_GROUPS
 from app.settings import Settings
 from app.users.login_account import find_login_account
 from app.users.models import User

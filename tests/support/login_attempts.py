@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from httpx import Response
 
 from app.security.rate_limits import limits, service
+from app.security.rate_limits.limits import Limit
 from tests.support.apps import client_of
 from tests.support.users import LANCELOT, Person
 
@@ -17,9 +18,12 @@ HOME, ELSEWHERE, PROXY = "192.0.2.7", "198.51.100.9", "203.0.113.1"
 SMALL_LIMITS = {"ACCOUNT": 2, "ACCOUNT_AT_ADDRESS": 4, "ADDRESS": 5}
 
 
-def set_small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_small_limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Limit]:
+    small: dict[str, Limit] = {}
     for name, allowed in SMALL_LIMITS.items():
-        monkeypatch.setattr(service, name, replace(getattr(limits, name), allowed=allowed))
+        small[name] = replace(getattr(limits, name), allowed=allowed)
+        monkeypatch.setattr(service, name, small[name])
+    return small
 
 
 async def log_in_at(app: FastAPI, address: str, person: Person, **headers: str) -> Response:

@@ -12,8 +12,8 @@ from app.tokens.jwt import SERVICE
 from app.tokens.scopes import summarize
 from app.tokens.token_size import require_room
 from app.users.errors import UserNotFoundError
+from app.users.login_account import normalize_username
 from app.users.models import UNUSABLE_PASSWORD, User
-from app.users.schemas import normalize_username
 from app.users.service import Users
 
 
