@@ -1,10 +1,10 @@
 """Operations on groups. Each is a transaction of its own.
 
-Whatever takes scopes from a group revokes all tokens that name it, with one entry of the feed. To
-be removed from a group revokes the user's access tokens. Sessions stay: their next token has what
-the user may do then (decision 31).
+An operation that takes scopes from a group revokes all tokens that name it, with one entry in the
+feed. Removing a member revokes the access tokens of that user. Sessions stay valid: their next
+token has the scopes that the user has then (decision 31).
 
-Locks: the user, the group, what belongs to them, and the feed last.
+Operations lock the user, then the group, then rows that belong to them, and the feed last.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence

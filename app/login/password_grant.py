@@ -135,8 +135,8 @@ class PasswordGrant:
         scopes = intersection(allowed, selected) if selected else allowed
         scopes = without(scopes, frozenset(body.exclude_scope.split()))
         self._issuer.require_room(scopes, allowed)
-        # Compared with what this login could have got. Without `admin`, for want of a second
-        # factor, the user must be able to set one up.
+        # `allowed` is what this login could have got. It lacks `admin` if that requires a second
+        # factor. Such a token is not limited, so that its user can set one up.
         is_limited = bool(body.resource) or not all(covers(scopes, scope) for scope in allowed)
         scopes |= requested & {OFFLINE_ACCESS}
         if requested and not scopes:
