@@ -1,4 +1,5 @@
-"""Issues access tokens for all grants."""
+"""Issues access tokens to users who logged in. API keys are exchanged elsewhere
+(credentials/api_keys/exchange.py)."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import replace

@@ -49,7 +49,7 @@ def assert_refused(answer: Response) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_the_token_is_that_of_the_key_and_there_is_no_refresh_token(
+async def test_the_token_is_that_of_the_key_without_a_refresh_token(
     client: AsyncClient, account_id: int, key: str
 ) -> None:
     in_form = {**GRANT, "client_id": NAME, "client_secret": key}
@@ -86,7 +86,7 @@ async def test_the_token_is_that_of_the_key_and_there_is_no_refresh_token(
 
 
 @on_sqlite
-async def test_scope_and_resource_narrow_the_token(client: AsyncClient, key: str) -> None:
+async def test_scope_and_resource_limit_the_token(client: AsyncClient, key: str) -> None:
     resource = "https://models.example.com"
     answer = await ask(client, NAME, key, scope="predict:fraud-v3", resource=resource)
     claims = said_in(answer.json()["access_token"])
@@ -141,7 +141,7 @@ async def test_credentials_with_special_characters_are_decoded(
 
 
 @on_sqlite
-async def test_disabling_the_account_ends_its_tokens_and_enabling_gives_the_keys_back(
+async def test_disabling_the_account_revokes_its_tokens_and_enabling_restores_only_the_keys(
     client: AsyncClient, arthurs_token: str, account_id: int, key: str
 ) -> None:
     token = (await ask(client, NAME, key)).json()["access_token"]

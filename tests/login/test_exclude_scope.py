@@ -1,5 +1,5 @@
-"""A login can leave scopes out, as HourpassAuth leaves out `admin`: an API that is shown the token
-of an administrator cannot administer with it."""
+"""A login can exclude scopes, as HourpassAuth excludes `admin`: an API that gets the token of an
+administrator cannot administer with it."""
 
 from itertools import product
 from typing import Any
@@ -72,7 +72,7 @@ async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
         pytest.param(["administrate", "train"], {"train"}, id="a longer word"),
     ],
 )
-def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
+def test_hourpass_auth_requests_the_scope_admin_only_if_it_is_named(
     service: ClientService, scopes: Any, given: set[str]
 ) -> None:
     change = {"is_admin": True, "scopes": ["predict", "train"]}

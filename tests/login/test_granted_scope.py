@@ -1,4 +1,4 @@
-"""A token with fewer scopes than the client asked for says so (RFC 6749, 3.3 and 5.1)."""
+"""The response names the scopes of the token, which may be fewer than requested (RFC 6749, 5.1)."""
 
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ pytestmark = on_sqlite
 
 @pytest.fixture
 async def lancelot(client: AsyncClient, app: FastAPI, context: RequestContext) -> dict[str, str]:
-    """May train and predict."""
+    """A user with the scopes `train` and `predict`."""
     user_id = await register(client, LANCELOT)
     await app.state.services.users.set_scopes(context, user_id, {"train", "predict"})
     return LANCELOT
@@ -61,7 +61,7 @@ async def test_if_nothing_is_left_no_token_is_issued(
             assert body["error_description"] == body["message"]
 
 
-async def test_only_the_right_password_learns_which_scopes_there_are(
+async def test_a_wrong_password_does_not_reveal_the_scopes(
     client: AsyncClient, lancelot: dict[str, str]
 ) -> None:
     wrong = {**lancelot, "password": "a guess"}

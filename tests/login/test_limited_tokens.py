@@ -96,7 +96,7 @@ def call_of(name: str) -> tuple[str, str]:
 PARAMETERS = {"permission": "0", "session_id": "0123456789abcdef", "key_id": "Ab3dEf9h"}
 
 
-def test_every_operation_with_a_token_is_of_a_kind_that_is_tried_below() -> None:
+def test_the_tests_below_call_every_operation_with_a_token() -> None:
     with_token = {name for name, operation in OPERATIONS.items() if operation["security"]}
     assert with_token == NEED_NO_OWNER | set(OF_THE_OWNER) | set(OF_ADMINISTRATORS)
     assert len(OF_THE_OWNER) >= 14

@@ -78,12 +78,14 @@ async def test_the_strict_policy_names_the_rule_that_is_broken(
 @pytest.mark.parametrize(
     "password", [PASSWORD, "7 grails", "sir lancelot du lac", "🏰🐎🛡👑🏆🔥💧🗡"]
 )
-async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, password: str) -> None:
+async def test_the_strict_policy_accepts_other_passwords(
+    passwords: Passwords, password: str
+) -> None:
     passwords.validate_new(password, "sir lancelot", LANCELOT["email"], None)
 
 
 @on_sqlite
-async def test_the_policy_in_force_decides_at_registration(database_url: str, clock: Clock) -> None:
+async def test_registration_applies_the_password_policy(database_url: str, clock: Clock) -> None:
     simple = {**LANCELOT, "password": "123456"}
     async with started_client(
         make_settings(database_url, password_policy="strict"), clock
@@ -246,7 +248,7 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
 
 
 async def test_the_hash_for_unknown_users_looks_like_any_other(passwords: Passwords) -> None:
-    """And so costs as much."""
+    """So it costs as much."""
     made, nobodys = await passwords.hash(PASSWORD), passwords._dummy_hash
     assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
     assert [len(part) for part in nobodys.split("$")] == [len(part) for part in made.split("$")]
@@ -267,7 +269,7 @@ async def test_openssl_and_libargon2_agree(passwords: Passwords, type_: str, lan
     assert passwords.needs_rehash(made)
 
 
-async def test_a_hash_of_more_lanes_alone_is_replaced_too(passwords: Passwords) -> None:
+async def test_a_hash_that_differs_only_in_lanes_needs_a_rehash(passwords: Passwords) -> None:
     ours = await passwords.hash(PASSWORD)
     other = ours.replace("m=8,t=1,p=1", "m=8,t=1,p=2")
     assert len(other) == len(ours)

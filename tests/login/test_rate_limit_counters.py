@@ -110,7 +110,7 @@ async def test_failed_logins_are_forgotten_all_at_once_when_the_window_is_over(
 
 
 async def is_allowed(app: FastAPI, subject: str, limit: Limit) -> bool:
-    """One more of what counts whether it succeeds or not."""
+    """Counts one more attempt, which succeeds or not."""
     async with app.state.database.session() as session:
         limiter: LoginLimiter = app.state.services.login_limiter
         try:
@@ -120,7 +120,7 @@ async def is_allowed(app: FastAPI, subject: str, limit: Limit) -> bool:
     return True
 
 
-async def test_what_counts_whether_it_succeeds_or_not_is_delayed_and_forgotten(
+async def test_attempts_that_count_whether_or_not_they_succeed_are_delayed_and_forgotten(
     app: FastAPI, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     limit = Limit(2, DAY)

@@ -218,8 +218,8 @@ async def test_the_database_contains_no_refresh_token(app: FastAPI, client: Asyn
 async def test_a_refresh_token_cannot_be_computed_from_its_predecessor(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two sessions in which all is the same that a holder of the spent refresh token can know:
-    user, times, id, handle and secret. What the database alone knows decides."""
+    """Two sessions with everything in common that a thief of the used refresh token can know: user,
+    times, id, handle and secret. They differ in the key that only the database has."""
     same = SimpleNamespace(token_hex=lambda count: "5a" * count, token_bytes=secrets.token_bytes)
     monkeypatch.setattr(service, "secrets", same)
     await register(client, LANCELOT)

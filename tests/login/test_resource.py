@@ -1,4 +1,4 @@
-"""A token can be asked for one API only (RFC 8707): `resource` becomes its audience."""
+"""A token can be requested for one API only (RFC 8707): `resource` becomes its audience."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ async def test_the_resource_becomes_the_audience(
 
 
 @on_sqlite
-async def test_any_other_resource_is_an_invalid_target(
+async def test_other_resources_are_an_invalid_target(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)

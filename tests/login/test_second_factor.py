@@ -268,7 +268,7 @@ async def test_a_stolen_token_cannot_set_up_a_second_factor(client: AsyncClient)
 
 
 @on_sqlite
-async def test_an_administrator_removes_the_second_factor_of_a_user_without_a_phone(
+async def test_an_administrator_removes_the_second_factor_of_another_user(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)

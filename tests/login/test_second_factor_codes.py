@@ -152,7 +152,7 @@ async def test_a_wrong_code_looks_like_a_wrong_password(
 
 
 async def answer_to(app: FastAPI, otp: str, now: datetime, user_id: int = 2) -> LoginResult:
-    """Without a login around it, so that nothing else slows down who guesses."""
+    """Without a login around it, so no other limit applies."""
     factors: SecondFactors = app.state.services.second_factors
     async with app.state.database.session() as session:
         await begin_write(session)
@@ -258,7 +258,7 @@ async def test_a_correct_code_resets_the_count_of_a_hundred(
 
 
 @on_sqlite
-async def test_a_user_who_was_just_removed_or_lost_the_second_factor_is_rejected(
+async def test_a_user_who_was_just_deleted_or_has_no_second_factor_is_rejected(
     app: FastAPI, clock: Clock
 ) -> None:
     removed, arthur = 4711, 1

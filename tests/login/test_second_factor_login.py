@@ -255,7 +255,7 @@ async def test_changes_to_the_second_factor_publish_events(
 async def test_an_administrator_without_a_second_factor_can_only_set_one_up(
     settings: Settings, clock: Clock
 ) -> None:
-    """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
+    """Also the first administrator, from FIRST_ADMIN_USERNAME."""
     required = settings.model_copy(update={"admin_second_factor": "required"})
     async with started_client(required, clock) as client:
         await register(client, LANCELOT)

@@ -100,7 +100,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
 async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
     sealed: Settings, clock: Clock, kind: str
 ) -> None:
-    """Though it is in order otherwise, and under the same SECRET_KEY."""
+    """It is valid otherwise, and encrypted with the same SECRET_KEY."""
     async with started_client(sealed, clock) as client:
         await register(client, LANCELOT)
         await enroll(client, LANCELOT, clock)

@@ -196,7 +196,7 @@ async def test_an_invalid_session_id_is_rejected(client: AsyncClient, arthurs_to
             assert field["field"] == "session_id"
 
 
-async def test_a_session_too_many_revokes_the_oldest_one(
+async def test_one_session_too_many_revokes_the_oldest(
     client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MAX_PER_USER", 3)
@@ -221,7 +221,7 @@ async def test_a_session_too_many_revokes_the_oldest_one(
 
 
 async def open_directly(app: FastAPI, clock: Clock) -> RefreshedSession | None:
-    """As a login does, and without all that it does before."""
+    """Creates a session like a login, without checking the password."""
     async with app.state.database.session() as session:
         context = RequestContext(session, clock())
         lancelot = await find_login_account(context, "lancelot", HAS_SECOND_FACTOR, HAS_GROUPS)
@@ -261,8 +261,8 @@ async def test_a_session_is_created_while_something_that_refers_to_its_user_is_w
 async def test_a_user_who_is_removed_or_disabled_during_a_login_gets_no_session(
     app: FastAPI, client: AsyncClient, users: Users, clock: Clock
 ) -> None:
-    """As the password is checked, which takes a while, so nothing is locked meanwhile. That
-    another user is in the same epoch does not help."""
+    """Nothing is locked while the password is checked, because that takes a while. Another user
+    has the same token version."""
     await register(client, LANCELOT)
     await register(client, GALAHAD)
     async with app.state.database.session() as session:

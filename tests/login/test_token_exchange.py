@@ -247,7 +247,7 @@ async def test_requests_that_are_not_an_exchange_of_a_key_are_refused(
 
 
 @on_sqlite
-async def test_one_token_is_given_to_all_until_half_of_its_life_is_over(
+async def test_a_worker_returns_the_same_token_until_half_of_its_life_is_over(
     app: FastAPI,
     client: httpx.AsyncClient,
     clock: Clock,

@@ -62,7 +62,7 @@ TwoUsers = tuple[EnrolledUser, EnrolledUser]
 
 @asynccontextmanager
 async def writing(app: FastAPI) -> AsyncIterator[AsyncSession]:
-    """Straight into the database."""
+    """Writes to the database past the service."""
     async with app.state.database.session() as session:
         await begin_write(session)
         yield session
@@ -172,7 +172,7 @@ async def test_a_second_factor_is_confirmed_for_its_own_user_only(
     assert (await confirm(client, galahads, other_code)).status_code == 200
 
 
-async def test_a_user_sees_ends_and_renews_own_sessions_only(
+async def test_a_user_lists_revokes_and_refreshes_own_sessions_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     for user, other in (two_users, two_users[::-1]):
@@ -307,7 +307,7 @@ async def test_users_with_the_same_token_version_are_told_apart(  # noqa: PLR091
         assert (await session.scalars(select(Session.user_id))).all() == [galahad.id]
 
 
-async def test_a_users_audit_log_has_what_the_user_did_or_had_done_only(
+async def test_a_users_audit_log_has_only_entries_by_or_about_the_user(
     app: FastAPI, client: AsyncClient, two_users: TwoUsers
 ) -> None:
     by_arthur = bearer(await log_in(client, ARTHUR))
@@ -330,7 +330,7 @@ async def test_a_users_audit_log_has_what_the_user_did_or_had_done_only(
             assert {entry[name] for entry in entries} == {user.id}
 
 
-async def test_what_an_administrator_does_to_others_is_in_the_own_audit_log(
+async def test_operations_of_an_administrator_on_others_are_in_the_administrators_audit_log(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     by_arthur = bearer(await log_in(client, ARTHUR))

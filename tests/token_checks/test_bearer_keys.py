@@ -82,7 +82,7 @@ async def test_a_key_works_as_a_bearer_token(
 
 
 @on_sqlite
-async def test_keys_are_introspected_and_introspect(
+async def test_keys_can_be_introspected_and_can_introspect(
     app: FastAPI, client: httpx.AsyncClient, subtests: pytest.Subtests
 ) -> None:
     lancelots_id = await register(client, LANCELOT)
@@ -197,7 +197,7 @@ async def test_a_key_works_from_its_networks_only(
                     assert answer.status_code == (200 if works else 401)
 
 
-async def test_what_ends_the_tokens_of_a_key_ends_the_key_too(
+async def test_operations_that_revoke_the_tokens_of_a_key_apply_to_the_key_too(
     app: FastAPI,
     client: httpx.AsyncClient,
     clock: Clock,
@@ -285,7 +285,7 @@ async def test_a_known_key_and_an_unknown_one_need_no_statement(
         assert [one for one in found if "api_keys" in one] == []
 
 
-async def test_without_fresh_revocations_the_database_is_asked_the_same_for_all(
+async def test_without_fresh_revocations_known_and_forged_keys_cost_the_same_queries(
     app: FastAPI, client: httpx.AsyncClient, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await keys_are_loaded(app)
@@ -308,7 +308,7 @@ async def test_without_fresh_revocations_the_database_is_asked_the_same_for_all(
 
 
 @on_sqlite
-async def test_the_memory_for_tokens_of_keys_is_bounded(
+async def test_the_cache_of_tokens_of_keys_is_bounded(
     app: FastAPI, client: httpx.AsyncClient, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchanges, "MAX_TOKENS", 6)
@@ -375,7 +375,7 @@ async def test_a_flood_of_invented_keys_to_revoke_costs_few_queries(
 
 
 async def is_revoked(client: httpx.AsyncClient, text: str) -> bool:
-    """By this request."""
+    """Whether this request revoked it."""
     answer = await client.post("/revoke", data={"token": text})
     assert answer.status_code == 200, answer.text
     return bool(answer.json()["revoked"])

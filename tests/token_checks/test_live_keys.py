@@ -58,7 +58,7 @@ def test_a_set_of_fingerprints_is_a_set_that_takes_ten_bytes_for_each() -> None:
     assert taken / len(known) < 10
 
 
-async def test_all_keys_that_work_are_loaded_in_batches(
+async def test_all_valid_keys_are_loaded_in_batches(
     clock: Clock, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
@@ -81,7 +81,7 @@ async def test_all_keys_that_work_are_loaded_in_batches(
         assert live_keys.is_unknown(fingerprint_of(hash_key(key)))
 
 
-async def test_a_key_that_another_worker_has_made_works_at_once(
+async def test_a_key_that_another_worker_created_works_at_once(
     settings: Settings, clock: Clock, app: FastAPI, client: httpx.AsyncClient
 ) -> None:
     await keys_are_loaded(app)
@@ -100,7 +100,7 @@ async def test_a_key_that_another_worker_has_made_works_at_once(
 
 
 @on_sqlite
-async def test_a_key_that_was_refused_for_good_is_forgotten(
+async def test_a_key_that_was_rejected_is_removed_from_the_known_keys(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock
 ) -> None:
     await keys_are_loaded(app)
@@ -119,7 +119,7 @@ async def test_a_key_that_was_refused_for_good_is_forgotten(
 
 
 @on_sqlite
-async def test_a_key_that_became_valid_meanwhile_is_not_forgotten(app: FastAPI) -> None:
+async def test_a_key_that_became_valid_in_the_meantime_stays_known(app: FastAPI) -> None:
     await keys_are_loaded(app)
     live_keys: LiveKeys = app.state.live_keys
     before = live_keys.head
@@ -199,7 +199,7 @@ async def test_in_a_flood_unknown_keys_do_not_wait(
 
 
 @on_sqlite
-async def test_without_the_keys_a_worker_starts_and_asks_the_database(
+async def test_a_worker_that_cannot_load_the_keys_starts_and_asks_the_database(
     settings: Settings,
     clock: Clock,
     app: FastAPI,

@@ -136,7 +136,7 @@ async def test_changes_that_revoke_nothing_are_not_in_the_feed(
 
 
 @on_sqlite
-async def test_a_token_of_the_same_second_is_revoked_only_if_it_is_older(
+async def test_of_two_tokens_of_one_second_only_the_older_is_revoked(
     client: AsyncClient,
 ) -> None:
     await register(client, LANCELOT)

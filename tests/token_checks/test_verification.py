@@ -115,7 +115,7 @@ PATHS = ("/verify", "/verify/", "/verify//", "/verify/predict?x=1", "/verify/%2e
 
 @pytest.mark.usefixtures("each_path")
 @on_sqlite
-async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: AsyncClient) -> None:
+async def test_a_proxy_may_use_the_method_and_path_of_the_request(client: AsyncClient) -> None:
     user_id = await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
     for method, path in product(METHODS, PATHS):
@@ -227,7 +227,7 @@ BY_AUDIENCE = [
 
 @pytest.mark.usefixtures("each_path")
 @on_sqlite
-async def test_verify_checks_for_exactly_the_audience_that_it_is_asked_for(
+async def test_verify_accepts_only_tokens_for_the_requested_audience(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
     await users.set_scopes(context, await register(client, LANCELOT), {"predict"})
