@@ -11,7 +11,7 @@ from hourpass.scopes import without
 from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, log_in, register, said_in
 
-# The last one is of before the grammar.
+# The last one is older than the grammar.
 SCOPES = {"predict:fraud-*", "predict:churn", "train", "old*scope"}
 ASKED: list[tuple[dict[str, str], str | None]] = [
     ({"scope": "predict:fraud-v3"}, "predict:fraud-v3"),

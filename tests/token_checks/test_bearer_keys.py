@@ -96,7 +96,7 @@ async def test_keys_can_be_introspected_and_can_introspect(
         return body
 
     login = await log_in(client, LANCELOT)
-    with subtests.test("one's own, from any network"):
+    with subtests.test("the user's own, from any network"):
         found = await introspect(login, key)
         assert found["active"] is True
         assert found["client_id"] == id_of(key)

@@ -192,7 +192,7 @@ OF_PATTERNS = [
 async def test_a_pattern_covers_the_names_that_it_matches(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
-    scopes = {"predict:fraud-*", "predict:meta-llama/*", "old*scope"}  # one of before the grammar
+    scopes = {"predict:fraud-*", "predict:meta-llama/*", "old*scope"}  # one predates the grammar
     await users.set_scopes(context, await register(client, LANCELOT), scopes)
     headers = bearer(await log_in(client, LANCELOT))
     await client.get("/verify", headers=headers)
