@@ -1,5 +1,5 @@
-"""Guards of before do not read the claim `grp`, so they accept a token although its group has been
-narrowed. For them, the access tokens of all members are revoked as well, by their users.
+"""Older guards do not read the claim `grp`, so they accept a token although its group has fewer
+scopes now. For them, the access tokens of all members are revoked as well, by their users.
 
 A group can have any number of members, and a revocation of each is a write. So the transaction that
 narrows the group only notes its members, in one statement. Then a job revokes their tokens in

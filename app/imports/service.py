@@ -29,10 +29,11 @@ from app.imports.reader import Reader
 from app.imports.records import ImportedUser, Options
 from app.imports.report import HashKind, LeftOut, Report
 from app.security.hash_costs import MAX_BYTES, cost_of
-from app.security.passwords import Passwords
+from app.security.passwords import Password, Passwords
 from app.settings import Settings
-from app.tokens.scopes import scope_string, summarize
+from app.tokens.scopes import summarize
 from app.tokens.token_size import require_room
+from app.users.login_account import normalize_username
 from app.users.models import (
     UNUSABLE_PASSWORD,
     User,
@@ -42,12 +43,11 @@ from app.users.models import (
 from app.users.schemas import (
     SERVICE_PREFIX,
     Email,
-    Password,
     Scopes,
     Username,
     has_service_prefix,
-    normalize_username,
 )
+from hourpass.scopes import scope_string
 
 ACTION = "user.import"
 

@@ -26,7 +26,7 @@ from app.credentials.second_factors.service import HAS_SECOND_FACTOR
 from app.credentials.sessions.models import Session
 from app.database.engine import Database, begin_write
 from app.errors import ApiError
-from app.groups.grants import HAS_GROUPS
+from app.groups.user_scopes import HAS_GROUPS
 from app.mail import delivery
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue

@@ -25,7 +25,7 @@ from app.credentials.api_keys.scopes import require_narrower, require_owned, sco
 from app.database.engine import begin_write
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.groups.service import find_grants
+from app.groups.user_scopes import find_user_scopes
 from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
@@ -294,7 +294,7 @@ class ApiKeys:
 
     async def _scopes_of_owner(self, context: RequestContext, user: User) -> frozenset[str]:
         """All scopes that a key of this user can have. A key has no second factor."""
-        scopes, _ = await find_grants(context, user)
+        scopes, _ = await find_user_scopes(context, user)
         return scopes - {"admin"} if self._admins_need_second_factor else scopes
 
     def _require_room(self, api_key: ApiKey, owner_scopes: frozenset[str]) -> None:
