@@ -26,7 +26,7 @@ from app.settings import ROOT, Settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
+# The newest revision in alembic/versions, which tests/database/test_migrations.py compares.
 HEAD = "0020"
 
 

@@ -16,7 +16,7 @@ from app.database.engine import Database
 from app.errors import StartupError
 from app.settings import Settings
 from app.users.models import User
-from tests.operations.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
+from tests.database.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
 from tests.support.apps import started_client
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
