@@ -19,9 +19,9 @@ from app.database.readiness import check_writable
 from app.database.version_table import SchemaError
 from app.settings import Settings
 from app.tables import metadata
-from tests.database.test_migrations import in_database, upgrade
 from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
+from tests.support.migrations import in_database, upgrade
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 
 USERS = "CREATE TABLE users (id integer PRIMARY KEY, username text, password_hash text)"
