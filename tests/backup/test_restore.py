@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from httpx import AsyncClient
 
-from app.backup import carry_over
+from app.backup import carry_over, restore, sqlite_files
 from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
 from tests.support.apps import started_client
@@ -223,6 +223,7 @@ async def test_groups_lose_what_they_have_lost(backups: BackupCommands, clock: C
         assert "predict" not in granted[1]
 
 
+@on_sqlite
 async def test_signing_keys_that_were_revoked_since_are_revoked(
     backups: BackupCommands, clock: Clock
 ) -> None:
@@ -280,6 +281,7 @@ async def test_what_was_used_or_sent_since_is_not_used_or_sent_again(
         assert (await log_in_with(client, GALAHAD, kept)).status_code == 200
 
 
+@on_sqlite
 async def test_a_webhook_that_was_changed_since_gets_no_messages(
     backups: BackupCommands, clock: Clock
 ) -> None:
@@ -308,6 +310,7 @@ async def count(url: str, table: str) -> int:
         await connection.close()
 
 
+@on_sqlite
 async def test_the_first_administrator_is_not_created_again(
     backups: BackupCommands, clock: Clock
 ) -> None:
@@ -423,26 +426,25 @@ async def tables_in(url: str) -> int:
 Damage = Callable[[bytes], bytes]
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        pytest.param(lambda it: it[: len(it) // 2], "changed or cut off", id="cut"),
-        pytest.param(lambda it: it + it[-100:], "changed or cut off", id="appended"),
-        pytest.param(lambda it: it[:10_000] + b"Camelot" + it[10_007:], "changed", id="changed"),
-        pytest.param(lambda it: b"x" + it, "This is not a backup", id="another file"),
-    ],
-)
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "cut": (lambda it: it[: len(it) // 2], "changed or cut off"),
+    "appended": (lambda it: it + it[-100:], "changed or cut off"),
+    "changed": (lambda it: it[:10_000] + b"Camelot" + it[10_007:], "changed"),
+    "another file": (lambda it: b"x" + it, "This is not a backup"),
+}
+
+
 async def test_a_damaged_backup_changes_nothing(
-    backups: BackupCommands, damage: Damage, message: str
+    backups: BackupCommands, subtests: pytest.Subtests
 ) -> None:
     await backups.back_up("--encrypt", stdin="the lady of the lake\n")
-    backups.file.write_bytes(damage(backups.file.read_bytes()))
-    before = content_of(backups)
-
-    refused = await backups.try_restore("--end-everything", stdin="the lady of the lake\n")
-
-    assert_refused(refused, message)
-    await assert_unchanged(backups, before)
+    whole, before = backups.file.read_bytes(), content_of(backups)
+    for name, (damage, message) in DAMAGES.items():
+        backups.file.write_bytes(damage(whole))
+        refused = await backups.try_restore("--end-everything", stdin="the lady of the lake\n")
+        with subtests.test(name):
+            assert_refused(refused, message)
+            await assert_unchanged(backups, before)
 
 
 async def assert_unchanged(backups: BackupCommands, before: bytes) -> None:
@@ -607,7 +609,11 @@ async def test_a_damaged_database_is_replaced_and_kept_with_all_its_files(
         await log_in(client, ARTHUR)
 
 
-async def test_a_database_in_use_is_refused(backups: BackupCommands, clock: Clock) -> None:
+async def test_a_database_in_use_is_refused(
+    backups: BackupCommands, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "_ATTEMPTS", 2)
+    monkeypatch.setattr(sqlite_files, "_CLOSE_SECONDS", 0.1)
     await backups.back_up()
     if backups.is_sqlite:
         async with service(backups.url, clock) as client:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from app.backup import encryption
 from app.cli.main import main as hourpass
 from app.http import access_log
 from tests.support.database_templates import Postgres
 from tests.support.settings import CHEAP_HASHING
+
+CHEAP_LOG_COST = 14  # the lowest cost that a backup may have
 
 
 class BackupCommands:
@@ -70,6 +73,7 @@ def backups(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[BackupCommands]:
+    monkeypatch.setattr(encryption, "LOG_COST", CHEAP_LOG_COST)
     if database_url.startswith("sqlite"):
         yield BackupCommands(database_url, database_url, tmp_path)
         return
