@@ -97,6 +97,16 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def require_unused(path: Path) -> None:
+    """Raises BackupError if another connection has the database open."""
+    if has_header(path) and is_in_use(path):
+        raise in_use_error(path)
+
+
+def in_use_error(path: Path) -> BackupError:
+    return BackupError(f"{path} is in use. Stop the service on every host, then try again.")
+
+
 def close_all(path: Path) -> bool:
     """Move everything into the file itself, and remove those beside it. Returns False if another
     connection has the database open."""

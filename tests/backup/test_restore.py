@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from httpx import AsyncClient
 
-from app.backup import carry_over, restore, sqlite_files
+from app.backup import comparison, make_safe, sqlite_files
 from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
 from tests.support.apps import started_client
@@ -77,7 +77,7 @@ async def refused_to_log_in(client: AsyncClient, person: Person) -> bool:
 async def test_what_was_revoked_since_the_backup_is_not_valid_again(
     backups: BackupCommands, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(carry_over, "BATCH_SIZE", 2)  # so that there are several
+    monkeypatch.setattr(comparison, "BATCH_SIZE", 2)  # so that there are several
     async with service(backups.url, clock) as client:
         ids = {
             person["username"]: await register(client, person)
@@ -612,7 +612,7 @@ async def test_a_damaged_database_is_replaced_and_kept_with_all_its_files(
 async def test_a_database_in_use_is_refused(
     backups: BackupCommands, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "_ATTEMPTS", 2)
+    monkeypatch.setattr(make_safe, "_ATTEMPTS", 2)
     monkeypatch.setattr(sqlite_files, "_CLOSE_SECONDS", 0.1)
     await backups.back_up()
     if backups.is_sqlite:

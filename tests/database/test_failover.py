@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import make_url, select, text
 
-from app.database import postgres_driver, readiness, replication, timelines
+from app.database import postgres_driver, readiness, replication, sequences, timelines
 from app.database.engine import Database
 from app.database.replication import warn_of_asynchronous_standbys
 from app.database.timelines import LOST_IDS, ServerTimeline, is_older
@@ -43,7 +43,7 @@ async def last_ids(database: Database) -> dict[str, int]:
     async with database.session() as session:
         return {
             name: await session.scalar(LAST_ID, {"name": name})
-            for name in timelines.tables_with_counted_ids()
+            for name in sequences.tables_with_identity()
         }
 
 
