@@ -93,7 +93,7 @@ def _check_target(path: Path, database: Path | None, *, overwrite: bool) -> None
 def _destination(
     path: Path | None, output: BinaryIO, *, overwrite: bool
 ) -> Iterator[tuple[BinaryIO, NewFile | None]]:
-    """Where the backup is written, and the new file if it is one, which is kept at the end."""
+    """Where the backup is written: standard output, or a new file that is kept at the end."""
     if path is None:
         yield output, None
         output.flush()
@@ -129,8 +129,8 @@ def _dump(settings: Settings, contents: Contents, target: BinaryIO, passphrase: 
 
 
 async def _describe(settings: Settings) -> Contents:
-    """Looks into the database, and writes an entry to the audit log. The backup must succeed even
-    if the database is full or read-only, so without that entry too."""
+    """Reads what the backup will have, and adds an entry to the audit log. The backup must succeed
+    even if the database is full or read-only, so it is made without the entry too."""
     database = Database(settings)
     try:
         revision = await migrations.find_revision(database.engine)

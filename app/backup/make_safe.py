@@ -115,7 +115,7 @@ class _Finishing:
         did not decide."""
         session = self.context.session
         if former and not await audit_comparison.is_later_state(former, session):
-            not_compared = "The former database is not what became of the one that was backed up"
+            not_compared = "The former database is not a later state of the one that was backed up"
         if not_compared:
             require_decision(not_compared, self.options)
             former = None

@@ -1,4 +1,4 @@
-"""Runs pg_dump and pg_restore, which PostgreSQL has for this."""
+"""Runs PostgreSQL's programs pg_dump and pg_restore."""
 
 import getpass
 import os
@@ -127,10 +127,7 @@ def environment(url: str) -> dict[str, str]:
     if hosts := [host for host in parsed.hosts if host.name]:
         variables["PGHOST"] = ",".join(str(host.name) for host in hosts)
         variables["PGPORT"] = ",".join(str(host.port or "") for host in hosts)
-    if "sslmode" not in given and "ssl" in given:  # as in postgres_url.parse()
-        mode = given["ssl"].lower()
-        switch = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-        given["sslmode"] = switch.get(mode, mode)
+    postgres_url.translate_ssl(given)
     for option, name in _VARIABLES.items():
         if value := given.get(option):
             is_path = option in _FILES and value != "system"

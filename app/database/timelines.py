@@ -1,8 +1,8 @@
 """PostgreSQL's timelines. A failover begins a new one, which may lack the last writes.
 
-Its sequences may lack them too, and would give out the same ids again. So nothing is inserted on a
+Its sequences may lack them too, and would assign the same ids again. So nothing is inserted on a
 new timeline before all sequences have been moved forward. Does nothing on SQLite, or on a server
-that does not tell its timeline.
+that does not show its timeline.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ class ServerTimeline(Base):
 
 
 async def read(driver: Any) -> str | None:
-    """The name of the timeline that the server writes, or None if it does not tell."""
+    """The name of the timeline that the server writes, or None if it does not show it."""
     try:
         name: str | None = await driver.fetchval(f"SELECT {_CURRENT}")
     except Exception as error:
@@ -81,7 +81,7 @@ async def enter(driver: Any) -> None:
 
 
 async def require_unused_ids(session: AsyncSession) -> None:
-    """Like enter(), but part of the caller's transaction. For ids that must not be given out twice
+    """Like enter(), but part of the caller's transaction. For ids that must not be assigned twice
     even behind a pooler, whose connections last through a failover."""
     connector: Connector = session.info[CONNECTOR]
     if connector.timeline is not None:

@@ -1,5 +1,4 @@
-"""The database to copy to. Everything is one transaction: after a failure, it is as empty as it
-was."""
+"""The database to copy to. Everything is one transaction: after a failure, it is still empty."""
 
 import asyncio
 from collections.abc import AsyncIterator

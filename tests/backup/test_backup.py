@@ -367,7 +367,7 @@ def test_a_link_that_another_user_put_there_is_not_written_through(
     assert target.read_text() == "Camelot"
 
 
-def test_what_a_killed_backup_left_is_overwritten(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_backup_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "hourpass.backup.partial").write_text("x" * 1000)
     with NewFile(tmp_path / "hourpass.backup") as new:
         new.file.write(b"whole")

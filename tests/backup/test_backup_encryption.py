@@ -1,4 +1,4 @@
-"""An encrypted backup is read back as it was written, or not at all."""
+"""An encrypted backup is decrypted to what was encrypted, or rejected."""
 
 import io
 import os
@@ -72,7 +72,7 @@ def segment(number: int) -> slice:
 @pytest.mark.parametrize(
     "length", [0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 2 * SEGMENT_BYTES]
 )
-def test_what_was_encrypted_is_decrypted(length: int) -> None:
+def test_encrypted_content_is_decrypted(length: int) -> None:
     content = PLAIN[:length]
     stored = encrypted(content)
     assert decrypted(stored) == content

@@ -198,7 +198,9 @@ async def test_what_a_user_no_longer_uses_does_not_open_the_account_again(
         assert emails["galahad"] == GALAHAD["email"]
 
 
-async def test_groups_lose_what_they_have_lost(backups: BackupCommands, clock: Clock) -> None:
+async def test_groups_lose_scopes_and_members_that_were_removed_since(
+    backups: BackupCommands, clock: Clock
+) -> None:
     async with service(backups.url, clock) as client:
         ids = [await register(client, person) for person in (LANCELOT, GALAHAD)]
         for name, scopes in (("knights", ["predict", "train"]), ("squires", ["label"])):
@@ -379,7 +381,7 @@ async def empty(url: str) -> None:
         await connection.close()
 
 
-async def test_another_database_or_an_earlier_one_tells_nothing(
+async def test_another_database_or_an_earlier_state_is_not_compared(
     backups: BackupCommands, clock: Clock, tmp_path: Path
 ) -> None:
     """Every user that it lacks would be disabled."""
@@ -396,7 +398,7 @@ async def test_another_database_or_an_earlier_one_tells_nothing(
         urls.append(f"sqlite:///{tmp_path / 'other.db'}")
     for url in urls:
         refused = await backups.try_restore(PREVIOUS_DATABASE_URL=url)
-        assert_refused(refused, "is not what became of the one that was backed up")
+        assert_refused(refused, "is not a later state of the one that was backed up")
         if not backups.is_sqlite:
             await empty(backups.restored_url)
 

@@ -1,5 +1,5 @@
-"""A PostgreSQL whose standbys take over: no id is given out twice, nothing waits for long, and a
-former primary is left. What becomes of revocations is in test_restored_database.py."""
+"""A standby of PostgreSQL takes over: no id is assigned twice, nothing waits for long, and the
+service leaves a former primary. test_restored_database.py has the tests of revocations."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ ANOTHER = "UPDATE server_timeline SET name = 'another server/00000001'"
 
 
 async def readiness_is(client: AsyncClient, status: int) -> None:
-    """It soon is: the database is asked at most once a second."""
+    """Wait until it is: the service asks the database at most once a second."""
     async with asyncio.timeout(30):
         while (await client.get("/readyz")).status_code != status:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.05)
@@ -49,7 +49,7 @@ async def last_ids(database: Database) -> dict[str, int]:
 
 @asynccontextmanager
 async def new_process(settings: Settings) -> AsyncIterator[Database]:
-    """What another worker has, which starts now."""
+    """The database of another worker, which starts now."""
     database = Database(settings)
     yield database
     await database.close()
@@ -122,7 +122,7 @@ def test_only_timelines_of_the_same_server_are_compared() -> None:
 
 
 @on_postgresql
-async def test_a_server_that_does_not_tell_its_timeline_is_used(
+async def test_a_server_that_does_not_show_its_timeline_is_used(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timelines, "_CURRENT", "pg_no_such_function()")
@@ -240,7 +240,7 @@ async def test_standbys_that_may_lack_the_last_writes_are_in_the_log(
 
 @on_postgresql
 @pytest.mark.parametrize("is_told", [True, False])
-async def test_without_standbys_nothing_is_said(
+async def test_without_standbys_nothing_is_logged(
     database: Database,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

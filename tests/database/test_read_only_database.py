@@ -1,4 +1,4 @@
-"""A database that can be read and not written: refused at start, a 503 later, and left behind."""
+"""A database that can only be read is refused at start, and is a 503 later."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ from tests.support.users import ARTHUR, assert_problem, bearer, log_in
 
 @contextmanager
 def read_only(postgres: Postgres, url: str) -> Iterator[None]:
-    """For the sessions that begin within. They stay so, as those that lead to a standby do."""
+    """Sessions that begin within stay read-only, as those with a standby do."""
     name = make_url(url).database
     end = f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
     postgres.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
