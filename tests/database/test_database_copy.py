@@ -1,7 +1,6 @@
 """`hourpass copy` takes everything to another database, or nothing."""
 
 import asyncio
-import json
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from click.testing import CliRunner, Result
 from fastapi import FastAPI
 from sqlalchemy import (
     Boolean,
@@ -30,7 +28,6 @@ from sqlalchemy import (
     select,
 )
 
-from app.cli.main import main
 from app.database.base import UtcDateTime
 from app.database.engine import Database, begin_write
 from app.database.timelines import IDS_AFTER_BACKUP, skip_ids
@@ -43,31 +40,20 @@ from app.database_copy.tables import LEFT_OUT, copied_tables
 from app.settings import ROOT
 from app.tables import metadata
 from app.users.models import User
-from tests.support import database_templates as templates
 from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
+from tests.support.databases import execute, target_url
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.pgbouncer import pgbouncer
 from tests.support.processes import environment
-from tests.support.settings import CHEAP_HASHING, Clock, make_settings
+from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, register
+
+__all__ = ["target_url"]
 
 ROWS = 3  # of each table
 BIG = 2**62
 IN_PAGES = 2
-
-
-@pytest.fixture
-def target_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of the other kind, migrated and empty."""
-    if database_url.startswith("postgresql"):
-        path = tmp_path / "target.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-        return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    with postgres.database(templates.migrated_postgres()) as url:
-        yield url
 
 
 @pytest.fixture
@@ -87,13 +73,6 @@ async def copy(source: str, target: str, **options: Any) -> list[CopiedTable]:
     return await copy_database(make_settings(source), make_settings(target), **options)
 
 
-async def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
-    """`hourpass copy`, which has an event loop of its own."""
-    runner = CliRunner()
-    env = {**CHEAP_HASHING, **variables}
-    return await asyncio.to_thread(runner.invoke, main, ["copy", *arguments], input=stdin, env=env)
-
-
 async def read_all(url: str) -> dict[str, set[tuple[Any, ...]]]:
     database = Database(make_settings(url))
     try:
@@ -110,22 +89,6 @@ async def is_empty(url: str) -> bool:
     """Except for the row of the feed, which a migration writes."""
     found = await read_all(url)
     return {name for name, rows in found.items() if rows} == {"revocation_feed"}
-
-
-async def execute(url: str, *statements: str) -> None:
-    """Past the service, as no database refuses it."""
-    if url.startswith("sqlite"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-        return
-    driver = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await driver.execute(statement)
-    finally:
-        await driver.close()
 
 
 def value_of(column: Column[Any], number: int) -> Any:  # noqa: PLR0911 - one for each type
@@ -506,67 +469,3 @@ async def test_the_checksum_of_two_values_in_each_others_row_is_another(app: Fas
             checksum.add(rows)
             sums.append(checksum.hexdigest())
     assert sums[0] == sums[1] != sums[2]
-
-
-@on_sqlite
-async def test_the_command_prints_each_table_and_no_password(
-    database_url: str, target_url: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "url"
-    file.write_text(f"{target_url}\n")
-    result = await run("--to-file", str(file), DATABASE_URL=database_url)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0].split() == ["TABLE", "ROWS", "CHECKSUM"]
-    assert len(lines) == 1 + len(copied_tables()) + 2
-    assert lines[-1] == "Set DATABASE_URL to the target, then start the service."
-    result = await run(DATABASE_URL=database_url, TARGET_DATABASE_URL=target_url)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "The target is not empty" in result.stderr
-
-
-@on_postgresql
-async def test_the_command_prints_json(database_url: str, target_url: str) -> None:
-    result = await run(
-        "--json", "--to-file", "-", stdin=f"{target_url}\n", DATABASE_URL=database_url
-    )
-    assert result.exit_code == 0, result.output
-    tables = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [table["name"] for table in tables] == [table.name for table in copied_tables()]
-    (users,) = [table for table in tables if table["name"] == "users"]
-    assert users["rows"] == 1
-    assert len(users["checksum"]) == 64
-
-
-@on_sqlite
-async def test_a_wrong_target_is_a_usage_error(
-    database_url: str, subtests: pytest.Subtests
-) -> None:
-    for arguments, words in (
-        ([], "Name the target with --to, --to-file or TARGET_DATABASE_URL"),
-        (
-            ["--to", "mysql://sesame@camelot/x"],
-            "The URL of the target must begin with sqlite:/// or postgresql://",
-        ),
-        (["--to", "sqlite:///a.db", "--to-file", "-"], "not both"),
-    ):
-        with subtests.test(words):
-            result = await run(*arguments, DATABASE_URL=database_url)
-            assert result.exit_code == 2
-            assert words in result.stderr
-            assert "sesame" not in result.output
-
-
-@on_sqlite
-async def test_a_password_among_the_arguments_gets_a_warning_and_is_not_repeated(
-    database_url: str,
-) -> None:
-    url = "postgresql://arthur:sesame@127.0.0.1:9/hourpass"
-    result = await run("--to", url, DATABASE_URL=database_url)
-    assert result.exit_code == 1
-    warning, error = result.stderr.splitlines()
-    assert "Use --to-file" in warning
-    assert error.startswith("Error: The target cannot be used: ")
-    assert "sesame" not in result.output
-    result = await run(DATABASE_URL=database_url, TARGET_DATABASE_URL=url)
-    assert "Warning" not in result.output

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import make_url
 
+from app.database import readiness
 from app.database.engine import Database
 from app.database.readiness import NotWritableError, check_writable
 from app.main import create_app
@@ -24,6 +25,11 @@ from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.processes import environment
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, assert_problem, bearer, log_in
+
+
+@pytest.fixture(autouse=True)
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.1)
 
 
 @contextmanager
@@ -52,7 +58,7 @@ async def test_after_a_failover_the_service_waits_for_the_new_primary(
         refusal = await client.post("/token", json=ARTHUR)
         assert_problem(refusal, 503, "temporarily_unavailable")
         assert refusal.headers["retry-after"] == "1"
-        while (await client.get("/readyz")).status_code == 200:  # asked at most once a second
+        while (await client.get("/readyz")).status_code == 200:
             pass
         with pytest.raises(NotWritableError, match=r"is read-only: it is a standby"):
             await check_writable(app.state.database)

@@ -1,17 +1,20 @@
 """`hourpass backup` and `hourpass restore` on the database of a test."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from httpx import AsyncClient
 
 from app.backup import encryption
 from app.cli.main import main as hourpass
 from app.http import access_log
+from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
-from tests.support.settings import CHEAP_HASHING
+from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 
 CHEAP_LOG_COST = 14  # the lowest cost that a backup may have
 
@@ -59,6 +62,12 @@ class BackupCommands:
         return await asyncio.to_thread(
             CliRunner().invoke, hourpass, arguments, input=stdin, env=variables
         )
+
+
+@asynccontextmanager
+async def service(url: str, clock: Clock, **settings: object) -> AsyncIterator[AsyncClient]:
+    async with started_client(make_settings(url, **settings), clock) as client:
+        yield client
 
 
 def succeeded(result: Result) -> str:
