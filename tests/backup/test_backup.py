@@ -15,7 +15,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from click.testing import Result
 
 from app.backup import encryption
 from app.backup.encryption import encrypt
@@ -25,6 +24,7 @@ from app.settings import ROOT
 from tests.support.apps import started_client
 from tests.support.backups import (
     BackupCommands,
+    assert_refused,
     backups,
     names_in,
     programs_of,
@@ -243,12 +243,6 @@ async def test_a_dump_goes_to_standard_output(backups: BackupCommands) -> None:
     done = await backups.hourpass(backups.url, "backup", "-")
     assert done.exit_code == 0, done.output
     assert done.stdout_bytes.startswith(b"PGDMP")
-
-
-def assert_refused(result: Result, text: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert text in result.output
-    assert "Traceback" not in result.output
 
 
 async def test_a_backup_replaces_a_file_only_on_request(backups: BackupCommands) -> None:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from click.testing import Result
 
 from app.backup import make_safe, sqlite_files
 from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
-from tests.support.backups import BackupCommands, backups, names_in, programs_of, service
+from tests.support.backups import (
+    BackupCommands,
+    assert_refused,
+    backups,
+    names_in,
+    programs_of,
+    service,
+)
 from tests.support.databases import execute
 from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.markers import on_postgresql, on_sqlite
@@ -110,13 +116,6 @@ async def test_another_database_or_an_earlier_state_is_not_compared(
         assert_refused(refused, "is not a later state of the one that was backed up")
         if not backups.is_sqlite:
             await empty(backups.restored_url)
-
-
-def assert_refused(result: Result, *texts: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    for text in texts:
-        assert text in result.output
 
 
 def content_of(backups: BackupCommands) -> bytes:

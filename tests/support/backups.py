@@ -70,6 +70,13 @@ async def service(url: str, clock: Clock, **settings: object) -> AsyncIterator[A
         yield client
 
 
+def assert_refused(result: Result, *texts: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    for text in texts:
+        assert text in result.output
+
+
 def succeeded(result: Result) -> str:
     assert result.exit_code == 0, result.output
     return result.output
