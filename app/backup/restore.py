@@ -117,15 +117,15 @@ def _restore_postgres(
     with tempfile.TemporaryFile() as file:
         content.write_decrypted(source, file, ask_passphrase)
         content.require_kind(file, postgres_programs.DUMP_MAGIC)
-        contents = postgres_programs.list_contents(file)
+        entries = postgres_programs.list_entries(file)
         found = content.read_dump(file)
         found.require_usable(settings)
         if options.check_only:
             return Restored(revision=found.revision, encrypted_keys=found.encrypted_keys)
-        asyncio.run(_check_destination(settings, postgres_programs.schema_of(contents)))
+        asyncio.run(_check_destination(settings, postgres_programs.schema_of(entries)))
         if options.former_url is None:
             require_decision("PREVIOUS_DATABASE_URL names no former database", options)
-        postgres_programs.restore(settings.database_url, file, contents)
+        postgres_programs.restore(settings.database_url, file, entries)
     try:
         migrations.upgrade(settings)
         return asyncio.run(make_safe(settings, options.former_url, options))

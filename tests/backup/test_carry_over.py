@@ -1,4 +1,4 @@
-"""What was revoked since a backup is not valid again after `hourpass restore`, and the rest is."""
+"""What was revoked since a backup stays revoked after `hourpass restore`. The rest stays valid."""
 
 import sqlite3
 from contextlib import closing
@@ -154,6 +154,7 @@ async def test_sessions_keys_and_codes_that_were_revoked_since_do_not_work_again
         await register(client, {**BORS, "invitation": kept_code})
 
 
+@on_sqlite
 async def test_what_a_user_no_longer_uses_does_not_open_the_account_again(
     backups: BackupCommands, clock: Clock
 ) -> None:
@@ -184,6 +185,7 @@ async def test_what_a_user_no_longer_uses_does_not_open_the_account_again(
         assert emails["galahad"] == GALAHAD["email"]
 
 
+@on_sqlite
 async def test_groups_lose_scopes_and_members_that_were_removed_since(
     backups: BackupCommands, clock: Clock
 ) -> None:

@@ -55,7 +55,7 @@ def target_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path
 
 
 async def execute(url: str, *statements: str) -> None:
-    """Past the service, as no database refuses it."""
+    """Execute statements on the database itself, without the checks of the service."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             for statement in statements:
