@@ -1,4 +1,4 @@
-"""Measures the service beside what it is compared with, and prints one table. See `make bench`."""
+"""Compares the service with other servers, and prints one table. See `make bench`."""
 
 import multiprocessing
 import os
@@ -81,7 +81,7 @@ def main(  # noqa: PLR0913 - one for each option
 
 
 def print_table(table: Iterable[Row]) -> None:
-    """As Markdown, so that it can be kept."""
+    """The table as Markdown."""
     lines = [["figure", "measured", "against", "ratio", "goal", "ok"]]
     lines += [
         [row.figure, row.measured, row.against, f"{row.ratio:.2f}", *_verdict(row)] for row in table
