@@ -1,5 +1,6 @@
-"""Owners see only their own keys, administrators those of all users, and programs with a key or a
-limited token none. Keys follow what happens to their owner."""
+"""Owners see only their own keys, and administrators those of all users. Programs with a key or a
+limited token see none. What happens to an owner also happens to the owner's keys.
+"""
 
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import func, select
 from app.credentials.api_keys.models import ApiKey
 from app.tokens.jwt import AccessTokenRequest
 from tests.support.key_calls import KeyCalls, answered, keys_of
+from tests.support.markers import on_sqlite
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
@@ -55,6 +57,7 @@ def token_of(app: FastAPI, token: str, **changes: object) -> str:
     return encoded
 
 
+@on_sqlite
 async def test_nobody_else_reaches_a_key(
     app: FastAPI, client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
@@ -96,6 +99,7 @@ async def test_nobody_else_reaches_a_key(
     assert await count_keys(app) == 1
 
 
+@on_sqlite
 async def test_administrators_do_the_same_for_any_user(
     client: AsyncClient, arthurs_token: str
 ) -> None:
