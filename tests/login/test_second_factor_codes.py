@@ -14,9 +14,10 @@ from sqlalchemy import select
 
 from app.audit.models import Entry
 from app.context import RequestContext
+from app.credentials.second_factors.code_checks import BURST, FORGIVEN_AFTER, LoginResult
 from app.credentials.second_factors.codes import matching_step
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
-from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
+from app.credentials.second_factors.service import SecondFactors
 from app.database.engine import begin_write
 from app.users.models import User
 from tests.support.authenticator import (

@@ -13,8 +13,8 @@ from httpx import AsyncClient
 from sqlalchemy import select, update
 
 from app.context import RequestContext
+from app.credentials.second_factors.code_checks import FORGIVEN_AFTER
 from app.credentials.second_factors.models import SecondFactor
-from app.credentials.second_factors.service import FORGIVEN_AFTER
 from app.credentials.sessions.models import Session
 from app.database import fast_queries
 from app.database.engine import Database, begin_write
