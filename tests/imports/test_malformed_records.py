@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from app.context import RequestContext
 from app.imports.errors import LeftOutError
 from app.imports.formats import READERS
 from app.imports.records import Options
-from app.imports.service import Importer
+from app.imports.rules import Rules
 from app.settings import Settings
 from tests.imports.test_exports import EXPORTED, EXPORTS
 from tests.support.markers import on_sqlite
+from tests.support.settings import utc_now
 
 OTHER_VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 10**30, -(10**30), float("inf")),
@@ -48,21 +48,20 @@ def variants(value: Any) -> Iterator[Any]:
 
 @on_sqlite
 def test_a_malformed_record_is_left_out(
-    app: FastAPI, context: RequestContext, settings: Settings, subtests: pytest.Subtests
+    app: FastAPI, settings: Settings, subtests: pytest.Subtests
 ) -> None:
     files = {export.source: export.file for export in EXPORTED.values()} | {"jsonl": "users.jsonl"}
-    services = app.state.services
     for source in sorted(READERS.keys() - {"csv"}):  # as jsonl, with texts only
         with subtests.test(source):
             options = OPTIONS.get(source, Options())
             reader = READERS[source](EXPORTS / files[source], options)
-            importer = Importer(services.passwords, services.events, settings, options)
+            rules = Rules(app.state.services.passwords, settings, options)
             imported = 0
             for record in list(reader.records()):
                 for variant in variants(record):
                     assert isinstance(reader.name(variant), str)
                     try:
-                        importer._check(context, reader.user(variant))
+                        rules.check(reader.user(variant), utc_now())
                     except LeftOutError:
                         pass
                     else:

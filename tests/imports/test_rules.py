@@ -1,4 +1,4 @@
-"""What cannot be imported is left out by name, and nothing is computed or written for it."""
+"""A user that cannot be imported is left out and named. Nothing is computed or written for it."""
 
 import json
 import os
@@ -194,7 +194,7 @@ async def test_a_user_who_registers_meanwhile_stays_as_it_is(
     async def nobody(*_: object) -> set[str]:
         return set()
 
-    monkeypatch.setattr(service, "_existing", nobody)
+    monkeypatch.setattr(service, "_find_existing", nobody)
     file = write(tmp_path / "users.jsonl", {"username": "Lancelot"}, {"username": "kay"})
     result = await import_users(file, "--from", "jsonl", "--json")
     summary = summary_of(result.stdout)
