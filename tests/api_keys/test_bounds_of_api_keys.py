@@ -8,7 +8,7 @@ import pytest
 from httpx import AsyncClient
 
 from app.credentials.api_keys import service
-from app.credentials.api_keys.service import MAX_PER_USER
+from app.credentials.api_keys.limits import MAX_PER_USER
 from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY, Rate
 from tests.support.apps import started_client
 from tests.support.key_calls import keys_of

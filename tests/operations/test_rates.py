@@ -135,7 +135,7 @@ def test_a_rate_lets_its_burst_through_and_then_one_per_interval(rate: Rate, clo
     assert let_through <= rate.burst + 3 * timedelta(hours=1) / rate.interval
 
 
-async def test_access_tokens_are_revoked_so_many_an_hour_and_the_rest_stays_valid(
+async def test_a_limited_number_of_access_tokens_is_revoked_per_hour_and_the_rest_stays_valid(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -222,7 +222,7 @@ async def test_renewals_of_a_session_are_limited_and_a_rejected_one_is_not_count
     assert await revoked(client) == []
 
 
-async def test_logins_are_counted_together_and_cost_no_row_each(
+async def test_logins_of_an_account_share_one_row(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -251,9 +251,7 @@ async def test_logins_are_counted_together_and_cost_no_row_each(
     assert abs(answers.count(200) - PER_HOUR) < PER_WRITE
 
 
-async def test_proving_the_password_again_counts_as_a_login(
-    app: FastAPI, client: AsyncClient
-) -> None:
+async def test_confirming_the_password_counts_as_a_login(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
     for number in range(1, PER_HOUR):
@@ -282,8 +280,8 @@ async def test_a_wrong_current_password_counts_as_a_failed_login(client: AsyncCl
     assert answers[403] <= PER_HOUR
 
 
-async def test_most_logins_make_no_statement_more(app: FastAPI, client: AsyncClient) -> None:
-    """The two queries of each, and its row of the audit log, go past SQLAlchemy."""
+async def test_counting_most_logins_needs_no_statement(app: FastAPI, client: AsyncClient) -> None:
+    """The queries of each login, and its row of the audit log, bypass SQLAlchemy's events."""
     await register(client, LANCELOT)
     await log_in(client, LANCELOT)  # which makes the address a known one
     engine = app.state.database.engine.sync_engine
@@ -318,7 +316,7 @@ async def test_two_workers_allow_few_more_logins_and_a_restart_none(
         assert (await restarted.post("/token", json=LANCELOT)).status_code == 429
 
 
-async def test_the_command_line_can_forget_logins_too(app: FastAPI, client: AsyncClient) -> None:
+async def test_unlocking_an_account_resets_its_logins(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     for _ in range(PER_HOUR):
         await log_in(client, LANCELOT)
@@ -363,7 +361,7 @@ async def test_a_rejected_unfinished_login_is_not_counted(
         assert_refused(refused, timedelta(days=1))
 
 
-@on_sqlite  # these three differ only in what they count
+@on_sqlite  # these three differ only in the action that they count
 async def test_secrets_for_a_second_factor_are_counted(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,7 +434,7 @@ async def test_simultaneous_operations_cause_no_deadlock(settings: Settings, clo
     assert {answer.status_code for answer in answers} <= {200, 400, 401, 404}
 
 
-async def test_rates_are_forgotten_once_they_do_not_matter_and_not_for_others_failures(
+async def test_a_rate_is_deleted_once_it_has_no_effect_and_not_because_of_other_counters(
     app: FastAPI, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate = Rate(2, MINUTE)

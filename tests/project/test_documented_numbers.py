@@ -15,6 +15,7 @@ import pytest
 
 from app import ip_addresses
 from app.audit.service import MAX_ANONYMOUS_FAILURES
+from app.credentials.api_keys import limits as api_key_limits
 from app.credentials.api_keys import service as api_keys
 from app.credentials.second_factors import code_checks
 from app.credentials.sessions.service import MAX_PER_USER
@@ -259,7 +260,7 @@ ROWS = [
         limits.NEW_API_KEY.burst,
         DAY / limits.NEW_API_KEY.interval,
         1,
-        api_keys.MAX_PER_USER,
+        api_key_limits.MAX_PER_USER,
         api_keys.KEPT_FOR / DAY,
     ),
     row(

@@ -93,7 +93,7 @@ async def test_what_administrators_do_is_in_the_audit_log_without_the_path(
 
 
 @on_sqlite
-async def test_only_administrators_may(client: AsyncClient, receiver: Receiver) -> None:
+async def test_only_administrators_have_access(client: AsyncClient, receiver: Receiver) -> None:
     await WebhookCalls(client).create(receiver)
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
@@ -120,7 +120,7 @@ async def test_only_administrators_may(client: AsyncClient, receiver: Receiver) 
 
 
 @on_sqlite
-async def test_bad_input_is_named(client: AsyncClient, receiver: Receiver) -> None:
+async def test_errors_name_the_wrong_member(client: AsyncClient, receiver: Receiver) -> None:
     calls = WebhookCalls(client)
     await calls.create(receiver)
     for path, body, field in (

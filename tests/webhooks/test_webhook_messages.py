@@ -164,7 +164,7 @@ async def test_an_operation_that_fails_sends_nothing(
 
 
 @on_sqlite
-async def test_only_the_wanted_types_are_sent(
+async def test_endpoints_get_only_their_types(
     app: FastAPI, client: AsyncClient, receiver: Receiver, arthurs_token: str
 ) -> None:
     calls = WebhookCalls(client)
@@ -239,7 +239,7 @@ async def test_secrets_are_stored_encrypted_also_if_secret_key_is_set_later(
 
 
 @on_sqlite
-async def test_a_full_queue_takes_no_more_of_one_endpoint(
+async def test_the_queue_of_each_endpoint_is_limited(
     client: AsyncClient,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,

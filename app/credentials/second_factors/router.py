@@ -132,7 +132,7 @@ async def renew_recovery_codes(
     "/me/second-factor",
     operation_id="removeSecondFactor",
     summary="Disable my second factor",
-    response_description="Logins do not need a code any longer.",
+    response_description="Logins no longer need a code.",
     tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )

@@ -191,7 +191,8 @@ class Sessions:
         await context.session.commit()
 
     async def revoke_all(self, context: RequestContext, user_id: int) -> int:
-        """Revoke all sessions of the user and their tokens, and no others. Returns how many."""
+        """Revoke all sessions of the user and their tokens, but no other tokens. Returns the number
+        of sessions."""
         await begin_write(context.session)
         # As in create(): whatever locks several sessions locks the user first.
         await context.session.scalar(
@@ -228,8 +229,8 @@ class Sessions:
         """Revoke all access tokens of the users, and keep their sessions. Part of the caller's
         transaction.
 
-        One random shift for the token versions of users and sessions alike: a session that was
-        valid stays so, and one that was revoked stays revoked.
+        The token versions of users and of sessions change by the same random number: a session that
+        was valid stays valid, and one that was revoked stays revoked.
         """
         found = select(User.id, User.token_version).where(User.id.in_(user_ids)).order_by(User.id)
         locked = await context.session.execute(found.with_for_update(key_share=True))
@@ -250,8 +251,8 @@ class Sessions:
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> int:
-        """Returns how many. Deletes all rows before it publishes: the feed is the last lock of a
-        transaction."""
+        """Returns the number of deleted sessions. Deletes all rows before it publishes: the feed is
+        the last lock of a transaction."""
         statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
         deleted = (await context.session.execute(statement)).all()
         for id_, user_id in deleted:
