@@ -54,7 +54,7 @@ CSV = {
     "text after a quote": (b'username\nkay\n"a"b\n', "not valid CSV after record 1"),
     "a long value": (b"username\nkay\n" + LONG + b"\n", "not valid CSV after record 1"),
     "long values over many lines": (
-        b'username\n"' + (b"y" * 1000 + b'\n","') * 2_000,
+        b'username\n"' + (b"y" * 1000 + b'\n","') * 2_000 + b'"\n',
         "not valid CSV",
     ),
 }
