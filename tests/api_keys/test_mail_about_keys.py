@@ -71,8 +71,7 @@ async def test_nobody_else_gets_the_mail(
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither an address that the user has not verified nor a former one. While too much mail
-    waits, nobody does."""
+    """No mail goes to an unverified or a former address, and none while too much mail waits."""
     user_id = await lancelot(app, client, mailbox)
     await (await keys_of(client, LANCELOT)).create()
     change = {"email": "lake@avalon.example"}

@@ -121,7 +121,7 @@ async def test_an_allowed_address_in_a_url_needs_a_certificate(receiver: Receive
 
 
 async def test_the_next_address_is_tried(receiver: Receiver) -> None:
-    http = receiver.client(["127.0.0.2", "127.0.0.1"])  # nobody listens at the first one
+    http = receiver.client(["127.0.0.2", "127.0.0.1"])  # no server listens at the first one
     assert (await http.send("POST", receiver.url)).status == 204
     assert await reason(receiver.client(["127.0.0.2"]), receiver.url) == "connect"
     many = [*(f"127.0.0.{number}" for number in range(2, 5)), "127.0.0.1"]
@@ -272,7 +272,7 @@ async def test_nothing_is_decompressed(receiver: Receiver) -> None:
     receiver.then = answer(200, "Content-Encoding: gzip", body=bomb)
     http = receiver.client()
     assert await reason(http, receiver.url, max_body=100_000) == "encoded"
-    assert (await http.send("POST", receiver.url)).status == 200  # nobody reads it
+    assert (await http.send("POST", receiver.url)).status == 200  # the body is not read
 
 
 async def test_a_response_that_is_not_http_is_an_error(receiver: Receiver) -> None:
