@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.context import RequestContext
 from app.database.fast_queries import current_time
+from app.database.locks import locked_in_order
 from app.events import Event, Subscriber
 from app.users.models import User
 from app.webhooks.messages import DETAILS, TYPE_OF_ACTION, new_message_id
@@ -95,10 +96,9 @@ async def give_up_all(session: AsyncSession, endpoint_id: int, now: datetime) ->
 
 
 def locked(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """A condition for an UPDATE or DELETE of several rows. Locks them in the order of their ids, as
-    all of these statements do, so that there is no deadlock."""
-    ids = select(WebhookDelivery.id).where(*conditions).order_by(WebhookDelivery.id)
-    return WebhookDelivery.id.in_(ids.with_for_update())
+    """A condition for an UPDATE or DELETE of several rows, which it locks in order."""
+    ids = select(WebhookDelivery.id).where(*conditions)
+    return WebhookDelivery.id.in_(locked_in_order(ids, WebhookDelivery.id))
 
 
 async def older_dead_letters(session: AsyncSession, kept: int) -> ColumnElement[bool]:

@@ -24,6 +24,7 @@ from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, ApiKeyQuery, NewApiKey
 from app.credentials.api_keys.scopes import require_narrower, require_owned, scopes_of_key
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.errors import InvalidRequestError
 from app.events import Events
 from app.groups.service import find_grants
@@ -248,14 +249,8 @@ class ApiKeys:
     async def revoke_all(self, context: RequestContext, user_id: int, *, reason: str) -> None:
         """Revoke every API key of a locked user, whose tokens the caller revokes. Part of the
         caller's transaction."""
-        # In the order of their ids, as everywhere, so that there is no deadlock.
-        found = await context.session.scalars(
-            select(ApiKey)
-            .where(ApiKey.user_id == user_id, *_has_not_ended(context))
-            .order_by(ApiKey.id)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        )
+        own = select(ApiKey).where(ApiKey.user_id == user_id, *_has_not_ended(context))
+        found = await context.session.scalars(locked_in_order(own, ApiKey.id))
         revoked = []
         for api_key in found.all():
             _end(api_key, context)

@@ -23,6 +23,7 @@ from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.events import Events
 from app.ip_addresses import network_of
 from app.security.rate_limits.limits import SESSION_REFRESH
@@ -232,12 +233,12 @@ class Sessions:
         The token versions of users and of sessions change by the same random number: a session that
         was valid stays valid, and one that was revoked stays revoked.
         """
-        found = select(User.id, User.token_version).where(User.id.in_(user_ids)).order_by(User.id)
-        locked = await context.session.execute(found.with_for_update(key_share=True))
+        users = select(User.id, User.token_version).where(User.id.in_(user_ids))
+        locked = await context.session.execute(locked_in_order(users, User.id, key_share=True))
         revoked = [f"sub:{user_id}:{version}" for user_id, version in locked]
         shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
-        owned = select(Session.id).where(Session.user_id.in_(user_ids)).order_by(Session.id)
-        sessions = (await context.session.scalars(owned.with_for_update())).all()
+        owned = select(Session.id).where(Session.user_id.in_(user_ids))
+        sessions = (await context.session.scalars(locked_in_order(owned, Session.id))).all()
         for table, ids in ((User, user_ids), (Session, sessions)):
             version = cast(table.token_version, BigInteger)
             await context.session.execute(
