@@ -76,7 +76,7 @@ async def host(
 async def hosts(
     settings: Settings, database_clock: Clock | None = None
 ) -> AsyncIterator[tuple[Host, list[Host]]]:
-    """One with the right clock, and the ones that are wrong by WRONG_BY."""
+    """A host with the right clock, and hosts whose clocks are wrong by WRONG_BY."""
     async with AsyncExitStack() as stack:
         right, *wrong = [
             await stack.enter_async_context(host(settings, wrong_by, database_clock))
@@ -85,10 +85,10 @@ async def hosts(
         yield right, wrong
 
 
-async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Settings) -> None:
+async def test_a_transaction_has_the_time_of_the_database_too(settings: Settings) -> None:
     database = Database(settings)
     async with database.session() as session:
-        before = utc_now() - timedelta(milliseconds=1)  # SQLite's has whole ones
+        before = utc_now() - timedelta(milliseconds=1)  # SQLite's time has whole milliseconds
         alone = await fast_queries.current_time(session)
         await begin_write(session)
         first = await fast_queries.current_time(session)
@@ -101,8 +101,7 @@ async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Sett
 
 
 async def use_every_rate(client: AsyncClient, name: str) -> None:
-    """Registrations, logins, revocations, invitations and renewals; those of one session are
-    renewed on one host only, since a session that another one made may not have begun there."""
+    """Register, log in, revoke a token, invite somebody, and renew a session of this host."""
     await register(client, {**GALAHAD, "username": name})
     for _ in range(PER_WRITE):
         token = await log_in(client, ARTHUR)
@@ -116,7 +115,7 @@ async def use_every_rate(client: AsyncClient, name: str) -> None:
 async def test_a_wrong_clock_of_a_host_blocks_no_rate_limited_call(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither on other hosts, nor on this one after calls on others."""
+    """Neither on other hosts, nor on the wrong one after calls on others."""
     monkeypatch.setattr(rate_limits, "LOGINS_PER_WRITE", PER_WRITE)
     async with hosts(settings) as ((_, right), wrong):
         clients = [client for _, client in wrong]
@@ -152,7 +151,7 @@ JOBS = ("housekeeping", "key_rotation")
 
 
 async def hold_locks(database: Database, expires_at: datetime) -> None:
-    """As some other worker."""
+    """As another worker."""
     async with database.session() as session:
         await begin_write(session)
         for name in JOBS:
@@ -167,7 +166,7 @@ async def lock_holders(database: Database) -> list[str]:
 
 
 async def kept(database: Database) -> list[list[str | int]]:
-    """The primary keys of what is kept, table by table."""
+    """The primary keys of the rows, table by table."""
     columns = (StoredKey.kid, Session.id, Code.id, AttemptCounter.key, SecondFactor.user_id)
     async with database.session() as session:
         return [list(await session.scalars(select(column).order_by(column))) for column in columns]

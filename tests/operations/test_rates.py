@@ -79,7 +79,7 @@ async def revoke(client: AsyncClient, token: str) -> Response:
 
 
 async def tokens_of(client: AsyncClient, person: Person, number: int) -> list[str]:
-    """Of one session. The last one is its refresh token."""
+    """Tokens of one session. The last one is its refresh token."""
     session = await open_session(client, person)
     tokens = [session["access_token"]]
     while len(tokens) < number:
@@ -99,7 +99,7 @@ async def actions(app: FastAPI) -> Counter[str]:
 
 
 def use_up(rate: Rate, clock: Clock) -> int:
-    """How many are let through at once."""
+    """The number of actions that are allowed at once."""
     allowed_at, times = clock.now - rate.slack, 0
     while allowed_at <= clock.now:
         allowed_at, times = rate.after(allowed_at, clock.now), times + 1
@@ -117,16 +117,16 @@ def use_up(rate: Rate, clock: Clock) -> int:
         Rate.hourly(600),
     ],
 )
-def test_a_rate_lets_its_burst_through_and_then_one_per_interval(rate: Rate, clock: Clock) -> None:
+def test_a_rate_allows_its_burst_and_then_one_action_per_interval(rate: Rate, clock: Clock) -> None:
     assert use_up(rate, clock) == rate.burst
     allowed_at = clock.now - rate.slack
-    let_through = 0
-    for _ in range(3 * 3600):  # somebody tries each second for three hours
+    allowed = 0
+    for _ in range(3 * 3600):  # an attempt each second for three hours
         if allowed_at <= clock.now:
             allowed_at = rate.after(allowed_at, clock.now)
-            let_through += 1
+            allowed += 1
         clock.now += timedelta(seconds=1)
-    assert let_through <= rate.burst + 3 * timedelta(hours=1) / rate.interval
+    assert allowed <= rate.burst + 3 * timedelta(hours=1) / rate.interval
 
 
 async def test_a_limited_number_of_access_tokens_is_revoked_per_hour_and_the_rest_stays_valid(
