@@ -1,12 +1,9 @@
 """Log in with a username, a password and, if the user has a second factor, its code."""
 
 from app.context import RequestContext
+from app.credentials.second_factors.code_checks import LoginResult
 from app.credentials.second_factors.errors import TooManyCodesError
-from app.credentials.second_factors.service import (
-    HAS_SECOND_FACTOR,
-    LoginResult,
-    SecondFactors,
-)
+from app.credentials.second_factors.service import HAS_SECOND_FACTOR, SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.errors import ApiError

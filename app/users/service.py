@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.context import RequestContext
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.database.timelines import require_unused_ids
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -418,13 +419,10 @@ class Users:
         """
         await begin_write(context.session)
         has_password = User.password_hash != UNUSABLE_PASSWORD
-        found = await context.session.scalars(
-            select(User)
-            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password)))
-            .order_by(User.id)
-            .with_for_update(key_share=True)
-            .execution_options(populate_existing=True)
+        concerned = select(User).where(
+            or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password))
         )
+        found = await context.session.scalars(locked_in_order(concerned, User.id, key_share=True))
         users = found.all()
         for user in users:
             if user.id == user_id:

@@ -14,10 +14,11 @@ from sqlalchemy import select
 
 from app.audit.models import Entry
 from app.context import RequestContext
-from app.credentials.second_factors import service
+from app.credentials.second_factors import code_checks
+from app.credentials.second_factors.code_checks import BURST, FORGIVEN_AFTER, LoginResult
 from app.credentials.second_factors.codes import matching_step
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
-from app.credentials.second_factors.service import BURST, FORGIVEN_AFTER, LoginResult, SecondFactors
+from app.credentials.second_factors.service import SecondFactors
 from app.database.engine import begin_write
 from app.users.models import User
 from tests.support.authenticator import (
@@ -223,8 +224,8 @@ async def test_after_a_hundred_wrong_codes_in_a_row_only_a_recovery_code_works(
     lancelots: Authenticator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert service.MAX_FAILURES == 100
-    monkeypatch.setattr(service, "MAX_FAILURES", 10)
+    assert code_checks.MAX_FAILURES == 100
+    monkeypatch.setattr(code_checks, "MAX_FAILURES", 10)
     for _ in range(10):
         assert await answer_to(app, lancelots.wrong_code(), clock()) is LoginResult.WRONG_CODE
         clock.advance(FORGIVEN_AFTER)

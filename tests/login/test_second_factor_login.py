@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, BasicAuth, Response
 
 from app.context import RequestContext
-from app.credentials.second_factors.service import BURST
+from app.credentials.second_factors.code_checks import BURST
 from app.events import Event, Subscriber
 from app.http import access_log
 from app.security.rate_limits.limits import ACCOUNT
