@@ -9,9 +9,8 @@ rejected.
 
 import logging
 from asyncio import Event
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeVar
 
 from sqlalchemy import delete, select
 
@@ -23,6 +22,7 @@ from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.database.ids import parse_id
+from app.database.locks import locked_in_order
 from app.events import Events
 from app.groups.models import Group
 from app.tokens.revocations.cache import RevocationCache
@@ -101,19 +101,16 @@ class RevocationRecovery:
 async def _replace_token_versions(context: RequestContext, values: Sequence[str]) -> None:
     parts = (value.partition(":") for value in _after("sub:", values))
     versions = {(parse_id(subject), int(version)) for subject, _, version in parts}
-    for user in await _lock(context, User, {user_id for user_id, _ in versions}, key_share=True):
+    users = await context.session.scalars(
+        locked_in_order(
+            select(User).where(User.id.in_({user_id for user_id, _ in versions})),
+            User.id,
+            key_share=True,
+        )
+    )
+    for user in users.all():
         if (user.id, user.token_version) in versions:
             user.token_version = new_token_version()
-
-
-async def _replace_group_versions(context: RequestContext, values: Sequence[str]) -> None:
-    parts = (value.partition(".") for value in _after("grp:", values))
-    versions = {(parse_id(group), int(version)) for group, _, version in parts}
-    for group in await _lock(
-        context, Group, {group_id for group_id, _ in versions}, key_share=True
-    ):
-        if (group.id, group.version) in versions:
-            group.version = new_token_version()
 
 
 async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> None:
@@ -121,32 +118,31 @@ async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> N
     resume them."""
     parts = (value.partition(".") for value in _after("sid:", values) if "." in value)
     versions = {(key_id, int(version)) for key_id, _, version in parts}
-    for api_key in await _lock(context, ApiKey, {key_id for key_id, _ in versions}):
+    api_keys = await context.session.scalars(
+        locked_in_order(
+            select(ApiKey).where(ApiKey.id.in_({key_id for key_id, _ in versions})), ApiKey.id
+        )
+    )
+    for api_key in api_keys.all():
         if (api_key.id, api_key.version) in versions:
             api_key.suspended_at = api_key.suspended_at or context.now
             api_key.version += 1
     await context.session.flush()
 
 
-Row = TypeVar("Row", User, Group, ApiKey)
-
-
-async def _lock(
-    context: RequestContext,
-    table: type[Row],
-    ids: Collection[int | str | None],
-    *,
-    key_share: bool = False,
-) -> Sequence[Row]:
-    """The rows with these ids as they are now, locked in the order of the ids."""
-    rows = await context.session.scalars(
-        select(table)
-        .where(table.id.in_(ids))
-        .order_by(table.id)
-        .with_for_update(key_share=key_share)
-        .execution_options(populate_existing=True)
+async def _replace_group_versions(context: RequestContext, values: Sequence[str]) -> None:
+    parts = (value.partition(".") for value in _after("grp:", values))
+    versions = {(parse_id(group), int(version)) for group, _, version in parts}
+    groups = await context.session.scalars(
+        locked_in_order(
+            select(Group).where(Group.id.in_({group_id for group_id, _ in versions})),
+            Group.id,
+            key_share=True,
+        )
     )
-    return rows.all()
+    for group in groups.all():
+        if (group.id, group.version) in versions:
+            group.version = new_token_version()
 
 
 def _after(prefix: str, values: Sequence[str]) -> list[str]:
