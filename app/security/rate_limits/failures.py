@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import case, delete, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.engine import begin_write
+from app.database.upserts import upsert
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import Limit
 from app.security.rate_limits.models import AttemptCounter
@@ -110,13 +110,12 @@ async def add_failures(
     session: AsyncSession, key: str, failures: int, now: datetime, expires_at: datetime
 ) -> int:
     """Returns the new number of failures of the key."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"key": key, "failures": failures, "blocked_until": now, "expires_at": expires_at}
     total = case(
         (AttemptCounter.expires_at <= now, failures), else_=AttemptCounter.failures + failures
     )
     statement = (
-        dialect.insert(AttemptCounter)
+        upsert(session, AttemptCounter)
         .values(row)
         .on_conflict_do_update(
             index_elements=[AttemptCounter.key],
