@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.audit import erasure
 from app.audit.models import Entry
 from app.database.engine import Database, begin_write
-from tests.operations.test_audit import entries_of, service_url, write_down
+from tests.audit.test_audit import entries_of, service_url, write_down
 from tests.operations.test_cli import Command, assert_refused, hourpass
 from tests.support.apps import client_of, started_client
 from tests.support.markers import on_postgresql
