@@ -1,4 +1,4 @@
-"""Administrators see what became of the mail that they had sent, and send it again."""
+"""Administrators see whether the mail that they requested was sent, and can send it again."""
 
 import asyncio
 from datetime import timedelta
@@ -9,11 +9,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.mail.delivery import FIRST_DELAY
-from tests.support.mail_server import (
-    MailServer,
-    code_in,
-    deliver,
-)
+from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
@@ -56,14 +52,14 @@ def admin(client: AsyncClient, arthurs_token: str) -> Admin:
 
 @pytest.fixture
 async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> int:
-    """Registered; what that sent is delivered and put aside."""
+    """Registered. The message about that is delivered and removed."""
     user_id = await register(client, LANCELOT)
     await deliver(app)
     mailbox.messages.clear()
     return user_id
 
 
-async def test_an_invitation_says_what_became_of_its_mail(
+async def test_an_invitation_shows_the_state_of_its_mail(
     app: FastAPI, admin: Admin, mailbox: MailServer
 ) -> None:
     created = await admin.get("POST", "/invitations", email=EMAIL)
@@ -78,6 +74,7 @@ async def test_an_invitation_says_what_became_of_its_mail(
     assert (await admin.invited())["mail"] == SENT
 
 
+@on_sqlite
 async def test_an_invitation_that_is_handed_out_has_no_mail(admin: Admin) -> None:
     created = await admin.get("POST", "/invitations", scopes=["predict"])
     assert created["mail"] is None
@@ -121,7 +118,7 @@ async def test_the_code_of_every_mail_is_valid_until_one_is_used(
     assert len(mailbox.messages) == 3  # the last one is not sent
 
 
-async def test_what_still_waits_is_sent_at_once_and_only_once(
+async def test_mail_that_waits_is_sent_at_once_and_only_once(
     app: FastAPI, admin: Admin, mailbox: MailServer, clock: Clock
 ) -> None:
     created = await admin.get("POST", "/invitations", email=EMAIL)
@@ -136,7 +133,7 @@ async def test_what_still_waits_is_sent_at_once_and_only_once(
     assert mailbox.recipients == [EMAIL]
 
 
-async def test_a_forced_reset_says_what_became_of_its_mail_and_is_sent_again(
+async def test_a_forced_reset_shows_the_state_of_its_mail_and_is_sent_again(
     app: FastAPI, client: AsyncClient, admin: Admin, mailbox: MailServer, lancelot: int
 ) -> None:
     path = f"/users/{lancelot}/password-reset"
@@ -163,6 +160,7 @@ async def test_a_forced_reset_says_what_became_of_its_mail_and_is_sent_again(
         assert_problem(refused, 404, "password_reset_not_found")
 
 
+@on_sqlite
 async def test_a_forced_reset_that_is_handed_out_has_no_mail(
     admin: Admin, lancelot: int, clock: Clock
 ) -> None:
@@ -174,6 +172,7 @@ async def test_a_forced_reset_that_is_handed_out_has_no_mail(
     assert (await admin.ask("GET", path)).status_code == 200
 
 
+@on_sqlite
 async def test_a_reset_that_the_user_requested_is_not_a_forced_one(
     app: FastAPI, client: AsyncClient, admin: Admin, lancelot: int
 ) -> None:
@@ -184,23 +183,25 @@ async def test_a_reset_that_the_user_requested_is_not_a_forced_one(
 
 
 @on_sqlite
-@pytest.mark.parametrize(("language", "got"), [("de", "de"), ("de-AT", "de"), ("xx", "en")])
-async def test_an_administrator_chooses_the_language_of_the_mail(  # noqa: PLR0917 - fixtures
-    app: FastAPI, admin: Admin, mailbox: MailServer, lancelot: int, language: str, got: str
+async def test_an_administrator_chooses_the_language_of_the_mail(
+    app: FastAPI, admin: Admin, mailbox: MailServer, lancelot: int, subtests: pytest.Subtests
 ) -> None:
-    invited = await admin.get("POST", "/invitations", email=EMAIL, language=language)
     path = f"/users/{lancelot}/password-reset"
-    await admin.get("POST", path, by_mail=True, language=language)
-    await deliver(app)
-    await admin.get("POST", f"/invitations/{invited['id']}/resend", language=language)
-    await admin.get("POST", f"{path}/resend", language=language)
-    await deliver(app)
-    languages = [message["Content-Language"] for message in mailbox.messages]
-    assert languages == [got] * 4
+    for language, used in {"de": "de", "de-AT": "de", "xx": "en"}.items():
+        with subtests.test(language):
+            mailbox.messages.clear()
+            invited = await admin.get("POST", "/invitations", email=EMAIL, language=language)
+            await admin.get("POST", path, by_mail=True, language=language)
+            await deliver(app)
+            await admin.get("POST", f"/invitations/{invited['id']}/resend", language=language)
+            await admin.get("POST", f"{path}/resend", language=language)
+            await deliver(app)
+            languages = [message["Content-Language"] for message in mailbox.messages]
+            assert languages == [used] * 4
 
 
 @on_sqlite
-async def test_what_is_no_language_is_refused(
+async def test_an_invalid_language_is_rejected(
     admin: Admin, lancelot: int, subtests: pytest.Subtests
 ) -> None:
     invited = await admin.get("POST", "/invitations", email=EMAIL)
@@ -232,9 +233,9 @@ async def test_only_administrators_see_and_send(client: AsyncClient, lancelot: i
 async def test_sending_again_and_revoking_at_the_same_time(
     app: FastAPI, admin: Admin, lancelot: int
 ) -> None:
-    """Both lock the code before the mail, so neither waits for the other for ever."""
+    """Both lock the code before the mail. Otherwise there could be a deadlock."""
     path = f"/users/{lancelot}/password-reset"
-    for _ in range(3):
+    for _ in range(2):
         invited = await admin.get("POST", "/invitations", email=EMAIL)
         await admin.get("POST", path, by_mail=True)
         invitation = f"/invitations/{invited['id']}"
