@@ -178,20 +178,19 @@ async def test_one_of_many_workers_that_start_at_once_creates_the_administrator(
     assert await execute(settings, select(User.is_admin)) == [(True,)]
 
 
-ORDINARY = ("users", {"is_admin": False})
-ADMINISTRATOR = ("users", {"is_admin": True})
+Row = tuple[str, dict[str, object]]  # the table and some of its columns
+
+ORDINARY: Row = ("users", {"is_admin": False})
+ADMINISTRATOR: Row = ("users", {"is_admin": True})
 
 
-Rows = list[tuple[str, dict[str, object]]]
-
-
-def entry(action: str, to: str) -> tuple[str, dict[str, object]]:
+def entry(action: str, to: str) -> Row:
     """Of a time at which the database allows to delete it."""
     at = datetime(2020, 1, 1, tzinfo=UTC)
     return "audit_log", {"at": at, "action": action, "details": json.dumps({"to": to})}
 
 
-OLDER_DATABASES: dict[str, tuple[Rows, bool]] = {
+OLDER_DATABASES: dict[str, tuple[list[Row], bool]] = {
     "no user": ([], False),
     "an ordinary user": ([ORDINARY], False),
     "an administrator": ([ADMINISTRATOR], True),
@@ -209,7 +208,7 @@ def test_an_older_database_with_an_administrator_gets_no_second_one(
     assert isinstance(before, str)
     upgrade(settings, before)
 
-    def fill(connection: Connection, rows: Rows) -> None:
+    def fill(connection: Connection, rows: list[Row]) -> None:
         tables = {table.name: table for table in tables_of(connection)}
         for name in ("users", "audit_log"):
             connection.execute(delete(tables[name]))
