@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.mail import smtp
-from app.mail.delivery import ALIKE, MAX_DELAY
+from app.mail.delivery import IDENTICAL_FAILURES, MAX_DELAY
 from tests.mail.test_mail_tries import (
     NOBODY_LISTENS,
     change,
@@ -137,7 +137,7 @@ async def test_the_log_says_which_step_failed(  # noqa: PLR0917 - fixtures
 
 
 @on_sqlite
-async def test_several_failures_in_a_row_that_are_alike_are_an_error(  # noqa: PLR0917 - fixtures
+async def test_several_identical_failures_in_a_row_are_an_error(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -145,7 +145,7 @@ async def test_several_failures_in_a_row_that_are_alike_are_an_error(  # noqa: P
     arthurs_token: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replies = ["554 5.7.1 no", *["550 5.7.1 no"] * ALIKE, None, "550 5.7.1 no"]
+    replies = ["554 5.7.1 no", *["550 5.7.1 no"] * IDENTICAL_FAILURES, None, "550 5.7.1 no"]
     for number, reply in enumerate(replies):
         email = f"knight{number}@camelot.example"
         if reply:
@@ -154,7 +154,10 @@ async def test_several_failures_in_a_row_that_are_alike_are_an_error(  # noqa: P
         await invite(client, arthurs_token, email)
     await deliver(app)
     levels = [line["levelname"] for line in records(caplog)]
-    assert levels[: ALIKE + 2] == ["WARNING"] * ALIKE + ["ERROR", "WARNING"]
+    assert levels[: IDENTICAL_FAILURES + 2] == ["WARNING"] * IDENTICAL_FAILURES + [
+        "ERROR",
+        "WARNING",
+    ]
 
 
 @on_sqlite
@@ -169,13 +172,13 @@ async def test_one_recipient_who_is_refused_again_and_again_is_not_an_error(  # 
     mailbox.answers[LANCELOT["email"]] = "552 5.2.2 Mailbox full"
     await invite(client, arthurs_token)
     worker = mail_worker(app)
-    for _ in range(2 * ALIKE):
+    for _ in range(2 * IDENTICAL_FAILURES):
         await deliver(app, worker)
         clock.advance(MAX_DELAY)
     assert {line["levelname"] for line in records(caplog)} == {"WARNING"}
     change(app, smtp_url=NOBODY_LISTENS)
     worker = mail_worker(app)
-    for _ in range(ALIKE):  # but a server that is away is one
+    for _ in range(IDENTICAL_FAILURES):  # but a server that is away is one
         await deliver(app, worker)
         clock.advance(MAX_DELAY)
     assert records(caplog)[-1]["levelname"] == "ERROR"
