@@ -257,7 +257,7 @@ async def test_the_command_tells_whether_mail_can_be_sent(
     mailbox: MailServer, tmp_path: Path
 ) -> None:
     async def test_mail(**settings: str) -> Result:
-        return await asyncio.to_thread(run, "test-mail", LANCELOT["email"], **settings)
+        return await asyncio.to_thread(run, "mail", "test", LANCELOT["email"], **settings)
 
     mail = {"SMTP_URL": mailbox.url, "MAIL_FROM": SENDER}
     sent = await test_mail(**mail)
