@@ -186,6 +186,7 @@ async def test_verification_mails_are_limited_per_user(client: AsyncClient, toke
         assert answers == [202] * (VERIFICATION.allowed - 1) + [429] * 2  # one at the registration
 
 
+@on_sqlite
 async def test_two_users_with_one_address_each_verify_it_with_their_own_code(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str
 ) -> None:

@@ -108,6 +108,7 @@ async def test_a_removed_first_administrator_does_not_return_after_the_audit_log
         assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -134,6 +135,7 @@ async def test_a_changed_first_administrator_stays_changed(
     assert said in warning
 
 
+@on_sqlite
 async def test_another_name_in_the_settings_creates_no_second_administrator(
     database_url: str, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,6 +246,7 @@ async def test_the_first_administrator_is_created_once_and_never_changed(
         assert_problem(refused, 401, "invalid_grant")
 
 
+@on_sqlite
 async def test_a_user_with_the_name_of_the_first_administrator_is_not_promoted(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

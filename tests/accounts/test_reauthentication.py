@@ -106,6 +106,7 @@ async def test_the_change_with_a_code_succeeds_once(
                 assert_problem(await log_in_with(client, person, otp), 401, "invalid_grant")
 
 
+@on_sqlite
 async def test_wrong_codes_count_as_at_a_login(
     client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:

@@ -59,6 +59,7 @@ async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> in
     return user_id
 
 
+@on_sqlite
 async def test_an_invitation_shows_the_state_of_its_mail(
     app: FastAPI, admin: Admin, mailbox: MailServer
 ) -> None:
@@ -133,6 +134,7 @@ async def test_mail_that_waits_is_sent_at_once_and_only_once(
     assert mailbox.recipients == [EMAIL]
 
 
+@on_sqlite
 async def test_a_forced_reset_shows_the_state_of_its_mail_and_is_sent_again(
     app: FastAPI, client: AsyncClient, admin: Admin, mailbox: MailServer, lancelot: int
 ) -> None:
