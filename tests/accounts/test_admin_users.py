@@ -1,4 +1,4 @@
-"""Administrators list, search, create, read and change users over HTTP; one always remains."""
+"""Administrators list, search, create, read and change users over HTTP. One always remains."""
 
 import asyncio
 from typing import Any
@@ -97,7 +97,7 @@ async def test_a_user_is_shown_without_the_password_hash(
     assert_problem(missing, 404, "user_not_found")
 
 
-async def test_pages_neither_repeat_nor_hide_while_users_come_and_go(
+async def test_pages_neither_repeat_nor_skip_users_while_others_are_added_and_removed(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(7)]
@@ -150,7 +150,7 @@ async def test_a_user_is_found_by_the_address_as_it_was_typed(
     assert await names(client, arthurs_token, search="eligijus@bucher.example") == []
 
 
-async def test_a_page_has_the_lowest_ids_also_of_users_who_were_changed(
+async def test_changed_users_stay_in_the_order_of_ids(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(3)]
@@ -247,7 +247,7 @@ async def test_tokens_are_revoked_exactly_when_their_claims_have_changed(
             assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
 
 
-async def test_what_changes_nothing_revokes_nothing_and_is_not_in_the_audit_log(
+async def test_a_change_without_effect_revokes_nothing_and_is_not_in_the_audit_log(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
@@ -275,7 +275,7 @@ async def test_what_changes_nothing_revokes_nothing_and_is_not_in_the_audit_log(
 
 
 @on_sqlite
-async def test_what_was_granted_on_the_command_line_can_be_taken_away_over_http(
+async def test_scopes_that_a_command_granted_can_be_removed_over_http(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
     lancelot = await register(client, LANCELOT)
@@ -331,7 +331,7 @@ async def test_the_last_administrator_cannot_be_disabled_demoted_or_removed(
 
 @on_sqlite
 @pytest.mark.parametrize("column", ["is_admin", "is_enabled"])
-async def test_without_any_administrator_nobody_counts_as_the_last_one(
+async def test_without_any_administrator_users_can_be_removed(
     app: FastAPI, users: Users, context: RequestContext, column: str
 ) -> None:
     """As after a change in the database itself."""
@@ -351,7 +351,7 @@ async def lock(users: Users, context: RequestContext, how: str, user_id: int) ->
 
 @pytest.mark.parametrize("how", ["for its tokens", "with the administrators"])
 @on_postgresql
-async def test_a_code_can_be_made_for_a_user_who_is_locked(
+async def test_a_code_can_be_issued_for_a_user_whose_row_is_locked(
     app: FastAPI, users: Users, context: RequestContext, client: AsyncClient, how: str
 ) -> None:
     """Otherwise a mail to several users and a change of several users could wait for each other."""

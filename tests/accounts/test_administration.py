@@ -148,7 +148,7 @@ async def test_a_token_is_refused(
 
 @on_sqlite
 @each_call
-async def test_a_removed_administrator_loses_the_scope_at_once(
+async def test_a_removed_or_disabled_administrator_loses_the_scope_at_once(
     client: AsyncClient,
     users: Users,
     context: RequestContext,

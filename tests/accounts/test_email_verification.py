@@ -130,7 +130,7 @@ async def test_a_code_can_be_sent_again_and_both_work(
 
 
 @on_sqlite
-async def test_one_user_cannot_have_mail_sent_to_any_number_of_strangers(
+async def test_a_user_cannot_have_mail_sent_to_many_strangers(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, token: str, clock: Clock
 ) -> None:
     for number in range(VERIFICATION.allowed + 2):
@@ -252,7 +252,7 @@ async def test_no_second_mail_is_sent_after_the_first_code_was_used(  # noqa: PL
 
 
 @on_sqlite
-async def test_verifying_an_address_leaves_the_code_for_a_new_password(
+async def test_verifying_an_address_keeps_the_code_of_a_password_reset(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str
 ) -> None:
     await client.post("/password-resets", json={"email": LANCELOT["email"]})

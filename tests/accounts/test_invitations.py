@@ -164,7 +164,9 @@ async def test_an_invalid_invitation_is_rejected(
 
 
 @on_sqlite
-async def test_only_administrators_invite(client: AsyncClient, arthurs_token: str) -> None:
+async def test_only_administrators_manage_invitations(
+    client: AsyncClient, arthurs_token: str
+) -> None:
     invitation = await invite(client, arthurs_token)
     await register_with(client, invitation["code"])
     headers = bearer(await log_in(client, LANCELOT))
@@ -189,7 +191,7 @@ async def test_without_a_mail_server_an_invitation_cannot_be_mailed(
 
 
 @on_sqlite
-async def test_in_the_other_modes(
+async def test_invitations_work_with_open_but_not_with_closed_registration(
     settings: Settings, clock: Clock, arthurs_token: str, client: AsyncClient
 ) -> None:
     code = (await invite(client, arthurs_token, scopes=["train"]))["code"]

@@ -38,7 +38,7 @@ async def call(client: AsyncClient, token: str, method: str, path: str, **body: 
     return await client.request(method, path, json=body, headers=bearer(token))
 
 
-async def test_a_new_password_ends_all_tokens_and_is_the_only_one_that_logs_in(
+async def test_a_new_password_replaces_the_old_one_and_revokes_all_tokens(
     client: AsyncClient,
 ) -> None:
     await register(client, LANCELOT)
@@ -139,7 +139,7 @@ async def test_a_forced_reset_stops_a_request_in_progress(
 
 
 @on_sqlite
-async def test_a_weak_new_password_is_named_as_such(database_url: str, clock: Clock) -> None:
+async def test_a_weak_new_password_is_rejected(database_url: str, clock: Clock) -> None:
     app = create_app(make_settings(database_url, password_policy="strict"), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await register(client, LANCELOT)

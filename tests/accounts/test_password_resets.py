@@ -185,7 +185,7 @@ async def test_each_change_of_the_account_invalidates_its_codes(
             assert_problem(await confirm(client, mailbox.last_code()), 403, "invalid_code")
 
 
-async def test_what_was_refused_or_concerns_others_leaves_a_code_valid(
+async def test_refused_changes_and_changes_of_others_leave_a_code_valid(
     app: FastAPI, client: AsyncClient, code: str
 ) -> None:
     await register(client, GALAHAD)

@@ -143,7 +143,7 @@ REFUSED = {
 
 
 @on_sqlite
-async def test_a_refusal_names_the_member_and_repeats_nothing(
+async def test_an_error_names_the_member_and_does_not_repeat_its_value(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     secrets = ("lance", "camelot", "excalibur", "123456", "1485", LANCELOT["password"], "ﬁ")

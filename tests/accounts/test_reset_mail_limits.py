@@ -1,5 +1,5 @@
-"""Nobody floods a mailbox with password resets, or the outbox. Strangers cannot use up the messages
-that the owner of an address can request, nor displace their codes."""
+"""Password resets are limited. Strangers cannot use up the messages of the owner of an address, or
+displace the owner's codes."""
 
 import asyncio
 from datetime import timedelta

@@ -164,7 +164,7 @@ async def test_invitations_and_password_resets_are_in_the_audit_log(
     ]
 
 
-async def test_an_entry_says_when_from_where_and_with_which_request(
+async def test_an_entry_has_the_time_the_client_and_the_request_id(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     headers = {**bearer(arthurs_token), "X-Request-ID": "the-grail", "User-Agent": "héron\t🗡"}
@@ -202,7 +202,7 @@ async def test_an_action_that_cannot_be_logged_is_not_done(
     assert await register(client, LANCELOT)
 
 
-async def test_no_secret_is_in_it(app: FastAPI, client: AsyncClient) -> None:
+async def test_the_audit_log_contains_no_secrets(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     typo = {"username": LANCELOT["password"], "password": LANCELOT["username"]}
     await client.post("/token", json=typo)
@@ -262,7 +262,7 @@ async def test_an_invalid_query_is_rejected(
             assert field["field"] in query
 
 
-async def test_pages_neither_repeat_nor_hide_while_more_is_written(
+async def test_pages_neither_repeat_nor_skip_entries_while_others_are_added(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     for _ in range(6):
@@ -303,7 +303,7 @@ async def test_users_see_the_entries_of_their_own_account_without_the_addresses_
     assert (await client.get("/me/audit")).status_code == 401
 
 
-async def test_the_database_refuses_to_change_it(
+async def test_the_database_rejects_changes_of_the_audit_log(
     database: Database, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     await add_entries(database, clock, 1, at=utc_now())  # the triggers allow to delete old ones

@@ -105,7 +105,7 @@ async def test_invalid_options_are_named(hourpass: Command, subtests: pytest.Sub
 
 
 @on_sqlite
-async def test_follow_prints_what_happens_later_until_it_is_interrupted(
+async def test_follow_prints_new_entries_until_it_is_interrupted(
     database_url: str, client: AsyncClient
 ) -> None:
     process = await asyncio.to_thread(

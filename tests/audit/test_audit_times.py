@@ -38,7 +38,7 @@ BEYOND = [
 ]
 
 
-async def test_every_time_that_a_calendar_has_is_compared(
+async def test_all_times_of_the_calendar_are_compared(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     headers = bearer(arthurs_token)
@@ -52,7 +52,7 @@ async def test_every_time_that_a_calendar_has_is_compared(
 
 
 @on_sqlite
-async def test_any_other_time_is_refused(
+async def test_other_times_are_rejected(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     for moment in BEYOND:

@@ -202,7 +202,7 @@ async def test_actions_without_a_user(client: AsyncClient, log: Log) -> None:
     assert await log.added_for("token.revoke") == [(None, 2, True)]
 
 
-async def test_mail_that_was_refused(
+async def test_mail_that_the_server_refused(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, log: Log
 ) -> None:
     mailbox.answers[LANCELOT["email"]] = f"550 5.1.1 {LANCELOT['email']} is not here"

@@ -110,7 +110,7 @@ async def test_only_administrators_erase_and_only_removed_users(
     assert len(await entries_of(client, arthurs_token)) == number
 
 
-async def test_the_command_erases_and_says_how_much(
+async def test_the_command_erases_and_prints_the_number_of_entries(
     app: FastAPI, client: AsyncClient, hourpass: Command, arthurs_token: str
 ) -> None:
     lancelot = str(await add_and_remove_lancelot(app, client, arthurs_token))

@@ -39,7 +39,7 @@ def to(mailbox: MailServer, email: str) -> list[EmailMessage]:
     return [message for message, recipient in pairs if recipient == email]
 
 
-async def test_the_former_address_is_told_of_a_new_one(
+async def test_a_change_of_the_address_is_announced_to_the_former_one(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     headers = await lancelot(app, client, mailbox)
@@ -57,7 +57,7 @@ async def test_the_former_address_is_told_of_a_new_one(
 
 
 @on_sqlite
-async def test_a_removed_address_and_one_that_an_administrator_changes(
+async def test_a_removal_and_a_change_by_an_administrator_are_announced(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:
     await lancelot(app, client, mailbox)
@@ -87,7 +87,7 @@ async def test_the_message_is_sent_although_the_account_changes_again(
     assert len(to(mailbox, LANCELOT["email"])) == 1
 
 
-async def test_a_new_password_is_told(
+async def test_a_new_password_is_announced(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, hourpass: Command
 ) -> None:
     headers = await lancelot(app, client, mailbox)

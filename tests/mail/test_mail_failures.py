@@ -161,7 +161,7 @@ async def test_several_identical_failures_in_a_row_are_an_error(  # noqa: PLR091
 
 
 @on_sqlite
-async def test_one_recipient_who_is_refused_again_and_again_is_not_an_error(  # noqa: PLR0917 - fixtures
+async def test_repeated_failures_of_one_recipient_are_not_an_error(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,

@@ -148,7 +148,7 @@ async def test_an_outage_of_a_quarter_of_an_hour_loses_no_reset(
     assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
 
 
-async def test_when_one_message_gets_through_all_that_wait_for_the_server_are_sent(
+async def test_after_one_message_is_sent_all_that_wait_for_the_server_are_due(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, arthurs_token: str
 ) -> None:
     mailbox.answers["mordred@orkney.example"] = "450 4.7.1 Greylisted"
@@ -188,7 +188,7 @@ async def test_a_message_that_another_worker_is_sending_is_not_among_them(
 
 
 @on_sqlite
-async def test_a_server_that_is_away_is_asked_once_in_a_round(
+async def test_an_unavailable_server_is_tried_once_per_run(
     app: FastAPI, client: AsyncClient, arthurs_token: str, mailbox: MailServer
 ) -> None:
     change(app, smtp_url=NOBODY_LISTENS)
@@ -201,7 +201,7 @@ async def test_a_server_that_is_away_is_asked_once_in_a_round(
     assert len(mailbox.messages) == 3
 
 
-async def test_two_workers_that_find_the_server_again_do_not_wait_for_each_other(
+async def test_two_workers_that_reach_the_server_again_do_not_deadlock(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:
     change(app, smtp_url=NOBODY_LISTENS)
@@ -265,7 +265,7 @@ async def test_the_reply_to_the_text_may_take_ten_minutes(
 
 
 @on_sqlite
-async def test_a_server_that_never_replies_is_given_up(  # noqa: PLR0917 - fixtures
+async def test_a_try_ends_if_the_server_never_replies(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
