@@ -229,6 +229,7 @@ CHANGES: list[tuple[dict[str, Any], bool, list[str]]] = [
 ]
 
 
+@on_sqlite
 async def test_tokens_are_revoked_exactly_when_their_claims_have_changed(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:

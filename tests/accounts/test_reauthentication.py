@@ -85,6 +85,7 @@ async def test_the_code_is_checked_only_after_the_correct_password(
     assert (await log_in_with(client, LANCELOT, code)).status_code == 200
 
 
+@on_sqlite
 async def test_the_change_with_a_code_succeeds_once(
     client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:

@@ -89,6 +89,7 @@ async def test_one_network_leaves_messages_to_the_others_on_each_day(
         clock.advance(DAY)
 
 
+@on_sqlite
 async def test_many_networks_leave_messages_to_those_where_the_user_has_logged_in(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, verified_lancelot: int
 ) -> None:
