@@ -62,7 +62,7 @@ from app.server import reports
 from app.server.connections import Connections
 from app.server.health import router as health_router
 from app.services import Services, build_services
-from app.settings import ENV_FILE, Settings, load_settings
+from app.settings import Settings, env_file, load_settings
 from app.token_checks.fast_path import FAST_PREFIXES, FastPath
 from app.token_checks.router import router as token_checks_router
 from app.token_checks.service import TokenIntrospection, TokenRevocation
@@ -145,7 +145,7 @@ def create_app(
     exports_traces = False
     if settings is None:
         settings, warnings = load_settings()
-        tracer_provider = create_provider(ENV_FILE, warnings)
+        tracer_provider = create_provider(env_file(), warnings)
         exports_traces = tracer_provider is not None
     clock = clock or partial(datetime.now, UTC)
 
@@ -366,11 +366,12 @@ def _tune_garbage_collection(stack: AsyncExitStack) -> None:
 
 def _startup_fields(settings: Settings) -> dict[str, object]:
     """What the first log line says, without the passwords in URLs."""
+    file = env_file()
     return {
         "version": __version__,
         "database": describe_url(settings),
         "hashing_threads": hashing_threads(settings),
-        "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
+        "env_file": file if file.exists() else f"{file} (none)",
     }
 
 

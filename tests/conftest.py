@@ -57,7 +57,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a developer's .env may change what a test sees."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.delenv("HOURPASS_HOME", raising=False)
+    monkeypatch.setenv("ENV_FILE", os.devnull)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from urllib.parse import parse_qsl
 
 from app.backup.errors import BackupError
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.database import postgres_url
 
 DUMP_MAGIC = b"PGDMP"
@@ -134,7 +134,7 @@ def environment(url: str) -> dict[str, str]:
     for option, name in _VARIABLES.items():
         if value := given.get(option):
             is_path = option in _FILES and value != "system"
-            variables[name] = str(HOME / value) if is_path else value
+            variables[name] = str(home() / value) if is_path else value
     if given.get("sslrootcert") == "system":
         variables["PGSSLMODE"] = "verify-full"
     variables["PGTARGETSESSIONATTRS"] = str(parsed.arguments["target_session_attrs"])

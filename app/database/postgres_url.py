@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.database.connector import CONNECT_SECONDS
 from app.errors import StartupError
 
@@ -101,7 +101,7 @@ def parse(url: str) -> PostgresUrl:
     _check_names(options, query)
     for name in _FILES:
         if name in options and options[name] != "system":
-            options[name] = str(HOME / options[name])
+            options[name] = str(home() / options[name])
     in_query = {name: options[name] for name in _ARGUMENTS if options.get(name)}
     arguments = {"user": unquote(user), "password": unquote(password)} | in_query
     arguments["database"] = unquote(database) or options.get("database", options.get("dbname", ""))

@@ -159,7 +159,7 @@ def test_the_log_shows_no_secret() -> None:
 def test_relative_paths_are_relative_to_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_url, "HOME", tmp_path)
+    monkeypatch.setenv("HOURPASS_HOME", str(tmp_path))
     certificate(tmp_path)
     made = next(tmp_path.glob("*.pem"))
     dsn: str = parsed(f"/camelot?sslrootcert={made.name}").arguments["dsn"]
