@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.mail import service as mail
-from tests.operations.test_cli import Command, hourpass
+from tests.support.commands import Command, hourpass
 from tests.support.mail_server import MailServer, deliver
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, register
 

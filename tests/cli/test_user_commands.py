@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.cli.output import as_text
-from tests.operations.test_cli import Command, assert_refused, hourpass
 from tests.support.authenticator import enroll
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.mail_server import MailServer, deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, utc_now

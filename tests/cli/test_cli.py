@@ -3,18 +3,15 @@
 No password shows anywhere, and what an operator can mend comes as one line and exit status 1.
 """
 
-import asyncio
 import os
 import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 from httpx import AsyncClient
 from sqlalchemy import select
 
@@ -27,6 +24,7 @@ from app.http import access_log
 from app.settings import ROOT, Settings
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
+from tests.support.commands import Command, assert_refused, hourpass, run
 from tests.support.markers import on_sqlite
 from tests.support.processes import environment
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
@@ -42,36 +40,9 @@ from tests.support.users import (
     token_holds,
 )
 
-Command = Callable[..., Awaitable[Result]]
+__all__ = ["hourpass"]  # a fixture
 
 NEW_PASSWORD = "achieved the grail"
-
-
-def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
-    return CliRunner().invoke(main, arguments, input=stdin, env={**CHEAP_HASHING, **variables})
-
-
-@pytest.fixture
-def hourpass(database_url: str) -> Command:
-    """The command on this test's database, beside the running app: it has an event loop too."""
-
-    async def run_beside(*arguments: str, stdin: str = "", **variables: str) -> Result:
-        variables["DATABASE_URL"] = database_url
-        # The app's request lines go to standard error, which CliRunner takes for the command's.
-        access_log.request_log.flush()
-        access_log.request_log.configure(enabled=False, as_text=False)
-        return await asyncio.to_thread(run, *arguments, stdin=stdin, **variables)
-
-    return run_beside
-
-
-def assert_refused(result: Result, *reasons: str) -> None:
-    """Exit status 1, no traceback, and a line for each reason."""
-    assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)
-    lines = result.output.removeprefix("Error: ").splitlines()
-    for line, reason in zip(lines, reasons, strict=True):
-        assert reason in line
 
 
 async def test_create_admin_takes_the_password_from_standard_input(

@@ -13,16 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from fastapi import FastAPI
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
-from app.cli.main import main
 from app.context import RequestContext
 from app.database.engine import Database
-from app.http import access_log
 from app.manifests.errors import ChangedMeanwhileError, ManifestError
 from app.manifests.export import export
 from app.manifests.reader import MAX_BYTES, read_manifest
@@ -32,9 +30,10 @@ from app.settings import ROOT
 from app.tokens.revocations.models import Revocation
 from app.users.models import User
 from tests.support import database_templates as templates
+from tests.support.commands import Command, hourpass
 from tests.support.database_templates import Postgres
 from tests.support.markers import on_postgresql, on_sqlite
-from tests.support.settings import CHEAP_HASHING, make_settings, utc_now
+from tests.support.settings import make_settings, utc_now
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
@@ -49,6 +48,8 @@ from tests.support.users import (
     said_in,
     token_holds,
 )
+
+__all__ = ["hourpass"]  # a fixture
 
 Apply = Callable[..., Awaitable[Result]]
 
@@ -73,25 +74,7 @@ groups:
 
 
 @pytest.fixture
-def hourpass(database_url: str) -> Apply:
-    """The command, beside the running app: it has an event loop of its own."""
-
-    async def run(*arguments: str, stdin: str | bytes = "") -> Result:
-        access_log.request_log.flush()
-        access_log.request_log.configure(enabled=False, as_text=False)
-        return await asyncio.to_thread(
-            CliRunner().invoke,
-            main,
-            arguments,
-            input=stdin,
-            env={**CHEAP_HASHING, "DATABASE_URL": database_url},
-        )
-
-    return run
-
-
-@pytest.fixture
-def apply(hourpass: Apply, tmp_path: Path) -> Apply:
+def apply(hourpass: Command, tmp_path: Path) -> Apply:
     """`hourpass apply --yes` for a text."""
 
     async def run(content: str, *options: str, stdin: str = "") -> Result:
@@ -525,7 +508,7 @@ async def test_nobody_else_changes_a_user_before_the_last_change_is_committed(
 
 
 async def test_the_export_has_everything_and_no_secret(
-    hourpass: Apply, apply: Apply, app: FastAPI
+    hourpass: Command, apply: Apply, app: FastAPI
 ) -> None:
     assert (await apply(COURT)).exit_code == 0
     result = await hourpass("export")
@@ -629,7 +612,7 @@ async def test_an_export_differs_in_nothing_and_makes_another_database_the_same(
 
 @on_sqlite
 @pytest.mark.first_start
-async def test_the_page_shows_what_the_commands_print(hourpass: Apply, tmp_path: Path) -> None:
+async def test_the_page_shows_what_the_commands_print(hourpass: Command, tmp_path: Path) -> None:
     page = (ROOT / "docs/apply.md").read_text()
     blocks = re.findall(r"^```(yaml|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (_, first), (_, created), (_, second), (_, changed), (_, exported) = blocks

@@ -3,7 +3,7 @@
 import pytest
 from httpx import AsyncClient
 
-from tests.operations.test_cli import Command, hourpass
+from tests.support.commands import Command, hourpass
 from tests.support.users import GALAHAD, LANCELOT, bearer, log_in, register
 
 __all__ = ["hourpass"]

@@ -18,7 +18,7 @@ from app.database.migrations import HEAD
 from app.doctor import checks, clock, disk, limits, mail, proxy
 from app.doctor.finding import Finding
 from app.doctor.system import System
-from tests.operations.test_cli import Command, hourpass, run
+from tests.support.commands import Command, hourpass, run
 from tests.support.mail_server import MailServer
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock, make_settings, utc_now
