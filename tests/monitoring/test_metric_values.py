@@ -199,6 +199,23 @@ async def test_jobs_tell_when_they_last_succeeded(measured_app: FastAPI) -> None
 
 
 @on_sqlite
+async def test_a_worker_that_stops_reports_what_it_has_counted_last(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a second after its last report."""
+    report = Report()
+    monkeypatch.setattr(reports, "_own", report)
+    app = create_app(settings.model_copy(update={"metrics_port": 9464}), clock, clock)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await until(lambda: report.read() is not None)
+        for _ in range(3):
+            assert (await client.get("/docs")).status_code == 200
+    last = report.read()
+    assert last
+    assert load(last)["hourpass_requests"] == {("/docs", "200"): 3}
+
+
+@on_sqlite
 async def test_nothing_is_measured_unless_a_port_is_set(settings: Settings, clock: Clock) -> None:
     app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):

@@ -32,6 +32,15 @@ class ForkedProcess:
         with _without_main_module():
             self._process.start()
 
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid
+        return pid
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def poll(self) -> int | None:
         return self._process.exitcode
 

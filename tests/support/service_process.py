@@ -23,6 +23,15 @@ _ISSUER = {"ISSUER": "http://localhost:8000"}
 @contextmanager
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
     """`hourpass serve` in a process of its own. Yields its base URL."""
+    with serving_process(database_url, *arguments, **settings) as (_, base_url):
+        yield base_url
+
+
+@contextmanager
+def serving_process(
+    database_url: str, *arguments: str, **settings: str
+) -> Iterator[tuple[ForkedProcess, str]]:
+    """The same, for tests that send signals."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     defaults = {**CHEAP_HASHING, **_AGELESS, **_ISSUER}
@@ -32,7 +41,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     base_url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(process, base_url, workers)
-        yield base_url
+        yield process, base_url
     finally:
         process.terminate()
         try:
