@@ -217,10 +217,10 @@ def test_a_file_that_is_not_utf_8_is_refused() -> None:
         read_manifest(b"users: {caf\xe9: {}}", "team.yaml")
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", "users:\n", "users:\n  arthur:\n"])
-async def test_what_the_file_leaves_out_stays(apply: Apply, content: str) -> None:
-    result = await apply(content)
-    assert (result.exit_code, result.output) == (0, "There is no difference.\n")
+async def test_what_the_file_leaves_out_stays(apply: Apply) -> None:
+    for content in ("", "# nothing\n", "users:\n", "users:\n  arthur:\n"):
+        result = await apply(content)
+        assert (result.exit_code, result.output) == (0, "There is no difference.\n"), content
 
 
 async def test_everything_that_is_missing_is_created(
@@ -265,6 +265,7 @@ async def test_everything_that_is_missing_is_created(
     assert again.output == "There is no difference.\n"
 
 
+@on_sqlite
 async def test_a_new_user_logs_in_after_a_password_reset(
     apply: Apply, client: httpx.AsyncClient
 ) -> None:
@@ -316,6 +317,7 @@ async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_
     assert (await renew(client, lancelots["refresh_token"])).status_code == 200
 
 
+@on_sqlite
 async def test_disabling_revokes_and_enabling_does_not_bring_tokens_back(
     apply: Apply, client: httpx.AsyncClient
 ) -> None:
@@ -330,64 +332,65 @@ async def test_disabling_revokes_and_enabling_does_not_bring_tokens_back(
     assert not await token_holds(client, token)
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        pytest.param(
-            "users: {percival: {}, arthur: {is_admin: false}}",
-            "Error: user arthur: Not allowed for the last administrator who can log in.",
-            id="the last administrator",
-        ),
-        pytest.param(
-            "users: {percival: {is_admin: true}, arthur: {is_enabled: false}}",
-            "Error: user arthur: Not allowed for the last administrator who can log in.",
-            id="the other administrator has no password",
-        ),
-        pytest.param(
-            f"users: {{percival: {{scopes: [{', '.join('x' * 120 + n for n in LETTERS)}]}}}}",
-            "Error: user percival: scopes: An access token with these scopes could have",
-            id="scopes that are too long for a token",
-        ),
-        pytest.param(
-            "users: {percival: {}, svc-percival: {}}",
-            "Error: user svc-percival: username: Must not begin with svc-",
-            id="the name of a service account",
-        ),
-        pytest.param(
-            "users: {percival: {}}\ngroups: {knights: {members: [mordred]}}",
-            "Error: groups.knights.members: there is no user mordred.",
-            id="a member who is nowhere",
-        ),
-        pytest.param(
-            "users: {percival: {}}\ngroups: {"
-            + ", ".join(f"g{n}: {{members: [percival]}}" for n in range(21))
-            + "}",
-            "Error: group g9: The user is in 20 groups, which is the maximum.",
-            id="too many groups, noticed last",
-        ),
-    ],
+FORBIDDEN = (
+    (
+        "the last administrator",
+        "users: {percival: {}, arthur: {is_admin: false}}",
+        "Error: user arthur: Not allowed for the last administrator who can log in.",
+    ),
+    (
+        "the last administrator, pruned",
+        "prune: true\nusers: {percival: {}}",
+        "Error: user arthur: Not allowed for the last administrator who can log in.",
+    ),
+    (
+        "the other administrator has no password",
+        "users: {percival: {is_admin: true}, arthur: {is_enabled: false}}",
+        "Error: user arthur: Not allowed for the last administrator who can log in.",
+    ),
+    (
+        "scopes that are too long for a token",
+        f"users: {{percival: {{scopes: [{', '.join('x' * 120 + n for n in LETTERS)}]}}}}",
+        "Error: user percival: scopes: An access token with these scopes could have",
+    ),
+    (
+        "the name of a service account",
+        "users: {percival: {}, svc-percival: {}}",
+        "Error: user svc-percival: username: Must not begin with svc-",
+    ),
+    (
+        "a member who is nowhere",
+        "users: {percival: {}}\ngroups: {knights: {members: [mordred]}}",
+        "Error: groups.knights.members: there is no user mordred.",
+    ),
+    (
+        "too many groups, noticed last",
+        "users: {percival: {}}\ngroups: {"
+        + ", ".join(f"g{n}: {{members: [percival]}}" for n in range(21))
+        + "}",
+        "Error: group g9: The user is in 20 groups, which is the maximum.",
+    ),
+    (
+        "a difference that would keep a service waiting",
+        f"users: {{{', '.join(f'user{n}: {{}}' for n in range(MAX_OPERATIONS + 1))}}}",
+        "needs 1,001 operations, and 1,000 are possible",
+    ),
 )
+
+
 async def test_what_a_rule_forbids_is_refused_with_everything_else(
-    apply: Apply, app: FastAPI, content: str, problem: str
+    apply: Apply, app: FastAPI, subtests: pytest.Subtests
 ) -> None:
     before = await traces_in(app)
-    result = await apply(content)
-    assert result.exit_code == 1
-    assert problem in result.stderr
-    assert await traces_in(app) == before
+    for name, content, problem in FORBIDDEN:
+        with subtests.test(name):
+            result = await apply(content)
+            assert result.exit_code == 1
+            assert problem in result.stderr
+            assert await traces_in(app) == before
 
 
-async def test_a_difference_that_would_keep_a_service_waiting_is_refused(
-    apply: Apply, app: FastAPI
-) -> None:
-    before = await traces_in(app)
-    people = [f"user{number}" for number in range(MAX_OPERATIONS + 1)]
-    result = await apply(f"users: {{{', '.join(f'{name}: {{}}' for name in people)}}}")
-    assert result.exit_code == 1
-    assert "needs 1,001 operations, and 1,000 are possible" in result.stderr
-    assert await traces_in(app) == before
-
-
+@on_sqlite
 async def test_administrators_can_be_exchanged_in_one_file(
     apply: Apply, client: httpx.AsyncClient
 ) -> None:
@@ -435,14 +438,7 @@ async def test_pruning_disables_users_and_deletes_groups(
     assert result.stdout.startswith("~ service account svc-scribe\n    is_enabled: yes → no\n")
 
 
-async def test_pruning_the_last_administrator_is_refused(apply: Apply, app: FastAPI) -> None:
-    before = await traces_in(app)
-    result = await apply("users: {}", "--prune", "--yes")
-    assert result.exit_code == 1
-    assert "user arthur: Not allowed for the last administrator" in result.stderr
-    assert await traces_in(app) == before
-
-
+@on_sqlite
 async def test_nothing_changes_without_a_yes(apply: Apply, app: FastAPI) -> None:
     before = await traces_in(app)
     for options, stdin, status in (
@@ -559,30 +555,29 @@ SCOPES = ("predict", "yes", "1", "predict:fraud-*", "null", "~", "a.b", "!x", "#
 
 
 async def build_state(services: Services, context: RequestContext, random: Random) -> None:
-    """Any state that the commands can make."""
+    """A state with every tricky name."""
     ids = []
-    for name in random.sample(TRICKY, 12):
+    for name in TRICKY:
         email = f"{random.randrange(9)}@camelot.example" if random.random() < 0.5 else None
         scopes = random.sample(SCOPES, random.randrange(4))
         is_admin = random.random() < 0.2
         ids.append(
             await services.users.create(context, name, email, is_admin=is_admin, scopes=scopes)
         )
-    for name in random.sample(GROUP_NAMES, 4):
+    for name in GROUP_NAMES:
         account = await services.service_accounts.create(
             context, f"svc-{name}", random.sample(SCOPES, random.randrange(3))
         )
         ids.append(account.id)
         await services.groups.create(context, name, random.sample(SCOPES, random.randrange(4)))
-        for user_id in random.sample(ids, random.randrange(len(ids))):
+        for user_id in random.sample(ids, random.randrange(5)):
             await services.groups.add_member(context, name, user_id)
-    for user_id in random.sample(ids, 5):
+    for user_id in random.sample(ids, 9):
         await services.users.change(context, user_id, is_enabled=random.random() < 0.5)
 
 
-@pytest.mark.parametrize("seed", range(4))
 async def test_an_export_differs_in_nothing_and_makes_another_database_the_same(
-    database_url: str, empty_twin: str, seed: int
+    database_url: str, empty_twin: str
 ) -> None:
     async def within(url: str, work: Callable[[Services, RequestContext], Awaitable[Any]]) -> Any:
         settings = make_settings(url)
@@ -602,7 +597,7 @@ async def test_an_export_differs_in_nothing_and_makes_another_database_the_same(
         await manifests.apply(context, manifest, changes)
         return len(changes)
 
-    await within(database_url, lambda s, context: build_state(s, context, Random(seed)))
+    await within(database_url, lambda s, context: build_state(s, context, Random(1)))
     exported = await within(database_url, lambda _, context: export(context))
     assert await within(database_url, apply_exported) == 0
     assert await within(empty_twin, apply_exported) > 10
