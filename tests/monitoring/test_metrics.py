@@ -15,7 +15,7 @@ from app.main import create_app
 from app.metrics.definitions import OF_WORKERS, WORKERS, WORKERS_ENDED
 from app.settings import ROOT
 from tests.support import database_templates as templates
-from tests.support.forked_process import ForkedProcess
+from tests.support.forked_process import ForkedProcess, forked_ids
 from tests.support.metrics import Scrape, scrape, scrape_until
 from tests.support.processes import free_port
 from tests.support.service_process import serving, serving_process
@@ -34,6 +34,7 @@ class Measured:
     process: ForkedProcess
     url: str
     port: int
+    others: set[int]  # forked before
 
     def ask(self, path: str) -> int:
         """On a connection of its own, so that any worker may get it."""
@@ -43,12 +44,8 @@ class Measured:
         body = {"username": username, "password": password}
         return str(httpx.post(f"{self.url}/token", json=body).json().get("token"))
 
-    def worker_ids(self) -> list[int]:
-        """Without the child that Python starts with them."""
-        supervisor = self.process.pid
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-        return [pid for pid, command in commands.items() if "spawn_main" in command]
+    def worker_ids(self) -> set[int]:
+        return forked_ids() - self.others - {self.process.pid}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +60,9 @@ def measured(
         "SMTP_URL": "smtp+plain://127.0.0.1:1",  # nothing is sent
         "MAIL_FROM": "no-reply@camelot.example",
     }
+    others = forked_ids()
     with serving_process(f"sqlite:///{database}", "--workers", "2", **settings) as (process, url):
-        yield Measured(process, url, port)
+        yield Measured(process, url, port, others)
 
 
 def requests(found: Scrape, route: str) -> float:
@@ -163,7 +161,7 @@ def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Meas
         assert measured.ask(metadata) == 200
     before = scrape_until(measured.port, lambda found: requests(found, metadata) == 10)
     ended = before.total("hourpass_workers_ended_total")
-    os.kill(measured.worker_ids()[0], signal.SIGKILL)
+    os.kill(min(measured.worker_ids()), signal.SIGKILL)
     after = scrape_until(
         measured.port,
         lambda found: (

@@ -171,7 +171,7 @@ async def test_what_machines_repeat_all_the_time_has_no_span(
     assert exporter.get_finished_spans() == ()
 
 
-SWITCHES = (
+SWITCHES: tuple[tuple[str, dict[str, str], bool], ...] = (
     ("off by default", {}, False),
     ("empty", {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
     ("an endpoint", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),

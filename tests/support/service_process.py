@@ -55,7 +55,7 @@ def serving_process(
 @contextmanager
 def two_services(database_url: str, **settings: str) -> Iterator[tuple[str, str]]:
     """Two processes with one database, as two workers are, but each with its own base URL: a test
-    decides which of them it asks. Two workers would have to import all libraries."""
+    decides which of them it asks."""
     with serving(database_url, **settings) as first, serving(database_url, **settings) as second:
         yield first, second
 
