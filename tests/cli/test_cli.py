@@ -184,7 +184,7 @@ async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
     assert not await has_second_factor()
 
 
-async def test_what_it_does_is_in_the_audit_log(
+async def test_commands_are_in_the_audit_log(
     hourpass: Command, settings: Settings, database: Database, clock: Clock
 ) -> None:
     async def entries() -> list[Entry]:

@@ -204,7 +204,7 @@ async def traces_in(app: FastAPI) -> tuple[int, ...]:
         ),
     ],
 )
-def test_a_file_that_is_wrong_gets_its_line_named(content: str, problem: str) -> None:
+def test_an_error_names_the_line_of_the_file(content: str, problem: str) -> None:
     with pytest.raises(ManifestError) as refused:
         read_manifest(content.encode(), "team.yaml")
     first = str(refused.value).splitlines()[0]
@@ -359,7 +359,7 @@ FORBIDDEN = (
         "Error: user svc-percival: username: Must not begin with svc-",
     ),
     (
-        "a member who is nowhere",
+        "an unknown member",
         "users: {percival: {}}\ngroups: {knights: {members: [mordred]}}",
         "Error: groups.knights.members: there is no user mordred.",
     ),
