@@ -1,6 +1,6 @@
 """The `hourpass` command, without the service or while it runs on the same database.
 
-No password shows anywhere, and what an operator can mend comes as one line and exit status 1.
+No output shows a password. An error that an operator can correct is one line, with exit status 1.
 """
 
 import json
@@ -71,7 +71,7 @@ async def test_create_admin_refuses_a_taken_name_and_changes_nothing(
     assert (profile["username"], profile["is_admin"]) == ("galahad", False)
 
 
-async def test_set_password_changes_it_and_ends_the_users_tokens(
+async def test_set_password_revokes_the_tokens_of_the_user(
     hourpass: Command, client: AsyncClient
 ) -> None:
     await register(client, GALAHAD)
@@ -164,7 +164,7 @@ def test_a_scope_that_cannot_be_granted_is_refused_with_the_reason(
     assert reason in " ".join(result.output.replace("│", " ").split())
 
 
-async def test_reset_second_factor_takes_it_away_and_ends_the_users_tokens(
+async def test_reset_second_factor_removes_it_and_revokes_the_tokens_of_the_user(
     hourpass: Command, client: AsyncClient, clock: Clock
 ) -> None:
     async def has_second_factor() -> bool:
@@ -228,7 +228,7 @@ async def test_a_refused_password_is_not_repeated(hourpass: Command) -> None:
             assert_refused(result, line)
 
 
-def test_a_password_that_is_no_text_is_refused_without_a_traceback(
+def test_a_password_that_is_not_text_is_refused_without_a_traceback(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
     database = shutil.copy(sqlite_template, tmp_path)
@@ -389,7 +389,7 @@ def loaded(command: str) -> click.Command:
     ],
 )
 @pytest.mark.parametrize("command", ["migrate", "serve"])
-def test_a_bad_setting_gets_one_line_that_names_it_and_not_its_value(
+def test_an_invalid_setting_is_named_without_its_value(
     command: str, variables: dict[str, str], line: str
 ) -> None:
     result = run(command, **variables)
@@ -397,7 +397,7 @@ def test_a_bad_setting_gets_one_line_that_names_it_and_not_its_value(
     assert not [value for value in variables.values() if value and value in result.output.split()]
 
 
-def test_several_bad_settings_get_a_line_each() -> None:
+def test_each_invalid_setting_has_a_line() -> None:
     result = run("migrate", PORT="eighty", WORKERS="0")
     assert_refused(
         result,

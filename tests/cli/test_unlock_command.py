@@ -1,4 +1,4 @@
-"""`hourpass unlock` says what it did, and refuses what is no address."""
+"""`hourpass unlock` says what it did, and rejects invalid IP addresses."""
 
 from httpx import AsyncClient
 
@@ -10,7 +10,7 @@ __all__ = ["hourpass"]
 
 
 @on_sqlite
-async def test_of_a_disabled_user_it_does_not_say_that_the_user_can_log_in(
+async def test_it_says_whether_the_user_can_log_in(
     hourpass: Command, client: AsyncClient, arthurs_token: str
 ) -> None:
     await register(client, LANCELOT)
@@ -27,7 +27,7 @@ async def test_of_a_disabled_user_it_does_not_say_that_the_user_can_log_in(
 
 
 @on_sqlite
-async def test_it_refuses_what_is_no_address(hourpass: Command, client: AsyncClient) -> None:
+async def test_it_rejects_an_invalid_ip_address(hourpass: Command, client: AsyncClient) -> None:
     await register(client, GALAHAD)
     for option in ("--address", "--ip-address"):
         for text in ("zzz", "", "192.0.2.300", "192.0.2.0/24"):

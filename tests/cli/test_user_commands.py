@@ -61,7 +61,7 @@ async def test_a_created_user_has_the_scopes_and_is_listed_as_over_http(
 
 
 @on_sqlite
-async def test_a_user_is_shown_to_people_without_what_is_empty(
+async def test_empty_members_of_a_user_are_not_shown(
     hourpass: Command, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -131,7 +131,7 @@ async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     assert await token_holds(client, anothers)
 
 
-async def test_revoke_tokens_ends_tokens_and_sessions_and_no_others(
+async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
     hourpass: Command, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -240,7 +240,7 @@ async def test_the_address_of_a_user_is_changed_verified_and_removed(
 
 
 @on_sqlite
-async def test_the_rules_of_the_api_hold_for_the_last_administrator(
+async def test_the_last_administrator_is_protected_as_over_http(
     hourpass: Command, client: AsyncClient
 ) -> None:
     for command in (
@@ -375,7 +375,7 @@ async def deliver_now(app: FastAPI, clock: Clock) -> None:
     await deliver(app)
 
 
-def test_what_strangers_write_cannot_command_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert as_text("curl\x1b]0;pwned\x07\n\u202e") == "curl\\x1b]0;pwned\\x07\\n\\u202e"
     assert as_text("Šarūnas 日本") == "Šarūnas 日本"
     assert as_text({"agent": "\x9b"}) == "agent=\\x9b"

@@ -256,7 +256,7 @@ OTHER: Samples = {
 }
 
 
-def test_values_of_workers_are_added_unless_one_of_them_counts() -> None:
+def test_values_of_workers_are_added_or_the_extreme_one_counts() -> None:
     assert Totals().merge([dump(ONE), dump(OTHER)]) == {
         "hourpass_requests": {("/token", "200"): 7, ("/token", "401"): 1},
         "hourpass_hash_seconds": {(): [4, 0.75]},
@@ -279,7 +279,7 @@ def test_counters_of_ended_workers_stay() -> None:
     assert totals.number_ended == 2
 
 
-def test_reports_of_another_version_are_read_as_far_as_they_are_known() -> None:
+def test_unknown_metrics_of_another_version_are_ignored() -> None:
     """After an upgrade, SIGHUP starts workers that are newer than their supervisor."""
     newer: Samples = {"hourpass_from_tomorrow": {(): 1}, "hourpass_hash_seconds": {(): [1, 1, 1]}}
     assert load(dump(newer)) == {"hourpass_hash_seconds": {(): [1, 1, 1]}}

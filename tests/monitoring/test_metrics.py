@@ -155,7 +155,7 @@ def test_rules_and_dashboard_name_metrics_that_are_there(found: Scrape) -> None:
     assert set(re.findall(r"`(Hourpass[A-Z]\w+)`", page)) == set(alerts)
 
 
-def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Measured) -> None:
+def test_the_counters_of_a_killed_worker_stay_and_its_gauges_disappear(measured: Measured) -> None:
     metadata = "/.well-known/oauth-authorization-server"  # which no other test asks for
     for _ in range(10):
         assert measured.ask(metadata) == 200

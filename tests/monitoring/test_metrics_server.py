@@ -1,4 +1,4 @@
-"""The bounds of the server of /metrics."""
+"""The limits of the server of /metrics."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: what they say, and what they must not say."""
+"""Spans of OpenTelemetry: what they contain, and what they must not contain."""
 
 import json
 import os
@@ -163,7 +163,7 @@ async def test_an_unexpected_error_has_its_type_and_not_its_text(
 
 
 @on_sqlite
-async def test_what_machines_repeat_all_the_time_has_no_span(
+async def test_routine_requests_have_no_span(
     client: httpx.AsyncClient, exporter: InMemorySpanExporter
 ) -> None:
     for path in ("/healthz", "/readyz", "/revocations"):
