@@ -220,8 +220,8 @@ class InvalidSettingsError(StartupError):
 
 
 def find_errors(values: Mapping[str, str]) -> list[str]:
-    """What is wrong with settings of these values alone: neither the environment nor a file is
-    read. One line for each, as in InvalidSettingsError."""
+    """The errors of settings with these values: one line for each, as in InvalidSettingsError. Reads
+    neither the environment nor a file."""
     settings = Settings.__new__(Settings)
     try:
         BaseModel.__init__(settings, **{name.lower(): value for name, value in values.items()})

@@ -1,6 +1,6 @@
 """Commands for API keys."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from app.credentials.api_keys.models import ApiKey
     from app.credentials.api_keys.schemas import ApiKeyRecord
     from app.services import Services
+    from app.users.models import User
 
     Found = tuple[str, ApiKeyRecord]  # the name of the owner, and the key
     Operation = Callable[[RequestContext, int, str], Awaitable[ApiKey]]
@@ -46,7 +47,7 @@ def _check_id(_context: click.Context, _argument: click.Parameter, text: str) ->
 
 
 def _check_id_or_key(context: click.Context, argument: click.Parameter, text: str) -> str:
-    """A key that has leaked is at hand as a whole."""
+    """To revoke a leaked key, an operator may paste all of it."""
     return id_of(text) if is_well_formed(text) else _check_id(context, argument, text)
 
 
@@ -68,44 +69,41 @@ def list_keys(username: str | None, *, of_all: bool, as_json: bool) -> None:
         raise click.UsageError("Give either the name of a user or --all.")
 
     async def show(services: "Services", context: "RequestContext") -> None:
-        from app.credentials.api_keys.schemas import ApiKeyQuery, ApiKeyRecord
+        from app.credentials.api_keys.schemas import ApiKeyRecord
 
         user = await get_user(services, context, username) if username is not None else None
-        records = Records(
-            as_json=as_json,
-            id=8,
-            owner=16,
-            status=9,
-            expires=10,
-            last_used=10,
-            scopes=24,
-            name=0,
-        )
+        widths = {"id": 8, "owner": 16, "status": 9, "expires": 10, "last_used": 10, "scopes": 24}
+        records = Records(as_json=as_json, **widths, name=0)
+        async for page in _read_pages(services, context, user):
+            for api_key, owner in page:
+                record = ApiKeyRecord.of(api_key, context.now)
+                records.add(_members(owner, record), **_cells(record))
 
-        def add(api_key: "ApiKey", owner: str) -> None:
-            record = ApiKeyRecord.of(api_key, context.now)
-            records.add(_members(owner, record), **_cells(record))
+    run(show)
 
-        if user is not None:
-            query = ApiKeyQuery(limit=PAGE_SIZE)
-            while True:
-                found = await services.api_keys.list(context, user.id, query)
-                page, further = query.paginate_by_time(found)
-                await context.session.commit()
-                for api_key in page:
-                    add(api_key, user.username)
-                if further is None:
-                    return
-                query = ApiKeyQuery(limit=PAGE_SIZE, cursor=further)
+
+async def _read_pages(
+    services: "Services", context: "RequestContext", user: "User | None"
+) -> AsyncIterator[Sequence[tuple["ApiKey", str]]]:
+    """The keys of the user, or of all users, with the names of their owners. No transaction is open
+    while the caller prints a page."""
+    from app.credentials.api_keys.schemas import ApiKeyQuery
+
+    if user is None:
         last = ""
         while rows := await services.api_keys.list_of_all_users(context, last, PAGE_SIZE):
             await context.session.commit()
-            for api_key, owner in rows:
-                add(api_key, owner)
+            yield rows
             last = rows[-1][0].id
             context.session.expunge_all()
-
-    run(show)
+        return
+    query: ApiKeyQuery | None = ApiKeyQuery(limit=PAGE_SIZE)
+    while query:
+        found = await services.api_keys.list(context, user.id, query)
+        page, cursor = query.paginate_by_time(found)
+        await context.session.commit()
+        yield [(api_key, user.username) for api_key in page]
+        query = ApiKeyQuery(limit=PAGE_SIZE, cursor=cursor) if cursor else None
 
 
 @api_keys.command()
@@ -208,7 +206,7 @@ def change(
 @yes
 @as_json
 def revoke(key_id: str, *, yes: bool, as_json: bool) -> None:
-    """Revoke a key and its access tokens, for ever. ID can also be the whole key, if it leaked."""
+    """Revoke a key and its access tokens, permanently. ID can also be the text of a leaked key."""
     confirm(f"Revoke the API key {key_id}?", is_confirmed=yes)
     _change(key_id, "Revoked", lambda services: services.api_keys.revoke, as_json=as_json)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.background_jobs import wait_or_stop
-from app.cli.operations import check_arguments, get_user, run
+from app.cli.operations import DATABASE_ID, check_arguments, get_user, run
 from app.cli.output import Records, as_json
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ _FILTERS = {"since": "--since", "until": "--until", "action": "--action"}
 
 
 @click.command()
-@click.option("--action", help="Such as `user.disable`, or `user.` for all that begin so.")
+@click.option("--action", help="Such as `user.disable`, or `user.` for all that begin with it.")
 @click.option("--user", "username", metavar="NAME", help="What NAME did, or what concerns NAME.")
-@click.option(
-    "--user-id", type=click.IntRange(1, 2**63 - 1), help="The same by id: the user may be deleted."
-)
-@click.option("--succeeded/--refused", default=None, help="Only such entries.")
+@click.option("--user-id", type=DATABASE_ID, help="The same by id, also of a deleted user.")
+@click.option("--succeeded/--refused", default=None, help="Only entries with this result.")
 @click.option("--since", metavar="TIME", help="Earliest time (RFC 3339). Default time zone: UTC.")
 @click.option("--until", metavar="TIME", help="Latest time, exclusive.")
 @click.option(
@@ -92,8 +90,8 @@ def audit(
 
 
 def _interruption() -> asyncio.Event:
-    """Is set at the first Ctrl+C: a process may hang that is interrupted in a read of the database.
-    The next one interrupts as usual."""
+    """An event that the first Ctrl+C sets: a process that is interrupted while it reads from the
+    database may hang. A second Ctrl+C interrupts as usual."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -163,7 +161,7 @@ async def _follow(
 
 
 class _Printer:
-    """Prints entries with the names of users, as far as these still exist."""
+    """Prints entries, with the names of users who still exist."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._is_json = as_json

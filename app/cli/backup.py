@@ -18,7 +18,7 @@ from app.cli.output import counted
 def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: bool) -> None:  # noqa: FBT001 - click passes them by name
     """Back up the database to FILE, or with - to standard output.
 
-    The service may run meanwhile. FILE is complete as soon as it exists, and only its owner can
+    The service can keep running. FILE is complete as soon as it exists, and only its owner can
     read it. Without a passphrase, it is a SQLite database, or with PostgreSQL a dump for
     pg_restore. A passphrase file encrypts it too. Never copy the running SQLite file by other
     means: the copy lacks recent changes.

@@ -48,7 +48,8 @@ def copy_database(
     """Copy everything to another database, such as from SQLite to PostgreSQL.
 
     Stop the service first. The target must be empty; the command migrates it. Ids, tokens,
-    sessions, keys and the revocation feed stay valid. All is copied and compared, or nothing.
+    sessions, keys and the revocation feed stay valid. The command copies and
+    compares everything, or changes nothing.
     """
     source = read_settings()
     target = source.model_copy(update={"database_url": _read_url(url, to_file)})

@@ -1,16 +1,19 @@
-"""Commands of before version 0.2 that differ from those that replace them: scripts do not expect a
-question, and may read the list of the keys."""
+"""Commands from before version 0.2 that differ from their replacements.
+
+They ask nothing, and the list of keys has its old format: scripts may rely on both.
+"""
 
 from datetime import UTC, datetime
 
 import click
 
 from app.cli import signing_keys
+from app.cli.operations import DATABASE_ID
 from app.cli.users import erase_by_id
 
 
 @click.command()
-@click.argument("user_id", type=click.IntRange(1, 2**63 - 1))
+@click.argument("user_id", type=DATABASE_ID)
 def erase_user(user_id: int) -> None:
     """Erase a deleted user from the audit log, as `hourpass users erase --yes` does."""
     erase_by_id(user_id)

@@ -91,7 +91,7 @@ def create(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
 def set_scopes(name: str, scopes: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     """Replace the scopes of a group by SCOPES.
 
-    Asks first if the group may then do less, which revokes the access tokens of its members. Their
+    Asks first if the group loses rights, which revokes the access tokens of its members. Their
     sessions stay. Without SCOPES, the group has none.
     """
     valid_scopes = _check_scopes(scopes)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import run
-from app.cli.output import Table, as_json, print_json
+from app.cli.operations import check_scope, run
+from app.cli.output import Table, as_json, counted, print_json
 from app.imports.errors import ImportFileError
 from app.imports.formats import READERS
 from app.imports.records import MAX_HASH_SECONDS, Options
@@ -16,7 +16,6 @@ from app.security import hash_costs
 from app.security.hashing_threads import hashing_threads
 from app.settings import Settings, load_settings
 from app.users.visible_text import is_visible
-from hourpass.scopes import find_error
 
 if TYPE_CHECKING:
     from app.context import RequestContext
@@ -53,10 +52,7 @@ def _read_scopes(
         role, _, scope = pair.rpartition("=")
         if not role:
             raise click.BadParameter(f"{pair!r} is not ROLE=SCOPE.")
-        if error := find_error(scope):
-            raise click.BadParameter(f"{scope!r}: {error}.")
-        if scope == "offline_access":  # OFFLINE_ACCESS, as for `hourpass grant`
-            raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
+        check_scope(scope)
         scopes[role] = scopes.get(role, frozenset()) | {scope}
     return scopes
 
@@ -238,7 +234,7 @@ def _print(report: "Report", settings: Settings, options: Options, *, dry_run: b
         click.echo("\nThese roles have no effect. Give them one with --scope ROLE=SCOPE:")
         most_common = sorted(roles.items(), key=lambda item: (-item[1], item[0]))
         for role, number in most_common[:_MAX_ROLES]:
-            click.echo(f"  {_printable(role)} ({_users(number)})")
+            click.echo(f"  {_printable(role)} ({counted(number, 'user')})")
         if len(roles) > _MAX_ROLES:
             click.echo(f"  and {len(roles) - _MAX_ROLES} more")
 
@@ -254,12 +250,8 @@ def _print_costs(report: "Report", settings: Settings, options: Options) -> None
         click.echo(f"Up to {options.max_hash_seconds:g} seconds are allowed (--max-hash-seconds).")
     if report.to_hash:
         seconds = report.to_hash * ours / hashing_threads(settings)
-        users = _users(report.to_hash)
+        users = counted(report.to_hash, "user")
         click.echo(f"\nHashing the passwords of {users} takes {seconds:,.1f} seconds.")
-
-
-def _users(number: int) -> str:
-    return "1 user" if number == 1 else f"{number:,} users"
 
 
 def _printable(name: str) -> str:

@@ -32,7 +32,7 @@ _SECRETS = {
 
 
 class _Answers:
-    """The values of the settings. An answer that is not valid is asked for again."""
+    """The values of the settings. Asks again after an answer that is not valid."""
 
     def __init__(self, *, may_ask: bool) -> None:
         self._may_ask = may_ask
@@ -109,7 +109,7 @@ def init(  # noqa: PLR0913 - click passes each option by its name
 ) -> None:
     """Write the file .env of a production service into DIRECTORY (default: the current one).
 
-    Generates the secrets, asks for what no option says, and never replaces a file.
+    Generates the secrets, asks for what the options leave open, and never replaces a file.
     """
     answers = _Answers(may_ask=not no_input)
     paths = [directory / ".env", *(directory / "secrets" / name for name in _SECRETS.values())]
@@ -136,7 +136,7 @@ def init(  # noqa: PLR0913 - click passes each option by its name
                 "how to create an administrator and to send mail."
             )
         answers.generate("POSTGRES_PASSWORD")
-        # A variable may be the one of the image.
+        # The environment variable may be that of the image.
         source = click.get_current_context().get_parameter_source("database_url")
         own_url = database_url if source is ParameterSource.COMMANDLINE else None
         password = answers.values["POSTGRES_PASSWORD"]

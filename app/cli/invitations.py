@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.operations import PAGE_SIZE, check_argument, check_arguments, read_pages, run
+from app.cli.operations import (
+    DATABASE_ID,
+    PAGE_SIZE,
+    check_argument,
+    check_arguments,
+    read_pages,
+    run,
+)
 from app.cli.output import Records, as_json, as_text, print_json
 
 if TYPE_CHECKING:
@@ -13,7 +20,7 @@ if TYPE_CHECKING:
     from app.context import RequestContext
     from app.services import Services
 
-_id = click.argument("invitation_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+_id = click.argument("invitation_id", metavar="ID", type=DATABASE_ID)
 _language = click.option(
     "--language", help="Language of the mail, such as `de`.  [default: English]"
 )

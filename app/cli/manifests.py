@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from app.cli.operations import run
-from app.cli.output import as_json, confirm, print_json, yes
+from app.cli.output import as_json, confirm, counted, print_json, yes
 
 if TYPE_CHECKING:
     from app.context import RequestContext
@@ -37,7 +37,7 @@ def apply(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Give users, service accounts and groups the rights that FILE says.
 
-    Shows the difference and asks. All is changed in one transaction, or nothing. What FILE leaves
+    Shows the difference and asks. All changes are one transaction. What FILE leaves
     out stays as it is.
     """
     manifest = _read(file, prune=prune)
@@ -52,7 +52,7 @@ def apply(  # noqa: PLR0913 - one for each option
         sys.exit(1)
     if dry_run:
         return
-    number = "1 change" if len(changes) == 1 else f"{len(changes):,} changes"
+    number = counted(len(changes), "change")
     confirm(f"Apply {number}?", is_confirmed=yes)
     run(
         lambda services, context: _apply(services, context, manifest, changes),
@@ -74,7 +74,7 @@ _NEW_USER = ("user", "create")
 def export() -> None:
     """Print all users, service accounts and groups in the form that `apply` reads.
 
-    There is no secret in it, but there are e-mail addresses.
+    The output has e-mail addresses, but no secrets.
     """
     from app.manifests.export import export
     from app.manifests.reader import MAX_BYTES

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 Model = TypeVar("Model", bound=BaseModel)
 
 PAGE_SIZE = 200
+DATABASE_ID = click.IntRange(1, 2**63 - 1)  # of a column BIGINT
 
 
 class _HasId(Protocol):
@@ -116,6 +117,17 @@ def check_arguments(
         name = str(problem["loc"][0])
         hint = (hints or {}).get(name, f"--{name.replace('_', '-')}")
         raise click.BadParameter(problem["msg"], param_hint=hint) from None
+
+
+def check_scope(scope: str) -> None:
+    """Raises click.BadParameter for a scope that a user cannot be granted."""
+    from app.tokens.scopes import OFFLINE_ACCESS
+    from hourpass.scopes import find_error
+
+    if error := find_error(scope):
+        raise click.BadParameter(f"{scope!r}: {error}.")
+    if scope == OFFLINE_ACCESS:
+        raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
 
 
 def check_argument(kind: Any, name: str, value: Any) -> Any:

@@ -13,7 +13,7 @@ passphrase_file = click.option(
 
 
 def read(file: Path | None, *, is_new: bool = False, is_input_taken: bool = False) -> str:
-    """A new one is asked for twice. `is_input_taken`: standard input has the backup."""
+    """Asks twice for a new one. `is_input_taken`: standard input has the backup."""
     if file is not None:
         with file.open(encoding="utf-8") as opened:
             return opened.readline().rstrip("\r\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.cli.operations import run
-from app.cli.output import Table, as_json, confirm, print_json, yes
+from app.cli.output import Table, as_json, confirm, counted, print_json, yes
 from app.settings import load_settings
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
     if rotation.step and not rotation.workers:
         click.echo("No worker has been seen in the last minute.")
     if rotation.step is Step.ENCRYPT:
-        question = f"Encrypt {_number(rotation.to_encrypt)} with the value {rotation.newest}?"
+        question = (
+            f"Encrypt {counted(rotation.to_encrypt, 'secret')} with the value {rotation.newest}?"
+        )
         confirm(question, is_confirmed=yes)
         rotation = _encrypt(rotation)
         click.echo()
@@ -200,11 +202,11 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
         return encrypted
 
     encrypted = run(encrypt, must_be_writable=True)
-    click.echo(f"Encrypted {_number(encrypted.done)}.")
+    click.echo(f"Encrypted {counted(encrypted.done, 'secret')}.")
     if encrypted.left:
         raise click.ClickException(
-            f"{_number(encrypted.left)} could not be changed, because others were changing them. "
-            "Repeat the command."
+            f"{counted(encrypted.left, 'secret')} could not be changed, because others were "
+            "changing them. Repeat the command."
         )
     return _read()
 
@@ -254,7 +256,3 @@ def _names(workers: "list[Worker]") -> str:
     return ", ".join(
         f"{worker.name} (seen {worker.seen_ago.total_seconds():.0f} s ago)" for worker in workers
     )
-
-
-def _number(number: int) -> str:
-    return "1 secret" if number == 1 else f"{number:,} secrets"

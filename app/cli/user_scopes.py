@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.operations import get_user, run
+from app.cli.operations import check_scope, get_user, run
 from app.cli.output import as_json, confirm, print_change, scopes_text, yes
-from hourpass.scopes import find_error
 
 if TYPE_CHECKING:
     from app.context import RequestContext
@@ -19,13 +18,8 @@ _username = click.argument("username", metavar="NAME")
 def _check_scopes(
     _context: click.Context, _argument: click.Parameter, scopes: tuple[str, ...]
 ) -> set[str]:
-    from app.tokens.scopes import OFFLINE_ACCESS
-
     for scope in scopes:
-        if error := find_error(scope):
-            raise click.BadParameter(f"{scope!r}: {error}.")
-        if scope == OFFLINE_ACCESS:
-            raise click.BadParameter(f"{scope!r} is requested at a login. It cannot be granted.")
+        check_scope(scope)
     return set(scopes)
 
 

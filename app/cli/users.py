@@ -7,6 +7,7 @@ import click
 
 from app.cli import user_credentials, user_scopes
 from app.cli.operations import (
+    DATABASE_ID,
     PAGE_SIZE,
     check_arguments,
     get_user,
@@ -54,8 +55,8 @@ for _command in (
 
 @users.command("list")
 @click.option("--search", help="The beginning of a name, or a whole e-mail address.")
-@click.option("--enabled/--disabled", "is_enabled", default=None, help="Only such users.")
-@click.option("--admin/--no-admin", "is_admin", default=None, help="Only such users.")
+@click.option("--enabled/--disabled", "is_enabled", default=None, help="Only these users.")
+@click.option("--admin/--no-admin", "is_admin", default=None, help="Only these users.")
 @click.option(
     "--kind", type=click.Choice(["person", "service"]), help="Only people or service accounts."
 )
@@ -265,7 +266,7 @@ def delete(username: str, *, yes: bool, as_json: bool) -> None:
 
 
 @users.command()
-@click.argument("user_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.argument("user_id", metavar="ID", type=DATABASE_ID)
 @yes
 def erase(user_id: int, *, yes: bool) -> None:
     """Erase the personal data of a deleted user from the audit log.

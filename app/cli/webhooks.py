@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.operations import PAGE_SIZE, check_arguments, run
+from app.cli.operations import DATABASE_ID, PAGE_SIZE, check_arguments, run
 from app.cli.output import Records, as_json, confirm, counted, print_json, yes
 from app.webhooks.event_types import TYPES, EventType
 
@@ -27,7 +27,7 @@ _DELIVERY_COLUMNS = {
     "created_at": 0,
 }
 
-_webhook_id = click.argument("webhook_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+_webhook_id = click.argument("webhook_id", metavar="ID", type=DATABASE_ID)
 
 
 @click.group()
@@ -140,7 +140,7 @@ def test(webhook_id: int) -> None:
 
 
 @webhooks.command()
-@click.argument("webhook_id", metavar="[ID]", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.argument("webhook_id", metavar="[ID]", type=DATABASE_ID, required=False)
 @as_json
 def deliveries(webhook_id: int | None, *, as_json: bool) -> None:
     """List the messages that wait for one webhook, or for all."""
@@ -148,7 +148,7 @@ def deliveries(webhook_id: int | None, *, as_json: bool) -> None:
 
 
 @webhooks.command()
-@click.argument("webhook_id", metavar="[ID]", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.argument("webhook_id", metavar="[ID]", type=DATABASE_ID, required=False)
 @as_json
 def dead_letters(webhook_id: int | None, *, as_json: bool) -> None:
     """List the messages that were given up, of one webhook or of all."""

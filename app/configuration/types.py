@@ -172,7 +172,7 @@ def _normalize_mailbox(value: str) -> str:
 
 
 def _is_one_mailbox(value: str) -> bool:
-    """Neither several addresses, nor a group of them (RFC 5322, 3.4), nor more beside them."""
+    """False for several addresses, for a group (RFC 5322, 3.4), and for text beside the address."""
     from email.errors import InvalidHeaderDefect
     from email.policy import SMTP
 

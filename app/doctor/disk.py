@@ -30,7 +30,7 @@ def _check_disk(path: Path) -> Iterator[Finding]:
     if wal.exists() and wal.stat().st_size > LONG_WAL_BYTES:
         text = (
             f"{wal} has {wal.stat().st_size // MIB:,} MiB. A backup or another program keeps the "
-            "database open for reading: end it."
+            "database open for reading. Stop it."
         )
         yield Finding("disk", "warning", text)
 
@@ -38,7 +38,7 @@ def _check_disk(path: Path) -> Iterator[Finding]:
 def judge(directory: Path, free: int) -> Finding:
     text = f"{directory} has {free // MIB:,} MiB left."
     if free < TOO_LITTLE_BYTES:
-        return Finding("disk", "error", f"{text} Make room: without it, nobody can log in.")
+        return Finding("disk", "error", f"{text} Free some space: without it, nobody can log in.")
     if free < LITTLE_BYTES:
-        return Finding("disk", "warning", f"{text} Make room before it is full.")
+        return Finding("disk", "warning", f"{text} Free some space before it is full.")
     return Finding("disk", "ok", text)

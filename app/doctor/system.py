@@ -17,7 +17,7 @@ class NotCheckedError(Exception):
 
 
 class System:
-    """Each attribute that is missing raises NotCheckedError. No check need ask for it first."""
+    """Reading an attribute that is not available raises NotCheckedError, so checks need not ask."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []  # of the settings

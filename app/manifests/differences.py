@@ -33,8 +33,8 @@ class Change:
 
 
 def find_changes(manifest: Manifest, state: State) -> list[Change]:
-    """In the order of the sections, and of names. Raises ManifestError for a member of a group who
-    is nowhere, and for a name of the other kind of user."""
+    """In the order of the sections, and of names. Raises ManifestError for a member that does
+    not exist, and for a name of the other kind of user."""
     problems: list[str] = []
     changes: list[Change] = []
     for kind, entries in ((PERSON, manifest.users), (SERVICE, manifest.service_accounts)):

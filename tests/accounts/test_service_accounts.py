@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 
-from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_sqlite
 from tests.support.users import (
     ARTHUR,

@@ -8,7 +8,7 @@ import pytest
 from httpx import AsyncClient
 
 from hourpass.api_keys import id_of, is_well_formed
-from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.key_calls import keys_of
 from tests.support.markers import on_sqlite
 from tests.support.users import GALAHAD, LANCELOT, register

@@ -18,7 +18,7 @@ from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.settings import ROOT
 from tests.audit.test_audit import add_entries
-from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.processes import environment, killed_after
 from tests.support.settings import Clock

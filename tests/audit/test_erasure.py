@@ -13,8 +13,8 @@ from app.audit import erasure
 from app.audit.models import Entry
 from app.database.engine import Database, begin_write
 from tests.audit.test_audit import add_entries, entries_of, service_url
-from tests.operations.test_cli import Command, assert_refused, hourpass
 from tests.support.apps import client_of, started_client
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_postgresql
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import (

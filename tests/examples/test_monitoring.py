@@ -1,6 +1,6 @@
 """Prometheus understands examples/monitoring, and alerts when it should.
 
-tests/operations/test_metrics.py checks that the metrics exist.
+tests/monitoring/test_metrics.py checks that the metrics exist.
 """
 
 import json

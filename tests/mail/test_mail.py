@@ -25,9 +25,9 @@ from app.main import create_app
 from app.retention.service import Retention
 from app.settings import Settings
 from app.users.models import User
-from tests.operations.test_cli import assert_refused, run
 from tests.support.apps import client_of
 from tests.support.certificates import certificate
+from tests.support.commands import assert_refused, run
 from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
 from tests.support.markers import on_sqlite
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, serving

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.mail import service as mail
-from tests.operations.test_cli import Command, hourpass
+from tests.support.commands import Command, hourpass
 from tests.support.mail_server import MailServer, deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import utc_now

@@ -6,7 +6,7 @@ import re
 import pytest
 from httpx import AsyncClient
 
-from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_sqlite
 from tests.support.users import GALAHAD, LANCELOT, comes_to_an_end, log_in, register, said_in
 

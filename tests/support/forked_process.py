@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing import forkserver
-from types import ModuleType
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest.mock import patch
+
+from uvicorn import _subprocess
 
 from tests.support.processes import environment
 
@@ -31,6 +36,15 @@ class ForkedProcess:
         _start_server()
         with _without_main_module():
             self._process.start()
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid
+        return pid
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -67,7 +81,35 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def forked_ids() -> set[int]:
+    """The process ids of all forked processes: of services, and of their workers."""
+    _start_server()
+    server = vars(forkserver._forkserver)["_forkserver_pid"]
+    return set(map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split()))
+
+
 def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) -> None:
+    _adopt(directory, variables)
+    # It would start another server, although it knows the one that it is from.
+    vars(forkserver._forkserver)["ensure_running"] = lambda: None
+    vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
+    sys.argv = ["hourpass", *arguments]
+    runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+
+
+class _Worker(ForkServerProcess):
+    """A worker of uvicorn: forked too, with the environment of its supervisor."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._environment = str(Path.cwd()), dict(os.environ)
+
+    def run(self) -> None:
+        _adopt(*self._environment)
+        super().run()
+
+
+def _adopt(directory: str, variables: dict[str, str]) -> None:
     # In a process that a shell starts, it is file 0. multiprocessing has made it another one, which
     # workers would not inherit.
     os.dup2(sys.stdin.fileno(), 0)
@@ -75,5 +117,3 @@ def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) 
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(variables)
-    sys.argv = ["hourpass", *arguments]
-    runpy.run_module("hourpass", run_name="__main__", alter_sys=True)

@@ -23,6 +23,15 @@ _ISSUER = {"ISSUER": "http://localhost:8000"}
 @contextmanager
 def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str]:
     """`hourpass serve` in a process of its own. Yields its base URL."""
+    with serving_process(database_url, *arguments, **settings) as (_, base_url):
+        yield base_url
+
+
+@contextmanager
+def serving_process(
+    database_url: str, *arguments: str, **settings: str
+) -> Iterator[tuple[ForkedProcess, str]]:
+    """The same, for tests that send signals."""
     port = free_port()
     workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
     defaults = {**CHEAP_HASHING, **_AGELESS, **_ISSUER}
@@ -32,7 +41,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
     base_url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(process, base_url, workers)
-        yield base_url
+        yield process, base_url
     finally:
         process.terminate()
         try:
@@ -46,7 +55,7 @@ def serving(database_url: str, *arguments: str, **settings: str) -> Iterator[str
 @contextmanager
 def two_services(database_url: str, **settings: str) -> Iterator[tuple[str, str]]:
     """Two processes with one database, as two workers are, but each with its own base URL: a test
-    decides which of them it asks. Two workers would have to import all libraries."""
+    decides which of them it asks."""
     with serving(database_url, **settings) as first, serving(database_url, **settings) as second:
         yield first, second
 

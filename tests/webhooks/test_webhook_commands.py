@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from httpx import AsyncClient
 
-from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.https_receiver import LOOPBACK, Receiver, answer, https_receiver
 from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, register

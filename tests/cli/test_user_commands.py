@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.cli.output import as_text
-from tests.operations.test_cli import Command, assert_refused, hourpass
-from tests.support.authenticator import enroll
+from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.mail_server import MailServer, deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, utc_now
@@ -61,7 +60,8 @@ async def test_a_created_user_has_the_scopes_and_is_listed_as_over_http(
     assert shown["password_reset"] is None
 
 
-async def test_a_user_is_shown_to_people_without_what_is_empty(
+@on_sqlite
+async def test_empty_members_of_a_user_are_not_shown(
     hourpass: Command, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -77,6 +77,7 @@ async def test_a_user_is_shown_to_people_without_what_is_empty(
     assert {"scopes", "groups"} & set(shown) == set()
 
 
+@on_sqlite
 async def test_the_filters_of_the_list_are_those_of_the_api(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -98,6 +99,7 @@ async def test_the_filters_of_the_list_are_those_of_the_api(
     assert (empty.exit_code, "--search" in empty.output) == (2, True)
 
 
+@on_sqlite
 async def test_a_long_list_is_complete(
     hourpass: Command, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +131,7 @@ async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     assert await token_holds(client, anothers)
 
 
-async def test_revoke_tokens_ends_tokens_and_sessions_and_no_others(
+async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
     hourpass: Command, client: AsyncClient
 ) -> None:
     await register(client, LANCELOT)
@@ -193,6 +195,7 @@ async def test_a_forced_reset_revokes_everything_and_its_code_sets_a_password(
     assert (wrong.exit_code, "--language" in wrong.output) == (2, True)
 
 
+@on_sqlite
 @pytest.mark.sends_mail
 async def test_the_code_of_a_forced_reset_is_mailed_and_mailed_again(
     hourpass: Command, app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
@@ -217,6 +220,7 @@ async def test_the_code_of_a_forced_reset_is_mailed_and_mailed_again(
     assert (shown["password_reset"], shown["email_verified"]) == (None, True)
 
 
+@on_sqlite
 async def test_the_address_of_a_user_is_changed_verified_and_removed(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -235,7 +239,8 @@ async def test_the_address_of_a_user_is_changed_verified_and_removed(
     assert (wrong.exit_code, "--email: Must be an e-mail address" in wrong.output) == (2, True)
 
 
-async def test_the_rules_of_the_api_hold_for_the_last_administrator(
+@on_sqlite
+async def test_the_last_administrator_is_protected_as_over_http(
     hourpass: Command, client: AsyncClient
 ) -> None:
     for command in (
@@ -250,9 +255,9 @@ async def test_the_rules_of_the_api_hold_for_the_last_administrator(
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "command",
-    [
+async def test_a_user_that_does_not_exist_is_an_error_of_one_line(hourpass: Command) -> None:
+    mail = {"SMTP_URL": "smtp://mail.example", "MAIL_FROM": "no-reply@camelot.example"}
+    for command in (
         "users show mordred",
         "users disable mordred",
         "users enable mordred",
@@ -260,37 +265,16 @@ async def test_the_rules_of_the_api_hold_for_the_last_administrator(
         "users change mordred --email-verified",
         "users reset-password mordred --yes",
         "users reset-password mordred --resend",
+        "users reset-second-factor mordred",
         "users revoke-tokens mordred",
         "users grant mordred train",
+        "users set-password mordred",
         "sessions list mordred",
         "sessions revoke --all mordred",
         "audit --user mordred",
-    ],
-)
-async def test_a_user_that_does_not_exist_is_an_error_of_one_line(
-    hourpass: Command, command: str
-) -> None:
-    mail = {"SMTP_URL": "smtp://mail.example", "MAIL_FROM": "no-reply@camelot.example"}
-    result = await hourpass(*command.split(), **mail)
-    assert_refused(result, "User not found")
-
-
-async def test_scopes_before_and_after_for_programs(hourpass: Command, client: AsyncClient) -> None:
-    await register(client, LANCELOT)
-    (granted,) = await records(hourpass, "users", "grant", "lancelot", "train", "admin")
-    assert granted == {"username": "lancelot", "before": [], "after": ["admin", "train"]}
-    (revoked,) = await records(hourpass, "users", "revoke", "lancelot", "admin", "--yes")
-    assert (revoked["before"], revoked["after"]) == (["admin", "train"], ["train"])
-
-
-async def test_the_second_factor_of_a_user_is_shown_and_reset(
-    hourpass: Command, client: AsyncClient, clock: Clock
-) -> None:
-    await register(client, LANCELOT)
-    await enroll(client, LANCELOT, clock)
-    assert (await records(hourpass, "users", "show", "lancelot"))[0]["has_second_factor"] is True
-    assert (await hourpass("users", "reset-second-factor", "lancelot")).exit_code == 0
-    assert (await records(hourpass, "users", "show", "lancelot"))[0]["has_second_factor"] is False
+    ):
+        result = await hourpass(*command.split(), stdin="x\n", **mail)
+        assert_refused(result, "User not found")
 
 
 async def test_sessions_are_listed_and_revoked_one_by_one_or_all(
@@ -329,6 +313,7 @@ def said_sid(session: dict[str, Any]) -> str:
     return sid
 
 
+@on_sqlite
 async def test_an_invitation_is_created_listed_used_and_revoked(
     hourpass: Command, client: AsyncClient, clock: Clock
 ) -> None:
@@ -364,6 +349,7 @@ async def test_an_invitation_is_created_listed_used_and_revoked(
     )
 
 
+@on_sqlite
 @pytest.mark.sends_mail
 async def test_an_invitation_is_mailed_and_mailed_again(
     hourpass: Command, app: FastAPI, mailbox: MailServer, clock: Clock
@@ -389,7 +375,7 @@ async def deliver_now(app: FastAPI, clock: Clock) -> None:
     await deliver(app)
 
 
-def test_what_strangers_write_cannot_command_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert as_text("curl\x1b]0;pwned\x07\n\u202e") == "curl\\x1b]0;pwned\\x07\\n\\u202e"
     assert as_text("Šarūnas 日本") == "Šarūnas 日本"
     assert as_text({"agent": "\x9b"}) == "agent=\\x9b"

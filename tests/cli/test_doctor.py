@@ -18,7 +18,7 @@ from app.database.migrations import HEAD
 from app.doctor import checks, clock, disk, limits, mail, proxy
 from app.doctor.finding import Finding
 from app.doctor.system import System
-from tests.operations.test_cli import Command, hourpass, run
+from tests.support.commands import Command, hourpass, run
 from tests.support.mail_server import MailServer
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock, make_settings, utc_now
@@ -58,7 +58,7 @@ def states(found: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
     return {subject: "+".join(state for state, _ in texts) for subject, texts in found.items()}
 
 
-async def test_a_service_that_is_well_has_no_errors(
+async def test_a_healthy_service_has_no_errors(
     hourpass: Command, client: AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     assert await log_in(client, ARTHUR)
@@ -133,9 +133,7 @@ def test_a_database_without_tables_is_an_error(empty_database_url: str) -> None:
     assert found["database"] == [("error", said)]
 
 
-async def test_a_secret_key_that_does_not_fit_is_an_error(
-    hourpass: Command, client: AsyncClient
-) -> None:
+async def test_a_wrong_secret_key_is_an_error(hourpass: Command, client: AsyncClient) -> None:
     assert await log_in(client, ARTHUR)
     assert (await hourpass("signing-keys", "list", SECRET_KEY=SECRET)).exit_code == 0
     other = findings_in(await hourpass("doctor", "--json", SECRET_KEY=SECRET[::-1]))
@@ -297,7 +295,7 @@ def test_the_settings_of_a_proxy_fit_together(
 
 
 @on_sqlite
-async def test_a_service_for_others_should_be_in_production(hourpass: Command) -> None:
+async def test_a_public_service_in_development_is_a_warning(hourpass: Command) -> None:
     found = findings_in(await hourpass("doctor", "--json", ISSUER="https://auth.example"))
     assert [state for state, _ in found["settings"]] == ["ok", "warning"]
     assert found["settings"][1][1].startswith("Set ENVIRONMENT=production: ")
@@ -361,7 +359,7 @@ async def test_mail_that_waits_for_long_is_a_warning(
 
 
 @on_sqlite
-async def test_a_server_that_says_nothing_is_given_up(
+async def test_a_silent_mail_server_times_out(
     hourpass: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mail, "SERVER_SECONDS", 0.2)
@@ -395,7 +393,7 @@ async def test_a_check_that_breaks_keeps_what_it_found_and_the_others_run() -> N
     await system.close()
 
 
-async def test_a_check_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hanging(_: System) -> AsyncIterator[Finding]:
         await asyncio.Event().wait()
         yield Finding("never", "ok", "")

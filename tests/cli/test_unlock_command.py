@@ -1,15 +1,16 @@
-"""`hourpass unlock` says what it did, and refuses what is no address."""
+"""`hourpass unlock` says what it did, and rejects invalid IP addresses."""
 
-import pytest
 from httpx import AsyncClient
 
-from tests.operations.test_cli import Command, hourpass
+from tests.support.commands import Command, hourpass
+from tests.support.markers import on_sqlite
 from tests.support.users import GALAHAD, LANCELOT, bearer, log_in, register
 
 __all__ = ["hourpass"]
 
 
-async def test_of_a_disabled_user_it_does_not_say_that_he_can_log_in(
+@on_sqlite
+async def test_it_says_whether_the_user_can_log_in(
     hourpass: Command, client: AsyncClient, arthurs_token: str
 ) -> None:
     await register(client, LANCELOT)
@@ -25,14 +26,13 @@ async def test_of_a_disabled_user_it_does_not_say_that_he_can_log_in(
     assert "again" not in cannot.stdout
 
 
-@pytest.mark.parametrize("option", ["--address", "--ip-address"])
-async def test_it_refuses_what_is_no_address(
-    hourpass: Command, option: str, client: AsyncClient
-) -> None:
+@on_sqlite
+async def test_it_rejects_an_invalid_ip_address(hourpass: Command, client: AsyncClient) -> None:
     await register(client, GALAHAD)
-    for text in ("zzz", "", "192.0.2.300", "192.0.2.0/24"):
-        result = await hourpass("unlock", "galahad", option, text)
-        assert result.exit_code == 2
-        assert "is not an IP address" in result.output
-    for text in ("192.0.2.1", "2001:db8::1"):
-        assert (await hourpass("unlock", "galahad", option, text)).exit_code == 0
+    for option in ("--address", "--ip-address"):
+        for text in ("zzz", "", "192.0.2.300", "192.0.2.0/24"):
+            result = await hourpass("unlock", "galahad", option, text)
+            assert result.exit_code == 2
+            assert "is not an IP address" in result.output
+        for text in ("192.0.2.1", "2001:db8::1"):
+            assert (await hourpass("unlock", "galahad", option, text)).exit_code == 0

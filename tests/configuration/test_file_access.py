@@ -1,4 +1,4 @@
-"""A SQLite file that others can read is named in the log at start, and mended where it is ours."""
+"""The service makes its SQLite files private at start, and logs those that it cannot change."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from tests.support.users import ARTHUR, LANCELOT, log_in, register
 
 @pytest.fixture
 def path(sqlite_template: Path, tmp_path: Path) -> Path:
-    """A database file, which as for everybody at first only its owner can read."""
+    """A database file that only its owner can read, as the service creates it."""
     path = tmp_path / "hourpass.db"
     shutil.copy(sqlite_template, path)
     path.chmod(0o600)

@@ -199,6 +199,23 @@ async def test_jobs_tell_when_they_last_succeeded(measured_app: FastAPI) -> None
 
 
 @on_sqlite
+async def test_a_worker_that_stops_reports_what_it_has_counted_last(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a second after its last report."""
+    report = Report()
+    monkeypatch.setattr(reports, "_own", report)
+    app = create_app(settings.model_copy(update={"metrics_port": 9464}), clock, clock)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await until(lambda: report.read() is not None)
+        for _ in range(3):
+            assert (await client.get("/docs")).status_code == 200
+    last = report.read()
+    assert last
+    assert load(last)["hourpass_requests"] == {("/docs", "200"): 3}
+
+
+@on_sqlite
 async def test_nothing_is_measured_unless_a_port_is_set(settings: Settings, clock: Clock) -> None:
     app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
@@ -239,7 +256,7 @@ OTHER: Samples = {
 }
 
 
-def test_values_of_workers_are_added_unless_one_of_them_counts() -> None:
+def test_values_of_workers_are_added_or_the_extreme_one_counts() -> None:
     assert Totals().merge([dump(ONE), dump(OTHER)]) == {
         "hourpass_requests": {("/token", "200"): 7, ("/token", "401"): 1},
         "hourpass_hash_seconds": {(): [4, 0.75]},
@@ -262,7 +279,7 @@ def test_counters_of_ended_workers_stay() -> None:
     assert totals.number_ended == 2
 
 
-def test_reports_of_another_version_are_read_as_far_as_they_are_known() -> None:
+def test_unknown_metrics_of_another_version_are_ignored() -> None:
     """After an upgrade, SIGHUP starts workers that are newer than their supervisor."""
     newer: Samples = {"hourpass_from_tomorrow": {(): 1}, "hourpass_hash_seconds": {(): [1, 1, 1]}}
     assert load(dump(newer)) == {"hourpass_hash_seconds": {(): [1, 1, 1]}}

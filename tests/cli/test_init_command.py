@@ -25,7 +25,7 @@ def written(directory: Path) -> dict[str, str]:
     return {name: value or "" for name, value in dotenv_values(directory / ".env").items()}
 
 
-def test_without_questions_it_needs_the_issuer_alone(tmp_path: Path) -> None:
+def test_without_questions_it_needs_only_the_issuer(tmp_path: Path) -> None:
     result = init(tmp_path / "new", "--no-input", "--issuer", ISSUER)
     assert result.exit_code == 0, result.output
     values = written(tmp_path / "new")
@@ -57,7 +57,7 @@ def assert_shows_no_secret(result: Result, values: dict[str, str]) -> None:
         assert values.get(name, "?none") not in result.output
 
 
-def test_it_asks_and_asks_again_for_what_is_not_valid(tmp_path: Path) -> None:
+def test_it_asks_again_after_an_invalid_answer(tmp_path: Path) -> None:
     answers = (
         *("http://login.camelot.example", ISSUER),
         "n",
@@ -190,7 +190,7 @@ def test_it_replaces_no_file(tmp_path: Path, kind: str) -> None:
         ),
     ],
 )
-def test_an_option_that_is_not_valid_is_named_and_nothing_is_written(
+def test_an_invalid_option_is_named_and_nothing_is_written(
     tmp_path: Path, options: list[str], line: str
 ) -> None:
     result = init(tmp_path, "--no-input", *options)
@@ -210,7 +210,7 @@ def test_urls_with_passwords_can_come_from_the_environment(tmp_path: Path) -> No
     assert not {"excalibur", "secret"} & set(result.output.replace("@", ":").split(":"))
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     result = init(tmp_path / "a" / "b", "--no-input", "--issuer", ISSUER)
     assert result.exit_code == 1
     assert f"Cannot write {tmp_path}/a/b/.env: No such file or directory." in result.output

@@ -55,7 +55,7 @@ async def test_service_name_is_the_label(settings: Settings, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("name", [None, "Camelot + Grail", "Käfer"])
-def test_letters_have_the_name_or_the_issuer(name: str | None) -> None:
+def test_mail_has_the_name_or_the_issuer(name: str | None) -> None:
     settings = make_settings(
         "sqlite:///x.db", service_name=name, issuer=ISSUER, mail_from="x@camelot.example"
     )

@@ -1,4 +1,4 @@
-"""Settings: what is refused names the setting to mend, and never repeats a secret."""
+"""Settings: an error names the setting and what to write, and never shows a secret."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def refusal(**values: object) -> str:
     return str(refused.value)
 
 
-def test_without_any_setting_it_is_fit_for_development() -> None:
+def test_the_defaults_are_for_development() -> None:
     settings = Settings()
     assert settings.environment == "development"
     assert settings.database_url == f"sqlite+aiosqlite:///{home() / 'hourpass.db'}"
@@ -188,7 +188,7 @@ def test_an_invalid_value_is_rejected_in_every_environment(
         ({"PORT": "-1", "WORKERS": "x"}, "\nWORKERS must be a whole number from 1 to 256"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_with_what_to_write(
+def test_an_error_is_one_line_that_says_what_to_write(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, str], line: str
 ) -> None:
     for name, value in values.items():
@@ -200,7 +200,7 @@ def test_what_is_wrong_is_said_in_a_line_with_what_to_write(
         assert internal not in str(refused.value)
 
 
-def test_words_are_understood_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("LOG_LEVEL", "INFO"), ("SIGNING_ALGORITHM", "rs256")):
         monkeypatch.setenv(name, value)
     settings, warnings = load_settings()
@@ -274,7 +274,7 @@ def test_a_value_can_be_in_a_file(
     ],
     ids=["is not there", "is no text", "is too long", "has a bad value"],
 )
-def test_a_file_that_cannot_be_a_value_is_named(
+def test_an_unusable_file_of_a_setting_is_named(
     env_file: Path, tmp_path: Path, content: bytes | None, line: str
 ) -> None:
     secret = tmp_path / "secret"
@@ -291,7 +291,7 @@ def test_a_value_and_a_file_for_one_setting_are_refused(env_file: Path) -> None:
         load_settings()
 
 
-def test_a_settings_file_that_is_no_text_is_named(env_file: Path) -> None:
+def test_an_env_file_that_is_not_text_is_named(env_file: Path) -> None:
     env_file.write_bytes(b"AUDIENCE=\xff\n")
     with pytest.raises(InvalidSettingsError, match=r"\.env must be a text file in UTF-8"):
         load_settings()
@@ -318,7 +318,7 @@ UNENCODED = {
 
 
 @pytest.mark.parametrize(("url", "advice"), UNENCODED.values(), ids=UNENCODED)
-def test_an_smtp_url_that_is_not_encoded_is_explained_without_its_password(
+def test_the_error_of_an_unencoded_smtp_url_does_not_show_the_password(
     url: str, advice: str
 ) -> None:
     text = refusal(smtp_url=url, **SMTP)
@@ -326,12 +326,12 @@ def test_an_smtp_url_that_is_not_encoded_is_explained_without_its_password(
     assert not {"excali", "bur", "4711"} & set(re.findall(r"\w+", text))
 
 
-def test_what_is_encoded_is_accepted() -> None:
+def test_an_encoded_smtp_url_is_accepted() -> None:
     url = "smtp://arthur%40camelot:e%23x%2Fc%3Fa%5Bl%5D:i@b%25ur@mail.example:2525"
     assert make_settings("sqlite:///x.db", smtp_url=url, **SMTP).smtp_url
 
 
-def test_a_refusal_to_production_repeats_no_secret() -> None:
+def test_errors_of_production_show_no_secret() -> None:
     text = refusal(
         **PRODUCTION
         | {
@@ -345,7 +345,7 @@ def test_a_refusal_to_production_repeats_no_secret() -> None:
     assert PRODUCTION["secret_key"] not in text
 
 
-def test_settings_come_from_the_environment_and_empty_variables_do_not_count(
+def test_settings_come_from_the_environment_and_empty_variables_are_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOKEN_MINUTES", "5")

@@ -1,14 +1,15 @@
-"""Spans of OpenTelemetry: what they say, and what they must not say."""
+"""Spans of OpenTelemetry: what they contain, and what they must not contain."""
 
 import json
 import os
-import subprocess
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -21,8 +22,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from app.main import create_app
 from app.settings import Settings
 from app.tracing.environment import NOT_INSTALLED, OTHER_PROTOCOL, create_provider
-from tests.operations.test_serving import HOURPASS, started
 from tests.support.markers import on_sqlite
+from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, bearer, log_in
 
@@ -162,7 +163,7 @@ async def test_an_unexpected_error_has_its_type_and_not_its_text(
 
 
 @on_sqlite
-async def test_what_machines_repeat_all_the_time_has_no_span(
+async def test_routine_requests_have_no_span(
     client: httpx.AsyncClient, exporter: InMemorySpanExporter
 ) -> None:
     for path in ("/healthz", "/readyz", "/revocations"):
@@ -170,49 +171,41 @@ async def test_what_machines_repeat_all_the_time_has_no_span(
     assert exporter.get_finished_spans() == ()
 
 
-@pytest.mark.parametrize(
-    ("variables", "is_on"),
-    [
-        pytest.param({}, False, id="off by default"),
-        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False, id="empty"),
-        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True, id="an endpoint"),
-        pytest.param({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True, id="of traces"),
-        pytest.param(
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"},
-            False,
-            id="disabled",
-        ),
-        pytest.param(
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"},
-            False,
-            id="no exporter",
-        ),
-    ],
+SWITCHES: tuple[tuple[str, dict[str, str], bool], ...] = (
+    ("off by default", {}, False),
+    ("empty", {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+    ("an endpoint", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
+    ("of traces", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
+    (
+        "disabled",
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"},
+        False,
+    ),
+    (
+        "no exporter",
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"},
+        False,
+    ),
 )
+
+
 @pytest.mark.parametrize("from_file", [True, False], ids=["in .env", "in the environment"])
 def test_the_standard_variables_switch_traces_on(
-    variables: dict[str, str],
-    is_on: bool,
-    from_file: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    from_file: bool, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     file = tmp_path / "env"
-    for name in variables:
-        monkeypatch.setenv(name, "")  # so that it is removed in the end
-        del os.environ[name]
-    if not from_file:
-        os.environ.update(variables)
-    lines = [f"{name}={value}" for name, value in variables.items()]
-    file.write_text("\n".join(lines if from_file else []))
-    warnings: list[str] = []
-    provider = create_provider(file, warnings)
-    assert (provider is not None) == is_on
-    assert warnings == []
-    if provider:
-        attributes = provider.resource.attributes
-        assert attributes["service.name"] == "hourpass"
-        assert "process.command_args" not in attributes
+    for name, variables, is_on in SWITCHES:
+        lines = [f"{variable}={value}" for variable, value in variables.items()]
+        file.write_text("\n".join(lines if from_file else []))
+        warnings: list[str] = []
+        with subtests.test(name), patch.dict(os.environ, {} if from_file else variables):
+            provider = create_provider(file, warnings)
+            assert (provider is not None) == is_on
+            assert warnings == []
+            if provider:
+                attributes = provider.resource.attributes
+                assert attributes["service.name"] == "hourpass"
+                assert "process.command_args" not in attributes
 
 
 def test_another_protocol_and_a_missing_library_are_warnings(
@@ -243,30 +236,17 @@ class Collector(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_service_sends_its_spans_to_the_collector(tmp_path: Path) -> None:
+def test_a_service_sends_its_spans_to_the_collector(sqlite_template: Path, tmp_path: Path) -> None:
     """At the latest when it stops."""
     Collector.received = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         Thread(target=collector.serve_forever, args=(0.01,), daemon=True).start()
-        variables = {
-            "DATABASE_URL": f"sqlite:///{tmp_path}/hourpass.db",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
-        }
-        command = (*HOURPASS, "serve")
-        with started(tmp_path, *command, **variables) as service:  # type: ignore[arg-type] # not cwd
-            service.wait_until_ready()
-            assert httpx.post(f"{service.base_url}/token", json=ARTHUR).status_code == 401
-            service.interrupt()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        database_url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
+        with serving(database_url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as base_url:
+            assert httpx.post(f"{base_url}/token", json=ARTHUR).status_code == 401
         collector.shutdown()
     sent = b"".join(Collector.received)
     assert b"POST /token" in sent
     assert b"hourpass" in sent
     assert ARTHUR["password"].encode() not in sent
-
-
-def test_without_an_endpoint_the_libraries_are_not_imported() -> None:
-    code = "import sys, app.main; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(ran.stdout.split())
-    assert "app.tracing.environment" in modules
-    assert {"opentelemetry.sdk", "opentelemetry.exporter", "prometheus_client"} & modules == set()

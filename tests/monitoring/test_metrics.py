@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import pytest
 from app.main import create_app
 from app.metrics.definitions import OF_WORKERS, WORKERS, WORKERS_ENDED
 from app.settings import ROOT
-from tests.operations.test_serving import HOURPASS, Service, started
+from tests.support import database_templates as templates
+from tests.support.forked_process import ForkedProcess, forked_ids
 from tests.support.metrics import Scrape, scrape, scrape_until
 from tests.support.processes import free_port
+from tests.support.service_process import serving, serving_process
 from tests.support.settings import make_settings
 from tests.support.users import ARTHUR
 
@@ -28,12 +31,10 @@ ODD_PATHS = ["/wp-login.php", "/users/7/no-such-thing", "/verify/of/lancelot", "
 class Measured:
     """A service with metrics."""
 
-    service: Service
+    process: ForkedProcess
+    url: str
     port: int
-
-    @property
-    def url(self) -> str:
-        return self.service.base_url
+    others: set[int]  # forked before
 
     def ask(self, path: str) -> int:
         """On a connection of its own, so that any worker may get it."""
@@ -43,77 +44,75 @@ class Measured:
         body = {"username": username, "password": password}
         return str(httpx.post(f"{self.url}/token", json=body).json().get("token"))
 
-    def worker_ids(self) -> list[int]:
-        """Python starts another child with them, which is none."""
-        supervisor = self.service.process.pid
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-        return [pid for pid, command in commands.items() if "spawn_main" in command]
+    def worker_ids(self) -> set[int]:
+        return forked_ids() - self.others - {self.process.pid}
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
-    directory, port = tmp_path_factory.mktemp("metrics"), free_port()
-    variables = {
-        "DATABASE_URL": f"sqlite:///{directory}/hourpass.db",
-        "FIRST_ADMIN_USERNAME": ARTHUR["username"],
-        "FIRST_ADMIN_PASSWORD": ARTHUR["password"],
+def measured(
+    sqlite_template: Path,  # noqa: ARG001 - removes the templates in the end
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Measured]:
+    port = free_port()
+    database = shutil.copy(templates.started_sqlite(), tmp_path_factory.mktemp("metrics"))
+    settings = {
         "METRICS_PORT": str(port),
         "SMTP_URL": "smtp+plain://127.0.0.1:1",  # nothing is sent
         "MAIL_FROM": "no-reply@camelot.example",
     }
-    command = (*HOURPASS, "serve", "--workers", "2")
-    with started(directory, *command, cwd=ROOT, **variables) as service:
-        service.wait_for_workers(2)
-        scrape_until(port, lambda found: found.total("hourpass_workers") == 2)
-        yield Measured(service, port)
+    others = forked_ids()
+    with serving_process(f"sqlite:///{database}", "--workers", "2", **settings) as (process, url):
+        yield Measured(process, url, port, others)
 
 
 def requests(found: Scrape, route: str) -> float:
     return found.total("hourpass_requests_total", route=route)
 
 
-def test_the_counters_of_both_workers_add_up(measured: Measured) -> None:
-    before = requests(scrape(measured.port), "/healthz")
-    for _ in range(40):
+def checks(found: Scrape, result: str) -> float:
+    return found.total("hourpass_token_checks_total", path="/token_status", result=result)
+
+
+@pytest.fixture(scope="module")
+def found(measured: Measured) -> Scrape:
+    """The metrics after some requests, which the workers report within a second."""
+    for _ in range(20):
         assert measured.ask("/healthz") == 200
-    scrape_until(measured.port, lambda found: requests(found, "/healthz") == before + 40)
-
-
-def test_a_check_from_memory_is_counted_with_its_result(measured: Measured) -> None:
-    def checks(found: Scrape, result: str) -> float:
-        return found.total("hourpass_token_checks_total", path="/token_status", result=result)
-
-    before = scrape(measured.port)
     token = measured.log_in()
     with httpx.Client(base_url=measured.url) as client:  # one worker, which caches the token
         for _ in range(3):
             assert client.get(f"/token_status/{token}").status_code == 200
         assert client.get(f"/token_status/{token}x").status_code == 401
-
-    def is_complete(found: Scrape) -> bool:  # the workers do not report at the same time
-        has_checks = checks(found, "valid") == checks(before, "valid") + 3
-        return has_checks and found.total("hourpass_tokens_issued_total", grant="password") >= 1
-
-    after = scrape_until(measured.port, is_complete)
-    assert checks(after, "invalid") == checks(before, "invalid") + 1
-    assert after.total("hourpass_token_checks_total", source="memory", result="valid") >= 2
-
-
-def test_labels_have_nothing_that_a_client_sent(measured: Measured) -> None:
     for name in ODD_NAMES:
         measured.log_in(name, name)
     for path in ODD_PATHS:
         assert measured.ask(path) in (401, 404)
     assert measured.ask("/" + "x" * 9_000) == 414
-    found = scrape_until(
+    return scrape_until(
         measured.port,
         lambda found: (
-            requests(found, "/verify") >= 1
+            requests(found, "/healthz") >= 20
+            and checks(found, "valid") >= 3
+            and checks(found, "invalid") >= 1
+            and requests(found, "/verify") >= 1
             and found.total("hourpass_refusals_total", limit="uri_size") >= 1
             and found.total("hourpass_logins_total", result="refused") >= len(ODD_NAMES)
         ),
     )
+
+
+def test_the_counters_of_both_workers_add_up(found: Scrape) -> None:
+    assert found.total("hourpass_workers") == 2
+    assert requests(found, "/healthz") == 20
+    assert found.total("hourpass_tokens_issued_total", grant="password") == 1
+
+
+def test_a_check_from_memory_is_counted_with_its_result(found: Scrape) -> None:
+    assert (checks(found, "valid"), checks(found, "invalid")) == (3, 1)
+    assert found.total("hourpass_token_checks_total", source="memory", result="valid") >= 2
+
+
+def test_labels_have_nothing_that_a_client_sent(found: Scrape) -> None:
     routes = create_app(make_settings("sqlite:///x.db")).openapi()["paths"]
     assert found.values_of("route") <= {*routes, "/verify/{path:path}", "unmatched"}
     assert found.values_of("result") >= {"accepted", "refused"}
@@ -130,9 +129,7 @@ def test_the_public_port_has_no_metrics(measured: Measured) -> None:
     assert httpx.get(f"http://127.0.0.1:{measured.port}/healthz").status_code == 404
 
 
-def test_every_metric_has_a_description_and_is_there(measured: Measured) -> None:
-    measured.log_in("nobody", "at all")
-    found = scrape_until(measured.port, lambda found: found.has("hourpass_events_total"))
+def test_every_metric_has_a_description_and_is_there(found: Scrape) -> None:
     described = {
         metric.name: metric.description for metric in (WORKERS, WORKERS_ENDED, *OF_WORKERS)
     }
@@ -144,13 +141,7 @@ def test_every_metric_has_a_description_and_is_there(measured: Measured) -> None
     assert all(text.endswith(".") for text in described.values())
 
 
-def test_rules_and_dashboard_name_metrics_that_are_there(measured: Measured) -> None:
-    measured.log_in()
-    assert measured.ask("/" + "x" * 9_000) == 414
-    found = scrape_until(
-        measured.port,
-        lambda found: found.has("hourpass_refusals_total") and found.has("hourpass_events_total"),
-    )
+def test_rules_and_dashboard_name_metrics_that_are_there(found: Scrape) -> None:
     folder = ROOT / "examples/monitoring"
     for name in ("hourpass.rules.yml", "grafana-dashboard.json"):
         named = set(re.findall(r"\bhourpass_[a-z_]+", (folder / name).read_text()))
@@ -164,13 +155,13 @@ def test_rules_and_dashboard_name_metrics_that_are_there(measured: Measured) -> 
     assert set(re.findall(r"`(Hourpass[A-Z]\w+)`", page)) == set(alerts)
 
 
-def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Measured) -> None:
+def test_the_counters_of_a_killed_worker_stay_and_its_gauges_disappear(measured: Measured) -> None:
     metadata = "/.well-known/oauth-authorization-server"  # which no other test asks for
-    for _ in range(20):
+    for _ in range(10):
         assert measured.ask(metadata) == 200
-    before = scrape_until(measured.port, lambda found: requests(found, metadata) == 20)
+    before = scrape_until(measured.port, lambda found: requests(found, metadata) == 10)
     ended = before.total("hourpass_workers_ended_total")
-    os.kill(measured.worker_ids()[0], signal.SIGKILL)
+    os.kill(min(measured.worker_ids()), signal.SIGKILL)
     after = scrape_until(
         measured.port,
         lambda found: (
@@ -178,7 +169,7 @@ def test_what_a_killed_worker_has_counted_stays_and_its_gauges_go(measured: Meas
             and found.total("hourpass_workers") == 2
         ),
     )
-    assert requests(after, metadata) == 20
+    assert requests(after, metadata) == 10
     for gauge in ("hourpass_hashing_threads", "hourpass_connections_limit"):
         assert after.total(gauge) == before.total(gauge) > 0
 
@@ -189,7 +180,7 @@ def test_a_restart_keeps_the_counters(measured: Measured) -> None:
     for _ in range(10):
         assert measured.ask(keys) == 200
     ended = before.total("hourpass_workers_ended_total")
-    measured.service.process.send_signal(signal.SIGHUP)
+    measured.process.send_signal(signal.SIGHUP)
     after = scrape_until(
         measured.port, lambda found: found.total("hourpass_workers_ended_total") == ended + 2
     )
@@ -197,31 +188,10 @@ def test_a_restart_keeps_the_counters(measured: Measured) -> None:
     assert after.total("hourpass_workers") == 2
 
 
-def test_a_worker_that_stops_reports_what_it_has_counted_last(measured: Measured) -> None:
-    """Less than a second after its last report."""
-    ended = scrape(measured.port).total("hourpass_workers_ended_total")
-    workers = measured.worker_ids()
-    for _ in range(10):
-        assert measured.ask("/docs") == 200  # for which no other test asks
-    for worker in workers:
-        os.kill(worker, signal.SIGTERM)
-    after = scrape_until(
-        measured.port, lambda found: found.total("hourpass_workers_ended_total") == ended + 2
-    )
-    assert requests(after, "/docs") == 10
-
-
-def test_one_worker_serves_its_own_metrics_and_warns_of_a_public_address(tmp_path: Path) -> None:
+def test_one_worker_serves_its_own_metrics(sqlite_template: Path, tmp_path: Path) -> None:
     port = free_port()
-    variables = {
-        "DATABASE_URL": f"sqlite:///{tmp_path}/hourpass.db",
-        "METRICS_PORT": str(port),
-        "METRICS_HOST": "0.0.0.0",
-    }
-    with started(tmp_path, *HOURPASS, "serve", cwd=ROOT, **variables) as service:
-        service.wait_until_ready()
+    database = shutil.copy(sqlite_template, tmp_path)
+    with serving(f"sqlite:///{database}", METRICS_PORT=str(port)):
         found = scrape_until(port, lambda found: requests(found, "/readyz") >= 1)
-        assert found.total("hourpass_workers") == 1
-        assert not found.has("hourpass_mail_waiting")  # there is no mail server
-        warning = "METRICS_HOST is 0.0.0.0: everybody who reaches it can read the metrics"
-        assert service.logged(warning)["level"] == "warning"
+    assert found.total("hourpass_workers") == 1
+    assert not found.has("hourpass_mail_waiting")  # there is no mail server

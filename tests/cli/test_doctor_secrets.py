@@ -1,4 +1,4 @@
-"""What `hourpass doctor` says of SECRET_KEY."""
+"""What `hourpass doctor` says about SECRET_KEY."""
 
 from datetime import timedelta
 

@@ -1,15 +1,17 @@
-"""The bounds of the server of /metrics."""
+"""The limits of the server of /metrics."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from app.errors import StartupError
 from app.metrics import server
 from app.metrics.server import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsServer, serve_metrics
+from tests.support.processes import free_port
 from tests.support.settings import make_settings
 
 SECONDS = 10  # more than any answer takes
@@ -135,3 +137,18 @@ def test_an_address_in_use_is_an_error() -> None:
         text = f"Cannot serve the metrics on 127.0.0.1:{port}: Address already in use"
         with pytest.raises(StartupError, match=text):
             serve_metrics(settings)
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_public_address_is_a_warning(
+    host: str, warns: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = Mock()
+    monkeypatch.setattr(server, "Thread", thread)
+    settings = make_settings("sqlite:///x.db", metrics_host=host, metrics_port=free_port())
+    serve_metrics(settings)
+    warning = f"METRICS_HOST is {host}: everybody who reaches it can read the metrics"
+    assert (warning in caplog.messages) == warns
+    [listeners] = thread.call_args.kwargs["args"]
+    for listener in listeners:
+        listener.close()

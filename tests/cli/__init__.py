@@ -1,0 +1,1 @@
+"""The `hourpass` command."""
