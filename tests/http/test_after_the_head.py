@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.operations.test_serving import HOURPASS, Service, started
 from tests.support.plain_proxies import plain_proxy
 from tests.support.raw_http import (
     chunked,
@@ -24,6 +23,7 @@ from tests.support.raw_http import (
     send_all,
 )
 from tests.support.service_process import serving
+from tests.support.started_service import HOURPASS, Service, started
 from tests.support.users import LANCELOT
 
 JSON = "Content-Type: application/json"

@@ -22,11 +22,11 @@ from app.ip_addresses import network_of
 from app.server.connections import MAX_REFUSALS, Connections, TimeLimits, open_files
 from app.server.protocol import HttpProtocol
 from app.tokens.revocations import feed
-from tests.operations.test_serving import HOURPASS, Service, started
 from tests.support.connection_flood import flooding
 from tests.support.limited_service import JSON, limited_service, wait_for
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.settings import make_settings
+from tests.support.started_service import HOURPASS, Service, started
 from tests.support.users import LANCELOT
 
 LONG = TimeLimits(*[60.0] * 6)

@@ -13,13 +13,13 @@ from fastapi import FastAPI
 
 from app.ip_addresses import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
-from tests.operations.test_serving import HOURPASS, started
 from tests.support.apps import client_of
 from tests.support.markers import on_sqlite
 from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
+from tests.support.started_service import HOURPASS, started
 from tests.support.users import LANCELOT
 
 PROXY = "203.0.113.7"

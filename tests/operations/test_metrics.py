@@ -13,10 +13,10 @@ import pytest
 from app.main import create_app
 from app.metrics.definitions import OF_WORKERS, WORKERS, WORKERS_ENDED
 from app.settings import ROOT
-from tests.operations.test_serving import HOURPASS, Service, started
 from tests.support.metrics import Scrape, scrape, scrape_until
 from tests.support.processes import free_port
 from tests.support.settings import make_settings
+from tests.support.started_service import HOURPASS, Service, started
 from tests.support.users import ARTHUR
 
 # What people type into the wrong field, and what scanners ask for.

@@ -21,9 +21,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from app.main import create_app
 from app.settings import Settings
 from app.tracing.environment import NOT_INSTALLED, OTHER_PROTOCOL, create_provider
-from tests.operations.test_serving import HOURPASS, started
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
+from tests.support.started_service import HOURPASS, started
 from tests.support.users import ARTHUR, bearer, log_in
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from app.database import migrations
 from app.settings import ROOT
-from tests.operations.test_serving import started
 from tests.support.processes import environment
+from tests.support.started_service import started
 from tests.support.users import ARTHUR
 
 PROJECTS = {"hourpass": ROOT / "guard", "hourpass-service": ROOT}

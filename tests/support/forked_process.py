@@ -2,7 +2,7 @@
 
 They are forked from one that has imported the libraries, which takes most of the CPU time of a
 start. The service's own modules are imported in each process: some read the environment then.
-tests/operations/test_serving.py starts the service in a new interpreter, as users do.
+tests/server/test_serving.py starts the service in a new interpreter, as users do.
 """
 
 import multiprocessing

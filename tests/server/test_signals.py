@@ -16,27 +16,12 @@ import pytest
 
 from app.server import supervisor
 from app.server.supervisor import Supervisor
-from tests.operations.test_serving import HOURPASS, Service, ended, started
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
+from tests.support.started_service import HOURPASS, Service, ended, started
 from tests.support.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def sighup_is_not_ignored() -> Iterator[None]:
-    """As it is in processes that `nohup` has started, and in theirs."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-def lines_of(service: Service) -> list[dict[str, object]]:
-    """All of what it has written, which is JSON or the test fails."""
-    return [json.loads(line) for line in service.written().splitlines()]
-
-
-def messages(service: Service, level: str = "info") -> list[object]:
-    return [line["message"] for line in lines_of(service) if line["level"] == level]
+pytestmark = pytest.mark.usefixtures("sighup_is_not_ignored")
 
 
 def test_sighup_ends_one_worker_as_sigterm_does(tmp_path: Path) -> None:
@@ -55,8 +40,8 @@ def test_sighup_ends_one_worker_as_sigterm_does(tmp_path: Path) -> None:
         assert service.process.wait(SERVE_TIMEOUT_SECONDS) == -signal.SIGTERM
     assert answer.status == 200
     assert json.loads(answer.body)["revocations"] == []
-    assert "Received SIGHUP, stopping" in messages(service)
-    assert "Application shutdown complete." in messages(service)
+    assert "Received SIGHUP, stopping" in service.messages()
+    assert "Application shutdown complete." in service.messages()
 
 
 def test_started_with_nohup_one_worker_ignores_sighup(tmp_path: Path) -> None:
@@ -80,21 +65,21 @@ def two_workers(directory: Path) -> Iterator[tuple[Service, Path]]:
 
 def test_sighup_replaces_all_workers_and_a_failure_is_an_error_line(tmp_path: Path) -> None:
     with two_workers(tmp_path) as (service, database):
-        started_before = messages(service).count("Application startup complete.")
+        started_before = service.messages().count("Application startup complete.")
         service.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "Restarted all workers" in messages(service))
-        assert messages(service).count("Application startup complete.") == started_before + 2
+        wait_for(lambda: "Restarted all workers" in service.messages())
+        assert service.messages().count("Application startup complete.") == started_before + 2
         assert httpx.get(f"{service.base_url}/readyz").status_code == 200
-        assert messages(service, "error") == []
+        assert service.messages("error") == []
 
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("UPDATE hourpass_version SET version_num = 'from tomorrow'")
             connection.commit()
         service.process.send_signal(signal.SIGHUP)
         failed = "Restart failed, the other workers keep running. See the lines above"
-        wait_for(lambda: failed in messages(service, "error"))
+        wait_for(lambda: failed in service.messages("error"))
         assert httpx.get(f"{service.base_url}/healthz").status_code == 200
-        assert "Starting on http" in str(messages(service))
+        assert "Starting on http" in str(service.messages())
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

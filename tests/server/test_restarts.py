@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,20 +17,14 @@ import pytest
 from app.server.listeners import bind, deal
 from app.server.supervisor import Supervisor
 from app.server.systemd import Notifier, inherited_listeners
-from tests.operations.test_serving import HOURPASS, Service, ended, started, token_of
-from tests.operations.test_signals import messages
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_manager import service_manager
+from tests.support.started_service import HOURPASS, Service, ended, started, token_of
 from tests.support.steady_load import SteadyLoad
 from tests.support.users import ARTHUR
 from tests.support.waiting import until
 
-
-@pytest.fixture(autouse=True)
-def sighup_is_not_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+pytestmark = pytest.mark.usefixtures("sighup_is_not_ignored")
 
 
 def token_at(url: str) -> str:
@@ -63,7 +56,7 @@ async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -
             put_on(load)
             service.process.send_signal(signal.SIGHUP)
             done = "Restarted all workers"
-            await until(lambda: done in messages(service))
+            await until(lambda: done in service.messages())
         assert_all_answered(load)
         assert service.logged(done)["workers"] == 2
         killed_while_clients_wait(service)

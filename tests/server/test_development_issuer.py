@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.operations.test_serving import HOURPASS, started, token_of
+from tests.support.started_service import HOURPASS, started, token_of
 from tests.support.users import ARTHUR, said_in
 
 

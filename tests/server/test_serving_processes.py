@@ -11,7 +11,7 @@ from pathlib import Path
 from app.database.serving_processes import MAX_PROCESSES, SUFFIX, find
 from app.doctor.processes import check_processes
 from app.settings import ROOT
-from tests.operations.test_serving import HOURPASS, started
+from tests.support.started_service import HOURPASS, started
 
 HOLD = """
 import sys

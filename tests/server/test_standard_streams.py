@@ -20,11 +20,11 @@ import pytest
 from app import standard_streams
 from app.settings import ROOT
 from app.standard_streams import QueuedStream
-from tests.operations.test_serving import HOURPASS, started
 from tests.support.limited_service import wait_for
 from tests.support.processes import environment, free_port
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, wait_until_ready
 from tests.support.settings import CHEAP_HASHING
+from tests.support.started_service import HOURPASS, started
 
 PIPE_BYTES = 4096  # the smallest pipe has room for 16 lines of the request log
 LINES = [f"{number:99}\n" for number in range(500)]
