@@ -5,14 +5,17 @@ start. The service's own modules are imported in each process: some read the env
 tests/server/test_serving.py starts the service in a new interpreter, as users do.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import ModuleType
 
 _LIBRARIES = [
@@ -47,13 +50,25 @@ _context = _fork_server()
 
 
 class ForkedProcess:
-    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use."""
+    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
 
-    def __init__(self, *arguments: str, directory: str, variables: dict[str, str]) -> None:
+    With `output`, it appends what it prints to this file, and leads a process group of its own.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        directory: str,
+        variables: dict[str, str],
+        output: Path | None = None,
+    ) -> None:
         self.arguments = arguments
-        self._process = _context.Process(target=_run, args=(arguments, directory, variables))
+        given = (arguments, directory, variables, output)
+        self._process = _context.Process(target=_run, args=given)
         with _without_main_module():
             self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -63,6 +78,9 @@ class ForkedProcess:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(["hourpass", *self.arguments], timeout or 0)
         return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -82,7 +100,16 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) -> None:
+def _run(
+    arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
+) -> None:
+    if output:
+        os.setsid()
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number in (1, 2):
+            os.dup2(file, number)
+        os.close(file)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     # In a process that a shell starts, it is file 0. multiprocessing has made it another one, which
     # workers would not inherit.
     os.dup2(sys.stdin.fileno(), 0)
@@ -91,4 +118,7 @@ def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) 
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = ["hourpass", *arguments]
-    runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing would end the process without

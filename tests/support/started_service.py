@@ -1,4 +1,8 @@
-"""The service, or another command, in a new interpreter, as users start it."""
+"""The service in a process whose output a test reads, and which it interrupts.
+
+started() runs any command in a new interpreter, as users do. forked() runs `hourpass` quicker; see
+forked_process.py.
+"""
 
 import json
 import os
@@ -6,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import httpx
 
 from app.settings import ROOT
+from tests.support.forked_process import ForkedProcess
 from tests.support.processes import environment, free_port
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, wait_until_ready
 from tests.support.settings import CHEAP_HASHING
@@ -27,7 +34,7 @@ UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
 class Service:
     """A server process, and all that it has written so far."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | ForkedProcess"
     base_url: str
     output: Path
 
@@ -89,15 +96,50 @@ def started(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
+    with killed_at_the_end(process):
         yield Service(process, f"http://127.0.0.1:{port}", output)
+
+
+@contextmanager
+def forked(
+    directory: Path, *arguments: str, cwd: Path = ROOT, **variables: str
+) -> Iterator[Service]:
+    """`hourpass` with these arguments and a free port."""
+    port = free_port()
+    output = directory / f"output-{port}"
+    output.touch()
+    settings = environment(**{**CHEAP_HASHING, **variables})
+    command = (*arguments, "--port", str(port))
+    process = ForkedProcess(*command, directory=str(cwd), variables=settings, output=output)
+    with killed_at_the_end(process):
+        yield Service(process, f"http://127.0.0.1:{port}", output)
+
+
+@contextmanager
+def killed_at_the_end(process: "subprocess.Popen[bytes] | ForkedProcess") -> Iterator[None]:
+    """Kill it, with its workers."""
+    try:
+        yield
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it leads no process group yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def ended(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+def ended(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `hourpass` with these arguments, which is expected to end by itself."""
+    with NamedTemporaryFile() as file:
+        output = Path(file.name)
+        settings = environment(**variables)
+        process = ForkedProcess(*arguments, directory=str(ROOT), variables=settings, output=output)
+        with killed_at_the_end(process):
+            status = process.wait(SERVE_TIMEOUT_SECONDS)
+        return subprocess.CompletedProcess(arguments, status, output.read_text())
+
+
+def ended_in_new_interpreter(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run a command that is expected to end by itself."""
     return subprocess.run(
         command,
@@ -115,3 +157,13 @@ def ended(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 def token_of(base_url: str) -> str:
     token: str = httpx.post(f"{base_url}/token", json=ARTHUR).json()["token"]
     return token
+
+
+def workers_that_answer(base_url: str) -> Counter[str]:
+    """How many of 40 connections each worker has accepted. Its request ids begin alike."""
+    with ExitStack() as connections:
+        answers = [
+            connections.enter_context(httpx.Client(verify=False)).get(f"{base_url}/healthz")
+            for _ in range(40)
+        ]
+    return Counter(answer.headers["X-Request-Id"].partition("-")[0] for answer in answers)
