@@ -23,7 +23,7 @@ from tests.support.raw_http import (
     send_all,
 )
 from tests.support.service_process import serving
-from tests.support.started_service import HOURPASS, Service, started
+from tests.support.started_service import Service, forked
 from tests.support.users import LANCELOT
 
 JSON = "Content-Type: application/json"
@@ -36,7 +36,7 @@ MEBIBYTE = 2**20
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("after-the-head")
     url = f"sqlite:///{directory}/hourpass.db"
-    with started(directory, *HOURPASS, "serve", DATABASE_URL=url, LOG_LEVEL="warning") as service:
+    with forked(directory, "serve", DATABASE_URL=url, LOG_LEVEL="warning") as service:
         service.wait_until_ready()
         httpx.post(f"{service.base_url}/register-user", json=LANCELOT)
         yield service

@@ -19,7 +19,7 @@ from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
-from tests.support.started_service import HOURPASS, started
+from tests.support.started_service import forked
 from tests.support.users import LANCELOT
 
 PROXY = "203.0.113.7"
@@ -172,8 +172,7 @@ def start_caddy(url: str, directory: Path) -> "tuple[subprocess.Popen[bytes], in
 def test_a_real_proxy_is_named_until_it_is_trusted(
     database_url: str, tmp_path: Path, trusted: str
 ) -> None:
-    command = (*HOURPASS, "serve")
-    with started(tmp_path, *command, DATABASE_URL=database_url, TRUSTED_PROXIES=trusted) as service:
+    with forked(tmp_path, "serve", DATABASE_URL=database_url, TRUSTED_PROXIES=trusted) as service:
         service.wait_until_ready()
         with caddy_before(service.base_url, tmp_path) as url:
             for _ in range(3):

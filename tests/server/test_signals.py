@@ -1,12 +1,8 @@
-"""SIGHUP: one worker ends as on SIGTERM, several are replaced. All lines have the log's format."""
+"""On SIGHUP, one worker ends as on SIGTERM. Several are replaced: see test_restarts.py."""
 
-import asyncio
 import json
 import signal
-import socket
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,18 +11,16 @@ import httpx
 import pytest
 
 from app.server import supervisor
+from app.server.run import _stop_on_hangup
 from app.server.supervisor import Supervisor
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
-from tests.support.started_service import HOURPASS, Service, ended, started
-from tests.support.waiting import until
-
-pytestmark = pytest.mark.usefixtures("sighup_is_not_ignored")
+from tests.support.started_service import forked
 
 
 def test_sighup_ends_one_worker_as_sigterm_does(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hourpass.db"
-    with started(tmp_path, *HOURPASS, "serve", DATABASE_URL=url) as service:
+    with forked(tmp_path, "serve", DATABASE_URL=url) as service:
         service.wait_until_ready()
         cursor = httpx.get(f"{service.base_url}/revocations").json()["cursor"]
         with connected(service.base_url) as connection:
@@ -44,46 +38,19 @@ def test_sighup_ends_one_worker_as_sigterm_does(tmp_path: Path) -> None:
     assert "Application shutdown complete." in service.messages()
 
 
-def test_started_with_nohup_one_worker_ignores_sighup(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/hourpass.db"
-    ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *HOURPASS, "serve")
-    with started(tmp_path, *ignoring, DATABASE_URL=url) as service:
-        service.wait_until_ready()
-        service.process.send_signal(signal.SIGHUP)
-        assert httpx.get(f"{service.base_url}/readyz").status_code == 200
-        assert service.process.poll() is None
+@pytest.fixture
+def sighup_handler() -> Iterator[None]:
+    """The test may change it."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
-@contextmanager
-def two_workers(directory: Path) -> Iterator[tuple[Service, Path]]:
-    database = directory / "hourpass.db"
-    command = (*HOURPASS, "serve", "--workers", "2")
-    with started(directory, *command, DATABASE_URL=f"sqlite:///{database}") as service:
-        service.wait_for_workers(2)
-        yield service, database
-
-
-def test_sighup_replaces_all_workers_and_a_failure_is_an_error_line(tmp_path: Path) -> None:
-    with two_workers(tmp_path) as (service, database):
-        started_before = service.messages().count("Application startup complete.")
-        service.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "Restarted all workers" in service.messages())
-        assert service.messages().count("Application startup complete.") == started_before + 2
-        assert httpx.get(f"{service.base_url}/readyz").status_code == 200
-        assert service.messages("error") == []
-
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("UPDATE hourpass_version SET version_num = 'from tomorrow'")
-            connection.commit()
-        service.process.send_signal(signal.SIGHUP)
-        failed = "Restart failed, the other workers keep running. See the lines above"
-        wait_for(lambda: failed in service.messages("error"))
-        assert httpx.get(f"{service.base_url}/healthz").status_code == 200
-        assert "Starting on http" in str(service.messages())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    asyncio.run(until(condition))
+@pytest.mark.usefixtures("sighup_handler")
+def test_started_with_nohup_one_worker_ignores_sighup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _stop_on_hangup()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 class SlowWorker:
@@ -121,16 +88,3 @@ def test_a_service_that_has_to_stop_waits_for_no_worker(
 ) -> None:
     restarting.signal_queue.append(sent)
     assert not restarting._becomes_ready(SlowWorker([]))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_address_in_use_is_a_line_in_the_logs_format(workers: str, tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        options = ("--workers", workers, "--port", str(other.getsockname()[1]))
-        url = f"sqlite:///{tmp_path}/hourpass.db"
-        run = ended(*HOURPASS, "serve", *options, DATABASE_URL=url)
-    lines = [json.loads(line) for line in run.stdout.splitlines()]
-    [error] = [line for line in lines if line["level"] == "error"]
-    assert "address already in use" in error["message"].lower()

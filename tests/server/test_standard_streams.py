@@ -20,11 +20,18 @@ import pytest
 from app import standard_streams
 from app.settings import ROOT
 from app.standard_streams import QueuedStream
+from tests.support.forked_process import ForkedProcess
 from tests.support.limited_service import wait_for
 from tests.support.processes import environment, free_port
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, wait_until_ready
 from tests.support.settings import CHEAP_HASHING
-from tests.support.started_service import HOURPASS, started
+from tests.support.started_service import (
+    HOURPASS,
+    Service,
+    killed_at_the_end,
+    started,
+    workers_that_answer,
+)
 
 PIPE_BYTES = 4096  # the smallest pipe has room for 16 lines of the request log
 LINES = [f"{number:99}\n" for number in range(500)]
@@ -172,31 +179,29 @@ def test_the_interpreter_ends_with_all_lines_written_or_soon(pipe: Pipe, is_read
 
 
 @contextmanager
-def served(
-    pipe: Pipe, directory: Path, *arguments: str
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def served(pipe: Pipe, directory: Path, *arguments: str) -> Iterator[Service]:
+    """A service whose standard error is the pipe."""
     port = free_port()
-    variables = {**CHEAP_HASHING, "DATABASE_URL": f"sqlite:///{directory}/hourpass.db"}
-    process = subprocess.Popen(
-        [*HOURPASS, "serve", "--port", str(port), *arguments],
-        cwd=ROOT,
-        env=environment(**variables),
-        stderr=pipe.stream,
-        start_new_session=True,
+    writer = Path(f"/proc/{os.getpid()}/fd/{pipe.stream.fileno()}")
+    url = f"sqlite:///{directory}/hourpass.db"
+    process = ForkedProcess(
+        *("serve", "--port", str(port), *arguments),
+        directory=str(ROOT),
+        variables=environment(**CHEAP_HASHING, DATABASE_URL=url),
+        output=writer,
     )
-    try:
-        wait_until_ready(process, f"http://127.0.0.1:{port}", workers=1)
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        sys.stdout.write(pipe.read(pipe.waiting()))  # pytest shows it if the test fails
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(SERVE_TIMEOUT_SECONDS)
+    service = Service(process, f"http://127.0.0.1:{port}", writer)
+    with killed_at_the_end(process):
+        try:
+            service.wait_until_ready()
+            yield service
+        finally:
+            sys.stdout.write(pipe.read(pipe.waiting()))  # pytest shows it if the test fails
 
 
-def ask_often(base_url: str) -> list[str]:
+def ask_often(service: Service) -> list[str]:
     """The ids of requests whose lines no small pipe has room for."""
-    with httpx.Client(base_url=base_url) as client:
+    with httpx.Client(base_url=service.base_url) as client:
         answers = [client.get("/token_status/none") for _ in range(50)]
     assert {answer.status_code for answer in answers} == {401}
     return [answer.headers["x-request-id"] for answer in answers]
@@ -206,21 +211,23 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(
     pipe: Pipe, tmp_path: Path
 ) -> None:
     """Of the supervisor and of its workers. One worker alone ends as each of them does."""
-    with served(pipe, tmp_path, "--workers", "2") as (base_url, process):
-        ask_often(base_url)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(SERVE_TIMEOUT_SECONDS) == 0
+    with served(pipe, tmp_path, "--workers", "2") as service:
+        wait_until_ready(service.process, service.base_url, workers=2)
+        assert min(workers_that_answer(service.base_url).values()) >= 5
+        ask_often(service)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(SERVE_TIMEOUT_SECONDS) == 0
 
 
 def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Path) -> None:
-    with served(pipe, tmp_path) as (base_url, process):
-        ids = ask_often(base_url)
-        process.send_signal(signal.SIGTERM)
+    with served(pipe, tmp_path) as service:
+        ids = ask_often(service)
+        service.process.send_signal(signal.SIGTERM)
         text = b""
         pipe.stream.close()  # so that the end of the process is the end of the pipe
         while part := os.read(pipe.reader, 65536):
             text += part
-        assert process.wait(SERVE_TIMEOUT_SECONDS) == -signal.SIGTERM
+        assert service.process.wait(SERVE_TIMEOUT_SECONDS) == -signal.SIGTERM
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["request_id"] for line in lines if line["message"] == "request"] == ids
     assert lines[-1]["message"].startswith("Finished server process")
