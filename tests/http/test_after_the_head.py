@@ -91,25 +91,23 @@ def test_trailer_fields_do_not_change_how_messages_are_told_apart(
     assert answers[-1].headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
-def test_no_trailer_behind_a_proxy_chooses_the_address_of_the_client(
-    kind: str, tmp_path: Path
-) -> None:
+def test_no_trailer_behind_a_proxy_chooses_the_address_of_the_client(tmp_path: Path) -> None:
     """HAProxy passes trailers on, with the client's own request on the same connection."""
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with serving(url, TRUSTED_PROXIES="127.0.0.1") as base_url:
         httpx.post(f"{base_url}/register-user", json=LANCELOT)
         port = httpx.URL(base_url).port
         assert port
-        with plain_proxy(kind, tmp_path, port) as proxy_url, connected(proxy_url) as connection:
-            forged = b"X-Forwarded-For: 6.6.6.6\r\n"
-            asked = chunked("POST /token", JSON, "Connection: close", body=LOGIN, trailers=forged)
-            send_all(connection, asked)
-            token = json.loads(read_answers(connection)[-1].body)["token"]
-        audit = httpx.get(f"{base_url}/me/audit", headers={"Authorization": f"Bearer {token}"})
-    addresses = {entry["address"] for entry in audit.json()["entries"]}
-    assert addresses
-    assert "6.6.6.6" not in str(audit.json())
+        forged = b"X-Forwarded-For: 6.6.6.6\r\n"
+        asked = chunked("POST /token", JSON, "Connection: close", body=LOGIN, trailers=forged)
+        for kind in ("haproxy", "caddy"):
+            with plain_proxy(kind, tmp_path, port) as proxy_url, connected(proxy_url) as connection:
+                send_all(connection, asked)
+                token = json.loads(read_answers(connection)[-1].body)["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            audit = httpx.get(f"{base_url}/me/audit", headers=headers).json()
+            assert {entry["address"] for entry in audit["entries"]}
+            assert "6.6.6.6" not in str(audit), kind
 
 
 CHUNKED = request("POST /token", JSON, "Transfer-Encoding: chunked")

@@ -129,7 +129,7 @@ def test_the_sweep_continues_after_an_unexpected_error(
             original(self)
 
         monkeypatch.setattr(HttpProtocol, method, fail_once)
-    with run(LONG._replace(first_head=1)) as service, ExitStack() as stack:
+    with run(LONG._replace(first_head=0.3)) as service, ExitStack() as stack:
         silent = [stack.enter_context(connected(service.base_url)) for _ in range(4)]
         closed = silent[1:] if "fail" in failing else silent
         for connection in closed:

@@ -261,13 +261,15 @@ async def test_a_protected_operation_names_the_scope_that_it_needs(
     client_with_a_user: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     """Lancelot has no scope, so he is refused exactly where the document names one."""
+    headers = bearer(await log_in(client_with_a_user, LANCELOT))
     for call, operation in OPERATIONS.items():
         if not operation["security"]:
             continue
         with subtests.test(call):
             method, path = re.sub(r"{\w+}", "1", call).split(" ")
-            headers = bearer(await log_in(client_with_a_user, LANCELOT))
             response = await client_with_a_user.request(method, path, headers=headers)
+            if response.is_success and method != "GET":  # it may have revoked the token
+                headers = bearer(await log_in(client_with_a_user, LANCELOT))
             scopes = operation["security"][0]["Password"]
             if response.status_code == 403 and response.json()["error"] == "insufficient_scope":
                 assert scopes == ["admin"]
@@ -399,9 +401,13 @@ def test_every_optional_member_of_a_change_can_be_null(schema: dict[str, Any]) -
         assert {"type": "null"} in change["properties"][name]["anyOf"]
 
 
+@on_sqlite
 async def test_the_document_is_rendered_once(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = (await client.get("/openapi.json")).json()
-    monkeypatch.setattr(app, "openapi", None)  # whoever called it again would fail
-    assert (await client.get("/openapi.json")).json() == document
+    documents = iter([DOCUMENT])  # a second call would fail
+    monkeypatch.setattr(app, "openapi", lambda: next(documents))
+    for _ in range(2):
+        assert (await client.get("/openapi.json")).json()["paths"].keys() == DOCUMENT[
+            "paths"
+        ].keys()
