@@ -10,8 +10,9 @@ from typing import Any
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from app.server.connections import backlog, raise_open_files
+from app.server.connections import backlog
 from app.server.listeners import bind, deal
+from app.server.open_files import raise_open_files
 from app.server.protocol import HttpProtocol
 from app.server.reports import Report, Reports, set_own
 from app.server.server import Server

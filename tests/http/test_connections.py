@@ -19,7 +19,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.ip_addresses import network_of
-from app.server.connections import MAX_REFUSALS, Connections, TimeLimits, open_files
+from app.server.connections import MAX_REFUSALS, Connections, TimeLimits
+from app.server.open_files import open_files
 from app.server.protocol import HttpProtocol
 from app.tokens.revocations import feed
 from tests.support.connection_flood import flooding
