@@ -15,19 +15,18 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.http.docs_page import COMMON_ERRORS
-from app.main import app as default_app
 from tests.support.markers import on_sqlite
-from tests.support.openapi import assert_documented
+from tests.support.openapi import (
+    DOCUMENT,
+    OPERATIONS,
+    SCHEMAS,
+    assert_documented,
+    for_each,
+    for_each_operation,
+)
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, log_in, register
 
-DOCUMENT: dict[str, Any] = default_app.openapi()
-OPERATIONS = {
-    f"{method.upper()} {path}": operation
-    for path, methods in DOCUMENT["paths"].items()
-    for method, operation in methods.items()
-}
 PASSWORD_FLOW = DOCUMENT["components"]["securitySchemes"]["Password"]["flows"]["password"]
-every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
 def refusals_of(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -153,14 +152,14 @@ def test_registration_and_login_are_the_first_operations_of_their_group() -> Non
     assert calls[:2] == ["POST /register-user", "POST /token"]
 
 
-@every_operation
+@for_each_operation
 def test_an_operation_says_what_it_is(operation: dict[str, Any]) -> None:
     assert len(operation["tags"]) == 1
     assert operation["summary"]
     assert operation["description"]
 
 
-@every_operation
+@for_each_operation
 def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[str, Any]) -> None:
     for status, refusal in refusals_of(operation).items():
         body = refusal["content"]["application/json"]
@@ -177,7 +176,7 @@ def test_every_documented_refusal_has_examples_of_the_one_shape(operation: dict[
 
 
 def test_all_grants_are_documented_with_an_example() -> None:
-    schema = DOCUMENT["components"]["schemas"]["TokenRequest"]
+    schema = SCHEMAS["TokenRequest"]
     members = {"username", "password", "grant_type", "refresh_token", "subject_token", "client_id"}
     assert members <= set(schema["properties"])
     assert len(schema["examples"]) == 4
@@ -185,21 +184,21 @@ def test_all_grants_are_documented_with_an_example() -> None:
 
 def test_the_example_of_a_registration_is_one() -> None:
     schema = {**DOCUMENT, "$ref": "#/components/schemas/NewUser"}
-    examples = DOCUMENT["components"]["schemas"]["NewUser"]["examples"]
+    examples = SCHEMAS["NewUser"]["examples"]
     assert examples
     for example in examples:
         jsonschema.validate(example, schema, format_checker=jsonschema.FormatChecker())
 
 
-@pytest.mark.parametrize("name", DOCUMENT["components"]["schemas"])
+@for_each({name: name for name in SCHEMAS})
 def test_the_examples_of_a_schema_are_valid(name: str) -> None:
     schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
-    for example in DOCUMENT["components"]["schemas"][name].get("examples", []):
+    for example in SCHEMAS[name].get("examples", []):
         jsonschema.validate(example, schema, jsonschema.Draft202012Validator)
 
 
 def test_the_lengths_of_a_typed_code_are_documented() -> None:
-    schemas = DOCUMENT["components"]["schemas"]
+    schemas = SCHEMAS
     members = {
         "PasswordReset": "code",
         "EmailConfirmation": "code",
@@ -231,7 +230,7 @@ def test_the_example_of_a_taken_name_has_the_id_of_its_user() -> None:
     assert example == {"message": "User already exists", "error": "user_exists", "user_id": 4}
 
 
-@every_operation
+@for_each_operation
 def test_an_operation_documents_422_if_its_request_can_be_invalid(
     operation: dict[str, Any],
 ) -> None:
@@ -367,7 +366,7 @@ def schemas_in(node: Any, seen: frozenset[str] = frozenset()) -> Iterator[dict[s
         yield node
         name = str(node.get("$ref", "")).rpartition("/")[2]
         if name and name not in seen:
-            yield from schemas_in(DOCUMENT["components"]["schemas"][name], seen | {name})
+            yield from schemas_in(SCHEMAS[name], seen | {name})
         for key, value in node.items():
             if key not in {"example", "examples"}:
                 yield from schemas_in(value, seen)
@@ -380,7 +379,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("schema", BODIES.values(), ids=BODIES)
+@for_each(BODIES)
 def test_no_request_body_declares_a_default(schema: dict[str, Any]) -> None:
     """Generated clients send declared defaults, and so change what nobody named."""
     properties = [found.get("properties", {}) for found in schemas_in(schema)]
@@ -390,9 +389,7 @@ def test_no_request_body_declares_a_default(schema: dict[str, Any]) -> None:
         assert "default" not in found or found in properties
 
 
-@pytest.mark.parametrize(
-    "schema", [schema for name, schema in BODIES.items() if name.startswith("PATCH ")]
-)
+@for_each({name: schema for name, schema in BODIES.items() if name.startswith("PATCH ")})
 def test_every_optional_member_of_a_change_can_be_null(schema: dict[str, Any]) -> None:
     (change,) = (found for found in schemas_in(schema) if "properties" in found)
     optional = set(change["properties"]) - set(change.get("required", ()))
