@@ -163,8 +163,8 @@ class Connections:
         return len(self.refused.since) <= MAX_REFUSALS
 
     def stop(self) -> None:
-        """Close idle connections sooner. Not at once: on a busy connection, the next request is
-        already on its way, and the answer to it tells the client to close."""
+        """Close idle connections sooner, but not at once: on a busy connection, the next request is
+        already on its way. Its answer tells the client to close."""
         if self.is_stopping:
             return
         self.is_stopping = True

@@ -24,7 +24,7 @@ _log = logging.getLogger("hourpass")
 
 def serve(host: str, port: int, workers: int, reports: Reports | None = None) -> None:
     """Serve until interrupted, on the sockets of systemd or on this address. Logs an error and
-    exits if it cannot. `reports` gets those of the workers."""
+    exits if it cannot. `reports` gets the reports of the workers."""
     raise_open_files()
     notifier = Notifier()
     copies = workers if sys.platform == "linux" else 1

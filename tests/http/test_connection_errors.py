@@ -35,7 +35,8 @@ def run(sqlite_template: Path, tmp_path: Path) -> Callable[..., Any]:
 
 
 class Turn:
-    """Blocks the event loop of a service, which then reads in one turn what was sent meanwhile."""
+    """Blocks the event loop of a service. Afterwards, the loop reads in one turn all that was
+    sent meanwhile."""
 
     def __init__(self, service: LimitedService) -> None:
         self._is_blocked = threading.Event()

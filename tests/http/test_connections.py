@@ -1,4 +1,4 @@
-"""How many connections the service keeps, and that no client can take the places of all others."""
+"""How many connections the service keeps. No client can use them all up."""
 
 import asyncio
 import gc
@@ -56,17 +56,17 @@ def test_the_longest_idle_connection_is_closed_for_a_new_one(run: Any) -> None:
         pooled = connect(request("GET /healthz"))
         silent = [connect() for _ in range(9)]
         wait_for(lambda: service.open == 10)
-        for gone in silent:  # those that never asked for anything go first, in their order
+        for evicted in silent:  # those that never sent a request are evicted first, in order
             newcomer = connect(request("GET /healthz"))
-            assert gone.recv(100) == b""
-            if gone is silent[3]:
-                pooled.sendall(request("GET /healthz"))  # it is in its place still
+            assert evicted.recv(100) == b""
+            if evicted is silent[3]:
+                pooled.sendall(request("GET /healthz"))  # it is still open
                 assert pooled.recv(65536)[:12] == b"HTTP/1.1 200"
         newcomer.sendall(request("GET /healthz"))
         assert newcomer.recv(65536)[:12] == b"HTTP/1.1 200"
 
 
-def test_requests_in_progress_never_go_for_a_newcomer_who_is_told_so(
+def test_requests_in_progress_are_not_evicted_and_new_clients_get_503(
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with run(**TEN) as service, ExitStack() as stack:
@@ -88,16 +88,16 @@ def test_requests_in_progress_never_go_for_a_newcomer_who_is_told_so(
             assert [answer.status for answer in read_answers(listener)] == [200]
 
 
-def test_some_of_many_simultaneously_refused_clients_get_no_answer(run: Any) -> None:
-    """Each takes one of the files that may be open, for as long as it likes to read."""
+def test_at_most_100_refused_clients_get_an_answer_at_the_same_time(run: Any) -> None:
+    """Each of them uses one of the open files until it has read the answer."""
     with run(**TEN) as service, ExitStack() as stack:
         for _ in range(10):
             listener = stack.enter_context(connected(service.base_url))
             listener.sendall(request("GET /slow"))
         wait_for(lambda: service.open == 10 and not service.connections.first_heads.since)
         refused = [stack.enter_context(connected(service.base_url)) for _ in range(150)]
-        told = [len(read_answers(connection)) for connection in refused]
-        assert set(told) == {0, 1}
+        answers = [len(read_answers(connection)) for connection in refused]
+        assert set(answers) == {0, 1}
         assert len(service.connections.refused.since) <= MAX_REFUSALS + 1
 
 
@@ -131,7 +131,7 @@ def test_connections_that_make_the_service_wait_are_closed_for_new_ones(
 
 
 class Unread(NamedTuple):
-    """What one connection holds in memory."""
+    """What the service keeps in memory for one connection."""
 
     answered: int  # requests, since the service started
     unsent: int  # bytes of answers
@@ -225,7 +225,7 @@ def test_half_of_all_connections_may_listen_to_the_feed_and_5000_at_most(
 def test_listeners_use_at_most_half_of_all_connections(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are never replaced, and two addresses together could hold all places."""
+    """They are never evicted, so two addresses together could use up all connections."""
     monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 3600)  # nothing is sent while they wait
     sources = (NEIGHBOUR, "127.0.0.3")
     with run(max_connections=20) as service, ExitStack() as stack:
@@ -280,7 +280,7 @@ def test_the_idle_connections_of_trusted_proxies_are_closed_last(run: Any) -> No
 @pytest.mark.parametrize(
     ("wanted", "warns"), [(None, False), (100, False), (1_000_000, True)], ids=str
 )
-def test_connections_leave_some_of_the_files_that_may_be_open(
+def test_the_limit_of_connections_leaves_some_files_for_other_uses(
     wanted: int | None, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make_settings("sqlite:///x.db", max_connections=wanted)
@@ -292,7 +292,7 @@ def test_connections_leave_some_of_the_files_that_may_be_open(
 
 @pytest.fixture
 def files() -> Iterator[int]:
-    """As many as this process may open, for the clients of a flood."""
+    """The number that this process may open, raised for the clients of a flood."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield before[1] if before[1] > 0 else 1_000_000
@@ -360,7 +360,7 @@ def test_a_client_network_is_an_ipv4_address_or_an_ipv6_64(host: str, network: s
 
 
 def test_an_idle_connection_keeps_no_database_session(run: Any) -> None:
-    """Anybody can hold connections, and each session takes some 5 KB."""
+    """Anyone can hold connections, and a session takes 5 KB."""
 
     def sessions() -> int:
         gc.collect()

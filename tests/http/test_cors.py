@@ -1,7 +1,7 @@
-"""Pages of the origins in CORS_ORIGINS may read all responses, and pages of others only the keys
-and the metadata. test_browser_front_end.py asks a browser.
+"""Pages of the origins in CORS_ORIGINS may read all responses. Pages of other origins may read only
+the keys and the metadata. test_browser_front_end.py uses a browser.
 
-On SQLite only: no database is asked.
+On SQLite only, because the headers do not depend on the database.
 """
 
 import pytest
@@ -21,7 +21,7 @@ APP = "https://app.camelot.example"
 DEVELOPER = "http://localhost:3000"
 PREFLIGHT = {"Access-Control-Request-Method": "PATCH"}
 ALLOW = "access-control-allow-origin"
-# What each of these gets is told by another part of the code.
+# A different part of the code answers each of these.
 PATHS = ("/healthz", "/verify", "/me", "/unknown", "/token_status/x", f"/{'x' * 8200}")
 PUBLIC = ("/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/.well-known/x")
 
@@ -77,13 +77,13 @@ async def test_another_origin_may_read_none(client: AsyncClient, subtests: pytes
             assert not [name for name in asked.headers if name.startswith("access-control")]
 
 
-async def test_two_origins_are_none(app: FastAPI) -> None:
+async def test_two_origins_in_one_request_count_as_none(app: FastAPI) -> None:
     async with client_of(app) as client:
         for origins in ([("Origin", APP), ("Origin", APP)], [("Origin", f"{APP}, {DEVELOPER}")]):
             assert ALLOW not in (await client.get("/healthz", headers=origins)).headers
 
 
-async def test_preflights_are_answered_alike_for_all_paths_and_remembered(
+async def test_preflights_get_the_same_answer_for_all_paths_and_are_cached(
     client: AsyncClient,
 ) -> None:
     answers = [
@@ -104,8 +104,8 @@ async def test_preflights_are_answered_alike_for_all_paths_and_remembered(
     assert headers["access-control-allow-headers"] == "Authorization, Content-Type, X-Request-Id"
 
 
-async def test_a_preflight_that_a_proxy_asks_about_needs_a_token(client: AsyncClient) -> None:
-    """Otherwise the proxy would let it pass."""
+async def test_a_preflight_that_a_proxy_sends_to_verify_needs_a_token(client: AsyncClient) -> None:
+    """Otherwise the proxy would pass it on."""
     token = await log_in(client, ARTHUR)
     for path in ("/verify", "/verify/models/x"):
         for headers, status in ((bearer("x"), 401), ({}, 401), (bearer(token), 200)):
@@ -113,7 +113,7 @@ async def test_a_preflight_that_a_proxy_asks_about_needs_a_token(client: AsyncCl
             assert (await client.options(path, headers=preflight)).status_code == status
 
 
-async def test_options_without_a_wish_is_no_preflight(client: AsyncClient) -> None:
+async def test_options_without_a_requested_method_is_no_preflight(client: AsyncClient) -> None:
     assert (await client.options("/me", headers={"Origin": APP})).status_code == 405
 
 
@@ -122,7 +122,7 @@ async def test_a_preflight_has_the_same_limits_as_other_requests(client: AsyncCl
     assert answer.status_code == 414
 
 
-async def test_an_unexpected_error_can_be_read_too(app: FastAPI) -> None:
+async def test_an_allowed_origin_may_read_an_unexpected_error_too(app: FastAPI) -> None:
     @app.get("/broken")
     async def broken(_: Request) -> None:
         raise ZeroDivisionError

@@ -1,6 +1,6 @@
-"""One shape for every error, whatever raised it, and no error repeats what was sent or went wrong.
+"""Every error has one shape, and repeats neither what was sent nor the text of an exception.
 
-Around them stand the bounds of a request, the headers of every answer, and an outage.
+Also the limits of a request, the headers of every answer, and outages of the database.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 async def stream(size: int, beginning: bytes = b"") -> AsyncIterator[bytes]:
-    """A body that does not say how long it is."""
+    """A body without a Content-Length."""
     yield beginning
     for _ in range(size // 1_000):
         yield b" " * 1_000
@@ -103,7 +103,7 @@ async def test_a_successful_answer_has_the_same_headers(client: AsyncClient) -> 
 
 
 @on_sqlite
-async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None:
+async def test_a_405_lists_the_allowed_methods(client: AsyncClient) -> None:
     for path, methods in {
         "/me": "GET, HEAD, PATCH, DELETE",
         "/users/1": "GET, HEAD, PATCH",
@@ -121,7 +121,7 @@ async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None
 @on_sqlite
 @pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "a form"])
 @pytest.mark.parametrize("path", ["/register-user", "/token"])
-async def test_a_body_without_an_end_closes_the_connection(
+async def test_a_body_without_an_end_is_refused(
     client: AsyncClient, path: str, headers: dict[str, str]
 ) -> None:
     response = await client.post(path, content=stream(20_000), headers=headers)
@@ -129,7 +129,7 @@ async def test_a_body_without_an_end_closes_the_connection(
 
 
 @on_sqlite
-async def test_nothing_of_a_body_that_is_too_large_is_stored(client: AsyncClient) -> None:
+async def test_a_body_that_is_too_large_stores_nothing(client: AsyncClient) -> None:
     person = json.dumps(LANCELOT).encode()
     for content in (person + b" " * 20_000, stream(20_000, person)):
         response = await client.post("/register-user", content=content, headers=JSON)
@@ -195,7 +195,7 @@ BAD_REQUEST_IDS = {
     "empty": b"",
     "long": b"0" * 65,
     "two words": b"round table",
-    "with a sign of its own": b"id=1",
+    "with another character": b"id=1",
     "beyond ASCII": "Guenièvre".encode(),
     "with a line break": b"camelot-1\n",
 }
@@ -218,25 +218,25 @@ async def test_every_request_gets_an_id_of_its_own(client: AsyncClient) -> None:
 
 
 @pytest.fixture
-def swept() -> Iterator[None]:
-    """The garbage collector complains of each connection that was cut off. May it be now, and not
-    in whatever test comes next."""
+def collected_garbage() -> Iterator[None]:
+    """Collect the garbage of this test, which includes a warning about each connection that was cut
+    off. Otherwise the next test would get the warnings."""
     yield
     gc.collect()
 
 
 def cuts_connections(test: Callable[P, R]) -> Callable[P, R]:
-    complaints = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    without_warnings = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     # Set up before the service, and so torn down after it.
-    return complaints(pytest.mark.usefixtures("swept")(test))
+    return without_warnings(pytest.mark.usefixtures("collected_garbage")(test))
 
 
 @cuts_connections
-async def test_an_outage_of_the_database_is_a_503_and_passes(
+async def test_during_an_outage_of_the_database_the_answer_is_503(
     client: AsyncClient, app: FastAPI, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     token = await log_in(client, ARTHUR)
-    await app.state.database.close()  # what is open would outlive the outage
+    await app.state.database.close()  # open connections would still work
     with outage(make_url(settings.database_url), request):
         await assert_unavailable(client, token)
     assert await token_holds(client, token)
@@ -245,7 +245,7 @@ async def test_an_outage_of_the_database_is_a_503_and_passes(
 
 @contextmanager
 def outage(url: URL, request: pytest.FixtureRequest) -> Iterator[None]:
-    """SQLite's file goes away; PostgreSQL takes no more connections."""
+    """SQLite's file is moved away. PostgreSQL accepts no more connections."""
     assert url.database is not None
     if url.get_backend_name() == "sqlite":
         path = Path(url.database)
@@ -290,12 +290,12 @@ async def test_connections_that_the_server_has_ended_are_replaced(
 ) -> None:
     token = await log_in(client, ARTHUR)
     name = make_url(settings.database_url).database
-    # Beside the event loop, which hears of it meanwhile.
+    # In a thread, so that the event loop notices it.
     await asyncio.to_thread(
         postgres.run,
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
     )
-    async with asyncio.timeout(10):  # in the instant between its last message and its end: 503
+    async with asyncio.timeout(10):  # 503 until the loop has noticed
         while (await client.get(f"/token_status/{token}")).status_code == 503:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await token_holds(client, token)

@@ -53,7 +53,7 @@ async def test_invalid_bytes_are_refused_and_count_as_no_failed_login(
             assert body["error_description"] == body["message"] == message
 
 
-async def test_two_passwords_of_other_bytes_are_not_one(client: AsyncClient) -> None:
+async def test_two_passwords_of_different_bytes_are_different(client: AsyncClient) -> None:
     await register(client, {**LANCELOT, "password": "\ufffd"})
     assert (await send(client, "username=lancelot&password=%EF%BF%BD")).status_code == 200
     assert (await send(client, "username=lancelot&password=%FE")).status_code == 400
@@ -92,7 +92,7 @@ async def test_a_refusal_names_the_parameter(
 
 
 @on_sqlite
-async def test_a_call_that_takes_a_form_alone_says_so(client: AsyncClient) -> None:
+async def test_a_call_that_takes_only_a_form_says_so(client: AsyncClient) -> None:
     answer = await client.post("/revoke", json={"token": "x"})
     body = assert_problem(answer, 415, "unsupported_media_type")
     assert "form" in body["message"]

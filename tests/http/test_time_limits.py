@@ -110,7 +110,7 @@ def test_a_request_in_progress_may_take_longer_than_any_client(run: Any) -> None
 
 
 @pytest.mark.parametrize("number", [0, 1, 200], ids="{} requests behind it".format)
-def test_an_application_hears_at_once_that_its_client_has_gone(run: Any, number: int) -> None:
+def test_the_app_is_told_at_once_that_its_client_has_disconnected(run: Any, number: int) -> None:
     with run() as service:
         with connected(service.base_url) as connection:
             heads = service.connections.first_heads.since

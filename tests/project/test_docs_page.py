@@ -1,6 +1,6 @@
 """The pages at / and /docs, in a real browser without internet.
 
-On SQLite only: the pages know no database.
+On SQLite only, because the pages do not use the database.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, Person, bearer
 
-# A browser that stays at home and needs no sandbox of its own, so that it also runs as root.
+# Without requests to the internet, and without a sandbox, so that it also runs as root.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,11 +39,11 @@ ARGUMENTS = [
 
 
 class Visit:
-    """An open page, the requests that would have left this machine, and the console's errors."""
+    """An open page, the URLs of other machines that it requested, and the console's errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.strangers: list[str] = []
+        self.outside: list[str] = []
         self.errors: list[str] = []
         page.set_default_timeout(30_000)
         page.route("**/*", self._only_loopback)
@@ -58,7 +58,7 @@ class Visit:
         if urlsplit(route.request.url).hostname == "127.0.0.1":
             route.continue_()
         else:
-            self.strangers.append(route.request.url)
+            self.outside.append(route.request.url)
             route.abort()
 
 
@@ -87,7 +87,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """With storage and a cache of its own."""
+    """With new storage and a new cache."""
     with browser.new_context() as context:
         yield Visit(context.new_page())
 
@@ -106,7 +106,7 @@ def test_the_start_page_leads_to_the_docs_which_log_in_and_call_what_is_protecte
     assert LANCELOT["password"] not in stored
     assert "eyJ" not in stored
     assert_can_call_what_is_protected(page, LANCELOT)
-    assert visit.strangers == []
+    assert visit.outside == []
     assert visit.errors == []
 
 
@@ -125,8 +125,8 @@ def test_log_in_with_a_second_factor_as_the_dialog_says(visit: Visit, base_url: 
     expect(dialog).to_contain_text("Logout")
     dialog.locator(".modal-btn.btn-done").first.click()
     assert_can_call_what_is_protected(page, GALAHAD)
-    assert visit.strangers == []
-    assert len(visit.errors) == 1  # the refusal without a code, which the browser notes as well
+    assert visit.outside == []
+    assert len(visit.errors) == 1  # the refusal of the login without a code
     assert "400" in visit.errors[0]
 
 

@@ -1,6 +1,6 @@
 """The OpenAPI document is valid, complete and true. tests/clients generates clients from it.
 
-On SQLite only where requests are sent: what is documented does not depend on the database.
+On SQLite only, because the document does not depend on the database.
 """
 
 import json
@@ -322,23 +322,23 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, Any], int]] = {
     "no JSON object": ("POST /token", None, {"json": []}, 422),
     "no token": ("GET /token_status/x", None, {}, 401),
     "a huge token in the path": (f"GET /token_status/{HUGE}", None, {}, 414),
-    "nobody asks": ("GET /me", None, {}, 401),
-    "a forged token asks": ("GET /me", "forged", {}, 401),
-    "a huge token asks": ("GET /me", HUGE, {}, 431),
-    "nobody enables": ("PUT /toggle-user-permission/2/1", None, {}, 401),
-    "a user enables": ("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403),
-    "enable nobody": ("PUT /toggle-user-permission/77/1", ARTHUR, {}, 404),
-    "enable twofold": ("PUT /toggle-user-permission/2/2", ARTHUR, {}, 422),
-    "nobody removes": ("DELETE /remove-user/2", None, {}, 401),
-    "a user removes": ("DELETE /remove-user/2", LANCELOT, {}, 403),
-    "remove nobody": ("DELETE /remove-user/77", ARTHUR, {}, 404),
-    "remove beyond 64 bits": (f"DELETE /remove-user/{2**63}", ARTHUR, {}, 422),
+    "read without a token": ("GET /me", None, {}, 401),
+    "read with a forged token": ("GET /me", "forged", {}, 401),
+    "read with a huge token": ("GET /me", HUGE, {}, 431),
+    "enable without a token": ("PUT /toggle-user-permission/2/1", None, {}, 401),
+    "enable as a user": ("PUT /toggle-user-permission/2/1", LANCELOT, {}, 403),
+    "enable an unknown user": ("PUT /toggle-user-permission/77/1", ARTHUR, {}, 404),
+    "enable with 2": ("PUT /toggle-user-permission/2/2", ARTHUR, {}, 422),
+    "remove without a token": ("DELETE /remove-user/2", None, {}, 401),
+    "remove as a user": ("DELETE /remove-user/2", LANCELOT, {}, 403),
+    "remove an unknown user": ("DELETE /remove-user/77", ARTHUR, {}, 404),
+    "remove an id above 64 bits": (f"DELETE /remove-user/{2**63}", ARTHUR, {}, 422),
     "a huge header": ("GET /healthz", HUGE, {}, 431),
 }
 
 
 @on_sqlite
-async def test_a_refusal_that_happens_is_documented(
+async def test_the_refusals_of_the_service_are_documented(
     client_with_a_user: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     schema = {**DOCUMENT, "$ref": "#/components/schemas/ErrorBody"}
@@ -381,7 +381,7 @@ BODIES = {
 
 @for_each(BODIES)
 def test_no_request_body_declares_a_default(schema: dict[str, Any]) -> None:
-    """Generated clients send declared defaults, and so change what nobody named."""
+    """Generated clients send declared defaults, which would change members that a caller omits."""
     properties = [found.get("properties", {}) for found in schemas_in(schema)]
     assert any(properties)
     for found in schemas_in(schema):

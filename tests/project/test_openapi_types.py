@@ -55,13 +55,13 @@ def test_ids_and_times_have_64_bits() -> None:
                 assert [kind["format"] for kind in kinds] == ["int64"], (name, member)
 
 
-def test_no_schema_is_called_as_the_constructor_of_another() -> None:
+def test_no_schema_has_the_name_of_a_constructor_of_another() -> None:
     """In Go, NewInvitation() makes an Invitation."""
     assert not [name for name in SCHEMAS if name.removeprefix("New") in set(SCHEMAS) - {name}]
 
 
 @for_each({name: name for name in SCHEMAS})
-def test_no_member_is_called_as_its_schema(name: str) -> None:
+def test_no_member_has_the_name_of_its_schema(name: str) -> None:
     """openapi-python-client has a variable for each of both."""
     assert re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() not in SCHEMAS[name]["properties"]
 
@@ -95,7 +95,7 @@ def test_an_operation_is_open_or_takes_a_token_in_either_way(operation: dict[str
     assert bearer == {"Bearer": []}
 
 
-def test_somebody_who_has_a_token_can_use_it() -> None:
+def test_a_client_can_use_a_token_that_it_already_has() -> None:
     assert (SCHEMES["Bearer"]["type"], SCHEMES["Bearer"]["scheme"]) == ("http", "bearer")
 
 

@@ -1,4 +1,4 @@
-"""The built packages: installed outside the repository, they are all that the service needs."""
+"""The built packages are all that the service needs, outside the repository too."""
 
 import subprocess
 import sys
@@ -83,8 +83,8 @@ def required_packages(requirement: str, archives: Path) -> set[str]:
 
 
 def install(requirement: str, archives: Path, directory: Path) -> Path:
-    """Into an environment of its own, which gets the packages that it needs from this one: nothing
-    is downloaded. Returns the folder with its programs."""
+    """Install it in a new environment, with the packages of this one: nothing is downloaded.
+    Returns the folder with the programs."""
     venv.create(directory, symlinks=True)
     paths = sysconfig.get_paths("venv", vars={"base": str(directory)})
     site_packages = Path(paths["purelib"])
@@ -107,7 +107,7 @@ def programs(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Where a FastAPI user works: with an `app` of their own."""
+    """A project that has an `app` too, as FastAPI projects do."""
     project = tmp_path / "project"
     (project / "app").mkdir(parents=True)
     (project / "app" / "__init__.py").write_text("raise RuntimeError('This is not the service.')")

@@ -28,7 +28,7 @@ def test_the_default_follows_the_port(
     assert Settings().issuer == issuer
 
 
-def test_it_follows_the_option_of_the_command_too(tmp_path: Path) -> None:
+def test_the_default_follows_the_option_of_the_command(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with forked(tmp_path, "serve", DATABASE_URL=url) as service:
         service.wait_until_ready()

@@ -170,7 +170,7 @@ def test_a_token_in_a_log_line_is_removed(formatter: logging.Formatter, message:
         assert not any(segment in line for segment in TOKEN.split("."))
 
 
-def test_taking_a_token_out_leaves_json_whole() -> None:
+def test_the_line_is_still_json_after_a_token_is_removed() -> None:
     message = 'GET /token_status/c2lnbmF0dXJl","level":"debug'
     line = json.loads(JsonFormatter().format(record(message)))
     assert line["level"] == "info"
@@ -206,8 +206,8 @@ def test_an_exception_is_logged_by_its_types_and_places_alone(formatter: logging
         failed.exc_info = sys.exc_info()
     text = formatter.format(failed)
     assert "excalibur" not in text
-    for told in ("KeyError", "caused by ValueError", "test_logs.py", "in draw_the_sword"):
-        assert told in text
+    for part in ("KeyError", "caused by ValueError", "test_logs.py", "in draw_the_sword"):
+        assert part in text
 
 
 def test_uvicorns_access_log_is_silent_and_its_other_lines_look_like_ours(

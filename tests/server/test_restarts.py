@@ -1,4 +1,4 @@
-"""A restart refuses no connection and cuts no request, also under load.
+"""A restart refuses no connection and cuts no request, even under load.
 
 `python -m benchmarks.restarts` does the same for a minute.
 """
@@ -84,7 +84,7 @@ async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -
 
 
 def killed_while_clients_wait(service: Service) -> None:
-    """The next worker answers those that wait in the queue of the one that is killed."""
+    """The next worker answers the clients that wait for the killed one."""
     worker, _ = workers_of(service)
     os.kill(worker, signal.SIGSTOP)
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ for kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_
     assert run.stdout == 2 * f"{refusal}Exit status 3\n"
 
 
-def test_states_go_to_the_service_manager_of_this_process_alone(
+def test_only_this_process_sends_its_state_to_the_service_manager(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for address in (str(tmp_path / "notify"), f"@hourpass-test-{os.getpid()}"):
@@ -182,15 +182,15 @@ def test_states_go_to_the_service_manager_of_this_process_alone(
             monkeypatch.setenv("NOTIFY_SOCKET", address)
             Notifier().ready()
             assert manager.recv(100) == b"READY=1"
-            Notifier().stopping()  # for which there is no address left
+            Notifier().stopping()  # the first one has removed the address
             manager.setblocking(False)
             with pytest.raises(BlockingIOError):
                 manager.recv(100)
-        Notifier().ready()  # the manager may have gone
+        Notifier().ready()  # no error if the manager has ended
 
 
 def numbers(dealt: list[list[socket.socket]], listeners: list[socket.socket]) -> list[list[int]]:
-    return [[listeners.index(listener) for listener in hand] for hand in dealt]
+    return [[listeners.index(listener) for listener in each] for each in dealt]
 
 
 @pytest.mark.parametrize(

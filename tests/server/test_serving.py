@@ -133,7 +133,7 @@ async def start(**settings: object) -> None:
         pass
 
 
-async def test_a_schema_behind_is_refused_and_the_way_out_named(
+async def test_a_schema_behind_is_refused_and_the_message_says_what_to_do(
     sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = migrations.HEAD

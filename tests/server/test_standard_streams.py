@@ -1,5 +1,5 @@
-"""Log lines that nobody reads stop neither requests nor the end of the process. Standard streams
-that were closed are opened."""
+"""A full log pipe stops neither requests nor the end of the process. Standard streams that were
+closed are opened."""
 
 import fcntl
 import json
@@ -100,7 +100,7 @@ def test_a_write_never_waits_and_a_line_says_how_many_are_missing(
     assert pipe.read(21) == "261 dropped\nthe next\n"
 
 
-def test_at_the_end_everything_is_written_and_later_lines_at_once(pipe: Pipe) -> None:
+def test_finish_writes_everything_and_later_lines_are_written_at_once(pipe: Pipe) -> None:
     queued = QueuedStream(pipe.stream, describe_dropped)
     for line in LINES[:40]:
         queued.write(line)
@@ -113,7 +113,7 @@ def test_at_the_end_everything_is_written_and_later_lines_at_once(pipe: Pipe) ->
         queued.write(line)
 
 
-def test_it_is_a_text_stream_for_those_who_look(pipe: Pipe) -> None:
+def test_it_has_the_members_of_a_text_stream(pipe: Pipe) -> None:
     queued = QueuedStream(pipe.stream, describe_dropped)
     with pytest.raises(TypeError):
         queued.write(b"bytes")  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_it_is_a_text_stream_for_those_who_look(pipe: Pipe) -> None:
     assert pipe.read(7) == "\\udcff\n"
 
 
-def test_the_end_does_not_wait_for_a_reader_that_has_stopped(
+def test_finish_does_not_wait_for_a_reader_that_has_stopped(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_streams, "EXIT_SECONDS", 0.05)
@@ -165,7 +165,7 @@ def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: Pipe)
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
-def test_the_interpreter_ends_with_all_lines_written_or_soon(pipe: Pipe, is_read: bool) -> None:
+def test_the_interpreter_writes_all_lines_or_ends_soon(pipe: Pipe, is_read: bool) -> None:
     code = (
         "import sys; from app import standard_streams; standard_streams.EXIT_SECONDS = 20 * {}; "
         "standard_streams.queue_errors(str); "
@@ -207,10 +207,8 @@ def ask_often(service: Service) -> list[str]:
     return [answer.headers["x-request-id"] for answer in answers]
 
 
-def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(
-    pipe: Pipe, tmp_path: Path
-) -> None:
-    """Of the supervisor and of its workers. One worker alone ends as each of them does."""
+def test_a_full_log_pipe_stops_neither_requests_nor_sigterm(pipe: Pipe, tmp_path: Path) -> None:
+    """With a supervisor and two workers."""
     with served(pipe, tmp_path, "--workers", "2") as service:
         wait_until_ready(service.process, service.base_url, workers=2)
         assert min(workers_that_answer(service.base_url).values()) >= 5
@@ -219,7 +217,7 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(
         assert service.process.wait(SERVE_TIMEOUT_SECONDS) == 0
 
 
-def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Path) -> None:
+def test_a_log_pipe_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Path) -> None:
     with served(pipe, tmp_path) as service:
         ids = ask_often(service)
         service.process.send_signal(signal.SIGTERM)
@@ -238,7 +236,7 @@ def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Pa
 
 
 def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
-    """Otherwise the service ended without a word, or a connection became its standard error."""
+    """Otherwise the service would end silently, or a connection would become its standard error."""
     closing = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *HOURPASS, "serve", "--workers", "1")
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with started(tmp_path, *closing, DATABASE_URL=url) as service:

@@ -52,7 +52,7 @@ _context = _fork_server()
 class ForkedProcess:
     """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
 
-    With `output`, it appends what it prints to this file, and leads a process group of its own.
+    With `output`, it appends its output to this file, and leads a new process group.
     """
 
     def __init__(
