@@ -58,8 +58,8 @@ def finish_errors() -> None:
 class QueuedStream(io.TextIOBase):
     """Writes to another stream in a thread. write() never waits.
 
-    If more than MAX_WAITING_CHARACTERS wait, it drops lines until half of these are written, and then
-    writes how many lines are missing. The lines keep their order.
+    If more than MAX_WAITING_CHARACTERS wait, it drops lines until half of these are written, and
+    then writes how many lines are missing. The lines keep their order.
     """
 
     def __init__(self, stream: TextIO, describe_dropped: Callable[[int], str]) -> None:

@@ -1,7 +1,7 @@
 """Starts the workers of `hourpass serve`, and replaces them on SIGHUP.
 
-It keeps their listening sockets open. A new worker gets the sockets of the one that it replaces, with
-the connections that wait there, so none of these is reset.
+It keeps their listening sockets open. A new worker gets the sockets of the one that it replaces,
+with the connections that wait there, so none of these is reset.
 """
 
 import signal
