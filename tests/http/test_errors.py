@@ -119,13 +119,11 @@ async def test_a_405_lists_the_allowed_methods(client: AsyncClient) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "a form"])
-@pytest.mark.parametrize("path", ["/register-user", "/token"])
-async def test_a_body_without_an_end_is_refused(
-    client: AsyncClient, path: str, headers: dict[str, str]
-) -> None:
-    response = await client.post(path, content=stream(20_000), headers=headers)
-    assert_problem(response, 413, "content_too_large")
+async def test_a_body_without_an_end_is_refused(client: AsyncClient) -> None:
+    for path in ("/register-user", "/token"):
+        for headers in (JSON, FORM):
+            response = await client.post(path, content=stream(20_000), headers=headers)
+            assert_problem(response, 413, "content_too_large")
 
 
 @on_sqlite
@@ -156,39 +154,40 @@ async def answer_wrongly() -> str:
     return SECRET
 
 
+CRASHES: dict[str, tuple[Any, type | None]] = {
+    "an exception": (crash, None),
+    "an exception with a cause": (crash_again, None),
+    "a group of exceptions": (crash_together, None),
+    "an answer that is not of the declared type": (answer_wrongly, int),
+}
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("endpoint", "answers"),
-    [
-        pytest.param(crash, None, id="an exception"),
-        pytest.param(crash_again, None, id="an exception with a cause"),
-        pytest.param(crash_together, None, id="a group of exceptions"),
-        pytest.param(answer_wrongly, int, id="an answer that breaks its own promise"),
-    ],
-)
 async def test_an_unexpected_error_is_a_500_without_its_text(
     client: AsyncClient,
     app: FastAPI,
     caplog: pytest.LogCaptureFixture,
-    endpoint: Any,
-    answers: type | None,
+    subtests: pytest.Subtests,
 ) -> None:
-    app.add_api_route("/crash", endpoint, response_model=answers)
-    response = await client.get("/crash")
-    body = assert_problem(response, 500, "server_error")
-    assert body == {"message": "Internal server error", "error": "server_error"}
-    assert_safe_headers(response)
-    for formatter in (JsonFormatter(), TextFormatter()):
-        lines = "\n".join(formatter.format(record) for record in caplog.records)
-        assert "Unexpected error" in lines
-        assert SECRET not in lines
+    for number, (case, (endpoint, answers)) in enumerate(CRASHES.items()):
+        with subtests.test(case):
+            caplog.clear()
+            app.add_api_route(f"/crash{number}", endpoint, response_model=answers)
+            response = await client.get(f"/crash{number}")
+            body = assert_problem(response, 500, "server_error")
+            assert body == {"message": "Internal server error", "error": "server_error"}
+            assert_safe_headers(response)
+            for formatter in (JsonFormatter(), TextFormatter()):
+                lines = "\n".join(formatter.format(record) for record in caplog.records)
+                assert "Unexpected error" in lines
+                assert SECRET not in lines
 
 
 @on_sqlite
-@pytest.mark.parametrize("given", ["camelot-1", "0" * 64])
-async def test_a_valid_request_id_is_kept(client: AsyncClient, given: str) -> None:
-    response = await client.get("/healthz", headers={"X-Request-ID": given})
-    assert response.headers["x-request-id"] == given
+async def test_a_valid_request_id_is_kept(client: AsyncClient) -> None:
+    for given in ("camelot-1", "0" * 64):
+        response = await client.get("/healthz", headers={"X-Request-ID": given})
+        assert response.headers["x-request-id"] == given
 
 
 BAD_REQUEST_IDS = {
