@@ -7,9 +7,8 @@ import asyncio
 import os
 import signal
 import socket
-import sqlite3
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -22,8 +21,8 @@ from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_manager import service_manager
 from tests.support.started_service import (
     Service,
-    ended_in_new_interpreter,
     forked,
+    run_in_new_interpreter,
     token_of,
     workers_that_answer,
 )
@@ -38,10 +37,10 @@ def token_at(url: str) -> str:
 
 
 def put_on(load: SteadyLoad) -> None:
-    load.keep_alive(8, pause=0.01)
+    load.keep_alive(4, pause=0.005)
     load.keep_alive(2, pause=0.9)  # about as long as idle connections are kept at a stop
-    load.new_connections(4, pause=0.01)
-    load.listeners(4)
+    load.new_connections(2, pause=0.005)
+    load.listeners(2)
 
 
 def assert_all_answered(load: SteadyLoad) -> None:
@@ -52,10 +51,8 @@ def assert_all_answered(load: SteadyLoad) -> None:
 
 
 async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -> None:
-    """And stay if their successors cannot start."""
-    database = tmp_path / "hourpass.db"
-    command = ("serve", "--workers", "2")
-    with forked(tmp_path, *command, DATABASE_URL=f"sqlite:///{database}") as service:
+    url = f"sqlite:///{tmp_path}/hourpass.db"
+    with forked(tmp_path, "serve", "--workers", "2", DATABASE_URL=url) as service:
         service.wait_for_workers(2)
         service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
         started = service.messages().count("Application startup complete.")
@@ -63,22 +60,13 @@ async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -
             put_on(load)
             service.process.send_signal(signal.SIGHUP)
             done = "Restarted all workers"
-            await until(lambda: done in service.messages())
+            await until(lambda: done in service.written())
         assert_all_answered(load)
         assert service.logged(done)["workers"] == 2
         assert service.messages().count("Application startup complete.") == started + 2
         assert "Starting on http" in str(service.messages())
         killed_while_clients_wait(service)
         assert service.messages("error") == []
-
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("UPDATE hourpass_version SET version_num = 'from tomorrow'")
-            connection.commit()
-        service.process.send_signal(signal.SIGHUP)
-        failed = "Restart failed, the other workers keep running. See the lines above"
-        await until(lambda: failed in service.messages("error"))
-        answered = await asyncio.to_thread(workers_that_answer, service.base_url)
-        assert len(answered) == 2
         assert service.interrupt() == 0
         assert "Traceback" not in service.written()
 
@@ -167,7 +155,7 @@ for kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_
     except SystemExit as end:
         print("Exit status", end.code, flush=True)
 """
-    run = ended_in_new_interpreter(sys.executable, "-c", code)
+    run = run_in_new_interpreter(sys.executable, "-c", code)
     refusal = "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP socket\n"
     assert run.stdout == 2 * f"{refusal}Exit status 3\n"
 

@@ -19,9 +19,9 @@ from tests.support.started_service import (
     HOURPASS,
     UVICORN,
     Service,
-    ended,
-    ended_in_new_interpreter,
     forked,
+    run_command,
+    run_in_new_interpreter,
     started,
     token_of,
 )
@@ -59,7 +59,7 @@ def test_an_address_in_use_is_one_error_line_in_the_format_of_the_log(tmp_path: 
         other.listen()
         port = str(other.getsockname()[1])
         for workers in ("1", "2"):
-            run = ended("serve", "--workers", workers, "--port", port, DATABASE_URL=url)
+            run = run_command("serve", "--workers", workers, "--port", port, DATABASE_URL=url)
             assert run.returncode == 3
             [line] = [json.loads(line) for line in run.stdout.splitlines()]
             assert line["level"] == "error"
@@ -118,8 +118,8 @@ def test_a_schema_ahead_is_refused_however_the_service_is_started(
         connection.commit()
     url = f"sqlite:///{database}"
     missing = str(tmp_path / "missing.env")
-    by_command = ended("serve", DATABASE_URL=url)
-    by_uvicorn = ended_in_new_interpreter(*UVICORN, DATABASE_URL=url, ENV_FILE=missing)
+    by_command = run_command("serve", DATABASE_URL=url)
+    by_uvicorn = run_in_new_interpreter(*UVICORN, DATABASE_URL=url, ENV_FILE=missing)
     for run in (by_command, by_uvicorn):
         assert run.returncode != 0
         assert "ahead of this version (at from tomorrow" in run.stdout
@@ -152,7 +152,7 @@ async def test_in_production_a_start_does_not_create_the_tables(tmp_path: Path) 
 
 def test_an_unreachable_database_gets_one_clear_line() -> None:
     url = f"postgresql://hourpass:sesame@127.0.0.1:{free_port()}/hourpass"
-    run = ended("serve", DATABASE_URL=url)
+    run = run_command("serve", DATABASE_URL=url)
     assert run.returncode == 1
     assert run.stdout == "Error: The database cannot be used: connection refused.\n"
 
@@ -162,7 +162,7 @@ async def test_workers_that_cannot_read_the_keys_end_the_service_with_a_failure(
 ) -> None:
     url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
     await start(database_url=url, secret_key=PRODUCTION["SECRET_KEY"])  # makes a key, encrypted
-    run = ended("serve", "--port", "0", "--workers", "2", DATABASE_URL=url)
+    run = run_command("serve", "--port", "0", "--workers", "2", DATABASE_URL=url)
     assert "The signing keys are encrypted. Set SECRET_KEY." in run.stdout
     assert "Traceback" not in run.stdout
     assert run.returncode != 0
@@ -176,8 +176,8 @@ def test_production_names_the_missing_secret_key_and_shows_no_secret() -> None:
     }
     variables = {**PRODUCTION, **secrets, "FIRST_ADMIN_USERNAME": "arthur"}
     too_short = "too short a secret"
-    by_command = ended("serve", **{**variables, "SECRET_KEY": ""})
-    by_uvicorn = ended_in_new_interpreter(*UVICORN, **{**variables, "SECRET_KEY": too_short})
+    by_command = run_command("serve", **{**variables, "SECRET_KEY": ""})
+    by_uvicorn = run_in_new_interpreter(*UVICORN, **{**variables, "SECRET_KEY": too_short})
     for run in (by_command, by_uvicorn):
         assert run.returncode == 1
         assert "secret_key" in run.stdout.lower()

@@ -2,13 +2,15 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from uvicorn.config import STARTUP_FAILURE
 
 from app.server import supervisor
 from app.server.run import _stop_on_hangup
@@ -80,6 +82,32 @@ def restarting(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
 def test_a_worker_has_a_minute_to_start(restarting: Supervisor) -> None:
     assert restarting._becomes_ready(SlowWorker([False] * 58 + [True]))  # type: ignore[arg-type]
     assert not restarting._becomes_ready(SlowWorker([False] * 59 + [True]))  # type: ignore[arg-type]
+
+
+class RecordingWorker:
+    """A worker that runs, or one that has ended at its start. It records how it is stopped."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        self.exitcode = exitcode
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.calls.append(name)
+
+
+def test_a_worker_stays_if_its_successor_cannot_start(
+    restarting: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, failed = RecordingWorker(None), RecordingWorker(STARTUP_FAILURE)
+    workers: list[Any] = [running]
+    restarting.processes = workers.copy()
+    monkeypatch.setattr(restarting, "_start", lambda _: failed)
+    restarting.restart_all()
+    assert restarting.processes == workers
+    assert (running.calls, failed.calls) == ([], ["kill", "join"])
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith("Restart failed, the other workers keep running")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

@@ -49,17 +49,17 @@ class Service:
             time.sleep(0.05)
 
     def interrupt(self) -> int:
-        """Ctrl-C, which a terminal sends to the whole process group; returns the exit status."""
+        """Send Ctrl-C to the whole process group, as a terminal does. Returns the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(SERVE_TIMEOUT_SECONDS)
 
     def written(self) -> str:
-        """The whole lines that it has written so far: the last one may be half in the file."""
+        """The lines that it has written so far, without an incomplete last one."""
         whole, end, _ = self.output.read_text().rpartition("\n")
         return whole + end
 
     def logged(self, message: str) -> dict[str, object]:
-        """A thread writes the lines, maybe later than a client gets its response."""
+        """The line with this message. Waits for it: a thread writes the lines."""
         deadline = time.monotonic() + SERVE_TIMEOUT_SECONDS
         while True:
             lines = [json.loads(line) for line in self.written().splitlines() if line[:1] == "{"]
@@ -71,12 +71,12 @@ class Service:
             time.sleep(0.02)
 
     def messages(self, level: str = "info") -> list[object]:
-        """Those of this level. Every line that it has written must be JSON."""
+        """The messages of this level. Fails if a line is not JSON."""
         lines = [json.loads(line) for line in self.written().splitlines()]
         return [line["message"] for line in lines if line["level"] == level]
 
     def everything_written(self) -> str:
-        """All lines of its life, which this ends."""
+        """All of its lines. Interrupts the service."""
         self.interrupt()
         return self.written()
 
@@ -128,8 +128,8 @@ def killed_at_the_end(process: "subprocess.Popen[bytes] | ForkedProcess") -> Ite
             process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def ended(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run `hourpass` with these arguments, which is expected to end by itself."""
+def run_command(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `hourpass` with these arguments until it ends by itself."""
     with NamedTemporaryFile() as file:
         output = Path(file.name)
         settings = environment(**variables)
@@ -139,8 +139,8 @@ def ended(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str
         return subprocess.CompletedProcess(arguments, status, output.read_text())
 
 
-def ended_in_new_interpreter(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command that is expected to end by itself."""
+def run_in_new_interpreter(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command until it ends by itself."""
     return subprocess.run(
         command,
         cwd=ROOT,
