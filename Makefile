@@ -3,9 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(PYTHON) -I .ci/install.py
-# What you set for other Pythons would hide packages of .venv, or install them elsewhere.
-unexport PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN PIP_EDITABLE PIP_NO_DEPS \
-	PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
+# What you set for other Pythons would hide packages of .venv, install them elsewhere, or compile
+# every module again at each start.
+unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTRAINT PIP_DRY_RUN \
+	PIP_EDITABLE PIP_NO_DEPS PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage test-clients test-frameworks test-cluster lint format lock build native mutation bench migration clean

@@ -31,7 +31,7 @@ from app.login.router import router as login_router
 from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
-from app.settings import ENV_FILE, Settings, load_settings
+from app.settings import Settings, env_file, load_settings
 from app.startup import start
 from app.token_checks.fast_path import FAST_PREFIXES, FastPath
 from app.token_checks.router import router as token_checks_router
@@ -105,7 +105,7 @@ def create_app(
     exports_traces = False
     if settings is None:
         settings, warnings = load_settings()
-        tracer_provider = create_provider(ENV_FILE, warnings)
+        tracer_provider = create_provider(env_file(), warnings)
         exports_traces = tracer_provider is not None
     clock = clock or partial(datetime.now, UTC)
 
@@ -173,11 +173,12 @@ def create_app(
 
 def _startup_fields(settings: Settings) -> dict[str, object]:
     """What the first log line says, without the passwords in URLs."""
+    file = env_file()
     return {
         "version": __version__,
         "database": describe_url(settings),
         "hashing_threads": hashing_threads(settings),
-        "env_file": ENV_FILE if ENV_FILE.exists() else f"{ENV_FILE} (none)",
+        "env_file": file if file.exists() else f"{file} (none)",
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -20,7 +21,6 @@ from pydantic_settings import (
 from app.configuration.errors import describe_error, words_of
 from app.configuration.sources import FileSource, find_unknown_names, read_env_file
 from app.configuration.types import (
-    HOME,
     DatabaseUrl,
     Directory,
     Issuer,
@@ -30,23 +30,26 @@ from app.configuration.types import (
     Secrets,
     ServiceName,
     SmtpUrl,
+    home,
     looks_random,
     split_secrets,
 )
 from app.errors import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent  # of a checkout
-ENV_FILE = Path(os.environ.get("ENV_FILE") or HOME / ".env")
 
 PLACEHOLDERS = {"a password of your own"}  # of docs/deployment.md, in versions before 0.2
 JWKS_CACHE_SECONDS = 300  # Cache-Control of the key set
+
+
+def env_file() -> Path:
+    return Path(os.environ.get("ENV_FILE") or home() / ".env")
 
 
 class Settings(BaseSettings):
     """The settings. Their names are upper case in the environment and in `.env`."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",  # .env may also have variables of docker compose
         frozen=True,
@@ -104,11 +107,16 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - of the base class
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - of the base class
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = FileSource(settings_cls, ENV_FILE)
-        return init_settings, env_settings, files, dotenv_settings
+        file = env_file()
+        return (
+            init_settings,
+            env_settings,
+            FileSource(settings_cls, file),
+            DotEnvSettingsSource(settings_cls, file),
+        )
 
     @property
     def secret_keys(self) -> tuple[SecretStr, ...]:
@@ -224,17 +232,18 @@ def find_errors(values: Mapping[str, str]) -> list[str]:
 
 def load_settings() -> tuple[Settings, list[str]]:
     """The settings, and warnings. Raises InvalidSettingsError; in production also for a warning."""
+    file = env_file()
     try:
-        read_env_file(ENV_FILE)
+        read_env_file(file)
         settings = Settings()
-        warnings = list(find_unknown_names(Settings.model_fields, ENV_FILE))
+        warnings = list(find_unknown_names(Settings.model_fields, file))
     except ValidationError as error:
         lines = [describe_error(problem, Settings.model_fields) for problem in error.errors()]
         raise InvalidSettingsError("\n".join(lines)) from None
     except SettingsError as error:
         raise InvalidSettingsError(str(error)) from None
-    if os.environ.get("ENV_FILE") and not ENV_FILE.exists():
-        warnings.insert(0, f"ENV_FILE names {ENV_FILE}, which does not exist.")
+    if os.environ.get("ENV_FILE") and not file.exists():
+        warnings.insert(0, f"ENV_FILE names {file}, which does not exist.")
     if warnings and settings.environment == "production":
         raise InvalidSettingsError("\n".join(warnings))
     return settings, warnings

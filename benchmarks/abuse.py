@@ -1,7 +1,9 @@
-"""What guessing achieves, and what an owner notices of it: `python -m benchmarks.abuse`.
+"""Measures how far password guessing gets, and how it affects the owner of the account.
 
-Guesses come evenly over one hour of a clock that is moved; the service itself is real, in this
-process, on a SQLite file. The timing is that of the real hash.
+    python -m benchmarks.abuse
+
+The guesses are spread over one hour of a simulated clock. The service runs in this process, on a
+SQLite file, with the real password hash.
 """
 
 import asyncio
@@ -46,7 +48,7 @@ async def log_in(app: FastAPI, address: str, username: str, password: str) -> in
 
 
 async def post(app: FastAPI, address: str, path: str, **members: str) -> int:
-    """The status of the answer."""
+    """Returns the status of the response."""
     body = json.dumps(members).encode()
     length = str(len(body)).encode()
     status = 0
@@ -161,7 +163,7 @@ async def timing(directory: Path) -> None:
 
 
 async def timing_of_resets(directory: Path) -> None:
-    """The mail server is none; what waits for it is looked at once, at the start."""
+    """There is no mail server. The outbox is read once, at the start."""
     outbox.POLL_SECONDS = 3600
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "no-reply@camelot.example"}
     url = f"sqlite:///{directory}/resets.db"

@@ -1,10 +1,11 @@
-"""What API keys cost the service.
+"""Measures what API keys cost the service.
 
-python -m benchmarks.api_keys [--keys 1000000] [--per-second 5000] [--postgresql] [--only flood]
+    python -m benchmarks.api_keys [--keys 1000000] [--per-second 5000] [--postgresql] [--only flood]
 
-/verify with a known key beside a known token, and the first sight of a key, in one process. Start,
-memory and look-up with many keys in the table. A flood of forged keys with right checksums beside
-good calls, over loopback. Signatures for 10,000 keys, from fewer keys on a clock that runs fast.
+- /verify with a known key and with a known token, and the first check of a key, in one process;
+- start, memory and lookup with many keys in the table;
+- a flood of forged keys with correct checksums beside valid calls, over loopback;
+- the signatures for 10,000 keys, measured with fewer keys and a fast clock.
 """
 
 import argparse
@@ -69,7 +70,7 @@ async def started(url: str, clock: Any = None) -> AsyncIterator[FastAPI]:
 
 
 async def add_keys(database: Database, number: int) -> list[str]:
-    """Returns the text of the last 5,000 at most."""
+    """Returns the texts of the last 5,000."""
     now = datetime.now(UTC)
     keys: list[str] = []
     for start in range(0, number, BATCH):
@@ -134,7 +135,7 @@ async def checks(url: str) -> None:
 
 
 async def guards(url: str) -> None:
-    """Each guard asks for a new token when the last fifth of its token's life begins."""
+    """Each guard requests a new token when a fifth of its token's lifetime is left."""
     now = [time.time()]
     # Otherwise the clock would seem to be set.
     token_cache.monotonic = lambda: now[0]  # type: ignore[attr-defined]  # replaced for this process
@@ -250,7 +251,7 @@ def flood(url: str, directory: Path, per_second: float, server_of: Any) -> None:
 
 
 def queries(server: Any) -> Any:
-    """How often PostgreSQL has looked into the table of keys."""
+    """How often PostgreSQL has read the table of keys."""
     if server is None:
         return None
     found = server.psql(

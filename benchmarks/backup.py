@@ -1,10 +1,10 @@
-"""What a backup of a large SQLite database costs the service beside it.
+"""Measures how a backup of a large SQLite database slows down the service.
 
     python -m benchmarks.backup [--megabytes 1000] [--seconds 20] [--target /mnt/backups]
 
-Token checks at 100 a second, all of one known token, and 10 logins a second, which write. First
-without a backup for so many seconds, and beside a process that only computes, to compare; then as
-long as backups take: plain, then encrypted. Says how far the write-ahead log grew meanwhile.
+The load is 100 token checks a second, all of one known token, and 10 logins a second, which write.
+It runs without a backup, beside a process that only computes, beside a plain backup, and beside an
+encrypted one. The output includes the growth of the write-ahead log.
 """
 
 import argparse
@@ -96,7 +96,7 @@ async def measure(directory: Path, target: Path, megabytes: int, seconds: float)
 
 
 def fill(path: Path, megabytes: int) -> None:
-    """With entries of the audit log, the largest table of a service that is a year old."""
+    """With entries of the audit log, the largest table after a year."""
     details = json.dumps({"text": "x" * 900})
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous=OFF")

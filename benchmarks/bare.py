@@ -1,4 +1,4 @@
-"""The ceiling: what uvicorn itself can answer. The same body for everything, as short as ours."""
+"""The upper limit: an application that only returns a body as short as ours, under uvicorn."""
 
 from starlette.types import Receive, Scope, Send
 

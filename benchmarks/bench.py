@@ -1,4 +1,4 @@
-"""How figures are taken: by turns, so that whatever else the machine does falls on both sides."""
+"""Takes measurements in turns, so that other load on the machine affects all variants alike."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """What one load on one server gave."""
+    """The result of one load on one server."""
 
     rate: float
     cpu_us: float  # per request, all of the server's processes together
@@ -106,5 +106,5 @@ class Bench:
 
 
 def ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the rounds' ratios: what changed between rounds cancels out."""
+    """The median of the ratios of all rounds. Changes between rounds cancel out."""
     return median(mine / other for mine, other in zip(ours, others, strict=True))

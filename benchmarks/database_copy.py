@@ -1,7 +1,7 @@
-"""How long `hourpass copy` takes, from SQLite to PostgreSQL and back, against PostgreSQL's COPY of
-the same rows from files, which neither converts nor compares them.
+"""Measures `hourpass copy` from SQLite to PostgreSQL and back. For comparison, PostgreSQL's COPY
+loads the same rows from files, without converting or comparing them.
 
-python -m benchmarks.database_copy [USERS]
+    python -m benchmarks.database_copy [USERS]
 """
 
 import asyncio

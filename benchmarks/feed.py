@@ -1,13 +1,13 @@
-"""How soon a thousand guards know of a revocation, and what they cost while there is none.
+"""Measures how soon a thousand guards receive a revocation, and what they cost without any.
 
     python -m benchmarks.feed [--listeners 20 100 300 1000 4000] [--revocations 30]
     python -m benchmarks.feed --faults          (takes some minutes more)
 
-One worker, and listeners that wait as guards do, in one other process on the same machine. Times
-are counted from the answer to POST /revoke until a listener has read the revocation: the median of
-all listeners, and the last listener of each revocation (median and worst). Every listener's list is
-compared with what was revoked. With --faults, two workers and 1,000 listeners: a worker is killed
-with SIGKILL, and PostgreSQL is restarted.
+One worker serves listeners that wait as guards do, in another process on the same machine. Times
+are measured from the response to POST /revoke until a listener has read the revocation: the median
+of all listeners, and the last listener of each revocation (median and worst). The list of every
+listener is compared with what was revoked. With --faults, there are two workers and 1,000
+listeners: a worker is killed with SIGKILL, and PostgreSQL is restarted.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _CURSOR = re.compile(rb'"cursor":"([^"]+)"')
 
 
 class Listener(asyncio.Protocol):
-    """Asks again with each answer; comes back when it was disconnected."""
+    """Asks again after each response, and connects again if it was disconnected."""
 
     def __init__(self, crowd: "Crowd") -> None:
         self._crowd = crowd

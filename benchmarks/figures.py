@@ -1,4 +1,4 @@
-"""The figures, in the order of the table. Each starts what it needs and yields its rows."""
+"""The rows of the table of benchmarks.run, in order. Each function starts the servers it needs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DATABASES = ("SQLite", "PostgreSQL")
 
 
 def validation(bench: Bench) -> Iterator[Row]:
-    """200 live tokens, by path and by header, against uvicorn alone without and with its log."""
+    """200 valid tokens, in the path and in a header. Bare uvicorn has its log off, then on."""
     with ExitStack() as stack:
         bare = stack.enter_context(servers.bare(bench.directory))
         logging = stack.enter_context(servers.bare(bench.directory, access_log=True))
@@ -48,7 +48,7 @@ def validation(bench: Bench) -> Iterator[Row]:
 
 
 def first_seen(bench: Bench) -> Iterator[Row]:
-    """Each token once, so that none is remembered; in each round of users not yet seen either."""
+    """Each token once, so that none is cached. Each round has new users too."""
     people = Population(bench.new_database("SQLite"))
     size = bench.number(50_000) // bench.rounds
     users = bench.number(400) // bench.rounds
@@ -73,9 +73,9 @@ def first_seen(bench: Bench) -> Iterator[Row]:
 
 
 def logins(bench: Bench) -> Iterator[Row]:
-    """16 clients, against the hash alone on as many threads: argon2-cffi's, which most would take,
-    and OpenSSL's, which the service takes unless the other is quicker. As seen, and by the CPU time
-    of the service: clients and PostgreSQL need theirs from the same cores, the hash alone does not.
+    """16 clients, against the hash alone on as many threads: with argon2-cffi, which is common, and
+    with OpenSSL, which the service uses unless argon2-cffi is faster. The second figure is per CPU
+    time of the service, because clients and PostgreSQL use the same cores.
     """
     threads = os.cpu_count() or 1
 
@@ -144,8 +144,7 @@ def hashes_per_second(
 
 def interference(bench: Bench) -> Iterator[Row]:
     """Validations at a steady pace: alone, while eight clients log in without pause, and while they
-    do at another service on the same machine. What is worse then is the machine's doing: the one
-    that validates has no part in it."""
+    do at another service on the same machine. The last case shows what the machine alone causes."""
     people = Population(bench.new_database("SQLite"))
     strangers = Population(bench.new_database("SQLite"))
     with (
@@ -210,8 +209,8 @@ def scale(bench: Bench) -> Iterator[Row]:
 
 
 def workers(bench: Bench) -> Iterator[Row]:
-    """Two against one. The load generator needs a core as well, so what counts is how much a second
-    of CPU time gives on the worker that has the most to do."""
+    """Two workers against one. The load generator needs a core too, so the figure is the number of
+    requests per second of CPU time of the busiest worker."""
     people = Population(bench.new_database("SQLite"))
     with (
         servers.hourpass(bench.directory, people.variables) as single,
@@ -233,8 +232,8 @@ def workers(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Idle as shipped; then, with cheap hashing, over many logins and over validations of which a
-    fifth are of more tokens than are remembered."""
+    """Idle with default settings. Then, with cheap hashing, after many logins, and after checks of
+    which a fifth are of more tokens than the cache holds."""
     people = Population(bench.new_database("SQLite"))
     with servers.hourpass(bench.directory, people.variables) as server:
         idle = server.memory_bytes() / 1e6
@@ -260,7 +259,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def start(bench: Bench) -> Iterator[Row]:
-    """Until /readyz answers, on a migrated database."""
+    """The time until /readyz responds, on a migrated database."""
     people = Population(bench.new_database("SQLite"))
 
     def ours() -> float:
@@ -284,7 +283,7 @@ def start(bench: Bench) -> Iterator[Row]:
 
 
 def flood(bench: Bench) -> Iterator[Row]:
-    """Forged tokens without pause: what good ones beside them get, what is forgotten or grows."""
+    """Forged tokens without pause: the effect on valid tokens, the cache and memory."""
     people = Population(bench.new_database("SQLite"))
     requests = [token_status(token) for token in people.tokens(10_000)]
     forged = [token_status(forge(token)) for token in people.tokens(bench.number(50_000))]
@@ -321,13 +320,13 @@ def flood(bench: Bench) -> Iterator[Row]:
 
 
 def forge(token: str) -> str:
-    """The same with a signature that is none, though well formed."""
+    """The same token with a well-formed but wrong signature."""
     signed, _, signature = token.rpartition(".")
     return f"{signed}.{signature[1:-1]}{signature[0]}{signature[-1]}"
 
 
 def peers(bench: Bench) -> Iterator[Row]:
-    """The same two questions to others, one worker each. Theirs read the user every time."""
+    """The same two requests to other servers, one worker each. They read the user every time."""
     people = Population(bench.new_database("SQLite"))
     form = urlencode({"username": EMAIL, "password": PASSWORD})
     body = json.dumps({"username": EMAIL, "password": PASSWORD})
@@ -379,7 +378,7 @@ def _validations(
     people: Population,
     request: Callable[[str], bytes] = token_status,
 ) -> Callable[..., Sample]:
-    """A load of 200 live tokens, all of which every worker has seen by then."""
+    """A load of 200 valid tokens that every worker has in its cache."""
     requests = [request(token) for token in people.tokens(200)]
     bench.drive(Load(server.port, requests, connections=32, count=4000))
     return partial(bench.measure, server, requests)
@@ -388,7 +387,7 @@ def _validations(
 def _logins(
     bench: Bench, server: servers.Server, people: Population, seconds: float
 ) -> list[bytes]:
-    """For so many seconds those of people who have logged in from there before, as most have."""
+    """Logins for so many seconds, of users who have logged in from this address before."""
     requests = people.logins()
     bench.drive(Load(server.port, requests, seconds=1.2 * seconds))
     return requests
@@ -405,7 +404,7 @@ def _rates(
     others: Sequence[Sample],
     at_least: float | None = None,
 ) -> Row:
-    """Requests per second, with the CPU time of one beside them."""
+    """Requests per second, and the CPU time of one request."""
     return Row(
         figure,
         _rate(ours),

@@ -1,9 +1,9 @@
-"""What the guard costs an API, and how soon it hears of a revocation. Takes half a minute.
+"""Measures what the guard costs an API, and how soon it learns of a revocation.
 
     python -m benchmarks.guard
 
-Libraries verify with a key that they were given once. Latency counts from the answer to POST
-/revoke until the first refusal.
+Takes half a minute. Other libraries verify with a key that they got once. The latency is measured
+from the response to POST /revoke until the first refusal.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ def microseconds(check: Callable[[str], object], tokens: Sequence[str]) -> float
 
 
 def copies(token: str, number: int) -> list[str]:
-    """Each hashes anew, as one that comes with a request."""
+    """Copies whose hash is not cached, like a token that arrives with a request."""
     return [token.encode().decode() for _ in range(number)]
 
 
@@ -165,7 +165,7 @@ def routes(bench: Bench, people: Population, url: str) -> Iterator[Row]:
 
 
 def chats(bench: Bench, people: Population, url: str) -> Iterator[Row]:
-    """Of 4 KB, whose model is read from the body."""
+    """A body of 4 KB from which the model is read."""
     tokens = people.tokens(200, scope="predict:llama-*")
     messages = [{"role": "user", "content": "x" * 200}] * 17
     body = json.dumps({"model": "llama-3.1", "messages": messages})
@@ -193,7 +193,7 @@ def chats(bench: Bench, people: Population, url: str) -> Iterator[Row]:
 
 
 def closings(bench: Bench, people: Population, url: str) -> Iterator[Row]:
-    """Of open websockets with one token, after that is revoked."""
+    """The latency for open websockets whose token is revoked."""
     [token] = people.tokens(1)
     with servers.guarded_api(bench.directory, url) as api:
         address = f"ws://127.0.0.1:{api.port}/behind-middleware"
@@ -204,7 +204,7 @@ def closings(bench: Bench, people: Population, url: str) -> Iterator[Row]:
 
 
 async def close_all(address: str, token: str, url: str) -> list[float]:
-    """Milliseconds from the answer to the revocation, of each websocket."""
+    """Milliseconds from the response to the revocation until the end of each websocket."""
     headers = {"Authorization": f"Bearer {token}"}
     sockets = [await connect(address, additional_headers=headers) for _ in range(SOCKETS)]
     answered_at = 0.0
@@ -222,7 +222,7 @@ async def close_all(address: str, token: str, url: str) -> list[float]:
 
 
 def rate(samples: Sequence[Sample]) -> str:
-    """Requests per second, with the CPU time of one beside them."""
+    """Requests per second, and the CPU time of one request."""
     per_second = median(sample.rate for sample in samples)
     return f"{per_second:,.0f}/s ({median(sample.cpu_us for sample in samples):.0f} µs)"
 

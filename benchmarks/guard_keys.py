@@ -1,9 +1,9 @@
-"""What API keys cost a guard. Takes half a minute.
+"""Measures what API keys cost a guard.
 
     python -m benchmarks.guard_keys
 
-The issuer of hourpass.testing answers in the same process, so that its signatures and the thread of
-an exchange are in the figures, and a network is not.
+Takes half a minute. The issuer of hourpass.testing runs in the same process, so the figures include
+its signatures and the thread of an exchange, but no network.
 """
 
 import platform
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def known(issuer: Issuer, guard: Guard) -> Iterator[Row]:
-    """The fastest of many batches: what else runs on the machine only adds to one."""
+    """The fastest of many batches, because other load on the machine only adds time."""
     token, key = issuer.token("predict"), issuer.api_key("predict")
     guard.check(token)
     guard.check(key)
@@ -63,7 +63,7 @@ def known(issuer: Issuer, guard: Guard) -> Iterator[Row]:
 
 
 def copies(credential: str) -> list[str]:
-    """Each hashes anew, as one that comes with a request."""
+    """Copies whose hash is not cached, like a key that arrives with a request."""
     return [credential.encode().decode() for _ in range(BATCH)]
 
 
@@ -83,7 +83,7 @@ def first_sight(issuer: Issuer, guard: Guard) -> Iterator[Row]:
 
 
 def revoked(issuer: Issuer, guard: Guard) -> Iterator[Row]:
-    """The issuer returns when the guard has read the feed, so this is the exchange that follows."""
+    """The issuer returns when the guard has read the feed, so this measures the next exchange."""
     taken = []
     for _ in range(REVOCATIONS):
         key = issuer.api_key()

@@ -1,7 +1,8 @@
-"""The same route for everybody, behind a dependency that does nothing, and behind the guard, as
-a dependency and as middleware. Then a chat for everybody, for users, and for users of its model.
+"""An API with the same route in four variants: open, behind a dependency that does nothing, behind
+the guard as a dependency, and behind the guard as middleware. It also has a chat for everyone, for
+users, and for users with the scope of its model.
 
-Each in an app of its own, so that none is found later than another.
+Each variant is an application of its own, so that no route is found later than another.
 """
 
 import os
@@ -44,7 +45,7 @@ async def stream(socket: WebSocket) -> None:
 
 
 async def nobody(_: HTTPConnection) -> None:
-    """What FastAPI itself takes for any dependency."""
+    """Measures the time that FastAPI needs for any dependency."""
 
 
 @apis["/with-a-dependency"].get("/with-a-dependency")

@@ -1,9 +1,9 @@
-"""How long it takes to import 100,000 users, and how much memory.
+"""Measures the time and memory of an import of 100,000 users.
 
-python -m benchmarks.imports [--users N] [--source keycloak|csv]
+    python -m benchmarks.imports [--users N] [--source keycloak|csv]
 
-The file is made first, in Keycloak's format and as CSV. The import runs as a command in a process
-of its own: once into an empty database, and once more, when all users are there already.
+The script writes a file in Keycloak's format or as CSV. The import runs as a command in its own
+process, first into an empty database, then again when all users exist.
 """
 
 import argparse

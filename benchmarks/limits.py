@@ -1,8 +1,10 @@
-"""How much one ordinary user can add to what is shared: `python -m benchmarks.limits`.
+"""Measures how much shared data one ordinary user can create within the limits.
 
-A script does the same thing over and over, as fast as a real service on a SQLite file answers. What
-was added is counted in two spans of the same length. The hour is the first one, in which bursts are
-used up, and as many of the second as fill it.
+    python -m benchmarks.limits
+
+A script repeats the same action as fast as the service responds, on a SQLite file. What was added
+is counted in two periods of the same length. The figure for an hour is the first period, which
+uses up the bursts, plus the second period scaled to the rest of the hour.
 """
 
 import asyncio

@@ -1,5 +1,7 @@
-"""A load generator that costs little beside the servers it drives, so that they are what is
-measured. Knows HTTP/1.1 just so far: one request at a time on a connection, answers with a length.
+"""A load generator that uses little CPU time, so that the measured limit is that of the server.
+
+It speaks only the HTTP/1.1 that it needs: one request at a time on a connection, and responses with
+a Content-Length.
 """
 
 import asyncio
@@ -22,8 +24,8 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 @dataclass(frozen=True)
 class Load:
-    """Requests to send in turn, from the first again after the last, until `count` or `seconds` is
-    reached. What is under way then is waited for, and counts."""
+    """Requests to send in turn, over and over, until `count` or `seconds` is reached. Open requests
+    are then completed and counted."""
 
     port: int
     requests: Sequence[bytes]
@@ -67,7 +69,7 @@ def _request(target: str, *headers: str) -> bytes:
 
 
 def drive(load: Load) -> Result:
-    """Put the load on the server. To be called in a process of its own, for a core of its own."""
+    """Send the load. Call it in its own process, so that it has its own core."""
     gc.collect()
     gc.disable()  # its pauses would be taken for the server's
     try:

@@ -1,4 +1,4 @@
-"""What all servers of a run have in common. Imports nothing, since peers lack our libraries."""
+"""Parameters that all measured servers share. Imports nothing, since peers lack our libraries."""
 
 ARGON2_MEMORY_KIB = 19_456
 ARGON2_PASSES = 2

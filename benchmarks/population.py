@@ -1,5 +1,7 @@
-"""A migrated database with people in it, and what they send. Writes straight into the tables: a
-million registrations would take hours."""
+"""Creates a migrated database with users, and the requests that they send.
+
+Writes directly into the tables, because a million registrations would take hours.
+"""
 
 import asyncio
 from collections.abc import Iterable

@@ -1,10 +1,10 @@
-"""What asking Hourpass about every request costs a model behind nginx.
+"""Measures what token checks by Hourpass cost a model behind nginx.
 
     python -m benchmarks.proxy
 
-The nginx.conf of examples/model_behind_nginx as it is, with its proxy_cache switched off, and with
-its auth_request switched off, by turns, before the same upstream, which answers at once. There are
-200 tokens, all of them seen before. With the cache, nginx asks about each twice a second.
+The nginx.conf of examples/model_behind_nginx is measured unchanged, without its proxy_cache, and
+without its auth_request, in turns, in front of the same fast upstream. There are 200 tokens, all of
+them known. With the cache, nginx checks each token twice a second.
 """
 
 import multiprocessing

@@ -1,10 +1,10 @@
-"""Restarts a busy service ten times in a minute, and counts the requests that it refuses or cuts.
+"""Restarts a busy service ten times in a minute, and counts refused and cut requests.
 
     python -m benchmarks.restarts
 
-Its clients repeat nothing. What it is compared with is named in the first column: SIGHUP, which
-replaces several workers one after the other, or a service manager that stops and starts the service
-and keeps its socket open meanwhile, as systemd does.
+Clients do not repeat requests. The first column says how the service is restarted: with SIGHUP,
+which replaces several workers one after the other, or by a service manager such as systemd, which
+stops and starts the service and keeps its socket open meanwhile.
 """
 
 import asyncio

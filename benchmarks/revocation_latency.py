@@ -1,12 +1,12 @@
-"""How long a revoked token still holds, and how large the feed of revocations can grow.
+"""Measures how long a revoked token is still valid, and how large the revocation feed can grow.
 
     python -m benchmarks.revocation_latency [--samples 200] [--entries 100000]
 
-Counted from the moment in which the answer to POST /me/logout-everywhere arrives until the first
-refusal arrives: on the worker that gave the answer, on the other worker of the same service, and
-on a second service that, as on another host, shares nothing with the first but the database; and
-until a listener that waits at that second service has the revocation. On SQLite and on PostgreSQL.
-Each figure contains the request that finds it out. A negative one came before the answer did.
+The time is measured from the response to POST /me/logout-everywhere until the first refusal: on
+the worker that responded, on another worker of the same service, on a second service that shares
+only the database with the first one, and until a listener at that service has the revocation. It
+runs on SQLite and on PostgreSQL. Each figure includes the request that detects the revocation. A
+negative one means that the revocation arrived before the response.
 """
 
 import argparse
@@ -178,7 +178,7 @@ async def read_feed(client: httpx.AsyncClient, url: str, entries: int) -> str:
 
 
 async def fill_feed(url: str, entries: int) -> None:
-    """Of single tokens, whose values are the longest that there are."""
+    """Revocations of single tokens, which have the longest values."""
     database = Database(make_settings(url))
     async with database.session() as session:
         expires_at = datetime.now(UTC) + timedelta(minutes=60)

@@ -1,4 +1,4 @@
-"""Measures the service beside what it is compared with, and prints one table. See `make bench`."""
+"""Compares the service with other servers, and prints one table. See `make bench`."""
 
 import multiprocessing
 import os
@@ -43,7 +43,7 @@ def main(  # noqa: PLR0913 - one for each option
     # Nobody's settings may change what is measured.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
-    Settings.model_config["env_file"] = None
+    os.environ["ENV_FILE"] = os.devnull
     load = os.getloadavg()[0]
     if quick:
         rounds, seconds, rows = min(rounds, 2), min(seconds, 1), min(rows, 100_000)
@@ -81,7 +81,7 @@ def main(  # noqa: PLR0913 - one for each option
 
 
 def print_table(table: Iterable[Row]) -> None:
-    """As Markdown, so that it can be kept."""
+    """The table as Markdown."""
     lines = [["figure", "measured", "against", "ratio", "goal", "ok"]]
     lines += [
         [row.figure, row.measured, row.against, f"{row.ratio:.2f}", *_verdict(row)] for row in table

@@ -1,5 +1,5 @@
-"""Starts what is measured, each server as a process group of its own on a free port, and reads from
-/proc what it uses."""
+"""Starts each measured server as its own process group on a free port, and reads its use of
+resources from /proc."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ class Server:
 
 @contextmanager
 def bare(directory: Path, *, access_log: bool = False) -> Iterator[Server]:
-    """uvicorn with a constant answer, and otherwise set as `hourpass serve` sets it."""
+    """uvicorn with a constant response and the options of `hourpass serve`."""
     log = "--access-log" if access_log else "--no-access-log"
     with _uvicorn(sys.executable, "benchmarks.bare:app", directory, {}, log) as server:
         yield server
@@ -101,8 +101,8 @@ def fastapi_users(python: Path, directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def django(python: Path, directory: Path) -> Iterator[Server]:
-    """As many threads as cores: the only worker of gunicorn's that keeps connections has threads,
-    and a single one would hash on one core."""
+    """As many threads as cores: only gunicorn's worker with threads keeps connections open, and a
+    single thread would hash on one core."""
     port = _free_port()
     bind = ("--bind", f"127.0.0.1:{port}", "--no-control-socket", "--keep-alive", "60")
     workers = ("--worker-class", "gthread", "--threads", str(os.cpu_count()))
@@ -114,7 +114,7 @@ def django(python: Path, directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def nginx(directory: Path, configuration: str) -> Iterator[Server]:
-    """The configuration listens on 8080, and here on a free port instead."""
+    """Listens on a free port instead of 8080, which the configuration has."""
     port = _free_port()
     place = directory / f"nginx-{port}"
     place.mkdir()
@@ -129,7 +129,7 @@ def nginx(directory: Path, configuration: str) -> Iterator[Server]:
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[Any]:
-    """A PostgreSQL server from a pip-installed wheel, as unprivileged as it needs to be."""
+    """A PostgreSQL server from a wheel, as an unprivileged user if we are root."""
     runtime = directory / "runtime"
     runtime.mkdir(mode=0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # for its lock file, read at import

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
+from app import main
 from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
@@ -49,6 +50,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
+    """What was imported and collected lasts as long as the process. Searching it for garbage takes
+    a second, during which no thread runs and time limits pass. An app would unfreeze it when it
+    stops, so apps in this process leave the garbage collection as it is here."""
+    main._tune_garbage_collection = lambda stack: None  # noqa: ARG005 - its name
+    gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
 
 
@@ -57,7 +64,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a developer's .env may change what a test sees."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.delenv("HOURPASS_HOME", raising=False)
+    monkeypatch.setenv("ENV_FILE", os.devnull)
 
 
 @pytest.fixture(autouse=True)

@@ -1,39 +1,37 @@
 """Carries over to a restored database what was revoked since its backup.
 
-The former database is compared row by row. Only what it no longer allows is taken from it: no
-rights, no passwords and no new rows, because it may be what an attacker or a mistake has made of
-it. What cannot be known for certain is suspended, such as API keys, or has to be renewed, such as
-passwords.
+The former database is compared row by row. Whatever it no longer allows is taken away from the
+restored one. Nothing else is taken over, neither rights nor passwords nor new rows, because an
+attacker or a mistake may have changed it. Where the reason of a change is not known, API keys are
+suspended and passwords have to be reset.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, text
+from sqlalchemy import Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.accounts.first_admin.models import SetupStep
-from app.audit.models import Entry
+from app.backup import comparison
+from app.backup.comparison import changed_keys, in_batches
 from app.context import RequestContext
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
 from app.credentials.sessions.models import Session
-from app.database.timelines import tables_with_counted_ids
+from app.database import sequences
 from app.groups.models import Group, GroupMember
 from app.mail.models import OutgoingMail
 from app.security.one_time_codes.models import Code
 from app.services import Services
 from app.tokens.jwt import PERSON
-from app.tokens.revocations.models import Feed, Revocation
+from app.tokens.revocations.models import Revocation
 from app.tokens.signing_keys.models import StoredKey
 from app.users.models import UNUSABLE_PASSWORD, User, new_token_version
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from hourpass.scopes import intersection
-
-BATCH_SIZE = 1000
 
 _Row = Row[*tuple[Any, ...]]
 
@@ -47,24 +45,11 @@ _USER_COLUMNS = (
     User.email,
     User.email_verified_at,
 )
-_SQLITE_LAST_ID = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
-_SET_SQLITE_LAST_ID = text("UPDATE sqlite_sequence SET seq = max(seq, :last) WHERE name = :name")
-_ADD_SQLITE_LAST_ID = text(
-    "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0"
-    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :name)"
-)
-_POSTGRES_LAST_ID = text(
-    "SELECT pg_sequence_last_value(pg_get_serial_sequence(quote_ident(:name), 'id')::regclass)"
-)
-_SET_POSTGRES_LAST_ID = text(
-    "SELECT setval(sequence, greatest(pg_sequence_last_value(sequence), :last)) FROM"
-    " (SELECT pg_get_serial_sequence(quote_ident(:name), 'id')::regclass AS sequence) AS of_table"
-)
 
 
 @dataclass(slots=True)
 class Changes:
-    """What was carried over. Usernames, and numbers of rows."""
+    """What was carried over: usernames, and numbers of rows."""
 
     disabled: list[str] = field(default_factory=list)
     demoted: list[str] = field(default_factory=list)
@@ -78,23 +63,6 @@ class Changes:
     signing_keys: int = 0
     webhooks: int = 0
     revocations: int = 0
-
-
-async def continues(former: AsyncSession, restored: AsyncSession) -> bool:
-    """Whether the former database is what became of the restored one, and not another database or
-    an earlier one."""
-    newest = (Entry.id, Entry.at, Entry.action)
-    last = (await restored.execute(select(*newest).order_by(Entry.id.desc()).limit(1))).first()
-    feed_name = select(Feed.name)
-    has_same_feed = await former.scalar(feed_name) == await restored.scalar(feed_name)
-    if last is None:
-        return has_same_feed
-    found = (await former.execute(select(*newest).where(Entry.id == last.id))).first()
-    if found is not None:
-        return tuple(found) == tuple(last)
-    # Entries are deleted after AUDIT_DAYS.
-    oldest = await former.scalar(select(func.min(Entry.id)))
-    return has_same_feed and oldest is not None and oldest > last.id
 
 
 class CarryOver:
@@ -128,11 +96,11 @@ class CarryOver:
         return changes
 
     async def _compare_users(self) -> None:
-        last = 0
+        last, size = 0, comparison.BATCH_SIZE
         while True:
-            page = select(*_USER_COLUMNS).where(User.id > last).order_by(User.id).limit(BATCH_SIZE)
+            page = select(*_USER_COLUMNS).where(User.id > last).order_by(User.id).limit(size)
             restored = (await self._restored.execute(page)).all()
-            until = restored[-1].id if len(restored) == BATCH_SIZE else None
+            until = restored[-1].id if len(restored) == size else None
             former = await self._former_users(last, until)
             changed = {
                 row.id: former.get(row.id) for row in restored if _differs(row, former.get(row.id))
@@ -192,10 +160,10 @@ class CarryOver:
     async def _compare_second_factors(self) -> None:
         columns = (SecondFactor.user_id, SecondFactor.created_at)
         is_confirmed = SecondFactor.confirmed_at.is_not(None)
-        async for ids in _changed(self._restored, self._former, *columns, where=is_confirmed):
+        async for ids in changed_keys(self._restored, self._former, *columns, where=is_confirmed):
             self.changes.second_factors += [u.username for u in await self._load_users(ids)]
         # Set up since the backup. The password alone must not be enough again.
-        async for ids in _changed(self._former, self._restored, *columns, where=is_confirmed):
+        async for ids in changed_keys(self._former, self._restored, *columns, where=is_confirmed):
             unprotected = set(ids) - set(
                 await self._restored.scalars(
                     select(SecondFactor.user_id).where(SecondFactor.user_id.in_(ids), is_confirmed)
@@ -220,7 +188,7 @@ class CarryOver:
             if earlier:
                 self._revoked.append(f"grp:{group.id}.{earlier.version}")
             group.scopes, group.version = scopes, new_token_version()
-            for batch in _in_batches(sorted(removed)):
+            for batch in in_batches(sorted(removed)):
                 is_removed = GroupMember.user_id.in_(batch)
                 await self._restored.execute(
                     delete(GroupMember).where(GroupMember.group_id == group.id, is_removed)
@@ -235,7 +203,7 @@ class CarryOver:
             *(ApiKey.id, ApiKey.version, ApiKey.secret_hash),
             *(ApiKey.suspended_at, ApiKey.revoked_at, ApiKey.replaced_by),
         )
-        async for ids in _changed(self._restored, self._former, *columns):
+        async for ids in changed_keys(self._restored, self._former, *columns):
             works = (ApiKey.suspended_at.is_(None), ApiKey.revoked_at.is_(None))
             keys = await self._restored.scalars(select(ApiKey).where(ApiKey.id.in_(ids), *works))
             for api_key in keys.all():
@@ -244,7 +212,7 @@ class CarryOver:
                 api_key.version += 1
                 self.changes.api_keys += 1
             await self._restored.flush()
-        async for ids in _changed(self._former, self._restored, ApiKey.id, ApiKey.version):
+        async for ids in changed_keys(self._former, self._restored, ApiKey.id, ApiKey.version):
             rows = await self._former.execute(
                 select(ApiKey.id, ApiKey.version).where(ApiKey.id.in_(ids))
             )
@@ -257,7 +225,7 @@ class CarryOver:
             # Not the secret, whose encrypted text changes when SECRET_KEY is rotated.
             *(WebhookEndpoint.previous_secret_until, WebhookEndpoint.is_enabled),
         )
-        async for ids in _changed(self._restored, self._former, WebhookEndpoint.id, *columns):
+        async for ids in changed_keys(self._restored, self._former, WebhookEndpoint.id, *columns):
             is_enabled = (WebhookEndpoint.id.in_(ids), WebhookEndpoint.is_enabled)
             endpoints = await self._restored.scalars(select(WebhookEndpoint).where(*is_enabled))
             for endpoint in endpoints.all():
@@ -266,7 +234,7 @@ class CarryOver:
         await self._restored.flush()
 
     async def _compare_signing_keys(self) -> None:
-        found = [kids async for kids in _changed(self._restored, self._former, StoredKey.kid)]
+        found = [kids async for kids in changed_keys(self._restored, self._former, StoredKey.kid)]
         for kid in chain.from_iterable(found):  # afterwards, because this may add another key
             await self._services.keys.revoke(self._context, kid)
             self._revoked.append(f"kid:{kid}")
@@ -274,14 +242,14 @@ class CarryOver:
 
     async def _add_setup_steps(self) -> None:
         """What a start does only once must not be done again."""
-        async for names in _changed(self._former, self._restored, SetupStep.name):
+        async for names in changed_keys(self._former, self._restored, SetupStep.name):
             self._restored.add_all(
                 SetupStep(name=name, done_at=self._context.now) for name in names
             )
 
     async def _delete_changed(self, key: Any, *columns: Any) -> int:
         number = 0
-        async for keys in _changed(self._restored, self._former, key, *columns):
+        async for keys in changed_keys(self._restored, self._former, key, *columns):
             await self._restored.execute(
                 delete(key.class_).where(key.in_(keys)),
                 execution_options={"synchronize_session": False},
@@ -299,28 +267,21 @@ class CarryOver:
         """Also what the former database has published and has not expired."""
         query = select(Revocation.value).order_by(Revocation.position)
         values = [*await self._former.scalars(query), *self._revoked]
-        for batch in _in_batches(list(dict.fromkeys(values))):
+        for batch in in_batches(list(dict.fromkeys(values))):
             missing = await self._services.revocations.publish_missing(self._context, batch)
             self.changes.revocations += missing
 
     async def _advance_ids(self) -> None:
-        """The former database may have given out more than timelines.skip_ids() skips."""
-        is_sqlite = self._restored.get_bind().dialect.name == "sqlite"
-        was_sqlite = self._former.get_bind().dialect.name == "sqlite"
-        for name in tables_with_counted_ids():
-            query = _SQLITE_LAST_ID if was_sqlite else _POSTGRES_LAST_ID
-            last = await self._former.scalar(query, {"name": name})
-            if last is None:
-                continue
-            if is_sqlite:
-                await self._restored.execute(_ADD_SQLITE_LAST_ID, {"name": name})
-            statement = _SET_SQLITE_LAST_ID if is_sqlite else _SET_POSTGRES_LAST_ID
-            await self._restored.execute(statement, {"name": name, "last": last})
+        """The former database may have assigned more than timelines.skip_ids() skips."""
+        former, restored = await self._former.connection(), await self._restored.connection()
+        for table in sequences.tables_with_identity():
+            last = await sequences.last_id(former, table)
+            await sequences.skip_to(restored, table, last)
 
 
 def _differs(user: _Row, former: _Row | None) -> bool:
-    """Whether anything was taken from the user. A new hash of the same password is none: it has
-    the same token version. Neither are more scopes, or a verified address."""
+    """Whether anything was taken from the user. A new hash of the same password does not count: the
+    token version is the same. Neither do more scopes or a verified address."""
     if former is None or former.token_version != user.token_version:
         return True
     if former.email != user.email or (user.email_verified_at and not former.email_verified_at):
@@ -337,64 +298,3 @@ def _intersect(scopes: str, others: str) -> str:
     first, second = set(scopes.split()), set(others.split())
     kept = intersection(first, second)
     return scopes if kept >= first else " ".join(sorted(kept))
-
-
-async def _changed(
-    session: AsyncSession,
-    other: AsyncSession,
-    key: Any,
-    *columns: Any,
-    where: ColumnElement[bool] | None = None,
-) -> AsyncIterator[list[Any]]:
-    """The keys of the rows that the other database lacks, or has with another value in one of the
-    columns."""
-    query = select(key, *columns).order_by(key).limit(BATCH_SIZE)
-    in_other = select(key, *columns)
-    if where is not None:
-        query, in_other = query.where(where), in_other.where(where)
-    rows = (await session.execute(query)).all()
-    while rows:
-        last = rows[-1][0]
-        keys = [row[0] for row in rows]
-        same = {tuple(row) for row in await other.execute(in_other.where(key.in_(keys)))}
-        if found := [row[0] for row in rows if tuple(row) not in same]:
-            yield found
-        rows = (await session.execute(query.where(key > last))).all()
-
-
-def _in_batches(values: Sequence[Any]) -> list[Sequence[Any]]:
-    return [values[start : start + BATCH_SIZE] for start in range(0, len(values), BATCH_SIZE)]
-
-
-# Not what people want to read: each user has many.
-ROUTINE = ("login", "session.open", "token.revoke", "service.backup")
-
-
-@dataclass(frozen=True, slots=True)
-class Audited:
-    """An entry of the former database's audit log."""
-
-    at: datetime
-    action: str
-    by: str
-    user: str
-
-
-async def list_changes(
-    former: AsyncSession, after_id: int, limit: int
-) -> tuple[list[Audited], int]:
-    """What happened since the backup, oldest first, and how many more there were."""
-    since = (Entry.id > after_id, Entry.succeeded, Entry.action.not_in(ROUTINE))
-    number = await former.scalar(select(func.count()).select_from(Entry).where(*since)) or 0
-    entries = (
-        await former.scalars(select(Entry).where(*since).order_by(Entry.id).limit(limit))
-    ).all()
-    ids = {id_ for entry in entries for id_ in (entry.actor_id, entry.subject_id) if id_}
-    rows = await former.execute(select(User.id, User.username).where(User.id.in_(ids)))
-    names: dict[int, str] = {row.id: row.username for row in rows}
-
-    def name(id_: int | None) -> str:
-        return names.get(id_ or 0, str(id_ or ""))
-
-    listed = [Audited(e.at, e.action, name(e.actor_id), name(e.subject_id)) for e in entries]
-    return listed, number - len(listed)

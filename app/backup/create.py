@@ -31,13 +31,13 @@ from app.tokens.signing_keys.models import StoredKey
 _IS_ENCRYPTED = "SELECT 1 FROM {table} WHERE {column} LIKE :prefix LIMIT 1"
 
 
-class Contents(NamedTuple):
-    """What a backup has. `is_noted`: the audit log has an entry of it, its last one."""
+class Summary(NamedTuple):
+    """What a new backup has."""
 
     users: int
     revision: str
     needs_secret_key: bool
-    is_noted: bool
+    is_noted: bool  # in the audit log: as the last entry of the backup itself
     schema: str  # PostgreSQL's
     server_version: int
 
@@ -49,7 +49,7 @@ def create(
     *,
     output: BinaryIO,
     overwrite: bool = False,
-) -> Contents:
+) -> Summary:
     """Back up the configured database to a file, or without `path` to `output`. With a passphrase,
     the backup is encrypted. Raises BackupError and SchemaError."""
     database = database_path(settings)
@@ -58,9 +58,9 @@ def create(
     if path is not None:
         _check_target(path, database, overwrite=overwrite)
     with _destination(path, output, overwrite=overwrite) as (target, new):
-        contents = asyncio.run(_describe(settings))
+        summary = asyncio.run(_describe(settings))
         if database is None:
-            _dump(settings, contents, target, passphrase)
+            _dump(settings, summary, target, passphrase)
         elif new and passphrase is None:
             sqlite_files.copy(database, new.partial_path, new.file.fileno())
         else:
@@ -69,7 +69,7 @@ def create(
                 descriptor = copy.file.fileno()
                 sqlite_files.copy(database, copy.partial_path, descriptor, unnamed=True)
                 _write(copy.file, target, passphrase)
-    return contents
+    return summary
 
 
 def database_path(settings: Settings) -> Path | None:
@@ -93,7 +93,7 @@ def _check_target(path: Path, database: Path | None, *, overwrite: bool) -> None
 def _destination(
     path: Path | None, output: BinaryIO, *, overwrite: bool
 ) -> Iterator[tuple[BinaryIO, NewFile | None]]:
-    """Where the backup is written, and the new file if it is one, which is kept at the end."""
+    """Where the backup is written: standard output, or a new file that is kept at the end."""
     if path is None:
         yield output, None
         output.flush()
@@ -111,9 +111,9 @@ def _write(source: BinaryIO, target: BinaryIO, passphrase: str | None) -> None:
         encryption.encrypt(source, target, passphrase)
 
 
-def _dump(settings: Settings, contents: Contents, target: BinaryIO, passphrase: str | None) -> None:
+def _dump(settings: Settings, summary: Summary, target: BinaryIO, passphrase: str | None) -> None:
     process = postgres_programs.start_dump(
-        settings.database_url, contents.schema, contents.server_version
+        settings.database_url, summary.schema, summary.server_version
     )
     assert process.stdout
     try:
@@ -128,9 +128,9 @@ def _dump(settings: Settings, contents: Contents, target: BinaryIO, passphrase: 
     postgres_programs.finish_dump(process)
 
 
-async def _describe(settings: Settings) -> Contents:
-    """Looks into the database, and writes an entry to the audit log. The backup must succeed even
-    if the database is full or read-only, so without that entry too."""
+async def _describe(settings: Settings) -> Summary:
+    """Reads what the backup will have, and adds an entry to the audit log. The backup must succeed
+    even if the database is full or read-only, so it is made without the entry too."""
     database = Database(settings)
     try:
         revision = await migrations.find_revision(database.engine)
@@ -138,7 +138,7 @@ async def _describe(settings: Settings) -> Contents:
             raise SchemaError("The database has no tables yet. There is nothing to back up.")
         async with database.session() as session:
             users = await session.scalar(text("SELECT count(*) FROM users"))
-            contents = Contents(
+            summary = Summary(
                 users=users or 0,
                 revision=revision,
                 needs_secret_key=await _has_encrypted_secrets(session, revision),
@@ -152,8 +152,8 @@ async def _describe(settings: Settings) -> Contents:
                         text("SELECT current_schema(), current_setting('server_version_num')")
                     )
                 ).one()
-                contents = contents._replace(schema=schema, server_version=int(version) // 10_000)
-        return contents._replace(is_noted=await _note(settings, database, contents))
+                summary = summary._replace(schema=schema, server_version=int(version) // 10_000)
+        return summary._replace(is_noted=await _note(settings, database, summary))
     finally:
         await database.close()
 
@@ -169,8 +169,8 @@ async def _has_encrypted_secrets(session: AsyncSession, revision: str) -> bool:
     return False
 
 
-async def _note(settings: Settings, database: Database, contents: Contents) -> bool:
-    if contents.revision != migrations.HEAD:
+async def _note(settings: Settings, database: Database, summary: Summary) -> bool:
+    if summary.revision != migrations.HEAD:
         return False
     services = build_services(settings)
     try:
@@ -182,8 +182,8 @@ async def _note(settings: Settings, database: Database, contents: Contents) -> b
                 "service.backup",
                 None,
                 version=__version__,
-                schema=contents.revision,
-                users=str(contents.users),
+                schema=summary.revision,
+                users=str(summary.users),
             )
             await session.commit()
     except (ApiError, SQLAlchemyError):

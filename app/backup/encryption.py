@@ -25,9 +25,12 @@ TAG_BYTES = 16
 MIN_PASSPHRASE_LENGTH = 12
 MAX_PASSPHRASE_LENGTH = 1024
 
+# The base-2 logarithm of scrypt's cost: 128 MiB of memory, and about half a second.
+LOG_COST = 17
+
 _VERSION = 1
 _BLOCK_SIZE, _PARALLELISM = 8, 1
-# The base-2 logarithm of scrypt's cost. A header with more than 20 would need more than 1 GiB.
+# What a header may demand. More than 20 would be more than 1 GiB.
 _MIN_LOG_COST, _MAX_LOG_COST = 14, 20
 # After MAGIC: version, scrypt's cost (log2), block size and parallelism, salt, start of the nonce.
 _PARAMETERS = struct.Struct(">BBBB16s7s")
@@ -54,20 +57,17 @@ class _Segments:
         return self.nonce_prefix + _REST_OF_NONCE.pack(number, is_last)
 
 
-def encrypt(source: BinaryIO, target: BinaryIO, passphrase: str, *, log_cost: int = 17) -> None:
-    """Write the encrypted content of `source` to `target`. The default cost takes 128 MiB of memory
-    and about half a second.
-
-    Raises BackupError if the passphrase is too short.
-    """
+def encrypt(source: BinaryIO, target: BinaryIO, passphrase: str) -> None:
+    """Write the encrypted content of `source` to `target`. Raises BackupError if the passphrase is
+    too short or too long."""
     if not MIN_PASSPHRASE_LENGTH <= len(passphrase) <= MAX_PASSPHRASE_LENGTH:
         raise BackupError(
             f"The passphrase must have between {MIN_PASSPHRASE_LENGTH} and {MAX_PASSPHRASE_LENGTH} "
             "characters. Nothing was written."
         )
     salt, prefix = secrets.token_bytes(16), secrets.token_bytes(7)
-    header = MAGIC + _PARAMETERS.pack(_VERSION, log_cost, _BLOCK_SIZE, _PARALLELISM, salt, prefix)
-    segments = _Segments(_derive_cipher(passphrase, salt, log_cost), prefix, header)
+    header = MAGIC + _PARAMETERS.pack(_VERSION, LOG_COST, _BLOCK_SIZE, _PARALLELISM, salt, prefix)
+    segments = _Segments(_derive_cipher(passphrase, salt, LOG_COST), prefix, header)
     target.write(header)
     target.writelines(
         segments.encrypt(number, segment, is_last=is_last)

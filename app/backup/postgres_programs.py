@@ -1,4 +1,4 @@
-"""Runs pg_dump and pg_restore, which PostgreSQL has for this."""
+"""Runs PostgreSQL's programs pg_dump and pg_restore."""
 
 import getpass
 import os
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from urllib.parse import parse_qsl
 
 from app.backup.errors import BackupError
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.database import postgres_url
 
 DUMP_MAGIC = b"PGDMP"
@@ -32,7 +32,7 @@ _VARIABLES = {
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
 _DUMP = ("--format=custom", "--no-owner", "--no-privileges", "--no-password")
 _RESTORE = ("--single-transaction", "--no-owner", "--no-privileges", "--no-password")
-# In the list of contents: the schema itself, which exists at the destination.
+# In the list of entries: the schema itself, which exists at the destination.
 _SCHEMA_ENTRY = re.compile(r"^\d+; \d+ \d+ (SCHEMA|COMMENT|ACL) - (SCHEMA )?\S+ ")
 _NAMESPACE = re.compile(r"^\d+; \d+ \d+ TABLE (\S+) users ", re.MULTILINE)
 _MAX_LINES, _MAX_LINE_LENGTH = 5, 300
@@ -73,14 +73,14 @@ def finish_dump(process: subprocess.Popen[bytes]) -> None:
         raise _failure("pg_dump", process.returncode, errors)
 
 
-def list_contents(backup: BinaryIO) -> str:
+def list_entries(backup: BinaryIO) -> str:
     """The entries of a dump. Raises BackupError if pg_restore is missing or cannot read it."""
     return _run(backup, "--list").decode(errors="replace")
 
 
-def schema_of(contents: str) -> str | None:
+def schema_of(entries: str) -> str | None:
     """The schema that has our tables."""
-    found = _NAMESPACE.search(contents)
+    found = _NAMESPACE.search(entries)
     return found[1] if found else None
 
 
@@ -95,24 +95,25 @@ def read_rows(backup: BinaryIO, table: str) -> list[dict[str, str]]:
     return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines if line != "\\."]
 
 
-def restore(url: str, backup: BinaryIO, contents: str) -> None:
-    """Restore a dump into its schema, which exists, in one transaction. Raises BackupError."""
+def restore(url: str, backup: BinaryIO, entries: str) -> None:
+    """Restore these entries of a dump into its schema, which exists, in one transaction. Raises
+    BackupError."""
     variables = environment(url)
     database = variables.get("PGDATABASE") or variables.get("PGUSER") or getpass.getuser()
-    with tempfile.NamedTemporaryFile("w", suffix=".list") as entries:
-        entries.write(_without_schema(contents))
-        entries.flush()
-        arguments = (*_RESTORE, f"--use-list={entries.name}", f"--dbname={database}")
+    with tempfile.NamedTemporaryFile("w", suffix=".list") as file:
+        file.write(_without_schema(entries))
+        file.flush()
+        arguments = (*_RESTORE, f"--use-list={file.name}", f"--dbname={database}")
         _run(backup, *arguments, variables=variables)
 
 
-def _without_schema(contents: str) -> str:
-    lines = contents.splitlines(keepends=True)
+def _without_schema(entries: str) -> str:
+    lines = entries.splitlines(keepends=True)
     return "".join(line for line in lines if not _SCHEMA_ENTRY.match(line))
 
 
 def environment(url: str) -> dict[str, str]:
-    """The environment of a program that connects as DATABASE_URL says."""
+    """The environment with which a program connects to this URL."""
     parsed = postgres_url.parse(url)
     given = dict(parse_qsl(url.partition("?")[2]))
     variables = dict(os.environ)  # asyncpg reads PGHOST and the others too
@@ -127,14 +128,11 @@ def environment(url: str) -> dict[str, str]:
     if hosts := [host for host in parsed.hosts if host.name]:
         variables["PGHOST"] = ",".join(str(host.name) for host in hosts)
         variables["PGPORT"] = ",".join(str(host.port or "") for host in hosts)
-    if "sslmode" not in given and "ssl" in given:  # as in postgres_url.parse()
-        mode = given["ssl"].lower()
-        switch = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-        given["sslmode"] = switch.get(mode, mode)
+    postgres_url.translate_ssl(given)
     for option, name in _VARIABLES.items():
         if value := given.get(option):
             is_path = option in _FILES and value != "system"
-            variables[name] = str(HOME / value) if is_path else value
+            variables[name] = str(home() / value) if is_path else value
     if given.get("sslrootcert") == "system":
         variables["PGSSLMODE"] = "verify-full"
     variables["PGTARGETSESSIONATTRS"] = str(parsed.arguments["target_session_attrs"])

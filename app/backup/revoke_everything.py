@@ -8,6 +8,7 @@ from app.context import RequestContext
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.database.timelines import skip_ids
 from app.security.one_time_codes.models import Code
 from app.services import Services
@@ -36,17 +37,16 @@ async def revoke_everything_within(services: Services, context: RequestContext) 
     shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
     shifted = (cast(User.token_version, BigInteger) + shift) % (MAX_TOKEN_VERSION + 1)
     whole_table = {"synchronize_session": False}
-    # Locked in the order of their ids, as everywhere, so that there is no deadlock. Whatever locks
-    # more than one row of the other tables locks the user first.
-    locked = select(User.id).order_by(User.id).with_for_update().subquery()
+    # Operations that lock several rows of the other tables lock the user first.
+    locked = locked_in_order(select(User.id), User.id).subquery()
     await session.execute(select(func.count()).select_from(locked))
     await session.execute(update(User).values(token_version=shifted), execution_options=whole_table)
     await session.execute(delete(Session), execution_options=whole_table)
     await session.execute(delete(Code), execution_options=whole_table)
     works = (ApiKey.suspended_at.is_(None), ApiKey.revoked_at.is_(None))
-    in_order = select(ApiKey.id).where(*works).order_by(ApiKey.id).with_for_update()
+    working = locked_in_order(select(ApiKey.id).where(*works), ApiKey.id)
     await session.execute(
-        update(ApiKey).where(ApiKey.id.in_(in_order)).values(suspended_at=context.now),
+        update(ApiKey).where(ApiKey.id.in_(working)).values(suspended_at=context.now),
         execution_options=whole_table,
     )
     await skip_ids(session)

@@ -14,6 +14,7 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 COMPANIONS = ("-wal", "-shm", "-journal")  # of a file that is open, or was not closed
 
 _LOCK_SECONDS = 30.0
+_CLOSE_SECONDS = 1.0  # for other connections that are being closed
 _WRITE_VERSION, _CHANGE_COUNTER, _VALID_FOR = 18, 24, 92  # offsets in the header
 
 
@@ -85,7 +86,7 @@ def require_complete(path: Path) -> None:
 
 def is_in_use(path: Path) -> bool:
     """Whether another connection has the database open. Other hosts do not tell."""
-    with closing(_open(path, lock_seconds=1)) as connection:
+    with closing(_open(path, lock_seconds=_CLOSE_SECONDS)) as connection:
         try:
             # In WAL mode, each open connection has a shared lock on the file.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -96,10 +97,20 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def require_unused(path: Path) -> None:
+    """Raises BackupError if another connection has the database open."""
+    if has_header(path) and is_in_use(path):
+        raise in_use_error(path)
+
+
+def in_use_error(path: Path) -> BackupError:
+    return BackupError(f"{path} is in use. Stop the service on every host, then try again.")
+
+
 def close_all(path: Path) -> bool:
     """Move everything into the file itself, and remove those beside it. Returns False if another
     connection has the database open."""
-    with closing(_open(path, lock_seconds=1)) as connection:
+    with closing(_open(path, lock_seconds=_CLOSE_SECONDS)) as connection:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
         except sqlite3.OperationalError:

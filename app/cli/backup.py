@@ -32,11 +32,11 @@ def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: b
     passphrase = None
     if encrypt or passphrase_file:
         passphrase = passphrases.read(passphrase_file, is_new=True)
-    contents = create(settings, target, passphrase, output=sys.stdout.buffer, overwrite=overwrite)
+    summary = create(settings, target, passphrase, output=sys.stdout.buffer, overwrite=overwrite)
     if target:
         size = target.stat().st_size
-        click.echo(f"Backed up {counted(contents.users, 'user')} to {target} ({size:,} bytes).")
-    if contents.needs_secret_key:
+        click.echo(f"Backed up {counted(summary.users, 'user')} to {target} ({size:,} bytes).")
+    if summary.needs_secret_key:
         click.echo(
             "It needs SECRET_KEY, which it does not have. Keep that, in another place.", err=True
         )
@@ -44,7 +44,7 @@ def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: b
         click.echo(
             "Its secrets are not encrypted. Keep it where nobody else can read it.", err=True
         )
-    if not contents.is_noted:
+    if not summary.is_noted:
         click.echo(
             "The audit log has no entry of it, because the database cannot be written, or has "
             "not been migrated.",

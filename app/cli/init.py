@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from dotenv import dotenv_values
 
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.settings import find_errors
 
 _COMMENTS = {
@@ -222,7 +222,7 @@ def _report(directory: Path, values: Mapping[str, str], *, is_composed: bool) ->
             if os.environ.get(name, value) != value:
                 text = f"Warning: {name} is in the environment too, which overrides the file."
                 click.echo(text, err=True)
-        place = "" if directory == HOME else f"HOURPASS_HOME={quote(str(directory))} "
+        place = "" if directory == home() else f"HOURPASS_HOME={quote(str(directory))} "
         command, administrate = f"{place}hourpass serve", place
     click.echo(f"Next: {command}")
     if "FIRST_ADMIN_USERNAME" not in values:

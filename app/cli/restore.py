@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.backup.carry_over import Changes
-    from app.backup.restore import Restored
+    from app.backup.make_safe import Restored
 
 _MAX_NAMES = 20
 
@@ -64,7 +64,7 @@ def restore(  # noqa: PLR0913, PLR0917 - the options, which click passes by name
     the previous database tells. If there is none, choose --end-everything or --keep-everything.
     With PostgreSQL, DATABASE_URL names an empty database, and PREVIOUS_DATABASE_URL the former one.
     """
-    from app.backup.restore import Options
+    from app.backup.make_safe import Options
     from app.backup.restore import restore as restore_backup
     from app.backup.sqlite_files import require_complete
 

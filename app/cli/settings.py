@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from app.cli.operations import read_settings
 from app.configuration.sources import find_origin
-from app.settings import ENV_FILE, Settings
+from app.settings import Settings, env_file
 
 
 @click.command()
@@ -20,9 +20,9 @@ def settings(values: bool, as_json: bool) -> None:  # noqa: FBT001 - click passe
         for name, field in Settings.model_fields.items():
             click.echo(f"# {field.description}\n{name.upper()}={_default(field)}")
         return
-    current = read_settings()
+    current, file = read_settings(), env_file()
     rows = {
-        name.upper(): {"value": _value(current, name), "origin": find_origin(name, ENV_FILE)}
+        name.upper(): {"value": _value(current, name), "origin": find_origin(name, file)}
         for name in Settings.model_fields
     }
     if as_json:

@@ -156,7 +156,7 @@ def unlock(username: str, ip_address: str | None) -> None:
     async def forget(services: "Services", context: "RequestContext") -> bool:
         from app.database.engine import begin_write
         from app.security.rate_limits.service import clear
-        from app.users.schemas import normalize_username
+        from app.users.login_account import normalize_username
 
         user = await get_user(services, context, username)
         await begin_write(context.session)

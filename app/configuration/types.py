@@ -11,9 +11,6 @@ from urllib.parse import SplitResult, quote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-# What relative paths are relative to. Not the code, which may be installed in site-packages.
-HOME = Path(os.environ.get("HOURPASS_HOME", "")).absolute()
-
 MAX_ORIGINS = 100
 _ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -30,6 +27,12 @@ _DRIVERS = {
 }
 
 
+def home() -> Path:
+    """The directory of relative paths: HOURPASS_HOME, or the current one. Not that of the code,
+    which may be installed in site-packages."""
+    return Path(os.environ.get("HOURPASS_HOME", "")).absolute()
+
+
 def _with_async_driver(url: str) -> str:
     """Add the async driver, so that the URL of a hosting provider can be used as it is."""
     scheme, separator, rest = url.partition("://")
@@ -39,7 +42,7 @@ def _with_async_driver(url: str) -> str:
         path = rest.removeprefix("/").partition("?")[0]  # SQLite has no options
         if not path or path.startswith((":memory:", "file:")):
             raise ValueError("must name a database file, such as sqlite:///hourpass.db")
-        rest = f"/{HOME / path}"
+        rest = f"/{home() / path}"
     return f"{_DRIVERS[scheme]}://{rest}"
 
 
@@ -195,9 +198,10 @@ def _check_issuer(issuer: str) -> str:
 
 
 def _check_directory(path: Path) -> Path:
-    if not (HOME / path).is_dir():
+    directory = home() / path
+    if not directory.is_dir():
         raise ValueError("must name a directory that exists")
-    return HOME / path
+    return directory
 
 
 SMTP_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}

@@ -1,4 +1,4 @@
-"""Opens database connections, and tells which of the open ones to use no longer."""
+"""Opens database connections, and marks open ones that must not be used again."""
 
 from abc import ABC, abstractmethod
 from time import monotonic
@@ -32,8 +32,8 @@ class Connector(ABC):
     """`connect` is SQLAlchemy's `async_creator`."""
 
     def __init__(self) -> None:
-        # Connections that were opened before are not used any more. Compared by callers, because
-        # each login does that.
+        # Connections that were opened before this are no longer used. Callers compare the times,
+        # because each login does that.
         self.discarded_at = float("-inf")
         # The newest one that was seen (timelines.py). None on SQLite, and if the server does not
         # tell.

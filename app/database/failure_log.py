@@ -1,4 +1,4 @@
-"""Logs the failures of what is repeated. An outage would otherwise fill the log."""
+"""Logs failures of repeated work only once. An outage would otherwise fill the log."""
 
 import logging
 from time import time
@@ -8,7 +8,7 @@ from app.errors import UnavailableError
 
 
 class FailureLog:
-    """Logs one line when it begins to fail, and one when it works again. Counts both."""
+    """Logs a line at the first failure and one when the work succeeds again. Counts failures."""
 
     def __init__(self, logger: logging.Logger, message: str) -> None:
         self._logger = logger

@@ -1,4 +1,4 @@
-"""Whether the database's tables are the ones this code expects, and how to make them so.
+"""Checks that the database has the schema of this version, and migrates it.
 
 Alembic is imported only where it is needed: a process that finds the schema at HEAD never pays
 for it.
@@ -26,7 +26,7 @@ from app.settings import ROOT, Settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# The newest revision in alembic/versions, which tests/operations/test_migrations.py compares.
+# The newest revision in alembic/versions, which tests/database/test_migrations.py compares.
 HEAD = "0020"
 
 
@@ -38,17 +38,17 @@ def _find_scripts() -> Path:
 
 SCRIPTS = _find_scripts()
 
-# What PostgreSQL and SQLite say of a table, index or function that a migration would create.
+# The error of PostgreSQL and SQLite for a table, index or function that exists already.
 _EXISTING = re.compile(r'\w+ "?(\w+)"? already exists')
 
 
 async def check(engine: AsyncEngine) -> None:
-    """Raise SchemaError unless the database stands at HEAD."""
+    """Raise SchemaError unless the database is at HEAD."""
     _require_head(await find_revision(engine))
 
 
 async def create_or_check(engine: AsyncEngine, settings: Settings) -> None:
-    """Give a database that has no tables yet those of HEAD. Raise SchemaError if it has others."""
+    """Create the tables of HEAD if there are none. Raise SchemaError if they are others."""
     found = await find_revision(engine)
     if found is None:
         await asyncio.to_thread(upgrade, settings)  # Alembic runs an event loop of its own

@@ -1,8 +1,7 @@
-"""Tells an outage of the database from a fault of ours, and says what it is.
+"""Distinguishes outages of the database from faults of the service, and describes them.
 
-What we did wrong is a 500: a statement that the database does not understand, a value that it
-cannot store, a constraint. Everything else that the database refuses, it refuses for its own
-reasons: a 503.
+A fault of the service is a 500: a statement that the database does not understand, a value that it
+cannot store, or a violated constraint. Every other error of the database is a 503.
 """
 
 import os
@@ -121,8 +120,8 @@ def is_permission_error(error: BaseException | None) -> bool:
 
 
 def describe(error: BaseException | None, names: Iterable[str] = ()) -> str:
-    """What it is, in our words: texts of drivers may quote what must not be logged. `names` are
-    those of tables, and the ones that the error mentions are named."""
+    """The problem in words of ours: a driver's text may quote what must not be logged. `names` are
+    those of tables. The ones that the error mentions are in the description."""
     cause = _cause(error)
     if state := _sqlstate(cause):
         if state == _PERMISSION:
@@ -183,7 +182,7 @@ def _sqlite_code(error: sqlite3.Error) -> int | None:
 
 def _is_of_closed_connection(error: BaseException | None) -> bool:
     """Compared by name, because asyncpg is not imported on SQLite. Its DataError is an
-    InterfaceError as well, and a fault of ours."""
+    InterfaceError too, but a fault of the service."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return "DataError" not in kinds and bool(
         {"InterfaceError", "InternalClientError", "TargetServerAttributeNotMatched"} & set(kinds)

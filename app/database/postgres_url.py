@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.database.connector import CONNECT_SECONDS
 from app.errors import StartupError
 
@@ -93,15 +93,12 @@ def parse(url: str) -> PostgresUrl:
     host_list, _, database = place.partition("/")
     given = parse_qsl(query, keep_blank_values=True)
     options = dict(given)  # of a repeated option, the last one counts
-    if "ssl" in options:  # asyncpg's name for sslmode, and a switch in other drivers
-        mode = options.pop("ssl").lower()
-        switch = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-        options.setdefault("sslmode", switch.get(mode, mode))
+    translate_ssl(options)
     hosts = _hosts(host_list, [value for name, value in given if name == "host"], options)
     _check_names(options, query)
     for name in _FILES:
         if name in options and options[name] != "system":
-            options[name] = str(HOME / options[name])
+            options[name] = str(home() / options[name])
     in_query = {name: options[name] for name in _ARGUMENTS if options.get(name)}
     arguments = {"user": unquote(user), "password": unquote(password)} | in_query
     arguments["database"] = unquote(database) or options.get("database", options.get("dbname", ""))
@@ -125,6 +122,14 @@ def parse(url: str) -> PostgresUrl:
         + ",".join(_with_port(host) for host in hosts)
         + f"/{quote(name)}",
     )
+
+
+def translate_ssl(options: dict[str, str]) -> None:
+    """Replace `ssl`, which is asyncpg's name for `sslmode` and a switch in other drivers."""
+    if "ssl" in options:
+        mode = options.pop("ssl").lower()
+        switch = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+        options.setdefault("sslmode", switch.get(mode, mode))
 
 
 def _check_names(options: Mapping[str, str], query: str) -> None:

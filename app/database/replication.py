@@ -1,4 +1,4 @@
-"""Warns if a failover could lose what the service has acknowledged."""
+"""Warns if a failover could lose acknowledged writes."""
 
 import logging
 
@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database
 
-# A backup that is being made is attached in the same way.
+# pg_basebackup has a connection of the same kind.
 _SETTINGS = text(
     "SELECT (SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'),"
     " current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
@@ -24,7 +24,7 @@ async def warn_of_asynchronous_standbys(database: Database) -> None:
     try:
         async with database.engine.connect() as connection:
             standbys, names, commit = (await connection.execute(_SETTINGS)).one()
-    except DBAPIError:  # not every server tells
+    except DBAPIError:  # some servers do not show this
         return
     if not standbys:
         return

@@ -1,8 +1,8 @@
 """PostgreSQL's timelines. A failover begins a new one, which may lack the last writes.
 
-Its sequences may lack them too, and would give out the same ids again. So nothing is inserted on a
+Its sequences may lack them too, and would assign the same ids again. So nothing is inserted on a
 new timeline before all sequences have been moved forward. Does nothing on SQLite, or on a server
-that does not tell its timeline.
+that does not show its timeline.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import String, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.database import sequences
 from app.database.base import Base
 from app.database.connector import Connector
 
@@ -32,12 +33,6 @@ _CURRENT = (
 # A function of migration 0012. It locks the row only if the timeline is a new one.
 _ENTER = "SELECT server_timeline_enter()"
 _FORGET = "UPDATE server_timeline SET name = ''"  # the next one skips IDS_AFTER_BACKUP
-# SQLite adds the row of a table with its first id.
-_ADD_SQLITE_SEQUENCE = (
-    "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0"
-    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :name)"
-)
-_SKIP_SQLITE = "UPDATE sqlite_sequence SET seq = seq + :number WHERE name = :name"
 # Classes of errors that do not come from the query: connections, resources, interventions. Any
 # other one means that the server has no such functions, or that the role may not use them.
 _OUTAGES = ("08", "53", "57")
@@ -55,7 +50,7 @@ class ServerTimeline(Base):
 
 
 async def read(driver: Any) -> str | None:
-    """The name of the timeline that the server writes, or None if it does not tell."""
+    """The name of the timeline that the server writes, or None if it does not show it."""
     try:
         name: str | None = await driver.fetchval(f"SELECT {_CURRENT}")
     except Exception as error:
@@ -86,7 +81,7 @@ async def enter(driver: Any) -> None:
 
 
 async def require_unused_ids(session: AsyncSession) -> None:
-    """Like enter(), but part of the caller's transaction. For ids that must not be given out twice
+    """Like enter(), but part of the caller's transaction. For ids that must not be assigned twice
     even behind a pooler, whose connections last through a failover."""
     connector: Connector = session.info[CONNECTOR]
     if connector.timeline is not None:
@@ -100,16 +95,7 @@ async def skip_ids(session: AsyncSession) -> None:
         await session.execute(text(_FORGET))
         await session.execute(text(_ENTER))
         return
-    ids = {"number": IDS_AFTER_BACKUP}
-    for name in tables_with_counted_ids():
-        for statement in (_ADD_SQLITE_SEQUENCE, _SKIP_SQLITE):
-            await session.execute(text(statement), {**ids, "name": name})
-
-
-def tables_with_counted_ids() -> list[str]:
-    """Migrations name the same ones."""
-    return sorted(
-        name
-        for name, table in Base.metadata.tables.items()
-        if any(column.identity is not None for column in table.columns)
-    )
+    connection = await session.connection()
+    for table in sequences.tables_with_identity():
+        last = await sequences.last_id(connection, table)
+        await sequences.skip_to(connection, table, last + IDS_AFTER_BACKUP)

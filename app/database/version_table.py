@@ -1,8 +1,7 @@
-"""The table in which Alembic keeps the revision of our schema, and whether the database is ours.
+"""The table in which Alembic keeps the revision of our schema, and by which we know our databases.
 
-Alembic's own name for it, `alembic_version`, is that of every application with Alembic, so ours has
-another one. Databases from before version 0.2 have `alembic_version` until their next migration
-(decision 23).
+Every application with Alembic has a table `alembic_version`, so ours has another name. Databases
+from before version 0.2 have `alembic_version` until their next migration (decision 23).
 """
 
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ def read_revision(connection: Connection) -> str | None:
 
 
 def adopt(connection: Connection) -> None:
-    """Give the version table its name of today. Part of the transaction of the migration.
+    """Rename a version table with the former name. Part of the migration's transaction.
 
     Raises SchemaError as read_revision() does.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Table
 
-from app.database import outages
+from app.database import outages, sequences
 from app.database_copy.errors import CopyError
 from app.database_copy.rows import Checksum, read_pages
 from app.database_copy.source import Source, open_source
@@ -77,11 +77,10 @@ class _Copy:
                     await self._target.write(table, page, checksum.rows + 1)
                 checksum.add(page)
                 self._advance(len(page))
-            for column in table.columns:
-                if column.identity is not None:
-                    last_id = await self._source.last_id(table, column)
-                    async with _naming("target"):
-                        await self._target.set_last_id(table, column, last_id)
+            if table.name in sequences.tables_with_identity():
+                last_id = await self._source.last_id(table)
+                async with _naming("target"):
+                    await sequences.skip_to(self._target.connection, table.name, last_id)
         return checksum
 
     async def _compare(self, table: Table, expected: Checksum) -> CopiedTable:

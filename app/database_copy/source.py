@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Column, Table, func, select, text
+from sqlalchemy import Table, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.database import migrations
+from app.database import migrations, sequences
 from app.database.engine import create_engine
 from app.database_copy.errors import CopyError
 from app.database_copy.locks import lock_tables, set_no_timeouts
@@ -30,10 +30,6 @@ _OTHERS = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     " AND pid <> pg_backend_pid() AND application_name = current_setting('application_name')"
 )
-_LAST_ID_OF_SEQUENCE = text(
-    "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(:table, :column)::regclass), 0)"
-)
-_LAST_ID_OF_SQLITE = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = :table")
 
 
 class Source:
@@ -47,15 +43,11 @@ class Source:
             total += (await self.connection.scalar(query)) or 0
         return total
 
-    async def last_id(self, table: Table, column: Column[Any]) -> int:
-        """The highest id that was given out, or skipped."""
-        if self.connection.dialect.name == "sqlite":
-            last = await self.connection.scalar(_LAST_ID_OF_SQLITE, {"table": table.name})
-        else:
-            names = {"table": table.name, "column": column.name}
-            last = await self.connection.scalar(_LAST_ID_OF_SEQUENCE, names)
-        highest = await self.connection.scalar(select(func.max(column)))
-        return max(last or 0, highest or 0)
+    async def last_id(self, table: Table) -> int:
+        """The highest id that was assigned, skipped or imported."""
+        last = await sequences.last_id(self.connection, table.name)
+        highest = await self.connection.scalar(select(func.max(table.columns["id"])))
+        return max(last, highest or 0)
 
     async def require_lock(self) -> None:
         """Raises an error if the connection was lost, and the lock with it."""

@@ -1,12 +1,11 @@
-"""The database to copy to. Everything is one transaction: after a failure, it is as empty as it
-was."""
+"""The database to copy to. Everything is one transaction: after a failure, it is still empty."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Column, Table, delete, insert, literal, select, text
+from sqlalchemy import Table, delete, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import migrations, outages
@@ -19,12 +18,6 @@ from app.database_copy.tables import IS_USED, copied_tables
 from app.settings import Settings
 
 _CACHE_KIB = 65_536  # SQLite's own 2 MiB are too few for the indexes of a million users
-
-_SET_SEQUENCE = text("SELECT setval(pg_get_serial_sequence(:table, :column)::regclass, :last_id)")
-_SET_SQLITE_SEQUENCE = (
-    text("DELETE FROM sqlite_sequence WHERE name = :table"),
-    text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :last_id)"),
-)
 
 
 class Target:
@@ -43,17 +36,6 @@ class Target:
             if outages.is_outage(error):
                 raise
             raise CopyError(self._explain(table, rows, first_number)) from error
-
-    async def set_last_id(self, table: Table, column: Column[Any], last_id: int) -> None:
-        """The next id will be above it."""
-        if last_id == 0:
-            return
-        values = {"table": table.name, "last_id": last_id}
-        if self.connection.dialect.name == "sqlite":
-            for statement in _SET_SQLITE_SEQUENCE:
-                await self.connection.execute(statement, values)
-        else:
-            await self.connection.execute(_SET_SEQUENCE, {**values, "column": column.name})
 
     async def read_checksums(self, table: Table) -> AsyncIterator[Checksum]:
         """After each page, up to and including it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.doctor.finding import Finding
 from app.doctor.system import System
-from app.settings import ENV_FILE
+from app.settings import env_file
 
 _OTHERS = stat.S_IRWXO
 _GROUP = stat.S_IRWXG
@@ -17,7 +17,7 @@ async def check(system: System) -> AsyncIterator[Finding]:
     if not hasattr(os, "geteuid"):
         yield Finding("files", "ok", "Windows has no permissions of this kind.")
         return
-    found = [*_check_env_file(ENV_FILE)]
+    found = [*_check_env_file(env_file())]
     for finding in found:
         yield finding
     if system.sqlite_path:

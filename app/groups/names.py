@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.users.schemas import normalize_username as normalize_name
+from app.users.login_account import normalize_username as normalize_name
 from app.users.visible_text import is_visible
 
 __all__ = ["GroupName", "is_valid_name", "normalize_name"]

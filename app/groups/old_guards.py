@@ -1,5 +1,5 @@
-"""Guards of before do not read the claim `grp`, so they accept a token although its group has been
-narrowed. For them, the access tokens of all members are revoked as well, by their users.
+"""Older guards do not read the claim `grp`, so they accept a token although its group has fewer
+scopes now. For them, the access tokens of all members are revoked as well, by their users.
 
 A group can have any number of members, and a revocation of each is a write. So the transaction that
 narrows the group only notes its members, in one statement. Then a job revokes their tokens in
@@ -17,6 +17,7 @@ from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.database.locks import locked_in_order
 from app.events import Event
 from app.groups.models import GroupMember, PendingRevocation
 from app.groups.service import REVOKED, RevokeAccessTokens
@@ -88,8 +89,8 @@ class OldGuardsJob:
             context = RequestContext(session, await current_time(session))
             await begin_write(session)
             # Users first, as everywhere. Another worker may have been faster with these.
-            locked = select(User.id).where(User.id.in_(found)).order_by(User.id)
-            await session.execute(locked.with_for_update(key_share=True))
+            users = select(User.id).where(User.id.in_(found))
+            await session.execute(locked_in_order(users, User.id, key_share=True))
             is_of_slice = PendingRevocation.user_id.in_(found)
             taken = await session.scalars(
                 delete(PendingRevocation).where(is_of_slice).returning(PendingRevocation.user_id)

@@ -126,7 +126,7 @@ async def change_group(
 ) -> GroupRecord:
     """Omitted and null members do not change.
 
-    If the group may do less than before, the access tokens of all members are revoked at once.
+    If the new scopes allow less, the access tokens of all members are revoked at once.
     Their sessions stay. More scopes, or another name, revoke nothing.
     """
     group = await groups.update(context, name, new_name=change.name, scopes=change.scopes)
@@ -182,7 +182,7 @@ async def add_member(
     _: CurrentAdmin, name: GroupPath, user_id: UserId, groups: GroupsDep, context: ContextDep
 ) -> MemberAdded:
     """Does nothing if the user is a member already. The user's next token has the scopes of the
-    group; tokens and sessions of before stay valid without them. A user can be in 20 groups."""
+    group; earlier tokens and sessions stay valid without them. A user can be in 20 groups."""
     await groups.add_member(context, name, user_id)
     return MemberAdded()
 

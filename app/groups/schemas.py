@@ -5,6 +5,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.groups.names import GroupName
 from app.http.bodies import Change, ConstantMessage, RequestBody
+from app.http.pagination import NextCursor
 from app.tokens.scopes import split_scopes
 from app.users.schemas import Scopes
 
@@ -22,10 +23,7 @@ class GroupRecord(BaseModel):
 
 class GroupPage(BaseModel):
     groups: list[GroupRecord] = Field(description="In the order of their ids.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["3"],
-    )
+    next_cursor: NextCursor
 
 
 class GroupsOfUser(BaseModel):
@@ -72,10 +70,7 @@ class MemberRecord(BaseModel):
 
 class MemberPage(BaseModel):
     members: list[MemberRecord] = Field(description="In the order of their ids.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["10"],
-    )
+    next_cursor: NextCursor
 
 
 class GroupRemoved(BaseModel):

@@ -1,10 +1,10 @@
 """Operations on groups. Each is a transaction of its own.
 
-Whatever takes scopes from a group revokes all tokens that name it, with one entry of the feed. To
-be removed from a group revokes the user's access tokens. Sessions stay: their next token has what
-the user may do then (decision 31).
+An operation that takes scopes from a group revokes all tokens that name it, with one entry in the
+feed. Removing a member revokes the access tokens of that user. Sessions stay valid: their next
+token has the scopes that the user has then (decision 31).
 
-Locks: the user, the group, what belongs to them, and the feed last.
+Operations lock the user, then the group, then rows that belong to them, and the feed last.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -26,18 +26,15 @@ from app.groups.errors import (
     MemberNotFoundError,
     TooManyGroupsError,
 )
-from app.groups.grants import Grants, find_grants
 from app.groups.models import Group, GroupMember
 from app.groups.names import is_valid_name, normalize_name
 from app.groups.token_size import require_fitting_members, require_fitting_scopes
+from app.groups.user_scopes import find_user_scopes
 from app.tokens.jwt import MAX_GROUPS
 from app.tokens.revocations.service import Revocations
-from app.tokens.scopes import scope_string
 from app.users.models import User, new_token_version
 from app.users.service import Users
-from hourpass.scopes import covers
-
-__all__ = ["Grants", "Groups", "Member", "find_grants", "is_narrower"]
+from hourpass.scopes import covers, scope_string
 
 REVOKED = "revoked"  # a detail of events, if the tokens of all members are
 
@@ -177,10 +174,10 @@ class Groups:
             insert.on_conflict_do_nothing().returning(GroupMember.user_id)
         )
         if added is not None:
-            grants = await find_grants(context, user)
-            if len(grants.groups) > MAX_GROUPS:
+            owned = await find_user_scopes(context, user)
+            if len(owned.groups) > MAX_GROUPS:
                 raise TooManyGroupsError
-            require_fitting_scopes(user, grants.scopes)
+            require_fitting_scopes(user, owned.scopes)
             await self._publish(context, "group.add_member", group, user_id=user_id)
         await context.session.commit()
 

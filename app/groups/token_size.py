@@ -9,10 +9,10 @@ from sqlalchemy.orm import aliased
 from app.context import RequestContext
 from app.events import Event
 from app.groups.errors import ScopesTooLongError
-from app.groups.grants import ScopeHolder, find_grants
 from app.groups.models import Group, GroupMember
-from app.tokens.scopes import scope_string
+from app.groups.user_scopes import ScopeHolder, find_user_scopes
 from app.users.models import User
+from hourpass.scopes import scope_string
 
 # What fits into the longest token for any issuer (tokens/token_size.py).
 MAX_SCOPES_LENGTH = 980
@@ -30,15 +30,15 @@ def require_fitting_scopes(user: ScopeHolder, scopes: AbstractSet[str]) -> None:
 async def require_fitting_members(context: RequestContext, group: Group) -> None:
     """The same for every member of a group whose scopes have changed. Raises ScopesTooLongError."""
     for user in await _find_candidates(context.session, group):
-        require_fitting_scopes(user, (await find_grants(context, user)).scopes)
+        require_fitting_scopes(user, (await find_user_scopes(context, user)).scopes)
 
 
 async def check_granted_scopes(context: RequestContext, event: Event) -> None:
     """A subscriber, for when the user's own scopes change. Raises ScopesTooLongError."""
     assert event.subject_id
     user = await context.session.get_one(User, event.subject_id)
-    if (grants := await find_grants(context, user)).groups:
-        require_fitting_scopes(user, grants.scopes)
+    if (owned := await find_user_scopes(context, user)).groups:
+        require_fitting_scopes(user, owned.scopes)
 
 
 async def _find_candidates(session: AsyncSession, group: Group) -> list[User]:

@@ -9,6 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from app.database.ids import parse_id
 
+NextCursor = Annotated[
+    str | None,
+    Field(
+        description="Send it as `cursor` to get the next page. Null on the last page.",
+        examples=["10"],
+    ),
+]
+
 
 class Row(Protocol):
     @property

@@ -13,7 +13,7 @@ from app.imports.values import FIELDS, flag, read_fields
 
 
 class CsvReader(Reader):
-    """Also the base of the readers of other tables. `columns` name our field for each column."""
+    """Also the base class of readers of other tables. `columns` names our field for each column."""
 
     columns: ClassVar[Mapping[str, str]] = {name: name for name in FIELDS}
 
@@ -30,7 +30,7 @@ class JsonLinesReader(CsvReader):
 
 
 class TableReader(CsvReader):
-    """Of a file that is CSV or JSON."""
+    """Reads CSV or JSON, whichever the file contains."""
 
     def records(self) -> Iterator[Any]:
         return read_records(self._path) if _is_json(self._path) else read_rows(self._path)
@@ -54,7 +54,7 @@ class FastApiUsersReader(TableReader):
 
 
 def _is_json(path: Path) -> bool:
-    """By its first character."""
+    """The first character decides."""
     try:
         with path.open("rb") as file:
             return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")

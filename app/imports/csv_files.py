@@ -48,7 +48,7 @@ def _header(rows: Iterator[list[str]], path: Path) -> list[str]:
 
 
 class _BoundedLines:
-    """The lines, each of which and each record of which has MAX_RECORD_CHARACTERS at most."""
+    """The lines of a file. Neither a line nor a record has more than MAX_RECORD_CHARACTERS."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

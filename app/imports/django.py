@@ -16,7 +16,7 @@ _TOTP_PARAMETERS = {"step": 30, "t0": 0, "digits": 6}
 
 
 class DjangoReader(Reader):
-    """What belongs to users may precede or follow them, so the file is read one more time."""
+    """Reads the file twice, since the objects that belong to users may precede or follow them."""
 
     def records(self) -> Iterator[Any]:
         _ = self._related
@@ -81,7 +81,8 @@ def _fields(object_: Any) -> Mapping[str, Any]:
 
 
 def _key(value: Any) -> str:
-    """Of a primary key or, with --natural-foreign, a list with the user's or group's name."""
+    """A text for a primary key or, with --natural-foreign, for a list with the name of the user or
+    group."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return f"{type(value).__name__} {value}"

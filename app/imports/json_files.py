@@ -19,8 +19,11 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read_records(path: Path, member: str | None = None) -> Iterator[Any]:
-    """The values of the array that is `member` of the object in the file, or of the array in the
-    file, or one after the other, as in JSON Lines. Raises ImportFileError."""
+    """Yields the elements of the array `member` of the object in the file. Without `member`, yields
+    the elements of the array in the file, or values one after the other, as in JSON Lines.
+
+    Raises ImportFileError.
+    """
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -43,7 +46,7 @@ def read_records(path: Path, member: str | None = None) -> Iterator[Any]:
 
 
 class _BoundError(Exception):
-    """The text says which bound."""
+    """The text says which bound was exceeded."""
 
 
 class _Scanner:

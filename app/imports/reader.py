@@ -1,4 +1,4 @@
-"""What each format has: the records of its file, and how to make a user of a record."""
+"""The base class of all formats: reads the records of a file, and makes a user of each record."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Reader(ABC):
         return ImportedUser(**(found | read_fields(given)))
 
     def name(self, record: Any) -> str:
-        """How a report names the user. Empty if the record does not tell."""
+        """The name of the user in reports. Empty if the record has none."""
         if not isinstance(record, dict):
             return ""
         for column in (self._options.columns.get("username", "username"), "email"):

@@ -1,4 +1,4 @@
-"""The user of any other system, in one form."""
+"""Users of other systems in one form, and the options of an import."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MAX_HASH_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedUser:
-    """As a reader yields it. The importer checks it against the rules of this service."""
+    """A user as a reader returns it. rules.py checks it against the rules of this service."""
 
     username: str | None = None  # None: the e-mail address
     email: str | None = None
@@ -22,14 +22,14 @@ class ImportedUser:
     is_enabled: bool = True
     is_admin: bool = False
     scopes: tuple[str, ...] = ()
-    # Of the other system: roles, groups, permissions. Only those of Options.scopes have an effect.
+    # Roles, groups and permissions of the other system. Those of Options.scopes have an effect.
     roles: tuple[str, ...] = ()
     password_hash: str | None = field(default=None, repr=False)  # as imported_hashes.py reads it
     password: SecretStr | None = None  # if the other system stores it. It is hashed
     totp_secret: bytes | None = field(default=None, repr=False)
     created_at: datetime | None = None
-    # What cannot be taken over. The user is left out, unless an option drops the password or the
-    # second factor.
+    # Why the password or the second factor cannot be imported. The user is left out, unless an
+    # option drops it.
     password_fault: LeftOutError | None = None
     second_factor_fault: LeftOutError | None = None
 

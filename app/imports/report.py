@@ -1,4 +1,4 @@
-"""What an import has done, or would do. Contains names of users, but no hash and no secret."""
+"""The result of an import, or of a dry run. Contains usernames, but no hash and no secret."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from app.imports.errors import Reason
 
-# Of roles without a scope. A file could have a new one in each record.
+# The number of roles without a scope. A file could have a new role in each record.
 _MAX_ROLES = 1_000
 
 
 class LeftOut(NamedTuple):
-    """`number` is that of the record in the file."""
+    """`number` is the position of the record in the file."""
 
     number: int
     name: str

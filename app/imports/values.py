@@ -1,4 +1,4 @@
-"""Reads values of records. Files of other systems are not trusted: each may have any type."""
+"""Reads values of records. Files of other systems are not trusted: a value may have any type."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ _TOTP_BYTES = range(16, 41)
 
 
 def text(value: Any) -> str | None:
-    """None if there is none."""
+    """Returns None for a missing or empty value."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -42,7 +42,7 @@ def flag(value: Any) -> bool:
 
 
 def moment(value: Any) -> datetime:
-    """From ISO 8601, or from seconds or milliseconds since 1970. Without a zone, it is UTC."""
+    """Read ISO 8601, or seconds or milliseconds since 1970. The default time zone is UTC."""
     try:
         if isinstance(value, str) and not value.isdecimal():
             found = datetime.fromisoformat(value)
@@ -56,7 +56,7 @@ def moment(value: Any) -> datetime:
 
 
 def names(value: Any) -> tuple[str, ...]:
-    """From a list, or from a text with spaces or commas between the names."""
+    """Read a list, or a text with spaces or commas between the names."""
     if isinstance(value, str):
         return tuple(filter(None, _SEPARATORS.split(value)))
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
@@ -65,7 +65,7 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def totp_secret(value: Any) -> bytes:
-    """From base32."""
+    """Decode base32."""
     compact = str(value).replace(" ", "").replace("-", "").rstrip("=").upper()
     try:
         return checked_totp_secret(base64.b32decode(compact + "=" * (-len(compact) % 8)))
@@ -85,7 +85,7 @@ def password_hash(value: Any) -> str | None:
     return None if found is None else to_storable(found)
 
 
-# The names of the fields of a user, and what reads each of them.
+# The fields of a user, with the function that reads each.
 FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "username": text,
     "email": text,
@@ -101,7 +101,7 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def read_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a user. Those without a value are left out."""
+    """The fields of a user, without those that have no value."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if value is None or value == "":
@@ -117,7 +117,7 @@ def read_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def members(value: Any) -> dict[str, Any]:
-    """An object. A text may contain one as JSON."""
+    """Read an object, or a text that contains one as JSON."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -129,7 +129,7 @@ def members(value: Any) -> dict[str, Any]:
 
 
 def base64_bytes(value: Any) -> bytes:
-    """In either alphabet, with or without padding. Raises ValueError."""
+    """Decode base64 in either alphabet, with or without padding. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("not a text")  # noqa: TRY004 - as for damaged base64
     plain = value.replace("-", "+").replace("_", "/").rstrip("=")

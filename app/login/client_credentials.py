@@ -2,12 +2,12 @@
 
 from app.context import RequestContext
 from app.credentials.api_keys.exchange import KeyExchange
-from app.login.errors import InvalidClientError, InvalidScopeError
+from app.login.errors import InvalidClientError
 from app.login.schemas import ClientCredentialsBody, IssuedToken
+from app.login.token_exchange import token_of_key
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import SERVICE
-from app.tokens.scopes import scope_string
-from app.users.schemas import normalize_username
+from app.users.login_account import normalize_username
 from app.users.token_cache import require_network
 
 
@@ -22,10 +22,10 @@ class ClientCredentialsGrant:
         """Raises InvalidClientError and InvalidScopeError."""
         if body.client_id is None or body.client_secret is None:
             raise InvalidClientError
-        scope = body.scope.strip() or None
+        key = body.client_secret.get_secret_value()
         try:
             token, verified = await self._exchange.exchange(
-                context, body.client_secret.get_secret_value(), body.resource, scope
+                context, key, body.resource, body.scope.strip() or None
             )
             # Here the caller is the program itself, so its address counts.
             require_network(context, verified)
@@ -35,12 +35,4 @@ class ClientCredentialsGrant:
         is_its_name = normalize_username(body.client_id) == normalize_username(claims.username)
         if claims.kind != SERVICE or not is_its_name:
             raise InvalidClientError
-        context.user_id = verified.user.id
-        if scope and not claims.scopes:
-            raise InvalidScopeError
-        return IssuedToken(
-            token=token,
-            access_token=token,
-            expires_in=claims.expires_at - int(context.now.timestamp()),
-            scope=scope_string(claims.scopes) or None,
-        )
+        return token_of_key(context, token, verified, body.scope)

@@ -1,4 +1,4 @@
-"""Reads the body of POST /token, which is JSON or a form."""
+"""Reads the body of POST /token, which is JSON or a form, and passes it to its grant."""
 
 import base64
 from collections import Counter

@@ -38,8 +38,7 @@ class InvalidRefreshTokenError(OAuthError):
 
 
 class InvalidClientError(UnauthorizedError):
-    """RFC 6749, 5.2. One response for an unknown account, a wrong key, and a key that is not valid
-    any longer."""
+    """RFC 6749, 5.2. One response for an unknown account and for every key that is not valid."""
 
     error = "invalid_client"
     message = "Invalid client"

@@ -1,18 +1,14 @@
 """Log in with a username, a password and, if the user has a second factor, its code."""
 
 from app.context import RequestContext
+from app.credentials.second_factors.code_checks import LoginResult
 from app.credentials.second_factors.errors import TooManyCodesError
-from app.credentials.second_factors.service import (
-    HAS_SECOND_FACTOR,
-    LoginResult,
-    SecondFactors,
-)
+from app.credentials.second_factors.service import HAS_SECOND_FACTOR, SecondFactors
 from app.credentials.sessions.service import Sessions
 from app.database.engine import begin_write
 from app.errors import ApiError
 from app.events import Events
-from app.groups.grants import HAS_GROUPS
-from app.groups.service import find_grants
+from app.groups.user_scopes import HAS_GROUPS, UserScopes, find_user_scopes
 from app.login.errors import (
     InvalidCredentialsError,
     InvalidGrantError,
@@ -26,11 +22,15 @@ from app.security.passwords import Passwords
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import UNFINISHED_LOGIN
 from app.security.rate_limits.service import Attempt, LoginLimiter, enforce_limit
-from app.tokens.scopes import OFFLINE_ACCESS, scope_string, without
-from app.users.login_account import LoginAccount, find_login_account, upgrade_password_hash
+from app.tokens.scopes import OFFLINE_ACCESS
+from app.users.login_account import (
+    LoginAccount,
+    find_login_account,
+    normalize_username,
+    upgrade_password_hash,
+)
 from app.users.models import UNUSABLE_PASSWORD
-from app.users.schemas import normalize_username
-from hourpass.scopes import covers, intersection
+from hourpass.scopes import covers, intersection, scope_string, without
 
 _JSON_ERRORS: dict[LoginResult, type[ApiError]] = {
     LoginResult.REFUSED: InvalidCredentialsError,
@@ -123,22 +123,22 @@ class PasswordGrant:
     ) -> TokenRights:
         """The rights of the token. Raises InvalidScopeError if none of the requested scopes is
         left, and TooManyScopesError."""
-        grants = await find_grants(context, user)
-        allowed = self._issuer.allowed_scopes(
-            grants.scopes, by_second_factor=user.has_second_factor
-        )
+        owned = UserScopes(frozenset(user.granted_scopes()))
+        if user.has_groups:
+            owned = await find_user_scopes(context, user)
+        allowed = self._issuer.allowed_scopes(owned.scopes, by_second_factor=user.has_second_factor)
         requested = frozenset(body.scope.split())
         selected = requested - {OFFLINE_ACCESS}
         scopes = intersection(allowed, selected) if selected else allowed
         scopes = without(scopes, frozenset(body.exclude_scope.split()))
         self._issuer.require_room(scopes, allowed)
-        # Compared with what this login could have got. Without `admin`, for want of a second
-        # factor, the user must be able to set one up.
+        # `allowed` is what this login could have got. It lacks `admin` if that requires a second
+        # factor. Such a token is not limited, so that its user can set one up.
         is_limited = bool(body.resource) or not all(covers(scopes, scope) for scope in allowed)
         scopes |= requested & {OFFLINE_ACCESS}
         if requested and not scopes:
             raise InvalidScopeError
-        return TokenRights(scopes, grants.groups, is_limited, body.resource)
+        return TokenRights(scopes, owned.groups, is_limited, body.resource)
 
     async def _record(
         self,

@@ -4,7 +4,7 @@ from app.context import RequestContext
 from app.credentials.second_factors.service import SecondFactors
 from app.credentials.sessions.models import Session
 from app.credentials.sessions.service import Sessions
-from app.groups.service import find_grants
+from app.groups.user_scopes import find_user_scopes
 from app.login.errors import InvalidRefreshTokenError
 from app.login.schemas import IssuedToken, RefreshGrantBody
 from app.login.token_issuer import TokenIssuer, TokenRights
@@ -31,11 +31,11 @@ class RefreshGrant:
         # session was created with it.
         by_second_factor = await self._second_factors.is_enabled(context, refreshed.user.id)
         session = refreshed.session
-        grants = await find_grants(context, refreshed.user)
+        owned = await find_user_scopes(context, refreshed.user)
         scopes = self._issuer.allowed_scopes(
-            _scopes_of(session, grants.scopes), by_second_factor=by_second_factor
+            _scopes_of(session, owned.scopes), by_second_factor=by_second_factor
         )
-        rights = TokenRights(scopes, grants.groups, session.is_limited, session.audience)
+        rights = TokenRights(scopes, owned.groups, session.is_limited, session.audience)
         return await self._issuer.issue(
             context, refreshed.user, rights, refreshed, by_second_factor=by_second_factor
         )

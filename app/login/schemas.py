@@ -4,9 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.credentials.second_factors.schemas import Otp
 from app.http.bodies import RequestBody
+from app.security.passwords import Password
 from app.tokens.jwt import MAX_AUDIENCE_LENGTH
 from app.tokens.scopes import BEARER
-from app.users.schemas import Password
 
 # RFC 8693, 2.1 and 3
 EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"

@@ -6,7 +6,8 @@ from app.errors import InvalidFormError
 from app.login.errors import InvalidScopeError, InvalidSubjectTokenError
 from app.login.schemas import ISSUED_TYPE, IssuedToken, TokenExchangeBody
 from app.tokens.errors import InvalidTargetError, InvalidTokenError
-from app.tokens.scopes import scope_string
+from app.users.token_cache import VerifiedToken
+from hourpass.scopes import scope_string
 
 
 class TokenExchangeGrant:
@@ -34,14 +35,22 @@ class TokenExchangeGrant:
             )
         except InvalidTokenError:
             raise InvalidSubjectTokenError from None
-        claims = verified.claims
-        context.user_id = verified.user.id
-        if body.scope.strip() and not claims.scopes:
-            raise InvalidScopeError
-        return IssuedToken(
-            token=token,
-            access_token=token,
-            expires_in=claims.expires_at - int(context.now.timestamp()),
-            scope=scope_string(claims.scopes) or None,
-            issued_token_type=ISSUED_TYPE,
-        )
+        issued = token_of_key(context, token, verified, body.scope)
+        return issued.model_copy(update={"issued_token_type": ISSUED_TYPE})
+
+
+def token_of_key(
+    context: RequestContext, token: str, verified: VerifiedToken, requested: str
+) -> IssuedToken:
+    """The response with the token of an API key. Raises InvalidScopeError if it has none of the
+    requested scopes."""
+    claims = verified.claims
+    context.user_id = verified.user.id
+    if requested.strip() and not claims.scopes:
+        raise InvalidScopeError
+    return IssuedToken(
+        token=token,
+        access_token=token,
+        expires_in=claims.expires_at - int(context.now.timestamp()),
+        scope=scope_string(claims.scopes) or None,
+    )

@@ -1,4 +1,5 @@
-"""Issues access tokens for all grants."""
+"""Issues access tokens to users who logged in. API keys are exchanged elsewhere
+(credentials/api_keys/exchange.py)."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -11,16 +12,16 @@ from app.login.schemas import IssuedToken
 from app.settings import Settings
 from app.tokens.jwt import MAX_TOKEN_BYTES, AccessTokenRequest, AccessTokens
 from app.tokens.key_refresher import KeyRefresher
-from app.tokens.scopes import scope_string
 from app.tokens.token_size import longest_token
 from app.users.login_account import LoginAccount
 from app.users.models import User
+from hourpass.scopes import scope_string
 
 MFA_AMR = ("pwd", "otp", "mfa")  # RFC 8176, 2; a recovery code is a one-time password
 
 
 class TokenRights(NamedTuple):
-    """What a token allows. `groups` are those that the scopes come from (app/groups/service.py)."""
+    """What a token allows. `groups` are as in UserScopes."""
 
     scopes: frozenset[str]
     groups: tuple[str, ...] = ()

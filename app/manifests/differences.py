@@ -8,7 +8,7 @@ from app.manifests.errors import ManifestError
 from app.manifests.schemas import Account, GroupEntry, Manifest, Person
 from app.manifests.state import State
 from app.tokens.jwt import PERSON, SERVICE
-from app.users.schemas import normalize_username as normalize
+from app.users.login_account import normalize_username as normalize
 
 Kind = Literal["user", "service account", "group"]
 Values = Mapping[str, Any]

@@ -7,7 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from app.accounts.service_accounts.schemas import ServiceAccountName
 from app.groups.names import GroupName
-from app.users.schemas import EmailChange, Scopes, Username, normalize_username
+from app.users.login_account import normalize_username
+from app.users.schemas import EmailChange, Scopes, Username
 
 MAX_MEMBERS = 10_000  # of a group, and of each section
 

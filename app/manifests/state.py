@@ -9,8 +9,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.groups.models import Group, GroupMember
 from app.tokens.jwt import PERSON
+from app.users.login_account import normalize_username as normalize
 from app.users.models import User
-from app.users.schemas import normalize_username as normalize
 
 _NAMES_AT_ONCE = 500  # in one statement
 

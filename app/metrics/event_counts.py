@@ -3,7 +3,7 @@
 from collections import Counter
 
 from app.context import RequestContext
-from app.credentials.second_factors.service import LoginResult
+from app.credentials.second_factors.code_checks import LoginResult
 from app.events import Event, Subscriber
 
 _BY_REASON = {

@@ -1,7 +1,7 @@
 """Which IP addresses outgoing requests may reach: public ones, and those that the operator allows.
 
-Others lead to the host itself, to its neighbours and to the metadata services of clouds, which
-trust every program that can reach them.
+Other addresses lead to the host itself, to its neighbours and to the metadata services of clouds,
+which trust every program that can reach them.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _NOT_PUBLIC = tuple(
 
 
 def parse_address(text: str) -> Address | None:
-    """None if the text is no IP address. An IPv4-mapped address is the IPv4 address."""
+    """None if the text is not an IP address. Returns the IPv4 address of an IPv4-mapped one."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -42,10 +42,10 @@ def parse_address(text: str) -> Address | None:
 
 
 def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
-    return is_in(address, networks) or is_public(address)
+    return is_in_any(address, networks) or is_public(address)
 
 
-def is_in(address: Address, networks: Sequence[Network]) -> bool:
+def is_in_any(address: Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.outbound_http.transport import Bound, Resolve
 
-SECONDS = 15.0  # for all of a request, from looking up the name to the end of the response
+TIMEOUT_SECONDS = 15.0  # from looking up the name to the end of the response
 MAX_HEAD_BYTES = 16 * 1024  # of the status line and the headers
 USER_AGENT = f"Hourpass/{__version__}"
 
@@ -50,7 +50,7 @@ class OutboundHttp:
         self._ssl_context = ssl_context
 
     def check_url(self, url: str) -> None:
-        """Check all that can be known without looking up the host. Raises ValueError with what to
+        """Check a URL without looking up its host. Raises ValueError, whose text says what to
         write."""
         if parse_url(url).scheme == "http" and not self._networks:
             raise ValueError("must begin with https://")
@@ -73,7 +73,7 @@ class OutboundHttp:
         except ValueError:
             raise OutboundError("invalid_url") from None
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await self._send(method, target, headers or {}, content, max_body)
         except TimeoutError:
             raise OutboundError("timeout") from None

@@ -1,8 +1,7 @@
-"""Looks up the addresses of a host.
+"""Looks up the addresses of a host in separate threads.
 
-In threads of its own: a name whose servers do not answer takes half a minute, and must hold up
-neither the database's connections, which are looked up by the event loop, nor the end of the
-process.
+A name whose servers do not answer takes half a minute. It must delay neither connections to the
+database, whose name the event loop looks up, nor the end of the process.
 """
 
 import asyncio

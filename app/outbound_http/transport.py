@@ -1,4 +1,4 @@
-"""Connects to addresses that were checked, and bounds what is read from them.
+"""Connects to checked addresses, and limits what is read from them.
 
 Imports the HTTP library, so import it only where a request is made.
 """
@@ -11,11 +11,11 @@ from typing import Any
 import httpcore2
 
 from app.configuration.types import Network
-from app.outbound_http.addresses import Address, is_allowed, is_in, parse_address
+from app.outbound_http.addresses import Address, is_allowed, is_in_any, parse_address
 from app.outbound_http.errors import OutboundError
 
 CONNECT_SECONDS = 5.0  # for each address
-MAX_ADDRESSES = 3  # that are tried
+MAX_ADDRESSES = 3  # to try
 
 # At level debug it logs the headers of responses, which are texts of other servers.
 logging.getLogger("httpcore2").setLevel(logging.WARNING)
@@ -76,13 +76,13 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         found = [address for text in texts if (address := parse_address(text))]
         if len(found) < len(texts) or not all(is_allowed(it, self._networks) for it in found):
             raise OutboundError("address_not_allowed")
-        if not self._is_encrypted and not all(is_in(it, self._networks) for it in found):
+        if not self._is_encrypted and not all(is_in_any(it, self._networks) for it in found):
             raise OutboundError("not_encrypted")
         return found
 
 
 class BoundedStream(httpcore2.AsyncNetworkStream):
-    """A connection from which only so much can be read."""
+    """A connection from which a limited number of bytes can be read."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream, bound: Bound) -> None:
         self._stream = stream

@@ -11,7 +11,7 @@ _PORTS = {"https": 443, "http": 80}
 _CHARACTERS = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@/?\[\]._~%-]+")  # of RFC 3986, without `#`
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-# As browsers decide it: a name that ends like this is an IPv4 address in some notation.
+# Browsers take a name that ends like this for an IPv4 address in some notation.
 _ENDS_IN_A_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
 
@@ -31,7 +31,8 @@ class Url(NamedTuple):
 
 
 def parse_url(text: str) -> Url:
-    """Raises ValueError with what to write. It does not quote the URL, which may have a secret."""
+    """Raises ValueError, whose text says what to write and does not quote the URL: it may contain a
+    secret."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"must have at most {MAX_LENGTH} characters")
     scheme, separator, rest = text.partition("://")

@@ -22,6 +22,7 @@ from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.database.ids import parse_id
+from app.database.locks import locked_in_order
 from app.events import Events
 from app.groups.models import Group
 from app.tokens.revocations.cache import RevocationCache
@@ -101,11 +102,11 @@ async def _replace_token_versions(context: RequestContext, values: Sequence[str]
     parts = (value.partition(":") for value in _after("sub:", values))
     versions = {(parse_id(subject), int(version)) for subject, _, version in parts}
     users = await context.session.scalars(
-        select(User)
-        .where(User.id.in_({user_id for user_id, _ in versions}))
-        .order_by(User.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
+        locked_in_order(
+            select(User).where(User.id.in_({user_id for user_id, _ in versions})),
+            User.id,
+            key_share=True,
+        )
     )
     for user in users.all():
         if (user.id, user.token_version) in versions:
@@ -118,11 +119,9 @@ async def _suspend_api_keys(context: RequestContext, values: Sequence[str]) -> N
     parts = (value.partition(".") for value in _after("sid:", values) if "." in value)
     versions = {(key_id, int(version)) for key_id, _, version in parts}
     api_keys = await context.session.scalars(
-        select(ApiKey)
-        .where(ApiKey.id.in_({key_id for key_id, _ in versions}))
-        .order_by(ApiKey.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
+        locked_in_order(
+            select(ApiKey).where(ApiKey.id.in_({key_id for key_id, _ in versions})), ApiKey.id
+        )
     )
     for api_key in api_keys.all():
         if (api_key.id, api_key.version) in versions:
@@ -135,11 +134,11 @@ async def _replace_group_versions(context: RequestContext, values: Sequence[str]
     parts = (value.partition(".") for value in _after("grp:", values))
     versions = {(parse_id(group), int(version)) for group, _, version in parts}
     groups = await context.session.scalars(
-        select(Group)
-        .where(Group.id.in_({group_id for group_id, _ in versions}))
-        .order_by(Group.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
+        locked_in_order(
+            select(Group).where(Group.id.in_({group_id for group_id, _ in versions})),
+            Group.id,
+            key_share=True,
+        )
     )
     for group in groups.all():
         if (group.id, group.version) in versions:

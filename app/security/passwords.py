@@ -16,12 +16,14 @@ from functools import cache, partial
 from threading import Lock, Semaphore, get_native_id
 from time import perf_counter
 from timeit import repeat
-from typing import ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from passlib.context import CryptContext
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from app.errors import InvalidRequestError, UnavailableError
 from app.security import hash_costs, imported_hashes
@@ -38,6 +40,27 @@ _ARGON2ID = re.compile(
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+
+
+def _check_password(password: SecretStr) -> SecretStr:
+    text = password.get_secret_value()
+    # The message of Field(min_length=…) for a secret counts items, not characters.
+    if not text:
+        raise PydanticCustomError("password", "Must not be empty")
+    if len(text) > MAX_LENGTH:
+        raise PydanticCustomError("password", f"Must have at most {MAX_LENGTH} characters")
+    if "\0" in text:  # bcrypt and C libraries ignore what follows
+        raise PydanticCustomError("password", "Must not contain a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("password", "Must be valid Unicode")
+    return password
+
+
+Password = Annotated[
+    SecretStr,
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_LENGTH}),
+    AfterValidator(_check_password),
+]
 
 
 class HashingOverloadedError(UnavailableError):

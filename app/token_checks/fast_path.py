@@ -116,8 +116,9 @@ def _verify_headers(user: AuthenticatedUser) -> tuple[Header, ...]:
 def _parse(query: bytes, *, is_audience_read: bool) -> Requirements:
     """Rejects an empty or malformed scope: it would admit every token, or none.
 
-    A proxy can append the query of the request that it checks to one of its own, and below /verify
-    it is all that comes. A client must not choose the audience: it is the first parameter, or none.
+    A client must not choose the audience. A proxy may append the query of the client's request to
+    its own, so only the first parameter can name the audience. Below /verify, the whole query is
+    the client's, so none can.
     """
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = [value for name, value in pairs if name == "scope"]

@@ -90,7 +90,7 @@ def _response(prepared: PreparedResponse) -> Response:
     "/revoke",
     operation_id="revokeToken",
     summary="Revoke a token",
-    response_description="The token is not valid any longer, or never was.",
+    response_description="The token is no longer valid, or never was.",
     openapi_extra=TOKEN_BODY,
     responses=error_docs(InvalidFormError, FormRequiredError, TooManyAttemptsError),
 )
@@ -98,8 +98,8 @@ async def revoke_token(
     form: TokenFormDep, revocation: TokenRevocationDep, context: ContextDep
 ) -> TokenRevoked:
     """RFC 7009. Revokes an access token for any audience, a refresh token together with its
-    session, or an API key for ever. No other authentication is needed. An invalid token gets 200 as
-    well, with `revoked` false.
+    session, or an API key permanently. No other authentication is needed. An invalid token gets 200
+    too, with `revoked` false.
     """
     is_revoked = await revocation.revoke(context, form.token.get_secret_value())
     return TokenRevoked() if is_revoked else TokenRevoked.nothing()
@@ -120,10 +120,9 @@ async def introspect_token(
     introspection: TokenIntrospectionDep,
     context: ContextDep,
 ) -> Introspection:
-    """RFC 7662. Returns the claims of a token of your own, for whatever audience it is, or those of
-    the access token that an API key of yours is exchanged for. For tokens
-    of other users, and if you call with a token of an API key, your access token needs the scope
-    `admin` or `introspect`.
+    """RFC 7662. Returns the claims of one of your tokens, for any audience, or those of the access
+    token that one of your API keys is exchanged for. For tokens of other users, and if you call
+    with a token of an API key, your access token needs the scope `admin` or `introspect`.
 
     Otherwise, and for an expired or revoked token, the response is `{"active": false}`.
     """

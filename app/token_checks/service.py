@@ -13,9 +13,10 @@ from app.token_checks.schemas import Introspection
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import AccessTokens, NotYetValidError
 from app.tokens.revocations.service import Revocations
-from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES, scope_string
+from app.tokens.scopes import BEARER, INTROSPECTION_SCOPES
 from app.users.token_cache import TokenChecker, VerifiedToken
 from hourpass.api_keys import is_api_key, is_well_formed
+from hourpass.scopes import scope_string
 
 
 class TokenRevocation:

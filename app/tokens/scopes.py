@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from hourpass.scopes import covers
+from hourpass.scopes import scope_string
 
 BEARER: Literal["bearer"] = "bearer"
 
@@ -25,10 +25,6 @@ MAX_SCOPES_LENGTH = 4_000  # of all scopes of a user, a key or a group, as they 
 _MAX_SUMMARY_LENGTH = 800
 
 
-def scope_string(scopes: Iterable[str]) -> str:
-    return " ".join(sorted(scopes))
-
-
 def summarize(scopes: Iterable[str]) -> str:
     """For the audit log, whose columns are shorter than those of scopes."""
     shown = scope_string(scopes)
@@ -36,17 +32,6 @@ def summarize(scopes: Iterable[str]) -> str:
         return shown
     kept = shown[:_MAX_SUMMARY_LENGTH].rpartition(" ")[0]
     return f"{kept} and {shown.count(' ') - kept.count(' ')} more"
-
-
-def without(scopes: frozenset[str], excluded: frozenset[str]) -> frozenset[str]:
-    """The scopes that have nothing in common with the excluded ones. A pattern that covers an
-    excluded scope goes as a whole: no scope says "all names but this one"."""
-    return frozenset(
-        scope
-        for scope in scopes
-        if not covers(excluded, scope)
-        and not any(covers(frozenset({scope}), other) for other in excluded)
-    )
 
 
 def split_scopes(scopes: Any) -> Any:

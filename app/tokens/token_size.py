@@ -16,7 +16,8 @@ from app.tokens.jwt import (
     AccessTokenRequest,
     build_claims,
 )
-from app.tokens.scopes import RESERVED_SCOPES, scope_string
+from app.tokens.scopes import RESERVED_SCOPES
+from hourpass.scopes import scope_string
 
 _HEADER = {"alg": "RS256", "kid": "0" * 16, "typ": "at+jwt"}
 _SIGNATURE_BYTES = 384  # of RS256 with the keys of store.py; those of ES256 and HS256 are shorter

@@ -1,5 +1,6 @@
-"""Reads the columns that a login needs, without making an ORM object."""
+"""Finds the account of a login by its name, without making an ORM object."""
 
+import unicodedata
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ from app.context import RequestContext
 from app.database import fast_queries
 from app.database.engine import begin_write
 from app.users.models import User
-from app.users.schemas import normalize_username
 
 
 class LoginAccount(NamedTuple):
@@ -26,6 +26,12 @@ class LoginAccount(NamedTuple):
     def granted_scopes(self) -> set[str]:
         """All scopes that tokens of this user can have."""
         return {*self.scopes.split(), *(["admin"] if self.is_admin else [])}
+
+
+def normalize_username(username: str) -> str:
+    """The form in which usernames are compared: NFKC, case folded."""
+    folded = unicodedata.normalize("NFKC", username).casefold()
+    return unicodedata.normalize("NFKC", folded)
 
 
 async def find_login_account(

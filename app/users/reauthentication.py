@@ -8,8 +8,8 @@ from app.events import Events
 from app.security.passwords import Passwords
 from app.security.rate_limits.service import LoginLimiter
 from app.users.errors import WrongPasswordError
+from app.users.login_account import normalize_username
 from app.users.models import User
-from app.users.schemas import normalize_username
 from app.users.service import Users
 
 

@@ -1,28 +1,22 @@
-"""HTTP bodies about users, and the rules for usernames, e-mail addresses and passwords."""
+"""HTTP bodies about users, and the rules for usernames, e-mail addresses and scopes."""
 
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
-from app.security.passwords import MAX_LENGTH
+from app.security.passwords import Password
 from app.tokens.scopes import MAX_SCOPES_LENGTH, RESERVED_SCOPES
+from app.users.login_account import normalize_username
 from app.users.models import normalize_email
 from app.users.visible_text import check_visible_text
 from hourpass.scopes import find_error
 
 SERVICE_PREFIX = "svc-"  # of the names of service accounts, and of nobody else's
-
-
-def normalize_username(username: str) -> str:
-    """The form in which usernames are compared: NFKC, case folded."""
-    folded = unicodedata.normalize("NFKC", username).casefold()
-    return unicodedata.normalize("NFKC", folded)
 
 
 def has_service_prefix(username: str) -> bool:
@@ -67,30 +61,10 @@ def _check_email(email: str) -> str:
     return normalized
 
 
-def _check_password(password: SecretStr) -> SecretStr:
-    # The message of Field(min_length=…) for a secret counts items, not characters.
-    length = len(password.get_secret_value())
-    if length == 0:
-        raise PydanticCustomError("password", "Must not be empty")
-    if length > MAX_LENGTH:
-        raise PydanticCustomError("password", f"Must have at most {MAX_LENGTH} characters")
-    # bcrypt and C libraries ignore what follows a NUL.
-    if "\0" in password.get_secret_value():
-        raise PydanticCustomError("password", "Must not contain a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in password.get_secret_value()):
-        raise PydanticCustomError("password", "Must be valid Unicode")
-    return password
-
-
 Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_username)]
 Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
 EmailChange = Annotated[  # for bodies in which null means no change
     str, Field(max_length=254), AfterValidator(lambda email: email and _check_email(email))
-]
-Password = Annotated[
-    SecretStr,
-    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_LENGTH}),
-    AfterValidator(_check_password),
 ]
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.context import RequestContext
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.database.timelines import require_unused_ids
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -30,19 +31,15 @@ from app.users.errors import (
     UserExistsError,
     UserNotFoundError,
 )
+from app.users.login_account import normalize_username
 from app.users.models import (
     UNUSABLE_PASSWORD,
     User,
     is_same_mailbox,
     new_token_version,
 )
-from app.users.schemas import (
-    SERVICE_PREFIX,
-    NewAccount,
-    has_service_prefix,
-    normalize_typed_email,
-    normalize_username,
-)
+from app.users.schemas import SERVICE_PREFIX, NewAccount, has_service_prefix, normalize_typed_email
+from hourpass.scopes import scope_string
 
 
 class Users:
@@ -84,7 +81,7 @@ class Users:
             email=account.email,
             password_hash=await self._passwords.hash(password),
             is_admin=is_admin,
-            scopes=" ".join(sorted(scopes)),
+            scopes=scope_string(scopes),
             created_at=context.now,
         )
         await begin_write(context.session)
@@ -98,12 +95,7 @@ class Users:
             if code.email and user.email and is_same_mailbox(code.email, user.email):
                 user.email_verified_at = context.now
             details["invitation"] = str(code.id)
-        if granted_scopes := user.granted_scopes():
-            details["to"] = summarize(granted_scopes)
-        await self.add(context, user)
-        await self._events.publish(context, "user.register", user.id, **details)
-        await context.session.commit()
-        return user.id
+        return await self.add(context, user, "user.register", **details)
 
     async def create(
         self,
@@ -128,27 +120,29 @@ class Users:
             email=email,
             password_hash=UNUSABLE_PASSWORD,
             is_admin=is_admin,
-            scopes=" ".join(sorted(scopes)),
+            scopes=scope_string(scopes),
             created_at=context.now,
         )
         await begin_write(context.session)
         await require_unused_ids(context.session)
-        await self.add(context, user)
-        granted = user.granted_scopes()
-        details: dict[str, Any] = {"to": summarize(granted)} if granted else {}
-        await self._events.publish(context, "user.register", user.id, **details)
-        await context.session.commit()
-        return user.id
+        return await self.add(context, user, "user.register")
 
-    async def add(self, context: RequestContext, user: User) -> None:
-        """Insert the user, which gets its id. Part of the caller's transaction. Raises
-        UserExistsError: the unique index decides between simultaneous registrations."""
+    async def add(self, context: RequestContext, user: User, action: str, **details: Any) -> int:
+        """Insert a new user, publish the action, end the caller's transaction and return the id.
+
+        Raises UserExistsError: the unique index decides between simultaneous registrations.
+        """
         context.session.add(user)
         try:
             await context.session.flush()
         except IntegrityError:
             await context.session.rollback()
             raise UserExistsError(user_id=await self._find_id(context, user.username)) from None
+        if granted := user.granted_scopes():
+            details["to"] = summarize(granted)
+        await self._events.publish(context, action, user.id, **details)
+        await context.session.commit()
+        return user.id
 
     async def find(self, context: RequestContext, username: str) -> User | None:
         """The user with that name, or None."""
@@ -228,7 +222,7 @@ class Users:
         user, is_last_admin = await self._lock_with_admins(context, user_id, None)
         before = user.granted_scopes()
         after = change(before)
-        values = {"is_admin": "admin" in after, "scopes": " ".join(sorted(after - {"admin"}))}
+        values = {"is_admin": "admin" in after, "scopes": scope_string(after - {"admin"})}
         await self._change_locked(context, user, values, is_last_admin=is_last_admin)
         return before, after
 
@@ -425,13 +419,10 @@ class Users:
         """
         await begin_write(context.session)
         has_password = User.password_hash != UNUSABLE_PASSWORD
-        found = await context.session.scalars(
-            select(User)
-            .where(or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password)))
-            .order_by(User.id)
-            .with_for_update(key_share=True)
-            .execution_options(populate_existing=True)
+        concerned = select(User).where(
+            or_(User.id == user_id, and_(User.is_admin, User.is_enabled, has_password))
         )
+        found = await context.session.scalars(locked_in_order(concerned, User.id, key_share=True))
         users = found.all()
         for user in users:
             if user.id == user_id:

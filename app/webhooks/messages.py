@@ -1,8 +1,7 @@
-"""What webhooks say: the types of messages, and their bodies. Signed by the rules of Standard
-Webhooks 1.0.
+"""The messages of webhooks: types, bodies and signatures, by the rules of Standard Webhooks 1.0.
 
-A body names the user and has no e-mail address, IP address or user agent. Those are in the audit
-log, from which they can be erased.
+A body contains the username, but no e-mail address, IP address or user agent. These are in the
+audit log, from which they can be erased.
 """
 
 import base64
@@ -35,7 +34,7 @@ TYPE_OF_ACTION: dict[str, EventType] = {
     "key.rotate": "signing_key.rotated",
     "key.revoke": "signing_key.revoked",
 }
-DETAILS = ("kid",)  # of events, that are members of `data`
+DETAILS = ("kid",)  # details of events that become members of `data`
 
 
 def new_message_id() -> str:
@@ -43,7 +42,7 @@ def new_message_id() -> str:
 
 
 def render(delivery: WebhookDelivery) -> bytes:
-    """The body, which is the same for each try unless the user is deleted in between."""
+    """The body of a message: the same for each try, unless the user is deleted in between."""
     data: dict[str, Any] = from_json(delivery.details)
     if delivery.user_id is not None:
         data = {"user_id": delivery.user_id, "username": delivery.username, **data}
@@ -58,7 +57,7 @@ def generate_secret() -> str:
 def headers(
     message_id: str, at: datetime, body: bytes, endpoint_secrets: Iterable[str]
 ) -> dict[str, str]:
-    """The headers of a try at that time, with a signature by each of the secrets."""
+    """The headers of a try at that time, with one signature per secret."""
     timestamp = str(int(at.timestamp()))
     signed = b".".join((message_id.encode(), timestamp.encode(), body))
     return {

@@ -34,11 +34,16 @@ class WebhookEndpoint(Base):
     failing_since: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
+    def has_previous_secret(self, now: datetime) -> bool:
+        """Whether messages are also signed with the secret before the last rotation."""
+        until = self.previous_secret_until
+        return until is not None and now < until
+
 
 class WebhookDelivery(Queued, Base):
     """A message that waits for one endpoint, or a dead letter: one that was given up. Delivered
-    ones are deleted. Neither ids are foreign keys: an operation that queues a message must not wait
-    for one that deletes an endpoint."""
+    messages are deleted. The ids of endpoints and users are not foreign keys: an operation that
+    queues a message must not wait for one that deletes an endpoint."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -55,7 +60,7 @@ class WebhookDelivery(Queued, Base):
     username: Mapped[str | None] = mapped_column(String(64))
     details: Mapped[str] = mapped_column(String(200))  # further members of `data`, a JSON object
     given_up_at: Mapped[datetime | None] = mapped_column(index=True)
-    # What became of the last try: the status of the response, or why there was none.
+    # The result of the last try: the status of the response, or why there was none.
     last_status: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.context import RequestContext
 from app.database.fast_queries import current_time
+from app.database.locks import locked_in_order
 from app.events import Event, Subscriber
 from app.users.models import User
 from app.webhooks.messages import DETAILS, TYPE_OF_ACTION, new_message_id
@@ -16,23 +17,27 @@ from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 
 MAX_WAITING = 10_000  # for each endpoint
 MAX_DEAD_LETTERS = 10_000  # for all together
-# Longer than messages are tried. Then dead letters are deleted, and what waits for an endpoint that
-# was deleted at the same moment.
+# Longer than messages are tried. Then the service deletes dead letters, and messages that were
+# queued for an endpoint at the moment of its deletion.
 KEPT_FOR = timedelta(days=14)
 
 _log = logging.getLogger("hourpass.webhooks")
 
 
 async def enqueue(context: RequestContext, event: Event) -> None:
-    """A subscriber. Adds a delivery for each enabled endpoint that wants the type."""
+    """Add a delivery for each enabled endpoint that gets this type of message."""
     if not event.succeeded:
         return
     session, type_ = context.session, TYPE_OF_ACTION[event.action]
     if type_ == "user.deleted":
         await _forget_username(session, event.subject_id)
     endpoints = select(WebhookEndpoint.id, WebhookEndpoint.types).where(WebhookEndpoint.is_enabled)
-    wanting = [id_ for id_, types in await session.execute(endpoints) if wants(types, type_)]
-    if not wanting:
+    endpoint_ids = [
+        id_
+        for id_, types in await session.execute(endpoints)
+        if not types or type_ in types.split()
+    ]
+    if not endpoint_ids:
         return
     username = None
     if event.subject_id is not None and type_ != "user.deleted":
@@ -40,8 +45,8 @@ async def enqueue(context: RequestContext, event: Event) -> None:
         username = user.username if user else None
     details = {name: event.details[name] for name in DETAILS if name in event.details}
     message_id, now = new_message_id(), await current_time(session)  # which other hosts compare
-    for endpoint_id in wanting:
-        if await is_full(session, endpoint_id):
+    for endpoint_id in endpoint_ids:
+        if await has_full_queue(session, endpoint_id):
             _log.warning(
                 "Webhook message discarded: too many wait",
                 extra={"webhook": endpoint_id, "type": type_},
@@ -63,18 +68,14 @@ async def enqueue(context: RequestContext, event: Event) -> None:
     await session.flush()
 
 
-# A login that comes from a known address, as most do, queries nothing here.
+# Most logins come from a known address. They cause no query here.
 SUBSCRIBERS = (
     Subscriber(enqueue, TYPE_OF_ACTION.keys() - {"login"}),
     Subscriber(enqueue, {"login"}, detail="new_address"),
 )
 
 
-def wants(types: str, type_: str) -> bool:
-    return not types or type_ in types.split()
-
-
-async def is_full(session: AsyncSession, endpoint_id: int) -> bool:
+async def has_full_queue(session: AsyncSession, endpoint_id: int) -> bool:
     waiting = select(WebhookDelivery.id).where(
         WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.given_up_at.is_(None)
     )
@@ -83,22 +84,21 @@ async def is_full(session: AsyncSession, endpoint_id: int) -> bool:
 
 
 async def give_up_all(session: AsyncSession, endpoint_id: int, now: datetime) -> None:
-    """Make dead letters of all that waits for an endpoint. Part of the caller's transaction, which
-    has locked the endpoint."""
+    """Make dead letters of all messages that wait for a locked endpoint. Part of the caller's
+    transaction."""
     is_waiting = WebhookDelivery.given_up_at.is_(None)
     await session.execute(
         update(WebhookDelivery)
-        .where(chosen(WebhookDelivery.endpoint_id == endpoint_id, is_waiting))
+        .where(locked(WebhookDelivery.endpoint_id == endpoint_id, is_waiting))
         .values(given_up_at=now),
         execution_options={"synchronize_session": False},
     )
 
 
-def chosen(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """A condition for an UPDATE or DELETE of several rows: locks them in the order of their ids, as
-    all of these do, so that there is no deadlock."""
-    ids = select(WebhookDelivery.id).where(*conditions).order_by(WebhookDelivery.id)
-    return WebhookDelivery.id.in_(ids.with_for_update())
+def locked(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """A condition for an UPDATE or DELETE of several rows, which it locks in order."""
+    ids = select(WebhookDelivery.id).where(*conditions)
+    return WebhookDelivery.id.in_(locked_in_order(ids, WebhookDelivery.id))
 
 
 async def older_dead_letters(session: AsyncSession, kept: int) -> ColumnElement[bool]:
@@ -110,10 +110,10 @@ async def older_dead_letters(session: AsyncSession, kept: int) -> ColumnElement[
 
 
 async def _forget_username(session: AsyncSession, user_id: int | None) -> None:
-    """In what waits and in dead letters."""
+    """Remove the name of a deleted user from waiting messages and dead letters."""
     await session.execute(
         update(WebhookDelivery)
-        .where(chosen(WebhookDelivery.user_id == user_id, WebhookDelivery.username.is_not(None)))
+        .where(locked(WebhookDelivery.user_id == user_id, WebhookDelivery.username.is_not(None)))
         .values(username=None),
         execution_options={"synchronize_session": False},
     )

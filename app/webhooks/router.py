@@ -133,7 +133,7 @@ async def change_webhook(
 async def remove_webhook(
     _: CurrentAdmin, webhook_id: WebhookId, webhooks: WebhooksDep, context: ContextDep
 ) -> WebhookRemoved:
-    """Deletes its waiting messages and its dead letters too."""
+    """Also deletes its waiting messages and its dead letters."""
     await webhooks.delete(context, webhook_id)
     return WebhookRemoved()
 
@@ -152,7 +152,7 @@ async def rotate_webhook_secret(
     context: ContextDep,
     rotation: Annotated[SecretRotation, Body(default_factory=SecretRotation)],
 ) -> WebhookWithSecret:
-    """For the time of the overlap, messages have a signature by each of the two secrets."""
+    """During the overlap, messages are signed with both secrets."""
     overlap = timedelta(seconds=rotation.overlap_seconds)
     found = await webhooks.rotate_secret(context, webhook_id, overlap)
     return WebhookWithSecret.with_secret(found, context.now)
@@ -162,7 +162,7 @@ async def rotate_webhook_secret(
     "/webhooks/{webhook_id}/test",
     operation_id="testWebhook",
     summary="Send a test message",
-    response_description="What became of it.",
+    response_description="The result.",
     responses=error_docs(*_TO_CHANGE, TooManyAttemptsError),
 )
 async def send_test_message(
@@ -188,8 +188,8 @@ async def list_webhook_deliveries(
     query: Annotated[DeliveryQuery, Query()],
     context: ContextDep,
 ) -> DeliveryPage:
-    """Messages that wait, and dead letters: those that were given up. Messages that were delivered
-    are not listed."""
+    """Waiting messages, and dead letters: messages that were given up. Delivered messages are not
+    listed."""
     page, further = query.paginate(
         await webhooks.list_deliveries(
             context,

@@ -5,11 +5,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.database.ids import Id
 from app.http.bodies import Change, ConstantMessage, RequestBody
-from app.http.pagination import PageQuery
+from app.http.pagination import NextCursor, PageQuery
 from app.outbound_http.urls import MAX_LENGTH
 from app.webhooks.event_types import TYPES, EventType
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
-from app.webhooks.service import EndpointWithSecret, is_signed_twice
+from app.webhooks.service import EndpointWithSecret
 
 MAX_OVERLAP_SECONDS = 7 * 24 * 60 * 60
 
@@ -36,8 +36,8 @@ class WebhookRecord(BaseModel):
     )
     is_enabled: bool = Field(description="Whether messages are sent.")
     disabled_reason: Literal["gone", "failing"] | None = Field(
-        description="Why the service disabled it. `gone`: it responded with 410. `failing`: it had "
-        "nothing but failures for three days. Null if the service did not.",
+        description="Why the service disabled it. `gone`: it responded with 410. `failing`: it "
+        "only failed for three days. Null if the service did not disable it.",
     )
     failing_since: datetime | None = Field(
         description="The first failure since the last message that was delivered. Null if the last "
@@ -72,7 +72,7 @@ def _fields(endpoint: WebhookEndpoint, now: datetime) -> dict[str, object]:
         "is_enabled": endpoint.is_enabled,
         "disabled_reason": endpoint.disabled_reason,
         "failing_since": endpoint.failing_since,
-        "has_previous_secret": is_signed_twice(endpoint, now),
+        "has_previous_secret": endpoint.has_previous_secret(now),
         "created_at": endpoint.created_at,
     }
 
@@ -180,10 +180,7 @@ class DeliveryRecord(BaseModel):
 
 class DeliveryPage(BaseModel):
     deliveries: list[DeliveryRecord] = Field(description="In the order of their ids.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["7"],
-    )
+    next_cursor: NextCursor
 
 
 class Retry(RequestBody):

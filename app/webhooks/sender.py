@@ -1,4 +1,4 @@
-"""Sends one message to an endpoint, and says what became of it."""
+"""Sends one message to an endpoint, and returns the result."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -47,6 +47,5 @@ class WebhookSender:
 
 def _secrets(endpoint: WebhookEndpoint, at: datetime) -> Iterator[str]:
     yield endpoint.secret
-    until = endpoint.previous_secret_until
-    if endpoint.previous_secret and until and at < until:
+    if endpoint.previous_secret and endpoint.has_previous_secret(at):
         yield endpoint.previous_secret

@@ -1,7 +1,7 @@
 """Operations on webhooks. Each is a transaction of its own."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ from app.webhooks.errors import (
 )
 from app.webhooks.event_types import TEST, TYPES
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
-from app.webhooks.outbox import chosen, give_up_all
+from app.webhooks.outbox import give_up_all, locked
 from app.webhooks.sender import Result, WebhookSender
 
 OVERLAP = timedelta(days=1)  # by default
@@ -46,7 +46,7 @@ class Webhooks:
     async def create(
         self, context: RequestContext, url: str, types: Collection[str] = ()
     ) -> EndpointWithSecret:
-        """Create an enabled endpoint, which gets messages of these types: without any, of all.
+        """Create an enabled endpoint, which gets messages of these types. By default, it gets all.
 
         Raises WebhookLimitError and InvalidRequestError.
         """
@@ -90,8 +90,10 @@ class Webhooks:
         types: Collection[str] | None = None,
         is_enabled: bool | None = None,
     ) -> WebhookEndpoint:
-        """Messages that wait for a disabled endpoint become dead letters. Raises
-        WebhookNotFoundError and InvalidRequestError."""
+        """Change an endpoint. If it is disabled, its waiting messages become dead letters.
+
+        Raises WebhookNotFoundError and InvalidRequestError.
+        """
         if url is not None:
             self._check_url(url)
         endpoint = await self._lock(context, webhook_id)
@@ -115,10 +117,11 @@ class Webhooks:
         return endpoint
 
     async def delete(self, context: RequestContext, webhook_id: int) -> None:
-        """Also deletes what waits, and the dead letters. Raises WebhookNotFoundError."""
+        """Delete an endpoint, its waiting messages and its dead letters. Raises
+        WebhookNotFoundError."""
         endpoint = await self._lock(context, webhook_id)
         await context.session.execute(
-            delete(WebhookDelivery).where(chosen(WebhookDelivery.endpoint_id == webhook_id)),
+            delete(WebhookDelivery).where(locked(WebhookDelivery.endpoint_id == webhook_id)),
             execution_options={"synchronize_session": False},
         )
         await context.session.delete(endpoint)
@@ -148,7 +151,7 @@ class Webhooks:
         endpoint = await self.get(context, webhook_id)
         await begin_write(context.session)
         await enforce_limit(context.session, "webhook test", str(webhook_id), WEBHOOK_TEST)
-        await context.session.commit()  # no connection is kept meanwhile
+        await context.session.commit()  # the connection returns to the pool while this waits
         delivery = WebhookDelivery(
             endpoint_id=webhook_id,
             message_id=messages.new_message_id(),
@@ -197,7 +200,7 @@ class Webhooks:
         ]
         if delivery_id is not None:
             conditions.append(WebhookDelivery.id == delivery_id)
-        again = update(WebhookDelivery).where(chosen(*conditions))
+        again = update(WebhookDelivery).where(locked(*conditions))
         again = again.values(given_up_at=None, attempts=0, due_at=now)
         found = await context.session.scalars(
             again.returning(WebhookDelivery.id), execution_options={"synchronize_session": False}
@@ -236,18 +239,13 @@ class Webhooks:
         await self._events.publish(context, action, None, **described)
 
 
-def is_signed_twice(endpoint: WebhookEndpoint, now: datetime) -> bool:
-    until = endpoint.previous_secret_until
-    return until is not None and now < until
-
-
 def _join(types: Collection[str]) -> str:
-    """In one order. All types are the same as none."""
+    """The column `types`: in a fixed order, and empty for all types."""
     if set(types) >= set(TYPES):
         return ""
     return " ".join(type_ for type_ in TYPES if type_ in types)
 
 
 def _host(url: str) -> str:
-    """For the audit log. The path may have a secret."""
+    """For the audit log. The path may contain a secret."""
     return urlsplit(url).netloc[:200]

@@ -1,7 +1,7 @@
 """Sends what is queued for the endpoints. Every worker runs this job (database/outbox.py).
 
-Each endpoint has places of its own, so that a slow one holds up no other. The order in which an
-endpoint gets messages is not that of the events.
+The number of simultaneous requests is limited for each endpoint, so that a slow one does not delay
+others. An endpoint does not get messages in the order of the events.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.outbox import give_up_all
 from app.webhooks.sender import Result, WebhookSender
 
-MAX_PER_ENDPOINT = 2  # at the same time, in each worker
+MAX_PER_ENDPOINT = 2  # requests at the same time, in each worker
 CLAIM_PERIOD = timedelta(minutes=1)
-STOP_SECONDS = 5.0  # for the receiver, when the process ends
-# Before each further try, with up to a tenth more: about a day together.
+STOP_SECONDS = 5.0  # how long a stopping process waits for responses
+# The delay before each further try, with up to a tenth more: about a day in total.
 DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800, 28_800)
 )
 JITTER = 0.1
-# An endpoint that has had nothing but failures for so long is disabled.
+# An endpoint that has only failed for so long is disabled.
 FAILING_PERIOD = timedelta(days=3)
 GONE, FAILING = "gone", "failing"
 
@@ -60,10 +60,10 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
         self._sender = sender
         self._events = events
         self._clock = clock
-        self._places: Counter[int] = Counter()  # that are taken, by endpoint
+        self._in_progress: Counter[int] = Counter()  # deliveries, by endpoint
 
     async def run_once(self, stopping: asyncio.Event) -> int:
-        """Returns how many deliveries it has claimed and ended."""
+        """Returns the number of deliveries that it claimed, plus those that ended."""
         claimed = 0
         async with self._database.session() as session:
             endpoints = select(WebhookEndpoint.id).where(WebhookEndpoint.is_enabled)
@@ -79,7 +79,7 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
     async def _start_due(
         self, session: AsyncSession, endpoint_id: int, stopping: asyncio.Event
     ) -> int:
-        free = MAX_PER_ENDPOINT - self._places[endpoint_id]
+        free = MAX_PER_ENDPOINT - self._in_progress[endpoint_id]
         if not free or stopping.is_set():
             return 0
         now = await current_time(session)
@@ -96,7 +96,7 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
         for delivery_id in (await session.scalars(due.limit(free))).all():
             if delivery := await self.claim(session, delivery_id):
                 claimed += 1
-                self._places[endpoint_id] += 1
+                self._in_progress[endpoint_id] += 1
                 self.start(delivery, stopping)
         return claimed
 
@@ -111,13 +111,13 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
                 async with self._database.session() as session:
                     await _postpone(session, delivery)
         finally:
-            self._places[delivery.endpoint_id] -= 1
+            self._in_progress[delivery.endpoint_id] -= 1
 
     async def _deliver(
         self, session: AsyncSession, delivery: WebhookDelivery, stopping: asyncio.Event
     ) -> None:
         endpoint = await session.get(WebhookEndpoint, delivery.endpoint_id)
-        await session.commit()  # no connection is kept meanwhile
+        await session.commit()  # the connection returns to the pool during the request
         if endpoint is None or not endpoint.is_enabled or delivery.given_up_at:
             return  # deleted or disabled a moment ago
         sending = self._sender.send(endpoint, delivery, self._clock())
@@ -179,7 +179,8 @@ class WebhookWorker(OutboxWorker[WebhookDelivery]):
 
 
 def _delay(attempts: int) -> timedelta:
-    """After that many tries. With jitter, so that what failed together does not come together."""
+    """The delay after that many tries. With jitter, so that messages that failed together are not
+    sent together again."""
     return DELAYS[attempts - 1] * (1 + JITTER * random.random())  # noqa: S311 - no secret
 
 
@@ -193,7 +194,7 @@ async def _update(session: AsyncSession, delivery: WebhookDelivery, **values: ob
 
 
 async def _postpone(session: AsyncSession, delivery: WebhookDelivery) -> None:
-    """Try again soon, after something that is not the receiver's fault, and does not count."""
+    """Try again soon. This try does not count, because its failure is not the receiver's fault."""
     now = await current_time(session)
     await begin_write(session)
     await _update(session, delivery, due_at=now + DELAYS[0], attempts=delivery.attempts - 1)

@@ -5,6 +5,7 @@ A name may end in `*`, which matches the rest of any name: `predict:fraud-*`, `p
 """
 
 import re
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 
@@ -61,6 +62,22 @@ def intersection(scopes: AbstractSet[str], others: AbstractSet[str]) -> frozense
         {scope for scope in first if covers(second, scope)}
         | {scope for scope in second if covers(first, scope)}
     )
+
+
+def without(scopes: frozenset[str], excluded: frozenset[str]) -> frozenset[str]:
+    """The scopes that have nothing in common with the excluded ones. A pattern that covers an
+    excluded scope is removed as a whole: no scope says "all names but this one"."""
+    return frozenset(
+        scope
+        for scope in scopes
+        if not covers(excluded, scope)
+        and not any(covers(frozenset({scope}), other) for other in excluded)
+    )
+
+
+def scope_string(scopes: Iterable[str]) -> str:
+    """As the claim `scope` and the parameter `scope` list them (RFC 6749, 3.3)."""
+    return " ".join(sorted(scopes))
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from app.security.passwords import Password
 from app.users import models
-from app.users.schemas import Email, EmailChange, Password, Scopes, Username
+from app.users.schemas import Email, EmailChange, Scopes, Username
 
 REFUSED: dict[str, tuple[Any, Any]] = {
     "a name of 65 once normalised": (Username, "\N{LATIN SMALL LIGATURE FI}" * 32 + "x"),

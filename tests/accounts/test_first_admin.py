@@ -16,9 +16,9 @@ from app.database.engine import Database
 from app.errors import StartupError
 from app.settings import Settings
 from app.users.models import User
-from tests.operations.test_migrations import SAMPLES, in_database, scripts, tables_of, upgrade
 from tests.support.apps import started_client
 from tests.support.markers import on_sqlite
+from tests.support.migrations import SAMPLES, in_database, scripts, tables_of, upgrade
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,

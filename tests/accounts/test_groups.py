@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.context import RequestContext
-from app.groups import errors, grants, service, token_size
+from app.groups import errors, service, token_size, user_scopes
 from app.groups.service import Groups
 from app.settings import Settings
 from tests.support.markers import on_sqlite
@@ -275,11 +275,11 @@ async def test_a_login_without_groups_asks_for_none(
     await register(client, GALAHAD)
     await arthur.do("POST", "/groups", {"name": "knights", "scopes": ["predict"]})
     await arthur.do("PUT", "/groups/knights/members/3")
-    monkeypatch.setattr(grants, "fast_queries", SimpleNamespace(run=run))
+    monkeypatch.setattr(user_scopes, "fast_queries", SimpleNamespace(run=run))
     await log_in(client, LANCELOT)
     assert asked == []
     await log_in(client, GALAHAD)
-    assert asked == [(grants._SELECT, {"user_id": 3})]
+    assert asked == [(user_scopes._SELECT, {"user_id": 3})]
 
 
 @on_sqlite

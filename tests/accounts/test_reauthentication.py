@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 
-from app.credentials.second_factors.service import BURST
+from app.credentials.second_factors.code_checks import BURST
 from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from tests.support.authenticator import Authenticator, enroll, log_in_with, token_with
 from tests.support.settings import Clock

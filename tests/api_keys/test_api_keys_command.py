@@ -1,5 +1,6 @@
-"""`hourpass api-keys`: keys are shown once, on standard output alone; every act has a stable exit
-status and a form for programs."""
+"""`hourpass api-keys`: a new key is shown once, on standard output alone. Commands have stable exit
+statuses, and JSON for programs.
+"""
 
 import json
 
@@ -15,6 +16,7 @@ from tests.support.users import GALAHAD, LANCELOT, register
 __all__ = ["hourpass"]
 
 
+@on_sqlite
 async def test_the_life_of_a_key_on_the_command_line(
     hourpass: Command, client: AsyncClient
 ) -> None:

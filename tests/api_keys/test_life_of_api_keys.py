@@ -1,5 +1,6 @@
-"""A user makes, changes, rotates, suspends and revokes API keys. Each change that narrows a key
-revokes its access tokens, and each key that begins to work is announced to all workers."""
+"""A user creates, changes, rotates, suspends and revokes API keys. Each change that narrows a key
+revokes its access tokens, and each key that begins to work is announced to all workers.
+"""
 
 import asyncio
 import re
@@ -15,6 +16,7 @@ from app.credentials.api_keys.fingerprints import announcement, hash_key
 from app.credentials.api_keys.models import ApiKey
 from hourpass.api_keys import PATTERN, id_of, is_well_formed
 from tests.support.key_calls import KeyCalls, answered, keys_of, sids_of
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -120,6 +122,7 @@ async def test_pages_of_keys_come_newest_first(client: AsyncClient, clock: Clock
         assert_problem(await later.send("GET", query), 422, "invalid_request")
 
 
+@on_sqlite
 async def test_a_change_revokes_tokens_only_if_it_narrows_the_key(
     app: FastAPI, client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
@@ -168,6 +171,7 @@ async def test_a_change_revokes_tokens_only_if_it_narrows_the_key(
         assert narrowed["scopes"] == ["predict:fraud-v3"]
 
 
+@on_sqlite
 async def test_a_rotated_key_works_until_the_end_of_the_overlap(
     app: FastAPI, client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:

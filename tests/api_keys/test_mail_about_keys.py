@@ -1,4 +1,4 @@
-"""The owner of a key is told by mail that it was made or replaced, and never the key itself."""
+"""The owner of a key gets a mail when it is created or rotated, which never contains the key."""
 
 from email.message import EmailMessage
 
@@ -10,10 +10,11 @@ from app.mail import service as mail
 from app.mail.delivery import FIRST_DELAY
 from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.mail_server import MailServer, deliver
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import LANCELOT, bearer, log_in, register
 
-pytestmark = pytest.mark.sends_mail
+pytestmark = [pytest.mark.sends_mail, on_sqlite]
 
 
 async def lancelot(app: FastAPI, client: AsyncClient, mailbox: MailServer) -> int:
@@ -35,7 +36,7 @@ async def newest(app: FastAPI, mailbox: MailServer) -> tuple[EmailMessage, str]:
     return message, message.get_content()
 
 
-async def test_the_owner_is_told_what_was_made_when_and_from_where(
+async def test_the_mail_says_which_key_was_created_when_and_from_where(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:
     user_id = await lancelot(app, client, mailbox)
@@ -63,15 +64,14 @@ async def test_the_owner_is_told_what_was_made_when_and_from_where(
     assert len(mailbox.messages) == 3
 
 
-async def test_nobody_else_is_told(
+async def test_nobody_else_gets_the_mail(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not an address that the user has not verified or no longer has, and nobody while too much
-    mail waits."""
+    """No mail goes to an unverified or a former address, and none while too much mail waits."""
     user_id = await lancelot(app, client, mailbox)
     await (await keys_of(client, LANCELOT)).create()
     change = {"email": "lake@avalon.example"}
@@ -90,7 +90,7 @@ async def test_nobody_else_is_told(
     assert len(mailbox.messages) == 2
 
 
-async def test_a_notice_is_tried_again_and_given_up_as_other_mail(
+async def test_the_mail_is_sent_again_and_given_up_like_other_mail(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
 ) -> None:
     await lancelot(app, client, mailbox)

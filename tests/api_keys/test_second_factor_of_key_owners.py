@@ -1,5 +1,6 @@
-"""With a second factor, making and rotating keys and changing their networks need a recent one.
-Everything that only takes rights away never does."""
+"""If the owner has a second factor, creating and rotating keys and changing their networks need a
+recent code. What only takes rights away never does.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -10,8 +11,11 @@ from httpx import AsyncClient
 from app.credentials.second_factors.service import RECENT
 from tests.support.authenticator import EnrolledUser, enroll, register_enrolled, token_with
 from tests.support.key_calls import KeyCalls, answered
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, assert_problem, register, renew
+
+pytestmark = on_sqlite
 
 SECOND = timedelta(seconds=1)
 

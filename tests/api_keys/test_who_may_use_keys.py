@@ -1,5 +1,6 @@
-"""Owners see only their own keys, administrators those of all users, and programs with a key or a
-limited token none. Keys follow what happens to their owner."""
+"""Owners see only their own keys, and administrators those of all users. Programs with a key or a
+limited token see none. What happens to an owner also happens to the owner's keys.
+"""
 
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import func, select
 from app.credentials.api_keys.models import ApiKey
 from app.tokens.jwt import AccessTokenRequest
 from tests.support.key_calls import KeyCalls, answered, keys_of
+from tests.support.markers import on_sqlite
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
@@ -55,7 +57,8 @@ def token_of(app: FastAPI, token: str, **changes: object) -> str:
     return encoded
 
 
-async def test_nobody_else_reaches_a_key(
+@on_sqlite
+async def test_others_cannot_reach_a_key(
     app: FastAPI, client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     lancelot, _ = await register(client, LANCELOT), await register(client, GALAHAD)
@@ -64,10 +67,10 @@ async def test_nobody_else_reaches_a_key(
     before = await keys.get(key_id)
     arthurs_token = await log_in(client, ARTHUR)
     limited = KeyCalls(client, token_of(app, await log_in(client, LANCELOT), is_limited=True))
-    nobody = AsyncClient(transport=client._transport, base_url=client.base_url)
+    anonymous = AsyncClient(transport=client._transport, base_url=client.base_url)
     path = f"/users/{lancelot}/api-keys"
     by_galahad = KeyCalls(client, await log_in(client, GALAHAD), path)
-    of_nobody = KeyCalls(client, arthurs_token, "/users/77/api-keys")
+    of_unknown_user = KeyCalls(client, arthurs_token, "/users/77/api-keys")
     of_another = KeyCalls(client, arthurs_token, "/users/3/api-keys")
     of_a_key = {"client_id": key_id, "is_limited": True, "scope": "admin"}
     by_key = KeyCalls(client, token_of(app, arthurs_token, **of_a_key), path)
@@ -75,7 +78,7 @@ async def test_nobody_else_reaches_a_key(
         below = below.format(key=key_id)  # noqa: PLW2901 - filled in
         is_of_a_key = key_id in below
         with subtests.test(f"{method} {below}"):
-            refused = await nobody.request(method, f"/me/api-keys{below}", json=body)
+            refused = await anonymous.request(method, f"/me/api-keys{below}", json=body)
             assert_problem(refused, 401, "missing_token")
             assert_problem(await limited.send(method, below, **body), 403, "insufficient_scope")
             assert_problem(await by_galahad.send(method, below, **body), 403, "insufficient_scope")
@@ -85,17 +88,18 @@ async def test_nobody_else_reaches_a_key(
                     assert_problem(unknown, 404, "api_key_not_found")
                     no_key = below.replace(key_id, "0" * 8)
                     assert (await others.send(method, no_key, **body)).json() == unknown.json()
-            assert_problem(await of_nobody.send(method, below, **body), 404, "user_not_found")
+            assert_problem(await of_unknown_user.send(method, below, **body), 404, "user_not_found")
             answer = await by_key.send(method, below, **body)
             if method == "GET":
                 assert answer.status_code == 200
             else:
                 assert_problem(answer, 403, "insufficient_scope")
-    await nobody.aclose()
+    await anonymous.aclose()
     assert await keys.get(key_id) == before
     assert await count_keys(app) == 1
 
 
+@on_sqlite
 async def test_administrators_do_the_same_for_any_user(
     client: AsyncClient, arthurs_token: str
 ) -> None:

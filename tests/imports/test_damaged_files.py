@@ -1,7 +1,10 @@
-"""A file that is damaged, or made to exhaust the machine, is refused as a whole in one line."""
+"""The command refuses a file that is damaged, or made to exhaust the machine, as a whole and in one
+line."""
 
 import json
+import re
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +24,6 @@ LONG = b"x" * (MAX_RECORD_CHARACTERS + 200_000)
 DEEP = b"[" * 100_000
 
 JSON = {
-    "empty": (b"", "has no users"),
     "no JSON": (KAY + b"username: kay", "not valid JSON after record 1"),
     "cut": (KAY + b'{"username": "lan', "not valid JSON after record 1"),
     "invalid UTF-8": (KAY + b'{"username": "\xff\xfe"}', "not valid UTF-8"),
@@ -46,35 +48,55 @@ CSV = {
     "empty": (b"", "first line"),
     "a column twice": (b"username,username\na,b\n", "first line"),
     "too many columns": (b",".join(b"%d" % n for n in range(600)) + b"\n", "first line"),
-    "only a header": (b"username,email\n", "has no users"),
     "more values than columns": (b"username\nkay\na,b\n", "record 2 has 2 values and not 1"),
     "invalid UTF-8": (b"username\nkay\n\xff\xfe\n", "not valid UTF-8"),
     "a quote that never ends": (b'username\nkay\n"a\n' + b"b\n" * 400_000, "not valid CSV"),
     "text after a quote": (b'username\nkay\n"a"b\n', "not valid CSV after record 1"),
     "a long value": (b"username\nkay\n" + LONG + b"\n", "not valid CSV after record 1"),
     "long values over many lines": (
-        b'username\n"' + (b"y" * 1000 + b'\n","') * 2_000,
+        b'username\n"' + (b"y" * 1000 + b'\n","') * 2_000 + b'"\n',
         "not valid CSV",
     ),
 }
 
 
-@on_sqlite
-@pytest.mark.parametrize("source", ["jsonl", "csv"])
-async def test_a_damaged_file_changes_nothing(
-    app: FastAPI, import_users: Import, tmp_path: Path, subtests: pytest.Subtests, source: str
+@pytest.mark.parametrize(
+    ("reader", "files"),
+    [pytest.param(JsonLinesReader, JSON, id="JSON"), pytest.param(CsvReader, CSV, id="CSV")],
+)
+def test_a_damaged_file_is_refused(
+    tmp_path: Path,
+    subtests: pytest.Subtests,
+    reader: Callable[..., CsvReader],
+    files: dict[str, tuple[bytes, str]],
 ) -> None:
-    files = {"jsonl": JSON, "csv": CSV}[source]
     for name, (content, told) in files.items():
         with subtests.test(name):
-            file = tmp_path / f"users.{source}"
+            file = tmp_path / "users"
+            file.write_bytes(content)
+            with pytest.raises(ImportFileError, match=re.escape(told)) as error:
+                deque(reader(file, Options()).records(), maxlen=0)
+            assert len(str(error.value)) < 300
+
+
+@on_sqlite
+async def test_a_damaged_file_changes_nothing(
+    app: FastAPI, import_users: Import, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    file = tmp_path / "users"
+    for source, content, told in (
+        ("jsonl", KAY + b"username: kay", "not valid JSON after record 1"),
+        ("jsonl", b"", "has no users"),
+        ("csv", b"username\nkay\na,b\n", "record 2 has 2 values and not 1"),
+        ("csv", b"username,email\n", "has no users"),
+    ):
+        with subtests.test(f"{source}: {told}"):
             file.write_bytes(content)
             result = await import_users(file, "--from", source)
             assert result.exit_code == 1
             assert isinstance(result.exception, SystemExit)
             (line,) = result.stderr.splitlines()
             assert told in line
-            assert len(line) < 300
             assert await users_of(app) == {}
 
 

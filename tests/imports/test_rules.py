@@ -1,4 +1,4 @@
-"""What cannot be imported is left out by name, and nothing is computed or written for it."""
+"""A user that cannot be imported is left out and named. Nothing is computed or written for it."""
 
 import json
 import os
@@ -129,7 +129,7 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @on_sqlite
-async def test_a_user_that_the_rules_refuse_is_left_out_with_the_reason(
+async def test_a_user_that_breaks_a_rule_is_left_out_with_the_reason(
     app: FastAPI, import_users: Import, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     file = write(tmp_path / "users.jsonl", *(record for record, _, _ in LEFT_OUT.values()))
@@ -146,7 +146,7 @@ async def test_a_user_that_the_rules_refuse_is_left_out_with_the_reason(
     assert result.exit_code == 1
 
 
-async def test_of_two_names_that_are_equal_once_normalized_the_first_is_imported(
+async def test_the_first_of_two_equal_normalized_names_is_imported(
     client: AsyncClient, app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:
     await register(client, GALAHAD)
@@ -182,7 +182,7 @@ async def test_a_second_run_adds_nothing_and_changes_nothing(
     assert not any(user.is_admin for user in (await users_of(app)).values())
 
 
-async def test_a_user_who_registers_meanwhile_stays_as_it_is(
+async def test_a_user_who_registers_during_the_import_stays_unchanged(
     client: AsyncClient,
     app: FastAPI,
     import_users: Import,
@@ -191,10 +191,10 @@ async def test_a_user_who_registers_meanwhile_stays_as_it_is(
 ) -> None:
     await register(client, LANCELOT)
 
-    async def nobody(*_: object) -> set[str]:
+    async def find_none(*_: object) -> set[str]:
         return set()
 
-    monkeypatch.setattr(service, "_existing", nobody)
+    monkeypatch.setattr(service, "_find_existing", find_none)
     file = write(tmp_path / "users.jsonl", {"username": "Lancelot"}, {"username": "kay"})
     result = await import_users(file, "--from", "jsonl", "--json")
     summary = summary_of(result.stdout)
@@ -217,7 +217,7 @@ async def test_a_dry_run_changes_nothing_and_shows_the_costs(
     assert await number_of_entries(app) == before
 
 
-async def test_the_bound_on_the_cost_is_an_option(
+async def test_the_maximum_cost_of_a_hash_is_an_option(
     app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:
     costly = f"$2b$12${BCRYPT[7:]}"

@@ -11,6 +11,7 @@ from httpx import AsyncClient, Response
 
 from hourpass.api_keys import generate_key, id_of
 from tests.support.api_keys import insert_key
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import LANCELOT, assert_problem, bearer, register, said_in
 
@@ -48,7 +49,7 @@ def assert_refused(answer: Response) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_the_token_is_that_of_the_key_and_there_is_no_refresh_token(
+async def test_the_token_is_that_of_the_key_without_a_refresh_token(
     client: AsyncClient, account_id: int, key: str
 ) -> None:
     in_form = {**GRANT, "client_id": NAME, "client_secret": key}
@@ -84,7 +85,8 @@ async def test_the_token_is_that_of_the_key_and_there_is_no_refresh_token(
     assert_problem(await client.get("/me/sessions", headers=headers), 403, "insufficient_scope")
 
 
-async def test_scope_and_resource_narrow_the_token(client: AsyncClient, key: str) -> None:
+@on_sqlite
+async def test_scope_and_resource_limit_the_token(client: AsyncClient, key: str) -> None:
     resource = "https://models.example.com"
     answer = await ask(client, NAME, key, scope="predict:fraud-v3", resource=resource)
     claims = said_in(answer.json()["access_token"])
@@ -92,6 +94,7 @@ async def test_scope_and_resource_narrow_the_token(client: AsyncClient, key: str
     assert_problem(await ask(client, NAME, key, scope="train"), 400, "invalid_scope")
 
 
+@on_sqlite
 async def test_wrong_credentials_of_every_kind_get_one_response(
     client: AsyncClient, app: FastAPI, key: str, account_id: int, clock: Clock
 ) -> None:
@@ -120,12 +123,14 @@ async def test_wrong_credentials_of_every_kind_get_one_response(
     assert_refused(await ask(client, NAME, key))
 
 
+@on_sqlite
 async def test_credentials_in_header_and_form_are_refused(client: AsyncClient, key: str) -> None:
     """RFC 6749, 2.3: a client uses one method only."""
     both = await ask(client, NAME, key, client_id=NAME, client_secret=key)
     assert_problem(both, 400, "invalid_request")
 
 
+@on_sqlite
 async def test_credentials_with_special_characters_are_decoded(
     client: AsyncClient, app: FastAPI, arthurs_token: str
 ) -> None:
@@ -135,7 +140,8 @@ async def test_credentials_with_special_characters_are_decoded(
     assert (await ask(client, new["username"], key)).status_code == 200
 
 
-async def test_disabling_the_account_ends_its_tokens_and_enabling_gives_the_keys_back(
+@on_sqlite
+async def test_disabling_the_account_revokes_its_tokens_and_enabling_restores_only_the_keys(
     client: AsyncClient, arthurs_token: str, account_id: int, key: str
 ) -> None:
     token = (await ask(client, NAME, key)).json()["access_token"]
@@ -147,6 +153,7 @@ async def test_disabling_the_account_ends_its_tokens_and_enabling_gives_the_keys
         assert ((await ask(client, NAME, key)).status_code == 200) is is_enabled
 
 
+@on_sqlite
 async def test_an_account_with_the_scope_introspects_the_tokens_of_others(
     client: AsyncClient, app: FastAPI, arthurs_token: str, account_id: int, key: str
 ) -> None:
@@ -164,6 +171,7 @@ async def test_an_account_with_the_scope_introspects_the_tokens_of_others(
     assert (own["kind"], own["key_id"], own["username"]) == ("service", id_of(named), NAME)
 
 
+@on_sqlite
 async def test_the_metadata_names_the_grant_and_its_methods(client: AsyncClient) -> None:
     metadata = (await client.get("/.well-known/oauth-authorization-server")).json()
     assert "client_credentials" in metadata["grant_types_supported"]

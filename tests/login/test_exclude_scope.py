@@ -1,6 +1,7 @@
-"""A login can leave scopes out, as HourpassAuth leaves out `admin`: an API that is shown the token
-of an administrator cannot administer with it."""
+"""A login can exclude scopes, as HourpassAuth excludes `admin`: an API that gets the token of an
+administrator cannot administer with it."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from app.context import RequestContext
 from app.users.service import Users
 from hourpass import LoginError
 from tests.support.http_clients import ClientService, by_httpx, token_of
+from tests.support.markers import on_sqlite
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
@@ -36,17 +38,13 @@ LEFT_OUT: list[tuple[Person, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["json", "data"])
+@on_sqlite
 async def test_a_token_lacks_the_scopes_that_were_left_out(
-    client: AsyncClient,
-    users: Users,
-    context: RequestContext,
-    kind: str,
-    subtests: pytest.Subtests,
+    client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
     await users.set_scopes(context, 1, {"admin", "predict", "train"})
-    for asked, given in LEFT_OUT:
-        with subtests.test(str(asked)):
+    for kind, (asked, given) in product(("json", "data"), LEFT_OUT):
+        with subtests.test(str(asked), kind=kind):
             sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}
             answer = (await client.post("/token", **sent)).json()
             assert answer.get("scope") == said_in(answer["token"]).get("scope") == given
@@ -54,6 +52,7 @@ async def test_a_token_lacks_the_scopes_that_were_left_out(
                 assert (await renew(client, answer["refresh_token"])).json()["scope"] == given
 
 
+@on_sqlite
 async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
     user_id = await register(client, LANCELOT)
     token = await log_in(client, {**ARTHUR, "exclude_scope": "admin"})
@@ -73,7 +72,7 @@ async def test_such_a_token_does_not_administer(client: AsyncClient) -> None:
         pytest.param(["administrate", "train"], {"train"}, id="a longer word"),
     ],
 )
-def test_hourpass_auth_requests_the_scope_admin_only_if_told_to(
+def test_hourpass_auth_requests_the_scope_admin_only_if_it_is_named(
     service: ClientService, scopes: Any, given: set[str]
 ) -> None:
     change = {"is_admin": True, "scopes": ["predict", "train"]}

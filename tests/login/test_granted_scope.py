@@ -1,5 +1,6 @@
-"""A token with fewer scopes than the client asked for says so (RFC 6749, 3.3 and 5.1)."""
+"""The response names the scopes of the token, which may be fewer than requested (RFC 6749, 5.1)."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -7,12 +8,15 @@ from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
 from app.context import RequestContext
+from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, register, said_in
+
+pytestmark = on_sqlite
 
 
 @pytest.fixture
 async def lancelot(client: AsyncClient, app: FastAPI, context: RequestContext) -> dict[str, str]:
-    """May train and predict."""
+    """A user with the scopes `train` and `predict`."""
     user_id = await register(client, LANCELOT)
     await app.state.services.users.set_scopes(context, user_id, {"train", "predict"})
     return LANCELOT
@@ -22,9 +26,8 @@ async def log_in(client: AsyncClient, kind: str, person: dict[str, str], **more:
     return await client.post("/token", **{kind: {**person, **more}})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["json", "data"])
 async def test_the_response_names_the_scopes_of_the_token(
-    client: AsyncClient, lancelot: dict[str, str], kind: str, subtests: pytest.Subtests
+    client: AsyncClient, lancelot: dict[str, str], subtests: pytest.Subtests
 ) -> None:
     cases: list[tuple[dict[str, Any], str | None]] = [
         ({}, "predict train"),
@@ -34,31 +37,31 @@ async def test_the_response_names_the_scopes_of_the_token(
         ({"scope": "train predict", "exclude_scope": "train"}, "predict"),
         ({"exclude_scope": "train predict"}, None),
     ]
-    for sent, granted in cases:
-        with subtests.test(str(sent)):
+    for kind, (sent, granted) in product(("json", "data"), cases):
+        with subtests.test(str(sent), kind=kind):
             issued = (await log_in(client, kind, lancelot, **sent)).json()
             assert issued.get("scope") == granted
             assert said_in(issued["token"]).get("scope") == granted
 
 
-@pytest.mark.parametrize("kind", ["json", "data"])
 async def test_if_nothing_is_left_no_token_is_issued(
-    client: AsyncClient, lancelot: dict[str, str], kind: str, subtests: pytest.Subtests
+    client: AsyncClient, lancelot: dict[str, str], subtests: pytest.Subtests
 ) -> None:
-    for sent in (
+    cases = (
         {"scope": "rule"},
         {"scope": "admin introspect"},
         {"scope": "train", "exclude_scope": "train"},
         {"scope": 'tra"in'},
-    ):
-        with subtests.test(str(sent)):
+    )
+    for kind, sent in product(("json", "data"), cases):
+        with subtests.test(str(sent), kind=kind):
             body = assert_problem(
                 await log_in(client, kind, lancelot, **sent), 400, "invalid_scope"
             )
             assert body["error_description"] == body["message"]
 
 
-async def test_only_the_right_password_learns_which_scopes_there_are(
+async def test_a_wrong_password_does_not_reveal_the_scopes(
     client: AsyncClient, lancelot: dict[str, str]
 ) -> None:
     wrong = {**lancelot, "password": "a guess"}

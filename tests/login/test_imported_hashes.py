@@ -1,4 +1,4 @@
-"""Hashes of other systems verify what was typed there, or the audit log says why they cannot."""
+"""Password hashes of other systems can be verified, or the audit log says why not."""
 
 import asyncio
 import base64
@@ -34,6 +34,7 @@ from app.database.engine import begin_write
 from app.security import hash_costs, imported_hashes
 from app.security.passwords import HashingOverloadedError, Passwords
 from app.users.models import User
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import LANCELOT, assert_problem, log_in, register
 
@@ -115,7 +116,7 @@ async def test_a_hash_of_another_system_verifies(passwords: Passwords, kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_was_typed_there_matches_whatever_nfkc_makes_of_it(
+async def test_a_password_that_nfkc_changes_verifies_as_typed_and_as_normalized(
     passwords: Passwords, kind: str
 ) -> None:
     for password in TYPED:
@@ -161,7 +162,7 @@ def test_the_costs_are_those_of_the_parameters() -> None:
         pytest.param(3, 1, id="an idle worker has room for each"),
     ],
 )
-async def test_a_costly_hash_takes_the_places_of_all_that_its_time_is_enough_for(
+async def test_a_costly_hash_takes_several_places_in_the_queue(
     monkeypatch: pytest.MonkeyPatch, queue: int, accepted: int
 ) -> None:
     hashing = {"argon2_memory_kib": 19456, "argon2_passes": 2, "hashing_threads": 1}
@@ -185,7 +186,7 @@ async def test_a_costly_hash_takes_the_places_of_all_that_its_time_is_enough_for
 
 
 async def test_the_signer_key_of_firebase_cannot_be_found_in_the_stored_hash() -> None:
-    """It is that of the project, and would verify the passwords of all its users elsewhere."""
+    """It is the key of the whole Firebase project."""
     key = os.urandom(64)
     value, salt = os.urandom(64), os.urandom(8)
     made = imported_hashes.firebase_scrypt(value, salt, key, b"|", 8, 14)
@@ -196,13 +197,13 @@ async def test_the_signer_key_of_firebase_cannot_be_found_in_the_stored_hash() -
     assert imported_hashes.firebase_scrypt(value[:31], salt, key, b"|", 8, 14) is None
 
 
-async def test_a_hash_of_ours_is_of_the_normalized_password(passwords: Passwords) -> None:
+async def test_new_hashes_are_of_the_normalized_password(passwords: Passwords) -> None:
     made = await passwords.hash("wait…")
     assert await passwords.verify("wait...", made)
     assert await passwords.verify("wait…", made)
 
 
-async def test_a_wrong_password_takes_as_long_for_nobody_as_for_somebody(
+async def test_a_wrong_password_takes_as_long_for_an_unknown_user_as_for_a_known_one(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hashes if NFKC changes the password, otherwise one."""
@@ -222,7 +223,8 @@ async def test_a_wrong_password_takes_as_long_for_nobody_as_for_somebody(
             assert len(hashed) == number
 
 
-async def test_bcrypt_compares_the_bytes_that_it_can_read_and_the_login_upgrades_it(
+@on_sqlite
+async def test_bcrypt_compares_72_bytes_and_the_login_upgrades_the_hash(
     client: AsyncClient, app: FastAPI
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -259,6 +261,7 @@ UNSUPPORTED = {
 }
 
 
+@on_sqlite
 async def test_the_audit_log_says_which_hash_cannot_be_verified(
     client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
 ) -> None:

@@ -45,6 +45,7 @@ LOGINS: list[tuple[dict[str, str], bool]] = [
 ]
 
 
+@on_sqlite
 async def test_a_token_is_limited_if_it_lacks_a_right_that_the_login_could_have_got(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
@@ -95,7 +96,7 @@ def call_of(name: str) -> tuple[str, str]:
 PARAMETERS = {"permission": "0", "session_id": "0123456789abcdef", "key_id": "Ab3dEf9h"}
 
 
-def test_every_operation_with_a_token_is_of_a_kind_that_is_tried_below() -> None:
+def test_the_tests_below_call_every_operation_with_a_token() -> None:
     with_token = {name for name, operation in OPERATIONS.items() if operation["security"]}
     assert with_token == NEED_NO_OWNER | set(OF_THE_OWNER) | set(OF_ADMINISTRATORS)
     assert len(OF_THE_OWNER) >= 14
@@ -160,6 +161,7 @@ async def test_a_key_with_admin_reads_but_does_not_write(
         assert_problem(response, 403, "insufficient_scope")
 
 
+@on_sqlite
 async def test_a_limited_token_reads_the_address_only_with_the_scope_email(
     client: AsyncClient, app: FastAPI, users: Users, context: RequestContext
 ) -> None:

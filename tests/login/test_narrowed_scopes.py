@@ -1,4 +1,4 @@
-"""A login gets the scopes that are both asked for and the user's, by what they cover."""
+"""A login gets the scopes that both the request and the user's scopes cover."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pytest
 from httpx import AsyncClient
 
 from app.context import RequestContext
-from app.tokens.scopes import without
 from app.users.service import Users
+from hourpass.scopes import without
 from tests.support.markers import on_sqlite
 from tests.support.users import LANCELOT, assert_problem, log_in, register, said_in
 
-# The last one is of before the grammar.
+# The last one is older than the grammar.
 SCOPES = {"predict:fraud-*", "predict:churn", "train", "old*scope"}
 ASKED: list[tuple[dict[str, str], str | None]] = [
     ({"scope": "predict:fraud-v3"}, "predict:fraud-v3"),
@@ -35,7 +35,8 @@ ASKED: list[tuple[dict[str, str], str | None]] = [
 ]
 
 
-async def test_a_login_gets_what_is_asked_for_and_covered(
+@on_sqlite
+async def test_a_login_gets_the_requested_scopes_that_are_covered(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
     await users.set_scopes(context, await register(client, LANCELOT), SCOPES)
@@ -60,7 +61,7 @@ async def test_a_login_takes_as_many_scopes_as_a_user_can_have(client: AsyncClie
     assert await log_in(client, LANCELOT)
 
 
-def test_what_is_left_without_the_excluded_scopes_is_not_wider_than_before() -> None:
+def test_excluding_scopes_adds_none() -> None:
     scopes = frozenset({"a:*", "a:b", "b:c-*", "c"})
     for excluded in ({"a:b"}, {"a:*"}, {"b:c-d"}, {"b:*"}, {"c"}, {"c:*"}, {"*"}, set[str]()):
         left = without(scopes, frozenset(excluded))

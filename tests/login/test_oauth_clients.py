@@ -1,9 +1,11 @@
-"""OAuth clients that others wrote get a token, use it, and understand a refusal.
+"""OAuth libraries get a token, use it, and understand an error.
 
-On SQLite only: what they rely on is the answer's form, which no database changes.
+On SQLite only: they rely on the form of responses, which no database changes.
 """
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from oauthlib.oauth2 import (  # type: ignore[import-untyped] # ships no types
 )
 from requests_oauthlib import OAuth2Session as RequestsSession
 
+from tests.support import database_templates as templates
 from tests.support.api_keys import forge
 from tests.support.service_process import serving
 from tests.support.users import ARTHUR, LANCELOT, bearer
@@ -27,10 +30,13 @@ ACCOUNT = "svc-nightly"
 
 
 @pytest.fixture(scope="module")
-def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base_url(
+    sqlite_template: Path,  # noqa: ARG001 - removed at the end
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("oauth")
-    admin = {f"FIRST_ADMIN_{name.upper()}": ARTHUR[name] for name in ("username", "password")}
-    with serving(f"sqlite:///{directory}/hourpass.db", **admin) as base_url:
+    database = shutil.copy(templates.started_sqlite(), directory / "hourpass.db")
+    with serving(f"sqlite:///{database}") as base_url:
         assert httpx.post(f"{base_url}/register-user", json=LANCELOT).status_code == 201
         yield base_url
 

@@ -1,12 +1,13 @@
-"""Passwords: which are refused, how they are hashed, what becomes of hashes from elsewhere.
+"""Passwords: which ones are rejected, how they are hashed, and how imported hashes are upgraded.
 
-When more of them wait than the queue holds, logging in is refused at once and all else goes on.
+When the queue for hashing is full, logins are rejected at once and everything else works.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,12 +78,14 @@ async def test_the_strict_policy_names_the_rule_that_is_broken(
 @pytest.mark.parametrize(
     "password", [PASSWORD, "7 grails", "sir lancelot du lac", "🏰🐎🛡👑🏆🔥💧🗡"]
 )
-async def test_the_strict_policy_accepts_anything_else(passwords: Passwords, password: str) -> None:
+async def test_the_strict_policy_accepts_other_passwords(
+    passwords: Passwords, password: str
+) -> None:
     passwords.validate_new(password, "sir lancelot", LANCELOT["email"], None)
 
 
 @on_sqlite
-async def test_the_policy_in_force_decides_at_registration(database_url: str, clock: Clock) -> None:
+async def test_registration_applies_the_password_policy(database_url: str, clock: Clock) -> None:
     simple = {**LANCELOT, "password": "123456"}
     async with started_client(
         make_settings(database_url, password_policy="strict"), clock
@@ -108,35 +111,31 @@ async def test_by_default_a_hash_costs_what_owasp_asks_for() -> None:
     passwords.close()
 
 
-@pytest.mark.parametrize(
-    "old_hash",
-    [
-        pytest.param(bcrypt.using(rounds=4).hash(PASSWORD), id="bcrypt"),
-        pytest.param(pbkdf2_sha256.using(rounds=1_000).hash(PASSWORD), id="PBKDF2"),
-        pytest.param(django_pbkdf2_sha256.using(rounds=1_000).hash(PASSWORD), id="Django's PBKDF2"),
-        pytest.param(
-            argon2.using(memory_cost=16, time_cost=1, parallelism=1).hash(PASSWORD),
-            id="Argon2 of other parameters",
-        ),
-    ],
-)
-async def test_a_hash_from_elsewhere_is_upgraded_at_the_next_login(
-    client: AsyncClient, app: FastAPI, old_hash: str
+async def test_an_imported_hash_is_upgraded_at_the_next_login(
+    client: AsyncClient, app: FastAPI, subtests: pytest.Subtests
 ) -> None:
     user_id = await register(client, LANCELOT)
     earlier_token = await log_in(client, LANCELOT)
-    await store_hash(app, user_id, old_hash)
-    wrong = await client.post("/token", json={**LANCELOT, "password": PASSWORD.upper()})
-    assert_problem(wrong, 401, "invalid_grant")
-    assert await stored_hash(app, user_id) == old_hash
+    for name, made_by in {
+        "bcrypt": bcrypt.using(rounds=4),
+        "PBKDF2": pbkdf2_sha256.using(rounds=1_000),
+        "Django's PBKDF2": django_pbkdf2_sha256.using(rounds=1_000),
+        "Argon2 with other parameters": argon2.using(memory_cost=16, time_cost=1, parallelism=1),
+    }.items():
+        with subtests.test(name):
+            old_hash = made_by.hash(PASSWORD)
+            await store_hash(app, user_id, old_hash)
+            wrong = await client.post("/token", json={**LANCELOT, "password": PASSWORD.upper()})
+            assert_problem(wrong, 401, "invalid_grant")
+            assert await stored_hash(app, user_id) == old_hash
 
-    token = await log_in(client, LANCELOT)
-    upgraded = await stored_hash(app, user_id)
-    assert upgraded.startswith("$argon2id$v=19$m=8,t=1,p=1$")
-    assert await token_holds(client, token)
-    assert await token_holds(client, earlier_token)
-    await log_in(client, LANCELOT)
-    assert await stored_hash(app, user_id) == upgraded
+            token = await log_in(client, LANCELOT)
+            upgraded = await stored_hash(app, user_id)
+            assert upgraded.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+            assert await token_holds(client, token)
+            assert await token_holds(client, earlier_token)
+            await log_in(client, LANCELOT)
+            assert await stored_hash(app, user_id) == upgraded
 
 
 async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_changed(
@@ -209,32 +208,29 @@ async def stored_hash(app: FastAPI, user_id: int) -> str:
         return password_hash
 
 
-UNUSABLE = [
-    pytest.param("!", id="a mark that there is none"),
-    pytest.param("", id="nothing"),
-    pytest.param(PASSWORD, id="the password itself"),
-    pytest.param("$argon2id$v=19$m=8,t=1,p=1$damaged", id="a damaged one"),
-]
+UNUSABLE = {
+    "a mark that there is none": "!",
+    "nothing": "",
+    "the password itself": PASSWORD,
+    "a damaged one": "$argon2id$v=19$m=8,t=1,p=1$damaged",
+}
 
 
 @on_sqlite
-@pytest.mark.parametrize("unusable", UNUSABLE)
 async def test_an_unusable_hash_matches_no_password(
-    client: AsyncClient, app: FastAPI, unusable: str
+    client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
 ) -> None:
-    await store_hash(app, await register(client, LANCELOT), unusable)
-    for password in (PASSWORD, "!", "damaged"):
-        response = await client.post("/token", json={**LANCELOT, "password": password})
-        assert_problem(response, 401, "invalid_grant")
+    user_id = await register(client, LANCELOT)
+    for name, unusable in UNUSABLE.items():
+        with subtests.test(name):
+            clock.advance(timedelta(days=2))  # beyond the rate limits
+            await store_hash(app, user_id, unusable)
+            for password in (PASSWORD, "!", "damaged"):
+                response = await client.post("/token", json={**LANCELOT, "password": password})
+                assert_problem(response, 401, "invalid_grant")
 
 
-@pytest.mark.parametrize(
-    "password_hash",
-    [
-        pytest.param(None, id="no hash"),
-        *UNUSABLE,
-    ],
-)
+@pytest.mark.parametrize("password_hash", [None, *UNUSABLE.values()], ids=["no hash", *UNUSABLE])
 async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
     passwords: Passwords, password_hash: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +248,7 @@ async def test_a_hash_that_cannot_be_checked_costs_as_much_as_one_that_can(
 
 
 async def test_the_hash_for_unknown_users_looks_like_any_other(passwords: Passwords) -> None:
-    """And so costs as much."""
+    """So it costs as much."""
     made, nobodys = await passwords.hash(PASSWORD), passwords._dummy_hash
     assert argon2.parsehash(nobodys).keys() == argon2.parsehash(made).keys()
     assert [len(part) for part in nobodys.split("$")] == [len(part) for part in made.split("$")]
@@ -273,7 +269,7 @@ async def test_openssl_and_libargon2_agree(passwords: Passwords, type_: str, lan
     assert passwords.needs_rehash(made)
 
 
-async def test_a_hash_of_more_lanes_alone_is_replaced_too(passwords: Passwords) -> None:
+async def test_a_hash_that_differs_only_in_lanes_needs_a_rehash(passwords: Passwords) -> None:
     ours = await passwords.hash(PASSWORD)
     other = ours.replace("m=8,t=1,p=1", "m=8,t=1,p=2")
     assert len(other) == len(ours)
@@ -292,7 +288,7 @@ def slow(**_: object) -> Any:
 
 
 @pytest.mark.parametrize("openssls", [unsupported, slow])
-async def test_without_a_quick_argon2_of_openssls_it_is_libargon2s(
+async def test_libargon2_is_used_if_openssl_has_no_argon2_or_a_slower_one(
     monkeypatch: pytest.MonkeyPatch, openssls: Callable[..., None]
 ) -> None:
     monkeypatch.setattr("app.security.passwords.Argon2id", openssls)
@@ -329,7 +325,7 @@ async def test_when_the_queue_is_full_logins_are_rejected_and_tokens_stay_valid(
 
     waiting = [asyncio.create_task(crowded._run(1, occupy)) for _ in range(1 + queue)]
     await asyncio.to_thread(occupied.wait)
-    waiting[0].cancel()  # whoever hangs up does not free the thread
+    waiting[0].cancel()  # a client that disconnects does not free the thread
     try:
         for refused in (
             await client.post("/token", json=ARTHUR),

@@ -1,4 +1,4 @@
-"""A token can be asked for one API only (RFC 8707): `resource` becomes its audience."""
+"""A token can be requested for one API only (RFC 8707): `resource` becomes its audience."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ async def test_the_resource_becomes_the_audience(
 
 
 @on_sqlite
-async def test_any_other_resource_is_an_invalid_target(
+async def test_other_resources_are_an_invalid_target(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)
@@ -81,6 +81,7 @@ async def test_any_other_resource_is_an_invalid_target(
     assert (await renew(client, refresh_token)).status_code == 200  # nothing used it up
 
 
+@on_sqlite
 async def test_a_session_keeps_its_audience(client: AsyncClient, settings: Settings) -> None:
     await register(client, LANCELOT)
     for person, audience in (({**LANCELOT, "resource": MODELS}, MODELS), (LANCELOT, "ml-api")):

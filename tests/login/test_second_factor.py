@@ -1,5 +1,5 @@
-"""A user sets up a second factor, and removes it: never by a token alone, and with an end to all
-that was issued before."""
+"""A user sets up a second factor, and removes it. Both require the password and revoke all earlier
+tokens."""
 
 from datetime import timedelta
 from urllib.parse import unquote
@@ -51,6 +51,7 @@ async def state(client: AsyncClient, token: str) -> tuple[bool, int]:
     return response.json()["enabled"], response.json()["recovery_codes_left"]
 
 
+@on_sqlite
 async def test_until_it_is_confirmed_nothing_changes(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
     _, token = await begin(client, LANCELOT, clock)
@@ -58,7 +59,7 @@ async def test_until_it_is_confirmed_nothing_changes(client: AsyncClient, clock:
     assert await token_holds(client, await log_in(client, LANCELOT))
 
 
-async def test_a_confirmed_second_factor_is_required_and_ends_all_earlier_tokens(
+async def test_a_confirmed_second_factor_is_required_and_revokes_all_earlier_tokens(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -75,7 +76,8 @@ async def test_a_confirmed_second_factor_is_required_and_ends_all_earlier_tokens
     assert await state(client, new) == (True, 10)
 
 
-async def test_a_new_secret_takes_the_place_of_one_that_was_never_confirmed(
+@on_sqlite
+async def test_a_new_secret_replaces_one_that_was_never_confirmed(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -86,6 +88,7 @@ async def test_a_new_secret_takes_the_place_of_one_that_was_never_confirmed(
     assert (await confirm(client, token, second.code())).status_code == 200
 
 
+@on_sqlite
 async def test_a_confirmed_second_factor_is_not_replaced(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
     authenticator = await enroll(client, LANCELOT, clock)
@@ -122,83 +125,77 @@ async def test_an_unconfirmed_second_factor_expires_and_is_deleted(
     assert counts == [2, 1]
 
 
-@pytest.mark.parametrize("by_recovery_code", [False, True], ids=["a code", "a recovery code"])
-async def test_it_is_removed_by_password_and_code(
-    client: AsyncClient, clock: Clock, by_recovery_code: bool
-) -> None:
+async def test_it_is_removed_by_password_and_code(client: AsyncClient, clock: Clock) -> None:
     await register(client, LANCELOT)
-    authenticator = await enroll(client, LANCELOT, clock)
-    token = await token_with(client, LANCELOT, authenticator.code())
-    otp = authenticator.recovery_codes[0] if by_recovery_code else authenticator.next_code()
-    sent = {"password": PASSWORD, "otp": otp}
-    response = await client.request("DELETE", "/me/second-factor", json=sent, headers=bearer(token))
-    assert response.json() == {"message": "Second factor removed"}
-    assert not await token_holds(client, token)
-    assert await state(client, await log_in(client, LANCELOT)) == (False, 0)
+    for by_recovery_code in (False, True):
+        authenticator = await enroll(client, LANCELOT, clock)
+        token = await token_with(client, LANCELOT, authenticator.code())
+        otp = authenticator.recovery_codes[0] if by_recovery_code else authenticator.next_code()
+        response = await client.request(
+            "DELETE",
+            "/me/second-factor",
+            json={"password": PASSWORD, "otp": otp},
+            headers=bearer(token),
+        )
+        assert response.json() == {"message": "Second factor removed"}
+        assert not await token_holds(client, token)
+        assert await state(client, await log_in(client, LANCELOT)) == (False, 0)
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("DELETE", "/me/second-factor"), ("POST", "/me/second-factor/recovery-codes")],
-)
+@on_sqlite
 async def test_the_second_factor_stays_without_password_or_code(
-    client: AsyncClient, clock: Clock, method: str, path: str
+    client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)
     authenticator = await enroll(client, LANCELOT, clock)
     token = await token_with(client, LANCELOT, authenticator.code())
-    headers = bearer(token)
-
-    async def ask(status: int, error: str, **sent: str) -> None:
-        response = await client.request(method, path, json=sent, headers=headers)
-        assert_problem(response, status, error)
-
     code = authenticator.next_code()
-    await ask(403, "wrong_password", password="guinevere", otp=code)
-    await ask(403, "wrong_code", password=PASSWORD, otp=authenticator.wrong_code())
-    await ask(422, "invalid_request", password=PASSWORD)
-    await ask(422, "invalid_request", otp=code)
+    wrong = authenticator.wrong_code()
+    for method, path in (("DELETE", ""), ("POST", "/recovery-codes")):
+        for sent, status, error in (
+            ({"password": "guinevere", "otp": code}, 403, "wrong_password"),
+            ({"password": PASSWORD, "otp": wrong}, 403, "wrong_code"),
+            ({"password": PASSWORD}, 422, "invalid_request"),
+            ({"otp": code}, 422, "invalid_request"),
+        ):
+            with subtests.test(f"{method} {path}", error=error):
+                response = await client.request(
+                    method, f"/me/second-factor{path}", json=sent, headers=bearer(token)
+                )
+                assert_problem(response, status, error)
     assert await state(client, token) == (True, 10)
-    # The code was right all along, and was not spent beside the wrong password.
+    # A correct code is not used up beside a wrong password.
     assert (await log_in_with(client, LANCELOT, code)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "is_confirmed"),
-    [
-        pytest.param("POST", "", False, id="enrolling"),
-        pytest.param("POST", "/confirm", False, id="confirming"),
-        pytest.param("POST", "/recovery-codes", True, id="new recovery codes"),
-        pytest.param("DELETE", "", True, id="removing"),
-    ],
-)
-async def test_a_disabled_user_changes_nothing_with_a_request_in_progress(  # noqa: PLR0917 - fixtures
-    client: AsyncClient,
-    users: Users,
-    context: RequestContext,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    path: str,
-    is_confirmed: bool,
+@on_sqlite
+async def test_a_disabled_user_changes_nothing_with_a_request_in_progress(
+    client: AsyncClient, users: Users, context: RequestContext, clock: Clock
 ) -> None:
-    user_id = await register(client, LANCELOT)
-    if is_confirmed:
-        authenticator = await enroll(client, LANCELOT, clock)
-        token = await token_with(client, LANCELOT, authenticator.code())
-    else:
-        authenticator, token = await begin(client, LANCELOT, clock)
+    for person, is_confirmed, requests in (
+        (LANCELOT, False, (("POST", ""), ("POST", "/confirm"))),
+        (GALAHAD, True, (("POST", "/recovery-codes"), ("DELETE", ""))),
+    ):
+        user_id = await register(client, person)
+        if is_confirmed:
+            authenticator = await enroll(client, person, clock)
+        else:
+            authenticator, _ = await begin(client, person, clock)
+        for method, path in requests:
+            login = {**person, "otp": authenticator.next_code()} if is_confirmed else person
+            token = await log_in(client, login)
 
-    async def begin_late(session: AsyncSession) -> None:
-        await users.revoke_tokens(context, user_id)
-        await begin_write(session)
+            async def begin_late(session: AsyncSession, user_id: int = user_id) -> None:
+                await users.revoke_tokens(context, user_id)
+                await begin_write(session)
 
-    monkeypatch.setattr(service, "begin_write", begin_late)
-    sent = {"password": PASSWORD, "otp": authenticator.next_code()}
-    late = await client.request(
-        method, f"/me/second-factor{path}", json=sent, headers=bearer(token)
-    )
-    assert_problem(late, 401, "invalid_token")
+            sent = {"password": person["password"], "otp": authenticator.next_code()}
+            with pytest.MonkeyPatch.context() as meanwhile:
+                meanwhile.setattr(service, "begin_write", begin_late)
+                late = await client.request(
+                    method, f"/me/second-factor{path}", json=sent, headers=bearer(token)
+                )
+            assert_problem(late, 401, "invalid_token")
 
 
 async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, clock: Clock) -> None:
@@ -217,21 +214,23 @@ async def test_new_recovery_codes_replace_the_old_ones(client: AsyncClient, cloc
     assert (await log_in_with(client, LANCELOT, new[1])).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["", "/confirm", "/recovery-codes"])
+@on_sqlite
 async def test_a_user_without_a_second_factor_has_none_to_change(
-    client: AsyncClient, clock: Clock, path: str
+    client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
     sent = {"password": PASSWORD, "otp": "123456"}
-    method = "DELETE" if not path else "POST"
-    response = await client.request(method, f"/me/second-factor{path}", json=sent, headers=headers)
-    assert_problem(response, 404, "second_factor_not_found")
+    for method, path in (("DELETE", ""), ("POST", "/confirm"), ("POST", "/recovery-codes")):
+        url = f"/me/second-factor{path}"
+        response = await client.request(method, url, json=sent, headers=headers)
+        assert_problem(response, 404, "second_factor_not_found")
     clock.advance(STEP)
     assert (await log_in_with(client, LANCELOT, "123456")).status_code == 200
 
 
-async def test_what_waits_to_be_confirmed_cannot_be_changed(
+@on_sqlite
+async def test_an_unconfirmed_second_factor_cannot_be_changed(
     client: AsyncClient, clock: Clock
 ) -> None:
     await register(client, LANCELOT)
@@ -244,7 +243,8 @@ async def test_what_waits_to_be_confirmed_cannot_be_changed(
     assert (await confirm(client, token, authenticator.code())).status_code == 200
 
 
-async def test_a_recovery_code_confirms_nothing_and_leaves_no_entry(
+@on_sqlite
+async def test_a_recovery_code_cannot_confirm_and_writes_no_audit_entry(
     client: AsyncClient, clock: Clock
 ) -> None:
     """None has been issued yet. It is not counted, so the audit log would grow without an end."""
@@ -256,6 +256,7 @@ async def test_a_recovery_code_confirms_nothing_and_leaves_no_entry(
     assert entries[0]["action"] == "second_factor.enrol"
 
 
+@on_sqlite
 async def test_a_stolen_token_cannot_set_up_a_second_factor(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
@@ -266,7 +267,8 @@ async def test_a_stolen_token_cannot_set_up_a_second_factor(client: AsyncClient)
     assert_problem(await client.post("/me/second-factor", json=sent), 401, "missing_token")
 
 
-async def test_an_administrator_removes_the_second_factor_of_a_user_without_a_phone(
+@on_sqlite
+async def test_an_administrator_removes_the_second_factor_of_another_user(
     client: AsyncClient, clock: Clock, arthurs_token: str
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -306,53 +308,49 @@ async def test_removing_the_user_removes_the_second_factor_and_a_new_password_do
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("service_name", "username", "label"),
-    [
+async def test_the_uri_is_correct_for_any_names(
+    client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
+) -> None:
+    for service_name, username, label in (
         ("The Round\r\nTable", "lancelot", "The Round\r\nTable:lancelot"),
-        ("The Round Table + 1/2", "lancelot", "The Round Table + 1/2:lancelot"),
+        ("The Round Table + 1/2", "bors", "The Round Table + 1/2:bors"),
         ("x", "a?secret=AAAA&issuer=bank#", "x:a?secret=AAAA&issuer=bank#"),
         ("x:y", "bank:lancelot", "x-y:bank-lancelot"),
         ("x", "../../hotp/x%0d%0a", "x:../../hotp/x%0d%0a"),
         ("x", "Лáнцелот 🗡", "x:Лáнцелот 🗡"),
-    ],
-)
-async def test_the_uri_is_correct_for_any_names(  # noqa: PLR0917 - fixtures
-    client: AsyncClient,
-    app: FastAPI,
-    clock: Clock,
-    service_name: str,
-    username: str,
-    label: str,
-) -> None:
-    app.state.services.second_factors._service_name = service_name
-    person = {**LANCELOT, "username": username}
-    await register(client, person)
-    authenticator, token = await begin(client, person, clock)
-    response = await client.post(
-        "/me/second-factor", json={"password": PASSWORD}, headers=bearer(token)
-    )
-    uri = response.json()["otpauth_uri"]
-    assert uri.isascii()
-    assert uri.isprintable()
-    assert " " not in uri
-    assert uri.count("?") == 1
-    assert "#" not in uri
-    assert "+" not in uri  # which apps show as it is (RFC 3986)
-    assert authenticator.label.count("/") == 1  # some apps read only what follows the last one
-    assert authenticator.label.count(":") == 1
-    assert "%3A" not in authenticator.label
-    assert unquote(authenticator.label) == f"/{label}"
-    secret = authenticator.parameters.pop("secret")
-    assert len(secret) == 32
-    assert authenticator.parameters == {
-        "issuer": label.partition(":")[0],
-        "algorithm": "SHA1",
-        "digits": "6",
-        "period": "30",
-    }
+    ):
+        with subtests.test(label):
+            app.state.services.second_factors._service_name = service_name
+            person = {**LANCELOT, "username": username}
+            await register(client, person)
+            authenticator, token = await begin(client, person, clock)
+            response = await client.post(
+                "/me/second-factor", json={"password": PASSWORD}, headers=bearer(token)
+            )
+            uri = response.json()["otpauth_uri"]
+            assert uri.isascii()
+            assert uri.isprintable()
+            assert " " not in uri
+            assert uri.count("?") == 1
+            assert "#" not in uri
+            assert "+" not in uri  # which apps show as it is (RFC 3986)
+            assert (
+                authenticator.label.count("/") == 1
+            )  # some apps read only what follows the last one
+            assert authenticator.label.count(":") == 1
+            assert "%3A" not in authenticator.label
+            assert unquote(authenticator.label) == f"/{label}"
+            secret = authenticator.parameters.pop("secret")
+            assert len(secret) == 32
+            assert authenticator.parameters == {
+                "issuer": label.partition(":")[0],
+                "algorithm": "SHA1",
+                "digits": "6",
+                "period": "30",
+            }
 
 
+@on_sqlite
 async def test_an_administrator_can_have_a_second_factor(client: AsyncClient, clock: Clock) -> None:
     authenticator = await enroll(client, ARTHUR, clock)
     assert_problem(await client.post("/token", json=ARTHUR), 401, "mfa_required")

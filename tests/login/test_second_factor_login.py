@@ -1,5 +1,5 @@
-"""A login with a second factor: what it takes by JSON, by form and on the docs page, what its
-tokens say, what it leaves behind, and what administrators cannot do without."""
+"""A login with a second factor: by JSON, by form and on the docs page; its tokens and events; and
+what administrators cannot do without one."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient, BasicAuth, Response
 
 from app.context import RequestContext
-from app.credentials.second_factors.service import BURST
+from app.credentials.second_factors.code_checks import BURST
 from app.events import Event, Subscriber
 from app.http import access_log
 from app.security.rate_limits.limits import ACCOUNT
@@ -52,7 +52,7 @@ async def by_form(client: AsyncClient, **changes: Any) -> Response:
     return await client.post("/token", data={**FORM, **changes})
 
 
-async def test_the_correct_password_without_a_code_says_what_is_missing(
+async def test_the_correct_password_without_a_code_gets_mfa_required(
     client: AsyncClient, lancelots: Authenticator
 ) -> None:
     body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
@@ -66,15 +66,16 @@ async def test_the_correct_password_without_a_code_says_what_is_missing(
 
 @pytest.fixture
 async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
-    """Where Lancelot has never logged in."""
+    """A client at an address where Lancelot has never logged in."""
     async with client_of(app, "192.0.2.7") as client:
         yield client
 
 
+@on_sqlite
 async def test_password_and_then_code_log_in_while_the_account_is_throttled(
     elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
-    """Whoever knows the password gains nothing: what had failed before still counts."""
+    """Knowing only the password does not help: earlier failures still count."""
     wrong = {**LANCELOT, "password": "guinevere"}
     for _ in range(ACCOUNT.allowed + 2):
         assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
@@ -88,6 +89,7 @@ async def test_password_and_then_code_log_in_while_the_account_is_throttled(
     assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
 
 
+@on_sqlite
 async def test_a_rejection_for_too_many_codes_does_not_count_as_a_failed_login(
     elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
@@ -100,6 +102,7 @@ async def test_a_rejection_for_too_many_codes_does_not_count_as_a_failed_login(
     assert await token_with(elsewhere, LANCELOT, lancelots.recovery_codes[0])
 
 
+@on_sqlite
 async def test_nobody_else_can_tell_which_users_have_a_second_factor(
     client: AsyncClient, lancelots: Authenticator, arthurs_token: str
 ) -> None:
@@ -115,12 +118,14 @@ async def test_nobody_else_can_tell_which_users_have_a_second_factor(
     assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
 
 
+@on_sqlite
 async def test_a_user_without_a_second_factor_may_send_a_code(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     assert "amr" not in said_in(await token_with(client, LANCELOT, "123456"))
 
 
-async def test_its_tokens_say_so_and_so_does_introspection(
+@on_sqlite
+async def test_its_tokens_and_introspection_name_the_methods(
     client: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
     sent = {**LANCELOT, "otp": lancelots.code()}
@@ -185,7 +190,7 @@ async def events(app: FastAPI) -> AsyncIterator[list[tuple[Any, ...]]]:
     app.state.services.events.subscribers = ()
 
 
-async def test_each_step_publishes_an_event_and_a_password_alone_is_no_login(
+async def test_each_step_publishes_an_event_and_a_password_alone_is_not_a_login(
     client: AsyncClient, lancelots: Authenticator, events: list[tuple[Any, ...]]
 ) -> None:
     await client.post("/token", json=LANCELOT)
@@ -207,7 +212,8 @@ async def test_each_step_publishes_an_event_and_a_password_alone_is_no_login(
     ]
 
 
-async def test_what_is_done_to_the_second_factor_is_in_the_audit_log(
+@on_sqlite
+async def test_changes_to_the_second_factor_publish_events(
     client: AsyncClient, clock: Clock, arthurs_token: str, events: list[tuple[Any, ...]]
 ) -> None:
     await register(client, LANCELOT)
@@ -245,10 +251,11 @@ async def test_what_is_done_to_the_second_factor_is_in_the_audit_log(
     ]
 
 
+@on_sqlite
 async def test_an_administrator_without_a_second_factor_can_only_set_one_up(
     settings: Settings, clock: Clock
 ) -> None:
-    """From the first start on: Arthur comes from FIRST_ADMIN_USERNAME."""
+    """Also the first administrator, from FIRST_ADMIN_USERNAME."""
     required = settings.model_copy(update={"admin_second_factor": "required"})
     async with started_client(required, clock) as client:
         await register(client, LANCELOT)
@@ -263,10 +270,11 @@ async def test_an_administrator_without_a_second_factor_can_only_set_one_up(
         authenticator = await enroll(client, ARTHUR, clock)
         token = await token_with(client, ARTHUR, authenticator.code())
         assert (await client.get(path, headers=bearer(token))).status_code == 200
-        assert await log_in(client, LANCELOT)  # who is none needs none
+        assert await log_in(client, LANCELOT)  # not an administrator
 
 
-async def test_sessions_from_before_it_was_required_lose_what_needs_it(
+@on_sqlite
+async def test_sessions_from_before_it_was_required_lose_admin(
     settings: Settings, clock: Clock
 ) -> None:
     async with started_client(settings, clock) as client:
@@ -278,7 +286,8 @@ async def test_sessions_from_before_it_was_required_lose_what_needs_it(
         assert answer["scope"] == "offline_access"
 
 
-async def test_no_code_and_no_secret_is_written_into_the_log(
+@on_sqlite
+async def test_codes_and_secrets_are_not_logged(
     client: AsyncClient,
     lancelots: Authenticator,
     capfd: pytest.CaptureFixture[str],

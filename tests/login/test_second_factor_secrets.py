@@ -1,4 +1,4 @@
-"""What an authenticator app is told is encrypted in the database, as the signing keys are."""
+"""The secrets of authenticator apps are encrypted in the database, as the signing keys are."""
 
 import pytest
 from sqlalchemy import select, update
@@ -12,6 +12,7 @@ from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
 from tests.support.apps import started_client
 from tests.support.authenticator import STEP, enroll, log_in_with
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import GALAHAD, LANCELOT, Person, register
 
@@ -56,6 +57,7 @@ async def test_secrets_are_encrypted_under_secret_key_and_from_when_it_is_set(
             assert (await log_in_with(client, person, authenticator.code())).status_code == 200
 
 
+@on_sqlite
 async def test_secrets_that_cannot_be_decrypted_are_an_error_in_the_settings(
     sealed: Settings, clock: Clock
 ) -> None:
@@ -71,6 +73,7 @@ async def test_secrets_that_cannot_be_decrypted_are_an_error_in_the_settings(
                 pass
 
 
+@on_sqlite
 async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
     sealed: Settings, clock: Clock
 ) -> None:
@@ -92,11 +95,12 @@ async def test_a_secret_that_cannot_be_decrypted_is_found_behind_a_plain_one(
             pass
 
 
+@on_sqlite
 @pytest.mark.parametrize("kind", ["signing keys", "second factors"])
 async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
     sealed: Settings, clock: Clock, kind: str
 ) -> None:
-    """Though it is in order otherwise, and under the same SECRET_KEY."""
+    """It is valid otherwise, and encrypted with the same SECRET_KEY."""
     async with started_client(sealed, clock) as client:
         await register(client, LANCELOT)
         await enroll(client, LANCELOT, clock)
@@ -109,12 +113,12 @@ async def test_a_secret_that_was_encrypted_as_another_kind_is_refused(
         }[kind]
         (stored,) = await session.scalars(select(column))
         await session.rollback()
-        for vault in (own, other):
+        for encryptor in (own, other):
             await begin_write(session)
-            changed = vault.encrypt(own.decrypt(stored))
+            changed = encryptor.encrypt(own.decrypt(stored))
             await session.execute(update(column.class_).values({column: changed}))
             await session.commit()
-            if vault is own:
+            if encryptor is own:
                 async with started_client(sealed, clock):
                     pass
     await database.close()

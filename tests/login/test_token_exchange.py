@@ -17,6 +17,7 @@ from tests.support.api_keys import (
     signatures,
 )
 from tests.support.apps import started_client
+from tests.support.markers import on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -83,6 +84,7 @@ async def test_a_key_is_exchanged_for_a_token_of_its_owner(
     assert key not in answer.text
 
 
+@on_sqlite
 async def test_a_token_is_for_the_audience_that_was_asked_for(
     subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
 ) -> None:
@@ -102,6 +104,7 @@ async def test_a_token_is_for_the_audience_that_was_asked_for(
             assert (token == default) is (expected == audience)
 
 
+@on_sqlite
 async def test_a_token_never_outlives_its_key(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock, lancelots_id: int
 ) -> None:
@@ -116,6 +119,7 @@ async def test_a_token_never_outlives_its_key(
     assert_problem(await exchange(client, key), 400, "invalid_request")
 
 
+@on_sqlite
 async def test_scopes_are_narrowed_and_never_widened(
     subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
 ) -> None:
@@ -145,6 +149,7 @@ async def test_scopes_are_narrowed_and_never_widened(
         assert (await exchange(client, key)).json()["scope"] == "admin"
 
 
+@on_sqlite
 async def test_where_administrators_need_a_second_factor_no_key_has_admin(
     database_url: str, clock: Clock
 ) -> None:
@@ -203,6 +208,7 @@ async def test_all_keys_that_are_not_valid_get_one_response(
     assert (await exchange(client, of_disabled)).status_code == 200
 
 
+@on_sqlite
 async def test_requests_that_are_not_an_exchange_of_a_key_are_refused(
     subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
 ) -> None:
@@ -240,7 +246,8 @@ async def test_requests_that_are_not_an_exchange_of_a_key_are_refused(
     assert (await client.post("/token", data=good)).status_code == 200
 
 
-async def test_one_token_is_given_to_all_until_half_of_its_life_is_over(
+@on_sqlite
+async def test_a_worker_returns_the_same_token_until_half_of_its_life_is_over(
     app: FastAPI,
     client: httpx.AsyncClient,
     clock: Clock,

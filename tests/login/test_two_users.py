@@ -1,11 +1,12 @@
-"""What is done to one user, or by one, leaves the other user as it is.
+"""Operations on one user, or by one, do not change the other.
 
-Each test has two users who both have a second factor and a session, so that it fails when a query
-lacks the condition that names the user.
+Each test has two users with a second factor and a session, so it fails if a query lacks the
+condition on the user.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,14 @@ from app.tokens.errors import InvalidTokenError
 from app.users.models import User
 from app.users.service import Users
 from tests.support.apps import client_of
-from tests.support.authenticator import Authenticator, EnrolledUser, confirm, log_in_with
+from tests.support.authenticator import (
+    STEP,
+    Authenticator,
+    EnrolledUser,
+    confirm,
+    log_in_with,
+    register_enrolled,
+)
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -48,14 +56,13 @@ from tests.support.users import (
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 MINUTE = timedelta(minutes=1)
-NEW_PASSWORD = "guinevere in the garden"
 
 TwoUsers = tuple[EnrolledUser, EnrolledUser]
 
 
 @asynccontextmanager
 async def writing(app: FastAPI) -> AsyncIterator[AsyncSession]:
-    """Straight into the database."""
+    """Writes to the database past the service."""
     async with app.state.database.session() as session:
         await begin_write(session)
         yield session
@@ -76,41 +83,40 @@ async def second_factor(client: AsyncClient, user: EnrolledUser) -> tuple[bool, 
     return state["enabled"], state["recovery_codes_left"]
 
 
-async def assert_untouched(client: AsyncClient, user: EnrolledUser) -> None:
-    """Token, session, second factor and password are as they were."""
+async def assert_untouched(
+    client: AsyncClient, user: EnrolledUser, *, codes_left: int = 10
+) -> EnrolledUser:
+    """Token, session, second factor and password are unchanged, except for `codes_left` recovery
+    codes: this uses one, and refreshes the session. Returns the user with the new refresh token."""
     profile = await call(client, user, "GET", "/me")
     assert profile.status_code == 200
     assert profile.json()["email"] == user.person["email"]
-    assert await second_factor(client, user) == (True, 10)
-    assert (await renew(client, user.refresh_token)).status_code == 200
-    code = user.authenticator.recovery_codes[0]
+    assert await second_factor(client, user) == (True, codes_left)
+    refreshed = await renew(client, user.refresh_token)
+    assert refreshed.status_code == 200
+    code = user.authenticator.recovery_codes[codes_left - 1]
     assert (await log_in_with(client, user.person, code)).status_code == 200
+    return replace(user, refresh_token=refreshed.json()["refresh_token"])
 
 
-async def test_a_recovery_code_counts_for_its_own_user_only(
+async def test_codes_and_recovery_codes_count_for_their_own_user_only(
     client: AsyncClient, clock: Clock, two_users: TwoUsers
 ) -> None:
     for user, other in (two_users, two_users[::-1]):
-        for code in user.authenticator.recovery_codes:
+        refused = await log_in_with(client, other.person, user.authenticator.code())
+        assert_problem(refused, 401, "invalid_grant")
+    # Both in the same half minute: the code of one user does not use up that of the other.
+    for user in two_users:
+        code = user.authenticator.code()
+        assert (await log_in_with(client, user.person, code)).status_code == 200
+    for user, other in (two_users, two_users[::-1]):
+        for code in user.authenticator.recovery_codes[:3]:
             refused = await log_in_with(client, other.person, code)
             assert_problem(refused, 401, "invalid_grant")
-    clock.advance(MINUTE)  # so many refused logins cost each of them a delay
+    clock.advance(MINUTE)  # the delay after these failures
     for user in two_users:
         assert await second_factor(client, user) == (True, 10)
         code = user.authenticator.recovery_codes[0]
-        assert (await log_in_with(client, user.person, code)).status_code == 200
-
-
-async def test_a_code_counts_for_its_own_user_only(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    lancelot, galahad = two_users
-    for user, other in (two_users, two_users[::-1]):
-        refused = await log_in_with(client, other.person, user.authenticator.code())
-        assert_problem(refused, 401, "invalid_grant")
-    # Both in the same half minute: the code of one user spends none of the other's.
-    for user in (lancelot, galahad):
-        code = user.authenticator.code()
         assert (await log_in_with(client, user.person, code)).status_code == 200
 
 
@@ -128,24 +134,22 @@ async def test_recovery_codes_are_counted_and_replaced_for_their_own_user_only(
     await assert_untouched(client, galahad)
 
 
-@pytest.mark.parametrize("by_administrator", [False, True], ids=["by its user", "by another"])
 async def test_a_second_factor_is_removed_for_its_own_user_only(
-    client: AsyncClient, two_users: TwoUsers, by_administrator: bool
+    client: AsyncClient, clock: Clock, two_users: TwoUsers
 ) -> None:
     lancelot, galahad = two_users
-    if by_administrator:
-        headers = bearer(await log_in(client, ARTHUR))
-        path = f"/users/{lancelot.id}/second-factor"
-        response = await client.delete(path, headers=headers)
-    else:
-        path = "/me/second-factor"
-        response = await call(client, lancelot, "DELETE", path, **lancelot.credentials)
-    assert response.status_code == 200, response.text
-    assert not await token_holds(client, lancelot.token)
-    answer = await client.post("/token", json=lancelot.person)
-    assert answer.status_code == 200, answer.text
-    state = await client.get("/me/second-factor", headers=bearer(answer.json()["token"]))
-    assert (state.json()["enabled"], state.json()["recovery_codes_left"]) == (False, 0)
+    bors = await register_enrolled(client, {**lancelot.person, "username": "bors"}, clock)
+    path = "/me/second-factor"
+    by_user = await call(client, lancelot, "DELETE", path, **lancelot.credentials)
+    headers = bearer(await log_in(client, ARTHUR))
+    by_admin = await client.delete(f"/users/{bors.id}/second-factor", headers=headers)
+    for user, response in ((lancelot, by_user), (bors, by_admin)):
+        assert response.status_code == 200, response.text
+        assert not await token_holds(client, user.token)
+        answer = await client.post("/token", json=user.person)
+        assert answer.status_code == 200, answer.text
+        state = await client.get(path, headers=bearer(answer.json()["token"]))
+        assert (state.json()["enabled"], state.json()["recovery_codes_left"]) == (False, 0)
     await assert_untouched(client, galahad)
 
 
@@ -168,7 +172,7 @@ async def test_a_second_factor_is_confirmed_for_its_own_user_only(
     assert (await confirm(client, galahads, other_code)).status_code == 200
 
 
-async def test_a_user_sees_ends_and_renews_own_sessions_only(
+async def test_a_user_lists_revokes_and_refreshes_own_sessions_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     for user, other in (two_users, two_users[::-1]):
@@ -185,69 +189,69 @@ async def test_a_user_sees_ends_and_renews_own_sessions_only(
     await assert_untouched(client, galahad)
 
 
-async def test_a_used_refresh_token_ends_its_own_session_only(
+async def test_an_invented_secret_for_a_session_revokes_that_one_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
+    """Whether it is used to refresh or is revoked. The secret is that of the other user."""
     lancelot, galahad = two_users
-    made_up = lancelot.refresh_token[:-64] + galahad.refresh_token[-64:]
-    assert_problem(await renew(client, made_up), 400, "invalid_grant")
+    code = lancelot.authenticator.code()
+    second = await open_session(client, {**lancelot.person, "otp": code})
+    invented = lancelot.refresh_token[:-64] + galahad.refresh_token[-64:]
+    assert_problem(await renew(client, invented), 400, "invalid_grant")
     assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
-    await assert_untouched(client, galahad)
+    galahad = await assert_untouched(client, galahad)
+    invented = second["refresh_token"][:-64] + galahad.refresh_token[-64:]
+    assert (await client.post("/revoke", data={"token": invented})).json()["revoked"]
+    assert_problem(await renew(client, second["refresh_token"]), 400, "invalid_grant")
+    await assert_untouched(client, galahad, codes_left=9)
 
 
-async def test_a_secret_under_the_handle_of_another_session_revokes_that_one_alone(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    """As it does when it is used to refresh."""
-    lancelot, galahad = two_users
-    made_up = lancelot.refresh_token[:-64] + galahad.refresh_token[-64:]
-    assert (await client.post("/revoke", data={"token": made_up})).json()["revoked"]
-    assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
-    await assert_untouched(client, galahad)
-
-
-@pytest.mark.parametrize(
-    "action", ["logs out everywhere", "is logged out", "is disabled", "is removed", "leaves"]
-)
-async def test_the_tokens_and_sessions_of_one_user_end_when_it(
-    client: AsyncClient, two_users: TwoUsers, action: str
+async def test_the_tokens_and_sessions_of_one_user_are_revoked_and_those_of_the_other_are_not(
+    client: AsyncClient, clock: Clock, two_users: TwoUsers, subtests: pytest.Subtests
 ) -> None:
     lancelot, galahad = two_users
     by_arthur = bearer(await log_in(client, ARTHUR))
-    match action:
-        case "logs out everywhere":
-            done = await call(client, lancelot, "POST", "/me/logout-everywhere")
-        case "is logged out":
-            path = f"/users/{lancelot.id}/revoke-tokens"
-            done = await client.post(path, headers=by_arthur)
-        case "is disabled":
-            path = f"/toggle-user-permission/{lancelot.id}/0"
-            done = await client.put(path, headers=by_arthur)
-        case "is removed":
-            done = await client.delete(f"/remove-user/{lancelot.id}", headers=by_arthur)
-        case _:
-            done = await call(client, lancelot, "DELETE", "/me", **lancelot.credentials)
-    assert done.status_code == 200, done.text
-    assert not await token_holds(client, lancelot.token)
-    assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
-    await assert_untouched(client, galahad)
+    for number, action in enumerate(
+        ("logs out everywhere", "is logged out", "is disabled", "is removed", "leaves")
+    ):
+        if number:
+            person = {**lancelot.person, "username": f"lancelot{number}"}
+            lancelot = await register_enrolled(client, person, clock)
+        with subtests.test(action):
+            match action:
+                case "logs out everywhere":
+                    done = await call(client, lancelot, "POST", "/me/logout-everywhere")
+                case "is logged out":
+                    path = f"/users/{lancelot.id}/revoke-tokens"
+                    done = await client.post(path, headers=by_arthur)
+                case "is disabled":
+                    path = f"/toggle-user-permission/{lancelot.id}/0"
+                    done = await client.put(path, headers=by_arthur)
+                case "is removed":
+                    path = f"/remove-user/{lancelot.id}"
+                    done = await client.delete(path, headers=by_arthur)
+                case _:
+                    done = await call(client, lancelot, "DELETE", "/me", **lancelot.credentials)
+            assert done.status_code == 200, done.text
+            assert not await token_holds(client, lancelot.token)
+            assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
+            galahad = await assert_untouched(client, galahad, codes_left=10 - number)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "change"),
-    [
-        ("PATCH", "/me", {"email": "lake@avalon.example"}),
-        ("POST", "/me/password", {"new_password": NEW_PASSWORD}),
-    ],
-    ids=["address", "password"],
-)
 async def test_a_user_changes_the_own_account_only(
-    client: AsyncClient, two_users: TwoUsers, method: str, path: str, change: dict[str, str]
+    client: AsyncClient, clock: Clock, two_users: TwoUsers
 ) -> None:
     lancelot, galahad = two_users
-    changed = await call(client, lancelot, method, path, **lancelot.credentials, **change)
-    assert changed.status_code == 200, changed.text
-    await assert_untouched(client, galahad)
+    for number, (method, path, change) in enumerate(
+        (
+            ("PATCH", "/me", {"email": "lake@avalon.example"}),
+            ("POST", "/me/password", {"new_password": "guinevere in the garden"}),
+        )
+    ):
+        changed = await call(client, lancelot, method, path, **lancelot.credentials, **change)
+        assert changed.status_code == 200, changed.text
+        galahad = await assert_untouched(client, galahad, codes_left=10 - number)
+        clock.advance(STEP)
 
 
 async def test_a_hash_is_upgraded_for_the_user_who_logged_in_only(
@@ -268,7 +272,7 @@ async def test_a_hash_is_upgraded_for_the_user_who_logged_in_only(
     assert kept == old_hash
 
 
-async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: PLR0917 - fixtures
+async def test_users_with_the_same_token_version_are_told_apart(  # noqa: PLR0917 - fixtures
     app: FastAPI,
     client: AsyncClient,
     users: Users,
@@ -277,7 +281,7 @@ async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: P
     clock: Clock,
     two_users: TwoUsers,
 ) -> None:
-    """Epochs are random. Nothing depends on their being different."""
+    """Token versions are random. Nothing requires them to differ."""
     lancelot, galahad = two_users
     async with writing(app) as session:
         await session.execute(update(User).values(token_version=7))
@@ -303,7 +307,7 @@ async def test_users_whose_epochs_are_the_same_number_are_told_apart(  # noqa: P
         assert (await session.scalars(select(Session.user_id))).all() == [galahad.id]
 
 
-async def test_a_users_audit_log_has_what_the_user_did_or_had_done_only(
+async def test_a_users_audit_log_has_only_entries_by_or_about_the_user(
     app: FastAPI, client: AsyncClient, two_users: TwoUsers
 ) -> None:
     by_arthur = bearer(await log_in(client, ARTHUR))
@@ -326,7 +330,7 @@ async def test_a_users_audit_log_has_what_the_user_did_or_had_done_only(
             assert {entry[name] for entry in entries} == {user.id}
 
 
-async def test_what_an_administrator_does_to_others_is_in_the_own_audit_log(
+async def test_operations_of_an_administrator_on_others_are_in_the_administrators_audit_log(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
     by_arthur = bearer(await log_in(client, ARTHUR))
@@ -338,25 +342,15 @@ async def test_what_an_administrator_does_to_others_is_in_the_own_audit_log(
     assert ended == [two_users[1].id, two_users[0].id]
 
 
-async def test_failed_logins_at_a_known_address_count_for_their_own_account_only(
+async def test_failed_logins_and_a_success_count_for_their_own_account_only(
     client: AsyncClient, two_users: TwoUsers
 ) -> None:
-    """Both have logged in there before."""
+    """Both have logged in at the address before."""
     lancelot, galahad = two_users
     wrong = {**lancelot.person, "password": "wrong"}
     for _ in range(ACCOUNT_AT_ADDRESS.allowed):
         assert_problem(await client.post("/token", json=wrong), 401, "invalid_grant")
     assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
-    await assert_untouched(client, galahad)
-
-
-async def test_a_success_forgets_the_failures_of_its_own_account_only(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    lancelot, galahad = two_users
-    wrong = {**lancelot.person, "password": "wrong"}
-    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
-        await client.post("/token", json=wrong)
     await client.post("/token", json={**galahad.person, "password": "wrong"})
     await assert_untouched(client, galahad)
     assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
@@ -375,51 +369,51 @@ async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
             assert answers == [401] * free + [429]
 
 
-async def test_logins_without_the_code_are_counted_for_each_user(
-    client: AsyncClient, two_users: TwoUsers, monkeypatch: pytest.MonkeyPatch
+async def test_the_rates_are_counted_for_each_user(  # noqa: PLR0917 - fixtures
+    app: FastAPI,
+    client: AsyncClient,
+    clock: Clock,
+    two_users: TwoUsers,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
-    monkeypatch.setattr(password_grant, "UNFINISHED_LOGIN", Rate(1, MINUTE))
-    for user in two_users:
-        unfinished = [await client.post("/token", json=user.person) for _ in range(2)]
-        assert_problem(unfinished[0], 401, "mfa_required")
-        assert_problem(unfinished[1], 429, "too_many_attempts")
-
-
-async def test_new_secrets_are_counted_for_each_user(
-    client: AsyncClient, two_users: TwoUsers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(second_factors_service, "NEW_SECRET", Rate(1, MINUTE))
-    for user in two_users:
-        await call(client, user, "DELETE", "/me/second-factor", **user.credentials)
-        headers = bearer(await log_in(client, user.person))
-        sent = {"password": user.person["password"]}
-        asked = [await client.post("/me/second-factor", json=sent, headers=headers) for _ in "12"]
-        assert [answer.status_code for answer in asked] == [201, 429]
-
-
-async def test_revocations_are_counted_for_each_user(
-    app: FastAPI, client: AsyncClient, two_users: TwoUsers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokens = []
-    for user in two_users:
-        renewed = await renew(client, user.refresh_token)
-        tokens.append([user.token, renewed.json()["token"]])
-    monkeypatch.setattr(app.state.services.login_limiter, "actions", Rate(1, MINUTE))
-    for own in tokens:
-        answers = [await client.post("/revoke", data={"token": token}) for token in own]
-        assert [answer.status_code for answer in answers] == [200, 429]
-
-
-async def test_invitations_are_counted_for_each_administrator(
-    client: AsyncClient, two_users: TwoUsers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(invitations_service, "NEW_INVITATION", Rate(1, MINUTE))
-    by_arthur = bearer(await log_in(client, ARTHUR))
-    for user in two_users:
-        await client.patch(f"/users/{user.id}", json={"is_admin": True}, headers=by_arthur)
-        code = user.authenticator.code()
-        token = (await log_in_with(client, user.person, code)).json()["token"]
-        asked = [
-            await client.post("/invitations", json={}, headers=bearer(token)) for _ in range(2)
-        ]
-        assert [answer.status_code for answer in asked] == [201, 429]
+    with subtests.test("logins without the code"), monkeypatch.context() as patch:
+        patch.setattr(password_grant, "UNFINISHED_LOGIN", Rate(1, MINUTE))
+        for user in two_users:
+            unfinished = [await client.post("/token", json=user.person) for _ in range(2)]
+            assert_problem(unfinished[0], 401, "mfa_required")
+            assert_problem(unfinished[1], 429, "too_many_attempts")
+    with subtests.test("revocations"), monkeypatch.context() as patch:
+        tokens = []
+        for user in two_users:
+            renewed = await renew(client, user.refresh_token)
+            tokens.append([user.token, renewed.json()["token"]])
+        patch.setattr(app.state.services.login_limiter, "actions", Rate(1, MINUTE))
+        for own in tokens:
+            answers = [await client.post("/revoke", data={"token": token}) for token in own]
+            assert [answer.status_code for answer in answers] == [200, 429]
+    with subtests.test("invitations"), monkeypatch.context() as patch:
+        patch.setattr(invitations_service, "NEW_INVITATION", Rate(1, MINUTE))
+        by_arthur = bearer(await log_in(client, ARTHUR))
+        for user in two_users:
+            await client.patch(f"/users/{user.id}", json={"is_admin": True}, headers=by_arthur)
+            code = user.authenticator.code()
+            token = (await log_in_with(client, user.person, code)).json()["token"]
+            asked = [
+                await client.post("/invitations", json={}, headers=bearer(token)) for _ in range(2)
+            ]
+            assert [answer.status_code for answer in asked] == [201, 429]
+    clock.advance(STEP)
+    with subtests.test("new secrets"), monkeypatch.context() as patch:
+        patch.setattr(second_factors_service, "NEW_SECRET", Rate(1, MINUTE))
+        for user in two_users:
+            code = user.authenticator.code()
+            token = (await log_in_with(client, user.person, code)).json()["token"]
+            clock.advance(STEP)
+            body = {**user.person, "otp": user.authenticator.code()}
+            path = "/me/second-factor"
+            await client.request("DELETE", path, json=body, headers=bearer(token))
+            headers = bearer(await log_in(client, user.person))
+            sent = {"password": user.person["password"]}
+            asked = [await client.post(path, json=sent, headers=headers) for _ in range(2)]
+            assert [answer.status_code for answer in asked] == [201, 429]

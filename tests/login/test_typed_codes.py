@@ -1,4 +1,4 @@
-"""Codes of every kind are read as phones and word processors write them."""
+"""Codes of every kind are accepted as phones and word processors write them."""
 
 import sys
 import unicodedata
@@ -100,13 +100,15 @@ def test_turkish_letters_of_a_phone_are_read() -> None:
         PLAIN[:-1] + "0",
     ],
 )
-def test_what_is_no_code_is_rejected(typed: str) -> None:
+def test_other_text_is_rejected(typed: str) -> None:
     with pytest.raises(ValidationError):
         _OTP.validate_python(typed)
 
 
 @on_sqlite
-async def test_each_call_reads_them(client: AsyncClient, clock: Clock, arthurs_token: str) -> None:
+async def test_each_call_accepts_codes_as_typed(
+    client: AsyncClient, clock: Clock, arthurs_token: str
+) -> None:
     headers = bearer(arthurs_token)
     invited = await client.post("/invitations", json={}, headers=headers)
     invitation = invited.json()["code"].replace("-", " – ")  # noqa: RUF001 - meant

@@ -1,4 +1,4 @@
-"""What takes long lets those go first who are answered quickly."""
+"""A request that takes long lets quick ones go first."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ import uvloop
 from app.database.fast_queries import yield_to_event_loop
 
 
-def test_requests_in_the_meantime_are_answered_first() -> None:
+def test_requests_that_arrived_in_the_meantime_are_answered_first() -> None:
     """Read in one turn and answered in the next, as server/batch.py does."""
     done: list[str] = []
 

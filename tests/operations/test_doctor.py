@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.database.engine import Database
 from app.database.migrations import HEAD
-from app.doctor import checks, clock, disk, files, limits, mail, proxy
+from app.doctor import checks, clock, disk, limits, mail, proxy
 from app.doctor.finding import Finding
 from app.doctor.system import System
 from tests.operations.test_cli import Command, hourpass, run
@@ -247,7 +247,7 @@ async def test_files_that_others_can_read_are_warnings(
     path = Path(database_url.removeprefix("sqlite:///"))
     env_file = tmp_path / ".env"
     create_file(env_file)
-    monkeypatch.setattr(files, "ENV_FILE", env_file)
+    monkeypatch.setenv("ENV_FILE", str(env_file))
     change_mode(path, 0o600)
     change_mode(tmp_path, 0o700)
     for name, mode, subject, advice in (

@@ -1,4 +1,4 @@
-"""`hourpass groups`: what ends tokens is shown and confirmed first."""
+"""`hourpass groups`: a change that revokes tokens is shown, and needs a confirmation."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def rows(table: str) -> list[list[str]]:
 
 
 @on_sqlite
-async def test_groups_from_the_first_to_the_last(hourpass: Command, client: AsyncClient) -> None:
+async def test_the_life_of_a_group(hourpass: Command, client: AsyncClient) -> None:
     async def printed(*arguments: str, stdin: str = "") -> str:
         result = await hourpass("groups", *arguments, stdin=stdin)
         assert result.exit_code == 0, result.output
@@ -69,29 +69,26 @@ async def test_groups_from_the_first_to_the_last(hourpass: Command, client: Asyn
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+async def test_errors_are_one_line(hourpass: Command, subtests: pytest.Subtests) -> None:
+    assert (await hourpass("groups", "create", "table")).exit_code == 0
+    for arguments, reason in (
         ("show nobody", "Group not found"),
         ("delete nobody --yes", "Group not found"),
         ("set-scopes nobody x", "Group not found"),
         ("add table nobody", "User not found"),
         ("remove table arthur --yes", "not a member"),
         ("create TABLE", "exists"),
-    ],
-)
-async def test_what_is_not_there_is_said_in_a_line(
-    hourpass: Command, arguments: str, reason: str
-) -> None:
-    assert (await hourpass("groups", "create", "table")).exit_code == 0
-    assert_refused(await hourpass("groups", *arguments.split()), reason)
+    ):
+        with subtests.test(arguments):
+            assert_refused(await hourpass("groups", *arguments.split()), reason)
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    "arguments", ["create ..", "create a admin", r"create a x\y", "rename table a/b"]
-)
-async def test_names_and_scopes_are_checked_first(hourpass: Command, arguments: str) -> None:
-    result = await hourpass("groups", *arguments.split())
-    assert result.exit_code == 2
-    assert "Invalid value for" in result.output
+async def test_names_and_scopes_are_checked_first(
+    hourpass: Command, subtests: pytest.Subtests
+) -> None:
+    for arguments in ("create ..", "create a admin", r"create a x\y", "rename table a/b"):
+        with subtests.test(arguments):
+            result = await hourpass("groups", *arguments.split())
+            assert result.exit_code == 2
+            assert "Invalid value for" in result.output

@@ -1,9 +1,10 @@
-"""A host whose clock is wrong harms nobody on other hosts: times that hosts compare are taken from
-the database's clock. Here the database's clock is its own, and so the real one."""
+"""A host whose clock is wrong does no harm on other hosts: times that hosts compare are the
+database's. Here the database has the real time, unless a test replaces it.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,8 +13,8 @@ from httpx import AsyncClient
 from sqlalchemy import select, update
 
 from app.context import RequestContext
+from app.credentials.second_factors.code_checks import FORGIVEN_AFTER
 from app.credentials.second_factors.models import SecondFactor
-from app.credentials.second_factors.service import FORGIVEN_AFTER
 from app.credentials.sessions.models import Session
 from app.database import fast_queries
 from app.database.engine import Database, begin_write
@@ -24,9 +25,9 @@ from app.mail.service import enqueue_request
 from app.mail.worker import MailWorker
 from app.main import create_app
 from app.security.one_time_codes.models import Code
+from app.security.rate_limits import service as rate_limits
 from app.security.rate_limits.limits import ACCOUNT
 from app.security.rate_limits.models import AttemptCounter
-from app.security.rate_limits.service import LOGINS_PER_WRITE
 from app.settings import Settings
 from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.store import KeyStore
@@ -45,10 +46,10 @@ from tests.support.users import (
     renew,
 )
 
-pytestmark = pytest.mark.locked_jobs  # what a host with a wrong clock would do by itself
-
 HOUR = timedelta(hours=1)
-WRONG_BY = pytest.mark.parametrize("wrong_by", [2 * HOUR, 24 * HOUR, -2 * HOUR], ids=str)
+WRONG_BY = (2 * HOUR, 24 * HOUR, -2 * HOUR)
+AHEAD_BY = (3 * HOUR, 24 * HOUR)
+PER_WRITE = 3
 WRONG = {**LANCELOT, "password": "wrong"}
 ADDRESS = "192.0.2.7"
 
@@ -59,19 +60,35 @@ def wrong_clock(wrong_by: timedelta) -> Clock:
     return clock
 
 
+Host = tuple[FastAPI, AsyncClient]
+
+
 @asynccontextmanager
 async def host(
     settings: Settings, wrong_by: timedelta = timedelta(0), database_clock: Clock | None = None
-) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
+) -> AsyncIterator[Host]:
     app = create_app(settings, wrong_clock(wrong_by), database_clock)
     async with app.router.lifespan_context(app), client_of(app, ADDRESS) as client:
         yield app, client
 
 
-async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Settings) -> None:
+@asynccontextmanager
+async def hosts(
+    settings: Settings, database_clock: Clock | None = None
+) -> AsyncIterator[tuple[Host, list[Host]]]:
+    """A host with the right clock, and hosts whose clocks are wrong by WRONG_BY."""
+    async with AsyncExitStack() as stack:
+        right, *wrong = [
+            await stack.enter_async_context(host(settings, wrong_by, database_clock))
+            for wrong_by in (timedelta(0), *WRONG_BY)
+        ]
+        yield right, wrong
+
+
+async def test_a_transaction_has_the_time_of_the_database_too(settings: Settings) -> None:
     database = Database(settings)
     async with database.session() as session:
-        before = utc_now() - timedelta(milliseconds=1)  # SQLite's has whole ones
+        before = utc_now() - timedelta(milliseconds=1)  # SQLite's time has whole milliseconds
         alone = await fast_queries.current_time(session)
         await begin_write(session)
         first = await fast_queries.current_time(session)
@@ -84,10 +101,9 @@ async def test_the_time_is_the_databases_in_a_transaction_as_well(settings: Sett
 
 
 async def use_every_rate(client: AsyncClient, name: str) -> None:
-    """Registrations, logins, revocations, invitations and renewals; those of one session are
-    renewed on one host only, since a session that another one made may not have begun there."""
+    """Register, log in, revoke a token, invite somebody, and renew a session of this host."""
     await register(client, {**GALAHAD, "username": name})
-    for _ in range(LOGINS_PER_WRITE):
+    for _ in range(PER_WRITE):
         token = await log_in(client, ARTHUR)
     assert (await client.post("/revoke", data={"token": token})).status_code == 200
     headers = bearer(await log_in(client, ARTHUR))
@@ -96,53 +112,46 @@ async def use_every_rate(client: AsyncClient, name: str) -> None:
     assert (await renew(client, session["refresh_token"])).status_code == 200
 
 
-@WRONG_BY
 async def test_a_wrong_clock_of_a_host_blocks_no_rate_limited_call(
-    settings: Settings, wrong_by: timedelta
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere, nor do other hosts there."""
-    async with host(settings, wrong_by) as (_, wrong), host(settings) as (_, right):
-        await use_every_rate(wrong, "first")
-        await use_every_rate(right, "second")
-        await use_every_rate(wrong, "third")
+    """Neither on other hosts, nor on the wrong one after calls on others."""
+    monkeypatch.setattr(rate_limits, "LOGINS_PER_WRITE", PER_WRITE)
+    async with hosts(settings) as ((_, right), wrong):
+        clients = [client for _, client in wrong]
+        for number, client in enumerate([*clients, right, *clients]):
+            await use_every_rate(client, f"knight{number}")
 
 
-@WRONG_BY
-async def test_a_session_renews_on_another_host(settings: Settings, wrong_by: timedelta) -> None:
-    async with host(settings, wrong_by) as (_, wrong), host(settings) as (_, right):
-        hosts = [right, wrong, right, wrong]
-        token = (await open_session(right, ARTHUR))["refresh_token"]
-        for client in hosts:
-            renewal = await renew(client, token)
-            assert renewal.status_code == 200, renewal.text
-            token = renewal.json()["refresh_token"]
+async def test_a_session_renews_on_another_host(settings: Settings) -> None:
+    async with hosts(settings) as ((_, right), wrong):
+        for _, client in wrong:
+            token = (await open_session(right, ARTHUR))["refresh_token"]
+            for each in (right, client, right, client):
+                renewal = await renew(each, token)
+                assert renewal.status_code == 200, renewal.text
+                token = renewal.json()["refresh_token"]
 
 
-@WRONG_BY
-async def test_delays_are_equally_long_on_all_hosts(
-    settings: Settings, clock: Clock, wrong_by: timedelta
-) -> None:
-    """Neither does a wrong host delay for longer, nor can a guesser go there to be let through."""
-    async with (
-        host(settings, database_clock=clock) as (_, right),
-        host(settings, wrong_by, clock) as (_, wrong),
-    ):
+async def test_delays_are_equally_long_on_all_hosts(settings: Settings, clock: Clock) -> None:
+    """A wrong clock does not make delays longer, and does not let a guesser through earlier."""
+    async with hosts(settings, clock) as ((_, right), wrong):
         for _ in range(ACCOUNT.allowed):
             assert (await right.post("/token", json=WRONG)).status_code == 401
-        for seconds in (1, 2, 4, 8):
-            for client in (wrong, right):
+        for seconds, (_, next_client) in zip((1, 2, 4), wrong, strict=True):
+            for client in (right, *(client for _, client in wrong)):
                 answer = await client.post("/token", json=WRONG)
                 assert_problem(answer, 429, "too_many_attempts")
                 assert answer.headers["Retry-After"] == str(seconds)
             clock.advance(timedelta(seconds=seconds))
-            assert (await wrong.post("/token", json=WRONG)).status_code == 401
+            assert (await next_client.post("/token", json=WRONG)).status_code == 401
 
 
 JOBS = ("housekeeping", "key_rotation")
 
 
 async def hold_locks(database: Database, expires_at: datetime) -> None:
-    """As some other worker."""
+    """As another worker."""
     async with database.session() as session:
         await begin_write(session)
         for name in JOBS:
@@ -157,17 +166,15 @@ async def lock_holders(database: Database) -> list[str]:
 
 
 async def kept(database: Database) -> list[list[str | int]]:
-    """The primary keys of what is kept, table by table."""
+    """The primary keys of the rows, table by table."""
     columns = (StoredKey.kid, Session.id, Code.id, AttemptCounter.key, SecondFactor.user_id)
     async with database.session() as session:
         return [list(await session.scalars(select(column).order_by(column))) for column in columns]
 
 
-@pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
-async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
-    settings: Settings, ahead: timedelta
-) -> None:
-    """Not the key that signs until the announced one does, to begin with."""
+@pytest.mark.locked_jobs
+async def test_a_host_that_is_ahead_purges_nothing_that_others_need(settings: Settings) -> None:
+    """For example the key that signs until the announced one does."""
     daily = settings.model_copy(update={"key_rotation_days": 1})
     async with host(daily) as (app, client):
         database: Database = app.state.database
@@ -188,69 +195,70 @@ async def test_a_host_that_is_ahead_purges_nothing_that_others_need(
             await opened.commit()
         before = await kept(database)
         assert all(before)
-        await hold_locks(database, utc_now() - HOUR)
-        async with host(daily, ahead):
-            pass  # it ends after its first round
-        assert "other" not in await lock_holders(database)
-        assert await kept(database) == before
+        for ahead in AHEAD_BY:
+            await hold_locks(database, utc_now() - HOUR)
+            async with host(daily, ahead):
+                pass  # its jobs stop after their first run
+            assert "other" not in await lock_holders(database), ahead
+            assert await kept(database) == before, ahead
         answer = await renew(client, session["refresh_token"])
         assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("ahead", [3 * HOUR, 24 * HOUR], ids=str)
+@pytest.mark.locked_jobs
 async def test_a_host_that_is_ahead_takes_no_lock_that_another_one_holds(
-    settings: Settings, database: Database, ahead: timedelta
+    settings: Settings, database: Database
 ) -> None:
     await hold_locks(database, utc_now() + timedelta(minutes=4))
-    async with host(settings, ahead):
-        pass  # it ends after its first round
-    assert await lock_holders(database) == ["other", "other"]
+    for ahead in AHEAD_BY:
+        async with host(settings, ahead):
+            pass  # its jobs stop after their first run
+        assert await lock_holders(database) == ["other", "other"], ahead
 
 
-@WRONG_BY
-async def test_wrong_codes_are_forgotten_equally_soon_on_all_hosts(
-    settings: Settings, clock: Clock, wrong_by: timedelta
+async def test_wrong_codes_are_forgiven_equally_soon_on_all_hosts(
+    settings: Settings, clock: Clock
 ) -> None:
-    """Those of a second factor."""
-    async with (
-        host(settings, database_clock=clock) as (_, right),
-        host(settings, wrong_by, clock) as (_, wrong),
-    ):
+    async with hosts(settings, clock) as ((_, right), wrong):
         await register(right, LANCELOT)
         lancelots = await enroll(right, LANCELOT, wrong_clock(timedelta(0)))
-        steps = [steps + wrong_by // STEP for steps in range(-9, 10)] + list(range(-9, 10))
-        valid = {lancelots.code(ahead) for ahead in steps}  # on either host
-        guess = next(code for code in map("{:06}".format, range(50)) if code not in valid)
-
-        async def answers() -> list[int]:
-            guesses = [await log_in_with(client, LANCELOT, guess) for client in (wrong, right)]
-            return [answer.status_code for answer in guesses]
-
-        assert [await answers() for _ in range(2)] == [[401, 401]] * 2
-        assert await answers() == [401, 429]
-        assert await answers() == [429, 429]
-        clock.advance(FORGIVEN_AFTER)
-        assert await answers() == [401, 429]
-
-
-@WRONG_BY
-async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(
-    settings: Settings, wrong_by: timedelta
-) -> None:
-    async with host(settings, wrong_by) as (app, _), host(settings) as (right, _):
-        async with app.state.database.session() as session:
-            await begin_write(session)
-            await enqueue_request(RequestContext(session, utc_now()), "nobody@camelot.example")
-            await session.commit()
-            due_at = await session.scalar(select(OutgoingMail.due_at))
-        assert due_at
-        assert due_at <= utc_now()
-        postmen = [
-            MailWorker(each.state.database, settings, Events(), each.state.clock)
-            for each in (app, right)
+        steps = [
+            step + wrong_by // STEP
+            for wrong_by in (timedelta(0), *WRONG_BY)
+            for step in range(-9, 10)
         ]
-        async with right.state.database.session() as session:
-            letter_id = await session.scalar(select(OutgoingMail.id)) or 0
-            first, *others = [await postman.claim(session, letter_id) for postman in postmen * 2]
-        assert first is not None
-        assert others == [None] * 3
+        valid = {lancelots.code(ahead) for ahead in steps}  # on any host
+        guess = next(code for code in map("{:06}".format, range(99)) if code not in valid)
+        clients = [right, *(client for _, client in wrong)]
+
+        async def guess_everywhere() -> list[int]:
+            answers = [await log_in_with(client, LANCELOT, guess) for client in clients]
+            return [answer.status_code for answer in answers]
+
+        assert await guess_everywhere() == [401] * 4
+        assert await guess_everywhere() == [401] + [429] * 3  # the fifth one is the last
+        for _ in clients:
+            clock.advance(FORGIVEN_AFTER)
+            clients.append(clients.pop(0))
+            assert await guess_everywhere() == [401] + [429] * 3
+
+
+async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(settings: Settings) -> None:
+    async with hosts(settings) as (right, wrong):
+        workers = [
+            MailWorker(app.state.database, settings, Events(), app.state.clock)
+            for app, _ in (right, *wrong)
+        ]
+        async with right[0].state.database.session() as session:
+            for app, _ in wrong:
+                await begin_write(session)
+                context = RequestContext(session, app.state.clock())
+                await enqueue_request(context, "nobody@camelot.example")
+                await session.commit()
+                newest = select(OutgoingMail).order_by(OutgoingMail.id.desc()).limit(1)
+                mail = await session.scalar(newest)
+                assert mail
+                assert mail.due_at <= utc_now()
+                first, *others = [await worker.claim(session, mail.id) for worker in workers * 2]
+                assert first is not None
+                assert others == [None] * 7

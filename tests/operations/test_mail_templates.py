@@ -159,7 +159,7 @@ def with_templates(directory: Path, files: dict[str, bytes]) -> Settings:
 def test_a_relative_directory_of_texts_is_relative_to_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.configuration.types.HOME", tmp_path)
+    monkeypatch.setenv("HOURPASS_HOME", str(tmp_path))
     (tmp_path / "texts").mkdir()
     settings = make_settings("sqlite:///x.db", mail_templates="texts")
     assert settings.mail_templates == tmp_path / "texts"

@@ -1,4 +1,4 @@
-"""The narrowing of a group that a failover has lost still ends the tokens of before."""
+"""If a failover loses the narrowing of a group, older tokens of the group stay revoked."""
 
 from httpx import AsyncClient
 

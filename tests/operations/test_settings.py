@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.configuration.sources import find_origin
-from app.configuration.types import HOME
+from app.configuration.types import home
 from app.database.engine import Database
 from app.settings import InvalidSettingsError, Settings, load_settings
 from tests.support.database_templates import Postgres
@@ -30,7 +30,7 @@ def refusal(**values: object) -> str:
 def test_without_any_setting_it_is_fit_for_development() -> None:
     settings = Settings()
     assert settings.environment == "development"
-    assert settings.database_url == f"sqlite+aiosqlite:///{HOME / 'hourpass.db'}"
+    assert settings.database_url == f"sqlite+aiosqlite:///{home() / 'hourpass.db'}"
     assert settings.token_minutes == 60
     assert not settings.strict_passwords
 
@@ -211,8 +211,7 @@ def test_words_are_understood_in_any_case(monkeypatch: pytest.MonkeyPatch) -> No
 def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file `.env` that load_settings() reads."""
     path = tmp_path / ".env"
-    monkeypatch.setattr("app.settings.ENV_FILE", path)
-    monkeypatch.setitem(Settings.model_config, "env_file", path)
+    monkeypatch.setenv("ENV_FILE", str(path))
     return path
 
 
@@ -246,7 +245,6 @@ def test_a_misspelt_name_is_an_error_in_production(
     env_file.unlink()
     for name, value in PRODUCTION.items():
         monkeypatch.setenv(name.upper(), value)
-    monkeypatch.setenv("ENV_FILE", str(env_file))
     with pytest.raises(InvalidSettingsError, match=r"ENV_FILE names .*, which does not exist"):
         load_settings()
 
@@ -365,9 +363,9 @@ def test_settings_come_from_the_environment_and_empty_variables_do_not_count(
         ("postgresql://arthur:x@camelot/court", "postgresql+asyncpg://arthur:x@camelot/court"),
         ("postgresql+asyncpg://camelot/court", "postgresql+asyncpg://camelot/court"),
         ("sqlite:////var/lib/hourpass.db", "sqlite+aiosqlite:////var/lib/hourpass.db"),
-        ("sqlite:///court.db", f"sqlite+aiosqlite:///{HOME}/court.db"),
-        ("sqlite:///data/court.db", f"sqlite+aiosqlite:///{HOME}/data/court.db"),
-        ("sqlite+aiosqlite:///court.db", f"sqlite+aiosqlite:///{HOME}/court.db"),
+        ("sqlite:///court.db", f"sqlite+aiosqlite:///{home()}/court.db"),
+        ("sqlite:///data/court.db", f"sqlite+aiosqlite:///{home()}/data/court.db"),
+        ("sqlite+aiosqlite:///court.db", f"sqlite+aiosqlite:///{home()}/court.db"),
     ],
     ids=[
         *("as providers write it", "as PostgreSQL writes it", "with the driver"),

@@ -15,8 +15,9 @@ import pytest
 
 from app import ip_addresses
 from app.audit.service import MAX_ANONYMOUS_FAILURES
+from app.credentials.api_keys import limits as api_key_limits
 from app.credentials.api_keys import service as api_keys
-from app.credentials.second_factors import service as second_factors
+from app.credentials.second_factors import code_checks
 from app.credentials.sessions.service import MAX_PER_USER
 from app.errors import (
     ApiError,
@@ -196,7 +197,7 @@ ROWS = [
     # Second factor and stolen tokens
     row(
         "at most {29} can be tried in {a} day",
-        second_factors.BURST + DAY / second_factors.FORGIVEN_AFTER,
+        code_checks.BURST + DAY / code_checks.FORGIVEN_AFTER,
         1,  # the DAY above
     ),
     # Rate limits
@@ -226,9 +227,9 @@ ROWS = [
     row("| audit log | per user {20} at once, {20} an hour |", *an_hour(limits.NEW_SECRET)),
     row(
         "| {5} at once, {one} an hour (`too_many_codes`) | {100} in a row |",
-        second_factors.BURST,
-        HOUR / second_factors.FORGIVEN_AFTER,
-        second_factors.MAX_FAILURES,
+        code_checks.BURST,
+        HOUR / code_checks.FORGIVEN_AFTER,
+        code_checks.MAX_FAILURES,
     ),
     row("| {200,000} rows, {a million} counters |", MAX_ANONYMOUS_FAILURES, MAX_ROWS),
     row(
@@ -259,7 +260,7 @@ ROWS = [
         limits.NEW_API_KEY.burst,
         DAY / limits.NEW_API_KEY.interval,
         1,
-        api_keys.MAX_PER_USER,
+        api_key_limits.MAX_PER_USER,
         api_keys.KEPT_FOR / DAY,
     ),
     row(

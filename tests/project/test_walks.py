@@ -88,7 +88,7 @@ def assert_at_most(number: int, files: list[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["json", "data"])
 def test_a_login(client: httpx.Client, walk: Walk, kind: str) -> None:
-    assert_at_most(26, walk.shortest(lambda: client.post("/token", **{kind: ARTHUR})))  # type: ignore[arg-type] # json or data
+    assert_at_most(23, walk.shortest(lambda: client.post("/token", **{kind: ARTHUR})))  # type: ignore[arg-type] # json or data
 
 
 def test_a_check_of_a_known_token(client: httpx.Client, walk: Walk) -> None:

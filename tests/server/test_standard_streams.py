@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +44,12 @@ class Pipe:
         self.reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.stream = os.fdopen(writer, "w", encoding="utf-8")
+        self._queued: list[QueuedStream] = []
+
+    def queued(self, describe_dropped: Callable[[int], str]) -> QueuedStream:
+        stream = QueuedStream(self.stream, describe_dropped)
+        self._queued.append(stream)
+        return stream
 
     def waiting(self) -> int:
         """Bytes that can be read."""
@@ -59,6 +65,9 @@ class Pipe:
 
     def close(self) -> None:
         os.close(self.reader)
+        # A writing thread would soon write to the next pipe, which gets the same number.
+        for stream in self._queued:
+            stream.finish()
         self.stream.close()
 
 
@@ -83,7 +92,7 @@ def test_a_write_never_waits_and_a_line_says_how_many_are_missing(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_streams, "MAX_WAITING_CHARACTERS", 20_000)
-    queued = QueuedStream(pipe.stream, describe_dropped)
+    queued = pipe.queued(describe_dropped)
 
     def write(lines: list[str]) -> None:
         for line in lines:
@@ -101,7 +110,7 @@ def test_a_write_never_waits_and_a_line_says_how_many_are_missing(
 
 
 def test_finish_writes_everything_and_later_lines_are_written_at_once(pipe: Pipe) -> None:
-    queued = QueuedStream(pipe.stream, describe_dropped)
+    queued = pipe.queued(describe_dropped)
     for line in LINES[:40]:
         queued.write(line)
     queued.finish()
@@ -114,7 +123,7 @@ def test_finish_writes_everything_and_later_lines_are_written_at_once(pipe: Pipe
 
 
 def test_it_has_the_members_of_a_text_stream(pipe: Pipe) -> None:
-    queued = QueuedStream(pipe.stream, describe_dropped)
+    queued = pipe.queued(describe_dropped)
     with pytest.raises(TypeError):
         queued.write(b"bytes")  # type: ignore[arg-type]
     assert queued.writable()
@@ -129,7 +138,7 @@ def test_finish_does_not_wait_for_a_reader_that_has_stopped(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_streams, "EXIT_SECONDS", 0.05)
-    queued = QueuedStream(pipe.stream, describe_dropped)
+    queued = pipe.queued(describe_dropped)
     for _ in range(2):
         for line in LINES:
             queued.write(line)
@@ -157,7 +166,7 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
 
 def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: Pipe) -> None:
     os.set_blocking(pipe.stream.fileno(), False)
-    queued = QueuedStream(pipe.stream, describe_dropped)
+    queued = pipe.queued(describe_dropped)
     for line in LINES:
         queued.write(line)
     wait_for(lambda: pipe.waiting() == 40 * 100)

@@ -1,16 +1,22 @@
 """`hourpass backup` and `hourpass restore` on the database of a test."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from httpx import AsyncClient
 
+from app.backup import encryption
 from app.cli.main import main as hourpass
 from app.http import access_log
+from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
-from tests.support.settings import CHEAP_HASHING
+from tests.support.settings import CHEAP_HASHING, Clock, make_settings
+
+CHEAP_LOG_COST = 14  # the lowest cost that a backup may have
 
 
 class BackupCommands:
@@ -58,6 +64,19 @@ class BackupCommands:
         )
 
 
+@asynccontextmanager
+async def service(url: str, clock: Clock, **settings: object) -> AsyncIterator[AsyncClient]:
+    async with started_client(make_settings(url, **settings), clock) as client:
+        yield client
+
+
+def assert_refused(result: Result, *texts: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    for text in texts:
+        assert text in result.output
+
+
 def succeeded(result: Result) -> str:
     assert result.exit_code == 0, result.output
     return result.output
@@ -70,6 +89,7 @@ def backups(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[BackupCommands]:
+    monkeypatch.setattr(encryption, "LOG_COST", CHEAP_LOG_COST)
     if database_url.startswith("sqlite"):
         yield BackupCommands(database_url, database_url, tmp_path)
         return

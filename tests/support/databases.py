@@ -1,4 +1,4 @@
-"""Databases that are copied and swapped while a service runs on one of them."""
+"""Databases of a test beside its own: a copy that takes its place, or the target of a copy."""
 
 import shutil
 import sqlite3
@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from tests.support import database_templates as templates
 from tests.support.database_templates import Postgres
 
 
@@ -37,6 +39,35 @@ def twin(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> I
     postgres: Postgres = request.getfixturevalue("postgres")
     with postgres.database() as other_url:
         yield _postgres_twin(postgres, database_url, other_url)
+
+
+@pytest.fixture
+def target_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of the other kind, migrated and empty."""
+    if database_url.startswith("postgresql"):
+        path = tmp_path / "target.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    with postgres.database(templates.migrated_postgres()) as url:
+        yield url
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Execute statements on the database itself, without the checks of the service."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        return
+    driver = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await driver.execute(statement)
+    finally:
+        await driver.close()
 
 
 def _sqlite_twin(path: Path, other: Path) -> Twin:

@@ -1,7 +1,6 @@
 """Processes of `hourpass` that start quickly.
 
-They are forked from one that has imported the libraries, which takes most of the CPU time of a
-start. The service's own modules are imported in each process: some read the environment then.
+They are forked from one that has imported the service, which takes most of the CPU time of a start.
 tests/server/test_serving.py starts the service in a new interpreter, as users do.
 """
 
@@ -14,39 +13,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerContext
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
-_LIBRARIES = [
-    "aiosqlite",
-    "argon2",
-    "asyncpg",
-    "bcrypt",
-    "click",
-    "cryptography.x509",
-    "email_validator",
-    "fastapi",
-    "httptools",
-    "jose.jwt",
-    "passlib.hash",
-    "pydantic_settings",
-    "python_multipart",
-    "sqlalchemy.dialects.postgresql.asyncpg",
-    "sqlalchemy.dialects.sqlite.aiosqlite",
-    "sqlalchemy.ext.asyncio",
-    "uvicorn",
-    "uvloop",
-]
+from tests.support.processes import environment
 
-
-def _fork_server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LIBRARIES)
-    return context
-
-
-_context = _fork_server()
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.support.preloaded_service"])
 
 
 class ForkedProcess:
@@ -65,6 +41,7 @@ class ForkedProcess:
         self.arguments = arguments
         given = (arguments, directory, variables, output)
         self._process = _context.Process(target=_run, args=given)
+        _start_server()
         with _without_main_module():
             self._process.start()
         assert self._process.pid
@@ -87,6 +64,14 @@ class ForkedProcess:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+@cache
+def _start_server() -> None:
+    """It imports the modules that this process would import, and sees nobody's settings."""
+    variables = environment(PYTHONPATH=os.pathsep.join(sys.path))
+    with patch.dict(os.environ, variables, clear=True):
+        forkserver.ensure_running()
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Two transactions on PostgreSQL, one of which stops between two of its statements until the other
-one has ended or waits. Nothing is committed, so every pair finds the same rows.
+"""Runs two transactions on PostgreSQL. The first one stops between two of its statements until the
+second one has ended or waits. Nothing is committed, so each pair finds the same rows.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from tests.support.settings import Clock
 Transaction = Callable[[], Awaitable[object]]
 
 _SECONDS = 60
+_STATEMENT_SECONDS = 0.005  # one that lasts longer may wait for a lock
 _DEADLOCK_TIMEOUT = "options=-cdeadlock_timeout%3D10ms"  # after which the server looks for one
 _LOCKING = re.compile(
     r"(?P<verb>INSERT INTO|UPDATE|DELETE FROM)\s+(?P<written>\w+)"
@@ -65,16 +66,16 @@ class Locks:
             self.tables.append(frozenset(locked))
         return bool(locked)
 
-    def may_wait_for(self, other: "Locks", number: int) -> bool:
+    def may_wait_for(self, other: "Locks", number: int, *, in_one_statement: bool) -> bool:
         """Whether the statement may wait for the other transaction while that one waits for this
-        one: it locks rows of two tables the other way round, or with one statement."""
+        one: it locks rows of two tables in the opposite order, or with one statement."""
         if self.begins_with_user and other.begins_with_user:
-            return False  # the row of the user lets one of them begin
+            return False  # the second one waits at the row of the user, before it has other locks
         held, wanted = frozenset().union(*self.tables[:number]), self.tables[number]
         return any(
             (held - {table}) & second
             for index, first in enumerate(other.tables)
-            for second in other.tables[index:]
+            for second in (other.tables[index:] if not in_one_statement else [first])
             for table in wanted & first
         )
 
@@ -86,11 +87,16 @@ class Steps:
         """`stop_at` is the index of a statement."""
         self.transactions = [Locks()]
         self.number = 0
+        self.executed = 0  # statements of all kinds
         self.has_stopped = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self._stop_at = stop_at
 
-    def note(self, match: re.Match[str]) -> None:
+    def note(self, statement: str) -> None:
+        self.executed += 1
+        match = _LOCKING.match(statement)
+        if match is None:
+            return
         table = match["written"] or match["read"]
         is_upsert = "ON CONFLICT" in match.string
         if self.transactions[-1].add(match["verb"], table, is_upsert=is_upsert):
@@ -99,14 +105,19 @@ class Steps:
                 self.has_stopped.set()
                 await_only(self.may_go_on.wait())
 
-    def stops_for(self, other: "Steps") -> list[int]:
-        """The statements before which the other caller can bring about a deadlock."""
+    def stops_for(self, other: "Steps", *, in_one_statement: bool = False) -> list[int]:
+        """The statements before which the other caller can cause a deadlock. `in_one_statement`:
+        only with a single statement, before which the other caller cannot stop. Other deadlocks
+        are also found if the two callers change places."""
         found, begin = [], 0
         for locks in self.transactions:
             found += [
                 begin + number
                 for number in range(1, len(locks.tables))
-                if any(locks.may_wait_for(one, number) for one in other.transactions)
+                if any(
+                    locks.may_wait_for(one, number, in_one_statement=in_one_statement)
+                    for one in other.transactions
+                )
             ]
             begin += len(locks.tables)
         return found
@@ -123,6 +134,14 @@ def _deleted_with(table: str) -> set[str]:
 
 
 _steps: ContextVar[Steps | None] = ContextVar("_steps", default=None)
+
+
+def going_on() -> asyncio.Event:
+    """Is set when the caller goes on after its stop. A caller of several transactions may end after
+    the one in which it stopped."""
+    steps = _steps.get()
+    assert steps
+    return steps.may_go_on
 
 
 class Interleaver:
@@ -146,8 +165,13 @@ class Interleaver:
             tasks.create_task(_run(first, stopping))
             await stopping.has_stopped.wait()
             other = tasks.create_task(_run(second, steps))
-            while not (other.done() or await self._observer.fetchval(_IS_BLOCKED)):  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            executed = -1
+            while not other.done():
+                # The server is asked only if no statement was executed for a while.
+                if executed == steps.executed and await self._observer.fetchval(_IS_BLOCKED):
+                    break
+                executed = steps.executed
+                await asyncio.wait([other], timeout=_STATEMENT_SECONDS)
             waits_at_once = not other.done() and steps.number == 1
             stopping.may_go_on.set()
         return waits_at_once
@@ -181,5 +205,5 @@ async def _run(transaction: Transaction, steps: Steps) -> None:
 
 
 def _note(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-    if (steps := _steps.get()) and (match := _LOCKING.match(statement)):
-        steps.note(match)
+    if steps := _steps.get():
+        steps.note(statement)

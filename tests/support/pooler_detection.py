@@ -9,7 +9,7 @@ from app.database.postgres_driver import PostgresConnector
 
 def share() -> None:
     """With all connectors of this process to a socket in a folder, as the tests' server has it. A
-    TCP port may be another server's later, and tests/operations/test_pgbouncer.py has a pooler
+    TCP port may be another server's later, and tests/database/test_pgbouncer.py has a pooler
     there."""
     detect = PostgresConnector.has_pooler
     found: dict[tuple[str, ...], bool] = {}

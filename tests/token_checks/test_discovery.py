@@ -1,5 +1,5 @@
-"""Keys in the open (RFC 7517), a description of the server that is true in every member (RFC 8414),
-and tokens of the common form (RFC 9068), so that any API can verify them by itself."""
+"""Published keys (RFC 7517), metadata of the server (RFC 8414) and standard tokens (RFC 9068), so
+that any API can verify tokens by itself."""
 
 import re
 from collections.abc import Callable
@@ -58,13 +58,13 @@ def settings_with(settings: Settings) -> Callable[..., Settings]:
 
 
 def verified(token: str, jwks: KeySetSerialization, algorithm: str) -> jwt.Token:
-    """What a library that is not ours says to a token, knowing nothing but the published keys."""
+    """As another library verifies it, with only the published keys."""
     return jwt.decode(token, KeySet.import_key_set(jwks), algorithms=[algorithm])
 
 
 @pytest.mark.first_start
 @pytest.mark.parametrize("members", [EC_MEMBERS, RSA_MEMBERS], ids=["ES256", "RS256"])
-async def test_a_foreign_library_verifies_a_token_from_the_published_key_alone(
+async def test_another_library_verifies_a_token_with_only_the_published_key(
     settings_with: Callable[..., Settings], clock: Clock, members: dict[str, Any]
 ) -> None:
     algorithm = members["alg"]
@@ -112,7 +112,7 @@ async def test_a_token_has_the_claims_of_rfc_9068_to_the_letter(
     assert re.fullmatch("[0-9a-f]{16}", arthurs["sid"])
 
 
-async def test_a_cache_keeps_the_keys_and_asks_whether_they_are_still_the_same(
+async def test_keys_can_be_cached_and_revalidated(
     client: AsyncClient,
 ) -> None:
     response = await client.get(JWKS)
@@ -129,7 +129,7 @@ async def test_a_cache_keeps_the_keys_and_asks_whether_they_are_still_the_same(
     assert response.status_code == 200
 
 
-async def test_with_hs256_nothing_is_published_and_no_page_says_otherwise(
+async def test_with_hs256_no_key_is_published(
     settings_with: Callable[..., Settings], clock: Clock
 ) -> None:
     settings = settings_with(signing_algorithm="HS256", hs256_secret=SECRET)
@@ -186,7 +186,7 @@ async def test_every_address_begins_with_the_issuer_as_it_was_set(
         AuthorizationServerMetadata(metadata).validate()
 
 
-async def test_every_endpoint_that_the_metadata_names_answers(client: AsyncClient) -> None:
+async def test_every_endpoint_of_the_metadata_answers(client: AsyncClient) -> None:
     metadata = (await client.get(METADATA)).json()
     path = {
         name: address.removeprefix(metadata["issuer"])
@@ -207,7 +207,7 @@ async def test_every_endpoint_that_the_metadata_names_answers(client: AsyncClien
     assert "swagger" in (await client.get(path["service_documentation"])).text
 
 
-async def test_every_grant_and_scope_that_the_metadata_names_can_be_had(
+async def test_every_grant_and_scope_of_the_metadata_works(
     client: AsyncClient, users: Users, context: RequestContext
 ) -> None:
     metadata = (await client.get(METADATA)).json()

@@ -1,4 +1,4 @@
-"""What a worker remembers of the tokens that it has checked, and when it forgets it."""
+"""The cache of verified tokens: what it answers, and when it is cleared."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -20,7 +20,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Revocations:
-    """What the cache of tokens uses of the cache of revocations."""
+    """The part of the cache of revocations that the cache of tokens uses."""
 
     def __init__(self) -> None:
         self.fresh = True
@@ -34,7 +34,7 @@ class Revocations:
         return not self.revoked.isdisjoint(values)
 
 
-class Memory(TokenCache):
+class ObservedCache(TokenCache):
     """On a machine that has been running for 1,000 seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,77 +66,79 @@ class Memory(TokenCache):
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    return Memory(monkeypatch)
+def cache(monkeypatch: pytest.MonkeyPatch) -> ObservedCache:
+    return ObservedCache(monkeypatch)
 
 
 @pytest.fixture
-def token(memory: Memory) -> str:
-    """One that is remembered."""
-    token = memory.issue()
-    memory.remember(token)
+def token(cache: ObservedCache) -> str:
+    """A token in the cache."""
+    token = cache.issue()
+    cache.remember(token)
     return token
 
 
-def test_a_signature_is_checked_once(memory: Memory, token: str) -> None:
+def test_a_signature_is_checked_once(cache: ObservedCache, token: str) -> None:
     for _ in range(3):
-        found = memory.check(token, NOW)
+        found = cache.check(token, NOW)
         assert found
         assert (found.user.id, found.claims.subject) == (1, "1")
-    assert memory.read == [token]
+    assert cache.read == [token]
 
 
 @pytest.mark.usefixtures("token")
-def test_of_another_user_and_another_version_nothing_is_known(memory: Memory) -> None:
-    assert memory.check(memory.issue(user=1, version=7), NOW)
-    assert memory.check(memory.issue(user=2, version=7), NOW) is None
-    assert memory.check(memory.issue(user=1, version=8), NOW) is None
+def test_another_user_or_another_version_is_not_confirmed(cache: ObservedCache) -> None:
+    assert cache.check(cache.issue(user=1, version=7), NOW)
+    assert cache.check(cache.issue(user=2, version=7), NOW) is None
+    assert cache.check(cache.issue(user=1, version=8), NOW) is None
 
 
-def test_a_remembered_token_expires_to_the_second(memory: Memory, token: str) -> None:
-    memory.running += 3_599
-    assert memory.check(token, NOW + HOUR - SECOND)
-    memory.running += 1
+def test_a_cached_token_expires_to_the_second(cache: ObservedCache, token: str) -> None:
+    cache.running += 3_599
+    assert cache.check(token, NOW + HOUR - SECOND)
+    cache.running += 1
     for _ in range(2):
         with pytest.raises(InvalidTokenError):
-            memory.verify(token, NOW + HOUR)
-    assert memory._verified == {}
+            cache.verify(token, NOW + HOUR)
+    assert cache._verified == {}
 
 
-def test_a_remembered_token_can_be_revoked(memory: Memory, token: str) -> None:
-    verified = memory.check(token, NOW)
+def test_a_cached_token_can_be_revoked(cache: ObservedCache, token: str) -> None:
+    verified = cache.check(token, NOW)
     assert verified
     assert len(verified.revocation_keys) == 4
     for value in verified.revocation_keys:
-        memory.revocations.revoked = {value}
+        cache.revocations.revoked = {value}
         with pytest.raises(InvalidTokenError):
-            memory.check(token, NOW)
+            cache.check(token, NOW)
 
 
-def test_while_revocations_may_be_missing_memory_does_not_count(memory: Memory, token: str) -> None:
-    memory.revocations.fresh = False
-    assert memory.check(token, NOW) is None
+def test_the_cache_is_not_used_while_revocations_may_be_missing(
+    cache: ObservedCache, token: str
+) -> None:
+    cache.revocations.fresh = False
+    assert cache.check(token, NOW) is None
 
 
 @pytest.mark.usefixtures("token")
-def test_with_the_keys_the_tokens_are_forgotten(memory: Memory) -> None:
-    memory.tokens.keyring = Keyring([make_key("ffffffffffffffff")])
-    newer = memory.issue()
-    assert memory.check(newer, NOW)
-    assert list(memory._verified) == [newer]
-    assert memory.check(newer, NOW)
-    assert memory.read.count(newer) == 1
+def test_new_keys_clear_the_cache(cache: ObservedCache) -> None:
+    cache.tokens.keyring = Keyring([make_key("ffffffffffffffff")])
+    newer = cache.issue()
+    assert cache.check(newer, NOW)
+    assert list(cache._verified) == [newer]
+    assert cache.check(newer, NOW)
+    assert cache.read.count(newer) == 1
 
 
-def test_another_database_has_to_confirm_each_user_again(memory: Memory, token: str) -> None:
-    verified = memory.check(token, NOW)
+def test_another_database_must_confirm_each_user_again(cache: ObservedCache, token: str) -> None:
+    verified = cache.check(token, NOW)
     assert verified
-    memory.revocations.history = 2
-    assert memory.check(token, NOW) is None
-    memory.confirm(verified, 1)  # an answer of the former one
-    assert memory.check(token, NOW) is None
-    memory.confirm(verified, 2)
-    assert memory.check(token, NOW)
+    cache.revocations.history = 2
+    assert cache.check(token, NOW) is None
+    cache.confirm(verified, 1)  # an answer of the former one
+    assert cache.check(token, NOW) is None
+    cache.confirm(verified, 2)
+    assert cache.check(token, NOW)
 
 
 @pytest.mark.parametrize(
@@ -144,30 +146,30 @@ def test_another_database_has_to_confirm_each_user_again(memory: Memory, token: 
     [(60, True), (61, False), (-60, True), (-61, False)],
     ids=str,
 )
-def test_a_clock_that_is_off_by_more_than_a_minute_was_set(
-    memory: Memory, token: str, drift: int, is_known: bool
+def test_a_clock_that_jumps_by_more_than_a_minute_clears_the_cache(
+    cache: ObservedCache, token: str, drift: int, is_known: bool
 ) -> None:
-    memory.running += 600
+    cache.running += 600
     now = NOW + timedelta(seconds=600 + drift)
-    assert (memory.check(token, now) is not None) == is_known
-    assert memory.read.count(token) == (1 if is_known else 2)
-    verified = memory.verify(token, now)
+    assert (cache.check(token, now) is not None) == is_known
+    assert cache.read.count(token) == (1 if is_known else 2)
+    verified = cache.verify(token, now)
     assert verified
-    memory.confirm(verified, 1)
-    assert memory.check(token, now), "the new time counts from now on"
+    cache.confirm(verified, 1)
+    assert cache.check(token, now), "the new time counts from now on"
 
 
 class Service:
-    """What is asked if memory does not know."""
+    """Counts the questions to the database and the key refresher."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, cache: ObservedCache) -> None:
         self.asked: list[str] = []
-        self._memory = memory
+        self._cache = cache
 
     async def decode(self, token: str, now: datetime) -> Any:
         self.asked.append("keys")
-        self._memory.tokens.keyring = Keyring([KEY])
-        return self._memory.tokens.decode(token, now)
+        self._cache.tokens.keyring = Keyring([KEY])
+        return self._cache.tokens.decode(token, now)
 
     async def require_active(self, *_: Any) -> None:
         self.asked.append("database")
@@ -177,12 +179,12 @@ KEY = make_key("ffffffffffffffff")
 
 
 async def test_the_database_is_asked_once_about_a_user_and_the_keys_only_if_they_are_unknown(
-    memory: Memory, token: str
+    cache: ObservedCache, token: str
 ) -> None:
-    service: Any = Service(memory)
-    checker = TokenChecker(memory, service, service)
+    service: Any = Service(cache)
+    checker = TokenChecker(cache, service, service)
     context: Any = type("Context", (), {"now": NOW})
-    other = memory.issue(user=2)
+    other = cache.issue(user=2)
     for _ in range(2):
         assert (await checker.check(context, token)).user.id == 1
         assert (await checker.check(context, other)).user.id == 2
@@ -195,15 +197,15 @@ async def test_the_database_is_asked_once_about_a_user_and_the_keys_only_if_they
     assert service.asked == ["database", "keys", "database"]
 
 
-async def test_a_revocation_that_is_known_counts_also_while_others_may_be_missing(
-    memory: Memory, token: str
+async def test_known_revocations_apply_while_others_may_be_missing(
+    cache: ObservedCache, token: str
 ) -> None:
-    service: Any = Service(memory)
-    checker = TokenChecker(memory, service, service)
+    service: Any = Service(cache)
+    checker = TokenChecker(cache, service, service)
     context: Any = type("Context", (), {"now": NOW})
-    memory.revocations.fresh = False
+    cache.revocations.fresh = False
     assert await checker.check(context, token)
-    memory.revocations.revoked = {"sub:1:7"}
+    cache.revocations.revoked = {"sub:1:7"}
     with pytest.raises(InvalidTokenError):
         await checker.check(context, token)
     assert service.asked == ["database"]

@@ -1,5 +1,5 @@
-"""The quick answer and the slow one are the same for every token, and the quick one is only given
-while it cannot be an old one."""
+"""The fast path and the route give the same response for every token. The fast path is used only
+while the cache is fresh."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ def forged(token: str) -> str:
 
 
 async def answers(client: AsyncClient, token: str) -> list[tuple[int, str, str | None]]:
-    """What both calls say, without what differs from request to request."""
+    """The responses of both calls, without what differs between requests."""
     responses: list[Response] = [
         await client.get(f"/token_status/{token}"),
         await client.get("/verify", headers=bearer(token)),
@@ -48,7 +48,7 @@ async def answers(client: AsyncClient, token: str) -> list[tuple[int, str, str |
 
 @pytest.fixture
 async def tokens(client: AsyncClient, clock: Clock) -> dict[str, str]:
-    """One of every kind, each asked about while it held."""
+    """One of every kind, each checked while it was valid."""
     galahad = await register(client, GALAHAD)
     expired = await log_in(client, GALAHAD)
     await answers(client, expired)
@@ -78,14 +78,15 @@ async def tokens(client: AsyncClient, clock: Clock) -> dict[str, str]:
 async def test_the_fast_path_and_the_route_give_the_same_answer_to_every_token(
     client: AsyncClient, app: FastAPI, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = {kind: await answers(client, token) for kind, token in tokens.items()}
+    fast = {kind: await answers(client, token) for kind, token in tokens.items()}
     monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
-    slow = {kind: await answers(client, token) for kind, token in tokens.items()}
-    assert quick == slow
-    holding = {kind for kind, found in quick.items() if found[0][0] == 200}
-    assert holding == {"valid", "never seen before"}
+    by_route = {kind: await answers(client, token) for kind, token in tokens.items()}
+    assert fast == by_route
+    valid = {kind for kind, found in fast.items() if found[0][0] == 200}
+    assert valid == {"valid", "never seen before"}
 
 
+@on_sqlite
 async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
     client: AsyncClient,
 ) -> None:
@@ -99,10 +100,12 @@ async def test_verify_names_the_user_in_headers_that_any_proxy_can_copy(
         assert response.headers["x-auth-scopes"] == ""
 
 
-@pytest.fixture(params=["quick", "slow"])
-def lane(request: pytest.FixtureRequest, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to an answer; the quick one is open to tokens asked about before."""
-    if request.param == "slow":
+@pytest.fixture(params=["fast path", "route"])
+def each_path(
+    request: pytest.FixtureRequest, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast path, for tokens that were checked before, and the route."""
+    if request.param == "route":
         monkeypatch.setattr(app.state.token_cache, "verify", lambda _token, _now: None)
 
 
@@ -110,8 +113,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATHS = ("/verify", "/verify/", "/verify//", "/verify/predict?x=1", "/verify/%2e%2e/healthz")
 
 
-@pytest.mark.usefixtures("lane")
-async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: AsyncClient) -> None:
+@pytest.mark.usefixtures("each_path")
+@on_sqlite
+async def test_a_proxy_may_use_the_method_and_path_of_the_request(client: AsyncClient) -> None:
     user_id = await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
     for method, path in product(METHODS, PATHS):
@@ -123,6 +127,7 @@ async def test_a_proxy_may_ask_with_the_method_and_path_of_the_request(client: A
         assert refusal.headers["www-authenticate"] == 'Bearer realm="hourpass"'
 
 
+@on_sqlite
 async def test_a_path_that_only_begins_like_verify_is_not_found(client: AsyncClient) -> None:
     assert (await client.get("/verifying")).status_code == 404
 
@@ -145,9 +150,9 @@ QUERIES = [
 ]
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("each_path")
 @on_sqlite
-async def test_verify_demands_every_scope_that_the_query_names(
+async def test_verify_requires_every_scope_of_the_query(
     client: AsyncClient,
     users: Users,
     context: RequestContext,
@@ -162,7 +167,7 @@ async def test_verify_demands_every_scope_that_the_query_names(
             response = await client.get(f"/verify?{query}", headers=headers)
             assert response.status_code == status
             assert ("x-auth-user-id" in response.headers) == (status == 200)
-            # Whoever has no token learns nothing of what it would have to be for.
+            # Without a token, the response does not reveal the required scopes.
             assert (await client.get(f"/verify?{query}")).status_code == 401
 
 
@@ -182,12 +187,12 @@ OF_PATTERNS = [
 ]
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("each_path")
 @on_sqlite
 async def test_a_pattern_covers_the_names_that_it_matches(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
-    scopes = {"predict:fraud-*", "predict:meta-llama/*", "old*scope"}  # one of before the grammar
+    scopes = {"predict:fraud-*", "predict:meta-llama/*", "old*scope"}  # one predates the grammar
     await users.set_scopes(context, await register(client, LANCELOT), scopes)
     headers = bearer(await log_in(client, LANCELOT))
     await client.get("/verify", headers=headers)
@@ -220,9 +225,9 @@ BY_AUDIENCE = [
 ]
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("each_path")
 @on_sqlite
-async def test_verify_checks_for_exactly_the_audience_that_it_is_asked_for(
+async def test_verify_accepts_only_tokens_for_the_requested_audience(
     client: AsyncClient, users: Users, context: RequestContext, subtests: pytest.Subtests
 ) -> None:
     await users.set_scopes(context, await register(client, LANCELOT), {"predict"})
@@ -243,7 +248,7 @@ async def test_verify_checks_for_exactly_the_audience_that_it_is_asked_for(
     ]
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("each_path")
 @on_sqlite
 async def test_the_headers_name_the_key_and_the_kind_of_the_user(
     client: AsyncClient, app: FastAPI
@@ -265,7 +270,8 @@ def test_scopes_that_are_too_long_for_a_header_are_left_out() -> None:
         assert headers[b"x-auth-user-id"] == b"7"
 
 
-@pytest.mark.usefixtures("lane")
+@pytest.mark.usefixtures("each_path")
+@on_sqlite
 async def test_the_challenge_names_all_the_scopes_that_are_needed(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     headers = bearer(await log_in(client, LANCELOT))
@@ -276,6 +282,7 @@ async def test_the_challenge_names_all_the_scopes_that_are_needed(client: AsyncC
     assert response.headers["www-authenticate"] == challenge
 
 
+@on_sqlite
 async def test_a_cached_token_is_answered_without_the_database(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +291,7 @@ async def test_a_cached_token_is_answered_without_the_database(
     await client.get(f"/token_status/{tokens[0]}")  # confirms the user
     # However late a busy machine polls, which is not the point here.
     monkeypatch.setattr(app.state.revocation_cache, "is_fresh", lambda: True)
-    monkeypatch.setattr(Database, "session", None)  # whoever asked would fail
+    monkeypatch.setattr(Database, "session", None)  # a query would fail
     for token in tokens:
         assert (await client.get(f"/token_status/{token}")).status_code == 200
 
@@ -292,7 +299,7 @@ async def test_a_cached_token_is_answered_without_the_database(
 async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old answer is never believed: what is remembered counts for nothing."""
+    """Cached tokens are not used then."""
     user_id = await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert (await answers(client, token))[0][0] == 200
@@ -304,6 +311,7 @@ async def test_while_the_cache_is_stale_the_database_is_asked_each_time(
     assert (await answers(client, token))[0][0] == 401
 
 
+@on_sqlite
 async def test_the_cache_is_limited_and_stores_no_forged_token(
     client: AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""A receiver that the service trusts and may reach, and a service that sends when a test says."""
+"""A receiver that the service trusts and may reach. The service sends when a test says so."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

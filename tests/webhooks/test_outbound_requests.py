@@ -1,6 +1,7 @@
-"""Outgoing requests reach only what was checked, and no server can hold them up or fill the memory.
+"""Outgoing requests reach only checked addresses, and no server can delay them or fill the memory.
 
-The receiver is a real server with TLS. Only the answers of the DNS are made up."""
+The receiver is a real server with TLS. Only the answers of the DNS are made up.
+"""
 
 import asyncio
 import gzip
@@ -86,9 +87,10 @@ async def test_a_name_is_looked_up_once_and_the_checked_address_is_used(
     assert connected == ["8.8.8.8"]
 
 
-@pytest.mark.parametrize(
-    "addresses",
-    [
+async def test_a_host_is_refused_if_one_of_its_addresses_is_not_allowed(
+    receiver: Receiver, subtests: pytest.Subtests
+) -> None:
+    for addresses in (
         ["127.0.0.1"],
         ["8.8.8.8", "127.0.0.1"],
         ["::ffff:127.0.0.1"],
@@ -96,38 +98,39 @@ async def test_a_name_is_looked_up_once_and_the_checked_address_is_used(
         ["169.254.169.254"],
         ["fe80::1%1"],
         ["what is this"],
-    ],
-)
-async def test_one_address_that_is_not_allowed_is_enough(
-    receiver: Receiver, addresses: list[str]
+    ):
+        with subtests.test(", ".join(addresses)):
+            http = receiver.client(addresses, "")
+            assert await reason(http, receiver.url) == "address_not_allowed"
+    assert receiver.connections == 0
+
+
+async def test_an_address_in_a_url_is_checked_too(
+    receiver: Receiver, subtests: pytest.Subtests
 ) -> None:
-    assert await reason(receiver.client(addresses, ""), receiver.url) == "address_not_allowed"
-    assert receiver.connections == 0
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"])
-async def test_a_literal_address_is_checked_too(receiver: Receiver, host: str) -> None:
     http = receiver.client(["8.8.8.8"], "")
-    assert await reason(http, f"https://{host}:{receiver.port}/") == "address_not_allowed"
+    for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"):
+        with subtests.test(host):
+            assert await reason(http, f"https://{host}:{receiver.port}/") == "address_not_allowed"
     assert receiver.connections == 0
 
 
-async def test_a_literal_address_that_is_allowed_needs_its_certificate(receiver: Receiver) -> None:
+async def test_an_allowed_address_in_a_url_needs_a_certificate(receiver: Receiver) -> None:
     url = f"https://127.0.0.1:{receiver.port}/"  # which the certificate has
     assert (await receiver.client([]).send("GET", url)).status == 204
 
 
 async def test_the_next_address_is_tried(receiver: Receiver) -> None:
-    http = receiver.client(["127.0.0.2", "127.0.0.1"])  # nobody listens at the first one
+    http = receiver.client(["127.0.0.2", "127.0.0.1"])  # no server listens at the first one
     assert (await http.send("POST", receiver.url)).status == 204
     assert await reason(receiver.client(["127.0.0.2"]), receiver.url) == "connect"
     many = [*(f"127.0.0.{number}" for number in range(2, 5)), "127.0.0.1"]
     assert await reason(receiver.client(many), receiver.url) == "connect"
 
 
-@pytest.mark.parametrize("url", ["https://user@a.example", "https://2130706433", "gopher://a"])
-async def test_a_url_that_means_two_things_is_not_used(receiver: Receiver, url: str) -> None:
-    assert await reason(receiver.client(), url) == "invalid_url"
+async def test_an_ambiguous_url_is_not_used() -> None:
+    for url in ("https://user@a.example", "https://2130706433", "gopher://a"):
+        assert await reason(OutboundHttp(()), url) == "invalid_url"
 
 
 async def test_a_certificate_of_another_name_is_refused(receiver: Receiver, tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ async def test_a_server_without_tls_gets_nothing_by_https(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does its connection stay open."""
-    monkeypatch.setattr(module, "SECONDS", 0.1)  # it waits for the rest of a request
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.1)  # it waits for the rest of a request
     opened: list[Any] = []
     real = httpcore2.AnyIOBackend.connect_tcp
 
@@ -198,7 +201,7 @@ async def test_the_library_logs_nothing_of_other_servers(
     assert not [line for line in lines if "of wood" in line or "key=value" in line or HOST in line]
 
 
-async def test_the_environment_names_no_proxy_and_no_password(
+async def test_proxies_and_passwords_of_the_environment_are_ignored(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
@@ -226,37 +229,34 @@ async def drip(writer: asyncio.StreamWriter, head: bytes) -> None:
     ],
     ids=["status line", "headers", "body"],
 )
-async def test_a_response_that_drips_ends_in_time(
+async def test_a_response_that_arrives_byte_by_byte_times_out(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
     receiver.respond = lambda writer: drip(writer, head)
     assert await reason(receiver.client(), receiver.url, max_body=10_000) == "timeout"
 
 
-async def test_a_server_that_says_nothing_ends_in_time(
+async def test_a_silent_server_times_out(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.1)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.1)
     receiver.is_free.clear()
     assert await reason(receiver.client(), receiver.url) == "timeout"
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * MAX_HEAD_BYTES,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_HEAD_BYTES,
-    ],
-    ids=["one header", "many headers", "many responses"],
-)
-async def test_a_head_has_a_bound(receiver: Receiver, response: bytes) -> None:
-    receiver.then = response
-    assert await reason(receiver.client(), receiver.url) == "too_large"
+async def test_the_size_of_a_head_is_limited(receiver: Receiver, subtests: pytest.Subtests) -> None:
+    for name, response in (
+        ("one header", b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n"),
+        ("many headers", b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * MAX_HEAD_BYTES),
+        ("many responses", b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_HEAD_BYTES),
+    ):
+        with subtests.test(name):
+            receiver.then = response
+            assert await reason(receiver.client(), receiver.url) == "too_large"
 
 
-async def test_a_body_has_a_bound(receiver: Receiver) -> None:
+async def test_the_size_of_a_body_is_limited(receiver: Receiver) -> None:
     http = receiver.client()
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     one_by_one = chunked + b"1\r\na\r\n" * 100_000
@@ -272,13 +272,13 @@ async def test_nothing_is_decompressed(receiver: Receiver) -> None:
     receiver.then = answer(200, "Content-Encoding: gzip", body=bomb)
     http = receiver.client()
     assert await reason(http, receiver.url, max_body=100_000) == "encoded"
-    assert (await http.send("POST", receiver.url)).status == 200  # nobody reads it
+    assert (await http.send("POST", receiver.url)).status == 200  # the body is not read
 
 
-@pytest.mark.parametrize("response", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200"])
-async def test_what_is_no_response_is_an_error(receiver: Receiver, response: bytes) -> None:
-    receiver.then = response
-    assert await reason(receiver.client(), receiver.url) == "protocol"
+async def test_a_response_that_is_not_http_is_an_error(receiver: Receiver) -> None:
+    for response in (b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200"):
+        receiver.then = response
+        assert await reason(receiver.client(), receiver.url) == "protocol", response
 
 
 # Looking up names
@@ -296,7 +296,7 @@ async def test_a_name_without_an_address_is_an_error(monkeypatch: pytest.MonkeyP
     assert await reason(OutboundHttp(()), "https://nobody.camelot.example") == "name_not_found"
 
 
-async def test_lookups_that_hang_end_in_time_and_have_a_bound(
+async def test_lookups_that_hang_time_out_and_are_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     is_free, waiting = threading.Event(), threading.Semaphore(0)
@@ -307,7 +307,7 @@ async def test_lookups_that_hang_end_in_time_and_have_a_bound(
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
     resolver = Resolver()
     http = OutboundHttp((), resolver)
     url = "https://slow.camelot.example"

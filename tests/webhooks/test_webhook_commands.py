@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from httpx import AsyncClient
@@ -25,7 +24,7 @@ async def plain(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 @on_sqlite
-async def test_webhooks_from_the_first_to_the_last(
+async def test_the_life_of_a_webhook_on_the_command_line(
     hourpass: Command, client: AsyncClient, plain: Receiver
 ) -> None:
     async def printed(*arguments: str, stdin: str = "") -> str:
@@ -82,9 +81,8 @@ async def test_webhooks_from_the_first_to_the_last(
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+async def test_errors_are_one_line(hourpass: Command, subtests: pytest.Subtests) -> None:
+    for arguments, reason in (
         ("create http://10.0.0.1", "Must begin with https://"),
         ("create https://user@a.example", "Must not have a user or password"),
         ("test 7", "Webhook not found"),
@@ -92,18 +90,9 @@ async def test_webhooks_from_the_first_to_the_last(
         ("rotate-secret 7", "Webhook not found"),
         ("retry 7", "Webhook not found"),
         ("dead-letters 7", "Webhook not found"),
-    ],
-)
-async def test_what_is_wrong_is_said_in_a_line(
-    hourpass: Command, arguments: str, reason: str
-) -> None:
-    assert_refused(await hourpass("webhooks", *arguments.split()), reason)
-
-
-async def test_wrong_arguments_have_status_2(hourpass: Command) -> None:
-    wrong: list[Any] = [
-        ("create", "https://a.example", "--type", "user"),
-        ("test", "0"),
-    ]
-    for arguments in wrong:
-        assert (await hourpass("webhooks", *arguments)).exit_code == 2
+    ):
+        with subtests.test(arguments):
+            assert_refused(await hourpass("webhooks", *arguments.split()), reason)
+    for wrong in ("create https://a.example --type user", "test 0"):
+        with subtests.test(wrong):
+            assert (await hourpass("webhooks", *wrong.split())).exit_code == 2

@@ -1,14 +1,17 @@
 """Administrators create, change, test and delete webhooks."""
 
 import asyncio
+from datetime import timedelta
 
+import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from standardwebhooks.webhooks import Webhook
 
 from app.doctor.webhooks import check_endpoints
-from app.security.rate_limits.limits import WEBHOOK_TEST
+from app.security.rate_limits.limits import Rate
 from app.settings import Settings
+from app.webhooks import service
 from app.webhooks.errors import MAX_ENDPOINTS
 from app.webhooks.event_types import TYPES
 from app.webhooks.schemas import MAX_OVERLAP_SECONDS
@@ -17,12 +20,18 @@ from tests.support.https_receiver import Receiver, answer
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register
+from tests.support.waiting import until
 from tests.support.webhooks import WebhookCalls, send_due
 
 
-async def test_from_the_first_to_the_last(client: AsyncClient, receiver: Receiver) -> None:
+async def test_the_life_of_a_webhook(
+    client: AsyncClient, receiver: Receiver, arthurs_token: str
+) -> None:
     calls = WebhookCalls(client)
-    made = await calls.create(receiver, "user.deleted", "user.created", "user.created")
+    body = {"url": receiver.url, "types": ["user.deleted", "user.created", "user.created"]}
+    response = await client.post("/webhooks", json=body, headers=bearer(arthurs_token))
+    assert response.headers["Location"] == "/webhooks/1"
+    made = response.json()
     assert made["secret"].startswith("whsec_")
     record = {name: value for name, value in made.items() if name != "secret"}
     assert record == {
@@ -58,14 +67,7 @@ async def test_from_the_first_to_the_last(client: AsyncClient, receiver: Receive
         assert (await calls.call(method, path, status=404))["error"] == "webhook_not_found"
 
 
-async def test_the_location_is_the_path_of_the_webhook(
-    client: AsyncClient, receiver: Receiver, arthurs_token: str
-) -> None:
-    body = {"url": receiver.url}
-    answer = await client.post("/webhooks", json=body, headers=bearer(arthurs_token))
-    assert answer.headers["location"] == "/webhooks/1"
-
-
+@on_sqlite
 async def test_what_administrators_do_is_in_the_audit_log_without_the_path(
     client: AsyncClient, receiver: Receiver
 ) -> None:
@@ -91,7 +93,7 @@ async def test_what_administrators_do_is_in_the_audit_log_without_the_path(
 
 
 @on_sqlite
-async def test_only_administrators_may(client: AsyncClient, receiver: Receiver) -> None:
+async def test_only_administrators_have_access(client: AsyncClient, receiver: Receiver) -> None:
     await WebhookCalls(client).create(receiver)
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
@@ -118,7 +120,7 @@ async def test_only_administrators_may(client: AsyncClient, receiver: Receiver) 
 
 
 @on_sqlite
-async def test_bad_input_is_named(client: AsyncClient, receiver: Receiver) -> None:
+async def test_errors_name_the_wrong_member(client: AsyncClient, receiver: Receiver) -> None:
     calls = WebhookCalls(client)
     await calls.create(receiver)
     for path, body, field in (
@@ -153,16 +155,22 @@ async def test_http_is_refused_unless_networks_are_allowed(
     assert problem["fields"] == [{"field": "url", "message": "Must begin with https://"}]
 
 
-async def test_there_can_be_ten(client: AsyncClient, receiver: Receiver) -> None:
+@on_sqlite
+async def test_the_number_of_webhooks_is_limited(
+    client: AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_ENDPOINTS", 2)
     calls = WebhookCalls(client)
-    for _ in range(MAX_ENDPOINTS):
+    for _ in range(2):
         await calls.create(receiver)
     problem = await calls.call("POST", status=409, url=receiver.url)
     assert problem["error"] == "webhook_limit_reached"
     await calls.call("DELETE", "/1")
     await calls.create(receiver)
+    assert MAX_ENDPOINTS == 10  # as the description of the call says
 
 
+@on_sqlite
 async def test_deliveries_are_listed_page_by_page(client: AsyncClient, receiver: Receiver) -> None:
     calls = WebhookCalls(client)
     await calls.create(receiver)
@@ -187,6 +195,7 @@ async def test_deliveries_are_listed_page_by_page(client: AsyncClient, receiver:
     }
 
 
+@on_sqlite
 async def test_a_test_message_is_sent_at_once(
     app: FastAPI, client: AsyncClient, receiver: Receiver
 ) -> None:
@@ -219,13 +228,16 @@ async def test_a_test_message_is_sent_at_once(
 
 
 @on_sqlite
-async def test_test_messages_have_a_limit(client: AsyncClient, receiver: Receiver) -> None:
+async def test_test_messages_have_a_limit(
+    client: AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WEBHOOK_TEST", Rate(2, timedelta(minutes=1)))
     calls = WebhookCalls(client)
     await calls.create(receiver)
-    for _ in range(WEBHOOK_TEST.burst):
+    for _ in range(2):
         await calls.call("POST", "/1/test")
     await calls.call("POST", "/1/test", status=429)
-    assert len(receiver.requests) == WEBHOOK_TEST.burst
+    assert len(receiver.requests) == 2
 
 
 @on_sqlite
@@ -236,13 +248,13 @@ async def test_a_test_keeps_no_connection_to_the_database_while_it_waits(
     await calls.create(receiver)
     receiver.is_free.clear()
     waiting = asyncio.create_task(calls.call("POST", "/1/test"))
-    while not receiver.requests:  # noqa: ASYNC110 - nothing tells us
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(receiver.requests))
     assert app.state.database.engine.pool.checkedout() == 0
     receiver.is_free.set()
     assert (await waiting)["is_delivered"]
 
 
+@on_sqlite
 async def test_what_doctor_finds(app: FastAPI, client: AsyncClient, receiver: Receiver) -> None:
     async def found() -> list[tuple[str, str]]:
         async with app.state.database.session() as session:

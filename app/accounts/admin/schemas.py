@@ -4,7 +4,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from app.http.bodies import Change
-from app.http.pagination import PageQuery
+from app.http.pagination import NextCursor, PageQuery
 from app.tokens.scopes import split_scopes
 from app.users.schemas import KIND_DESCRIPTION, EmailChange, Kind, NewAccount, Scopes
 
@@ -55,10 +55,7 @@ class UserQuery(PageQuery):
 
 class UserPage(BaseModel):
     users: list[UserRecord] = Field(description="In the order of their ids.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["10"],
-    )
+    next_cursor: NextCursor
 
 
 class NewUserByAdmin(NewAccount):

@@ -4,6 +4,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.http.bodies import ConstantMessage, RequestBody
+from app.http.pagination import NextCursor
 from app.mail.schemas import Language, MailStatus
 from app.security.one_time_codes.service import LIFETIMES, Purpose
 from app.tokens.scopes import split_scopes
@@ -57,10 +58,7 @@ class InvitationCreated(Invitation):
 
 class InvitationPage(BaseModel):
     invitations: list[Invitation] = Field(description="Invitations that can still be used.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["3"],
-    )
+    next_cursor: NextCursor
 
 
 class InvitationRevoked(BaseModel):

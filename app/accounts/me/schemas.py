@@ -5,7 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.credentials.second_factors.schemas import StrongConfirmation
 from app.http.bodies import Change, ConstantMessage, RequestBody
 from app.security.one_time_codes.schemas import CodeText
-from app.users.schemas import EmailChange, Password
+from app.security.passwords import Password
+from app.users.schemas import EmailChange
 
 
 class PasswordChange(StrongConfirmation):

@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.http.bodies import ConstantMessage, RequestBody
 from app.mail.schemas import Language, MailStatus
 from app.security.one_time_codes.schemas import CodeText
-from app.users.schemas import Email, Password
+from app.security.passwords import Password
+from app.users.schemas import Email
 
 if TYPE_CHECKING:
     from app.security.one_time_codes.models import Code

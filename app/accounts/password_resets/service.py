@@ -17,7 +17,7 @@ from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose
 from app.security.rate_limits.limits import RESET
 from app.security.rate_limits.service import LoginLimiter, clear, network_to_limit
-from app.users.schemas import normalize_username
+from app.users.login_account import normalize_username
 from app.users.service import Users
 
 

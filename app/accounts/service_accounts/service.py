@@ -1,7 +1,6 @@
 """Creates and finds service accounts. Everything else about them is done as for other users."""
 
 from collections.abc import Collection
-from typing import Any
 
 from app.context import RequestContext
 from app.database.engine import begin_write
@@ -9,11 +8,10 @@ from app.database.timelines import require_unused_ids
 from app.events import Events
 from app.settings import Settings
 from app.tokens.jwt import SERVICE
-from app.tokens.scopes import summarize
 from app.tokens.token_size import require_room
 from app.users.errors import UserNotFoundError
+from app.users.login_account import normalize_username
 from app.users.models import UNUSABLE_PASSWORD, User
-from app.users.schemas import normalize_username
 from app.users.service import Users
 
 
@@ -50,8 +48,5 @@ class ServiceAccounts:
         )
         await begin_write(context.session)
         await require_unused_ids(context.session)
-        await self._users.add(context, account)
-        details: dict[str, Any] = {"to": summarize(set(scopes))} if scopes else {}
-        await self._events.publish(context, "service_account.create", account.id, **details)
-        await context.session.commit()
+        await self._users.add(context, account, "service_account.create")
         return account

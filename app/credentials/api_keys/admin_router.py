@@ -146,7 +146,7 @@ async def change_api_key_of_user(  # noqa: PLR0913, PLR0917 - what the route dep
 async def revoke_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
 ) -> ApiKeyRecord:
-    """Revokes the key and its access tokens at once, for ever."""
+    """Revokes the key and its access tokens permanently."""
     return ApiKeyRecord.of(await api_keys.revoke(context, user_id, key_id), context.now)
 
 
@@ -207,5 +207,5 @@ async def suspend_api_key_of_user(
 async def resume_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
 ) -> ApiKeyRecord:
-    """Ends a suspension. The tokens of before stay revoked."""
+    """The key works again. Its earlier access tokens stay revoked."""
     return ApiKeyRecord.of(await api_keys.resume(context, user_id, key_id), context.now)

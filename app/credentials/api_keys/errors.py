@@ -1,3 +1,4 @@
+from app.credentials.api_keys.limits import MAX_PER_USER
 from app.errors import ConflictError, NotFoundError
 
 
@@ -28,4 +29,4 @@ class ApiKeyRotatedError(ConflictError):
 
 class TooManyApiKeysError(ConflictError):
     error = "too_many_api_keys"
-    message = "The user has 50 API keys. Revoke one that is not used"
+    message = f"The user has {MAX_PER_USER} API keys. Revoke one that is not used"

@@ -16,15 +16,14 @@ from app.credentials.api_keys.live_keys import LiveKeys, fingerprint_of
 from app.credentials.api_keys.scopes import scopes_of_key
 from app.credentials.api_keys.stored_keys import find_key
 from app.credentials.api_keys.usage import KeyUsage
-from app.groups.service import find_grants
+from app.groups.user_scopes import find_user_scopes
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import AccessTokenRequest, AccessTokens
 from app.tokens.key_refresher import KeyRefresher
-from app.tokens.scopes import scope_string
 from app.users.token_cache import TokenCache, TokenChecker, VerifiedToken
 from hourpass.api_keys import KEY_LENGTH, PREFIX, is_well_formed
-from hourpass.scopes import intersection
+from hourpass.scopes import intersection, scope_string
 
 MAX_TOKENS = 16_384  # of a worker; the oldest one is dropped
 MAX_TOKENS_OF_KEY = 32  # so that one key cannot drop the tokens of all others
@@ -158,8 +157,8 @@ class KeyExchange:
         is_expired = int(stored.expires_at.timestamp()) <= context.now.timestamp()
         if is_expired or not owner.is_enabled:
             raise InvalidTokenError
-        grants = await find_grants(context, owner)
-        scopes = scopes_of_key(stored.scopes, grants.scopes)
+        owned = await find_user_scopes(context, owner)
+        scopes = scopes_of_key(stored.scopes, owned.scopes)
         if not self._is_admin_allowed:
             scopes -= {"admin"}
         if request.scope is not None:
@@ -176,7 +175,7 @@ class KeyExchange:
                 client_id=stored.id,
                 kind=owner.kind,
                 is_limited=True,
-                groups=grants.groups,
+                groups=owned.groups,
                 networks=tuple((stored.networks or "").split()),
                 not_after=stored.expires_at,
             ),

@@ -1,8 +1,8 @@
-"""The API keys that exist, in the memory of a worker, so that forged keys cost no query.
+"""Keeps the fingerprints of all live API keys in memory, so that forged keys cost no query.
 
-Anybody can compute the checksum of a key. So each worker knows the fingerprints of all live keys:
-it reads them from the table once, and those of new keys from the revocation feed. An unknown key is
-refused if the feed is up to date, whatever its id is. Otherwise the database decides.
+Anybody can compute the checksum of a key. So each worker reads the fingerprints of live keys from
+the table once, and those of new keys from the revocation feed. While the feed is up to date, the
+worker refuses unknown keys, whatever their ids are. Otherwise the database decides.
 """
 
 import logging

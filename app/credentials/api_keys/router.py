@@ -135,7 +135,7 @@ async def change_own_api_key(  # noqa: PLR0913, PLR0917 - what the route depends
 async def revoke_own_api_key(
     user: AccountOwner, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
 ) -> ApiKeyRecord:
-    """Revokes the key and its access tokens at once, for ever."""
+    """Revokes the key and its access tokens permanently."""
     return ApiKeyRecord.of(await api_keys.revoke(context, user.id, key_id), context.now)
 
 
@@ -200,5 +200,5 @@ async def resume_own_api_key(
     api_keys: ApiKeysDep,
     context: ContextDep,
 ) -> ApiKeyRecord:
-    """Ends a suspension. The tokens of before stay revoked."""
+    """The key works again. Its earlier access tokens stay revoked."""
     return ApiKeyRecord.of(await api_keys.resume(context, user.id, key_id), context.now)

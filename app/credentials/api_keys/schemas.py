@@ -1,4 +1,4 @@
-"""HTTP bodies about API keys, and the rules for what their owners choose."""
+"""HTTP bodies about API keys, and the rules for their members."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.networks import parse_network
 from app.credentials.second_factors.schemas import Otp
 from app.http.bodies import Change, RequestBody
-from app.http.pagination import PageQuery
+from app.http.pagination import NextCursor, PageQuery
 from app.tokens.jwt import MAX_NETWORKS
 from app.tokens.scopes import OFFLINE_ACCESS
 from app.users.visible_text import check_visible_text
@@ -216,7 +216,7 @@ class ApiKeyQuery(PageQuery):
         return _EPOCH + self.position * _MICROSECOND
 
     def paginate_by_time(self, found: Sequence[ApiKey]) -> tuple[Sequence[ApiKey], str | None]:
-        """As paginate(), whose rows have numbers as ids."""
+        """Like paginate(), for rows whose ids are not numbers."""
         page = found[: self.limit]
         further = len(found) > self.limit
         return page, str((page[-1].created_at - _EPOCH) // _MICROSECOND) if further else None
@@ -224,10 +224,7 @@ class ApiKeyQuery(PageQuery):
 
 class ApiKeyPage(BaseModel):
     api_keys: list[ApiKeyRecord] = Field(description="The newest first.")
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` to get the next page. Null on the last page.",
-        examples=["1795996800000000"],
-    )
+    next_cursor: NextCursor
 
     @classmethod
     def of(cls, page: Sequence[ApiKey], now: datetime, next_cursor: str | None) -> Self:

@@ -1,7 +1,7 @@
 """Operations on API keys. Each is a transaction of its own, unless it says otherwise.
 
-Everything that changes a key locks its owner first, then the key, then counters, and last the
-revocation feed, so that there is no deadlock.
+Every change of a key locks its owner first, then the key, then counters, and last the revocation
+feed, so that there is no deadlock.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,15 @@ from app.credentials.api_keys.errors import (
     TooManyApiKeysError,
 )
 from app.credentials.api_keys.fingerprints import announcement, hash_key
+from app.credentials.api_keys.limits import MAX_PER_USER
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, ApiKeyQuery, NewApiKey
 from app.credentials.api_keys.scopes import require_narrower, require_owned, scopes_of_key
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.errors import InvalidRequestError
 from app.events import Events
-from app.groups.service import find_grants
+from app.groups.user_scopes import find_user_scopes
 from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY
 from app.security.rate_limits.service import enforce_limit
 from app.settings import Settings
@@ -35,11 +37,10 @@ from app.users.models import User, new_token_version
 from app.users.service import Users
 from hourpass.api_keys import generate_key, id_of
 
-MAX_PER_USER = 50  # that work, without those that were rotated and still overlap
-KEPT_FOR = timedelta(days=90)  # after a key has ended
+KEPT_FOR = timedelta(days=90)  # after a key was revoked or has expired
 
 _NO_OVERLAP = timedelta(0)
-_TICK = timedelta(microseconds=1)  # of both databases
+_TICK = timedelta(microseconds=1)  # the resolution of times in both databases
 
 
 class ApiKeys:
@@ -59,7 +60,7 @@ class ApiKeys:
         new: NewApiKey,
         token_version: int | None = None,
     ) -> tuple[ApiKey, str]:
-        """Returns the row, and the key, of which only the hash is stored.
+        """Create a key. Returns the row, and the key itself, of which only the hash is stored.
 
         Raises InvalidRequestError for a scope that the owner does not have and for scopes and
         networks that are too long for a token, TooManyApiKeysError, TooManyAttemptsError, and the
@@ -88,7 +89,7 @@ class ApiKeys:
     async def list(
         self, context: RequestContext, user_id: int, query: ApiKeyQuery
     ) -> Sequence[ApiKey]:
-        """One key more than the page has, newest first."""
+        """The keys of a page, newest first, and one more."""
         found = select(ApiKey).where(ApiKey.user_id == user_id, ApiKey.created_at < query.before)
         if not query.include_ended:
             found = found.where(*_has_not_ended(context))
@@ -130,8 +131,8 @@ class ApiKeys:
         change: ApiKeyChange,
         token_version: int | None = None,
     ) -> ApiKey:
-        """Change a key, which never gets more than it has. Its access tokens are revoked if its
-        scopes, lifetime or networks change.
+        """Change a key, which never gets more rights. Its access tokens are revoked if its scopes,
+        lifetime or networks change.
 
         Raises InvalidRequestError for more scopes, a longer lifetime, and for scopes and networks
         that are too long for a token, TooManyAttemptsError, and the errors of _lock().
@@ -248,14 +249,8 @@ class ApiKeys:
     async def revoke_all(self, context: RequestContext, user_id: int, *, reason: str) -> None:
         """Revoke every API key of a locked user, whose tokens the caller revokes. Part of the
         caller's transaction."""
-        # In the order of their ids, as everywhere, so that there is no deadlock.
-        found = await context.session.scalars(
-            select(ApiKey)
-            .where(ApiKey.user_id == user_id, *_has_not_ended(context))
-            .order_by(ApiKey.id)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        )
+        own = select(ApiKey).where(ApiKey.user_id == user_id, *_has_not_ended(context))
+        found = await context.session.scalars(locked_in_order(own, ApiKey.id))
         revoked = []
         for api_key in found.all():
             _end(api_key, context)
@@ -294,7 +289,7 @@ class ApiKeys:
 
     async def _scopes_of_owner(self, context: RequestContext, user: User) -> frozenset[str]:
         """All scopes that a key of this user can have. A key has no second factor."""
-        scopes, _ = await find_grants(context, user)
+        scopes, _ = await find_user_scopes(context, user)
         return scopes - {"admin"} if self._admins_need_second_factor else scopes
 
     def _require_room(self, api_key: ApiKey, owner_scopes: frozenset[str]) -> None:
@@ -303,14 +298,14 @@ class ApiKeys:
         require_room(self._settings, scopes, (api_key.networks or "").split())
 
     async def _count(self, context: RequestContext, user_id: int) -> int:
-        """How many keys of the user work or are suspended. Without those that overlap with their
-        successors: a user with MAX_PER_USER keys can rotate them."""
+        """The number of active and suspended keys. Keys that overlap with their successors do not
+        count, so that a user with MAX_PER_USER keys can rotate them."""
         is_counted = (*_has_not_ended(context), ApiKey.replaced_by.is_(None))
         own = select(func.count()).where(ApiKey.user_id == user_id, *is_counted)
         return await context.session.scalar(own) or 0
 
     async def _add(self, context: RequestContext, api_key: ApiKey, lifetime: timedelta) -> str:
-        """Store a key that has an owner, a name and rights, announce it, and return its text.
+        """Complete and store a new key, announce it, and return its text.
 
         Raises TooManyAttemptsError.
         """
@@ -352,11 +347,12 @@ class ApiKeys:
 
 
 def _has_not_ended(context: RequestContext) -> tuple[ColumnElement[bool], ...]:
-    """Conditions for a query. Another host, whose clock is ahead, may have revoked a key."""
+    """Conditions for a query. Both are needed: another host, whose clock is ahead, may have revoked
+    a key."""
     return ApiKey.expires_at > context.now, ApiKey.revoked_at.is_(None)
 
 
 def _end(api_key: ApiKey, context: RequestContext) -> None:
-    """An end in `expires_at` too: one index then finds all keys that have ended."""
+    """Revoke a key. `expires_at` changes too, so that one index finds all keys that have ended."""
     api_key.revoked_at = context.now
     api_key.expires_at = min(api_key.expires_at, context.now)

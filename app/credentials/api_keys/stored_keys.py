@@ -52,8 +52,8 @@ _NO_HASH = bytes(32)
 
 
 async def find_key(context: RequestContext, key: str) -> tuple[StoredKey, KeyOwner] | None:
-    """A well-formed key, whether it works or not, and its owner. A wrong secret takes as long as an
-    unknown id."""
+    """Find a well-formed key and its owner. The key may be suspended, revoked or expired. A wrong
+    secret takes as long as an unknown id."""
     rows = await fast_queries.run(context.session, _SELECT, {"key_id": id_of(key)})
     values = rows[0] if rows else None
     stored = StoredKey(*values[: len(StoredKey._fields)]) if values else None

@@ -1,4 +1,4 @@
-"""Writes the day on which a key was used last: at most hourly, and never for a request."""
+"""Writes the day of the last use of each key: once an hour, and never during a request."""
 
 import logging
 from asyncio import Event
@@ -14,7 +14,7 @@ from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 
 WRITE_SECONDS = 3600.0
-MAX_NOTED = 100_000  # keys between two writes; of more, the days are not written
+MAX_NOTED = 100_000  # keys between two writes; the days of further keys are not written
 BATCH_SIZE = 500
 
 _log = logging.getLogger("hourpass.api_keys")
@@ -44,7 +44,7 @@ class KeyUsage:
                 self.failures.succeeded()
 
     async def write(self) -> None:
-        """What cannot be written stays noted."""
+        """Days that cannot be written stay noted."""
         days = defaultdict(list)
         for key_id, day in sorted(self._noted.items()):
             days[day].append(key_id)
@@ -57,9 +57,9 @@ class KeyUsage:
                         del self._noted[key_id]
 
     async def _write(self, day: date, key_ids: Sequence[str]) -> None:
-        """Several workers write the same rows. Only the first one changes them, and none waits for
-        another one, so there is no deadlock: the row of a key that is being changed is left to its
-        next use."""
+        """Several workers write the same rows. Only the first one changes them. No worker waits for
+        another one, so there is no deadlock: a row that is locked is skipped until the next use of
+        its key."""
         chosen = (
             select(ApiKey.id)
             .where(

@@ -32,4 +32,4 @@ class TooManyCodesError(ApiError):
     error = "too_many_codes"
     limit = "second_factor_codes"
     message = "Too many wrong codes. Use a recovery code, or try again later"
-    headers: ClassVar = {"Retry-After": "3600"}  # one more code is allowed then (service.py)
+    headers: ClassVar = {"Retry-After": "3600"}  # one more code is then allowed (code_checks.py)

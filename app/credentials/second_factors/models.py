@@ -26,11 +26,11 @@ class SecondFactor(Base):
     # 160 bits in base32, encrypted if SECRET_KEY is set (encryption.py).
     secret: Mapped[str] = mapped_column(String(200), info=encrypted_as("second factors"))
     created_at: Mapped[datetime]
-    # Not required before.
+    # Logins need no code before this time.
     confirmed_at: Mapped[datetime | None]
     # The time step of the newest accepted code. That code and older ones are not accepted again.
     last_step: Mapped[int] = mapped_column(BigInteger, default=0)
-    # Wrong codes since the last right one, and when all of them will be forgiven (service.py).
+    # Wrong codes since the last right one, and when all of them will be forgiven (code_checks.py).
     failures: Mapped[int] = mapped_column(default=0)
     forgiven_at: Mapped[datetime]
 

@@ -1,5 +1,6 @@
 from fastapi import APIRouter, status
 
+from app.credentials.second_factors.code_checks import count_recovery_codes
 from app.credentials.second_factors.dependencies import SecondFactorsDep
 from app.credentials.second_factors.errors import (
     SecondFactorExistsError,
@@ -56,7 +57,7 @@ async def read_second_factor(
     """Whether it is enabled, and how many recovery codes are left."""
     return SecondFactorState(
         enabled=await factors.is_enabled(context, user.id),
-        recovery_codes_left=await factors.recovery_codes_left(context, user.id),
+        recovery_codes_left=await count_recovery_codes(context, user.id),
     )
 
 
@@ -131,7 +132,7 @@ async def renew_recovery_codes(
     "/me/second-factor",
     operation_id="removeSecondFactor",
     summary="Disable my second factor",
-    response_description="Logins do not need a code any longer.",
+    response_description="Logins no longer need a code.",
     tags=["My second factor"],
     responses=error_docs(*_BY_BOTH),
 )

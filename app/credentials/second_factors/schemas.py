@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from app.http.bodies import ConstantMessage, RequestBody
 from app.security.one_time_codes import text
 from app.security.one_time_codes.schemas import MAX_TYPED
-from app.users.schemas import Password
+from app.security.passwords import Password
 
 _CODE = re.compile(rf"[0-9]{{6}}|{text.PATTERN.pattern}")
 

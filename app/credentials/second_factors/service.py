@@ -1,21 +1,14 @@
-"""Operations on second factors.
-
-At any time, three of a million codes are right (codes.py). One wrong code is forgiven per hour, and
-there may be up to BURST that are not forgiven yet. That allows 29 guesses a day, which succeed with
-a probability below 10^-4. After MAX_FAILURES in a row, only a recovery code is accepted
-(SP 800-63B-4, 3.2.2). Recovery codes cannot be guessed (one_time_codes/text.py), so there is no
-limit for them, and an attacker who knows only the password cannot prevent the owner from using one.
-"""
+"""Operations on second factors. Each is a transaction of its own, unless it says otherwise."""
 
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import NamedTuple
 
 from pydantic import SecretStr
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, select
 
 from app.context import RequestContext
 from app.credentials.second_factors import codes
+from app.credentials.second_factors.code_checks import CodeChecker, LoginResult
 from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.errors import (
     SecondFactorExistsError,
@@ -38,30 +31,15 @@ from app.users.models import User
 from app.users.reauthentication import Reauthentication
 from app.users.service import Users, require_token_version
 
-BURST = 5
-FORGIVEN_AFTER = timedelta(hours=1)
-MAX_FAILURES = 100
 RECOVERY_CODES = 10
 ENROLLMENT_PERIOD = timedelta(hours=1)
 RECENT = timedelta(minutes=15)
-
 
 # A column for queries on users.
 HAS_SECOND_FACTOR = exists().where(
     SecondFactor.user_id == User.id, SecondFactor.confirmed_at.is_not(None)
 )
 _SELECT_IF_ENABLED = select(User.id).where(User.id == bindparam("user_id"), HAS_SECOND_FACTOR)
-
-
-class LoginResult(Enum):
-    """The result of checking the password and, for users with a second factor, the code. The values
-    are reasons for the audit log."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "wrong username or password, or the user is disabled"
-    CODE_REQUIRED = "no code"
-    WRONG_CODE = "wrong code"
-    TOO_MANY_CODES = "too many wrong codes"
 
 
 class NewSecret(NamedTuple):
@@ -77,16 +55,13 @@ class SecondFactors:
         self._users = users
         self._events = events
         self._encryptor = encryptor_for(settings)
+        self._code_checker = CodeChecker(events, self._encryptor)
         self._service_name = settings.service_name or codes.service_label(settings.issuer)
 
     async def is_enabled(self, context: RequestContext, user_id: int) -> bool:
         return bool(
             await fast_queries.run(context.session, _SELECT_IF_ENABLED, {"user_id": user_id})
         )
-
-    async def recovery_codes_left(self, context: RequestContext, user_id: int) -> int:
-        left = select(func.count()).where(RecoveryCode.user_id == user_id)
-        return await context.session.scalar(left) or 0
 
     async def check(
         self, context: RequestContext, user_id: int, otp: SecretStr | None
@@ -98,7 +73,9 @@ class SecondFactors:
             factor = await self._lock(context, user_id)
         except UserNotFoundError:  # deleted during the login
             factor = None
-        return await self._check_code(context, factor, otp) if factor else LoginResult.WRONG_CODE
+        if factor is None:
+            return LoginResult.WRONG_CODE
+        return await self._code_checker.check(context, factor, otp)
 
     async def reauthenticate(
         self,
@@ -253,7 +230,7 @@ class SecondFactors:
     async def _require_code(
         self, context: RequestContext, action: str, factor: SecondFactor, otp: SecretStr
     ) -> None:
-        result = await self._check_code(context, factor, otp)
+        result = await self._code_checker.check(context, factor, otp)
         if result is LoginResult.TOO_MANY_CODES:
             raise TooManyCodesError  # not logged, since these requests have no limit
         if result is not LoginResult.ACCEPTED:
@@ -289,43 +266,6 @@ class SecondFactors:
             .where(SecondFactor.user_id == user_id)
             .execution_options(populate_existing=True)
         )
-
-    async def _check_code(
-        self, context: RequestContext, factor: SecondFactor, otp: SecretStr
-    ) -> LoginResult:
-        """Accepts each code once, even if several requests use it at the same time."""
-        code = otp.get_secret_value()
-        if len(code) != codes.DIGITS:
-            return await self._check_recovery_code(context, factor, code)
-        # The database's clock is for the limit. The codes depend on the clock of this host.
-        tried_at = await fast_queries.current_time(context.session)
-        if (
-            factor.failures >= MAX_FAILURES
-            or factor.forgiven_at > tried_at + (BURST - 1) * FORGIVEN_AFTER
-        ):
-            return LoginResult.TOO_MANY_CODES
-        step = codes.matching_step(self._encryptor.decrypt(factor.secret), code, context.now)
-        is_unused = SecondFactor.last_step < step
-        use = update(SecondFactor).where(SecondFactor.user_id == factor.user_id, is_unused)
-        use = use.values(last_step=step, failures=0)
-        if await context.session.scalar(use.returning(SecondFactor.user_id)):
-            return LoginResult.ACCEPTED
-        factor.failures += 1
-        factor.forgiven_at = max(factor.forgiven_at, tried_at) + FORGIVEN_AFTER
-        return LoginResult.WRONG_CODE
-
-    async def _check_recovery_code(
-        self, context: RequestContext, factor: SecondFactor, code: str
-    ) -> LoginResult:
-        use = delete(RecoveryCode).where(
-            RecoveryCode.user_id == factor.user_id, RecoveryCode.code_hash == text.hash_code(code)
-        )
-        if await context.session.scalar(use.returning(RecoveryCode.user_id)) is None:
-            return LoginResult.WRONG_CODE
-        factor.failures = 0
-        left = str(await self.recovery_codes_left(context, factor.user_id))
-        await self._events.publish(context, "second_factor.recover", factor.user_id, left=left)
-        return LoginResult.ACCEPTED
 
     async def _replace_recovery_codes(self, context: RequestContext, user_id: int) -> list[str]:
         await context.session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))

@@ -23,6 +23,7 @@ from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
 from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
+from app.database.locks import locked_in_order
 from app.events import Events
 from app.ip_addresses import network_of
 from app.security.rate_limits.limits import SESSION_REFRESH
@@ -191,7 +192,8 @@ class Sessions:
         await context.session.commit()
 
     async def revoke_all(self, context: RequestContext, user_id: int) -> int:
-        """Revoke all sessions of the user and their tokens, and no others. Returns how many."""
+        """Revoke all sessions of the user and their tokens, but no other tokens. Returns the number
+        of sessions."""
         await begin_write(context.session)
         # As in create(): whatever locks several sessions locks the user first.
         await context.session.scalar(
@@ -228,15 +230,15 @@ class Sessions:
         """Revoke all access tokens of the users, and keep their sessions. Part of the caller's
         transaction.
 
-        One random shift for the token versions of users and sessions alike: a session that was
-        valid stays so, and one that was revoked stays revoked.
+        The token versions of users and of sessions change by the same random number: a session that
+        was valid stays valid, and one that was revoked stays revoked.
         """
-        found = select(User.id, User.token_version).where(User.id.in_(user_ids)).order_by(User.id)
-        locked = await context.session.execute(found.with_for_update(key_share=True))
+        users = select(User.id, User.token_version).where(User.id.in_(user_ids))
+        locked = await context.session.execute(locked_in_order(users, User.id, key_share=True))
         revoked = [f"sub:{user_id}:{version}" for user_id, version in locked]
         shift = secrets.randbelow(MAX_TOKEN_VERSION) + 1
-        owned = select(Session.id).where(Session.user_id.in_(user_ids)).order_by(Session.id)
-        sessions = (await context.session.scalars(owned.with_for_update())).all()
+        owned = select(Session.id).where(Session.user_id.in_(user_ids))
+        sessions = (await context.session.scalars(locked_in_order(owned, Session.id))).all()
         for table, ids in ((User, user_ids), (Session, sessions)):
             version = cast(table.token_version, BigInteger)
             await context.session.execute(
@@ -250,8 +252,8 @@ class Sessions:
     async def _delete(
         self, context: RequestContext, *conditions: ColumnElement[bool], reason: str = "requested"
     ) -> int:
-        """Returns how many. Deletes all rows before it publishes: the feed is the last lock of a
-        transaction."""
+        """Returns the number of deleted sessions. Deletes all rows before it publishes: the feed is
+        the last lock of a transaction."""
         statement = delete(Session).where(*conditions).returning(Session.id, Session.user_id)
         deleted = (await context.session.execute(statement)).all()
         for id_, user_id in deleted:

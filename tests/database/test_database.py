@@ -1,4 +1,4 @@
-"""Sessions of the database, whatever becomes of those who wait for one."""
+"""Cancelled requests leave no lock and no connection behind."""
 
 import asyncio
 

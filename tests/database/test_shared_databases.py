@@ -1,10 +1,10 @@
-"""A database that other applications use as well: their tables, and their alembic_version, are
-never taken for ours, and nothing of theirs changes.
+"""A database that other applications use too. Their tables and their alembic_version are never
+taken for ours, and nothing of theirs changes.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from app.database.readiness import check_writable
 from app.database.version_table import SchemaError
 from app.settings import Settings
 from app.tables import metadata
-from tests.operations.test_migrations import in_database, upgrade
 from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
+from tests.support.migrations import in_database, upgrade
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 
 USERS = "CREATE TABLE users (id integer PRIMARY KEY, username text, password_hash text)"
@@ -79,47 +79,62 @@ def described(settings: Settings) -> dict[str, list[str]]:
     return in_database(settings, read)
 
 
-@pytest.mark.parametrize(("revision", "statements", "named"), FOREIGN.values(), ids=FOREIGN)
+def check(settings: Settings) -> None:
+    """What a start in production does."""
+
+    async def run() -> None:
+        database = Database(settings)
+        try:
+            await migrations.check(database.engine)
+            await check_writable(database)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def empty(settings: Settings) -> None:
+    if settings.database_url.startswith("sqlite"):
+        Path(settings.database_url.partition(":///")[2]).unlink(missing_ok=True)
+    else:
+        execute(settings, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+
+
 def test_tables_of_another_application_are_named_and_left_alone(
-    settings: Settings, revision: str | None, statements: list[str], named: str
+    settings: Settings, subtests: pytest.Subtests
 ) -> None:
-    set_foreign_revision(settings, revision)
-    execute(settings, *statements)
+    for name, (revision, statements, named) in FOREIGN.items():
+        empty(settings)
+        set_foreign_revision(settings, revision)
+        execute(settings, *statements)
+        before = described(settings)
+        with subtests.test(name):
+            for look in (migrations.upgrade, check):
+                with pytest.raises(SchemaError) as refused:
+                    look(settings)
+                message = str(refused.value)
+                assert f"already has {named}, which belongs to another application" in message
+                assert "\n" not in message
+            assert described(settings) == before
+
+
+def test_whatever_opens_the_database_looks_first(settings: Settings) -> None:
+    set_foreign_revision(settings, migrations.HEAD)
+    execute(settings, USERS)
     before = described(settings)
 
     async def start() -> None:
         async with started_client(settings, Clock()):
             pass
 
-    async def check() -> None:
-        database = Database(settings)
-        try:
-            await migrations.check(database.engine)
-        finally:
-            await database.close()
-
-    looks: list[Callable[[], None]] = [
-        lambda: migrations.upgrade(settings),
-        lambda: upgrade(settings, "head"),  # as `alembic upgrade`
-        lambda: asyncio.run(start()),
-        lambda: asyncio.run(check()),
-    ]
-    for look in looks:
-        with pytest.raises(SchemaError) as refused:
-            look()
-        message = str(refused.value)
-        assert f"already has {named}, which belongs to another application" in message
-        assert "\n" not in message
-    assert described(settings) == before
-
-
-def test_every_command_looks_first_and_prints_one_line(empty_database_url: str) -> None:
-    settings = make_settings(empty_database_url)
-    set_foreign_revision(settings, migrations.HEAD)
-    execute(settings, USERS)
-    before = described(settings)
-    remedy = "another file" if empty_database_url.startswith("sqlite") else "CREATE SCHEMA hourpass"
-    variables = {**CHEAP_HASHING, "DATABASE_URL": empty_database_url}
+    with pytest.raises(SchemaError, match="already has users"):
+        upgrade(settings, "head")  # as `alembic upgrade`
+    with pytest.raises(SchemaError, match="already has users"):
+        asyncio.run(start())
+    remedy = "CREATE SCHEMA hourpass"
+    if settings.database_url.startswith("sqlite"):
+        remedy = "another file"
+    variables = {**CHEAP_HASHING, "DATABASE_URL": settings.database_url}
     for command in (
         ["migrate"],
         ["serve", "--port", "0"],
@@ -163,22 +178,14 @@ def test_databases_of_older_versions_are_adopted_and_their_name_is_free_again(
     if settings.database_url.startswith("postgresql"):
         execute(settings, "ALTER INDEX hourpass_version_pkc RENAME TO alembic_version_pkc")
 
-    async def check() -> None:
-        database = Database(settings)
-        try:
-            await migrations.check(database.engine)
-            await check_writable(database)
-        finally:
-            await database.close()
-
     with pytest.raises(SchemaError, match=r"behind this version \(at 0011"):
-        asyncio.run(check())
+        check(settings)
     migrations.upgrade(settings)
-    asyncio.run(check())
+    check(settings)
     assert "alembic_version" not in described(settings)
     set_foreign_revision(settings, A_HASH)
     migrations.upgrade(settings)
-    asyncio.run(check())
+    check(settings)
     assert described(settings)["alembic_version"] == ["version_num", A_HASH]
 
 
@@ -211,22 +218,25 @@ def shared(postgres: Postgres) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["options=-csearch_path%3Dhourpass", "search_path=hourpass", "search_path=hourpass,public"],
-)
-def test_a_schema_of_its_own_is_enough(shared: str, option: str) -> None:
+def test_a_schema_of_its_own_is_enough(shared: str, subtests: pytest.Subtests) -> None:
     public = make_settings(shared)
     before = described(public)
-    settings = make_settings(f"{shared}&{option}")
 
-    async def start() -> None:
+    async def start(settings: Settings) -> None:
         async with started_client(settings, Clock()) as client:
             assert (await client.get("/readyz")).status_code == 200
 
-    migrations.upgrade(settings)
-    asyncio.run(start())
-    assert described(public) == before
+    for option in (
+        "options=-csearch_path%3Dhourpass",
+        "search_path=hourpass",
+        "search_path=hourpass,public",
+    ):
+        execute(public, "DROP SCHEMA hourpass CASCADE", "CREATE SCHEMA hourpass")
+        settings = make_settings(f"{shared}&{option}")
+        with subtests.test(option):
+            migrations.upgrade(settings)
+            asyncio.run(start(settings))
+            assert described(public) == before
     # Another one, which the search path leads to as well.
     staging = make_settings(f"{shared}&search_path=staging,hourpass")
     migrations.upgrade(staging)

@@ -1,4 +1,4 @@
-"""PgBouncer gives each transaction another connection of the server. Nothing has to be set."""
+"""Behind PgBouncer, each transaction may have another connection. No setting is needed."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
-"""A PostgreSQL whose standbys take over: no id is given out twice, nothing waits for long, and a
-former primary is left. What becomes of revocations is in test_restored_database.py."""
+"""A standby of PostgreSQL takes over: no id is assigned twice, nothing waits for long, and the
+service leaves a former primary. test_restored_database.py has the tests of revocations."""
 
 import asyncio
 import subprocess
@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import make_url, select, text
 
-from app.database import postgres_driver, readiness, replication, timelines
+from app.database import postgres_driver, readiness, replication, sequences, timelines
 from app.database.engine import Database
 from app.database.replication import warn_of_asynchronous_standbys
 from app.database.timelines import LOST_IDS, ServerTimeline, is_older
 from app.settings import Settings
-from tests.operations.test_database_refusals import ordinary_role
+from tests.database.test_database_refusals import ordinary_role
 from tests.support.database_templates import Postgres
 from tests.support.markers import on_postgresql
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, log_in, register
@@ -32,8 +32,13 @@ LAST_ID = text(
 ANOTHER = "UPDATE server_timeline SET name = 'another server/00000001'"
 
 
+@pytest.fixture(autouse=True)
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.1)
+
+
 async def readiness_is(client: AsyncClient, status: int) -> None:
-    """It soon is: the database is asked at most once a second."""
+    """Wait until it is: the service does not ask the database at each request."""
     async with asyncio.timeout(30):
         while (await client.get("/readyz")).status_code != status:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.05)
@@ -43,13 +48,13 @@ async def last_ids(database: Database) -> dict[str, int]:
     async with database.session() as session:
         return {
             name: await session.scalar(LAST_ID, {"name": name})
-            for name in timelines.tables_with_counted_ids()
+            for name in sequences.tables_with_identity()
         }
 
 
 @asynccontextmanager
 async def new_process(settings: Settings) -> AsyncIterator[Database]:
-    """What another worker has, which starts now."""
+    """The database of another worker, which starts now."""
     database = Database(settings)
     yield database
     await database.close()
@@ -122,7 +127,7 @@ def test_only_timelines_of_the_same_server_are_compared() -> None:
 
 
 @on_postgresql
-async def test_a_server_that_does_not_tell_its_timeline_is_used(
+async def test_a_server_that_does_not_show_its_timeline_is_used(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timelines, "_CURRENT", "pg_no_such_function()")
@@ -240,7 +245,7 @@ async def test_standbys_that_may_lack_the_last_writes_are_in_the_log(
 
 @on_postgresql
 @pytest.mark.parametrize("is_told", [True, False])
-async def test_without_standbys_nothing_is_said(
+async def test_without_standbys_nothing_is_logged(
     database: Database,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

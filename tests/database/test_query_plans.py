@@ -1,4 +1,4 @@
-"""What grows without end is never read through from its beginning to its end."""
+"""No statement reads a whole table that grows without limit."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ GROWING |= {"group_members", "pending_revocations", "webhook_deliveries"}
 
 @contextmanager
 def executed(database: Database) -> Iterator[dict[str, Any]]:
-    """Every statement that comes by meanwhile, with parameters of one time."""
+    """The statements that are executed within, each with the parameters of its last execution."""
     statements: dict[str, Any] = {}
 
     def note(_c: Connection, _k: object, statement: str, parameters: Any, *_: object) -> None:
@@ -66,14 +66,14 @@ async def plans(database: Database, statements: dict[str, Any]) -> list[tuple[st
         return found
 
 
-def reads_through(statement: str, plan: str) -> bool:
+def is_full_scan(statement: str, plan: str) -> bool:
     """`SCAN x USING INDEX` and a LIMIT in the order of the ids may stop early."""
     scan = re.fullmatch(r"SCAN (\w+)", plan)
     stops = re.search(r"ORDER BY (\w+\.id( DESC)?|pending_revocations\.user_id)\s+LIMIT", statement)
     return scan is not None and scan[1] in GROWING and not stops
 
 
-# SQLite says beforehand how it will do it. PostgreSQL reads small tables through whatever it has.
+# PostgreSQL reads small tables as a whole, whatever indexes they have.
 @on_sqlite
 async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
     app: FastAPI,
@@ -118,7 +118,7 @@ async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
         assert await Retention(database, settings).run_once()
     found = await plans(database, statements)
     assert len(statements) > 30
-    assert {statement for statement, plan in found if reads_through(statement, plan)} == set()
+    assert {statement for statement, plan in found if is_full_scan(statement, plan)} == set()
 
 
 async def use_groups(client: AsyncClient, headers: dict[str, str], user_id: int) -> None:
@@ -167,7 +167,7 @@ async def test_no_statement_about_mail_scans_a_growing_table(
             found = await plans(database, statements)
     assert any("outbox.waits_for_server" in statement for statement in statements)
     assert any("earlier_code_hashes" in statement for statement in statements)
-    assert {statement for statement, plan in found if reads_through(statement, plan)} == set()
+    assert {statement for statement, plan in found if is_full_scan(statement, plan)} == set()
 
 
 @on_sqlite
@@ -198,7 +198,7 @@ async def test_no_statement_about_webhooks_scans_a_growing_table(
         assert (await client.delete("/webhooks/1", headers=headers)).is_success
     found = await plans(database, statements)
     assert sum("webhook_deliveries" in statement for statement in statements) > 8
-    assert {statement for statement, plan in found if reads_through(statement, plan)} == set()
+    assert {statement for statement, plan in found if is_full_scan(statement, plan)} == set()
 
 
 @on_sqlite
@@ -208,4 +208,4 @@ async def test_the_test_notices_a_full_table_scan(app: FastAPI) -> None:
         async with database.session() as session:
             await session.execute(text("SELECT id FROM users WHERE email = 'x'"))
     found = await plans(database, statements)
-    assert [plan for statement, plan in found if reads_through(statement, plan)]
+    assert [plan for statement, plan in found if is_full_scan(statement, plan)]

@@ -2,16 +2,18 @@
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from app.cli.main import main as hourpass
+from app.database_copy import source
 from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from tests.support.database_templates import Postgres
@@ -35,9 +37,9 @@ def steps_of_the_page() -> tuple[str, str]:
     return command, output
 
 
-class House:
-    """A directory with the settings of a service, which may be started on one database after the
-    other, always under the same URL."""
+class Host:
+    """Runs the service on one database after the other, always under the same URL, and commands
+    with the same settings."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -72,16 +74,9 @@ class House:
         """A command of the page. Returns what it prints, errors included."""
         name, *arguments = script.split()
         assert name == "hourpass"
-        ran = subprocess.run(
-            [sys.executable, "-m", "hourpass", *arguments],
-            cwd=self.directory,
-            env=self.variables(database_url),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == status, ran.stderr
-        return ran.stdout + ran.stderr
+        ran = CliRunner().invoke(hourpass, arguments, env=self.variables(database_url))
+        assert ran.exit_code == status, ran.output
+        return ran.output
 
 
 class LoggedIn:
@@ -132,26 +127,31 @@ class LoggedIn:
 
 
 def test_a_client_stays_logged_in_there_and_back(
-    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    postgres: Postgres,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "hourpass.guard")
+    monkeypatch.setattr(source, "SERVICE_STOP_SECONDS", 0.1)
+    monkeypatch.chdir(tmp_path)
     command, output = steps_of_the_page()
-    house = House(tmp_path)
-    first, last = "sqlite:///hourpass.db", "sqlite:///again.db"
-    (tmp_path / "target-url").write_text("sqlite:///other.db\n")
+    host = Host(tmp_path)
+    target_file = tmp_path / "target-url"
     with postgres.database() as postgres_url:
-        with house.serving(first) as client:
-            user = LoggedIn(client, house.url)
-            assert IN_USE in house.run(command, first, status=1)
-        for source, target in ((first, postgres_url), (postgres_url, last)):
-            (tmp_path / "target-url").write_text(f"{target}\n")
-            printed = house.run(command, source)
-            if target == postgres_url:
+        first = f"sqlite:///{tmp_path}/hourpass.db"
+        last = f"sqlite:///{tmp_path}/again.db"
+        target_file.write_text(f"{postgres_url}\n")
+        with host.serving(first) as client:
+            user = LoggedIn(client, host.url)
+            assert IN_USE in host.run(command, first, status=1)
+        for old, new in pairwise([first, postgres_url, last]):
+            target_file.write_text(f"{new}\n")
+            printed = host.run(command, old)
+            if new == postgres_url:
                 assert set(shape_of(output)) <= set(shape_of(printed))
-            with house.serving(target) as client:
+            with host.serving(new) as client:
                 user.stays_logged_in(client)
-                (tmp_path / "target-url").write_text("sqlite:///other.db\n")
-                assert IN_USE in house.run(command, target, status=1)
     user.close()
     assert not [message for message in guard_messages(caplog) if "another feed" in message]
 

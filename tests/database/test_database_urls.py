@@ -19,14 +19,14 @@ from tests.support.processes import free_port
 from tests.support.settings import make_settings
 from tests.support.silent_relay import silent_relay
 
-PLACE = "postgresql://arthur:s3cret@db.example"
+SERVER = "postgresql://arthur:s3cret@db.example"
 
 
-def parsed(rest: str, place: str = PLACE) -> PostgresUrl:
-    return postgres_url.parse(make_settings(place + rest).database_url)
+def parsed(rest: str, server: str = SERVER) -> PostgresUrl:
+    return postgres_url.parse(make_settings(server + rest).database_url)
 
 
-def test_what_has_a_counterpart_is_translated() -> None:
+def test_options_are_translated_for_asyncpg() -> None:
     url = parsed(
         "/camelot?sslmode=require&connect_timeout=9&application_name=court&options=-c%20geqo%3Doff"
         "&keepalives=1&keepalives_idle=11&keepalives_interval=12&keepalives_count=13"
@@ -88,14 +88,14 @@ def test_a_pooler_can_be_announced(option: str) -> None:
 
 
 @pytest.mark.parametrize("ssl", ["ssl=true", "ssl=require", "sslmode=require"])
-def test_the_names_of_other_drivers_for_tls(ssl: str) -> None:
+def test_tls_has_other_names_in_other_drivers(ssl: str) -> None:
     assert parsed(f"/camelot?{ssl}").arguments["dsn"] == "postgresql://?sslmode=require"
 
 
-def test_what_has_no_counterpart_is_dropped_with_a_warning(
+def test_options_without_a_counterpart_are_ignored_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    url = f"{PLACE}/camelot?sslmode=require&channel_binding=require&gssencmode=disable"
+    url = f"{SERVER}/camelot?sslmode=require&channel_binding=require&gssencmode=disable"
     warn_of_ignored_options(make_settings(url))
     [line] = caplog.records
     expected = "These options of DATABASE_URL have no effect: channel_binding, gssencmode"
@@ -117,7 +117,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("rest", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_understood_is_refused_in_one_line(rest: str, message: str) -> None:
+def test_an_unknown_option_or_value_is_refused_in_one_line(rest: str, message: str) -> None:
     with pytest.raises(StartupError, match=message) as caught:
         parsed(rest)
     assert "\n" not in str(caught.value)
@@ -152,14 +152,14 @@ def test_other_characters_of_a_password_need_no_encoding(password: str) -> None:
 
 
 def test_the_log_shows_no_secret() -> None:
-    settings = make_settings(f"{PLACE}:5433,h2/camelot?password=s3cret&sslpassword=s3cret")
+    settings = make_settings(f"{SERVER}:5433,h2/camelot?password=s3cret&sslpassword=s3cret")
     assert describe_url(settings) == "postgresql://arthur@db.example:5433,h2:5432/camelot"
 
 
 def test_relative_paths_are_relative_to_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_url, "HOME", tmp_path)
+    monkeypatch.setenv("HOURPASS_HOME", str(tmp_path))
     certificate(tmp_path)
     made = next(tmp_path.glob("*.pem"))
     dsn: str = parsed(f"/camelot?sslrootcert={made.name}").arguments["dsn"]

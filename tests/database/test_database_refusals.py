@@ -1,4 +1,4 @@
-"""What the database refuses for its own reasons is a 503, what we did wrong is a 500."""
+"""An outage of the database is a 503, a fault of the service a 500."""
 
 import asyncio
 from collections.abc import Iterator
@@ -188,7 +188,7 @@ async def _run(database: Database, statement: Select[Any] | Update, *, by_driver
 
 
 @pytest.mark.parametrize("by_driver", [True, False], ids=["single statement", "transaction"])
-async def test_what_we_did_wrong_is_no_outage(app: FastAPI, *, by_driver: bool) -> None:
+async def test_a_fault_of_the_service_is_no_outage(app: FastAPI, *, by_driver: bool) -> None:
     unknown_table: Select[Any] = select(column("id")).select_from(table("nothing"))
     with pytest.raises(Exception, match="nothing") as caught:
         await _run(app.state.database, unknown_table, by_driver=by_driver)

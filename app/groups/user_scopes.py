@@ -8,7 +8,6 @@ from sqlalchemy import bindparam, exists, select
 from app.context import RequestContext
 from app.database import fast_queries
 from app.groups.models import Group, GroupMember
-from app.users.login_account import LoginAccount
 from app.users.models import User
 
 # A column of the login's only statement, so that a user without groups needs no second one.
@@ -22,7 +21,7 @@ _SELECT = (
 )
 
 
-class Grants(NamedTuple):
+class UserScopes(NamedTuple):
     """`groups` are those of the user, as `<id>.<version>`, for the token."""
 
     scopes: frozenset[str]
@@ -38,15 +37,13 @@ class ScopeHolder(Protocol):
     def granted_scopes(self) -> set[str]: ...
 
 
-async def find_grants(context: RequestContext, user: ScopeHolder) -> Grants:
+async def find_user_scopes(context: RequestContext, user: ScopeHolder) -> UserScopes:
     """All scopes that tokens of this user can have: its own, and those of its groups."""
     own = user.granted_scopes()
-    if isinstance(user, LoginAccount) and not user.has_groups:
-        return Grants(frozenset(own))
     rows: Sequence[tuple[int, int, str]] = await fast_queries.run(
         context.session, _SELECT, {"user_id": user.id}
     )
-    return Grants(
+    return UserScopes(
         frozenset(own.union(*(scopes.split() for _, _, scopes in rows))),
         tuple(f"{id_}.{version}" for id_, version, _ in rows),
     )

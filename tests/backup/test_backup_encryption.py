@@ -1,14 +1,16 @@
-"""An encrypted backup is read back as it was written, or not at all."""
+"""An encrypted backup is decrypted to what was encrypted, or rejected."""
 
 import io
 import os
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import BinaryIO
 
 import pytest
 
+from app.backup import encryption
 from app.backup.encryption import (
     HEADER_BYTES,
     MAGIC,
@@ -20,16 +22,26 @@ from app.backup.encryption import (
     encrypt,
 )
 from app.backup.errors import BackupError
+from tests.support.backups import CHEAP_LOG_COST
 
 PASSPHRASE = "the lady of the lake"
-CHEAP = 14  # the lowest cost that is read
+DEFAULT_LOG_COST = encryption.LOG_COST
 PLAIN = os.urandom(3 * SEGMENT_BYTES + 1000)
-STREAM_BYTES = 200 * 2**20
+STREAM_BYTES = 40 * 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_keys() -> Iterator[None]:
+    """Each key is derived once, at a low cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encryption, "LOG_COST", CHEAP_LOG_COST)
+        patch.setattr(encryption, "_derive_cipher", cache(encryption._derive_cipher))
+        yield
 
 
 def encrypted(content: bytes, passphrase: str = PASSPHRASE) -> bytes:
     target = io.BytesIO()
-    encrypt(io.BytesIO(content), target, passphrase, log_cost=CHEAP)
+    encrypt(io.BytesIO(content), target, passphrase)
     return target.getvalue()
 
 
@@ -60,18 +72,18 @@ def segment(number: int) -> slice:
 @pytest.mark.parametrize(
     "length", [0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 2 * SEGMENT_BYTES]
 )
-def test_what_was_encrypted_is_decrypted(length: int) -> None:
+def test_encrypted_content_is_decrypted(length: int) -> None:
     content = PLAIN[:length]
     stored = encrypted(content)
     assert decrypted(stored) == content
     assert content[:16] not in stored or length < 16
 
 
-def test_the_default_cost_can_be_read() -> None:
-    target = io.BytesIO()
-    encrypt(io.BytesIO(b"Camelot"), target, PASSPHRASE)
-    assert decrypted(target.getvalue()) == b"Camelot"
-    assert target.getvalue()[len(MAGIC) : len(MAGIC) + 4] == bytes([1, 17, 8, 1])
+def test_the_default_cost_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encryption, "LOG_COST", DEFAULT_LOG_COST)
+    content = encrypted(b"Camelot")
+    assert decrypted(content) == b"Camelot"
+    assert content[len(MAGIC) : len(MAGIC) + 4] == bytes([1, 17, 8, 1])
 
 
 def flipped(content: bytes, position: int) -> bytes:
@@ -175,7 +187,7 @@ def test_a_long_backup_takes_no_more_memory_than_a_short_one() -> None:
 
     def write() -> None:
         with os.fdopen(write_end, "wb") as target:
-            encrypt(zeros, target, PASSPHRASE, log_cost=CHEAP)
+            encrypt(zeros, target, PASSPHRASE)
 
     zeros: BinaryIO = Zeros(STREAM_BYTES)  # type: ignore[assignment]  # has the part that is used
     writing = threading.Thread(target=write)

@@ -1,0 +1,1 @@
+"""`hourpass backup` and `hourpass restore`."""

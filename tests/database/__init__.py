@@ -1,0 +1,1 @@
+"""Migrations, the databases that the service uses, and copies of them."""
