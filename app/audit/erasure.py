@@ -36,8 +36,8 @@ class Erasure:
 
     async def erase(self, context: RequestContext, user_id: int) -> int:
         """Erase the personal data of a removed user. Safe to repeat. Returns how many entries it
-        changed: those of the user's actions, and those about the user by nobody who was logged in,
-        such as failed logins. In entries of administrators, the data is theirs.
+        changed: those of the user's actions, and those about the user without an actor, such as
+        failed logins. In entries of administrators, the data is theirs.
 
         Raises UserNotRemovedError, UserNotFoundError if no entry is about the user, and
         ErasureUnavailableError.

@@ -37,9 +37,9 @@ async def read_audit_log(
 ) -> AuditPage:
     """Newest first. The service keeps entries for `AUDIT_DAYS`. It never changes them, except to
     erase the personal data of deleted users."""
-    entries, further = await list_entries(context, find_conditions(query), query)
+    entries, next_cursor = await list_entries(context, find_conditions(query), query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
-    return AuditPage(entries=shown, next_cursor=further)
+    return AuditPage(entries=shown, next_cursor=next_cursor)
 
 
 @router.get(
@@ -57,12 +57,12 @@ async def read_own_audit_log(
 ) -> AuditPage:
     """Your actions, and those of others on your account, newest first. IP addresses and user agents
     of other users are omitted."""
-    entries, further = await list_entries(context, [concerns(user.id)], query)
+    entries, next_cursor = await list_entries(context, [concerns(user.id)], query)
     shown = [AuditEntry.model_validate(entry) for entry in entries]
     for entry in shown:
         if entry.actor_id not in (None, user.id):
             entry.address = entry.user_agent = entry.request_id = None
-    return AuditPage(entries=shown, next_cursor=further)
+    return AuditPage(entries=shown, next_cursor=next_cursor)
 
 
 @router.delete(

@@ -12,9 +12,8 @@ from app.http.pagination import PageQuery
 # Pydantic also reads numbers, as seconds or milliseconds since 1970. `2027` would be in the first
 # hour of 1970, and the response 200 with the wrong entries.
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9]).*", re.ASCII)
-# A time whose + was sent as it is: in a query it means a space.
+# A time whose + was not encoded: in a query, + means a space.
 _LOST_PLUS = re.compile(r".*\d \d\d:?\d\d")
-
 
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)

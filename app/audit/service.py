@@ -55,7 +55,7 @@ async def write_entry(context: RequestContext, event: Event) -> None:
 
 
 def find_conditions(query: "AuditQuery") -> list[ColumnElement[bool]]:
-    """Conditions for a query: the filters, without the place of the page."""
+    """Conditions for a query: its filters, without the cursor."""
     conditions: list[ColumnElement[bool]] = []
     if query.action:
         conditions.append(has_action(query.action))

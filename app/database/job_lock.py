@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import String, or_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -16,6 +15,7 @@ from app.database.base import Base
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.database.upserts import upsert
 
 INTERVAL_SECONDS = 60
 LOCK_PERIOD = timedelta(minutes=5)
@@ -74,9 +74,8 @@ class LockedJob:
             return True
 
     async def _acquire(self, session: AsyncSession, now: datetime) -> bool:
-        dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
         lock = {"holder": self._holder, "expires_at": now + LOCK_PERIOD}
-        statement = dialect.insert(JobLock).values(name=self.name, **lock)
+        statement = upsert(session, JobLock).values(name=self.name, **lock)
         statement = statement.on_conflict_do_update(
             index_elements=[JobLock.name],
             set_=lock,

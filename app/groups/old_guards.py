@@ -10,7 +10,6 @@ import logging
 from asyncio import Event as StopEvent
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.background_jobs import wait_or_stop
 from app.context import RequestContext
@@ -18,6 +17,7 @@ from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
 from app.database.locks import locked_in_order
+from app.database.upserts import upsert
 from app.events import Event
 from app.groups.models import GroupMember, PendingRevocation
 from app.groups.service import REVOKED, RevokeAccessTokens
@@ -39,11 +39,9 @@ async def note_members(context: RequestContext, event: Event) -> None:
         return
     group_id = int(event.details["group"])
     members = select(GroupMember.user_id).where(GroupMember.group_id == group_id)
-    is_sqlite = context.session.get_bind().dialect.name == "sqlite"
-    insert = sqlite.insert if is_sqlite else postgresql.insert
     # In the order of the ids, so that two groups with the same members cannot end in a deadlock.
     await context.session.execute(
-        insert(PendingRevocation)
+        upsert(context.session, PendingRevocation)
         .from_select(["user_id"], members.order_by(GroupMember.user_id))
         .on_conflict_do_nothing()
     )

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.timelines import require_unused_ids
+from app.database.upserts import upsert
 from app.events import Events
 from app.groups.errors import (
     MAX_GROUPS_IN_TOTAL,
@@ -169,7 +169,7 @@ class Groups:
         await begin_write(context.session)
         user = await self._users.lock(context, user_id)
         group = await _find(context, name, lock=True)
-        insert = _insert_for(context).values(group_id=group.id, user_id=user_id)
+        insert = upsert(context.session, GroupMember).values(group_id=group.id, user_id=user_id)
         added = await context.session.scalar(
             insert.on_conflict_do_nothing().returning(GroupMember.user_id)
         )
@@ -270,8 +270,3 @@ async def _flush_name(context: RequestContext) -> None:
     except IntegrityError:
         await context.session.rollback()
         raise GroupExistsError from None
-
-
-def _insert_for(context: RequestContext) -> "sqlite.Insert | postgresql.Insert":
-    is_sqlite = context.session.get_bind().dialect.name == "sqlite"
-    return sqlite.insert(GroupMember) if is_sqlite else postgresql.insert(GroupMember)

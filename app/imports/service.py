@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 from sqlalchemy import Table, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.audit.models import Entry
 from app.context import RequestContext
@@ -20,6 +19,7 @@ from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import begin_write
 from app.database.timelines import require_unused_ids
+from app.database.upserts import upsert
 from app.events import Events
 from app.imports.errors import LeftOutError, Reason
 from app.imports.reader import Reader
@@ -127,12 +127,10 @@ class Importer:
         await begin_write(session)
         await require_unused_ids(session)
         table = cast("Table", User.__table__)
-        is_sqlite = session.get_bind().dialect.name == "sqlite"
-        statement = (sqlite.insert if is_sqlite else postgresql.insert)(table)
         rows = await session.execute(
-            statement.on_conflict_do_nothing(index_elements=["username_folded"]).returning(
-                table.c.username_folded, table.c.id
-            ),
+            upsert(session, table)
+            .on_conflict_do_nothing(index_elements=["username_folded"])
+            .returning(table.c.username_folded, table.c.id),
             [user.values for user in users],
         )
         ids: dict[str, int] = {row[0]: row[1] for row in rows}

@@ -1,7 +1,8 @@
-"""Sends one mail that the worker has claimed, and records what became of it.
+"""Sends one mail that the worker has claimed, and records the result.
 
-Each try sends the same code, with the same Message-ID: the server may have accepted an earlier try
-without our knowing. So the text of the code stays with the mail, encrypted, until it is sent.
+Each try sends the same code, with the same Message-ID: the mail server may have accepted an earlier
+try without the service knowing. So the text of the code stays with the mail, encrypted, until it is
+sent.
 
 Every transaction locks the code before the mail, as one that deletes a code does.
 """
@@ -26,7 +27,7 @@ from app.database.fast_queries import current_time
 from app.events import Events
 from app.mail.messages import compose
 from app.mail.models import OutgoingMail
-from app.mail.notices import Letter, OutdatedNoticeError, compose_notice
+from app.mail.notices import MailContent, OutdatedNoticeError, compose_notice
 from app.mail.service import RETRY_PERIOD
 from app.mail.smtp import SendError, send
 from app.security.encryption import DecryptionError, Encryptor
@@ -41,7 +42,7 @@ FIRST_DELAY = timedelta(minutes=1)  # before the second try; it doubles with eac
 MAX_DELAY = timedelta(hours=1)
 MIN_TRIES = 10  # within the time in which the code is useful
 STOP_SECONDS = 5.0  # for the mail server, when the process ends
-ALIKE = 3  # failures in a row that are alike are an error of the server or the settings
+IDENTICAL_FAILURES = 3  # so many in a row are an error of the mail server or the settings
 
 TEMPLATES = {
     Purpose.RESET: "reset",
@@ -65,7 +66,7 @@ class Delivery:
         self._encryptor = Encryptor(settings.model_copy(update={"secret_key": key}), "queued codes")
         self._last_failure: dict[str, object] = {}
         self._failed_mail_id = 0
-        self._failures_alike = 0
+        self._identical_failures = 0
         self.sent = 0
         self.failed_tries = 0
 
@@ -73,9 +74,9 @@ class Delivery:
         self, session: AsyncSession, mail: OutgoingMail, stopping: asyncio.Event
     ) -> bool:
         """Send the mail, and delete it unless it has to be tried again. Returns False if the mail
-        server takes no mail at all."""
+        server accepts no mail at all."""
         try:
-            letter = await self._prepare(session, mail)
+            content = await self._prepare(session, mail)
         except InvalidCodeError:  # used, revoked or expired since it was queued
             _log.info("Message discarded: its code is invalid", extra={"mail": mail.id})
             await _finish(session, mail)
@@ -85,24 +86,24 @@ class Delivery:
             await _finish(session, mail)
             return True
         try:
-            message = self._compose(mail, letter)
+            message = self._compose(mail, content)
             await finish_or_stop(send(self._settings, message), stopping, STOP_SECONDS)
         except EmailNotValidError:  # an address that older versions accepted
-            await self._fail(session, mail, letter, {"step": "address"})
+            await self._fail(session, mail, content, {"step": "address"})
         except StoppedError:  # before the mail server replied
             await postpone(session, mail)
         except SendError as error:
             self.failed_tries += 1
-            await self._retry_or_fail(session, mail, letter, error)
+            await self._retry_or_fail(session, mail, content, error)
             return not error.concerns_all_mail
         else:
-            self._failures_alike = 0
+            self._identical_failures = 0
             self.sent += 1
             await _finish(session, mail, mail_state=MailState.SENT)
             await _release_waiting(session)
         return True
 
-    async def _prepare(self, session: AsyncSession, mail: OutgoingMail) -> Letter:
+    async def _prepare(self, session: AsyncSession, mail: OutgoingMail) -> MailContent:
         """Raises InvalidCodeError and OutdatedNoticeError."""
         if mail.notice:
             return await compose_notice(session, mail)
@@ -125,7 +126,7 @@ class Delivery:
         message_id = hashlib.sha256(b"Message-ID" + code.code_hash).hexdigest()[:32]
         purpose = Purpose(code.purpose)
         details = {"invitation": str(code.id)} if purpose is Purpose.INVITE else {}
-        return Letter(
+        return MailContent(
             TEMPLATES[purpose], values, message_id, code.expires_at, code.user_id, details
         )
 
@@ -139,30 +140,30 @@ class Delivery:
         except DecryptionError:
             return None
 
-    def _compose(self, mail: OutgoingMail, letter: Letter) -> EmailMessage:
+    def _compose(self, mail: OutgoingMail, content: MailContent) -> EmailMessage:
         """Raises EmailNotValidError."""
         return compose(
             self._settings,
-            letter.template,
+            content.template,
             mail.email,
             mail.accept_language,
-            message_id=letter.message_id,
+            message_id=content.message_id,
             date=mail.created_at,
-            **letter.values,
+            **content.values,
         )
 
     async def _retry_or_fail(
-        self, session: AsyncSession, mail: OutgoingMail, letter: Letter, error: SendError
+        self, session: AsyncSession, mail: OutgoingMail, content: MailContent, error: SendError
     ) -> None:
-        is_alike = self._is_like_the_last_ones(mail, error)
-        level = logging.ERROR if is_alike else logging.WARNING
+        is_repeated = self._is_repeated(mail, error)
+        level = logging.ERROR if is_repeated else logging.WARNING
         now = await current_time(session)
-        useful_until = min(letter.useful_until, mail.created_at + RETRY_PERIOD)
+        useful_until = min(content.useful_until, mail.created_at + RETRY_PERIOD)
         due_at = now + _delay(mail.attempts, useful_until - mail.created_at)
         if error.is_final or due_at >= useful_until:
-            await self._fail(session, mail, letter, error.fields(), level)
+            await self._fail(session, mail, content, error.fields(), level)
             return
-        waits_for_server = is_alike or error.concerns_all_mail
+        waits_for_server = is_repeated or error.concerns_all_mail
         await begin_write(session)
         await _update_code(session, mail, MailState.QUEUED, error.fields())
         await _update(session, mail, due_at=due_at, waits_for_server=waits_for_server)
@@ -173,38 +174,38 @@ class Delivery:
         self,
         session: AsyncSession,
         mail: OutgoingMail,
-        letter: Letter,
+        content: MailContent,
         reply: Reply,
         level: int = logging.WARNING,
     ) -> None:
-        """Give the mail up."""
+        """Give up on the mail."""
         details = {name: str(value) for name, value in reply.items() if value is not None}
         await begin_write(session)
         await _update_code(session, mail, MailState.FAILED, reply)
         await self._events.publish(
             mail.context(session, self._clock()),
             "mail.fail",
-            letter.user_id,
+            content.user_id,
             succeeded=False,
-            mail=letter.template,
-            **letter.details,
+            mail=content.template,
+            **content.details,
             **details,
         )
         await session.execute(delete(OutgoingMail).where(OutgoingMail.id == mail.id))
         await session.commit()
         _log.log(level, "Message discarded", extra=_extra(mail, reply))
 
-    def _is_like_the_last_ones(self, mail: OutgoingMail, error: SendError) -> bool:
-        """Whether ALIKE failures or more in a row are alike. Another try of the same mail counts
-        only if the failure concerns all mail."""
+    def _is_repeated(self, mail: OutgoingMail, error: SendError) -> bool:
+        """Whether this is one of IDENTICAL_FAILURES or more in a row. Another try of the same mail
+        counts only if the failure concerns all mail."""
         failure = error.fields()
         if failure != self._last_failure:
-            self._last_failure, self._failures_alike = failure, 0
+            self._last_failure, self._identical_failures = failure, 0
         elif mail.id == self._failed_mail_id and not error.concerns_all_mail:
             return False
         self._failed_mail_id = mail.id
-        self._failures_alike += 1
-        return self._failures_alike >= ALIKE
+        self._identical_failures += 1
+        return self._identical_failures >= IDENTICAL_FAILURES
 
 
 async def postpone(session: AsyncSession, mail: OutgoingMail) -> None:

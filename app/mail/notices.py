@@ -21,7 +21,7 @@ TEMPLATES = {
     "user.change_password": ("password_changed", "password_changed_by_administrator"),
     "user.reset_password": ("password_changed", "password_changed_by_administrator"),
 }
-# These go to the address that the user had before, whatever became of the account since.
+# These go to the former address, even if the account has changed again since.
 _TO_FORMER_ADDRESS = TEMPLATES["user.change_email"]
 
 
@@ -29,7 +29,7 @@ class OutdatedNoticeError(Exception):
     """The user is deleted, or has another address since."""
 
 
-class Letter(NamedTuple):
+class MailContent(NamedTuple):
     """What a mail says, and until when that is useful. `details` are for the audit log."""
 
     template: str
@@ -59,23 +59,23 @@ async def send_notice(context: RequestContext, event: Event) -> None:
     details: dict[str, str] = {}
     if "name" in event.details:
         details["key_name"] = event.details["name"]
-    if is_own:  # the address of an administrator is none of the user's business
+    if is_own:  # users do not learn the IP addresses of administrators
         details["address"] = context.ip_address
     await add(context, email, user_id=user.id, notice=notice, details=to_json(details).decode())
 
 
-async def compose_notice(session: AsyncSession, mail: OutgoingMail) -> Letter:
+async def compose_notice(session: AsyncSession, mail: OutgoingMail) -> MailContent:
     """Raises OutdatedNoticeError."""
     assert mail.notice
     assert mail.details
     user = await session.get(User, mail.user_id, populate_existing=True)
-    is_still_there = user and user.email == mail.email and user.email_verified
-    if user is None or not (is_still_there or mail.notice in _TO_FORMER_ADDRESS):
+    has_address = user and user.email == mail.email and user.email_verified
+    if user is None or not (has_address or mail.notice in _TO_FORMER_ADDRESS):
         raise OutdatedNoticeError
     time = f"{mail.created_at:%Y-%m-%d %H:%M} UTC"
     values = {**from_json(mail.details), "account": user.username, "time": time}
     # The same for each try.
     message_id = hashlib.sha256(f"notice {mail.id} {mail.created_at}".encode()).hexdigest()[:32]
-    return Letter(
+    return MailContent(
         mail.notice, values, message_id, mail.created_at + RETRY_PERIOD, user.id, details={}
     )

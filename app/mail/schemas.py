@@ -17,7 +17,7 @@ Language = Annotated[
 
 
 class MailStatus(BaseModel):
-    """What became of the mail."""
+    """The state of the mail."""
 
     model_config = ConfigDict(from_attributes=True)
 

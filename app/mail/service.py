@@ -109,7 +109,7 @@ async def send_verification(context: RequestContext, event: Event) -> None:
 
 
 async def is_outbox_full(context: RequestContext) -> bool:
-    """Whether too much mail is waiting to accept what users cause."""
+    """Whether too much mail is waiting to add mail that users request."""
     waiting = select(OutgoingMail.id).limit(MAX_WAITING).subquery()
     number = await context.session.scalar(select(func.count()).select_from(waiting))
     return (number or 0) >= MAX_WAITING

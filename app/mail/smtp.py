@@ -21,7 +21,7 @@ PREPARE_SECONDS = 120.0  # for everything before the text
 # it still works on the reply, so a client that waits less sends it twice: RFC 5321, 4.5.3.2.6.
 TEXT_SECONDS = 10 * 60 + REPLY_SECONDS
 QUIT_SECONDS = 5.0
-# After this time no try goes on.
+# No try takes longer.
 MAX_SECONDS = PREPARE_SECONDS + TEXT_SECONDS + QUIT_SECONDS
 
 _ENHANCED_CODE = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])")  # RFC 2034, 4

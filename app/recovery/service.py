@@ -1,4 +1,4 @@
-"""A background job that publishes revocations again which the database has lost.
+"""A background job that publishes revocations again if the database has lost them.
 
 A standby that takes over, or a backup that is restored, may lack the last revocations. A worker
 that has read them still rejects their tokens (revocations/cache.py). New workers and guards do not

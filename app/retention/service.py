@@ -1,3 +1,5 @@
+"""Deletes expired rows, in batches. One worker at a time runs it (database/job_lock.py)."""
+
 from datetime import datetime, timedelta
 from typing import Any
 

@@ -57,7 +57,7 @@ class Encrypted(NamedTuple):
 
 
 def list_counts(numbers: Mapping[str, int]) -> str:
-    """The numbers of secrets by their content, without those of which there are none."""
+    """The numbers of secrets by their content, without zeros."""
     return ", ".join(
         f"{number:,} {content.removesuffix('s') if number == 1 else content}"
         for content, number in numbers.items()
@@ -108,8 +108,8 @@ async def encrypt_with_first(
     metadata: MetaData,
     report_progress: Callable[[int], None],
 ) -> Encrypted:
-    """Encrypt all secrets with the first value of SECRET_KEY, in small transactions. A call that
-    was interrupted is repeated: what is done stays done."""
+    """Encrypt all secrets with the first value of SECRET_KEY, in small transactions. After an
+    interruption, the next call continues."""
     done = left = 0
     for encrypted in find_encrypted_columns(metadata):
         encryptor = Encryptor(settings, encrypted.content)

@@ -10,17 +10,16 @@ import secrets
 import socket
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.background_jobs import wait_or_stop
-from app.database.base import Base
 from app.database.engine import Database, begin_write
 from app.database.failure_log import FailureLog
 from app.database.fast_queries import current_time
+from app.database.upserts import upsert
 from app.secret_rotation.models import KeyHolder, UsedKey
 from app.security.encryption import fingerprints
 from app.settings import Settings
@@ -76,7 +75,7 @@ class Heartbeat:
             await begin_write(session)
             values = {"fingerprints": ",".join(self._fingerprints), "last_seen_at": now}
             new = {"id": self._id, "name": self._name, "first_seen_at": now}
-            statement = _insert(session, KeyHolder).values(**new, **values)
+            statement = upsert(session, KeyHolder).values(**new, **values)
             await session.execute(
                 statement.on_conflict_do_update(index_elements=[KeyHolder.id], set_=values)
             )
@@ -91,7 +90,7 @@ class Heartbeat:
             await session.commit()
 
     async def forget(self) -> None:
-        """Delete the record of this worker, which ends."""
+        """Delete the record of this worker, because it stops."""
         async with self._database.session() as session:
             await begin_write(session)
             this = delete(KeyHolder).where(KeyHolder.id == self._id)
@@ -101,7 +100,7 @@ class Heartbeat:
 
 async def record_use(session: AsyncSession, fingerprint: str, since: datetime) -> None:
     """Record since when a value encrypts, unless it is known. Part of the caller's transaction."""
-    statement = _insert(session, UsedKey)
+    statement = upsert(session, UsedKey)
     statement = statement.values(fingerprint=fingerprint, used_since=since)
     statement = statement.on_conflict_do_nothing(index_elements=[UsedKey.fingerprint])
     if await session.scalar(statement.returning(UsedKey.fingerprint)):
@@ -120,9 +119,3 @@ async def list_workers(session: AsyncSession) -> list[Worker]:
         Worker(name, tuple(filter(None, held.split(","))), now - seen_at)
         for name, held, seen_at in await session.execute(by_name)
     ]
-
-
-def _insert(session: AsyncSession, table: type[Base]) -> Any:
-    """With `on_conflict_do_…`, which both databases have."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)

@@ -1,4 +1,4 @@
-"""How far a rotation of SECRET_KEY is."""
+"""Finds out how far a rotation of SECRET_KEY is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.secret_rotation.models import UsedKey
 from app.security.encryption import fingerprints
 from app.settings import Settings
 
-# Since when a value encrypts that did so before this was recorded.
+# For a value that was in use before this was recorded.
 BEFORE_RECORDS = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_YET = datetime.max.replace(tzinfo=UTC)
 _UNRECORDED = _NOT_YET - timedelta(days=1)  # commands have used it, but no worker yet

@@ -39,7 +39,7 @@ class Encryptor:
 
     @cached_property
     def _fernets(self) -> tuple[Fernet, ...]:
-        # Derived when first needed: most commands of the CLI never do.
+        # Derived when first needed: most commands of the CLI need none.
         secrets = list(self._values)
         if self._secret_key is not None and len(secrets) > 1:
             # Before there could be several values, a text with commas was a single one.

@@ -1,4 +1,4 @@
-"""Verifies password hashes that other systems made, until the next login replaces them."""
+"""Verifies password hashes of other systems, until the next login replaces them."""
 
 import base64
 import hashlib
@@ -123,8 +123,8 @@ def verify(context: CryptContext, password: str, password_hash: str) -> bool:
     if computation := _parse(password_hash):
         return computation.matches(password)
     if _BCRYPT.fullmatch(password_hash):
-        # All that the other system has hashed: bcrypt ignores what follows. The next login hashes
-        # the whole password with Argon2id.
+        # The other system has hashed no more bytes: bcrypt ignores the others. The next login
+        # hashes the whole password with Argon2id.
         plain = password_hash.removeprefix("bcrypt$")
         return bool(context.verify(password.encode()[:_BCRYPT_BYTES], plain))
     return bool(context.verify(password, password_hash))

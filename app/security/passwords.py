@@ -118,7 +118,7 @@ class Passwords:
         raise InvalidRequestError.for_field(field, rule)
 
     def require_capacity(self) -> None:
-        """Raises HashingOverloadedError. Spares callers what they do before hashing."""
+        """Raises HashingOverloadedError. Saves callers the work that they do before hashing."""
         if not self._capacity.acquire(blocking=False):
             raise HashingOverloadedError
         self._capacity.release()
@@ -161,7 +161,8 @@ class Passwords:
         return max(1, min(self._places, round(cost.nominal_seconds / self._nominal_seconds)))
 
     def _is_current(self, password_hash: str) -> bool:
-        """Nearly always. Spares parsing the hash."""
+        """Whether hash() would use the same parameters. True for nearly every hash, and faster than
+        parsing it."""
         has_parameters = password_hash.startswith(self._parameters)
         return has_parameters and len(password_hash) == len(self._dummy_hash)
 
@@ -236,7 +237,8 @@ class HashingLoad:
         return max(0, self.places - self.threads)
 
     def measured(self, places: int, work: Callable[[], Result]) -> Callable[[], Result]:
-        """The same work, for a thread. The caller calls finish() when it is done or canceled."""
+        """Returns the work with a measurement of its time. When it is done or canceled, the caller
+        calls finish()."""
         submitted_at = perf_counter()
         with self._lock:
             self.places += places

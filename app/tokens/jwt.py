@@ -29,7 +29,7 @@ MAX_NETWORKS = 10
 MAX_AUDIENCE_LENGTH = 200
 
 
-# Exactly as the service writes it, with a kid in the format of keys.py.
+# Exactly as the service writes it.
 _HEADER = re.compile(rb'\{"alg":"(ES256|RS256|HS256)","kid":"[0-9a-f]{16}","typ":"at\+jwt"\}')
 # With an HS256 secret, APIs can sign any claims. A `jti` or `sid` is stored in the revocation feed,
 # so it must be short and plain. Scopes and methods are sent in headers.
@@ -243,7 +243,7 @@ def _list_of(pattern: re.Pattern[str], value: object, limit: int) -> tuple[str, 
 
 
 def _could_be_ours(header: str) -> bool:
-    """Whether the service could have written this header, with a key that is unknown here."""
+    """Whether the service can have written this header, with a key that is unknown here."""
     return _HEADER.fullmatch(_decode(header)) is not None
 
 

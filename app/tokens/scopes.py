@@ -10,13 +10,13 @@ BEARER: Literal["bearer"] = "bearer"
 OFFLINE_ACCESS = "offline_access"  # asks for a refresh token
 EMAIL = "email"  # as in OpenID Connect Core, 5.4: to read the e-mail address of the account
 INTROSPECTION_SCOPES = {"admin", "introspect"}
-SCOPE_DESCRIPTIONS = {  # of all that have a meaning to this service
+SCOPE_DESCRIPTIONS = {  # of the scopes that this service itself uses
     "admin": "Manage users and invitations, read the audit log.",
     "introspect": "Introspect tokens of other users.",
     EMAIL: "Read the e-mail address of the account with a limited token.",
     OFFLINE_ACCESS: "Get a refresh token too.",
 }
-# An API key has these only if they were named when it was made.
+# An API key has these only if they were named when it was created.
 EXPLICIT_SCOPES = {"admin", "introspect", "guard"}
 # `is_admin` grants `admin`, and a login requests `offline_access`. Neither is stored with a user.
 RESERVED_SCOPES = {"admin", OFFLINE_ACCESS}

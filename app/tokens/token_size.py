@@ -1,5 +1,5 @@
-"""The bytes of an access token. Scopes that would make one too long to be accepted are refused when
-they are granted, and not at the login of a user. Pure: no database, no FastAPI."""
+"""The length of an access token. Scopes that would make it too long cannot be granted: their user
+could not log in. Pure: no database, no FastAPI."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ _HEADER = {"alg": "RS256", "kid": "0" * 16, "typ": "at+jwt"}
 _SIGNATURE_BYTES = 384  # of RS256 with the keys of store.py; those of ES256 and HS256 are shorter
 _LONGEST_ID = 2**63 - 1
 _LONGEST_VERSION = 2**31 - 1
-_SECONDS = 10**10 - 1  # of a time, until the year 2286
+_SECONDS = 10**10 - 1  # the longest time, in the year 2286
 
 
 def longest_token(

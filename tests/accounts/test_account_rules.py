@@ -1,4 +1,4 @@
-"""The limits of usernames, addresses, passwords and scopes, to the last character. No database."""
+"""The exact limits of usernames, addresses, passwords and scopes. No database."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ REFUSED: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_one_step_too_far_is_refused(case: str) -> None:
+def test_a_value_just_beyond_a_limit_is_rejected(case: str) -> None:
     kind, value = REFUSED[case]
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(value)
@@ -55,14 +55,14 @@ REASONS = {
 
 
 @pytest.mark.parametrize("scope", REASONS)
-def test_a_scope_is_refused_with_the_reason(scope: str) -> None:
+def test_a_scope_is_rejected_with_the_reason(scope: str) -> None:
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(Scopes).validate_python(["predict", scope])
     assert [error["msg"] for error in refused.value.errors()] == [REASONS[scope]]
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_the_last_step_is_accepted(case: str) -> None:
+def test_a_value_at_a_limit_is_accepted(case: str) -> None:
     kind, value = ACCEPTED[case]
     assert TypeAdapter(kind).validate_python(value) == value
 
@@ -85,7 +85,7 @@ def test_scopes_are_stored_once_each_and_in_order() -> None:
     ],
     ids=["username", "address", "new address", "password", "scopes"],
 )
-def test_the_api_page_says_what_the_limits_are(kind: Any, limits: dict[str, int]) -> None:
+def test_the_schemas_state_the_limits(kind: Any, limits: dict[str, int]) -> None:
     schema = TypeAdapter(kind).json_schema()
     assert {name: schema.get(name) for name in limits} == limits
 

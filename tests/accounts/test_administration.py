@@ -1,4 +1,6 @@
-"""Who administers: the two administrative calls are for administrators, and who becomes one."""
+"""Only administrators may disable and remove users. Tokens are accepted in several forms."""
+
+from itertools import product
 
 import pytest
 from httpx import AsyncClient, Response
@@ -10,11 +12,8 @@ from tests.support.users import LANCELOT, assert_problem, bearer, log_in, regist
 
 Call = tuple[str, str]
 
-each_call = pytest.mark.parametrize(
-    "call",
-    [("PUT", "/toggle-user-permission/{}/0"), ("DELETE", "/remove-user/{}")],
-    ids=["disabling", "removing"],
-)
+CALLS = [("PUT", "/toggle-user-permission/{}/0"), ("DELETE", "/remove-user/{}")]
+each_call = pytest.mark.parametrize("call", CALLS, ids=["disabling", "removing"])
 
 NOBODY = 4_711
 NOBODY_ENABLED = f"/toggle-user-permission/{NOBODY}/1"
@@ -52,17 +51,16 @@ async def test_only_an_administrator_may(
     assert not await token_holds(client, token)
 
 
-@each_call
 async def test_an_unknown_user_is_not_found(
-    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    for user_id in (NOBODY, 2**63 - 1):
-        with subtests.test(str(user_id)):
+    for call, user_id in product(CALLS, (NOBODY, 2**63 - 1)):
+        with subtests.test(f"{call} {user_id}"):
             response = await make(client, call, user_id, arthurs_token)
             assert assert_problem(response, 404, "user_not_found")["message"] == "User not found"
 
 
-IMPOSSIBLE_IDS = {
+INVALID_IDS = {
     "zero": "0",
     "a negative number": "-1",
     "a number past 64 bits": str(2**63),
@@ -79,16 +77,15 @@ IMPOSSIBLE_IDS = {
 
 
 @on_sqlite
-@each_call
 async def test_an_id_is_a_positive_number_of_64_bits(
-    client: AsyncClient, arthurs_token: str, call: Call, subtests: pytest.Subtests
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    for case, user_id in IMPOSSIBLE_IDS.items():
-        with subtests.test(case):
+    for call, (case, user_id) in product(CALLS, INVALID_IDS.items()):
+        with subtests.test(f"{call} {case}"):
             response = await make(client, call, user_id, arthurs_token)
             body = assert_problem(response, 422, "invalid_request")
             assert [problem["field"] for problem in body["fields"]] == ["user_id"]
-            # Who may not ask is not told what is wrong with the question either.
+            # Unauthenticated clients do not learn what is wrong with the request either.
             assert_problem(await make(client, call, user_id), 401, "missing_token")
 
 
@@ -149,8 +146,9 @@ async def test_a_token_is_refused(
             assert ("error=" in response.headers["www-authenticate"]) == (error == "invalid_token")
 
 
+@on_sqlite
 @each_call
-async def test_a_removed_administrator_loses_the_scope_at_once(
+async def test_a_removed_or_disabled_administrator_loses_the_scope_at_once(
     client: AsyncClient,
     users: Users,
     context: RequestContext,

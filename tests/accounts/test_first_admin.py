@@ -1,9 +1,11 @@
-"""The first administrator comes from the settings, once in the life of a database."""
+"""The settings create the first administrator, once per database."""
 
 import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +20,14 @@ from app.settings import Settings
 from app.users.models import User
 from tests.support.apps import started_client
 from tests.support.markers import on_sqlite
-from tests.support.migrations import SAMPLES, in_database, scripts, tables_of, upgrade
+from tests.support.migrations import (
+    SAMPLES,
+    downgrade,
+    in_database,
+    scripts,
+    tables_of,
+    upgrade,
+)
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -42,14 +51,14 @@ def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Those about the first administrator, which are then forgotten."""
+    """Those about the first administrator. Clears the log."""
     found = [record.getMessage() for record in caplog.records]
     caplog.clear()
     return [text for text in found if "FIRST_ADMIN" in text]
 
 
 async def execute(settings: Settings, statement: Any) -> list[Any]:
-    """By the back door. Returns the rows of a query."""
+    """In the database itself. Returns the rows of a query."""
     database = Database(settings)
     async with database.engine.connect() as connection:
         await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
@@ -61,7 +70,7 @@ async def execute(settings: Settings, statement: Any) -> list[Any]:
 
 
 async def make_another(client: AsyncClient) -> dict[str, str]:
-    """An administrator who is to remain. Returns the header that shows who it is."""
+    """Create another administrator, who remains. Returns the header with its token."""
     headers = bearer(await log_in(client, ARTHUR))
     made = await client.post("/users", json={**GALAHAD, "is_admin": True}, headers=headers)
     assert made.status_code == 201, made.text
@@ -99,6 +108,7 @@ async def test_a_removed_first_administrator_does_not_return_after_the_audit_log
         assert_problem(await client.post("/token", json=ARTHUR), 401, "invalid_grant")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -125,6 +135,7 @@ async def test_a_changed_first_administrator_stays_changed(
     assert said in warning
 
 
+@on_sqlite
 async def test_another_name_in_the_settings_creates_no_second_administrator(
     database_url: str, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,45 +180,53 @@ async def test_one_of_many_workers_that_start_at_once_creates_the_administrator(
     assert await execute(settings, select(User.is_admin)) == [(True,)]
 
 
-ORDINARY = ("users", {"is_admin": False})
-ADMINISTRATOR = ("users", {"is_admin": True})
+Row = tuple[str, dict[str, object]]  # the table and some of its columns
+
+ORDINARY: Row = ("users", {"is_admin": False})
+ADMINISTRATOR: Row = ("users", {"is_admin": True})
 
 
-def entry(action: str, to: str) -> tuple[str, dict[str, object]]:
-    return "audit_log", {"action": action, "details": json.dumps({"to": to})}
+def entry(action: str, to: str) -> Row:
+    """Of a time at which the database allows to delete it."""
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    return "audit_log", {"at": at, "action": action, "details": json.dumps({"to": to})}
 
 
-@pytest.mark.parametrize(
-    ("rows", "is_done"),
-    [
-        pytest.param([], False, id="no user"),
-        pytest.param([ORDINARY], False, id="an ordinary user"),
-        pytest.param([ADMINISTRATOR], True, id="an administrator"),
-        pytest.param([entry("user.register", "admin predict")], True, id="one created before"),
-        pytest.param([ORDINARY, entry("user.grant", "admin")], True, id="one demoted since"),
-        pytest.param([entry("user.grant", "administrate")], False, id="another scope"),
-    ],
-)
+OLDER_DATABASES: dict[str, tuple[list[Row], bool]] = {
+    "no user": ([], False),
+    "an ordinary user": ([ORDINARY], False),
+    "an administrator": ([ADMINISTRATOR], True),
+    "one created before": ([entry("user.register", "admin predict")], True),
+    "one demoted since": ([ORDINARY, entry("user.grant", "admin")], True),
+    "another scope": ([entry("user.grant", "administrate")], False),
+}
+
+
 def test_an_older_database_with_an_administrator_gets_no_second_one(
-    empty_database_url: str, rows: list[tuple[str, dict[str, object]]], is_done: bool
+    empty_database_url: str, subtests: pytest.Subtests
 ) -> None:
     settings = make_settings(empty_database_url)
     before = scripts().get_revision("0011").down_revision
     assert isinstance(before, str)
     upgrade(settings, before)
 
-    def fill(connection: Connection) -> None:
+    def fill(connection: Connection, rows: list[Row]) -> None:
         tables = {table.name: table for table in tables_of(connection)}
+        for name in ("users", "audit_log"):
+            connection.execute(delete(tables[name]))
         for name, values in rows:
             sample = {c.name: SAMPLES[c.type.python_type] for c in tables[name].columns}
             connection.execute(insert(tables[name]).values({**sample, **values}))
 
-    in_database(settings, fill)
-    upgrade(settings, "0011")
-    steps = in_database(
-        settings, lambda connection: connection.execute(select(SetupStep.name)).all()
-    )
-    assert steps == [(STEP,)] * is_done
+    for case, (rows, is_done) in OLDER_DATABASES.items():
+        with subtests.test(case):
+            in_database(settings, partial(fill, rows=rows))
+            upgrade(settings, "0011")
+            steps = in_database(
+                settings, lambda connection: connection.execute(select(SetupStep.name)).all()
+            )
+            assert steps == [(STEP,)] * is_done
+            downgrade(settings, before)
 
 
 async def test_the_first_administrator_is_created_once_and_never_changed(
@@ -227,6 +246,7 @@ async def test_the_first_administrator_is_created_once_and_never_changed(
         assert_problem(refused, 401, "invalid_grant")
 
 
+@on_sqlite
 async def test_a_user_with_the_name_of_the_first_administrator_is_not_promoted(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""A group lends its scopes to its members. What takes them away ends tokens, never a session."""
+"""Members have the scopes of their groups. Losing scopes revokes access tokens, never a session."""
 
 import asyncio
 from types import SimpleNamespace
@@ -7,12 +7,13 @@ from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
-from httpx import AsyncClient, Response
+from httpx import AsyncClient
 
 from app.context import RequestContext
 from app.groups import errors, service, token_size, user_scopes
 from app.groups.service import Groups
 from app.settings import Settings
+from tests.support.admin_client import AdminClient
 from tests.support.markers import on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
 from tests.support.users import (
@@ -36,26 +37,9 @@ def settings(database_url: str) -> Settings:
     return make_settings(database_url, **ARTHUR_ADMINISTERS, old_guards=False)
 
 
-class Court:
-    """What Arthur may do."""
-
-    def __init__(self, client: AsyncClient, token: str) -> None:
-        self.client = client
-        self._headers = bearer(token)
-
-    async def call(self, method: str, path: str, body: object = None) -> Response:
-        return await self.client.request(method, path, json=body, headers=self._headers)
-
-    async def do(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        answer = await self.call(method, path, body)
-        assert answer.is_success, answer.text
-        members: dict[str, Any] = answer.json()
-        return members
-
-
 @pytest.fixture
-def arthur(client: AsyncClient, arthurs_token: str) -> Court:
-    return Court(client, arthurs_token)
+def arthur(client: AsyncClient, arthurs_token: str) -> AdminClient:
+    return AdminClient(client, arthurs_token)
 
 
 @pytest.fixture
@@ -77,7 +61,7 @@ def scopes_in(token: str) -> set[str]:
 
 
 async def test_members_have_the_scopes_of_a_group_until_they_leave(
-    client: AsyncClient, arthur: Court
+    client: AsyncClient, arthur: AdminClient
 ) -> None:
     for person in (LANCELOT, GALAHAD):
         await register(client, person)
@@ -128,8 +112,8 @@ async def test_members_have_the_scopes_of_a_group_until_they_leave(
     assert (await arthur.do("GET", members))["members"] == []
 
 
-async def test_only_less_ends_tokens_and_one_entry_ends_them_all(
-    client: AsyncClient, arthur: Court
+async def test_only_a_loss_of_scopes_revokes_tokens_with_one_entry_for_all(
+    client: AsyncClient, arthur: AdminClient
 ) -> None:
     path = "/groups/knights"
     await arthur.do("POST", "/groups", {"name": "knights", "scopes": ["predict:a", "predict:b"]})
@@ -171,7 +155,7 @@ async def test_only_less_ends_tokens_and_one_entry_ends_them_all(
 
 
 @on_sqlite
-async def test_names_and_scopes_are_checked(arthur: Court) -> None:
+async def test_names_and_scopes_are_checked(arthur: AdminClient) -> None:
     for name in ("ärzte-2.1_b", "Стол", "卓"):
         created = await arthur.call("POST", "/groups", {"name": name})
         assert created.status_code == 201, created.text
@@ -203,7 +187,9 @@ async def test_names_and_scopes_are_checked(arthur: Court) -> None:
     assert [group["name"] for group in listed] == ["ärzte-2.1_b", "Стол"]
 
 
-async def test_of_two_simultaneous_groups_with_one_name_one_is_made(arthur: Court) -> None:
+async def test_one_of_several_simultaneous_groups_with_one_name_is_created(
+    arthur: AdminClient,
+) -> None:
     answers = await asyncio.gather(
         *(arthur.call("POST", "/groups", {"name": name}) for name in ("table", "TABLE", "Table"))
     )
@@ -211,8 +197,8 @@ async def test_of_two_simultaneous_groups_with_one_name_one_is_made(arthur: Cour
 
 
 @on_sqlite
-async def test_each_number_has_a_bound(
-    client: AsyncClient, arthur: Court, monkeypatch: pytest.MonkeyPatch
+async def test_the_numbers_of_groups_and_scopes_are_limited(
+    client: AsyncClient, arthur: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lancelot, galahad = await register(client, LANCELOT), await register(client, GALAHAD)
     for number in range(21):
@@ -248,7 +234,7 @@ async def test_each_number_has_a_bound(
 
 
 async def test_the_longest_scopes_and_names_fit_into_the_audit_log(
-    arthur: Court, groups: Groups, context: RequestContext
+    arthur: AdminClient, groups: Groups, context: RequestContext
 ) -> None:
     scopes = [f"predict:a-model-with-a-long-name-{number}" for number in range(99)]
     await groups.create(context, "a" * 64, scopes)
@@ -262,8 +248,8 @@ async def test_the_longest_scopes_and_names_fit_into_the_audit_log(
 
 
 @on_sqlite
-async def test_a_login_without_groups_asks_for_none(
-    client: AsyncClient, arthur: Court, monkeypatch: pytest.MonkeyPatch
+async def test_a_login_without_groups_queries_none(
+    client: AsyncClient, arthur: AdminClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
 

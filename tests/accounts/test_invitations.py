@@ -1,5 +1,5 @@
-"""With REGISTRATION=invite nobody registers without a code, each code is good for one account, and
-nothing tells anybody else which names exist."""
+"""With REGISTRATION=invite, each account needs a code, which works once. Without one, nobody learns
+which names exist."""
 
 import asyncio
 from datetime import timedelta
@@ -9,12 +9,11 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
-from app.main import create_app
 from app.security.one_time_codes.service import MAX_OPEN
 from app.security.rate_limits.limits import INVITATION
 from app.settings import Settings
-from tests.support.apps import client_of
-from tests.support.mail_server import deliver, mail_server, stop_background_worker
+from tests.support.apps import started_client
+from tests.support.mail_server import MailServer, deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
@@ -22,7 +21,7 @@ from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, beare
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), "registration": "invite"})
+    return in_mode(settings, "invite")
 
 
 async def invite(client: AsyncClient, token: str, **body: Any) -> dict[str, Any]:
@@ -32,7 +31,7 @@ async def invite(client: AsyncClient, token: str, **body: Any) -> dict[str, Any]
     return invitation
 
 
-async def come(client: AsyncClient, code: str | None, **person: Any) -> Response:
+async def register_with(client: AsyncClient, code: str | None, **person: Any) -> Response:
     return await client.post("/register-user", json={**LANCELOT, "invitation": code, **person})
 
 
@@ -47,9 +46,9 @@ async def test_an_invited_user_registers_once(client: AsyncClient, arthurs_token
     assert invitation["scopes"] == ["predict", "train"]
     assert invitation["email"] is None
     assert invitation["expires_at"] == "2026-11-30T12:00:00Z"
-    registered = await come(client, invitation["code"])
+    registered = await register_with(client, invitation["code"])
     assert registered.status_code == 201
-    again = await come(client, invitation["code"], username="mordred")
+    again = await register_with(client, invitation["code"], username="mordred")
     assert_problem(again, 403, "invalid_code")
     user_id, headers = registered.json()["user_id"], bearer(arthurs_token)
     record = (await client.get(f"/users/{user_id}", headers=headers)).json()
@@ -60,9 +59,10 @@ async def test_an_invited_user_registers_once(client: AsyncClient, arthurs_token
     assert await listed(client, arthurs_token) == []
 
 
+@on_sqlite
 async def test_without_an_invitation_nobody_learns_which_names_exist(client: AsyncClient) -> None:
     answers = [
-        await come(client, code, username=name)
+        await register_with(client, code, username=name)
         for name in (ARTHUR["username"], "nobody")
         for code in (None, "AAAA-AAAA-AAAA-AAAA")
     ]
@@ -74,27 +74,28 @@ async def test_without_an_invitation_nobody_learns_which_names_exist(client: Asy
     assert answers[1].json() == answers[3].json()
 
 
-async def test_with_one_only_a_few_names_can_be_tried(
+async def test_an_invitation_is_enough_to_try_only_a_few_names(
     client: AsyncClient, arthurs_token: str, clock: Clock
 ) -> None:
     code, another = [(await invite(client, arthurs_token))["code"] for _ in range(2)]
     for _ in range(INVITATION.allowed):
-        taken = await come(client, code, username=ARTHUR["username"])
-        assert_problem(taken, 409, "user_exists")  # whoever is invited has to be told
-    assert_problem(await come(client, code), 429, "too_many_attempts")
-    assert (await come(client, another, username="elaine")).status_code == 201
+        taken = await register_with(client, code, username=ARTHUR["username"])
+        assert_problem(taken, 409, "user_exists")  # an invited user has to be told
+    assert_problem(await register_with(client, code), 429, "too_many_attempts")
+    assert (await register_with(client, another, username="elaine")).status_code == 201
     clock.advance(INVITATION.max_delay)
-    assert (await come(client, code)).status_code == 201
+    assert (await register_with(client, code)).status_code == 201
 
 
-async def test_what_is_refused_does_not_use_it_up(
+@on_sqlite
+async def test_a_refused_registration_does_not_use_up_the_invitation(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
     app.state.services.passwords._strict = True
     code = (await invite(client, arthurs_token))["code"]
-    assert (await come(client, code, password="password1")).status_code == 422
-    assert (await come(client, code, username=ARTHUR["username"])).status_code == 409
-    assert (await come(client, code)).status_code == 201
+    assert (await register_with(client, code, password="password1")).status_code == 422
+    assert (await register_with(client, code, username=ARTHUR["username"])).status_code == 409
+    assert (await register_with(client, code)).status_code == 201
 
 
 async def test_one_of_many_simultaneous_uses_of_an_invitation_succeeds(
@@ -102,7 +103,7 @@ async def test_one_of_many_simultaneous_uses_of_an_invitation_succeeds(
 ) -> None:
     code = (await invite(client, arthurs_token))["code"]
     names = [f"knight{number}" for number in range(INVITATION.allowed)]
-    answers = await asyncio.gather(*(come(client, code, username=name) for name in names))
+    answers = await asyncio.gather(*(register_with(client, code, username=name) for name in names))
     assert [answer.status_code for answer in answers].count(201) == 1
     assert {answer.status_code for answer in answers} <= {201, 403, 429}
 
@@ -111,34 +112,29 @@ async def test_an_expired_or_withdrawn_invitation_is_rejected(
     client: AsyncClient, arthurs_token: str, clock: Clock
 ) -> None:
     first = await invite(client, arthurs_token, days=1)
-    second = await invite(client, arthurs_token, days=30)
+    second, kept = [await invite(client, arthurs_token, days=30) for _ in range(2)]
     path = f"/invitations/{second['id']}"
     assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
     again = await client.delete(path, headers=bearer(arthurs_token))
     assert_problem(again, 404, "invitation_not_found")
-    assert_problem(await come(client, second["code"]), 403, "invalid_code")
+    assert_problem(await register_with(client, second["code"]), 403, "invalid_code")
     clock.advance(timedelta(days=1))
     arthurs_token = await log_in(client, ARTHUR)
-    assert await listed(client, arthurs_token) == []
-    assert_problem(await come(client, first["code"]), 403, "invalid_code")
+    assert await listed(client, arthurs_token) == [kept["id"]]
+    assert_problem(await register_with(client, first["code"]), 403, "invalid_code")
+    assert (await register_with(client, kept["code"])).status_code == 201
 
 
-async def test_taking_one_back_leaves_the_others(client: AsyncClient, arthurs_token: str) -> None:
-    kept, taken_back = [await invite(client, arthurs_token) for _ in range(2)]
-    path = f"/invitations/{taken_back['id']}"
-    assert (await client.delete(path, headers=bearer(arthurs_token))).status_code == 200
-    assert_problem(await come(client, taken_back["code"]), 403, "invalid_code")
-    assert (await come(client, kept["code"])).status_code == 201
-
-
+@on_sqlite
 async def test_any_number_of_invitations_are_open_at_once(
     client: AsyncClient, arthurs_token: str
 ) -> None:
-    """Unlike a user's own codes, of which the newest five are."""
+    """A user's own codes are limited to MAX_OPEN."""
     first, *_ = [await invite(client, arthurs_token) for _ in range(MAX_OPEN + 2)]
-    assert (await come(client, first["code"])).status_code == 201
+    assert (await register_with(client, first["code"])).status_code == 201
 
 
+@on_sqlite
 async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str) -> None:
     ids = [(await invite(client, arthurs_token))["id"] for _ in range(5)]
     page = await client.get("/invitations?limit=3", headers=bearer(arthurs_token))
@@ -147,7 +143,7 @@ async def test_pages_of_open_invitations(client: AsyncClient, arthurs_token: str
     assert await listed(client, arthurs_token, cursor=page.json()["next_cursor"]) == ids[3:]
 
 
-IMPOSSIBLE_INVITATIONS = [
+INVALID_INVITATIONS = [
     {"days": 0},
     {"days": 31},
     {"scopes": ["admin"]},
@@ -157,19 +153,22 @@ IMPOSSIBLE_INVITATIONS = [
 
 
 @on_sqlite
-async def test_an_impossible_invitation_is_refused(
+async def test_an_invalid_invitation_is_rejected(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    for body in IMPOSSIBLE_INVITATIONS:
+    for body in INVALID_INVITATIONS:
         with subtests.test(str(body)):
             refused = await client.post("/invitations", json=body, headers=bearer(arthurs_token))
             assert_problem(refused, 422, "invalid_request")
     assert await listed(client, arthurs_token) == []
 
 
-async def test_only_administrators_invite(client: AsyncClient, arthurs_token: str) -> None:
+@on_sqlite
+async def test_only_administrators_manage_invitations(
+    client: AsyncClient, arthurs_token: str
+) -> None:
     invitation = await invite(client, arthurs_token)
-    await come(client, invitation["code"])
+    await register_with(client, invitation["code"])
     headers = bearer(await log_in(client, LANCELOT))
     for method, path in [
         ("POST", "/invitations"),
@@ -182,7 +181,8 @@ async def test_only_administrators_invite(client: AsyncClient, arthurs_token: st
         assert (await client.request(method, path, content=content)).status_code == 401
 
 
-async def test_without_a_mail_server_it_is_handed_out(
+@on_sqlite
+async def test_without_a_mail_server_an_invitation_cannot_be_mailed(
     client: AsyncClient, arthurs_token: str
 ) -> None:
     body = {"email": GALAHAD["email"]}
@@ -190,71 +190,69 @@ async def test_without_a_mail_server_it_is_handed_out(
     assert_problem(refused, 403, "mail_unavailable")
 
 
-@pytest.mark.parametrize("registration", ["open", "closed"])
-async def test_in_the_other_modes(
-    settings: Settings, clock: Clock, registration: str, arthurs_token: str, client: AsyncClient
+@on_sqlite
+async def test_invitations_work_with_open_but_not_with_closed_registration(
+    settings: Settings, clock: Clock, arthurs_token: str, client: AsyncClient
 ) -> None:
     code = (await invite(client, arthurs_token, scopes=["train"]))["code"]
-    values = {**settings.model_dump(), "registration": registration}
-    app = create_app(Settings.model_validate(values), clock, clock)
-    async with app.router.lifespan_context(app), client_of(app) as other:
-        if registration == "closed":
-            assert_problem(await come(other, code), 403, "registration_closed")
-            return
+    async with started_client(in_mode(settings, "closed"), clock) as closed:
+        assert_problem(await register_with(closed, code), 403, "registration_closed")
+    async with started_client(in_mode(settings, "open"), clock) as other:
         await register(other, GALAHAD)
-        assert_problem(await come(other, "AAAA-AAAA-AAAA-AAAA"), 403, "invalid_code")
-        await come(other, code)
+        assert_problem(await register_with(other, "AAAA-AAAA-AAAA-AAAA"), 403, "invalid_code")
+        await register_with(other, code)
         granted = await other.post("/token", json=LANCELOT)
         assert granted.json()["scope"] == "train"
 
 
-@pytest.mark.parametrize(
-    ("invited", "email", "is_proved"),
-    [
-        pytest.param("Lancelot@Camelot.example", LANCELOT["email"], True, id="in any case"),
-        pytest.param("lancelot@camelot.example", "Lancelot@camelot.example", True, id="typed so"),
-        pytest.param("lancelot@camelot.example", "lake@avalon.example", False, id="no other"),
-        pytest.param("strasse@camelot.example", "straße@camelot.example", False, id="nor alike"),
-    ],
-)
-async def test_a_mailed_code_verifies_the_address(  # noqa: PLR0917 - fixtures
-    settings: Settings,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    invited: str,
-    email: str,
-    is_proved: bool,
+def in_mode(settings: Settings, registration: str) -> Settings:
+    return settings.model_copy(update={"registration": registration})
+
+
+INVITED_AND_REGISTERED = {
+    "in any case": ("Lancelot@Camelot.example", LANCELOT["email"], True),
+    "as it was typed": ("lancelot@camelot.example", "Lancelot@camelot.example", True),
+    "another address": ("lancelot@camelot.example", "lake@avalon.example", False),
+    "one that folds alike": ("strasse@camelot.example", "straße@camelot.example", False),
+}
+
+
+@on_sqlite
+@pytest.mark.sends_mail
+async def test_a_mailed_code_verifies_the_address(
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    arthurs_token: str,
+    subtests: pytest.Subtests,
 ) -> None:
-    stop_background_worker(monkeypatch)
-    async with mail_server() as server:
-        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
-        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
-        async with app.router.lifespan_context(app), client_of(app) as client:
-            token = await log_in(client, ARTHUR)
-            body = {"email": invited, "days": 2}
-            invitation = await invite(client, token, **body)
+    for username, (invited, email, is_verified) in INVITED_AND_REGISTERED.items():
+        with subtests.test(username):
+            mailbox.messages.clear()
+            mailbox.recipients.clear()
+            invitation = await invite(client, arthurs_token, email=invited, days=2)
             assert invitation["code"] is None
             await deliver(app)
-            assert server.recipients == [invited.replace("Camelot", "camelot")]
-            assert "2026-11-25 12:00 UTC" in server.messages[0].get_content()
-            answer = await come(client, server.last_code(), email=email)
+            assert mailbox.recipients == [invited.replace("Camelot", "camelot")]
+            assert "2026-11-25 12:00 UTC" in mailbox.messages[0].get_content()
+            answer = await register_with(
+                client, mailbox.last_code(), username=username, email=email
+            )
             assert answer.status_code == 201
-            profile = await client.get("/me", headers=bearer(await log_in(client, LANCELOT)))
-            assert profile.json()["email_verified"] is is_proved
+            token = await log_in(client, {**LANCELOT, "username": username})
+            profile = await client.get("/me", headers=bearer(token))
+            assert profile.json()["email_verified"] is is_verified
             await deliver(app)
-            assert len(server.messages) == (1 if is_proved else 2)  # or is asked to prove it
+            assert len(mailbox.messages) == (1 if is_verified else 2)  # or a code to verify it
 
 
+@on_sqlite
+@pytest.mark.sends_mail
 async def test_a_withdrawn_invitation_is_not_mailed(
-    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:
-    stop_background_worker(monkeypatch)
-    async with mail_server() as server:
-        mail = {"smtp_url": server.url, "mail_from": "no-reply@camelot.example"}
-        app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)
-        async with app.router.lifespan_context(app), client_of(app) as client:
-            token = await log_in(client, ARTHUR)
-            invitation = await invite(client, token, email=GALAHAD["email"])
-            await client.delete(f"/invitations/{invitation['id']}", headers=bearer(token))
-            await deliver(app)
-            assert server.messages == []
+    invitation = await invite(client, arthurs_token, email=GALAHAD["email"])
+    path = f"/invitations/{invitation['id']}"
+    await client.delete(path, headers=bearer(arthurs_token))
+    await deliver(app)
+    assert mailbox.messages == []

@@ -1,4 +1,4 @@
-"""Users who were imported with ids of 19 digits, as snowflakes have, are users as all others."""
+"""Users who were imported with ids of 19 digits, such as snowflakes, work like all others."""
 
 import pytest
 from httpx import AsyncClient

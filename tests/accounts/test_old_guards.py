@@ -1,4 +1,4 @@
-"""Guards that know no groups: with OLD_GUARDS, the members' tokens are revoked one by one too."""
+"""For guards that do not know groups, OLD_GUARDS also revokes the members' tokens one by one."""
 
 import asyncio
 
@@ -8,7 +8,8 @@ from httpx import AsyncClient
 
 from app.groups import old_guards
 from app.groups.old_guards import OldGuardsJob
-from tests.accounts.test_groups import Court, arthur, refreshed, scopes_in
+from tests.accounts.test_groups import arthur, refreshed, scopes_in
+from tests.support.admin_client import AdminClient
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
@@ -42,7 +43,7 @@ async def run_once(app: FastAPI, job: OldGuardsJob) -> bool:
 
 
 async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_sessions(
-    app: FastAPI, client: AsyncClient, arthur: Court
+    app: FastAPI, client: AsyncClient, arthur: AdminClient
 ) -> None:
     services, database = app.state.services, app.state.database
     job = OldGuardsJob(database, app.state.revocation_cache, services.sessions.revoke_access_tokens)
@@ -91,7 +92,9 @@ async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_
         assert scopes_in(await refreshed(client, session)) == set()
 
 
-async def test_a_session_that_was_revoked_stays_revoked(client: AsyncClient, arthur: Court) -> None:
+async def test_a_session_that_was_revoked_stays_revoked(
+    client: AsyncClient, arthur: AdminClient
+) -> None:
     user_id = await register(client, LANCELOT)
     revoked_session = await open_session(client, LANCELOT)
     await arthur.do("POST", f"/users/{user_id}/revoke-tokens")

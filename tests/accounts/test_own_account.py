@@ -1,4 +1,4 @@
-"""Users change their password and address and leave, after proving who they are once more."""
+"""Users change their password and address, and delete their account. Each needs the password."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from app.users.models import User
 from app.users.reauthentication import Reauthentication
 from tests.support.apps import client_of
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -26,21 +27,18 @@ from tests.support.users import (
 
 PASSWORD = LANCELOT["password"]
 NEW = "guinevere in the garden"
-each_call = pytest.mark.parametrize(
-    ("method", "path", "members"),
-    [
-        ("POST", "/me/password", {"new_password": NEW}),
-        ("PATCH", "/me", {"email": "lake@avalon.example"}),
-        ("DELETE", "/me", {}),
-    ],
-)
+CALLS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "a new password": ("POST", "/me/password", {"new_password": NEW}),
+    "a new address": ("PATCH", "/me", {"email": "lake@avalon.example"}),
+    "removal": ("DELETE", "/me", {}),
+}
 
 
 async def call(client: AsyncClient, token: str, method: str, path: str, **body: Any) -> Response:
     return await client.request(method, path, json=body, headers=bearer(token))
 
 
-async def test_a_new_password_ends_all_tokens_and_is_the_only_one_that_logs_in(
+async def test_a_new_password_replaces_the_old_one_and_revokes_all_tokens(
     client: AsyncClient,
 ) -> None:
     await register(client, LANCELOT)
@@ -56,7 +54,7 @@ async def test_a_new_password_ends_all_tokens_and_is_the_only_one_that_logs_in(
     assert await log_in(client, {**LANCELOT, "password": NEW})
 
 
-async def test_a_new_address(client: AsyncClient) -> None:
+async def test_users_change_and_remove_their_address(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     for sent, stored in (
@@ -73,7 +71,7 @@ async def test_a_new_address(client: AsyncClient) -> None:
     assert_problem(refused, 422, "invalid_request")
 
 
-async def test_leaving(client: AsyncClient, arthurs_token: str) -> None:
+async def test_users_delete_their_account(client: AsyncClient, arthurs_token: str) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert (await call(client, token, "DELETE", "/me", password=PASSWORD)).status_code == 200
@@ -83,55 +81,65 @@ async def test_leaving(client: AsyncClient, arthurs_token: str) -> None:
     assert_problem(last, 409, "last_admin")
 
 
-@each_call
-async def test_a_token_alone_is_not_enough_and_guessing_is_slowed_down(
-    client: AsyncClient, method: str, path: str, members: dict[str, Any]
+@on_sqlite
+async def test_a_token_alone_is_not_enough_and_guesses_are_limited(
+    client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    assert_problem(await client.request(method, path, json=members), 401, "missing_token")
-    assert_problem(await call(client, token, method, path, **members), 422, "invalid_request")
-    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
-        refused = await call(client, token, method, path, password="wrong", **members)
-        assert_problem(refused, 403, "wrong_password")
-    refused = await call(client, token, method, path, password=PASSWORD, **members)
-    assert_problem(refused, 429, "too_many_attempts")
-    assert await token_holds(client, token)
-    audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
-    assert [entry["succeeded"] for entry in audit[:10]] == [False] * 10
+    for name, (method, path, members) in CALLS.items():
+        with subtests.test(name):
+            person = {**LANCELOT, "username": name}
+            await register(client, person)
+            token = await log_in(client, person)
+            assert_problem(await client.request(method, path, json=members), 401, "missing_token")
+            refused = await call(client, token, method, path, **members)
+            assert_problem(refused, 422, "invalid_request")
+            for _ in range(ACCOUNT_AT_ADDRESS.allowed):
+                refused = await call(client, token, method, path, password="wrong", **members)
+                assert_problem(refused, 403, "wrong_password")
+            refused = await call(client, token, method, path, password=PASSWORD, **members)
+            assert_problem(refused, 429, "too_many_attempts")
+            assert await token_holds(client, token)
+            audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
+            assert [entry["succeeded"] for entry in audit[:10]] == [False] * 10
 
 
-@each_call
-async def test_a_disabled_administrator_does_nothing_with_a_request_in_progress(  # noqa: PLR0917 - fixtures
+async def test_a_forced_reset_stops_a_request_in_progress(
     client: AsyncClient,
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    path: str,
-    members: dict[str, Any],
+    subtests: pytest.Subtests,
 ) -> None:
-    """A new password is still being hashed, say, when an administrator forces a reset."""
-    lancelot = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    codes: list[str] = []
+    """For example while a new password is being hashed."""
     require = Reauthentication.require
+    for name, (method, path, members) in CALLS.items():
+        with subtests.test(name):
+            person = {**LANCELOT, "username": name}
+            user_id = await register(client, person)
+            token = await log_in(client, person)
+            codes: list[str] = []
 
-    async def require_and_be_late(proof: Reauthentication, *arguments: Any) -> User:
-        proven = await require(proof, *arguments)
-        path = f"/users/{lancelot}/password-reset"
-        codes.append((await client.post(path, headers=bearer(arthurs_token))).json()["code"])
-        return proven
+            async def require_and_force(
+                proof: Reauthentication,
+                *arguments: Any,
+                forcing: str = f"/users/{user_id}/password-reset",
+                codes: list[str] = codes,
+            ) -> User:
+                proven = await require(proof, *arguments)
+                forced = await client.post(forcing, headers=bearer(arthurs_token))
+                codes.append(forced.json()["code"])
+                return proven
 
-    monkeypatch.setattr(Reauthentication, "require", require_and_be_late)
-    late = await call(client, token, method, path, password=PASSWORD, **members)
-    assert_problem(late, 401, "invalid_token")
-    record = await client.get(f"/users/{lancelot}", headers=bearer(arthurs_token))
-    assert record.json()["email"] == LANCELOT["email"]
-    reset = {"code": codes[0], "new_password": "the lady of shalott"}
-    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
+            monkeypatch.setattr(Reauthentication, "require", require_and_force)
+            late = await call(client, token, method, path, password=PASSWORD, **members)
+            assert_problem(late, 401, "invalid_token")
+            record = await client.get(f"/users/{user_id}", headers=bearer(arthurs_token))
+            assert record.json()["email"] == LANCELOT["email"]
+            reset = {"code": codes[0], "new_password": "the lady of shalott"}
+            assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
 
 
-async def test_a_weak_new_password_is_named_as_such(database_url: str, clock: Clock) -> None:
+@on_sqlite
+async def test_a_weak_new_password_is_rejected(database_url: str, clock: Clock) -> None:
     app = create_app(make_settings(database_url, password_policy="strict"), clock, clock)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await register(client, LANCELOT)
@@ -142,7 +150,8 @@ async def test_a_weak_new_password_is_named_as_such(database_url: str, clock: Cl
         assert field["field"] == "new_password"
 
 
-async def test_closed_registration_tells_nothing_of_names(
+@on_sqlite
+async def test_closed_registration_reveals_no_names(
     client: AsyncClient, database_url: str, clock: Clock
 ) -> None:
     await register(client, LANCELOT)

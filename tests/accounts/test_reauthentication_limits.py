@@ -1,4 +1,4 @@
-"""A wrong password of a logged-in user counts as one at a login does."""
+"""A wrong password of a logged-in user counts as a failed login."""
 
 import pytest
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ async def change_email(client: AsyncClient, token: str, password: str) -> Respon
 
 
 @on_sqlite
-async def test_failures_block_a_login_and_a_success_takes_them_back(client: AsyncClient) -> None:
+async def test_failures_block_a_login_and_a_success_clears_them(client: AsyncClient) -> None:
     await register(client, PERSON)
     token = await log_in(client, PERSON)
     for _ in range(2):

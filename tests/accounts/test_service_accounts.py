@@ -1,4 +1,4 @@
-"""Service accounts are users without a password, whose names nobody else can have."""
+"""Service accounts are users without a password, with names that other users cannot have."""
 
 import json
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 from httpx import AsyncClient, Response
 
 from tests.operations.test_cli import Command, assert_refused, hourpass
+from tests.support.markers import on_sqlite
 from tests.support.users import (
     ARTHUR,
     GALAHAD,
@@ -56,9 +57,7 @@ async def test_an_administrator_creates_lists_changes_and_deletes_one(
     assert (await client.get("/me", headers=admin)).json()["kind"] == "person"
 
 
-async def test_a_key_is_made_below_the_account_and_below_the_user(
-    client: AsyncClient, arthurs_token: str
-) -> None:
+async def test_a_key_is_created_by_either_path(client: AsyncClient, arthurs_token: str) -> None:
     account = (await create(client, arthurs_token)).json()
     person, admin = await register(client, LANCELOT), bearer(arthurs_token)
     for group in ("service-accounts", "users"):
@@ -81,7 +80,10 @@ async def test_a_key_is_made_below_the_account_and_below_the_user(
         assert_problem(answer, 403, "insufficient_scope")
 
 
-async def test_it_stays_when_its_maker_is_deleted(client: AsyncClient, arthurs_token: str) -> None:
+@on_sqlite
+async def test_it_stays_when_the_administrator_who_created_it_is_deleted(
+    client: AsyncClient, arthurs_token: str
+) -> None:
     admin = bearer(arthurs_token)
     lancelot = await register(client, LANCELOT)
     await client.patch(f"/users/{lancelot}", json={"is_admin": True}, headers=admin)
@@ -90,6 +92,7 @@ async def test_it_stays_when_its_maker_is_deleted(client: AsyncClient, arthurs_t
     assert (await client.get(f"/users/{account['id']}", headers=admin)).json()["is_enabled"]
 
 
+@on_sqlite
 async def test_only_an_administrator_may(client: AsyncClient) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
@@ -98,7 +101,8 @@ async def test_only_an_administrator_may(client: AsyncClient) -> None:
     assert_problem(unauthenticated, 401, "missing_token")
 
 
-async def test_bad_input_is_named(
+@on_sqlite
+async def test_invalid_members_are_named(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     for members, field in (
@@ -118,6 +122,7 @@ async def test_bad_input_is_named(
     assert_problem(twice, 409, "user_exists")
 
 
+@on_sqlite
 async def test_nobody_else_can_have_such_a_name(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
@@ -131,6 +136,7 @@ async def test_nobody_else_can_have_such_a_name(
     assert await register(client, {**LANCELOT, "username": "svclancelot"})
 
 
+@on_sqlite
 async def test_it_gets_no_password_and_no_address(
     client: AsyncClient, arthurs_token: str, hourpass: Command
 ) -> None:

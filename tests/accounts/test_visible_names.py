@@ -1,4 +1,4 @@
-"""A username shows something at every place: decided by Unicode's properties."""
+"""All characters of a username are visible, according to their Unicode properties."""
 
 import sys
 import unicodedata
@@ -63,11 +63,11 @@ def test_names_of_all_scripts_are_accepted(username: str) -> None:
         pytest.param("lance\u1680lot", id="an Ogham space"),
     ],
 )
-def test_what_shows_nothing_is_refused(username: str) -> None:
+def test_invisible_characters_are_rejected(username: str) -> None:
     assert not is_accepted(username)
 
 
-def test_few_characters_of_a_visible_category_are_refused() -> None:
+def test_few_characters_of_a_visible_category_are_rejected() -> None:
     """Beyond the default-ignorable ones and the blanks, nothing that people write with."""
     refused = {
         character

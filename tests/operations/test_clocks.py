@@ -1,5 +1,5 @@
-"""No clock that is wrong by up to a day makes a revoked token valid again: neither this host's, set
-back or ahead, nor another one's."""
+"""No clock that is wrong by up to a day makes a revoked token valid again: neither this host's nor
+another one's."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ HOUR = timedelta(hours=1)
 
 
 class MonotonicClock:
-    """As time.monotonic(), and it can be moved on."""
+    """Like time.monotonic(), but a test can advance it."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -61,7 +61,7 @@ async def log_out_everywhere(client: AsyncClient, token: str) -> None:
 async def test_setting_the_clock_back_makes_no_expired_token_valid(
     monotonic: MonotonicClock, client: AsyncClient, clock: Clock, back: timedelta
 ) -> None:
-    """As long as a clock may be wrong, the cache itself remembers."""
+    """The cache remembers revocations for as long as a clock may be wrong."""
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert await token_holds(client, token)
@@ -69,7 +69,7 @@ async def test_setting_the_clock_back_makes_no_expired_token_valid(
     passed = back + timedelta(minutes=2)
     monotonic.advance(passed)
     clock.advance(passed)
-    await log_out_everywhere(client, await log_in(client, ARTHUR))  # has old entries forgotten
+    await log_out_everywhere(client, await log_in(client, ARTHUR))  # deletes old entries
     clock.advance(-back)
     assert not await token_holds(client, token)
     assert not await token_holds(client, token)
@@ -78,7 +78,7 @@ async def test_setting_the_clock_back_makes_no_expired_token_valid(
 async def test_when_the_clock_was_set_the_database_is_asked_again_about_every_user(
     monotonic: MonotonicClock, app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:
-    """However far it was set back, and even if every trace of the revocation is gone."""
+    """However far it was set back, and even if the revocation has been deleted."""
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert await token_holds(client, token)
@@ -105,12 +105,12 @@ async def test_a_drifting_clock_counts_as_set_only_when_it_is_a_minute_off(
     for drift, known in [(50, True), (20, False)]:
         clock.advance(timedelta(seconds=drift))
         answer = app.state.token_cache.check(token, clock())
-        # Not fresh on a busy machine: then nothing was looked at.
+        # On a busy machine the cache may not be fresh: then it does not answer.
         assert (answer is not None) == known or not app.state.revocation_cache.is_fresh()
         assert await token_holds(client, token)
 
 
-@pytest.mark.parametrize("wrong_by", [2 * HOUR, -2 * HOUR, 20 * HOUR, -20 * HOUR], ids=str)
+@pytest.mark.parametrize("wrong_by", [20 * HOUR, -20 * HOUR], ids=str)
 async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
     settings: Settings, client: AsyncClient, wrong_by: timedelta
 ) -> None:
@@ -120,10 +120,12 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
     wrong = Clock()
     wrong.now = datetime.now(UTC) + wrong_by
     async with started_client(settings, wrong) as elsewhere:
-        await log_out_everywhere(elsewhere, await log_in(elsewhere, LANCELOT))
+        for _ in range(2):  # the newest revocation is never purged
+            await log_out_everywhere(elsewhere, await log_in(elsewhere, LANCELOT))
         feed_before = await revoked(elsewhere)
-        wrong.now += timedelta(minutes=10)  # past the other one's lease
+        wrong.now += timedelta(minutes=10)  # past the period of the other one's lock
         database = elsewhere._transport.app.state.database  # type: ignore[attr-defined]
         await Retention(database, settings).run_once()
-        assert await revoked(elsewhere) == feed_before != []
+        assert await revoked(elsewhere) == feed_before
+        assert len(feed_before) == 2
     assert await comes_to_an_end(client, token)

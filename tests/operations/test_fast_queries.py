@@ -1,4 +1,4 @@
-"""One statement straight to the driver says and does what it would by way of SQLAlchemy."""
+"""A statement that goes straight to the driver has the same result as with SQLAlchemy."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from app.errors import UnavailableError
 from app.events import Event
 from app.settings import Settings
 from app.users.models import User
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR
 
@@ -27,7 +27,7 @@ BY_TIME = select(User.id).where(User.created_at <= bindparam("now"), User.is_ena
 ENTRIES = select(func.count(Entry.id)).where(Entry.action == bindparam("action"))
 
 
-async def test_rows_are_those_of_the_session(app: FastAPI, clock: Clock) -> None:
+async def test_rows_are_the_same_as_those_of_the_session(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         alone = [
             [tuple(row) for row in await fast_queries.run(session, BY_NAME, ARTHURS)],
@@ -47,7 +47,7 @@ async def test_rows_are_those_of_the_session(app: FastAPI, clock: Clock) -> None
 LOGIN = Event("login", 1, True, {"of": "Arthur's"})
 
 
-async def test_what_is_written_alone_is_there_at_once(app: FastAPI, clock: Clock) -> None:
+async def test_a_single_write_is_committed_at_once(app: FastAPI, clock: Clock) -> None:
     database: Database = app.state.database
     async with database.session() as session, database.session() as other:
         await write_entry(RequestContext(session, clock(), "192.0.2.7"), LOGIN)
@@ -56,7 +56,7 @@ async def test_what_is_written_alone_is_there_at_once(app: FastAPI, clock: Clock
         assert (entry.at, entry.succeeded, entry.ip_address) == (clock(), True, "192.0.2.7")
 
 
-async def test_within_a_transaction_it_is_part_of_that(app: FastAPI, clock: Clock) -> None:
+async def test_within_a_transaction_a_statement_is_part_of_it(app: FastAPI, clock: Clock) -> None:
     async with app.state.database.session() as session:
         await begin_write(session)
         await write_entry(RequestContext(session, clock(), "192.0.2.7"), LOGIN)
@@ -67,7 +67,7 @@ async def test_within_a_transaction_it_is_part_of_that(app: FastAPI, clock: Cloc
         ] == [(0,)]
 
 
-async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> None:
+async def test_an_error_of_the_database_leaves_no_transaction_open(app: FastAPI) -> None:
     database: Database = app.state.database
     incomplete = insert(Entry.__table__).inline()  # type: ignore[arg-type] # a Table, as declared
     async with database.session() as session:
@@ -76,9 +76,9 @@ async def test_a_refusal_of_the_database_leaves_nothing_behind(app: FastAPI) -> 
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
-async def test_a_connection_that_the_server_ends_meanwhile_is_an_outage(app: FastAPI) -> None:
+async def test_a_connection_that_the_server_closes_meanwhile_is_an_outage(app: FastAPI) -> None:
     database: Database = app.state.database
     stopping = select(func.pg_terminate_backend(func.pg_backend_pid()))
     with pytest.raises(UnavailableError):
@@ -97,7 +97,7 @@ async def test_a_cancelled_statement_blocks_no_other(app: FastAPI) -> None:
         assert await fast_queries.run(session, BY_NAME, ARTHURS)
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 async def test_a_slow_statement_does_not_hold_up_the_next(app: FastAPI) -> None:
     database: Database = app.state.database
     lock = select(func.pg_advisory_xact_lock(bindparam("number")))
@@ -111,11 +111,11 @@ async def test_a_slow_statement_does_not_hold_up_the_next(app: FastAPI) -> None:
         await waiting
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 async def test_a_worker_has_no_more_connections_than_documented(
     app: FastAPI, settings: Settings
 ) -> None:
-    """The pool's, one for single statements and one for the news."""
+    """Those of the pool, one for single statements and one for revocations."""
     database: Database = app.state.database
 
     async def ask() -> None:

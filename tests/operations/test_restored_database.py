@@ -1,5 +1,5 @@
-"""A database that is restored, copied or replaced by a standby has another past. Whatever was
-revoked in either of the two stays revoked, and nobody gets anybody else's account."""
+"""A database that is restored, copied or replaced by a standby has another past. What was revoked
+in either of the two stays revoked, and no token gets another user's account."""
 
 import asyncio
 import logging
@@ -12,9 +12,12 @@ from click.testing import CliRunner
 from fastapi import FastAPI
 from httpx import AsyncClient
 
+from app.background_jobs import wait_or_stop
 from app.cli.main import main as hourpass
 from app.database.engine import begin_write
 from app.database.timelines import IDS_AFTER_BACKUP
+from app.recovery import service as recovery
+from app.tokens.revocations import cache
 from hourpass import Guard, InvalidTokenError
 from tests.support.apps import context_in, started_client
 from tests.support.databases import Twin, twin
@@ -43,6 +46,17 @@ from tests.support.users import (
 __all__ = ["twin"]
 
 HS256 = {"signing_algorithm": "HS256", "hs256_secret": "what Arthur and his knights all know"}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a worker polls again after an error, and between two searches for lost revocations."""
+
+    async def wait_a_tenth(stopping: asyncio.Event, seconds: float) -> bool:
+        return await wait_or_stop(stopping, seconds / 10)
+
+    for module in (cache, recovery):
+        monkeypatch.setattr(module, "wait_or_stop", wait_a_tenth)
 
 
 async def answers(client: AsyncClient, path: str, status: int) -> bool:
@@ -88,7 +102,7 @@ async def test_a_worker_notices_that_its_database_has_another_past(
         await register(other, {**LANCELOT, "username": "mordred"})
         mordred = await log_in(other, {**LANCELOT, "username": "mordred"})
         cursor_there = (await other.get("/revocations")).json()["cursor"]
-    # The same number of revocations, and of users, in both: only the marks tell them apart.
+    # Both have the same number of revocations and of users: only the marks tell them apart.
     await revoke(client, here)
     lost = await register(client, {**GALAHAD, "username": "percival"})
     percival = await log_in(client, {**GALAHAD, "username": "percival"})
@@ -119,7 +133,8 @@ async def test_a_worker_notices_that_its_database_has_another_past(
 async def test_what_the_database_has_lost_is_revoked_again(
     app: FastAPI, client: AsyncClient, twin: Twin, clock: Clock
 ) -> None:
-    """Or the service would issue tokens that it refuses, and new workers would accept old ones."""
+    """Otherwise the service would issue tokens that it rejects, and new workers would accept tokens
+    that are revoked."""
     for person in (LANCELOT, GALAHAD):
         await register(client, person)
     session = await open_session(client, LANCELOT)
@@ -162,18 +177,20 @@ async def test_what_the_database_has_lost_is_revoked_again(
             for each in (newcomer, client):
                 assert await token_holds(each, fresh)
         keys = await keys_of(newcomer, LANCELOT)
-        assert (await keys.get(narrowed))["status"] == "suspended"  # who knows what was lost
+        assert (await keys.get(narrowed))["status"] == "suspended"  # its change was lost
         assert (await keys.get(untouched))["status"] == "active"
 
 
 @on_sqlite
-async def test_while_a_lost_key_is_the_only_one_nobody_gets_a_token(
+async def test_while_a_lost_key_is_the_only_one_no_token_is_issued(
     app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kid = kid_of(await log_in(client, ARTHUR))
-    cache, keys = app.state.revocation_cache, app.state.key_refresher
+    keys = app.state.key_refresher
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(cache, "is_revoked", lambda values: f"kid:{kid}" in values)
+        meanwhile.setattr(
+            app.state.revocation_cache, "is_revoked", lambda values: f"kid:{kid}" in values
+        )
         async with keys._refreshing:
             assert not await keys._refresh()
         assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
@@ -200,10 +217,12 @@ async def test_a_listener_that_waits_is_told_to_start_over(
         assert_problem(await waiting, 410, "cursor_unknown")
 
 
+@on_sqlite
 async def test_a_guard_keeps_its_revocations_and_reads_those_of_the_other_database(
     twin: Twin, clock: Clock
 ) -> None:
-    """Both have the same feed name and as many revocations; the service runs on through it."""
+    """Both have the same feed name and as many revocations, and the service keeps running. On
+    PostgreSQL, a guard sees the same: the test above shows that the service answers 410."""
     with running_service(twin.first_url) as service, Guard(service.url) as guard:
         user = service.new_user()
         here, there, valid = [service.log_in(user) for _ in range(3)]
@@ -235,6 +254,7 @@ def answers_at_all(service: RunningService) -> bool:
     return True
 
 
+@on_sqlite
 async def test_a_cursor_that_the_database_lacks_is_in_the_log_once_an_hour(
     client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,7 +266,7 @@ async def test_a_cursor_that_the_database_lacks_is_in_the_log_once_an_hour(
         found = [record for record in caplog.records if record.name == "hourpass.revocations"]
         return [record.message for record in found if record.levelno == logging.WARNING]
 
-    # Of another feed, or malformed: that says nothing about this database.
+    # A cursor of another feed, or a malformed one, says nothing about this database.
     for cursor in ("nonsense", f"0123456789abcdef.1.{mark}"):
         assert (await client.get("/revocations", params={"after": cursor})).status_code == 410
     assert warnings() == []
@@ -310,7 +330,8 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     assert (entry["actor_id"], entry["succeeded"]) == (None, True)
 
 
-async def test_with_a_shared_secret_the_service_refuses_old_tokens_and_says_what_else_to_do(
+@on_sqlite
+async def test_with_a_shared_secret_old_tokens_are_rejected_and_the_command_says_what_else_to_do(
     database_url: str, clock: Clock, after_restore: Callable[..., str]
 ) -> None:
     async with started_client(make_settings(database_url, **HS256), clock) as client:

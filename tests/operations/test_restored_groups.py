@@ -2,8 +2,9 @@
 
 from httpx import AsyncClient
 
-from tests.accounts.test_groups import Court, arthur, settings
+from tests.accounts.test_groups import arthur, settings
 from tests.operations.test_restored_database import answers, lists
+from tests.support.admin_client import AdminClient
 from tests.support.apps import started_client
 from tests.support.databases import Twin, twin
 from tests.support.settings import Clock, make_settings
@@ -13,7 +14,7 @@ __all__ = ["arthur", "settings", "twin"]
 
 
 async def test_a_lost_narrowing_is_published_again_and_new_tokens_are_valid(
-    client: AsyncClient, arthur: Court, twin: Twin, clock: Clock
+    client: AsyncClient, arthur: AdminClient, twin: Twin, clock: Clock
 ) -> None:
     user_id = await register(client, LANCELOT)
     for name in ("knights", "squires"):

@@ -1,52 +1,39 @@
-"""SECRET_KEY is rotated in four steps, while workers run. Nobody has to log in again."""
+"""SECRET_KEY is rotated in four steps while workers run. No user has to log in again."""
 
 import asyncio
 import json
-import os
 import re
-import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner, Result
 from httpx import AsyncClient
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.models import Entry
 from app.cli.main import main
+from app.context import RequestContext
 from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
-from app.errors import UnavailableError
 from app.http import access_log
-from app.main import create_app
-from app.secret_rotation import encrypted_rows, heartbeat
+from app.secret_rotation import encrypted_rows
 from app.secret_rotation.encrypted_rows import (
-    WHOLE_TEXT,
-    SecretCount,
     count_secrets,
     encrypt_with_first,
 )
 from app.secret_rotation.heartbeat import (
-    ALIVE_PERIOD,
-    KEPT_FOR,
-    MAX_USED_KEYS,
     Heartbeat,
-    Worker,
-    list_workers,
-    record_use,
 )
-from app.secret_rotation.models import KeyHolder, UsedKey
-from app.secret_rotation.service import Rotation, Step
 from app.security.encrypted_columns import find_encrypted_columns
 from app.security.encryption import DecryptionError, Encryptor, fingerprints
 from app.settings import ROOT, Settings
 from app.tables import metadata
 from app.tokens.signing_keys.models import StoredKey
+from app.tokens.signing_keys.store import KeyStore
+from app.users.models import User
 from app.webhooks.models import WebhookEndpoint
 from tests.support.apps import started_client
 from tests.support.authenticator import Authenticator, enroll, log_in_with
@@ -90,8 +77,8 @@ def names() -> dict[str, str]:
 async def worker(
     database_url: str, secret_key: str, name: str, clock: Clock
 ) -> AsyncIterator[AsyncClient]:
-    """A worker of that name, which records its values as it starts, and forgets them as it ends.
-    Its heart beats by the real clock, as the command does."""
+    """A worker of that name. It records its values when it starts, and deletes the record when it
+    stops, by the real clock, which the command uses as well."""
     settings = make_settings(database_url, secret_key=secret_key)
     database = Database(settings)
     beat = Heartbeat(database, settings, name)
@@ -102,8 +89,8 @@ async def worker(
     await database.close()
 
 
-class Court:
-    """What people have from before, and what they do at each worker."""
+class Logins:
+    """The tokens and authenticators that users have, to try them at each worker."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -114,7 +101,7 @@ class Court:
         await register(client, person)
         self.authenticators[person["username"]] = await enroll(client, person, self.clock)
 
-    async def is_served(self, *clients: AsyncClient) -> None:
+    async def work_at(self, *clients: AsyncClient) -> None:
         for client in clients:
             for token in self.tokens:
                 assert await token_holds(client, token)
@@ -148,17 +135,17 @@ def assert_refused(result: Result, *parts: str) -> None:
 async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
     database_url: str, clock: Clock, hourpass: Command, names: dict[str, str]
 ) -> None:
-    court = Court(clock)
+    logins = Logins(clock)
     both = f"{OLD},{NEW}"
     async with worker(database_url, OLD, FIRST, clock) as second:
         result = await hourpass("rotate", secret_key=OLD)
         assert "[>] 1." in result.output, result.output  # it encrypted the key of the first start
-        await court.enroll(second, LANCELOT)
+        await logins.enroll(second, LANCELOT)
         async with worker(database_url, both, SECOND, clock) as first:
-            await court.is_served(first, second)
+            await logins.work_at(first, second)
             result = await hourpass("rotate", "--yes", secret_key=both)
             assert_refused(result, f"do not have the value {names[NEW]}: {FIRST} (seen", "[>] 1.")
-            # Even to who goes on with the next step, though it is too early for that.
+            # Also with the SECRET_KEY of the next step, for which it is too early.
             result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
             assert_refused(result, f"do not have the value {names[NEW]}: {FIRST} (seen")
     before = await stored(database_url)
@@ -171,8 +158,8 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
             result, f"has no value {names[NEW]} here, but these workers have it: {FIRST}"
         )
         async with worker(database_url, f"{NEW},{OLD}", SECOND, clock) as first:
-            await court.enroll(first, GALAHAD)
-            await court.is_served(first, second)
+            await logins.enroll(first, GALAHAD)
+            await logins.work_at(first, second)
             result = await hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}")
             assert_refused(result, f"another value than {names[NEW]}: {FIRST} (seen", "[>] 2.")
     assert set(before) < set(await stored(database_url))
@@ -185,20 +172,20 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
         assert_refused(result, "[>] 3.", "Aborted")
         result, _ = await asyncio.gather(
             hourpass("rotate", "--yes", secret_key=f"{NEW},{OLD}"),
-            court.is_served(first, second),
+            logins.work_at(first, second),
         )
         assert result.exit_code == 0, result.output
         assert "Encrypted 2 secrets." in result.output
         assert "[>] 4. Remove the old value" in result.output
         assert f"Remove {names[OLD]}." in result.output
-        await court.is_served(first, second)
+        await logins.work_at(first, second)
         assert not {*before} & {*await stored(database_url)}
         async with worker(database_url, NEW, "camelot:33", clock) as third:
-            await court.is_served(first, second, third)
+            await logins.work_at(first, second, third)
             result = await hourpass("rotate", secret_key=NEW)
             assert f"still have other values: {FIRST} (seen" in result.output
     async with worker(database_url, NEW, FIRST, clock) as first:
-        await court.is_served(first)
+        await logins.work_at(first)
         result = await hourpass("rotate", secret_key=NEW)
         assert "No rotation is under way." in result.output
     database = Database(make_settings(database_url))
@@ -216,11 +203,24 @@ async def test_a_rotation_interrupts_nothing_at_any_of_its_steps(
 async def enrolled(database_url: str, clock: Clock) -> AsyncIterator[Database]:
     """A database with a signing key and two second factors that OLD encrypts."""
     settings = make_settings(database_url, secret_key=OLD)
-    async with started_client(settings, clock) as client:
-        for person in (LANCELOT, GALAHAD):
-            await register(client, person)
-            await enroll(client, person, clock)
     database = Database(settings)
+    async with database.session() as session:
+        await KeyStore(settings).load(RequestContext(session, clock()))
+        await begin_write(session)
+        for person in (LANCELOT, GALAHAD):
+            user = User(
+                username=person["username"],
+                username_folded=person["username"],
+                password_hash="!",
+                is_admin=False,
+                created_at=clock(),
+            )
+            session.add(user)
+            await session.flush()
+            secret = encryptor_for(settings).encrypt("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+            times = dict.fromkeys(("created_at", "confirmed_at", "forgiven_at"), clock())
+            session.add(SecondFactor(user_id=user.id, secret=secret, **times))
+        await session.commit()
     yield database
     await database.close()
 
@@ -261,7 +261,7 @@ async def counted(database: Database, settings: Settings) -> dict[str, int]:
     return {name: number for name, number in found.items() if number}
 
 
-async def test_encrypting_that_was_killed_is_repeated_from_where_it_was(
+async def test_encryption_that_was_killed_continues_when_it_is_repeated(
     database_url: str, enrolled: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encrypted_rows, "BATCH_SIZE", 1)
@@ -269,7 +269,7 @@ async def test_encrypting_that_was_killed_is_repeated_from_where_it_was(
     await kill_encryption(enrolled, settings, 2)
     assert await counted(enrolled, settings) == {"first": 2, "second": 1}
     async with started_client(settings, clock) as client:
-        assert (await client.get("/readyz")).status_code == 200  # after it read all kinds
+        assert (await client.get("/readyz")).status_code == 200
     only_new = make_settings(database_url, secret_key=NEW)
     assert await counted(enrolled, only_new) == {"first": 2, "lost": 1}
     assert await encrypt(enrolled, settings) == (1, 0)
@@ -277,22 +277,18 @@ async def test_encrypting_that_was_killed_is_repeated_from_where_it_was(
     assert await encrypt(enrolled, settings) == (0, 0)
 
 
-@pytest.mark.parametrize("kept", [OLD, NEW], ids=["the old value alone", "the new value alone"])
-async def test_a_worker_does_not_start_with_a_value_that_lacks_half_of_the_secrets(
-    database_url: str,
-    enrolled: Database,
-    clock: Clock,
-    kept: str,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_worker_does_not_start_with_a_value_that_decrypts_half_of_the_secrets(
+    database_url: str, enrolled: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the second factors, the first one and the last one."""
+    """The old value alone does not decrypt the first second factor, nor the new one the last."""
     monkeypatch.setattr(encrypted_rows, "BATCH_SIZE", 1)
     await kill_encryption(enrolled, rotating(database_url), 1)
     hs256 = {"signing_algorithm": "HS256", "hs256_secret": "x" * 32}  # without a signing key
-    settings = make_settings(database_url, secret_key=kept, **hs256)
-    with pytest.raises(DecryptionError, match=r"second factors .* add it after a comma"):
-        async with started_client(settings, clock):
-            pass
+    for kept in (OLD, NEW):
+        settings = make_settings(database_url, secret_key=kept, **hs256)
+        with pytest.raises(DecryptionError, match=r"second factors .* add it after a comma"):
+            async with started_client(settings, clock):
+                pass
 
 
 async def test_secrets_from_before_secret_key_was_set_are_encrypted_too(
@@ -312,7 +308,7 @@ async def test_secrets_from_before_secret_key_was_set_are_encrypted_too(
 async def test_a_kind_of_secrets_may_have_several_columns(
     database_url: str, enrolled: Database, clock: Clock
 ) -> None:
-    """Such as the secret of a webhook, and the one before it."""
+    """A webhook has a secret and the previous one."""
     old = Encryptor(make_settings(database_url, secret_key=OLD), "webhook secrets")
     async with enrolled.session() as session:
         await begin_write(session)
@@ -339,7 +335,7 @@ async def test_a_kind_of_secrets_may_have_several_columns(
 async def test_a_secret_that_changes_meanwhile_keeps_its_change(
     database_url: str, enrolled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as that of a user who sets up a second factor again."""
+    """A user may set up a second factor again."""
     settings = rotating(database_url)
     again = encryptor_for(settings).encrypt("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
     others = Database(settings)
@@ -426,7 +422,7 @@ async def test_status_shows_what_each_value_encrypts_and_which_worker_has_it(
 async def test_a_text_with_a_comma_that_was_one_value_still_decrypts(
     database_url: str, clock: Clock, hourpass: Command
 ) -> None:
-    """As before this version, in which the text between the commas became values."""
+    """Before values were separated by commas, the whole text was one value."""
     settings = make_settings(database_url, secret_key=f"{NEW},{OLD}")
     before = settings.model_copy()
     monkey = pytest.MonkeyPatch()
@@ -445,179 +441,6 @@ async def test_a_text_with_a_comma_that_was_one_value_still_decrypts(
     async with started_client(make_settings(database_url, secret_key=NEW), clock) as client:
         answer = await log_in_with(client, LANCELOT, authenticator.next_code())
         assert answer.status_code == 200
-
-
-# Which step is next
-
-
-def count(**by_value: int) -> SecretCount:
-    return SecretCount("second factors", Counter(by_value), 0, 0, 0)
-
-
-def alive(*values: str) -> tuple[Worker, ...]:
-    return tuple(
-        Worker(f"camelot:{number}", tuple(each.split()), timedelta())
-        for number, each in enumerate(values)
-    )
-
-
-DAY = datetime(2026, 11, 23, tzinfo=UTC)
-LATER = DAY + timedelta(days=1)
-
-
-@pytest.mark.parametrize(
-    ("here", "at_workers", "secrets", "used", "step"),
-    [
-        pytest.param("a", ["a"], {"a": 3}, {"a": DAY}, None, id="one value everywhere"),
-        pytest.param("a", [], {}, {}, None, id="nothing at all"),
-        pytest.param("a b", ["a"], {"a": 3}, {"a": DAY}, Step.ADD, id="a worker lacks it"),
-        pytest.param("a b", ["a", "a b"], {"a": 3}, {"a": DAY}, Step.ADD, id="one of two lacks it"),
-        pytest.param("a", ["a b"], {"a": 3}, {"a": DAY}, Step.ADD, id="only workers have it"),
-        pytest.param("a b", ["a b"], {"a": 3}, {"a": DAY}, Step.MAKE_FIRST, id="all have it"),
-        pytest.param("a b", [], {"a": 3}, {}, Step.MAKE_FIRST, id="no worker has ever started"),
-        pytest.param("b a", ["a b"], {"a": 3}, {"a": DAY}, Step.MAKE_FIRST, id="one is behind"),
-        pytest.param(
-            "b a",
-            ["a b", "b a"],
-            {"a": 3, "b": 1},
-            {"a": DAY, "b": LATER},
-            Step.MAKE_FIRST,
-            id="one of two is behind",
-        ),
-        pytest.param(
-            "b a", ["b a"], {"a": 3}, {"a": DAY, "b": LATER}, Step.ENCRYPT, id="all encrypt with it"
-        ),
-        pytest.param("b a", ["b a"], {"a": 3}, {"b": DAY}, Step.ENCRYPT, id="both at the upgrade"),
-        pytest.param("b a", [], {"a": 3}, {}, Step.ENCRYPT, id="without workers"),
-        pytest.param(
-            "b a", [], {"a": 2, "b": 1}, {"a": DAY}, Step.ENCRYPT, id="begun without workers"
-        ),
-        pytest.param(
-            "b a", ["b a"], {"b": 3}, {"a": DAY, "b": LATER}, Step.REMOVE, id="all is encrypted"
-        ),
-        pytest.param(
-            "a b",
-            ["a b"],
-            {"b": 3},
-            {"a": DAY, "b": LATER},
-            Step.MAKE_FIRST,
-            id="back to the old order",
-        ),
-        pytest.param(
-            "b", ["b a"], {"b": 3}, {"a": DAY, "b": LATER}, Step.REMOVE, id="a worker has the old"
-        ),
-        pytest.param("b", ["b"], {"b": 3}, {"a": DAY, "b": LATER}, None, id="all is done"),
-        pytest.param(
-            "c b a",
-            ["c b a"],
-            {"a": 1, "c": 1},
-            {"a": DAY, "b": LATER, "c": LATER + timedelta(days=1)},
-            Step.ENCRYPT,
-            id="two old values",
-        ),
-        pytest.param("a b", ["a b"], {WHOLE_TEXT: 2}, {"a": DAY}, Step.ENCRYPT, id="one text"),
-    ],
-)
-def test_the_next_step_is_known(
-    here: str, at_workers: list[str], secrets: dict[str, int], used: dict[str, datetime], step: Step
-) -> None:
-    rotation = Rotation(tuple(here.split()), alive(*at_workers), (count(**secrets),), used)
-    assert rotation.step is step
-
-
-# What workers record
-
-
-async def recorded(database: Database) -> list[tuple[str, tuple[str, ...]]]:
-    async with database.session() as session:
-        return [(each.name, each.fingerprints) for each in await list_workers(session)]
-
-
-@pytest.mark.locked_jobs
-async def test_a_worker_records_its_values_as_long_as_it_runs(
-    database_url: str, clock: Clock, names: dict[str, str]
-) -> None:
-    settings = rotating(database_url)
-    database = Database(settings, clock)
-    app = create_app(settings, clock, clock)
-    async with app.router.lifespan_context(app):
-        async with asyncio.timeout(60):
-            while not (found := await recorded(database)):  # noqa: ASYNC110 - nothing tells us
-                await asyncio.sleep(0.01)
-        assert found == [(f"{socket.gethostname()[:64]}:{os.getpid()}", (names[NEW], names[OLD]))]
-    assert await recorded(database) == []
-    await database.close()
-
-
-async def test_a_worker_that_was_killed_is_forgotten(database_url: str, clock: Clock) -> None:
-    settings = rotating(database_url)
-    database = Database(settings, clock)
-    await Heartbeat(database, settings, FIRST).beat()
-    other = Heartbeat(database, settings, SECOND)
-    clock.advance(ALIVE_PERIOD - timedelta(seconds=1))
-    await other.beat()
-    assert [name for name, _ in await recorded(database)] == [FIRST, SECOND]
-    clock.advance(timedelta(seconds=1))
-    assert [name for name, _ in await recorded(database)] == [SECOND]
-    clock.advance(KEPT_FOR)
-    await other.beat()
-    async with database.session() as session:
-        assert await session.scalar(select(func.count()).select_from(KeyHolder)) == 1
-        (holder,) = await session.scalars(select(KeyHolder))
-        assert holder.last_seen_at - holder.first_seen_at == KEPT_FOR + timedelta(seconds=1)
-    await database.close()
-
-
-@on_sqlite
-@pytest.mark.locked_jobs
-@pytest.mark.parametrize("recovers", [True, False])
-async def test_a_worker_that_cannot_record_its_values_tries_again(
-    database_url: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    recovers: bool,
-) -> None:
-    """When it ends, it does not wait for a database that is away."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0)
-    stopping = asyncio.Event()
-    calls: list[str] = []
-
-    class Beating(Heartbeat):
-        async def beat(self) -> None:
-            calls.append("beat")
-            if len(calls) == 3:
-                stopping.set()
-            if len(calls) < 3 or not recovers:
-                raise UnavailableError
-
-        async def forget(self) -> None:
-            calls.append("forget")
-            raise UnavailableError
-
-    settings = rotating(database_url)
-    database = Database(settings)
-    await Beating(database, settings).run(stopping)
-    await database.close()
-    assert calls == ["beat"] * 3 + ["forget"] * recovers
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "Cannot record which values of SECRET_KEY are in use"
-    ]
-
-
-async def test_only_the_newest_used_values_are_kept(database_url: str, clock: Clock) -> None:
-    """A service in development may have another one at each start."""
-    database = Database(make_settings(database_url), clock)
-    async with database.session() as session:
-        for number in range(MAX_USED_KEYS + 3):
-            await begin_write(session)
-            await record_use(session, f"{number:016}", clock())
-            await record_use(session, f"{number:016}", clock() + timedelta(days=1))
-            await session.commit()
-            clock.advance(timedelta(seconds=1))
-        kept = list(await session.scalars(select(UsedKey.fingerprint).order_by(UsedKey.used_since)))
-    await database.close()
-    assert kept == [f"{number:016}" for number in range(3, MAX_USED_KEYS + 3)]
 
 
 @on_sqlite

@@ -2,6 +2,7 @@
 
 import asyncio
 import email
+import logging
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -19,6 +20,9 @@ from app.database.outbox import OutboxWorker
 from app.mail.worker import MailWorker
 
 CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
+
+# aiosmtpd logs a dozen lines per message, and pytest formats each of them.
+logging.getLogger("mail.log").setLevel(logging.WARNING)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A key that was announced, and is revoked before it signs, leaves the current key signing."""
+"""If an announced key is revoked before it signs, the current key continues to sign."""
 
 from datetime import timedelta
 
@@ -51,7 +51,7 @@ def keys(database: Database, settings: Settings, clock: Clock) -> Keys:
     return Keys(database, settings, clock)
 
 
-async def test_the_current_key_goes_on_signing(keys: Keys, clock: Clock) -> None:
+async def test_the_current_key_continues_to_sign(keys: Keys, clock: Clock) -> None:
     current = await keys.current()
     announced = await keys.rotate()
     await keys.revoke(announced)

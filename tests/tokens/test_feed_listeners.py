@@ -1,4 +1,4 @@
-"""How the feed holds a request back and wakes its listeners, without a database."""
+"""How listeners wait, get heartbeats and are woken, without a database."""
 
 import asyncio
 import json
@@ -69,12 +69,13 @@ def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Client:
-    """One that waits for half a minute, if nothing happens."""
+    """Waits for half a minute, if nothing happens."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, wait: float = 30) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.heartbeats: list[float] = []  # when each one was sent
         self.received: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
-        self._response = FeedResponse(feed, feed.known.head.cursor, 30)
+        self._response = FeedResponse(feed, feed.known.head.cursor, wait)
 
     async def receive(self) -> Any:
         message = await self.received.get()
@@ -84,6 +85,13 @@ class Client:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
+        if message.get("more_body"):
+            self.heartbeats.append(time.monotonic())
+
+    async def listen(self, http_version: str = "1.1") -> None:
+        """Returns once it has its response."""
+        async with asyncio.timeout(10):
+            await self._response({"http_version": http_version}, self.receive, self.send)
 
     @asynccontextmanager
     async def listening(self, feed: Feed) -> AsyncIterator["asyncio.Task[None]"]:
@@ -96,8 +104,11 @@ class Client:
             yield task
             await asyncio.wait([task])
 
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
     def values(self) -> list[str]:
-        page = json.loads(b"".join(message.get("body", b"") for message in self.sent))
+        page = json.loads(self.body())
         return [entry["value"] for entry in page["revocations"]]
 
 
@@ -113,7 +124,7 @@ async def test_a_revocation_ends_the_wait(feed: Feed) -> None:
     assert first.values() == second.values() == ["jti:1"]
     assert feed.refreshed == 4  # before each look
     await until(lambda: not asyncio.all_tasks() - before)
-    assert not feed._wake_ups  # nothing is kept for the end of their waits
+    assert not feed._wake_ups  # no wake-up is left for the end of their waits
     later = Client(feed)
     async with later.listening(feed):
         feed.known.publish(2)
@@ -121,7 +132,7 @@ async def test_a_revocation_ends_the_wait(feed: Feed) -> None:
 
 
 @pytest.mark.usefixtures("no_heartbeats")
-async def test_the_end_of_the_service_ends_the_wait(feed: Feed) -> None:
+async def test_the_wait_ends_when_the_service_stops(feed: Feed) -> None:
     client = Client(feed)
     async with client.listening(feed):
         feed.stopping.set()
@@ -134,7 +145,7 @@ async def test_the_end_of_the_service_ends_the_wait(feed: Feed) -> None:
     [{"type": "http.disconnect"}, ContentTooLargeError()],
     ids=["it hangs up", "its body is too large"],
 )
-async def test_a_client_that_gets_no_answer_does_not_listen(
+async def test_a_client_that_can_get_no_response_stops_listening(
     feed: Feed, message: dict[str, Any] | Exception
 ) -> None:
     client = Client(feed)
@@ -148,7 +159,7 @@ async def test_a_client_that_gets_no_answer_does_not_listen(
 
 
 @pytest.mark.usefixtures("no_heartbeats")
-async def test_before_the_first_heartbeat_the_end_of_a_wait_can_be_an_error(feed: Feed) -> None:
+async def test_before_the_first_heartbeat_a_wait_can_end_with_an_error(feed: Feed) -> None:
     client = Client(feed)
     async with client.listening(feed) as response:
         feed.known.fresh = False
@@ -158,7 +169,7 @@ async def test_before_the_first_heartbeat_the_end_of_a_wait_can_be_an_error(feed
     assert client.sent == []
 
 
-async def test_after_the_first_heartbeat_it_is_an_empty_page(
+async def test_after_the_first_heartbeat_a_wait_ends_with_an_empty_page(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
@@ -169,6 +180,99 @@ async def test_after_the_first_heartbeat_it_is_an_empty_page(
         feed.known.fresh = False
         feed.stopping.set()
     assert client.values() == []
+
+
+async def test_heartbeats_are_sent_while_a_listener_waits_and_never_too_soon(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th one vouches for n times HEARTBEAT_SECONDS, so it must not be sent before."""
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.1)
+    client, asked_at = Client(feed, wait=0.5), time.monotonic()
+    await client.listen()
+    assert 1 <= len(client.heartbeats) <= 5
+    for number, at in enumerate(client.heartbeats, start=1):
+        assert at >= asked_at + number * 0.1
+    page = {"revocations": [], "cursor": feed.known.head.cursor, "more": False}
+    spaces = b" " * len(client.heartbeats)
+    assert client.body() == spaces + json.dumps(page, separators=(",", ":")).encode()
+    types = [message["type"] for message in client.sent]
+    assert types == ["http.response.start", *["http.response.body"] * (len(spaces) + 1)]
+    headers = dict(client.sent[0]["headers"])
+    assert headers[b"content-type"] == b"application/json"
+    assert headers[b"x-accel-buffering"] == b"no"
+    assert b"content-length" not in headers
+
+
+async def test_http_1_0_gets_no_heartbeats_but_a_length(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    client = Client(feed, wait=0.2)
+    await client.listen(http_version="1.0")
+    assert client.heartbeats == []
+    length = dict(client.sent[0]["headers"])[b"content-length"]
+    assert int(length) == len(client.body())
+
+
+async def test_no_heartbeat_is_sent_while_revocations_may_be_missing(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, due: list[float]
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    client = Client(feed)
+    async with client.listening(feed):
+        await until(lambda: bool(client.heartbeats))
+        feed.known.fresh = False
+        await until(lambda: not feed.is_fresh)
+        sent, decided = len(client.heartbeats), len(due)
+        await until(lambda: len(due) >= decided + 3)
+        assert len(client.heartbeats) == sent
+        feed.known.fresh = True
+        await until(lambda: len(client.heartbeats) > sent)
+        feed.stopping.set()
+
+
+@pytest.fixture
+def due(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When listeners have asked to be woken: for the next heartbeat, just before it is decided
+    whether this one is sent."""
+    due: list[float] = []
+    wake_at = feed.wake_at
+
+    def note(moment: float, listener: Listener) -> None:
+        due.append(moment)
+        wake_at(moment, listener)
+
+    monkeypatch.setattr(feed, "wake_at", note)
+    return due
+
+
+@pytest.mark.parametrize("seconds", [0.2, 3600.0])
+async def test_the_end_of_the_wait_comes_before_a_later_heartbeat(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, due: list[float], seconds: float
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", seconds)
+    await Client(feed, wait=0.3).listen()
+    assert due[-1] - due[0] < 0.15
+
+
+async def test_an_event_loop_that_stood_still_leaves_no_listener_behind(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.05)
+    client = Client(feed, wait=0.5)
+    async with client.listening(feed):
+        await until(lambda: bool(client.heartbeats))
+        time.sleep(0.3)  # noqa: ASYNC251 - that is the point
+    assert client.values() == []
+
+
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_a_revocation_between_the_query_and_the_wait_is_not_missed(feed: Feed) -> None:
+    client = Client(feed)
+    waiting = asyncio.create_task(client.listen())
+    asyncio.get_running_loop().call_soon(feed.known.publish, 1)
+    await waiting
+    assert client.values() == ["jti:1"]
 
 
 async def test_a_listener_may_be_woken_before_it_waits_and_more_than_once() -> None:
@@ -243,7 +347,7 @@ async def test_a_thousand_listeners_are_woken_before_others_have_a_turn(
     assert all(wait.done() for wait in waits)
 
 
-async def test_a_feed_that_is_closed_ticks_no_longer(feed: Feed) -> None:
+async def test_a_closed_feed_stops_ticking(feed: Feed) -> None:
     feed.close()  # before there was a listener
     with feed.listening():
         ticker = feed._ticker
@@ -286,7 +390,7 @@ async def test_without_another_query_a_cursor_that_is_ahead_gets_503_and_no_warn
     assert caplog.records == []
 
 
-async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
+async def test_a_revocation_that_the_database_lost_causes_one_warning_an_hour(
     feed: Feed, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     feed.known._queried_at = float("inf")
@@ -302,6 +406,6 @@ async def test_a_revocation_that_the_database_lost_is_warned_of_once_an_hour(
     }
 
 
-def test_a_listener_hears_within_a_tenth_of_a_second() -> None:
+def test_a_listener_gets_a_revocation_within_a_tenth_of_a_second() -> None:
     """As the description of the feed says: after the next poll and the next tick."""
     assert cache.POLL_SECONDS + feed_module.TICK_SECONDS < 0.1

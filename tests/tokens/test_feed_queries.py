@@ -1,4 +1,4 @@
-"""The query of the feed: most are read without FastAPI, and both ways give the same answer."""
+"""The query of the feed: most are parsed without FastAPI, with the same result."""
 
 import pytest
 from fastapi import FastAPI
@@ -45,10 +45,10 @@ def test_any_other_query_is_validated_by_fastapi(query: bytes) -> None:
 
 
 @on_sqlite
-async def test_fastapi_reads_the_same_of_a_query_that_it_accepts(
+async def test_fastapi_accepts_other_queries_with_the_same_result(
     app: FastAPI, client: AsyncClient
 ) -> None:
-    app.state.revocation_feed.max_listeners = 0  # whoever waits is refused
+    app.state.revocation_feed.max_listeners = 0  # so that a request that waits is rejected
     page = await client.get("/revocations")
     cursor = page.json()["cursor"]
     for query in ("x=1", "wait=%2B0", f"x=1&after={cursor}"):
@@ -60,6 +60,6 @@ async def test_fastapi_reads_the_same_of_a_query_that_it_accepts(
 
 
 @on_sqlite
-async def test_the_feed_is_only_read(client: AsyncClient) -> None:
+async def test_the_feed_is_read_only(client: AsyncClient) -> None:
     for method in ("POST", "PUT", "DELETE"):
         assert (await client.request(method, "/revocations")).status_code == 405

@@ -1,4 +1,4 @@
-"""A token with `nbf` is valid from then on, and can be revoked before (RFC 7519, 4.1.5).
+"""A token with `nbf` is valid from that time on, and can be revoked before (RFC 7519, 4.1.5).
 
 The service issues none. With HS256, others sign tokens with the same secret.
 """
@@ -75,7 +75,7 @@ async def test_a_token_can_be_revoked_before_it_is_valid(client: AsyncClient, cl
     assert not await token_holds(client, token)
 
 
-async def test_no_revocation_is_claimed_of_what_could_outlast_it(
+async def test_a_token_that_could_outlast_its_revocation_is_not_called_revoked(
     client: AsyncClient, clock: Clock
 ) -> None:
     later = int((clock.now + timedelta(days=30)).timestamp())

@@ -1,4 +1,4 @@
-"""How a worker asks PostgreSQL for revocations, and how long others wait for it. No database."""
+"""How a worker polls PostgreSQL, and how long requests wait for that. Needs no database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from app.tokens.revocations.cache import PostgresRevocationCache
 
 
 class Engine:
-    """Writes down what is done with its connections, and how long is waited."""
+    """Records what happens to its connections, and the pauses."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
@@ -68,7 +68,7 @@ async def test_it_polls_thirty_times_a_second_and_after_an_error_a_second_later(
     assert caplog.messages == [problem, f"Works again: {problem}"]
 
 
-async def test_on_a_standby_it_gives_up_the_connections_of_requests_too() -> None:
+async def test_a_standby_makes_requests_replace_their_connections_too() -> None:
     connector = SqliteConnector("", 1)
     engine: Any = Engine()
     before = connector.discarded_at
@@ -82,7 +82,7 @@ async def test_on_a_standby_it_gives_up_the_connections_of_requests_too() -> Non
     assert connector.discarded_at > before
 
 
-async def test_it_leaves_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_disconnects_from_a_former_primary(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection of a request has found a server with a newer timeline."""
     former, current = "7/00000001", "7/00000002"
     engine: Any = Engine()
@@ -154,7 +154,7 @@ async def test_a_request_waits_a_second_at_most_for_the_next_poll(
     assert waited <= now - began <= waited + 2 * cache.POLL_SECONDS
 
 
-async def test_an_answer_of_a_tenth_of_a_second_before_a_request_will_do_unless_it_was_invalidated(
+async def test_a_result_from_a_tenth_of_a_second_before_a_request_is_used_unless_it_was_invalidated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine: Any = Engine()

@@ -1,5 +1,6 @@
-"""Scopes are refused when they are granted if a token with them could be too long to be valid."""
+"""Scopes cannot be granted if a token with them could be too long to be valid."""
 
+from bisect import bisect_right
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in
 
 
 def scopes_of(length: int) -> list[str]:
-    """So many characters, with the spaces between."""
+    """Scopes of that many characters, including the spaces between them."""
     scopes = [f"{number:0>99}" for number in range(length // 100)]
     rest = length % 100
     return [*scopes, "r" * rest] if rest else [*scopes[:-1], scopes[-1] + "r"]
@@ -26,10 +27,9 @@ def scopes_of(length: int) -> list[str]:
 
 def longest_scopes(settings: Settings) -> int:
     """The length of the longest scopes that can be granted."""
-    return next(
-        length
-        for length in range(4_000, 0, -1)
-        if longest_token(settings, scopes_of(length)) <= MAX_TOKEN_BYTES
+    lengths = range(1, 4_001)
+    return bisect_right(
+        lengths, MAX_TOKEN_BYTES, key=lambda length: longest_token(settings, scopes_of(length))
     )
 
 
@@ -57,7 +57,7 @@ async def test_the_longest_token_is_as_long_as_a_real_one(settings: Settings, cl
             tokens.decode(token_with(limit + 1), now)
 
 
-async def test_scopes_beyond_the_longest_token_are_refused_with_its_length(
+async def test_scopes_that_make_a_token_too_long_are_rejected_with_its_length(
     client: AsyncClient, users: Users, context: RequestContext, settings: Settings
 ) -> None:
     user_id = await register(client, LANCELOT)
@@ -81,12 +81,12 @@ async def test_scopes_beyond_the_longest_token_are_refused_with_its_length(
             method, path, json={**members, "scopes": fitting}, headers=arthur
         )
         assert granted.status_code in (200, 201), granted.text
-    # The audit log has room for what it says of them.
+    # The entry in the audit log is shortened.
     response = await client.get("/audit", params={"action": "user.grant"}, headers=arthur)
     to = response.json()["entries"][0]["details"]["to"]
     assert to.startswith("0" * 99)
     assert to.endswith(f"and {len(fitting) - to.count(' ') + 2} more")
-    # A user who has more, since the issuer was a shorter one, can lose some of it.
+    # A user can have more, from a time with a shorter ISSUER, and can lose some of them.
     await users.set_scopes(context, user_id, set(fitting[1:]))
     token = await log_in(client, LANCELOT)
     assert len(token) < MAX_TOKEN_BYTES
@@ -96,7 +96,7 @@ async def test_scopes_beyond_the_longest_token_are_refused_with_its_length(
 
 
 @on_sqlite
-async def test_a_scope_that_cannot_be_granted_is_refused_with_the_reason(
+async def test_a_scope_that_cannot_be_granted_is_rejected_with_the_reason(
     client: AsyncClient,
 ) -> None:
     user_id = await register(client, LANCELOT)

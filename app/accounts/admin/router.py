@@ -21,11 +21,7 @@ from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
 from app.users.dependencies import CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, ServiceAccountError, UserExistsError, UserNotFoundError
-from app.users.schemas import (
-    PermissionUpdated,
-    TokensRevoked,
-    UserRemoved,
-)
+from app.users.schemas import PermissionUpdated, TokensRevoked, UserRemoved
 
 router = APIRouter(tags=["Administration"])
 
@@ -57,8 +53,8 @@ async def list_users(
         is_admin=query.is_admin,
         kind=query.kind,
     )
-    page, further = query.paginate(found)
-    return UserPage(users=await describe(context, page), next_cursor=further)
+    page, next_cursor = query.paginate(found)
+    return UserPage(users=await describe(context, page), next_cursor=next_cursor)
 
 
 @router.post(

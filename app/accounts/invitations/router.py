@@ -43,7 +43,7 @@ _FOR_ADMINS = (
 async def create_invitation(
     _: CurrentAdmin, new: InvitationRequest, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationCreated:
-    """Its code is good for one registration, unless `REGISTRATION` is `closed`."""
+    """Its code works for one registration, unless `REGISTRATION` is `closed`."""
     lifetime = timedelta(days=new.days)
     invitation, code = await invitations.create(
         context, new.email, new.scopes, lifetime, new.language
@@ -67,9 +67,9 @@ async def list_invitations(
 ) -> InvitationPage:
     """Oldest first, without their codes. Used and expired invitations are not listed."""
     found = await invitations.list(context, query.position or 0, query.limit + 1)
-    page, further = query.paginate(found)
+    page, next_cursor = query.paginate(found)
     shown = [Invitation.model_validate(invitation) for invitation in page]
-    return InvitationPage(invitations=shown, next_cursor=further)
+    return InvitationPage(invitations=shown, next_cursor=next_cursor)
 
 
 @router.post(
@@ -106,7 +106,7 @@ async def resend_invitation(
     response_description="The invitation was revoked.",
     responses=error_docs(*_FOR_ADMINS, InvitationNotFoundError),
 )
-async def take_back_invitation(
+async def revoke_invitation(
     _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, context: ContextDep
 ) -> InvitationRevoked:
     """Its code becomes invalid. If it has not been mailed yet, it is not mailed."""

@@ -44,7 +44,7 @@ class Invitation(BaseModel):
     created_at: datetime = Field(description="When the invitation was created.")
     expires_at: datetime = Field(description="When its code expires.")
     mail: MailStatus | None = Field(
-        description="What became of the mail. Null if the code was not mailed."
+        description="The state of the mail. Null if the code was not mailed."
     )
 
 

@@ -70,7 +70,7 @@ class AdminPasswordResetDone(BaseModel):
     )
     expires_at: datetime = Field(description="When the code expires.")
     mail: MailStatus | None = Field(
-        description="What became of the mail. Null if the code was not mailed."
+        description="The state of the mail. Null if the code was not mailed."
     )
 
     @classmethod
@@ -87,5 +87,5 @@ class OpenPasswordReset(BaseModel):
     created_at: datetime = Field(description="When the reset was forced.")
     expires_at: datetime = Field(description="When the code expires.")
     mail: MailStatus | None = Field(
-        description="What became of the mail. Null if the code was not mailed."
+        description="The state of the mail. Null if the code was not mailed."
     )

@@ -6,15 +6,8 @@ from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.users.errors import (
-    InvitationRequiredError,
-    RegistrationClosedError,
-    UserExistsError,
-)
-from app.users.schemas import (
-    NewUser,
-    UserCreated,
-)
+from app.users.errors import InvitationRequiredError, RegistrationClosedError, UserExistsError
+from app.users.schemas import NewUser, UserCreated
 
 router = APIRouter()
 

@@ -1,4 +1,4 @@
-"""Registers users, as the setting REGISTRATION allows: everybody, by invitation, or nobody."""
+"""Registers users if REGISTRATION allows it: everyone, by invitation, or no one."""
 
 from app.context import RequestContext
 from app.security.one_time_codes import service as codes

@@ -6,9 +6,9 @@ from datetime import datetime
 from math import ceil
 
 from sqlalchemy import update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database.upserts import upsert
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import Limit, Rate
 from app.security.rate_limits.models import AttemptCounter
@@ -41,10 +41,9 @@ def raise_if_blocked(allowed_at: datetime, now: datetime, limit: Limit | Rate) -
 async def _lock(session: AsyncSession, key: str, rate: Rate, now: datetime) -> datetime:
     """When the next action is allowed. Inserts a missing row, so that simultaneous transactions
     wait for each other and each one sees what the previous one has counted."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"key": key, "failures": IS_RATE, "blocked_until": now - rate.slack, "expires_at": now}
     statement = (
-        dialect.insert(AttemptCounter)
+        upsert(session, AttemptCounter)
         .values(row)
         .on_conflict_do_update(index_elements=[AttemptCounter.key], set_={"failures": IS_RATE})
         .returning(AttemptCounter.blocked_until)

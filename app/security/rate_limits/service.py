@@ -16,7 +16,7 @@ lock users out on the others, and an attacker could use the host on which the de
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,8 +24,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, and_, bindparam, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.context import RequestContext
@@ -33,7 +32,14 @@ from app.database import fast_queries
 from app.database.engine import begin_write
 from app.errors import UnavailableError
 from app.ip_addresses import network_of
-from app.security.rate_limits.errors import TooManyAttemptsError
+from app.security.rate_limits.failures import (
+    FailureCounter,
+    StoredCounter,
+    add_failures,
+    charge,
+    check_and_charge,
+    refund_failure,
+)
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS, Limit, Rate
 from app.security.rate_limits.models import AttemptCounter
 from app.security.rate_limits.rates import consume, raise_if_blocked, record
@@ -44,18 +50,6 @@ KNOWN_FOR = timedelta(days=90)
 # A known address is renewed only when less than this is left, so that most logins write nothing.
 RENEW_KNOWN_BELOW = timedelta(days=60)
 
-
-class StoredCounter(NamedTuple):
-    key: str
-    failures: int
-    blocked_until: datetime
-    expires_at: datetime
-
-
-# Workers count successful logins in memory, and write each LOGINS_PER_WRITE of an account to the
-# database together.
-LOGINS_PER_WRITE = 20
-MAX_UNWRITTEN_ACCOUNTS = 10_000
 
 # A constant, because every login runs it.
 _MAX_KEYS = 5
@@ -69,13 +63,10 @@ _SELECT = select(
     AttemptCounter.expires_at > bindparam("now"),
 )
 
-
-@dataclass(slots=True)
-class FailureCounter:
-    key: str
-    limit: Limit
-    failures: int = 0
-    is_charged: bool = False
+# Workers count successful logins in memory, and write each LOGINS_PER_WRITE of an account to the
+# database together.
+LOGINS_PER_WRITE = 20
+MAX_UNWRITTEN_ACCOUNTS = 10_000
 
 
 class UnwrittenLogins:
@@ -125,7 +116,7 @@ class Attempt:
     async def fail(self) -> None:
         for counter in self.counters:
             if not counter.is_charged:
-                await _charge(self.session, counter, self.now)
+                await charge(self.session, counter, self.now)
 
     async def succeed(self) -> None:
         for counter in self.counters:
@@ -134,9 +125,9 @@ class Attempt:
                     delete(AttemptCounter).where(AttemptCounter.key == counter.key)
                 )
             elif counter.is_charged:
-                await self._refund(counter)
+                await refund_failure(self.session, counter, self.now)
         if self.known_key:
-            await _add_failures(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
+            await add_failures(self.session, self.known_key, 0, self.now, self.now + KNOWN_FOR)
         await self.count_login()
 
     async def count_login(self) -> None:
@@ -152,20 +143,7 @@ class Attempt:
         """Neither a success nor a failure: take back what was charged in advance."""
         for counter in self.counters:
             if counter.is_charged:
-                await self._refund(counter)
-
-    async def _refund(self, counter: FailureCounter) -> None:
-        # Most counters have nothing but this charge.
-        only_this = (AttemptCounter.key == counter.key, AttemptCounter.failures == 1)
-        deleted = delete(AttemptCounter).where(*only_this).returning(AttemptCounter.key)
-        if await self.session.scalar(deleted):
-            return
-        await self.session.execute(
-            update(AttemptCounter)
-            # Another success may have cleared it meanwhile.
-            .where(AttemptCounter.key == counter.key, AttemptCounter.failures > 0)
-            .values(failures=AttemptCounter.failures - 1, blocked_until=self.now)
-        )
+                await refund_failure(self.session, counter, self.now)
 
 
 class LoginLimiter:
@@ -204,7 +182,7 @@ class LoginLimiter:
                 if network:
                     counters.append(FailureCounter(address_key, ADDRESS))
             if is_charged:
-                await _check_and_charge(session, counters, found, now)
+                await check_and_charge(session, counters, found, now)
             is_due = known is None or known.expires_at - now < RENEW_KNOWN_BELOW
             due_key = known_key if is_due else None
             attempt = Attempt(
@@ -241,7 +219,7 @@ class LoginLimiter:
         counter = FailureCounter(_key(kind, subject), limit)
         now = await fast_queries.current_time(session)
         found = await _read(session, now, counter.key)
-        await _check_and_charge(session, [counter], found, now)
+        await check_and_charge(session, [counter], found, now)
 
     @contextmanager
     def _count_concurrent(self, key: str) -> Iterator[int]:
@@ -286,7 +264,7 @@ async def enforce_limit(
     )
     if row:
         raise_if_blocked(row.blocked_until, now, limit)
-    await _charge(session, FailureCounter(key, limit), now)
+    await charge(session, FailureCounter(key, limit), now)
 
 
 async def is_known(session: AsyncSession, account: str, network: str) -> bool:
@@ -344,89 +322,11 @@ async def expired(session: AsyncSession, now: datetime) -> ColumnElement[bool]:
     return or_(*conditions)
 
 
-async def _check_and_charge(
-    session: AsyncSession,
-    counters: list[FailureCounter],
-    found: Mapping[str, StoredCounter],
-    now: datetime,
-) -> None:
-    """Check the counters and charge them, in a transaction of its own. Raises
-    TooManyAttemptsError."""
-    blocked_until, blocking = now, counters[0]
-    for counter in counters:
-        if row := found.get(counter.key):
-            counter.failures = row.failures
-            if row.blocked_until > blocked_until:
-                blocked_until, blocking = row.blocked_until, counter
-    raise_if_blocked(blocked_until, now, blocking.limit)
-    await begin_write(session)
-    for counter in counters:
-        if not await _charge_in_advance(session, counter, now):
-            await session.rollback()
-            raise TooManyAttemptsError(counter.limit.name)
-        counter.is_charged = True
-    await session.commit()
-
-
 async def _read(session: AsyncSession, now: datetime, *keys: str) -> dict[str, StoredCounter]:
     padded = (*keys, *("" for _ in range(_MAX_KEYS - len(keys))))
     named = {f"key{number}": key for number, key in enumerate(padded)}
     rows = await fast_queries.run(session, _SELECT, {**named, "now": now})
     return {row[0]: StoredCounter(*row) for row in rows}
-
-
-async def _charge_in_advance(session: AsyncSession, counter: FailureCounter, now: datetime) -> bool:
-    """Count one more failure. False if other attempts in progress have left none for this one."""
-    if counter.failures < counter.limit.allowed:
-        return await _charge(session, counter, now) <= counter.limit.allowed
-    delay = counter.limit.delay(counter.failures + 1)
-    claimed = await session.scalar(
-        update(AttemptCounter)
-        .where(AttemptCounter.key == counter.key, AttemptCounter.failures == counter.failures)
-        .values(
-            failures=counter.failures + 1,
-            blocked_until=now + delay,
-            expires_at=now + counter.limit.window,
-        )
-        .returning(AttemptCounter.key)
-        .execution_options(synchronize_session=False)
-    )
-    return claimed is not None
-
-
-async def _charge(session: AsyncSession, counter: FailureCounter, now: datetime) -> int:
-    """Returns the new number of failures."""
-    failures = await _add_failures(session, counter.key, 1, now, now + counter.limit.window)
-    if delay := counter.limit.delay(failures):
-        await session.execute(
-            update(AttemptCounter)
-            .where(AttemptCounter.key == counter.key)
-            .values(blocked_until=now + delay)
-            .execution_options(synchronize_session=False)
-        )
-    return failures
-
-
-async def _add_failures(
-    session: AsyncSession, key: str, failures: int, now: datetime, expires_at: datetime
-) -> int:
-    """Returns the new number of failures of the key."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    row = {"key": key, "failures": failures, "blocked_until": now, "expires_at": expires_at}
-    total = case(
-        (AttemptCounter.expires_at <= now, failures), else_=AttemptCounter.failures + failures
-    )
-    statement = (
-        dialect.insert(AttemptCounter)
-        .values(row)
-        .on_conflict_do_update(
-            index_elements=[AttemptCounter.key],
-            set_={"failures": total, "expires_at": expires_at},
-        )
-        .returning(AttemptCounter.failures)
-    )
-    total_now: int = (await session.execute(statement)).scalar_one()
-    return total_now
 
 
 class AccountKeys(NamedTuple):
@@ -438,7 +338,7 @@ class AccountKeys(NamedTuple):
     login: str
 
 
-_PREFIX = 16
+_PREFIX = 16  # of the keys of one account
 
 
 def _account_keys(account: str, network: str) -> AccountKeys:

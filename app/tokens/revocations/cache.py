@@ -40,7 +40,7 @@ _BATCH = 5_000  # rows of one query
 KEY_PREFIX = "key:"
 
 _HEAD = "SELECT name, position, mark FROM revocation_feed"
-# A standby may lack the newest revocations, or follow no primary any more.
+# A standby may lack the newest revocations, or may no longer follow a primary.
 _POSTGRES_HEAD = _HEAD.replace(" FROM", ", pg_is_in_recovery() FROM")
 _COLUMNS = "SELECT position, mark, value, expires_at, {seconds_left} FROM revocations"
 # The first row is the entry at the last known position, to check that it is still the same.
@@ -89,7 +89,7 @@ class RevocationCache(ABC):
 
     @abstractmethod
     def invalidate(self) -> None:
-        """Called after this process has revoked something: the cache is not fresh any more."""
+        """Called after this process has revoked something: the cache is no longer fresh."""
 
     async def wait_for_read(self) -> bool:
         """Wait until a read has begun and ended. Returns False if that takes over a second."""

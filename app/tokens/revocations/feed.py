@@ -168,7 +168,7 @@ async def _wake(listeners: Iterable[Listener]) -> None:
 class FeedResponse(Response):
     """The page after the cursor. While it is empty, waits up to `wait` seconds for revocations."""
 
-    def __init__(self, feed: RevocationFeed, cursor: str | None, wait: int) -> None:
+    def __init__(self, feed: RevocationFeed, cursor: str | None, wait: float) -> None:
         super().__init__()
         self._feed = feed
         self._cursor = cursor

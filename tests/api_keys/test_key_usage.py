@@ -1,4 +1,4 @@
-"""The day on which an API key was used last is written hourly, never for a request."""
+"""The day of the last use of an API key is written hourly, not by the request."""
 
 import asyncio
 from datetime import date, timedelta
@@ -29,7 +29,7 @@ async def last_used_on(app: FastAPI, key: str) -> date | None:
         return found
 
 
-async def test_each_use_is_written_once_a_day_and_never_for_the_request(
+async def test_each_use_is_written_once_a_day_and_not_by_the_request(
     app: FastAPI, client: httpx.AsyncClient, clock: Clock
 ) -> None:
     verified, exchanged, unused = [await insert_key(app, ARTHURS_ID) for _ in range(3)]
@@ -53,13 +53,13 @@ async def test_each_use_is_written_once_a_day_and_never_for_the_request(
         assert found == []
     clock.advance(timedelta(days=1))
     await client.get("/verify", headers=bearer(verified))
-    usage.note(id_of(exchanged), clock() - timedelta(days=2))  # late news from another day
+    usage.note(id_of(exchanged), clock() - timedelta(days=2))  # reported late
     await usage.write()
     assert await last_used_on(app, verified) == today + timedelta(days=1)
     assert await last_used_on(app, exchanged) == today
 
 
-async def test_what_was_noted_is_written_when_the_service_stops(
+async def test_the_last_use_is_written_when_the_service_stops(
     settings: Settings, clock: Clock, app: FastAPI
 ) -> None:
     key = await insert_key(app, ARTHURS_ID)
@@ -84,7 +84,7 @@ async def test_workers_that_write_at_once_do_not_wait_for_one_another(
     assert all(not worker._noted for worker in workers)
 
 
-async def test_what_cannot_be_written_stays_noted_within_a_bound(
+async def test_a_limited_number_of_uses_is_kept_while_they_cannot_be_written(
     app: FastAPI,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,10 +1,11 @@
-"""Times in the query of GET /audit: at the edges of the calendar, and with a + as it is."""
+"""Times in the query of GET /audit: at the edges of the calendar, and with an unencoded +."""
 
 from urllib.parse import quote
 
 import pytest
 from httpx import AsyncClient
 
+from tests.support.markers import on_sqlite
 from tests.support.users import assert_problem, bearer
 
 EDGES = {
@@ -37,7 +38,7 @@ BEYOND = [
 ]
 
 
-async def test_every_time_that_a_calendar_has_is_compared(
+async def test_all_times_of_the_calendar_are_compared(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     headers = bearer(arthurs_token)
@@ -50,7 +51,8 @@ async def test_every_time_that_a_calendar_has_is_compared(
                 assert len(response.json()["entries"]) == int(is_found)
 
 
-async def test_any_other_time_is_refused(
+@on_sqlite
+async def test_other_times_are_rejected(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     for moment in BEYOND:
@@ -60,6 +62,7 @@ async def test_any_other_time_is_refused(
             assert_problem(response, 422, "invalid_request")
 
 
+@on_sqlite
 async def test_a_plus_that_was_not_encoded_is_explained(
     client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:

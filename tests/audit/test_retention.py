@@ -1,8 +1,8 @@
-"""What is of no use any more is purged, in small batches, by exactly one worker at a time."""
+"""Data that is no longer needed is deleted, in small batches, by one worker at a time."""
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from app.database import job_lock
 from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD, JobLock, LockedJob
 from app.retention import service
-from app.retention.service import BATCH_SIZE, Retention
+from app.retention.service import Retention
 from app.security.one_time_codes.models import Code
 from app.settings import Settings
 from app.tokens.revocations.models import Feed, Revocation
@@ -46,10 +46,8 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def housekeeping(database: Database, settings: Settings, clock: Clock) -> Retention:
-    """One worker's. The service sees to a signing key before it keeps house."""
-    async with database.session() as session:
-        await KeyStore(settings).load(RequestContext(session, clock()))
+def retention(database: Database, settings: Settings) -> Retention:
+    """The job of one worker."""
     return Retention(database, settings)
 
 
@@ -70,7 +68,7 @@ def revocation(position: int, expires_at: datetime) -> Revocation:
 
 
 async def set_head(database: Database, position: int) -> None:
-    """Of the feed, as if that many revocations had been published."""
+    """Set the position of the feed, as if that many revocations had been published."""
     async with database.session() as session:
         await begin_write(session)
         await session.execute(update(Feed).values(position=position))
@@ -105,15 +103,16 @@ def session_of(user: User, epoch: int, expires_at: datetime) -> Session:
     )
 
 
-async def test_expired_revocations_go_in_batches_and_live_ones_stay(
-    database: Database, clock: Clock, housekeeping: Retention
+async def test_expired_revocations_are_deleted_in_batches_and_the_others_stay(
+    database: Database, clock: Clock, retention: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the database's clock. One host whose clock is ahead must not purge them for all."""
-    live = list(range(5_000, 5_010))
+    """Expired by the database's clock: a host whose clock is ahead must not delete valid ones."""
+    monkeypatch.setattr(service, "BATCH_SIZE", 4)
+    live = list(range(50, 60))
     now = datetime.now(UTC)
     await store(
         database,
-        *(revocation(position, now - SECOND) for position in range(2 * BATCH_SIZE + 1)),
+        *(revocation(position, now - SECOND) for position in range(2 * 4 + 1)),
         *(revocation(position, now + timedelta(minutes=5)) for position in live),
     )
     await set_head(database, live[-1])
@@ -129,28 +128,29 @@ async def test_expired_revocations_go_in_batches_and_live_ones_stay(
         "after_cursor_execute",
         lambda _connection, cursor, statement, *_: count(cursor, statement),
     )
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Revocation.position) == live
     assert len(batches) == 3
 
 
 async def test_the_newest_revocation_stays_when_it_has_expired(
-    database: Database, housekeeping: Retention
+    database: Database, retention: Retention
 ) -> None:
-    """Its row is the cursor of every listener that waits, for days in a service that is idle."""
+    """All waiting listeners have its position as their cursor. In an idle service they wait for
+    days."""
     long_ago = datetime.now(UTC) - 90 * DAY
     await store(database, *(revocation(position, long_ago) for position in (1, 2, 3)))
     await set_head(database, 3)
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Revocation.position) == [3]
     await store(database, revocation(4, long_ago + 180 * DAY))
     await set_head(database, 4)
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Revocation.position) == [4]
 
 
-async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_stay(
-    database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
+async def test_expired_and_revoked_sessions_are_deleted_and_the_others_stay(
+    database: Database, clock: Clock, retention: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "BATCH_SIZE", 2)
     lancelot, galahad = user_named("lancelot", 1, clock()), user_named("galahad", 0, clock())
@@ -163,12 +163,12 @@ async def test_sessions_that_expired_or_are_of_an_older_epoch_go_and_live_ones_s
         *(session_of(lancelot, 0, tomorrow) for _ in range(3)),
         *(session_of(galahad, 0, clock()) for _ in range(3)),
     )
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Session.id) == sorted(session.id for session in live)
 
 
 async def test_each_run_compares_a_limited_number_of_sessions_with_their_users(
-    database: Database, clock: Clock, housekeeping: Retention, monkeypatch: pytest.MonkeyPatch
+    database: Database, clock: Clock, retention: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "SESSIONS_PER_RUN", 2)
     lancelot = user_named("lancelot", 1, clock())
@@ -183,7 +183,7 @@ async def test_each_run_compares_a_limited_number_of_sessions_with_their_users(
     await add("1", "2", "3", "4", "5")
     left = []
     for _ in range(4):
-        assert await housekeeping.run_once()
+        assert await retention.run_once()
         left.append(await stored(database, Session.id))
         if len(left) == 1:
             await add("0")  # which comes again after the last one
@@ -192,7 +192,7 @@ async def test_each_run_compares_a_limited_number_of_sessions_with_their_users(
 
 @on_postgresql
 async def test_rows_that_others_have_locked_are_left_to_the_next_run(
-    database: Database, clock: Clock, housekeeping: Retention
+    database: Database, clock: Clock, retention: Retention
 ) -> None:
     expired = [
         Code(
@@ -209,14 +209,14 @@ async def test_rows_that_others_have_locked_are_left_to_the_next_run(
         await begin_write(session)
         locked = select(Code.id).where(Code.id == expired[0].id).with_for_update()
         await session.scalar(locked)
-        assert await housekeeping.run_once()  # without waiting
+        assert await retention.run_once()  # without waiting
         assert await stored(database, Code.id) == [expired[0].id]
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Code.id) == []
 
 
-async def test_codes_that_are_too_old_go_and_open_ones_stay(
-    database: Database, clock: Clock, housekeeping: Retention
+async def test_expired_codes_are_deleted_and_the_others_stay(
+    database: Database, clock: Clock, retention: Retention
 ) -> None:
     codes = [
         Code(
@@ -229,12 +229,12 @@ async def test_codes_that_are_too_old_go_and_open_ones_stay(
         for number in (-1, 0, 1)
     ]
     await store(database, *codes)
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, Code.id) == [codes[2].id]
 
 
-async def test_api_keys_go_90_days_after_their_end(
-    database: Database, clock: Clock, housekeeping: Retention
+async def test_api_keys_are_deleted_90_days_after_they_expired(
+    database: Database, clock: Clock, retention: Retention
 ) -> None:
     lancelot = user_named("lancelot", 1, clock())
     await store(database, lancelot)
@@ -252,7 +252,7 @@ async def test_api_keys_go_90_days_after_their_end(
         for number, (name, end) in enumerate(ends.items())
     ]
     await store(database, *api_keys)
-    assert await housekeeping.run_once()
+    assert await retention.run_once()
     assert await stored(database, ApiKey.name) == ["active", "ended"]
 
 
@@ -276,36 +276,38 @@ def key_rotation(database: Database, settings: Settings) -> KeyRotation:
     return KeyRotation(database, KeyStore(settings))
 
 
-@pytest.mark.parametrize("job", [Retention, key_rotation], ids=["retention", "key rotation"])
-async def test_exactly_one_of_several_workers_runs_a_job_until_it_ends(
-    job: Callable[[Database, Settings], LockedJob], settings: Settings, clock: Clock
+async def test_one_of_several_workers_runs_a_job_until_it_ends(
+    settings: Settings, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     hosts = [Database(settings, clock) for _ in range(3)]
-    workers = [job(host, settings) for host in hosts * 2]
 
-    async def keepers() -> list[LockedJob]:
-        rounds = await asyncio.gather(*(worker.run_once() for worker in workers))
-        return [worker for worker, took_part in zip(workers, rounds, strict=True) if took_part]
+    async def run_once(workers: list[LockedJob]) -> list[LockedJob]:
+        """Returns those that had the lock."""
+        results = await asyncio.gather(*(worker.run_once() for worker in workers))
+        return [worker for worker, has_run in zip(workers, results, strict=True) if has_run]
 
     try:
-        for _ in range(2):
-            (keeper,) = await keepers()
-            for _ in range(2):
-                clock.advance(LOCK_PERIOD - SECOND)
-                assert await keepers() == [keeper], "it extends its lock with each run"
-            workers.remove(keeper)
-            clock.advance(LOCK_PERIOD - SECOND)
-            assert await keepers() == []
-            clock.advance(SECOND)
+        for job in (Retention, key_rotation):
+            with subtests.test(job.__name__):
+                workers: list[LockedJob] = [job(host, settings) for host in hosts * 2]
+                for _ in range(2):
+                    (owner,) = await run_once(workers)
+                    for _ in range(2):
+                        clock.advance(LOCK_PERIOD - SECOND)
+                        assert await run_once(workers) == [owner], "each run extends its lock"
+                    workers.remove(owner)
+                    clock.advance(LOCK_PERIOD - SECOND)
+                    assert await run_once(workers) == []
+                    clock.advance(SECOND)
     finally:
         await asyncio.gather(*(host.close() for host in hosts))
 
 
 @pytest.mark.locked_jobs
-async def test_a_failed_round_is_not_the_last(
+async def test_a_job_runs_again_after_it_failed(
     database: Database,
     clock: Clock,
-    housekeeping: Retention,
+    retention: Retention,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -316,7 +318,7 @@ async def test_a_failed_round_is_not_the_last(
         await session.execute(text("ALTER TABLE leases RENAME TO lost"))
         await session.commit()
         jobs = BackgroundJobs()
-        jobs.start(housekeeping.run)
+        jobs.start(retention.run)
         await until(lambda: "The job housekeeping failed" in caplog.text)
         await session.execute(text("ALTER TABLE lost RENAME TO leases"))
         await session.commit()

@@ -41,7 +41,7 @@ def test_the_best_available_language_is_used(header: str, language: str) -> None
 
 @pytest.mark.parametrize("language", ["en", "de"])
 @pytest.mark.parametrize("name", NEEDED)
-def test_every_text_is_there_in_every_language(name: str, language: str) -> None:
+def test_every_template_exists_in_every_language(name: str, language: str) -> None:
     values: Any = {"code": "C-O-D-E", "account": "lancelot", "expires": "soon"}
     values |= {"key_name": "K-E-Y", "time": "today", "address": "192.0.2.7"}
     message = compose(MAILING, name, LANCELOT["email"], language, **values)
@@ -105,7 +105,7 @@ def test_a_template_that_cannot_be_sent_prevents_the_start(
     assert str(refused.value).startswith(f"MAIL_TEMPLATES: {tmp_path / 'de' / 'reset.txt'} ")
 
 
-def test_what_is_no_file_or_directory_prevents_the_start(tmp_path: Path) -> None:
+def test_a_wrong_kind_of_file_prevents_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="is not a directory"):
         check_templates(MAILING.model_copy(update={"mail_templates": tmp_path / "none"}))
     (tmp_path / "en" / "reset.txt").mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_a_template_may_come_from_any_editor(tmp_path: Path, mark: bytes, line_e
     assert message.get_content() == "Your code is C-O-D-E.\n"
 
 
-def test_files_that_are_no_templates_are_named(
+def test_files_that_are_not_templates_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = b"Hello\n\n$code"
@@ -141,7 +141,7 @@ def test_files_that_are_no_templates_are_named(
     assert f"not LANGUAGE/NAME.txt: {', '.join(others)}. Names: reset, " in message
 
 
-def test_of_many_files_that_are_no_templates_only_some_are_named(
+def test_of_many_files_that_are_not_templates_only_some_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     check_templates(with_templates(tmp_path, {f"{number:02}": b"" for number in range(13)}))
@@ -156,7 +156,7 @@ def with_templates(directory: Path, files: dict[str, bytes]) -> Settings:
     return MAILING.model_copy(update={"mail_templates": directory})
 
 
-def test_a_relative_directory_of_texts_is_relative_to_the_home(
+def test_a_relative_directory_of_templates_is_relative_to_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOURPASS_HOME", str(tmp_path))
@@ -167,7 +167,7 @@ def test_a_relative_directory_of_texts_is_relative_to_the_home(
     assert absolute.mail_templates == messages.BUILT_IN
 
 
-def test_a_domain_is_written_as_every_server_knows_it() -> None:
+def test_a_domain_is_written_in_ascii() -> None:
     message = compose(MAILING, "test", "lancelot@köln.example", "")
     assert message["To"] == "lancelot@xn--kln-sna.example"
 

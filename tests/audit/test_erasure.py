@@ -1,4 +1,4 @@
-"""What identifies a removed user is erased from the audit log, and nothing else is ever changed."""
+"""Personal data of a removed user can be erased from the audit log. Nothing else can be changed."""
 
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.audit import erasure
 from app.audit.models import Entry
 from app.database.engine import Database, begin_write
-from tests.operations.test_audit import entries_of, service_url, write_down
+from tests.audit.test_audit import add_entries, entries_of, service_url
 from tests.operations.test_cli import Command, assert_refused, hourpass
 from tests.support.apps import client_of, started_client
 from tests.support.markers import on_postgresql
@@ -41,7 +41,7 @@ def rest_of(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name not in BLANK}
 
 
-async def live_and_leave(app: FastAPI, client: AsyncClient, arthurs_token: str) -> int:
+async def add_and_remove_lancelot(app: FastAPI, client: AsyncClient, arthurs_token: str) -> int:
     """Lancelot leaves entries of every kind, and removes his account."""
     at_home = client_of(app, "192.0.2.7")
     lancelot = await register(at_home, LANCELOT)
@@ -65,14 +65,14 @@ async def erase(client: AsyncClient, token: str, user_id: int) -> dict[str, Any]
     return answer
 
 
-async def test_the_data_of_the_user_goes_and_the_entries_stay(
+async def test_the_data_of_the_user_is_erased_and_the_entries_stay(
     app: FastAPI, client: AsyncClient, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "BATCH_SIZE", 2)
     await client.post("/token", json={"username": "nobody", "password": "wrong"})
     await register(client, GALAHAD)
     await log_in(client, GALAHAD)
-    lancelot = await live_and_leave(app, client, arthurs_token)
+    lancelot = await add_and_remove_lancelot(app, client, arthurs_token)
     before = await entries_of(client, arthurs_token)
     answer = await erase(client, arthurs_token, lancelot)
     assert answer == {"message": "Personal data erased", "user_id": lancelot, "entries": 6}
@@ -92,7 +92,7 @@ async def test_the_data_of_the_user_goes_and_the_entries_stay(
 async def test_only_administrators_erase_and_only_removed_users(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
-    lancelot = await live_and_leave(app, client, arthurs_token)
+    lancelot = await add_and_remove_lancelot(app, client, arthurs_token)
     galahad = await register(client, GALAHAD)
     path = "/users/{}/personal-data"
     assert_problem(await client.delete(path.format(lancelot)), 401, "missing_token")
@@ -110,10 +110,10 @@ async def test_only_administrators_erase_and_only_removed_users(
     assert len(await entries_of(client, arthurs_token)) == number
 
 
-async def test_the_command_erases_and_says_how_much(
+async def test_the_command_erases_and_prints_the_number_of_entries(
     app: FastAPI, client: AsyncClient, hourpass: Command, arthurs_token: str
 ) -> None:
-    lancelot = str(await live_and_leave(app, client, arthurs_token))
+    lancelot = str(await add_and_remove_lancelot(app, client, arthurs_token))
     refused = await hourpass("users", "erase", "--yes", "1")
     assert_refused(refused, "The user still exists. Delete the user first")
     assert_refused(await hourpass("users", "erase", "--yes", str(NOBODY)), "User not found")
@@ -149,7 +149,7 @@ async def test_the_database_allows_no_other_change(
     persons = [(NOBODY, None), (None, NOBODY), (NOBODY, 1), (1, NOBODY), (None, 1), (None, None)]
     for actor_id, subject_id in persons:
         values = {"actor_id": actor_id, "subject_id": subject_id, "ip_address": "192.0.2.7"}
-        await write_down(database, clock, 1, **values, user_agent="x", request_id="y", details="z")
+        await add_entries(database, clock, 1, **values, user_agent="x", request_id="y", details="z")
 
     async def is_refused(row: int, **values: Any) -> bool:
         async with database.session() as session:

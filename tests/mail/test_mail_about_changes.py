@@ -1,9 +1,6 @@
-"""Users are told by mail that their address or password was changed: at the address that they had
-before."""
+"""A mail tells users that their address or password was changed. It goes to the former address."""
 
-from collections.abc import Callable
 from email.message import EmailMessage
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -12,6 +9,8 @@ from httpx import AsyncClient
 from app.mail import service as mail
 from tests.operations.test_cli import Command, hourpass
 from tests.support.mail_server import MailServer, deliver
+from tests.support.markers import on_sqlite
+from tests.support.settings import utc_now
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, register
 
 __all__ = ["hourpass"]
@@ -40,7 +39,7 @@ def to(mailbox: MailServer, email: str) -> list[EmailMessage]:
     return [message for message, recipient in pairs if recipient == email]
 
 
-async def test_a_new_address_is_told_to_the_old_one(
+async def test_a_change_of_the_address_is_announced_to_the_former_one(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     headers = await lancelot(app, client, mailbox)
@@ -57,7 +56,8 @@ async def test_a_new_address_is_told_to_the_old_one(
     assert "confirm" in verification["Subject"]
 
 
-async def test_a_removed_address_and_one_that_an_administrator_changes(
+@on_sqlite
+async def test_a_removal_and_a_change_by_an_administrator_are_announced(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:
     await lancelot(app, client, mailbox)
@@ -75,7 +75,8 @@ async def test_a_removed_address_and_one_that_an_administrator_changes(
     assert [it for it in mailbox.messages[1:] if "confirm" not in it["Subject"]] == []
 
 
-async def test_the_letter_arrives_although_the_account_changes_again(
+@on_sqlite
+async def test_the_message_is_sent_although_the_account_changes_again(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
     headers = await lancelot(app, client, mailbox)
@@ -86,10 +87,7 @@ async def test_the_letter_arrives_although_the_account_changes_again(
     assert len(to(mailbox, LANCELOT["email"])) == 1
 
 
-Change = Callable[[AsyncClient, dict[str, str]], Any]
-
-
-async def test_a_new_password_is_told(
+async def test_a_new_password_is_announced(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, hourpass: Command
 ) -> None:
     headers = await lancelot(app, client, mailbox)
@@ -118,14 +116,12 @@ async def test_a_new_password_is_told(
 
 
 async def deliver_queued_now(app: FastAPI) -> None:
-    """What a command has queued, by the database's clock."""
-    from tests.support.settings import utc_now
-
+    """Send what a command has queued, by the database's clock."""
     app.state.clock.now = utc_now()
     await deliver(app)
 
 
-async def test_nobody_is_told_who_was_not_verified_or_while_too_much_mail_waits(
+async def test_no_message_is_sent_to_an_unverified_address_or_while_too_much_mail_waits(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, ARTHUR | {"username": "uther"})
@@ -144,6 +140,7 @@ async def test_nobody_is_told_who_was_not_verified_or_while_too_much_mail_waits(
     assert mailbox.messages == []
 
 
+@on_sqlite
 async def test_the_former_address_is_not_in_the_audit_log(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
 ) -> None:

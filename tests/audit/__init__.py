@@ -1,0 +1,1 @@
+"""The audit log, and what is deleted when it is no longer needed."""

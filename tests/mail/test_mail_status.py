@@ -1,0 +1,242 @@
+"""Administrators see whether the mail that they requested was sent, and can send it again."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.mail.delivery import FIRST_DELAY
+from tests.support.admin_client import AdminClient
+from tests.support.mail_server import MailServer, code_in, deliver
+from tests.support.markers import on_sqlite
+from tests.support.settings import Clock
+from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+
+pytestmark = pytest.mark.sends_mail
+
+QUEUED = {"state": "queued", "reply_code": None, "enhanced_code": None}
+SENT = {"state": "sent", "reply_code": None, "enhanced_code": None}
+REFUSED = {"state": "failed", "reply_code": 550, "enhanced_code": "5.1.1"}
+EMAIL = GALAHAD["email"]
+
+
+@pytest.fixture
+def admin(client: AsyncClient, arthurs_token: str) -> AdminClient:
+    return AdminClient(client, arthurs_token)
+
+
+async def get_invitation(admin: AdminClient) -> dict[str, Any]:
+    """The only one."""
+    (invitation,) = (await admin.do("GET", "/invitations"))["invitations"]
+    return dict(invitation)
+
+
+@pytest.fixture
+async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> int:
+    """Registered. The message about that is delivered and removed."""
+    user_id = await register(client, LANCELOT)
+    await deliver(app)
+    mailbox.messages.clear()
+    return user_id
+
+
+@on_sqlite
+async def test_an_invitation_shows_the_state_of_its_mail(
+    app: FastAPI, admin: AdminClient, mailbox: MailServer
+) -> None:
+    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    assert created["mail"] == QUEUED
+    mailbox.answers[EMAIL] = f"450 4.2.2 {EMAIL} is full"
+    await deliver(app)
+    state = {"state": "queued", "reply_code": 450, "enhanced_code": "4.2.2"}
+    assert (await get_invitation(admin))["mail"] == state
+    await admin.do("POST", f"/invitations/{created['id']}/resend")
+    mailbox.answers.clear()
+    await deliver(app)
+    assert (await get_invitation(admin))["mail"] == SENT
+
+
+@on_sqlite
+async def test_an_invitation_that_is_handed_out_has_no_mail(admin: AdminClient) -> None:
+    created = await admin.do("POST", "/invitations", {"scopes": ["predict"]})
+    assert created["mail"] is None
+    assert (await get_invitation(admin))["mail"] is None
+    again = await admin.call("POST", f"/invitations/{created['id']}/resend")
+    assert_problem(again, 409, "not_mailed")
+
+
+async def test_a_refused_invitation_is_sent_again(
+    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer
+) -> None:
+    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    mailbox.answers[EMAIL] = "550 5.1.1 not yet"
+    await deliver(app)
+    assert (await get_invitation(admin))["mail"] == REFUSED
+    mailbox.answers.clear()
+    path = f"/invitations/{created['id']}/resend"
+    assert await admin.do("POST", path) == {**await get_invitation(admin), "mail": QUEUED}
+    await deliver(app)
+    assert (await get_invitation(admin))["mail"] == SENT
+    body = {**GALAHAD, "invitation": code_in(mailbox.messages[0])}
+    assert (await client.post("/register-user", json=body)).status_code == 201
+    assert_problem(await admin.call("POST", path), 404, "invitation_not_found")
+
+
+async def test_the_code_of_every_mail_is_valid_until_one_is_used(
+    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer
+) -> None:
+    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    for _ in range(3):
+        await deliver(app)
+        await admin.do("POST", f"/invitations/{created['id']}/resend")
+    codes = [code_in(message) for message in mailbox.messages]
+    assert len(set(codes)) == 3
+    answers = [
+        await client.post("/register-user", json={**GALAHAD, "username": code, "invitation": code})
+        for code in (codes[1], codes[0], codes[2])
+    ]
+    assert [answer.status_code for answer in answers] == [201, 403, 403]
+    await deliver(app)
+    assert len(mailbox.messages) == 3  # the last one is not sent
+
+
+async def test_mail_that_waits_is_sent_at_once_and_only_once(
+    app: FastAPI, admin: AdminClient, mailbox: MailServer, clock: Clock
+) -> None:
+    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    mailbox.answers[EMAIL] = "451 later"
+    await deliver(app)
+    mailbox.answers.clear()
+    for _ in range(2):
+        await admin.do("POST", f"/invitations/{created['id']}/resend")
+    await deliver(app)
+    clock.advance(FIRST_DELAY)
+    await deliver(app)
+    assert mailbox.recipients == [EMAIL]
+
+
+@on_sqlite
+async def test_a_forced_reset_shows_the_state_of_its_mail_and_is_sent_again(
+    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer, lancelot: int
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    assert_problem(await admin.call("GET", path), 404, "password_reset_not_found")
+    forced = await admin.do("POST", path, {"by_mail": True})
+    assert forced["mail"] == QUEUED
+    mailbox.answers[LANCELOT["email"]] = "550 5.1.1 not yet"
+    await deliver(app)
+    reset = await admin.do("GET", path)
+    assert reset == {
+        "user_id": lancelot,
+        "created_at": "2026-11-23T12:00:00Z",
+        "expires_at": forced["expires_at"],
+        "mail": REFUSED,
+    }
+    mailbox.answers.clear()
+    assert await admin.do("POST", f"{path}/resend") == {**reset, "mail": QUEUED}
+    await deliver(app)
+    assert (await admin.do("GET", path))["mail"] == SENT
+    body = {"code": code_in(mailbox.messages[0]), "new_password": "guinevere in the garden"}
+    assert (await client.post("/password-resets/confirm", json=body)).status_code == 200
+    for method, end in (("GET", ""), ("POST", "/resend")):
+        refused = await admin.call(method, path + end)
+        assert_problem(refused, 404, "password_reset_not_found")
+
+
+@on_sqlite
+async def test_a_forced_reset_that_is_handed_out_has_no_mail(
+    admin: AdminClient, lancelot: int, clock: Clock
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    assert (await admin.do("POST", path))["mail"] is None
+    assert (await admin.do("GET", path))["mail"] is None
+    assert_problem(await admin.call("POST", f"{path}/resend"), 409, "not_mailed")
+    clock.advance(timedelta(minutes=59))
+    assert (await admin.call("GET", path)).status_code == 200
+
+
+@on_sqlite
+async def test_a_reset_that_the_user_requested_is_not_a_forced_one(
+    app: FastAPI, client: AsyncClient, admin: AdminClient, lancelot: int
+) -> None:
+    await client.post("/password-resets", json={"email": LANCELOT["email"]})
+    await deliver(app)
+    refused = await admin.call("GET", f"/users/{lancelot}/password-reset")
+    assert_problem(refused, 404, "password_reset_not_found")
+
+
+@on_sqlite
+async def test_an_administrator_chooses_the_language_of_the_mail(
+    app: FastAPI, admin: AdminClient, mailbox: MailServer, lancelot: int, subtests: pytest.Subtests
+) -> None:
+    path = f"/users/{lancelot}/password-reset"
+    for language, used in {"de": "de", "de-AT": "de", "xx": "en"}.items():
+        with subtests.test(language):
+            mailbox.messages.clear()
+            invited = await admin.do("POST", "/invitations", {"email": EMAIL, "language": language})
+            await admin.do("POST", path, {"by_mail": True, "language": language})
+            await deliver(app)
+            await admin.do("POST", f"/invitations/{invited['id']}/resend", {"language": language})
+            await admin.do("POST", f"{path}/resend", {"language": language})
+            await deliver(app)
+            languages = [message["Content-Language"] for message in mailbox.messages]
+            assert languages == [used] * 4
+
+
+@on_sqlite
+async def test_an_invalid_language_is_rejected(
+    admin: AdminClient, lancelot: int, subtests: pytest.Subtests
+) -> None:
+    invited = await admin.do("POST", "/invitations", {"email": EMAIL})
+    for path in (
+        "/invitations",
+        f"/invitations/{invited['id']}/resend",
+        f"/users/{lancelot}/password-reset",
+        f"/users/{lancelot}/password-reset/resend",
+    ):
+        for language in ("de_AT", "de, en", "de\r\n", "d" * 36, "../en", 5):
+            with subtests.test(f"{path} {language!r}"):
+                refused = await admin.call("POST", path, {"language": language})
+                assert_problem(refused, 422, "invalid_request")
+
+
+@on_sqlite
+async def test_only_administrators_see_the_state_and_send_again(
+    client: AsyncClient, lancelot: int
+) -> None:
+    headers = bearer(await log_in(client, LANCELOT))
+    for method, path in [
+        ("POST", "/invitations/1/resend"),
+        ("GET", f"/users/{lancelot}/password-reset"),
+        ("POST", f"/users/{lancelot}/password-reset/resend"),
+    ]:
+        refused = await client.request(method, path, headers=headers)
+        assert_problem(refused, 403, "insufficient_scope")
+        assert (await client.request(method, path)).status_code == 401
+
+
+async def test_sending_again_and_revoking_at_the_same_time(
+    app: FastAPI, admin: AdminClient, lancelot: int
+) -> None:
+    """Both lock the code before the mail. Otherwise there could be a deadlock."""
+    path = f"/users/{lancelot}/password-reset"
+    for _ in range(2):
+        invited = await admin.do("POST", "/invitations", {"email": EMAIL})
+        await admin.do("POST", path, {"by_mail": True})
+        invitation = f"/invitations/{invited['id']}"
+        answers = await asyncio.gather(
+            deliver(app),
+            admin.call("POST", f"{invitation}/resend"),
+            admin.call("DELETE", invitation),
+            admin.call("POST", f"{path}/resend"),
+            admin.call("POST", path, {"by_mail": True}),
+            admin.call("PUT", f"/toggle-user-permission/{lancelot}/0"),
+            deliver(app),
+        )
+        found = {answer.status_code for answer in answers if isinstance(answer, Response)}
+        assert found <= {200, 404}, found
+        await admin.do("PUT", f"/toggle-user-permission/{lancelot}/1")
+    assert (await admin.do("GET", "/invitations"))["invitations"] == []
