@@ -15,7 +15,7 @@ class BackgroundJobs:
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.owners: list[object] = []  # of the methods that run
+        self.owners: list[object] = []  # the objects whose methods run; app/metrics reads them
 
     def start(self, job: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
         """Start a job. It must return soon after the event that it gets is set."""
@@ -37,13 +37,13 @@ async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> bool:
 
 
 class StoppedError(Exception):
-    """The process ends, and the work has not."""
+    """The process ends before the work is done."""
 
 
 async def finish_or_stop(
     work: Coroutine[None, None, Result], stopping: asyncio.Event, seconds: float
 ) -> Result:
-    """Do the work, and cancel it if it goes on for some seconds after the event was set. Raises
+    """Do the work. If it takes longer than `seconds` after the event was set, cancel it and raise
     StoppedError."""
     working = asyncio.create_task(work)
     stop = asyncio.create_task(stopping.wait())

@@ -1,4 +1,5 @@
-"""The kinds of error: a status, a stable code for programs and a message for people. No FastAPI.
+"""The kinds of error: a status, a stable code for programs and a message for people. Does not use
+FastAPI.
 
 Operations raise them, routes do not catch them, and one handler renders them (error_responses.py).
 The code is that of the RFC where there is one (RFC 6749, 5.2; RFC 6750, 3.1).

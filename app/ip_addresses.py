@@ -14,15 +14,15 @@ MAX_HOPS = 10
 # Headers of proxies. Only the first one is read.
 FORWARDING_HEADERS = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 WARNING_INTERVAL = 3600  # seconds
-_UNNAMED = (
+_NOT_TRUSTED = (
     "Ignored %s from an address that is not in TRUSTED_PROXIES. "
     "If this is your proxy, add %s to TRUSTED_PROXIES"
 )
-_UNREAD = (
+_NOT_READ = (
     "Ignored %s, since only X-Forwarded-For is read. "
     "If %s is your proxy, let it send X-Forwarded-For, and add it to TRUSTED_PROXIES"
 )
-_WARNINGS = dict(zip(FORWARDING_HEADERS, (_UNNAMED, _UNREAD, _UNREAD), strict=True))
+_WARNINGS = dict(zip(FORWARDING_HEADERS, (_NOT_TRUSTED, _NOT_READ, _NOT_READ), strict=True))
 
 Address = IPv4Address | IPv6Address
 
@@ -46,7 +46,7 @@ def client_ip_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Net
 
 
 def _is_trusted(address: Address | None, trusted: Sequence[Network]) -> bool:
-    """None is a Unix socket. Only a proxy connects to that, provided that there is a proxy."""
+    """None is a Unix socket. If there are trusted proxies, only they connect to it."""
     return bool(trusted) and (address is None or any(address in network for network in trusted))
 
 
@@ -78,7 +78,7 @@ class ProxyWarning:
 
 @lru_cache(maxsize=1024)
 def _address(text: str) -> Address | None:
-    """None for a Unix socket, and for text that is not an IP address."""
+    """None for a Unix socket, and for any text that is not an IP address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -99,7 +99,7 @@ def is_in_networks(host: str, networks: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _parsed(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    """No network if one of them is not understood: APIs sign tokens too, with an HS256 secret."""
+    """Empty if one of them is invalid: with an HS256 secret, APIs can sign tokens too."""
     try:
         return tuple(ip_network(network) for network in networks)
     except ValueError:

@@ -1,4 +1,5 @@
-"""The standard streams of the process: open from the start, and an error stream that never waits.
+"""The standard streams of the process: opens closed ones, and makes writes to standard error return
+at once.
 
 Log lines go to standard error, which is often a pipe. Once a pipe is full, a write waits until its
 reader reads on. If the reader has stopped, that would stop every request, and the end of the
@@ -22,8 +23,8 @@ EXIT_SECONDS = 2.0
 def open_closed() -> None:
     """Open /dev/null in place of standard streams that were closed when the process started.
 
-    Otherwise the next file or connection would get the number of the closed one, and with it what
-    libraries print. In addition, Python has no stream then, only None.
+    Otherwise the next file or connection would get the number of a closed stream, and with it all
+    that libraries print. Besides, Python sets a closed stream to None.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -37,7 +38,7 @@ def open_closed() -> None:
 def queue_errors(describe_dropped: Callable[[int], str]) -> None:
     """Make `sys.stderr` a QueuedStream, unless it was replaced, as tests and notebooks do.
 
-    `describe_dropped` makes a log line of the number of lines that were dropped.
+    `describe_dropped` returns a log line that says how many lines were dropped.
     """
     if isinstance(sys.stderr, QueuedStream):
         sys.stderr.describe_dropped = describe_dropped
@@ -57,8 +58,8 @@ def finish_errors() -> None:
 class QueuedStream(io.TextIOBase):
     """Writes to another stream in a thread. write() never waits.
 
-    If too much is waiting, it drops what is written until half of that is gone, and then writes how
-    many lines are missing. The lines keep their order.
+    If more than MAX_WAITING_CHARACTERS wait, it drops lines until half of these are written, and
+    then writes how many lines are missing. The lines keep their order.
     """
 
     def __init__(self, stream: TextIO, describe_dropped: Callable[[int], str]) -> None:
@@ -121,9 +122,9 @@ class QueuedStream(io.TextIOBase):
     def errors(self) -> str | None:  # type: ignore[override] # as above
         return self._stream.errors
 
-    def _put(self, text: str, stands_for: int = 0) -> None:
+    def _put(self, text: str, dropped_lines: int = 0) -> None:
         self._waiting += len(text)
-        self._queue.put((text, stands_for))
+        self._queue.put((text, dropped_lines))
 
     def _report_dropped(self) -> None:
         if self._dropped:
@@ -136,12 +137,12 @@ class QueuedStream(io.TextIOBase):
             if isinstance(item, Event):
                 item.set()
                 continue
-            text, stands_for = item
+            text, dropped_lines = item
             is_written = self._write(text)
             with self._lock:
                 self._waiting -= len(text)
                 if not is_written:
-                    self._dropped += stands_for or text.count("\n")
+                    self._dropped += dropped_lines or text.count("\n")
 
     def _write(self, text: str) -> bool:
         """Returns False if the reader is gone or the disk is full."""

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from app import main
+from app import startup
 from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
@@ -53,7 +53,7 @@ def pytest_collection_finish() -> None:
     """What was imported and collected lasts as long as the process. Searching it for garbage takes
     a second, during which no thread runs and time limits pass. An app would unfreeze it when it
     stops, so apps in this process leave the garbage collection as it is here."""
-    main._tune_garbage_collection = lambda stack: None  # noqa: ARG005 - its name
+    startup._tune_garbage_collection = lambda stack: None  # noqa: ARG005 - its name
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()

@@ -4,11 +4,8 @@ from collections.abc import AsyncIterator
 
 from app.doctor.finding import Finding
 from app.doctor.system import System
-from app.server.connections import (
-    DEFAULT_MAX_CONNECTIONS,
-    most_open_files,
-    possible_connections,
-)
+from app.server.connections import DEFAULT_MAX_CONNECTIONS, possible_connections
+from app.server.open_files import most_open_files
 from app.settings import Settings
 
 _SUBJECT = "connections"

@@ -26,8 +26,8 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 # Attributes that the standard library sets on every record. All others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "color_message"}
 
-# The service logs no tokens and API keys. This redacts those that a library might log, for example
-# in a path.
+# The service logs neither tokens nor API keys. This redacts those that a library might log, such as
+# one in a path.
 _TOKEN = re.compile(rf"eyJ[\w-]+(\.[\w-]*)*|{API_KEY_PATTERN}|(?<=/token_status/)[^{{\s\"'\\]+")
 
 _FLUSH_SECONDS = 0.05
@@ -86,8 +86,8 @@ class TextFormatter(_Formatter):
 
 
 class LoggedRequest(NamedTuple):
-    """The fields of a request's log line. The texts are written between quotation marks without
-    escaping, so they must not need any. Those of middleware.py do not."""
+    """The fields of a request's log line. They are not escaped, so the caller must ensure that they
+    contain nothing to escape."""
 
     id: str
     method: str
@@ -123,9 +123,9 @@ def _second(timestamp: int) -> str:
 
 
 class RequestLog:
-    """Writes one line per request, formatted by hand and many at a time: the logging module would
-    take as long as the rest of a token check. If the process is killed, the lines of the last 50 ms
-    are lost."""
+    """Writes one line per request. It formats them itself, and writes many at a time: the logging
+    module would take as long as the rest of a token check. If the process is killed, the lines of
+    the last 50 ms are lost."""
 
     def __init__(self) -> None:
         self._enabled = False
@@ -201,7 +201,7 @@ def configure(settings: Settings) -> None:
 
 
 def finish() -> None:
-    """Write the lines that are waiting. Later ones are written at once."""
+    """Write the waiting lines. Later ones are written at once."""
     request_log.flush()
     standard_streams.finish_errors()
 
@@ -217,5 +217,5 @@ def _describe_dropped(formatter: logging.Formatter, number: int) -> str:
     record = logging.getLogger("hourpass").makeRecord(
         "hourpass", logging.ERROR, "", 0, message, (), None, extra={"lines": number}
     )
-    # Not in the context of the request that happens to log next.
+    # In an empty context: this line does not belong to the request that happens to log next.
     return f"{Context().run(formatter.format, record)}\n"

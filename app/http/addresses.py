@@ -1,4 +1,4 @@
-"""The service's own addresses, as its clients reach them: below the path of ISSUER, if it has one.
+"""The public URLs of the service: below the path of ISSUER, if it has one.
 
 A proxy that serves the service below a path removes that path before it passes requests on.
 """
@@ -13,7 +13,7 @@ def path_prefix(issuer: str) -> str:
 
 
 def public_path(issuer: str, path: str) -> str:
-    """The path of an address on the service's host."""
+    """The path of a public URL, on the service's host."""
     return path_prefix(issuer) + path
 
 

@@ -1,6 +1,6 @@
 """Reads and documents request bodies: JSON, and the forms of OAuth.
 
-The models are the command line's too, which does without FastAPI.
+The command line uses the models too, without importing FastAPI.
 """
 
 import re
@@ -33,7 +33,7 @@ _DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, 5.2
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# The text of a response that has nothing more to say.
+# The member of a response that consists of a text only.
 ConstantMessage = Annotated[str, Field(description="For people.")]
 
 
@@ -96,13 +96,13 @@ def media_type(request: "Request") -> str:
 
 
 def is_json(request: "Request") -> bool:
-    """As FastAPI decides it for the routes that it reads the body for."""
+    """Whether FastAPI would read the body as JSON."""
     kind = media_type(request)
     return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 async def read_form(request: "Request", lists: Collection[str] = ()) -> dict[str, Any]:
-    """A form in UTF-8 (RFC 6749, appendix B). The framework would read it as Latin-1.
+    """Read a form in UTF-8 (RFC 6749, appendix B). FastAPI would read it as Latin-1.
 
     Parameters must not be repeated, and one without a value counts as omitted (RFC 6749, 3.2).
     Those of `lists` may be repeated: then the value is a list. Raises InvalidFormError.
@@ -131,7 +131,7 @@ def looks_like_json(body: bytes) -> bool:
 
 
 async def read_json(request: "Request") -> dict[str, Any]:
-    """Reads JSON as FastAPI does, so that one set of rules applies to all routes.
+    """Read JSON as FastAPI does, so that the same rules apply to all routes.
 
     Raises UnsupportedMediaTypeError and RequestValidationError.
     """
@@ -158,7 +158,8 @@ def validate(model: type[Model], members: dict[str, Any], *, by_form: bool) -> M
 
 
 def _describe(problem: ErrorDetails) -> str | None:
-    """Names the parameter, which is one of the model's. None for what RFC 6749 cannot transport."""
+    """Names the parameter, which is one of the model. None if the text has characters that RFC 6749
+    does not allow."""
     name, message = str(problem["loc"][0]), problem["msg"]
     text = (
         f"The parameter {name} is missing" if problem["type"] == "missing" else f"{name}: {message}"

@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from starlette.responses import Response
 from starlette.types import Scope
 
-# Keys and metadata: for the pages of all origins.
-_PUBLIC = "/.well-known/"
+# Keys and metadata: the pages of all origins may read them.
+PUBLIC_PREFIX = "/.well-known/"
 _PUBLIC_HEADERS = ((b"access-control-allow-origin", b"*"),)
 _PUBLIC_PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD",
     "Access-Control-Allow-Headers": "*",
 }
 
-# Proxies ask there about requests of any method, with all their headers, and let a request pass if
-# the answer is 204. A preflight is one of them, and must not pass without a token.
+# Proxies send the method and headers of each request there, and let the request pass if the answer
+# is 204. The request may be a preflight, which must not pass without a token.
 _FOR_PROXIES = "/verify"
 
 _VARY = (b"vary", b"Origin")
@@ -38,21 +38,19 @@ class Cors:
             origin.encode(): ((b"access-control-allow-origin", origin.encode()), _EXPOSED, _VARY)
             for origin in origins
         }
-        self.is_on = bool(self._headers)
+        self.has_origins = bool(self._headers)
 
     def headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
-        """To add to the response."""
-        if scope["path"].startswith(_PUBLIC):
+        """The headers to add to the response."""
+        if scope["path"].startswith(PUBLIC_PREFIX):
             return _PUBLIC_HEADERS
-        if not self.is_on:
-            return ()
         return self._headers.get(_get(scope, b"origin"), (_VARY,))
 
     def preflight(self, scope: Scope) -> Response | None:
         """The answer to a preflight of an allowed origin. It does not say which paths exist."""
         if scope["method"] != "OPTIONS" or not _get(scope, b"access-control-request-method"):
             return None
-        if scope["path"].startswith(_PUBLIC):
+        if scope["path"].startswith(PUBLIC_PREFIX):
             return Response(status_code=204, headers={**_PUBLIC_PREFLIGHT, **_MAX_AGE})
         is_allowed = _get(scope, b"origin") in self._headers
         if is_allowed and not scope["path"].startswith(_FOR_PROXIES):

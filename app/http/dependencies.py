@@ -1,6 +1,6 @@
 """What every route may ask for: a database session, and the context of the request.
 
-The command line has both without FastAPI, which takes longer to import than a command to run.
+The command line creates both without FastAPI, whose import takes longer than most commands.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -143,7 +143,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 def _allowed_methods(request: Request) -> list[str]:
     """All methods of the path (RFC 9110, 10.2.1). The framework names those of one route.
 
-    Below a mount no route matches: it has files, which can only be read.
+    Below a mount, which has files, no route matches: they can only be read.
     """
     found = [
         method

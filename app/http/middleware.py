@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.context import RequestContext
@@ -25,7 +26,7 @@ from app.errors import (
     UriTooLongError,
 )
 from app.http.access_log import LoggedRequest, request_id, request_log
-from app.http.cors import Cors
+from app.http.cors import PUBLIC_PREFIX, Cors
 from app.http.error_responses import error_response
 from app.http.request_counts import DURATION_BOUNDS, NO_ROUTE, RequestCounts
 
@@ -52,7 +53,7 @@ Header = tuple[bytes, bytes]
 
 
 class PreparedResponse(NamedTuple):
-    """A whole response, without the default headers, and what the access log needs."""
+    """A whole response, without the default headers, and the fields for its log line."""
 
     route: str
     user_id: int | None
@@ -117,7 +118,7 @@ class RequestMiddleware:
             return None
         if response is None:
             return None
-        if self._cors.is_on:
+        if self._cors.has_origins:
             response = response._replace(headers=(*response.headers, *self._cors.headers(scope)))
         id_ = id_ or next(self._ids)
         took = _milliseconds_since(started)
@@ -170,12 +171,12 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = with_default_headers((*message["headers"], *self._cors.headers(scope)))
+                headers = with_default_headers((*message["headers"], *self._cors_headers(scope)))
                 message["headers"] = [*headers, (b"x-request-id", id_.encode())]
             await client.send(message)
 
         try:
-            answer = error_response(error()) if error else self._cors.preflight(scope)
+            answer = error_response(error()) if error else self._preflight(scope)
             if answer:
                 await answer(scope, receive, send_with_headers)
             else:
@@ -195,8 +196,19 @@ class RequestMiddleware:
             is_routine = path in self._routine_routes and status < 400
             (request_log.write_routine if is_routine else request_log.write)(request)
 
+    def _has_cors(self, scope: Scope) -> bool:
+        """Whether pages of other origins may read the response. Usually they may not, and nothing
+        of cors.py is called."""
+        return self._cors.has_origins or scope["path"].startswith(PUBLIC_PREFIX)
+
+    def _cors_headers(self, scope: Scope) -> tuple[Header, ...]:
+        return self._cors.headers(scope) if self._has_cors(scope) else ()
+
+    def _preflight(self, scope: Scope) -> Response | None:
+        return self._cors.preflight(scope) if self._has_cors(scope) else None
+
     def _count(self, route: str, status: int, seconds: float, error: type[ApiError] | None) -> None:
-        """A request that was not answered from memory. `error` if it exceeded a limit here."""
+        """Count a request that was not answered from memory. `error` if it exceeded a limit."""
         counts = self.counts
         counts.routed[route, status] += 1
         counts.durations[route][bisect_left(DURATION_BOUNDS, seconds)] += 1
@@ -206,9 +218,9 @@ class RequestMiddleware:
 
 
 class _Client:
-    """Notes whether the client has closed the connection before it had the response.
+    """Sends to the client, and remembers whether it closed the connection before the response.
 
-    The app goes on as if it were there, so that the log has the app's own errors.
+    The app continues as if the client were there, so that the log has the app's own errors.
     """
 
     def __init__(self, send: Send) -> None:
@@ -226,13 +238,13 @@ class _Client:
             self._has_hung_up = True
 
     def status_of(self, status: int) -> int:
-        """For the log."""
+        """The status to log."""
         return _CLIENT_CLOSED_REQUEST if self._has_hung_up else status
 
 
 def _routed(scope: Scope) -> Scope:
-    """The scope for the router. HEAD is a GET without the content (RFC 9110, 9.3.2), so the routes
-    need not know it."""
+    """The scope for the router. HEAD is GET without the content (RFC 9110, 9.3.2), so routes handle
+    GET only."""
     return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
@@ -246,10 +258,10 @@ def _without_content(send: Send) -> Send:
 
 
 def _route_and_user(scope: Scope) -> tuple[str | None, int | None]:
-    """What the access log needs, once the route has been called."""
+    """The fields for the log line, after the route was called."""
     route = scope.get("route")
-    # Taken out: the connection keeps the scope until its next request, and would keep the database
-    # session with it.
+    # Removed from the scope, because the connection keeps the scope, and with it the database
+    # session, until its next request.
     context: RequestContext | None = scope["state"].pop("context", None)
     return route.path if route else None, context.user_id if context else None
 
@@ -273,7 +285,7 @@ def _check_limits(scope: Scope) -> tuple[str | None, type[ApiError] | None]:
 
 
 def with_default_headers(headers: tuple[Header, ...]) -> list[Header]:
-    """Adds the default headers that are not set."""
+    """Add the default headers that are not set."""
     given = {name for name, _ in headers}
     return [*headers, *(header for header in _DEFAULT_HEADERS if header[0] not in given)]
 

@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI derives from the routes, with what generated clients need.
+"""The OpenAPI document: FastAPI's, plus what generated clients need.
 
-FastAPI says less than the service promises: which members always come, how large an integer can
-be, which operations are open.
+FastAPI does not say which members are always present, how large an integer can be, and which
+operations need no token.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,16 @@ MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
 # FastAPI lists DELETE before PATCH.
 _METHODS = ("get", "post", "put", "patch", "delete")
-# For people who have a token already. Generated clients can set one.
+# For users who already have a token, and for generated clients.
 _BEARER_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "JWT",
     "description": "An access token that you have already.",
 }
-_FRAMEWORK_CODES = ("method_not_allowed",)  # error_responses.py makes them of Starlette's errors
+_FRAMEWORK_CODES = (
+    "method_not_allowed",
+)  # error_responses.py derives them from Starlette's errors
 
 Schema = dict[str, Any]
 
@@ -57,7 +59,7 @@ def build_document(app: FastAPI, issuer: str) -> dict[str, Any]:
         schemas.pop(name, None)
     schemas["ErrorBody"]["properties"]["error"]["enum"] = _error_codes()
     for name in _names_in_responses(document):
-        _require_what_always_comes(schemas[name])
+        _require_constant_members(schemas[name])
     for schema in _dicts_in(document):
         _size_integer(schema)
         _describe_secret(schema)
@@ -65,7 +67,8 @@ def build_document(app: FastAPI, issuer: str) -> dict[str, Any]:
 
 
 def _complete_addresses(document: Schema, issuer: str) -> None:
-    """Absolute, for clients that keep the document in a file. The docs page uses its own origin."""
+    """Make URLs absolute, for clients that read the document from a file. The docs page uses its
+    own origin."""
     for scheme in document["components"]["securitySchemes"].values():
         for flow in scheme.get("flows", {}).values():
             flow["tokenUrl"] = flow["refreshUrl"] = public_url(issuer, "/token")
@@ -80,8 +83,8 @@ def _drop_undocumented_422(operation: Schema) -> None:
 
 
 def _declare_security(operation: Schema) -> None:
-    """Either scheme, or explicitly none. The scope is in the description too, since Swagger UI
-    shows it only in a dialog."""
+    """Declare both schemes, or explicitly none. The scope is in the description too, since Swagger
+    UI shows it only in a dialog."""
     declared = operation.setdefault("security", [])
     if declared:
         (scopes,) = declared[0].values()
@@ -100,7 +103,7 @@ def _name_body(operation: Schema, schemas: dict[str, Schema]) -> None:
 
 
 def _describe_secret(schema: Schema) -> None:
-    """Pydantic calls a secret write-only and a password. Generated clients then leave it out, or
+    """Pydantic marks a secret as write-only and as a password. Generated clients then omit it, or
     send asterisks."""
     if schema.pop("writeOnly", None):
         schema.pop("format", None)
@@ -115,7 +118,7 @@ def _without_null(schema: Schema) -> Schema:
     return {**kinds[0], **others}
 
 
-def _require_what_always_comes(schema: Schema) -> None:
+def _require_constant_members(schema: Schema) -> None:
     """Members with a constant value are always in a response. Optional members are omitted rather
     than null."""
     required = schema.setdefault("required", [])
@@ -131,8 +134,8 @@ def _require_what_always_comes(schema: Schema) -> None:
 
 
 def _size_integer(schema: Schema) -> None:
-    """Without a format, most generators take 32 bits. Behind a validator of ours, Pydantic writes
-    its own names of the bounds."""
+    """Without a format, most generators use 32 bits. For a type with a validator function, Pydantic
+    writes `ge` and `le`."""
     if schema.get("type") != "integer":
         return
     for name, keyword in (("ge", "minimum"), ("le", "maximum")):

@@ -50,6 +50,6 @@ class PageQuery(BaseModel):
         return int(self.cursor) if self.cursor else None
 
     def paginate(self, found: Sequence[Rows]) -> tuple[Sequence[Rows], str | None]:
-        """The page and its `next_cursor`, if `limit` + 1 rows were asked for."""
+        """The page and its `next_cursor`. `found` has up to `limit` + 1 rows."""
         page = found[: self.limit]
         return page, str(page[-1].id) if len(found) > self.limit else None

@@ -1,4 +1,4 @@
-"""The requests that a worker has answered. Plain numbers: middleware.py adds, app/metrics reads.
+"""The numbers of requests that a worker has answered. middleware.py counts, app/metrics reads.
 
 Routes are templates such as `/users/{user_id}`, so nothing here comes from a client.
 """
@@ -26,6 +26,6 @@ class RequestCounts:
         self.refusals: Counter[str] = Counter()  # by limit
 
     def add_refusal(self, error: ApiError | type[ApiError]) -> None:
-        """An error response. Counts only those of a limit."""
+        """Count an error response, if the request exceeded a limit."""
         if error.limit:
             self.refusals[error.limit] += 1

@@ -1,6 +1,6 @@
 """Answers all requests that were read in one turn of the event loop together, in the next turn.
 
-Then one check for new revocations (tokens/revocations/cache.py) is enough for all of them.
+One check for new revocations (tokens/revocations/cache.py) is then enough for all of them.
 """
 
 import asyncio

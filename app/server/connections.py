@@ -8,7 +8,6 @@ closed here.
 
 import asyncio
 import logging
-import sys
 from collections import Counter, OrderedDict
 from functools import cached_property
 from ipaddress import ip_address
@@ -17,6 +16,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from app.ip_addresses import network_of
+from app.server.open_files import open_files
 from app.settings import Settings
 
 DEFAULT_MAX_CONNECTIONS = 20_000
@@ -24,7 +24,6 @@ NETWORK_SHARE = 0.75
 MAX_REFUSALS = 100  # connections beyond the limit that get a 503 at the same time
 
 _RESERVED_FILES = MAX_REFUSALS + 100  # besides the database pool and the listen backlog
-_OPEN_FILES_IF_UNLIMITED = 65_536
 _SWEEP_SECONDS = 1.0
 _MAX_EXPIRED = 100  # in one turn of the event loop
 _MAX_CANDIDATES = 50  # connections searched for one of the same network
@@ -164,8 +163,8 @@ class Connections:
         return len(self.refused.since) <= MAX_REFUSALS
 
     def stop(self) -> None:
-        """Close idle connections sooner. Not at once: on a busy connection, the next request is
-        already on its way, and the answer to it tells the client to close."""
+        """Close idle connections sooner, but not at once: on a busy connection, the next request is
+        already on its way. Its answer tells the client to close."""
         if self.is_stopping:
             return
         self.is_stopping = True
@@ -265,40 +264,3 @@ def backlog() -> int:
 
 def _backlog(files: int) -> int:
     return min(2048, files // 8)
-
-
-def open_files() -> int:
-    """The open-files limit of this process."""
-    if sys.platform == "win32":
-        return _OPEN_FILES_IF_UNLIMITED
-    import resource
-
-    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def most_open_files() -> int:
-    """The limit of this process after raise_open_files()."""
-    if sys.platform == "win32":
-        return _OPEN_FILES_IF_UNLIMITED
-    import resource
-
-    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-
-
-def _finite(limit: int) -> int:
-    import resource
-
-    return _OPEN_FILES_IF_UNLIMITED if limit == resource.RLIM_INFINITY else limit
-
-
-def raise_open_files() -> None:
-    """Raise the open-files limit to the hard limit. Processes started later inherit it."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS reports "unlimited" and then refuses it
-        _log.warning("Cannot raise the open-files limit", extra={"limit": open_files()})

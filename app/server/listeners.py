@@ -1,4 +1,4 @@
-"""Opens the sockets that `hourpass serve` listens on, and deals them to the workers.
+"""Opens the sockets that `hourpass serve` listens on, and distributes them to the workers.
 
 The addresses of a host name get a socket for each worker. `::` gets sockets that take IPv4
 connections as well.

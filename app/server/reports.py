@@ -1,7 +1,7 @@
-"""What the workers of `hourpass serve` report to the process that started them.
+"""Reports of the workers of `hourpass serve` to the process that started them.
 
-Each worker writes a report now and then into memory that it shares with the supervisor: neither of
-the two ever waits for the other. The last report is there even after the worker has been killed.
+Each worker writes its reports to memory that it shares with the supervisor, so neither waits for
+the other. The supervisor can read the last report even after the worker was killed.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ class Report:
 
 
 class Reports:
-    """Those of all workers. One thread adds workers while another one reads."""
+    """The reports of all workers. One thread adds workers while another reads."""
 
     def __init__(self, retire: Callable[[bytes | None], None]) -> None:
         """`retire` gets the last report, if any, of each worker that has ended."""
@@ -62,7 +62,7 @@ class Reports:
 
     def add(self, report: Report, has_ended: Callable[[], bool] = lambda: False) -> None:
         with self._lock:
-            self._retire_ended()  # also if nobody ever reads
+            self._retire_ended()  # read() may never be called
             self._workers.append((report, has_ended))
 
     def read(self) -> list[bytes]:
@@ -92,5 +92,5 @@ def set_own(report: Report) -> None:
 
 
 def own() -> Report | None:
-    """That of this process. None if it does not belong to `hourpass serve`."""
+    """The report of this process. None if it is not part of `hourpass serve`."""
     return _own

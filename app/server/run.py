@@ -10,8 +10,9 @@ from typing import Any
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from app.server.connections import backlog, raise_open_files
+from app.server.connections import backlog
 from app.server.listeners import bind, deal
+from app.server.open_files import raise_open_files
 from app.server.protocol import HttpProtocol
 from app.server.reports import Report, Reports, set_own
 from app.server.server import Server
@@ -23,7 +24,7 @@ _log = logging.getLogger("hourpass")
 
 def serve(host: str, port: int, workers: int, reports: Reports | None = None) -> None:
     """Serve until interrupted, on the sockets of systemd or on this address. Logs an error and
-    exits if it cannot. `reports` gets those of the workers."""
+    exits if it cannot. `reports` gets the reports of the workers."""
     raise_open_files()
     notifier = Notifier()
     copies = workers if sys.platform == "linux" else 1

@@ -1,4 +1,4 @@
-"""uvicorn's server, which stops without cutting a request."""
+"""A uvicorn server that answers the requests in progress before it stops."""
 
 import socket
 from typing import cast
@@ -22,10 +22,10 @@ class Server(uvicorn.Server):
             self._notifier.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what has been sent. The protocol closes each connection after its next answer, or
-        when it stays idle."""
+        """Answer the requests that were sent. The protocol closes each connection after its next
+        answer, or when it stays idle."""
         if self._notifier:
             self._notifier.stopping()
         connections: Connections = cast("FastAPI", self.config.loaded_app).state.connections
-        connections.stop()  # also tells those that are accepted and do not have a protocol yet
+        connections.stop()  # also for connections that are accepted and have no protocol yet
         await super().shutdown(sockets)

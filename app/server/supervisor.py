@@ -1,6 +1,6 @@
 """Starts the workers of `hourpass serve`, and replaces them on SIGHUP.
 
-It keeps their listening sockets open. A worker that starts gets those of the one that it replaces,
+It keeps their listening sockets open. A new worker gets the sockets of the one that it replaces,
 with the connections that wait there, so none of these is reset.
 """
 
@@ -33,7 +33,7 @@ class Worker(Process):
         super().target(sockets)
 
     def has_ended(self) -> bool:
-        """Asks the kernel without waiting for the process, which another thread does."""
+        """Ask the kernel. Does not wait for the process: another thread does that."""
         return self.process.pid is not None and bool(wait([self.process.sentinel], 0))
 
     @cached_property
@@ -49,7 +49,7 @@ class Supervisor(Multiprocess):
         notifier: Notifier,
         reports: Reports | None = None,
     ) -> None:
-        """`listeners` has a list for each worker. `reports` gets those of the workers."""
+        """`listeners` has a list for each worker. `reports` gets the reports of the workers."""
         super().__init__(config, [])
         self._listeners = listeners
         self._notifier = notifier

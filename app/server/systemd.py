@@ -1,5 +1,5 @@
 """What systemd, or another service manager, passes to `hourpass serve`: sockets that stay open
-while the service restarts, and an address at which to report that it is ready.
+while the service restarts, and an address to which it reports that it is ready.
 
 The protocols are those of sd_listen_fds(3) and sd_notify(3). Without a service manager, nothing
 here has an effect.
@@ -13,7 +13,7 @@ _FIRST_FILE = 3  # after the standard streams
 
 
 def inherited_listeners() -> list[socket.socket]:
-    """The sockets that the service manager has opened. Takes them out of the environment, so that
+    """The sockets that the service manager has opened. Removes them from the environment, so that
     processes started later do not look for them. Raises ValueError for one that is not TCP."""
     pid, number, _ = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not number.isdecimal():
@@ -30,7 +30,7 @@ def inherited_listeners() -> list[socket.socket]:
 
 
 class Notifier:
-    """Reports the state of the service. Takes the address out of the environment, so that only this
+    """Reports the state of the service. Removes the address from the environment, so that only this
     process reports."""
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Transport and flow control: one write per response, reading that stays paused, and an error for
-the app when its client has disconnected."""
+"""Transport and flow control. A response is one write, reading stays paused while too much is held,
+and send() raises if the client has disconnected."""
 
 import asyncio
 from collections.abc import Callable

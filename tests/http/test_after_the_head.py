@@ -1,5 +1,5 @@
-"""What arrives after a request's head: chunk extensions, trailers, bodies that nobody reads, the
-next requests. Each has a bound, and none of it is taken for something else."""
+"""What arrives after a request's head: chunk extensions, trailers, unread bodies, the next
+requests. Each has a limit, and none is mistaken for another."""
 
 import json
 import select
@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.operations.test_serving import HOURPASS, Service, started
 from tests.support.plain_proxies import plain_proxy
 from tests.support.raw_http import (
     chunked,
@@ -24,6 +23,7 @@ from tests.support.raw_http import (
     send_all,
 )
 from tests.support.service_process import serving
+from tests.support.started_service import Service, forked
 from tests.support.users import LANCELOT
 
 JSON = "Content-Type: application/json"
@@ -36,7 +36,7 @@ MEBIBYTE = 2**20
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("after-the-head")
     url = f"sqlite:///{directory}/hourpass.db"
-    with started(directory, *HOURPASS, "serve", DATABASE_URL=url, LOG_LEVEL="warning") as service:
+    with forked(directory, "serve", DATABASE_URL=url, LOG_LEVEL="warning") as service:
         service.wait_until_ready()
         httpx.post(f"{service.base_url}/register-user", json=LANCELOT)
         yield service
@@ -62,7 +62,7 @@ def test_trailer_fields_are_no_header_fields(service: Service, bearer: str, step
         chunked("POST /verify", body=b"x", trailers=trailers),
         chunked("POST /me/password", body=b"{}", trailers=trailers),
         chunked("POST /token", JSON, body=LOGIN, trailers=trailers),
-        request("GET /verify"),  # nor are they those of the next request
+        request("GET /verify"),  # nor are they header fields of the next request
         request("GET /verify", bearer),
     ]
     with connected(service.base_url) as connection:
@@ -81,7 +81,7 @@ def test_trailer_fields_are_no_header_fields(service: Service, bearer: str, step
         pytest.param(b"Transfer-Encoding: chunked\r\n", [400], id="encoding"),
     ],
 )
-def test_trailer_fields_do_not_change_how_messages_are_told_apart(
+def test_trailer_fields_do_not_change_where_a_message_ends(
     service: Service, trailers: bytes, statuses: list[int]
 ) -> None:
     with connected(service.base_url) as connection:
@@ -91,25 +91,23 @@ def test_trailer_fields_do_not_change_how_messages_are_told_apart(
     assert answers[-1].headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
-def test_no_trailer_behind_a_proxy_chooses_the_address_of_the_client(
-    kind: str, tmp_path: Path
-) -> None:
+def test_no_trailer_behind_a_proxy_chooses_the_address_of_the_client(tmp_path: Path) -> None:
     """HAProxy passes trailers on, with the client's own request on the same connection."""
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with serving(url, TRUSTED_PROXIES="127.0.0.1") as base_url:
         httpx.post(f"{base_url}/register-user", json=LANCELOT)
         port = httpx.URL(base_url).port
         assert port
-        with plain_proxy(kind, tmp_path, port) as proxy_url, connected(proxy_url) as connection:
-            forged = b"X-Forwarded-For: 6.6.6.6\r\n"
-            asked = chunked("POST /token", JSON, "Connection: close", body=LOGIN, trailers=forged)
-            send_all(connection, asked)
-            token = json.loads(read_answers(connection)[-1].body)["token"]
-        audit = httpx.get(f"{base_url}/me/audit", headers={"Authorization": f"Bearer {token}"})
-    addresses = {entry["address"] for entry in audit.json()["entries"]}
-    assert addresses
-    assert "6.6.6.6" not in str(audit.json())
+        forged = b"X-Forwarded-For: 6.6.6.6\r\n"
+        asked = chunked("POST /token", JSON, "Connection: close", body=LOGIN, trailers=forged)
+        for kind in ("haproxy", "caddy"):
+            with plain_proxy(kind, tmp_path, port) as proxy_url, connected(proxy_url) as connection:
+                send_all(connection, asked)
+                token = json.loads(read_answers(connection)[-1].body)["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            audit = httpx.get(f"{base_url}/me/audit", headers=headers).json()
+            assert {entry["address"] for entry in audit["entries"]}
+            assert "6.6.6.6" not in str(audit), kind
 
 
 CHUNKED = request("POST /token", JSON, "Transfer-Encoding: chunked")
@@ -135,7 +133,7 @@ CHUNKED = request("POST /token", JSON, "Transfer-Encoding: chunked")
             request("POST /verify", "Transfer-Encoding: chunked"),
             b"3e8\r\n" + b"x" * 1000 + b"\r\n",
             401,
-            id="a body in chunks that nobody reads",
+            id="an unread body in chunks",
         ),
         pytest.param(
             request("GET /verify", "Connection: close"), LAST, 401, id="requests after the last"
@@ -148,7 +146,7 @@ CHUNKED = request("POST /token", JSON, "Transfer-Encoding: chunked")
         ),
     ],
 )
-def test_a_body_of_100_mib_is_answered_once_and_neither_kept_nor_read_to_the_end(
+def test_a_body_of_100_mib_gets_one_answer_and_is_neither_kept_nor_read_to_the_end(
     service: Service, start: bytes, more: bytes, status: int
 ) -> None:
     before = memory_of(service)
@@ -162,13 +160,13 @@ def test_a_body_of_100_mib_is_answered_once_and_neither_kept_nor_read_to_the_end
         connection.settimeout(10)
         (answer,) = read_answers(connection)
         assert answer.status == status
-        if status != 401:  # which may be sent before it is known that the body is too large
+        if status != 401:  # it may be sent before the service knows that the body is too large
             assert answer.headers["connection"] == "close"
     assert sent < 20 * MEBIBYTE
     assert memory_of(service) - before < 20 * MEBIBYTE
 
 
-def test_a_client_that_has_sent_more_than_it_should_can_read_the_answer_at_leisure(
+def test_a_client_that_sends_too_much_can_still_read_the_answer(
     service: Service,
 ) -> None:
     """An answer is lost if bytes arrive at a socket that is closed (RFC 9112, 9.6)."""
@@ -214,9 +212,7 @@ def test_an_unread_body_does_not_disturb_the_next_request(service: Service, bear
         pytest.param(["Transfer-Encoding: chunked"], b"3\nabc\r\n0\r\n\r\n", id="bare line feed"),
     ],
 )
-def test_lengths_that_two_servers_may_read_differently_are_refused(
-    service: Service, headers: list[str], body: bytes
-) -> None:
+def test_ambiguous_lengths_are_refused(service: Service, headers: list[str], body: bytes) -> None:
     with connected(service.base_url) as connection:
         send_all(connection, request("POST /verify", *headers) + body + LAST)
         answers = read_answers(connection)
@@ -243,7 +239,7 @@ def test_http_1_0_has_no_chunks(service: Service) -> None:
 def test_a_malformed_request_is_answered_after_those_before_it(
     service: Service, bearer: str, malformed: bytes
 ) -> None:
-    """Else its 400 would be taken for the answer to the first."""
+    """Otherwise the client would take its 400 for the answer to the first request."""
     asked = request("GET /me", bearer) + request("GET /verify", bearer) + malformed + LAST
     with connected(service.base_url) as connection:
         send_all(connection, asked)
@@ -262,7 +258,7 @@ def test_a_request_whose_body_is_malformed_is_not_carried_out(
     assert httpx.get(f"{service.base_url}/me", headers={name: value}).status_code == 200
 
 
-def test_requests_in_line_behind_a_long_poll_are_not_kept(service: Service) -> None:
+def test_requests_that_wait_behind_a_long_poll_are_not_kept_in_memory(service: Service) -> None:
     """20 connections, each with 200,000 requests."""
     cursor = httpx.get(f"{service.base_url}/revocations").json()["cursor"]
     poll = request(f"GET /revocations?wait=20&after={cursor}")
@@ -284,7 +280,7 @@ def test_requests_in_line_behind_a_long_poll_are_not_kept(service: Service) -> N
         assert memory_of(service) - before < 20 * MEBIBYTE
 
 
-def test_unread_answers_are_not_kept(service: Service) -> None:
+def test_unread_answers_are_not_kept_in_memory(service: Service) -> None:
     before = memory_of(service)
     with ExitStack() as stack:
         for _ in range(10):

@@ -1,6 +1,6 @@
 """A page of another origin, in a real browser: docs/browser-front-end.md has its code.
 
-On SQLite only: the page knows no database.
+On SQLite only, because the page does not use the database.
 """
 
 import re

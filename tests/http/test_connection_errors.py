@@ -35,7 +35,8 @@ def run(sqlite_template: Path, tmp_path: Path) -> Callable[..., Any]:
 
 
 class Turn:
-    """Blocks the event loop of a service, which then reads in one turn what was sent meanwhile."""
+    """Blocks the event loop of a service. Afterwards, the loop reads in one turn all that was
+    sent meanwhile."""
 
     def __init__(self, service: LimitedService) -> None:
         self._is_blocked = threading.Event()
@@ -129,7 +130,7 @@ def test_the_sweep_continues_after_an_unexpected_error(
             original(self)
 
         monkeypatch.setattr(HttpProtocol, method, fail_once)
-    with run(LONG._replace(first_head=1)) as service, ExitStack() as stack:
+    with run(LONG._replace(first_head=0.3)) as service, ExitStack() as stack:
         silent = [stack.enter_context(connected(service.base_url)) for _ in range(4)]
         closed = silent[1:] if "fail" in failing else silent
         for connection in closed:

@@ -1,6 +1,6 @@
-"""One shape for every error, whatever raised it, and no error repeats what was sent or went wrong.
+"""Every error has one shape, and repeats neither what was sent nor the text of an exception.
 
-Around them stand the bounds of a request, the headers of every answer, and an outage.
+Also the limits of a request, the headers of every answer, and outages of the database.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 async def stream(size: int, beginning: bytes = b"") -> AsyncIterator[bytes]:
-    """A body that does not say how long it is."""
+    """A body without a Content-Length."""
     yield beginning
     for _ in range(size // 1_000):
         yield b" " * 1_000
@@ -103,7 +103,7 @@ async def test_a_successful_answer_has_the_same_headers(client: AsyncClient) -> 
 
 
 @on_sqlite
-async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None:
+async def test_a_405_lists_the_allowed_methods(client: AsyncClient) -> None:
     for path, methods in {
         "/me": "GET, HEAD, PATCH, DELETE",
         "/users/1": "GET, HEAD, PATCH",
@@ -119,17 +119,15 @@ async def test_a_wrong_method_is_told_the_right_one(client: AsyncClient) -> None
 
 
 @on_sqlite
-@pytest.mark.parametrize("headers", [JSON, FORM], ids=["JSON", "a form"])
-@pytest.mark.parametrize("path", ["/register-user", "/token"])
-async def test_a_body_without_an_end_closes_the_connection(
-    client: AsyncClient, path: str, headers: dict[str, str]
-) -> None:
-    response = await client.post(path, content=stream(20_000), headers=headers)
-    assert_problem(response, 413, "content_too_large")
+async def test_a_body_without_an_end_is_refused(client: AsyncClient) -> None:
+    for path in ("/register-user", "/token"):
+        for headers in (JSON, FORM):
+            response = await client.post(path, content=stream(20_000), headers=headers)
+            assert_problem(response, 413, "content_too_large")
 
 
 @on_sqlite
-async def test_nothing_of_a_body_that_is_too_large_is_stored(client: AsyncClient) -> None:
+async def test_a_body_that_is_too_large_stores_nothing(client: AsyncClient) -> None:
     person = json.dumps(LANCELOT).encode()
     for content in (person + b" " * 20_000, stream(20_000, person)):
         response = await client.post("/register-user", content=content, headers=JSON)
@@ -156,46 +154,47 @@ async def answer_wrongly() -> str:
     return SECRET
 
 
+CRASHES: dict[str, tuple[Any, type | None]] = {
+    "an exception": (crash, None),
+    "an exception with a cause": (crash_again, None),
+    "a group of exceptions": (crash_together, None),
+    "an answer that is not of the declared type": (answer_wrongly, int),
+}
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("endpoint", "answers"),
-    [
-        pytest.param(crash, None, id="an exception"),
-        pytest.param(crash_again, None, id="an exception with a cause"),
-        pytest.param(crash_together, None, id="a group of exceptions"),
-        pytest.param(answer_wrongly, int, id="an answer that breaks its own promise"),
-    ],
-)
 async def test_an_unexpected_error_is_a_500_without_its_text(
     client: AsyncClient,
     app: FastAPI,
     caplog: pytest.LogCaptureFixture,
-    endpoint: Any,
-    answers: type | None,
+    subtests: pytest.Subtests,
 ) -> None:
-    app.add_api_route("/crash", endpoint, response_model=answers)
-    response = await client.get("/crash")
-    body = assert_problem(response, 500, "server_error")
-    assert body == {"message": "Internal server error", "error": "server_error"}
-    assert_safe_headers(response)
-    for formatter in (JsonFormatter(), TextFormatter()):
-        lines = "\n".join(formatter.format(record) for record in caplog.records)
-        assert "Unexpected error" in lines
-        assert SECRET not in lines
+    for number, (case, (endpoint, answers)) in enumerate(CRASHES.items()):
+        with subtests.test(case):
+            caplog.clear()
+            app.add_api_route(f"/crash{number}", endpoint, response_model=answers)
+            response = await client.get(f"/crash{number}")
+            body = assert_problem(response, 500, "server_error")
+            assert body == {"message": "Internal server error", "error": "server_error"}
+            assert_safe_headers(response)
+            for formatter in (JsonFormatter(), TextFormatter()):
+                lines = "\n".join(formatter.format(record) for record in caplog.records)
+                assert "Unexpected error" in lines
+                assert SECRET not in lines
 
 
 @on_sqlite
-@pytest.mark.parametrize("given", ["camelot-1", "0" * 64])
-async def test_a_valid_request_id_is_kept(client: AsyncClient, given: str) -> None:
-    response = await client.get("/healthz", headers={"X-Request-ID": given})
-    assert response.headers["x-request-id"] == given
+async def test_a_valid_request_id_is_kept(client: AsyncClient) -> None:
+    for given in ("camelot-1", "0" * 64):
+        response = await client.get("/healthz", headers={"X-Request-ID": given})
+        assert response.headers["x-request-id"] == given
 
 
 BAD_REQUEST_IDS = {
     "empty": b"",
     "long": b"0" * 65,
     "two words": b"round table",
-    "with a sign of its own": b"id=1",
+    "with another character": b"id=1",
     "beyond ASCII": "Guenièvre".encode(),
     "with a line break": b"camelot-1\n",
 }
@@ -218,25 +217,25 @@ async def test_every_request_gets_an_id_of_its_own(client: AsyncClient) -> None:
 
 
 @pytest.fixture
-def swept() -> Iterator[None]:
-    """The garbage collector complains of each connection that was cut off. May it be now, and not
-    in whatever test comes next."""
+def collected_garbage() -> Iterator[None]:
+    """Collect the garbage of this test, which includes a warning about each connection that was cut
+    off. Otherwise the next test would get the warnings."""
     yield
     gc.collect()
 
 
 def cuts_connections(test: Callable[P, R]) -> Callable[P, R]:
-    complaints = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    without_warnings = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     # Set up before the service, and so torn down after it.
-    return complaints(pytest.mark.usefixtures("swept")(test))
+    return without_warnings(pytest.mark.usefixtures("collected_garbage")(test))
 
 
 @cuts_connections
-async def test_an_outage_of_the_database_is_a_503_and_passes(
+async def test_during_an_outage_of_the_database_the_answer_is_503(
     client: AsyncClient, app: FastAPI, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     token = await log_in(client, ARTHUR)
-    await app.state.database.close()  # what is open would outlive the outage
+    await app.state.database.close()  # open connections would still work
     with outage(make_url(settings.database_url), request):
         await assert_unavailable(client, token)
     assert await token_holds(client, token)
@@ -245,7 +244,7 @@ async def test_an_outage_of_the_database_is_a_503_and_passes(
 
 @contextmanager
 def outage(url: URL, request: pytest.FixtureRequest) -> Iterator[None]:
-    """SQLite's file goes away; PostgreSQL takes no more connections."""
+    """SQLite's file is moved away. PostgreSQL accepts no more connections."""
     assert url.database is not None
     if url.get_backend_name() == "sqlite":
         path = Path(url.database)
@@ -290,12 +289,12 @@ async def test_connections_that_the_server_has_ended_are_replaced(
 ) -> None:
     token = await log_in(client, ARTHUR)
     name = make_url(settings.database_url).database
-    # Beside the event loop, which hears of it meanwhile.
+    # In a thread, so that the event loop notices it.
     await asyncio.to_thread(
         postgres.run,
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
     )
-    async with asyncio.timeout(10):  # in the instant between its last message and its end: 503
+    async with asyncio.timeout(10):  # 503 until the loop has noticed
         while (await client.get(f"/token_status/{token}")).status_code == 503:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await token_holds(client, token)

@@ -87,7 +87,7 @@ def client(base_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_all_addresses_of_the_metadata_answer(client: httpx.Client, base_url: str) -> None:
+def test_all_urls_of_the_metadata_work(client: httpx.Client, base_url: str) -> None:
     metadata = client.get("/.well-known/oauth-authorization-server").json()
     assert metadata["issuer"] == base_url
     addresses = [value for name, value in metadata.items() if name.endswith(("_endpoint", "_uri"))]
@@ -115,7 +115,7 @@ def test_a_created_user_is_at_its_location(client: httpx.Client, base_url: str) 
     assert client.get(location, headers=headers).json()["username"] == GALAHAD["username"]
 
 
-def test_the_start_page_and_the_document_name_addresses_that_answer(
+def test_the_urls_of_the_start_page_and_of_the_openapi_document_work(
     client: httpx.Client, base_url: str
 ) -> None:
     links = client.get("/", headers={"Accept": "application/json"}).json()

@@ -4,15 +4,14 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
 
 from app.server.connections import TimeLimits
 from tests.support.limited_service import limited_service
+from tests.support.raw_http import Answer, connected, read_all, request, send_all
 from tests.support.users import LANCELOT
 
 MEGABYTE = 2**20
@@ -66,28 +65,10 @@ def test_requests_without_end_are_refused_before_their_end(
     assert set(problem) == {"message", "error"}
 
 
-@contextmanager
-def connected(base_url: str) -> Iterator[socket.socket]:
-    address = httpx.URL(base_url)
-    with socket.create_connection((address.host, address.port or 80), timeout=5) as connection:
-        yield connection
-
-
-def answer_to(connection: socket.socket, request: bytes) -> bytes:
-    """Send as much as the service takes, then read until it closes the connection."""
-    parts = []
-    with suppress(ConnectionError):  # it has answered and closed already
-        connection.sendall(request)
-    with suppress(ConnectionError):  # closing with bytes unread resets it, after the answer
-        while part := connection.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
+def answer_to(connection: socket.socket, asked: bytes) -> bytes:
+    """All that the service sends until it closes the connection."""
+    send_all(connection, asked)
+    return read_all(connection)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +81,6 @@ def bearer(base_url: str) -> str:
         for answer in answers(connection, request("GET /verify", bearer) * 2, ["GET"] * 2):
             assert answer.status == 200
     return bearer
-
-
-def request(line: str, *headers: str, body: str = "", version: str = "1.1") -> bytes:
-    if body:
-        headers = (*headers, f"Content-Length: {len(body)}")
-    return "\r\n".join([f"{line} HTTP/{version}", "Host: x", *headers, "", body]).encode()
 
 
 def answers(connection: socket.socket, requests: bytes, methods: list[str]) -> Iterator[Answer]:

@@ -1,4 +1,5 @@
-"""Behind a proxy that nobody named, the log says so once an hour, with the address to name."""
+"""Behind a proxy that is not in TRUSTED_PROXIES, the log has a warning once an hour, with the
+address to add."""
 
 import shutil
 import subprocess
@@ -13,13 +14,13 @@ from fastapi import FastAPI
 
 from app.ip_addresses import WARNING_INTERVAL, ProxyWarning
 from app.main import create_app
-from tests.operations.test_serving import HOURPASS, started
 from tests.support.apps import client_of
 from tests.support.markers import on_sqlite
 from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
+from tests.support.started_service import forked
 from tests.support.users import LANCELOT
 
 PROXY = "203.0.113.7"
@@ -48,7 +49,7 @@ async def log_in_from(app: FastAPI, peer: str, **headers: str) -> None:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     async with client_of(app, peer) as client:
         response = await client.post("/token", json=LANCELOT, headers=sent)
-        assert response.status_code in (401, 429)  # nobody can log in, and is slowed down
+        assert response.status_code in (401, 429)  # there is no such user, and logins are limited
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -57,28 +58,30 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text for text in found if "TRUSTED_PROXIES" in text]
 
 
-@pytest.mark.parametrize(
-    ("peer", "named"),
-    [
-        (PROXY, PROXY),
-        ("127.0.0.1", "127.0.0.1"),
-        (f"::ffff:{PROXY}", PROXY),
-        ("2001:db8::1", "2001:db8::1"),
-        ("", "127.0.0.1"),  # a Unix socket
-    ],
-)
-async def test_the_address_to_name_is_in_the_log_and_nothing_that_was_sent(
-    app: FastAPI, caplog: pytest.LogCaptureFixture, peer: str, named: str
+NAMED = {
+    PROXY: PROXY,
+    "127.0.0.1": "127.0.0.1",
+    f"::ffff:{PROXY}": PROXY,
+    "2001:db8::1": "2001:db8::1",
+    "": "127.0.0.1",  # a Unix socket
+}
+
+
+async def test_the_warning_names_the_proxy_and_repeats_nothing_that_was_sent(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:
-    await log_in_from(app, peer, X_Forwarded_For=f"{CLIENT}, some text")
-    (warning,) = warnings_in(caplog)
-    assert f"add {named} to TRUSTED_PROXIES" in warning
-    assert "If this is your proxy" in warning
-    assert CLIENT not in caplog.text + warning
-    assert "some text" not in caplog.text + warning
+    for peer, named in NAMED.items():
+        with subtests.test(peer):
+            app.state.proxy_warning = ProxyWarning()
+            await log_in_from(app, peer, X_Forwarded_For=f"{CLIENT}, some text")
+            assert CLIENT not in caplog.text
+            assert "some text" not in caplog.text
+            (warning,) = warnings_in(caplog)
+            assert f"add {named} to TRUSTED_PROXIES" in warning
+            assert "If this is your proxy" in warning
 
 
-async def test_the_warning_is_logged_once_an_hour_however_many_addresses_cause_it(
+async def test_the_warning_is_logged_at_most_once_an_hour(
     app: FastAPI, seconds: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
@@ -103,7 +106,7 @@ async def test_without_such_a_header_there_is_no_warning(
     assert warnings_in(caplog) == []
 
 
-async def test_a_proxy_that_is_named_is_not_warned_of(
+async def test_there_is_no_warning_about_a_trusted_proxy(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(make_settings(database_url, trusted_proxies=PROXY), clock, clock)
@@ -116,25 +119,24 @@ async def test_a_proxy_that_is_named_is_not_warned_of(
         assert "203.0.113.8" in warning
 
 
-@pytest.mark.parametrize("header", ["Forwarded", "X_Real_IP"])
-@pytest.mark.parametrize("trusted", ["", PROXY], ids=["unnamed", "named"])
-async def test_a_proxy_that_sends_another_header_is_told_which_is_read(
-    database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, header: str, trusted: str
+@pytest.mark.parametrize("trusted", ["", PROXY], ids=["not trusted", "trusted"])
+async def test_the_warning_about_another_header_says_which_one_is_read(
+    database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, trusted: str
 ) -> None:
     app = create_app(make_settings(database_url, trusted_proxies=trusted), clock, clock)
     async with app.router.lifespan_context(app):
-        await log_in_from(app, PROXY, **{header: CLIENT})
-    (warning,) = warnings_in(caplog)
-    assert warning.startswith(
-        f"Ignored {header.replace('_', '-')}, since only X-Forwarded-For is read"
-    )
-    assert PROXY in warning
-    assert CLIENT not in warning
+        for header in ("Forwarded", "X-Real-IP"):
+            app.state.proxy_warning = ProxyWarning()
+            await log_in_from(app, PROXY, **{header: CLIENT})
+            (warning,) = warnings_in(caplog)
+            assert warning.startswith(f"Ignored {header}, since only X-Forwarded-For is read")
+            assert PROXY in warning
+            assert CLIENT not in warning
 
 
 @contextmanager
 def caddy_before(url: str, directory: Path) -> Iterator[str]:
-    """A plain reverse proxy, which sends X-Forwarded-For without being told to."""
+    """A plain reverse proxy. Caddy sends X-Forwarded-For by default."""
     process, port = next(started for _ in range(5) if (started := start_caddy(url, directory)))
     try:
         yield f"http://127.0.0.1:{port}"
@@ -144,7 +146,7 @@ def caddy_before(url: str, directory: Path) -> Iterator[str]:
 
 
 def start_caddy(url: str, directory: Path) -> "tuple[subprocess.Popen[bytes], int] | None":
-    """None if somebody else took the port meanwhile."""
+    """None if another process has taken the port."""
     program = shutil.which("caddy", path=SEARCH_PATH)
     assert program, "caddy is not installed; see CONTRIBUTING.md"
     port = free_port()
@@ -158,7 +160,7 @@ def start_caddy(url: str, directory: Path) -> "tuple[subprocess.Popen[bytes], in
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={"HOME": str(directory)})
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    # Its own word that it listens: whoever else has the port would answer as well.
+    # It says so in its log. An answer on the port could come from another process.
     while "serving initial configuration" not in (written := output.read_text()):
         if process.poll() is not None and "address already in use" in output.read_text():
             return None
@@ -168,12 +170,11 @@ def start_caddy(url: str, directory: Path) -> "tuple[subprocess.Popen[bytes], in
     return process, port
 
 
-@pytest.mark.parametrize("trusted", ["", "127.0.0.1"], ids=["unnamed", "named"])
-def test_a_real_proxy_is_named_until_it_is_trusted(
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"], ids=["not trusted", "trusted"])
+def test_the_log_names_a_real_proxy_until_it_is_trusted(
     database_url: str, tmp_path: Path, trusted: str
 ) -> None:
-    command = (*HOURPASS, "serve")
-    with started(tmp_path, *command, DATABASE_URL=database_url, TRUSTED_PROXIES=trusted) as service:
+    with forked(tmp_path, "serve", DATABASE_URL=database_url, TRUSTED_PROXIES=trusted) as service:
         service.wait_until_ready()
         with caddy_before(service.base_url, tmp_path) as url:
             for _ in range(3):
@@ -183,10 +184,10 @@ def test_a_real_proxy_is_named_until_it_is_trusted(
     assert written.count("If this is your proxy, add 127.0.0.1 to TRUSTED_PROXIES") == expected
 
 
-def test_plain_uvicorn_which_trusts_loopback_by_itself_is_not_warned_of(
+def test_with_plain_uvicorn_there_is_no_warning_about_loopback(
     database_url: str, clock: Clock, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """It has put the client's address in the place of the proxy's, which is nobody's proxy."""
+    """uvicorn trusts loopback by itself: it has replaced the proxy's address with the client's."""
     with (
         served(create_app(make_settings(database_url), clock, clock)) as base_url,
         caddy_before(base_url, tmp_path) as url,

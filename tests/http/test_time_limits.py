@@ -1,9 +1,10 @@
 """How long a client may take for each part of a request, and for its answers."""
 
+import select
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,86 +23,78 @@ def run(sqlite_template: Path, tmp_path: Path) -> Callable[..., Any]:
     return partial(limited_service, sqlite_template, tmp_path, SHORT)
 
 
-def trickle(connection: socket.socket, start: bytes, byte: bytes = b"x") -> bytes:
-    """Send a byte at a time for as long as the service listens; returns what it says."""
-    connection.sendall(start)
-    connection.settimeout(0.1)
+def answer_while_sending(connections: dict[str, socket.socket], byte: bytes) -> dict[str, bytes]:
+    """Send a byte at a time on each connection, until the service has answered or closed all."""
+    waiting = {connection: name for name, connection in connections.items()}
+    received: dict[str, bytes] = {}
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with suppress(TimeoutError):
-            return connection.recv(65536)
-        connection.sendall(byte)
-    raise AssertionError("the service is still listening")
+    while waiting:
+        assert time.monotonic() < deadline, f"the service is still listening: {waiting.values()}"
+        for connection in select.select(waiting, [], [], 0.1)[0]:
+            with suppress(ConnectionError):
+                received[waiting[connection]] = b""
+                received[waiting[connection]] = connection.recv(65536)
+            del waiting[connection]
+        for connection in waiting:
+            with suppress(ConnectionError):  # closed just now
+                connection.sendall(byte)
+    return received
 
 
-def test_a_connection_that_says_nothing_is_closed(run: Any) -> None:
-    with run() as service, connected(service.base_url) as connection:
-        assert connection.recv(100) == b""
+POST = ("POST /token", JSON)
+SLOW_REQUESTS = {
+    "a first head": (b"", b"GET / HTTP/1.1\r\nX: "),
+    "a second head": (request("GET /healthz"), b"GET / HTTP/1.1\r\nX: "),
+    "a body": (b"", request(*POST, "Content-Length: 10000")),
+    "a body in chunks": (b"", request(*POST, "Transfer-Encoding: chunked") + b"1000\r\n"),
+    "a trailer": (b"", request(*POST, "Transfer-Encoding: chunked") + b"0\r\nX: "),
+    "a body after 100": (request(*POST, "Expect: 100-continue", "Content-Length: 10000"), b"x"),
+}
+
+
+def test_a_request_that_arrives_slowly_is_refused(run: Any, subtests: pytest.Subtests) -> None:
+    with run() as service, ExitStack() as stack:
+        connections = {}
+        for case, (before, start) in SLOW_REQUESTS.items():
+            connection = stack.enter_context(connected(service.base_url))
+            connections[case] = connection
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65536)[:10] in (b"HTTP/1.1 1", b"HTTP/1.1 2")
+            connection.sendall(start)
+        received = answer_while_sending(connections, b"x")
+        for case, connection in connections.items():
+            with subtests.test(case):
+                (answer,) = parse_answers(received[case])
+                assert answer.status == 408
+                assert answer.headers["connection"] == "close"
+                assert b'"error":"request_timeout"' in answer.body
+                assert connection.recv(100) == b""
         wait_for(lambda: service.open == 0)
 
 
-@pytest.mark.parametrize("before", [b"", request("GET /healthz")], ids=["first", "second"])
-def test_a_head_that_trickles_in_is_refused(run: Any, before: bytes) -> None:
-    with run() as service, connected(service.base_url) as connection:
-        if before:
-            connection.sendall(before)
-            assert parse_answers(connection.recv(65536))[0].status == 200
-        (answer,) = parse_answers(trickle(connection, b"GET / HTTP/1.1\r\nX: "))
-        assert answer.status == 408
-        assert answer.headers["connection"] == "close"
-        assert b'"error":"request_timeout"' in answer.body
-        assert connection.recv(100) == b""
-        wait_for(lambda: service.open == 0)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        pytest.param(request("POST /token", JSON, "Content-Length: 10000"), id="length"),
-        pytest.param(
-            request("POST /token", JSON, "Transfer-Encoding: chunked") + b"1000\r\n", id="chunked"
-        ),
-        pytest.param(
-            request("POST /token", JSON, "Transfer-Encoding: chunked") + b"0\r\nX: ", id="trailer"
-        ),
-        pytest.param(
-            request("POST /token", JSON, "Expect: 100-continue", "Content-Length: 10000"),
-            id="after 100",
-        ),
-    ],
-)
-def test_a_body_that_trickles_in_is_refused(run: Any, head: bytes) -> None:
-    with run() as service, connected(service.base_url) as connection:
-        received = trickle(connection, head)
-        if received.startswith(b"HTTP/1.1 100"):
-            received = trickle(connection, b"")
-        (answer,) = parse_answers(received)
-        assert answer.status == 408
-        assert connection.recv(100) == b""
-        wait_for(lambda: service.open == 0)
-
-
-def test_the_rest_of_a_body_that_trickles_in_after_the_answer_gets_no_second_one(run: Any) -> None:
+def test_the_rest_of_a_body_that_arrives_slowly_after_the_answer_gets_no_second_one(
+    run: Any,
+) -> None:
     with run() as service, connected(service.base_url) as connection:
         connection.sendall(request("POST /verify", "Content-Length: 10000"))
         assert parse_answers(connection.recv(65536))[0].status == 401
-        assert trickle(connection, b"x") == b""
+        assert answer_while_sending({"it": connection}, b"x") == {"it": b""}
         wait_for(lambda: service.open == 0)
 
 
-def test_a_connection_without_a_next_request_is_closed_silently(run: Any) -> None:
-    with run() as service, connected(service.base_url) as connection:
-        connection.sendall(request("GET /healthz"))
-        assert parse_answers(connection.recv(65536))[0].status == 200
-        assert connection.recv(100) == b""
-        wait_for(lambda: service.open == 0)
-
-
-def test_empty_lines_do_not_keep_a_connection_open(run: Any) -> None:
-    with run() as service, connected(service.base_url) as connection:
-        assert trickle(connection, request("GET /healthz"), b"")[:12] == b"HTTP/1.1 200"
-        with suppress(ConnectionError):
-            assert trickle(connection, b"\r\n", b"\r\n") == b""
+def test_connections_without_a_request_are_closed_silently(run: Any) -> None:
+    with (
+        run() as service,
+        connected(service.base_url) as silent,
+        connected(service.base_url) as idle,
+        connected(service.base_url) as sends_empty_lines,
+    ):
+        for connection in (idle, sends_empty_lines):
+            connection.sendall(request("GET /healthz"))
+            assert parse_answers(connection.recv(65536))[0].status == 200
+        assert answer_while_sending({"it": sends_empty_lines}, b"\r\n") == {"it": b""}
+        assert silent.recv(100) == idle.recv(100) == b""
         wait_for(lambda: service.open == 0)
 
 
@@ -116,12 +109,8 @@ def test_a_request_in_progress_may_take_longer_than_any_client(run: Any) -> None
         assert [answer.status for answer in read_answers(connection)] == [200]
 
 
-@pytest.mark.parametrize(
-    "behind",
-    [b"", request("GET /verify"), request("GET /verify") * 200],
-    ids=["nothing", "a request", "many requests"],
-)
-def test_an_application_hears_at_once_that_its_client_has_gone(run: Any, behind: bytes) -> None:
+@pytest.mark.parametrize("number", [0, 1, 200], ids="{} requests behind it".format)
+def test_the_app_is_told_at_once_that_its_client_has_disconnected(run: Any, number: int) -> None:
     with run() as service:
         with connected(service.base_url) as connection:
             heads = service.connections.first_heads.since
@@ -129,8 +118,8 @@ def test_an_application_hears_at_once_that_its_client_has_gone(run: Any, behind:
             (served,) = heads
             connection.sendall(request("GET /slow"))
             wait_for(lambda: not heads)
-            connection.sendall(behind)
-            wait_for(lambda: bool(served.pipeline) == bool(behind))
+            connection.sendall(request("GET /verify") * number)
+            wait_for(lambda: bool(served.pipeline) == bool(number))
         assert service.hung_up.wait(10)
         wait_for(lambda: service.open == 0)
 

@@ -29,9 +29,9 @@ _OF_IMPORTS = ("test_migrations.py", "test_openapi.py", "test_documented_numbers
 
 # Modules that also run in processes that tests start, where nothing is measured, and these tests.
 _IN_PROCESSES = {
-    "app/server": "tests/http/",
-    "guard/hourpass/client": "tests/guard/test_client.py::test_a_forked_child",
-    "guard/hourpass/testing.py": "tests/guard/test_guard_testing.py",
+    "app/server": ("tests/http/", "tests/server/"),
+    "guard/hourpass/client": ("tests/guard/test_client.py::test_a_forked_child",),
+    "guard/hourpass/testing.py": ("tests/guard/test_guard_testing.py",),
 }
 
 
@@ -78,10 +78,11 @@ class Coverage:
 
     def choose_in_processes(self, path: Path, seconds: float, there_are: Container[str]) -> Choice:
         """Of the tests that start processes which run this module."""
-        places = [
-            tests for part, tests in _IN_PROCESSES.items() if path.is_relative_to(ROOT / part)
-        ]
-        ids = [id_ for id_ in self._seconds if id_.startswith(tuple(places)) and id_ in there_are]
+        places: tuple[str, ...] = ()
+        for part, tests in _IN_PROCESSES.items():
+            if path.is_relative_to(ROOT / part):
+                places += tests
+        ids = [id_ for id_ in self._seconds if id_.startswith(places) and id_ in there_are]
         return self._choice(self._fitting(ids, seconds), True)
 
     def _fitting(self, ids: Iterable[str], seconds: float) -> list[str]:

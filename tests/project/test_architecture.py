@@ -16,7 +16,7 @@ from app.settings import ROOT
 
 LAYERS = {
     15: {"main"},
-    14: {"cli"},
+    14: {"cli", "startup"},
     13: {"backup", "database_copy", "doctor", "imports", "manifests", "metrics", "tracing"},
     12: {"login", "services", "tables"},
     11: {"accounts", "recovery", "retention", "secret_rotation", "subscribers", "token_checks"},

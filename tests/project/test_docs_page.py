@@ -1,12 +1,12 @@
 """The pages at / and /docs, in a real browser without internet.
 
-On SQLite only: the pages know no database.
+On SQLite only, because the pages do not use the database.
 """
 
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -26,7 +26,7 @@ from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, Person, bearer
 
-# A browser that stays at home and needs no sandbox of its own, so that it also runs as root.
+# Without requests to the internet, and without a sandbox, so that it also runs as root.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,11 +39,11 @@ ARGUMENTS = [
 
 
 class Visit:
-    """An open page, the requests that would have left this machine, and the console's errors."""
+    """An open page, the URLs of other machines that it requested, and the console's errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.strangers: list[str] = []
+        self.outside: list[str] = []
         self.errors: list[str] = []
         page.set_default_timeout(30_000)
         page.route("**/*", self._only_loopback)
@@ -58,7 +58,7 @@ class Visit:
         if urlsplit(route.request.url).hostname == "127.0.0.1":
             route.continue_()
         else:
-            self.strangers.append(route.request.url)
+            self.outside.append(route.request.url)
             route.abort()
 
 
@@ -87,14 +87,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """With storage and a cache of its own."""
+    """With new storage and a new cache."""
     with browser.new_context() as context:
         yield Visit(context.new_page())
 
 
-def test_log_in_on_the_docs_page_then_call_what_is_protected(visit: Visit, base_url: str) -> None:
+def test_the_start_page_leads_to_the_docs_which_log_in_and_call_what_is_protected(
+    visit: Visit, base_url: str
+) -> None:
     page = visit.page
-    page.goto(f"{base_url}/docs")
+    page.goto(base_url)
+    page.get_by_role("link", name="API documentation").click()
     authorize(page, LANCELOT)
     dialog = page.locator(".modal-ux")
     expect(dialog).to_contain_text("Logout")
@@ -103,7 +106,7 @@ def test_log_in_on_the_docs_page_then_call_what_is_protected(visit: Visit, base_
     assert LANCELOT["password"] not in stored
     assert "eyJ" not in stored
     assert_can_call_what_is_protected(page, LANCELOT)
-    assert visit.strangers == []
+    assert visit.outside == []
     assert visit.errors == []
 
 
@@ -122,73 +125,53 @@ def test_log_in_with_a_second_factor_as_the_dialog_says(visit: Visit, base_url: 
     expect(dialog).to_contain_text("Logout")
     dialog.locator(".modal-btn.btn-done").first.click()
     assert_can_call_what_is_protected(page, GALAHAD)
-    assert visit.strangers == []
-    assert len(visit.errors) == 1  # the refusal without a code, which the browser notes as well
+    assert visit.outside == []
+    assert len(visit.errors) == 1  # the refusal of the login without a code
     assert "400" in visit.errors[0]
 
 
-def test_the_dialog_shows_only_the_fields_that_a_user_fills_in(visit: Visit, base_url: str) -> None:
-    page = visit.page
-    page.goto(f"{base_url}/docs")
-    page.get_by_role("button", name="Authorize").first.click()
-    shown = page.locator(".modal-ux").locator("input:visible, select:visible")
-    ids = ["oauth_username", "oauth_password", "client_secret_password"]
-    expect(shown.nth(2)).to_be_visible()
-    expect(page.locator(".servers")).to_be_hidden()
-    assert [field.get_attribute("id") for field in shown.all()] == ids
-
-
-def test_administration_starts_collapsed_and_opens_by_a_click(visit: Visit, base_url: str) -> None:
-    page = visit.page
-    page.goto(f"{base_url}/docs")
-    expect(page.locator("#operations-My_account-readOwnProfile")).to_be_visible()
-    administration = page.locator("#operations-Administration-listUsers")
-    expect(administration).to_have_count(0)
-    expect(page.locator("[data-tag=Groups]")).to_be_visible()
-    expect(page.locator("#operations-Groups-listGroups")).to_have_count(0)
-    page.locator("[data-tag=Administration]").click()
-    expect(administration).to_be_visible()
-
-
-def test_an_opened_error_status_shows_its_example(visit: Visit, base_url: str) -> None:
-    page = visit.page
-    page.goto(f"{base_url}/docs")
-    call = opened(page, "registerUser")
-    expect(call.locator(".responses-table")).not_to_contain_text('"user_id": 4')
-    call.get_by_role("button", name="409").click()
-    expect(call.locator(".responses-table")).to_contain_text('"user_id": 4')
-
-
-@pytest.mark.parametrize("name", ["issueToken", "changeUser", "readAuditLog"])
-def test_an_opened_operation_fits_on_the_screen_of_a_laptop(
-    visit: Visit, base_url: str, name: str
-) -> None:
+def test_what_the_docs_page_shows(visit: Visit, base_url: str, subtests: pytest.Subtests) -> None:
     page = visit.page
     page.set_viewport_size(LAPTOP)
-    page.goto(f"{base_url}/docs#/Administration")
-    box = opened(page, name).bounding_box()
-    assert box
-    assert box["height"] <= LAPTOP["height"]
-
-
-def test_nothing_is_wider_than_the_screen_of_a_phone(visit: Visit, base_url: str) -> None:
-    page = visit.page
-    page.set_viewport_size(PHONE)
-    for path in ("/", "/docs#/Administration"):
-        page.goto(f"{base_url}{path}")
-        if path != "/":
-            for name in ("issueToken", "readAuditLog"):
-                opened(page, name)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-
-
-def test_the_start_page_leads_to_the_docs(visit: Visit, base_url: str) -> None:
-    page = visit.page
-    page.goto(base_url)
-    page.get_by_role("link", name="API documentation").click()
+    page.goto(f"{base_url}/docs")
     expect(page.locator("#operations-My_account-readOwnProfile")).to_be_visible()
-    assert visit.strangers == []
-    assert visit.errors == []
+    with subtests.test("no choice of servers"):
+        expect(page.locator(".servers")).to_be_hidden()
+    with subtests.test("administration and groups start collapsed, and open by a click"):
+        expect(page.locator("[data-tag=Groups]")).to_be_visible()
+        expect(page.locator("#operations-Groups-listGroups")).to_have_count(0)
+        administration = page.locator("#operations-Administration-listUsers")
+        expect(administration).to_have_count(0)
+        page.locator("[data-tag=Administration]").click()
+        expect(administration).to_be_visible()
+    with subtests.test("an error's example, once it is opened"):
+        table = opened(page, "registerUser").locator(".responses-table")
+        expect(table).not_to_contain_text('"user_id": 4')
+        table.get_by_role("button", name="409").click()
+        expect(table).to_contain_text('"user_id": 4')
+    for name in ("issueToken", "changeUser", "readAuditLog"):
+        with subtests.test(f"{name} fits on the screen of a laptop"):
+            box = opened(page, name).bounding_box()
+            assert box
+            assert box["height"] <= LAPTOP["height"]
+    with subtests.test("only the fields of the dialog that a user fills in"):
+        page.get_by_role("button", name="Authorize").first.click()
+        shown = page.locator(".modal-ux").locator("input:visible, select:visible")
+        ids = ["oauth_username", "oauth_password", "client_secret_password"]
+        expect(shown.nth(2)).to_be_visible()
+        assert [field.get_attribute("id") for field in shown.all()] == ids
+        page.locator(".modal-ux .close-modal").click()
+    page.set_viewport_size(PHONE)
+    with subtests.test("nothing of it is wider than the screen of a phone"):
+        assert width(page) <= PHONE["width"]
+    with subtests.test("nor is anything of the start page"):
+        page.goto(base_url)
+        assert width(page) <= PHONE["width"]
+
+
+def width(page: Page) -> int:
+    pixels: int = page.evaluate("document.documentElement.scrollWidth")
+    return pixels
 
 
 ACCEPT = {
@@ -203,19 +186,20 @@ ACCEPT = {
 }
 
 
-@pytest.mark.parametrize(("accept", "media_type"), ACCEPT.items(), ids=ACCEPT)
 def test_the_start_page_is_json_for_clients_that_prefer_it(
-    base_url: str, accept: str, media_type: str
+    base_url: str, subtests: pytest.Subtests
 ) -> None:
-    response = httpx.get(f"{base_url}/", headers={"Accept": accept})
-    assert response.status_code == 200
-    assert response.headers["Content-Type"].partition(";")[0] == media_type
-    assert response.headers["Vary"] == "Accept"
-    if media_type == "application/json":
-        body = response.json()
+    with httpx.Client(base_url=base_url, verify=False) as client:
+        for accept, media_type in ACCEPT.items():
+            with subtests.test(accept):
+                response = client.get("/", headers={"Accept": accept})
+                assert response.status_code == 200
+                assert response.headers["Content-Type"].partition(";")[0] == media_type
+                assert response.headers["Vary"] == "Accept"
+        body = client.get("/", headers={"Accept": "application/json"}).json()
         assert body["name"] == "Hourpass"
         for link in ("docs", "openapi"):
-            assert httpx.get(urljoin(base_url, body[link])).status_code == 200
+            assert client.get(body[link]).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

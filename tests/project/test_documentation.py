@@ -223,6 +223,7 @@ async def test_the_api_of_the_readme_accepts_no_token_while_hourpass_is_unreacha
     tmp_path: Path,
 ) -> None:
     module = ml_api(tmp_path, f"http://127.0.0.1:{free_port()}")
+    module.guard.timeout = 0.1  # seconds to wait for the first answer
     async with client_of(module.app) as client:
         response = await client.post("/predict", headers={"Authorization": "Bearer a.b.c"})
     assert response.status_code == 503

@@ -1,4 +1,4 @@
-"""`make run` installs in `.venv`, whatever was there before and whatever else happens meanwhile.
+"""`make run` installs in `.venv`, also after an interruption and beside another `make run`.
 
 The Makefile is the real one; the packages are tiny, and are not downloaded.
 """
@@ -129,16 +129,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def test_an_interrupted_installation_is_made_again(installed: Path) -> None:
+def test_an_interrupted_installation_is_repeated(installed: Path) -> None:
     assert not (installed / ".venv/unfinished").exists()
     assert not (installed / ".venv/bin/left-over").exists()
 
 
-def test_a_finished_installation_needs_no_python_but_its_own(installed: Path) -> None:
+def test_a_finished_installation_needs_only_its_own_python(installed: Path) -> None:
     assert output_of(make(installed, "run", PYTHON="/nonexistent")) == "Serving\n"
 
 
-def test_an_environment_that_was_moved_is_made_again(installed: Path, tmp_path: Path) -> None:
+def test_an_environment_that_was_moved_is_created_again(installed: Path, tmp_path: Path) -> None:
     moved = installed.rename(installed.with_name("moved"))
     try:
         output = output_of(make(moved, "run", PYTHON=old_python(tmp_path)), status=2)
@@ -183,7 +183,7 @@ def test_a_failed_download_leaves_a_working_environment(installed: Path) -> None
     assert output_of(make(installed, "run")) == "Serving\n"
 
 
-def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
+def test_the_message_names_a_python_that_is_too_old(tmp_path: Path) -> None:
     project = create_project(tmp_path / "project")
     output = output_of(make(project, "run", PYTHON=old_python(tmp_path)), status=2)
     line, *rest = output.splitlines()
@@ -192,7 +192,7 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     assert len(rest) == 1  # that of `make`
 
 
-def test_a_python_without_ensurepip_is_named(tmp_path: Path) -> None:
+def test_the_message_names_the_package_of_a_missing_ensurepip(tmp_path: Path) -> None:
     """Debian's, without the package python3-venv."""
     project = create_project(tmp_path / "project")
     python = changed_python(tmp_path, "sys.modules['ensurepip'] = None")
@@ -201,7 +201,7 @@ def test_a_python_without_ensurepip_is_named(tmp_path: Path) -> None:
     assert len(rest) == 1
 
 
-def test_an_environment_of_others_is_refused_by_name_and_stays(tmp_path: Path) -> None:
+def test_an_environment_that_is_not_ours_is_refused_and_kept(tmp_path: Path) -> None:
     project = create_project(tmp_path / "project")
     theirs = project / ".venv/bin/theirs"
     theirs.parent.mkdir(parents=True)

@@ -4,12 +4,16 @@ bodies, and texts."""
 import re
 from typing import Any
 
-import pytest
-
 from app.main import app as default_app
-from tests.support.openapi import DOCUMENT, OPERATIONS, SCHEMAS, dicts_in
+from tests.support.openapi import (
+    DOCUMENT,
+    OPERATIONS,
+    SCHEMAS,
+    dicts_in,
+    for_each,
+    for_each_operation,
+)
 
-every_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 SCHEMES = DOCUMENT["components"]["securitySchemes"]
 
 
@@ -51,18 +55,18 @@ def test_ids_and_times_have_64_bits() -> None:
                 assert [kind["format"] for kind in kinds] == ["int64"], (name, member)
 
 
-def test_no_schema_is_called_as_the_constructor_of_another() -> None:
+def test_no_schema_has_the_name_of_a_constructor_of_another() -> None:
     """In Go, NewInvitation() makes an Invitation."""
     assert not [name for name in SCHEMAS if name.removeprefix("New") in set(SCHEMAS) - {name}]
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_no_member_is_called_as_its_schema(name: str) -> None:
+@for_each({name: name for name in SCHEMAS})
+def test_no_member_has_the_name_of_its_schema(name: str) -> None:
     """openapi-python-client has a variable for each of both."""
     assert re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() not in SCHEMAS[name]["properties"]
 
 
-@pytest.mark.parametrize("name", sorted(IN_RESPONSES))
+@for_each({name: name for name in sorted(IN_RESPONSES)})
 def test_a_response_says_which_members_always_come(name: str) -> None:
     required = set(SCHEMAS[name].get("required", ()))
     for member, schema in SCHEMAS[name]["properties"].items():
@@ -71,7 +75,7 @@ def test_a_response_says_which_members_always_come(name: str) -> None:
             assert {"type": "null"} not in schema.get("anyOf", []), member
 
 
-@every_operation
+@for_each_operation
 def test_a_parameter_is_omitted_rather_than_null(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", ()):
         assert "null" not in str(parameter["schema"])
@@ -82,7 +86,7 @@ def test_a_scope_that_can_be_repeated_is_a_list() -> None:
     assert (scope["schema"]["type"], scope["schema"]["items"]["type"]) == ("array", "string")
 
 
-@every_operation
+@for_each_operation
 def test_an_operation_is_open_or_takes_a_token_in_either_way(operation: dict[str, Any]) -> None:
     if operation["security"] == []:
         return
@@ -91,7 +95,7 @@ def test_an_operation_is_open_or_takes_a_token_in_either_way(operation: dict[str
     assert bearer == {"Bearer": []}
 
 
-def test_somebody_who_has_a_token_can_use_it() -> None:
+def test_a_client_can_use_a_token_that_it_already_has() -> None:
     assert (SCHEMES["Bearer"]["type"], SCHEMES["Bearer"]["scheme"]) == ("http", "bearer")
 
 
@@ -109,7 +113,7 @@ def test_the_flow_can_be_refreshed_and_describes_its_scopes() -> None:
     assert all(description.endswith(".") for description in flow["scopes"].values())
 
 
-@every_operation
+@for_each_operation
 def test_all_media_types_of_a_body_have_one_type(operation: dict[str, Any]) -> None:
     body = operation.get("requestBody", {"content": {}})
     schemas = [content["schema"] for content in body["content"].values()]
@@ -125,7 +129,7 @@ def test_nothing_is_left_out_or_masked_by_a_generated_client() -> None:
         assert schema.get("format") != "password"
 
 
-@every_operation
+@for_each_operation
 def test_everything_is_described(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", ()):
         assert parameter["description"].endswith("."), parameter["name"]
@@ -135,7 +139,7 @@ def test_everything_is_described(operation: dict[str, Any]) -> None:
             assert header["description"].endswith(".")
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@for_each({name: name for name in SCHEMAS})
 def test_every_member_is_described(name: str) -> None:
     for member, schema in SCHEMAS[name]["properties"].items():
         assert any("description" in found for found in dicts_in(schema)), member

@@ -1,4 +1,4 @@
-"""The built packages: installed outside the repository, they are all that the service needs."""
+"""The built packages are all that the service needs, outside the repository too."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from app.database import migrations
 from app.settings import ROOT
-from tests.operations.test_serving import started
 from tests.support.processes import environment
+from tests.support.started_service import started
 from tests.support.users import ARTHUR
 
 PROJECTS = {"hourpass": ROOT / "guard", "hourpass-service": ROOT}
@@ -83,8 +83,8 @@ def required_packages(requirement: str, archives: Path) -> set[str]:
 
 
 def install(requirement: str, archives: Path, directory: Path) -> Path:
-    """Into an environment of its own, which gets the packages that it needs from this one: nothing
-    is downloaded. Returns the folder with its programs."""
+    """Install it in a new environment, with the packages of this one: nothing is downloaded.
+    Returns the folder with the programs."""
     venv.create(directory, symlinks=True)
     paths = sysconfig.get_paths("venv", vars={"base": str(directory)})
     site_packages = Path(paths["purelib"])
@@ -107,21 +107,19 @@ def programs(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Where a FastAPI user works: with an `app` of their own."""
+    """A project that has an `app` too, as FastAPI projects do."""
     project = tmp_path / "project"
     (project / "app").mkdir(parents=True)
     (project / "app" / "__init__.py").write_text("raise RuntimeError('This is not the service.')")
     return project
 
 
-@pytest.mark.parametrize(("command", "workers"), [("hourpass", "1"), ("python -m hourpass", "2")])
 def test_the_installed_service_serves_from_any_folder(
-    programs: Path, project: Path, tmp_path: Path, command: str, workers: str
+    programs: Path, project: Path, tmp_path: Path
 ) -> None:
-    program, *arguments = command.split()
-    arguments += ["serve", "--workers", workers]
-    with started(tmp_path, str(programs / program), *arguments, cwd=project) as service:
-        service.wait_for_workers(int(workers))
+    command = (str(programs / "python"), "-m", "hourpass", "serve", "--workers", "2")
+    with started(tmp_path, *command, cwd=project) as service:
+        service.wait_for_workers(2)
         with httpx.Client(base_url=service.base_url, verify=False) as client:
             assert client.post("/register-user", json=ARTHUR).status_code == 201
             token = client.post("/token", json=ARTHUR).json()["token"]

@@ -1,12 +1,14 @@
 """Processes of `hourpass` that start quickly.
 
 They are forked from one that has imported the service, which takes most of the CPU time of a start.
-tests/operations/test_serving.py starts the service in a new interpreter, as users do.
+tests/server/test_serving.py starts the service in a new interpreter, as users do.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,11 +30,21 @@ _context.set_forkserver_preload(["tests.support.preloaded_service"])
 
 
 class ForkedProcess:
-    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use."""
+    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
 
-    def __init__(self, *arguments: str, directory: str, variables: dict[str, str]) -> None:
+    With `output`, it appends its output to this file, and leads a new process group.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        directory: str,
+        variables: dict[str, str],
+        output: Path | None = None,
+    ) -> None:
         self.arguments = arguments
-        self._process = _context.Process(target=_run, args=(arguments, directory, variables))
+        given = (arguments, directory, variables, output)
+        self._process = _context.Process(target=_run, args=given)
         _start_server()
         with _without_main_module():
             self._process.start()
@@ -43,9 +55,6 @@ class ForkedProcess:
         assert pid
         return pid
 
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
     def poll(self) -> int | None:
         return self._process.exitcode
 
@@ -54,6 +63,9 @@ class ForkedProcess:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(["hourpass", *self.arguments], timeout or 0)
         return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -88,13 +100,26 @@ def forked_ids() -> set[int]:
     return set(map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split()))
 
 
-def _run(arguments: tuple[str, ...], directory: str, variables: dict[str, str]) -> None:
+def _run(
+    arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
+) -> None:
+    if output:
+        os.setsid()
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number in (1, 2):
+            os.dup2(file, number)
+        os.close(file)
+    else:
+        # It would start another server, although it knows the one that it is from.
+        vars(forkserver._forkserver)["ensure_running"] = lambda: None
+        vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
-    # It would start another server, although it knows the one that it is from.
-    vars(forkserver._forkserver)["ensure_running"] = lambda: None
-    vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
     sys.argv = ["hourpass", *arguments]
-    runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing would end the process without
 
 
 class _Worker(ForkServerProcess):

@@ -1,10 +1,11 @@
 """The service's OpenAPI document, and whether a response is as it says."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped] # ships no types
+import pytest
 from httpx import Response
 
 from app.http.docs_page import COMMON_ERRORS
@@ -20,6 +21,26 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 # What programs read. Every other header comes with many operations, and is no part of one.
 _HEADERS = re.compile("location|etag|retry-after|www-authenticate|x-auth-.*")
 IN_INTRODUCTION = {(error.status, error.error) for error in COMMON_ERRORS}
+
+
+def for_each(
+    cases: Mapping[str, Any],
+) -> Callable[[Callable[[Any], None]], Callable[[pytest.Subtests], None]]:
+    """Make a test of a check, with a subtest for each case. Tests of their own would take longer
+    than the checks."""
+
+    def decorate(check: Callable[[Any], None]) -> Callable[[pytest.Subtests], None]:
+        def test(subtests: pytest.Subtests) -> None:
+            for name, case in cases.items():
+                with subtests.test(name):
+                    check(case)
+
+        return test
+
+    return decorate
+
+
+for_each_operation = for_each(OPERATIONS)
 
 
 def name_of(call: str) -> str:

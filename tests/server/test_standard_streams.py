@@ -1,5 +1,5 @@
-"""Log lines that nobody reads stop neither requests nor the end of the process. Standard streams
-that were closed are opened."""
+"""A full log pipe stops neither requests nor the end of the process. Standard streams that were
+closed are opened."""
 
 import fcntl
 import json
@@ -20,11 +20,18 @@ import pytest
 from app import standard_streams
 from app.settings import ROOT
 from app.standard_streams import QueuedStream
-from tests.operations.test_serving import HOURPASS, started
+from tests.support.forked_process import ForkedProcess
 from tests.support.limited_service import wait_for
 from tests.support.processes import environment, free_port
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, wait_until_ready
 from tests.support.settings import CHEAP_HASHING
+from tests.support.started_service import (
+    HOURPASS,
+    Service,
+    killed_at_the_end,
+    started,
+    workers_that_answer,
+)
 
 PIPE_BYTES = 4096  # the smallest pipe has room for 16 lines of the request log
 LINES = [f"{number:99}\n" for number in range(500)]
@@ -102,7 +109,7 @@ def test_a_write_never_waits_and_a_line_says_how_many_are_missing(
     assert pipe.read(21) == "261 dropped\nthe next\n"
 
 
-def test_at_the_end_everything_is_written_and_later_lines_at_once(pipe: Pipe) -> None:
+def test_finish_writes_everything_and_later_lines_are_written_at_once(pipe: Pipe) -> None:
     queued = pipe.queued(describe_dropped)
     for line in LINES[:40]:
         queued.write(line)
@@ -115,7 +122,7 @@ def test_at_the_end_everything_is_written_and_later_lines_at_once(pipe: Pipe) ->
         queued.write(line)
 
 
-def test_it_is_a_text_stream_for_those_who_look(pipe: Pipe) -> None:
+def test_it_has_the_members_of_a_text_stream(pipe: Pipe) -> None:
     queued = pipe.queued(describe_dropped)
     with pytest.raises(TypeError):
         queued.write(b"bytes")  # type: ignore[arg-type]
@@ -127,7 +134,7 @@ def test_it_is_a_text_stream_for_those_who_look(pipe: Pipe) -> None:
     assert pipe.read(7) == "\\udcff\n"
 
 
-def test_the_end_does_not_wait_for_a_reader_that_has_stopped(
+def test_finish_does_not_wait_for_a_reader_that_has_stopped(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_streams, "EXIT_SECONDS", 0.05)
@@ -167,7 +174,7 @@ def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: Pipe)
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
-def test_the_interpreter_ends_with_all_lines_written_or_soon(pipe: Pipe, is_read: bool) -> None:
+def test_the_interpreter_writes_all_lines_or_ends_soon(pipe: Pipe, is_read: bool) -> None:
     code = (
         "import sys; from app import standard_streams; standard_streams.EXIT_SECONDS = 20 * {}; "
         "standard_streams.queue_errors(str); "
@@ -181,55 +188,53 @@ def test_the_interpreter_ends_with_all_lines_written_or_soon(pipe: Pipe, is_read
 
 
 @contextmanager
-def served(
-    pipe: Pipe, directory: Path, *arguments: str
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def served(pipe: Pipe, directory: Path, *arguments: str) -> Iterator[Service]:
+    """A service whose standard error is the pipe."""
     port = free_port()
-    variables = {**CHEAP_HASHING, "DATABASE_URL": f"sqlite:///{directory}/hourpass.db"}
-    process = subprocess.Popen(
-        [*HOURPASS, "serve", "--port", str(port), *arguments],
-        cwd=ROOT,
-        env=environment(**variables),
-        stderr=pipe.stream,
-        start_new_session=True,
+    writer = Path(f"/proc/{os.getpid()}/fd/{pipe.stream.fileno()}")
+    url = f"sqlite:///{directory}/hourpass.db"
+    process = ForkedProcess(
+        *("serve", "--port", str(port), *arguments),
+        directory=str(ROOT),
+        variables=environment(**CHEAP_HASHING, DATABASE_URL=url),
+        output=writer,
     )
-    try:
-        wait_until_ready(process, f"http://127.0.0.1:{port}", workers=1)
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        sys.stdout.write(pipe.read(pipe.waiting()))  # pytest shows it if the test fails
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(SERVE_TIMEOUT_SECONDS)
+    service = Service(process, f"http://127.0.0.1:{port}", writer)
+    with killed_at_the_end(process):
+        try:
+            service.wait_until_ready()
+            yield service
+        finally:
+            sys.stdout.write(pipe.read(pipe.waiting()))  # pytest shows it if the test fails
 
 
-def ask_often(base_url: str) -> list[str]:
+def ask_often(service: Service) -> list[str]:
     """The ids of requests whose lines no small pipe has room for."""
-    with httpx.Client(base_url=base_url) as client:
+    with httpx.Client(base_url=service.base_url) as client:
         answers = [client.get("/token_status/none") for _ in range(50)]
     assert {answer.status_code for answer in answers} == {401}
     return [answer.headers["x-request-id"] for answer in answers]
 
 
-def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(
-    pipe: Pipe, tmp_path: Path
-) -> None:
-    """Of the supervisor and of its workers. One worker alone ends as each of them does."""
-    with served(pipe, tmp_path, "--workers", "2") as (base_url, process):
-        ask_often(base_url)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(SERVE_TIMEOUT_SECONDS) == 0
+def test_a_full_log_pipe_stops_neither_requests_nor_sigterm(pipe: Pipe, tmp_path: Path) -> None:
+    """With a supervisor and two workers."""
+    with served(pipe, tmp_path, "--workers", "2") as service:
+        wait_until_ready(service.process, service.base_url, workers=2)
+        assert min(workers_that_answer(service.base_url).values()) >= 5
+        ask_often(service)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(SERVE_TIMEOUT_SECONDS) == 0
 
 
-def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Path) -> None:
-    with served(pipe, tmp_path) as (base_url, process):
-        ids = ask_often(base_url)
-        process.send_signal(signal.SIGTERM)
+def test_a_log_pipe_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Path) -> None:
+    with served(pipe, tmp_path) as service:
+        ids = ask_often(service)
+        service.process.send_signal(signal.SIGTERM)
         text = b""
         pipe.stream.close()  # so that the end of the process is the end of the pipe
         while part := os.read(pipe.reader, 65536):
             text += part
-        assert process.wait(SERVE_TIMEOUT_SECONDS) == -signal.SIGTERM
+        assert service.process.wait(SERVE_TIMEOUT_SECONDS) == -signal.SIGTERM
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["request_id"] for line in lines if line["message"] == "request"] == ids
     assert lines[-1]["message"].startswith("Finished server process")
@@ -240,7 +245,7 @@ def test_a_log_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_path: Pa
 
 
 def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
-    """Otherwise the service ended without a word, or a connection became its standard error."""
+    """Otherwise the service would end silently, or a connection would become its standard error."""
     closing = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *HOURPASS, "serve", "--workers", "1")
     url = f"sqlite:///{tmp_path}/hourpass.db"
     with started(tmp_path, *closing, DATABASE_URL=url) as service:

@@ -14,6 +14,7 @@ from uvicorn.config import LOGGING_CONFIG
 from app.http import access_log
 from app.http.access_log import JsonFormatter, TextFormatter
 from app.settings import Settings
+from tests.support.markers import on_sqlite
 from tests.support.settings import make_settings
 from tests.support.users import GALAHAD, LANCELOT, bearer
 
@@ -33,22 +34,17 @@ def _leave_logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.fixture
-def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    return settings.model_copy(update=request.param)
-
-
-def with_settings(*changes: dict[str, str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "settings", changes, indirect=True, ids=[" ".join(change.values()) for change in changes]
-    )
+def reconfigure(settings: Settings, **changes: str) -> None:
+    """Capsys sees only what is logged after this."""
+    access_log.configure(settings.model_copy(update=changes))
 
 
 Expected = tuple[Response, str, str | None, int | None]
 
 
 async def visit(client: AsyncClient) -> list[Expected]:
-    """All kinds of calls: each answer, with the method, route and user that its line must show."""
+    """All kinds of calls: each answer, with the method, route and user that its line must show.
+    The first of them registers the user, or says that there is one already."""
     registered = await client.post("/register-user", json=LANCELOT)
     user_id = registered.json()["user_id"]
     issued = await client.post("/token", json=LANCELOT)
@@ -78,38 +74,38 @@ async def visit(client: AsyncClient) -> list[Expected]:
     ]
 
 
-@with_settings({"log_format": "json"}, {"log_format": "auto"})
 async def test_each_request_leaves_one_line_of_json(
     client: AsyncClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    access_log.configure(settings)  # once more, because capsys listens only from here on
-    expected = await visit(client)
-    access_log.request_log.flush()
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    requests = [line for line in lines if line["logger"] == "hourpass.request"]
-    for line in requests:
-        assert line.pop("ms") >= 0
-        assert line.pop("time").endswith("+00:00")
-    assert requests == [
-        {
-            "level": "info",
-            "logger": "hourpass.request",
-            "message": "request",
-            "method": method,
-            "route": route,
-            "status": response.status_code,
-            "user_id": user_id,
-            "request_id": response.headers["x-request-id"],
-        }
-        for response, method, route, user_id in expected
-    ]
+    for log_format in ("json", "auto"):
+        reconfigure(settings, log_format=log_format)
+        expected = await visit(client)
+        access_log.request_log.flush()
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        requests = [line for line in lines if line["logger"] == "hourpass.request"]
+        for line in requests:
+            assert line.pop("ms") >= 0
+            assert line.pop("time").endswith("+00:00")
+        assert requests == [
+            {
+                "level": "info",
+                "logger": "hourpass.request",
+                "message": "request",
+                "method": method,
+                "route": route,
+                "status": response.status_code,
+                "user_id": user_id,
+                "request_id": response.headers["x-request-id"],
+            }
+            for response, method, route, user_id in expected
+        ]
 
 
-@with_settings({"log_format": "text"})
+@on_sqlite
 async def test_each_request_leaves_one_line_of_text(
     client: AsyncClient, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    access_log.configure(settings)  # once more, because capsys listens only from here on
+    reconfigure(settings, log_format="text")
     expected = await visit(client)
     access_log.request_log.flush()
     lines = capsys.readouterr().err.splitlines()
@@ -122,37 +118,31 @@ async def test_each_request_leaves_one_line_of_text(
         assert (f" user_id={user_id} " in line) == (user_id is not None)
 
 
-@with_settings(
-    {"log_format": "json", "log_level": "info"},
-    {"log_format": "text", "log_level": "info"},
-    {"log_format": "json", "log_level": "debug"},
-    {"log_format": "text", "log_level": "debug"},
-)
 async def test_no_log_line_of_a_whole_flow_contains_a_secret(
     client: AsyncClient, app: FastAPI, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    access_log.configure(settings)
-
     async def crash(token: str) -> None:
         raise RuntimeError(f"{token} {LANCELOT}")
 
     app.add_api_route("/crash/{token}", crash)
-    answers = await visit(client)
-    token = answers[1][0].json()["token"]
-    assert (await client.get(f"/crash/{token}")).status_code == 500
-    access_log.request_log.flush()
-    written = capsys.readouterr()
-    assert "Unexpected error" in written.err
-    _, payload, signature = token.split(".")
-    for secret in (
-        payload,
-        signature,
-        LANCELOT["password"],
-        LANCELOT["email"],
-        GALAHAD["password"],
-        "$argon2id$",
-    ):
-        assert secret not in written.err + written.out
+    for log_format in ("json", "text"):
+        reconfigure(settings, log_format=log_format, log_level="debug")
+        answers = await visit(client)
+        token = answers[1][0].json()["token"]
+        assert (await client.get(f"/crash/{token}")).status_code == 500
+        access_log.request_log.flush()
+        written = capsys.readouterr()
+        assert "Unexpected error" in written.err
+        _, payload, signature = token.split(".")
+        for secret in (
+            payload,
+            signature,
+            LANCELOT["password"],
+            LANCELOT["email"],
+            GALAHAD["password"],
+            "$argon2id$",
+        ):
+            assert secret not in written.err + written.out
 
 
 def record(message: str, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
@@ -180,7 +170,7 @@ def test_a_token_in_a_log_line_is_removed(formatter: logging.Formatter, message:
         assert not any(segment in line for segment in TOKEN.split("."))
 
 
-def test_taking_a_token_out_leaves_json_whole() -> None:
+def test_the_line_is_still_json_after_a_token_is_removed() -> None:
     message = 'GET /token_status/c2lnbmF0dXJl","level":"debug'
     line = json.loads(JsonFormatter().format(record(message)))
     assert line["level"] == "info"
@@ -216,8 +206,8 @@ def test_an_exception_is_logged_by_its_types_and_places_alone(formatter: logging
         failed.exc_info = sys.exc_info()
     text = formatter.format(failed)
     assert "excalibur" not in text
-    for told in ("KeyError", "caused by ValueError", "test_logs.py", "in draw_the_sword"):
-        assert told in text
+    for part in ("KeyError", "caused by ValueError", "test_logs.py", "in draw_the_sword"):
+        assert part in text
 
 
 def test_uvicorns_access_log_is_silent_and_its_other_lines_look_like_ours(

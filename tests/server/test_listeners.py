@@ -58,7 +58,7 @@ def accepts(host: str, port: int) -> bool:
 
 @with_ipv6
 @either_number_of_workers
-def test_two_colons_are_all_addresses_of_both_families(stack: ExitStack, copies: int) -> None:
+def test_two_colons_mean_all_addresses_of_both_families(stack: ExitStack, copies: int) -> None:
     [(_, port)] = listening(stack, "::", copies)
     assert accepts("127.0.0.1", port)
     assert accepts("::1", port)
@@ -77,7 +77,7 @@ def test_an_address_is_only_that_address(stack: ExitStack, copies: int) -> None:
 
 @with_ipv6
 @either_number_of_workers
-def test_a_name_is_all_its_addresses_that_exist_on_one_port(
+def test_a_name_means_all_its_addresses_on_one_port(
     stack: ExitStack, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [UNKNOWN, MISSING, V6, V4, V4])

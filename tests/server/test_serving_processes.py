@@ -11,7 +11,7 @@ from pathlib import Path
 from app.database.serving_processes import MAX_PROCESSES, SUFFIX, find
 from app.doctor.processes import check_processes
 from app.settings import ROOT
-from tests.operations.test_serving import HOURPASS, started
+from tests.support.started_service import forked
 
 HOLD = """
 import sys
@@ -76,7 +76,7 @@ def test_a_service_notices_another_one_at_its_start(tmp_path: Path) -> None:
     database = tmp_path / "hourpass.db"
     with (
         holder(database) as (other, _),
-        started(tmp_path, *HOURPASS, "serve", DATABASE_URL=f"sqlite:///{database}") as service,
+        forked(tmp_path, "serve", DATABASE_URL=f"sqlite:///{database}") as service,
     ):
         line = service.logged(
             "Another service uses this SQLite file. If this is not on purpose, stop one of them"

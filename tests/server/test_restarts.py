@@ -1,4 +1,4 @@
-"""A restart refuses no connection and cuts no request, also under load.
+"""A restart refuses no connection and cuts no request, even under load.
 
 `python -m benchmarks.restarts` does the same for a minute.
 """
@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,20 +17,18 @@ import pytest
 from app.server.listeners import bind, deal
 from app.server.supervisor import Supervisor
 from app.server.systemd import Notifier, inherited_listeners
-from tests.operations.test_serving import HOURPASS, Service, ended, started, token_of
-from tests.operations.test_signals import messages
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_manager import service_manager
+from tests.support.started_service import (
+    Service,
+    forked,
+    run_in_new_interpreter,
+    token_of,
+    workers_that_answer,
+)
 from tests.support.steady_load import SteadyLoad
 from tests.support.users import ARTHUR
 from tests.support.waiting import until
-
-
-@pytest.fixture(autouse=True)
-def sighup_is_not_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 def token_at(url: str) -> str:
@@ -40,10 +37,10 @@ def token_at(url: str) -> str:
 
 
 def put_on(load: SteadyLoad) -> None:
-    load.keep_alive(8, pause=0.002)
+    load.keep_alive(4, pause=0.005)
     load.keep_alive(2, pause=0.9)  # about as long as idle connections are kept at a stop
-    load.new_connections(4, pause=0.002)
-    load.listeners(4)
+    load.new_connections(2, pause=0.005)
+    load.listeners(2)
 
 
 def assert_all_answered(load: SteadyLoad) -> None:
@@ -54,25 +51,28 @@ def assert_all_answered(load: SteadyLoad) -> None:
 
 
 async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -> None:
-    command = (*HOURPASS, "serve", "--workers", "2")
     url = f"sqlite:///{tmp_path}/hourpass.db"
-    with started(tmp_path, *command, DATABASE_URL=url) as service:
+    with forked(tmp_path, "serve", "--workers", "2", DATABASE_URL=url) as service:
         service.wait_for_workers(2)
         service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
+        started = service.messages().count("Application startup complete.")
         async with SteadyLoad(service.base_url, token_at(service.base_url)) as load:
             put_on(load)
             service.process.send_signal(signal.SIGHUP)
             done = "Restarted all workers"
-            await until(lambda: done in messages(service))
+            await until(lambda: done in service.written())
         assert_all_answered(load)
         assert service.logged(done)["workers"] == 2
+        assert service.messages().count("Application startup complete.") == started + 2
+        assert "Starting on http" in str(service.messages())
         killed_while_clients_wait(service)
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(60) == 0
+        assert service.messages("error") == []
+        assert service.interrupt() == 0
+        assert "Traceback" not in service.written()
 
 
 def killed_while_clients_wait(service: Service) -> None:
-    """The next worker answers those that wait in the queue of the one that is killed."""
+    """The next worker answers the clients that wait for the killed one."""
     worker, _ = workers_of(service)
     os.kill(worker, signal.SIGSTOP)
     with ExitStack() as stack:
@@ -117,30 +117,21 @@ def test_a_service_that_stops_refuses_connections_while_its_workers_finish() -> 
     assert worker.is_listening == [False]
 
 
-async def test_one_worker_restarts_on_the_socket_of_its_service_manager(tmp_path: Path) -> None:
-    with service_manager(tmp_path) as manager:
+async def test_a_service_restarts_on_the_sockets_of_its_service_manager(tmp_path: Path) -> None:
+    """First with one worker, then with two."""
+    issuer = "http://localhost:8000"  # the default would name the port, and change
+    with service_manager(tmp_path, sockets=2, ISSUER=issuer) as manager:
         manager.start()
         assert manager.next_state() == "READY=1"
         async with SteadyLoad(manager.url, token_at(manager.url)) as load:
             put_on(load)
-            for _ in range(2):
-                stopped = await asyncio.to_thread(manager.stop)
-                assert stopped == -signal.SIGTERM
-                assert manager.next_state() == "STOPPING=1"
-                manager.start()
-                assert await asyncio.to_thread(manager.next_state) == "READY=1"
+            stopped = await asyncio.to_thread(manager.stop)
+            assert stopped == -signal.SIGTERM
+            assert manager.next_state() == "STOPPING=1"
+            manager.start("--workers", "2", "--port", "1")
+            assert await asyncio.to_thread(manager.next_state) == "READY=1"
         assert_all_answered(load)
-
-
-def test_several_workers_serve_on_the_sockets_of_their_service_manager(tmp_path: Path) -> None:
-    with service_manager(tmp_path, sockets=2) as manager:
-        manager.start("--workers", "2", "--port", "1")
-        assert manager.next_state() == "READY=1"
-        ids = {
-            httpx.get(f"{manager.url}/healthz").headers["x-request-id"].partition("-")[0]
-            for _ in range(40)
-        }
-        assert len(ids) == 2
+        assert len(workers_that_answer(manager.url)) == 2
         assert manager.stop() == 0
         assert manager.next_state() == "STOPPING=1"
 
@@ -152,17 +143,24 @@ def test_sockets_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPa
     assert "LISTEN_FDS" not in os.environ
 
 
-@pytest.mark.parametrize("kind", ["AF_UNIX, socket.SOCK_STREAM", "AF_INET, socket.SOCK_DGRAM"])
-def test_a_socket_that_is_not_tcp_is_refused(kind: str) -> None:
-    opened = f"import os, socket; one = socket.socket(socket.{kind}); os.dup2(one.fileno(), 3); "
-    given = "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
-    asked = "from app.server.run import serve; serve('127.0.0.1', 0, 1)"
-    run = ended(sys.executable, "-c", opened + given + asked)
-    assert run.returncode == 3
-    assert "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP" in run.stdout
+def test_a_socket_that_is_not_tcp_is_refused() -> None:
+    code = """
+import os, socket
+from app.server.run import serve
+for kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM)):
+    os.dup2(socket.socket(*kind).detach(), 3)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+    try:
+        serve("127.0.0.1", 0, 1)
+    except SystemExit as end:
+        print("Exit status", end.code, flush=True)
+"""
+    run = run_in_new_interpreter(sys.executable, "-c", code)
+    refusal = "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP socket\n"
+    assert run.stdout == 2 * f"{refusal}Exit status 3\n"
 
 
-def test_states_go_to_the_service_manager_of_this_process_alone(
+def test_only_this_process_sends_its_state_to_the_service_manager(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for address in (str(tmp_path / "notify"), f"@hourpass-test-{os.getpid()}"):
@@ -172,15 +170,15 @@ def test_states_go_to_the_service_manager_of_this_process_alone(
             monkeypatch.setenv("NOTIFY_SOCKET", address)
             Notifier().ready()
             assert manager.recv(100) == b"READY=1"
-            Notifier().stopping()  # for which there is no address left
+            Notifier().stopping()  # the first one has removed the address
             manager.setblocking(False)
             with pytest.raises(BlockingIOError):
                 manager.recv(100)
-        Notifier().ready()  # the manager may have gone
+        Notifier().ready()  # no error if the manager has ended
 
 
 def numbers(dealt: list[list[socket.socket]], listeners: list[socket.socket]) -> list[list[int]]:
-    return [[listeners.index(listener) for listener in hand] for hand in dealt]
+    return [[listeners.index(listener) for listener in each] for each in dealt]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.operations.test_serving import HOURPASS, started, token_of
+from tests.support.started_service import forked, token_of
 from tests.support.users import ARTHUR, said_in
 
 
@@ -28,9 +28,9 @@ def test_the_default_follows_the_port(
     assert Settings().issuer == issuer
 
 
-def test_it_follows_the_option_of_the_command_too(tmp_path: Path) -> None:
+def test_the_default_follows_the_option_of_the_command(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/hourpass.db"
-    with started(tmp_path, *HOURPASS, "serve", DATABASE_URL=url) as service:
+    with forked(tmp_path, "serve", DATABASE_URL=url) as service:
         service.wait_until_ready()
         httpx.post(f"{service.base_url}/register-user", json=ARTHUR).raise_for_status()
         issuer = service.base_url.replace("127.0.0.1", "localhost")

@@ -1,0 +1,1 @@
+"""How `hourpass serve` starts, listens, logs, restarts and stops."""
