@@ -1,0 +1,1 @@
+"""API keys: their life, their limits, and who may use them."""

@@ -1,0 +1,1 @@
+"""Recipes for serving frameworks. `make test-frameworks` runs this folder."""

@@ -1,0 +1,1 @@
+"""Users of other systems, imported from their files."""

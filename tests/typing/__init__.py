@@ -1,0 +1,1 @@
+"""The types of the public package, checked by basedpyright."""

@@ -1,0 +1,1 @@
+"""Webhooks: their management, and the messages that receivers get."""

@@ -25,7 +25,7 @@ from app.security.rate_limits.service import (
     UnwrittenLogins,
 )
 from app.settings import Settings
-from tests.operations.test_rates import (
+from tests.security.test_rates import (
     INTERVAL,
     MINUTE,
     PER_HOUR,

@@ -3,7 +3,7 @@
 from httpx import AsyncClient
 
 from tests.accounts.test_groups import arthur, settings
-from tests.operations.test_restored_database import answers, lists
+from tests.database.test_restored_database import answers, lists
 from tests.support.admin_client import AdminClient
 from tests.support.apps import started_client
 from tests.support.databases import Twin, twin

@@ -1,1 +1,0 @@
-"""What operators do and rely on."""

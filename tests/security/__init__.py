@@ -1,0 +1,1 @@
+"""Rate limits, their clocks, and the rotation of `SECRET_KEY`."""
