@@ -69,6 +69,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     model: "Model"
     protocol_version = "HTTP/1.1"
+    # Otherwise the body waits until the proxy acknowledges the headers: 0.04 s for each response.
+    disable_nagle_algorithm = True
 
     def answer(self) -> None:
         size = self.read_body()

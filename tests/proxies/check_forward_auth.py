@@ -1,4 +1,5 @@
-"""Each proxy with the rules of examples/, between a real Hourpass and a model that knows nobody."""
+"""Each proxy with its files from examples/, between a real Hourpass and a model without access
+control."""
 
 from urllib.parse import unquote
 
@@ -14,20 +15,25 @@ from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 pytest_plugins = ["tests.support.proxy_fixtures"]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
 def test_the_model_gets_the_user_and_no_token(
-    proxy: httpx.Client, court: Court, model: Model, method: str
+    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
 ) -> None:
-    response = proxy.request(method, "/predict?x=1", headers=bearer(court.token(GUINEVERE)))
-    assert response.status_code == 200
-    (seen,) = model.seen
-    assert (seen.method, seen.path) == (method, "/predict?x=1")
-    assert seen.values("X-Auth-User-Id") == ["2"]
-    assert seen.values("X-Auth-Username") == ["Gueni%C3%A8vre%20du%20Lac"]
-    assert unquote(seen.values("X-Auth-Username")[0]) == GUINEVERE["username"]
-    assert seen.values("X-Auth-Scopes") == ["predict train"]
-    assert seen.values("X-Auth-Kind") == ["person"]
-    assert seen.values("Authorization") in ([], [""])
+    headers = bearer(court.token(GUINEVERE))
+    for method in METHODS:
+        with subtests.test(method):
+            model.seen.clear()
+            assert proxy.request(method, "/predict?x=1", headers=headers).status_code == 200
+            (seen,) = model.seen
+            assert (seen.method, seen.path) == (method, "/predict?x=1")
+            assert seen.values("X-Auth-User-Id") == ["2"]
+            assert seen.values("X-Auth-Username") == ["Gueni%C3%A8vre%20du%20Lac"]
+            assert unquote(seen.values("X-Auth-Username")[0]) == GUINEVERE["username"]
+            assert seen.values("X-Auth-Scopes") == ["predict train"]
+            assert seen.values("X-Auth-Kind") == ["person"]
+            assert seen.values("Authorization") in ([], [""])
 
 
 def test_the_model_gets_the_id_of_the_key(proxy: httpx.Client, court: Court, model: Model) -> None:
@@ -54,15 +60,17 @@ def assert_refused(response: httpx.Response, model: Model) -> None:
     assert model.seen == []
 
 
-@pytest.mark.parametrize("path", ["/", "/predict", "/train", "/verify", "/_hourpass", "/healthz"])
 def test_without_a_token_nothing_reaches_the_model(
-    proxy: httpx.Client, model: Model, path: str
+    proxy: httpx.Client, model: Model, subtests: pytest.Subtests
 ) -> None:
-    response = proxy.post(path, json={"x": 1})
-    if path == "/_hourpass" and response.status_code == 404:  # nginx asks Hourpass under that name
-        assert model.seen == []
-    else:
-        assert_refused(response, model)
+    for path in ("/", "/predict", "/train", "/verify", "/_hourpass", "/healthz"):
+        with subtests.test(path):
+            response = proxy.post(path, json={"x": 1})
+            # nginx asks Hourpass under that name.
+            if path == "/_hourpass" and response.status_code == 404:
+                assert model.seen == []
+            else:
+                assert_refused(response, model)
 
 
 def test_an_expired_and_a_forged_token_are_refused(
@@ -114,26 +122,36 @@ def test_a_rule_may_demand_a_scope(proxy: httpx.Client, court: Court, model: Mod
 SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["X-Auth-User-Id", "X-Auth-Username", "X-Auth-Kind", "X-Auth-Scopes", "X-Auth-Key-Id"],
+IDENTITY_HEADERS = (
+    "X-Auth-User-Id",
+    "X-Auth-Username",
+    "X-Auth-Kind",
+    "X-Auth-Scopes",
+    "X-Auth-Key-Id",
 )
+
+
 def test_identity_headers_of_a_client_never_reach_the_model(
-    proxy: httpx.Client, court: Court, model: Model, name: str
+    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
 ) -> None:
-    """Galahad has no scopes, so nothing may stand in for those either."""
-    spellings = [name.replace("-", separator) for separator in SEPARATORS]
-    spellings += [name.upper(), name.lower(), name, name.replace("-", "_", 1), name.swapcase()]
-    headers = [("Authorization", f"Bearer {court.token(GALAHAD)}")]
-    headers += [(spelling, "spoofed") for spelling in spellings]
-    assert proxy.get("/predict", headers=headers).status_code == 200
-    (seen,) = model.seen
-    assert "spoofed" not in str(seen.headers)
-    assert seen.values("X-Auth-User-Id") == ["4"]
-    assert seen.values("X-Auth-Username") == ["galahad"]
-    assert seen.values("X-Auth-Kind") == ["person"]
-    for absent in ("X-Auth-Scopes", "X-Auth-Key-Id"):
-        assert seen.values(absent) in ([], [""])
+    """Galahad has no scopes, and a client cannot add any."""
+    token = court.token(GALAHAD)
+    for name in IDENTITY_HEADERS:
+        with subtests.test(name):
+            model.seen.clear()
+            spellings = [name.replace("-", separator) for separator in SEPARATORS]
+            spellings += [name.upper(), name.lower(), name, name.replace("-", "_", 1)]
+            spellings += [name.swapcase()]
+            headers = [("Authorization", f"Bearer {token}")]
+            headers += [(spelling, "spoofed") for spelling in spellings]
+            assert proxy.get("/predict", headers=headers).status_code == 200
+            (seen,) = model.seen
+            assert "spoofed" not in str(seen.headers)
+            assert seen.values("X-Auth-User-Id") == ["4"]
+            assert seen.values("X-Auth-Username") == ["galahad"]
+            assert seen.values("X-Auth-Kind") == ["person"]
+            for absent in ("X-Auth-Scopes", "X-Auth-Key-Id"):
+                assert seen.values(absent) in ([], [""])
 
 
 def test_identity_headers_cannot_be_removed_on_the_last_hop(
@@ -145,21 +163,24 @@ def test_identity_headers_cannot_be_removed_on_the_last_hop(
     assert [seen.values("X-Auth-User-Id") for seen in model.seen] in ([["4"]], [])
 
 
-@pytest.mark.parametrize("size", [0, 1, 16_385, 2_000_000])
 def test_a_body_of_any_size_goes_to_the_model_alone(
-    proxy: httpx.Client, court: Court, model: Model, size: int
+    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
 ) -> None:
     headers = bearer(court.token(GALAHAD))
-    for content in (b"x" * size, iter([b"x" * size] if size else [])):  # with a length, and chunked
-        response = proxy.post("/predict", headers=headers, content=content)
-        assert response.status_code == 200, response.text
-    assert [seen.body_bytes for seen in model.seen] == [size, size]
+    for size in (0, 1, 16_385, 2_000_000):
+        chunks = iter([b"x" * size] if size else [])
+        for framing, content in (("with a length", b"x" * size), ("chunked", chunks)):
+            with subtests.test(f"{size} bytes, {framing}"):
+                model.seen.clear()
+                response = proxy.post("/predict", headers=headers, content=content)
+                assert response.status_code == 200, response.text
+                assert [seen.body_bytes for seen in model.seen] == [size]
 
 
 def test_each_response_to_a_small_body_is_complete(
     proxy: httpx.Client, court: Court, model: Model
 ) -> None:
-    """Some proxies cut off a few of a hundred if they are told to flush at once."""
+    """Some proxies truncate a few of a hundred responses if they are told to flush at once."""
     headers = bearer(court.token(GALAHAD))
     for _ in range(100):
         assert proxy.post("/predict", headers=headers, content=b"x").json() == {"prediction": 42}
@@ -182,7 +203,7 @@ def test_a_websocket_opens_for_a_user(url: str, court: Court, model: Model) -> N
 
 
 def test_no_other_protocol_is_opened_than_websocket(url: str, court: Court, model: Model) -> None:
-    """Requests inside of an HTTP/2 connection to the model would pass the proxy by."""
+    """The proxy could not check the requests inside of an HTTP/2 connection to the model."""
     model.seen.clear()
     head = "Host: model.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
     head += f"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nAuthorization: {court.token(GALAHAD)}\r\n"
@@ -197,15 +218,17 @@ SPELLINGS_OF_PREDICT = """
 """.split()  # noqa: SIM905 - easier to read than a list of as many lines
 
 
-@pytest.mark.parametrize("path", SPELLINGS_OF_PREDICT)
 def test_no_spelling_of_a_path_reaches_the_model_without_a_token(
-    url: str, model: Model, path: str
+    url: str, model: Model, subtests: pytest.Subtests
 ) -> None:
-    model.seen.clear()
-    with connection(url, f"GET {path} HTTP/1.1\r\nHost: model.example\r\n\r\n") as asked:
-        status = head_of_answer(asked)[9:12]
-    assert status in ("400", "401", "403", "404", "")
-    assert model.seen == []
+    for path in SPELLINGS_OF_PREDICT:
+        with subtests.test(path):
+            model.seen.clear()
+            request = f"GET {path} HTTP/1.1\r\nHost: model.example\r\n\r\n"
+            with connection(url, request) as asked:
+                status = head_of_answer(asked)[9:12]
+            assert status in ("400", "401", "403", "404", "")
+            assert model.seen == []
 
 
 SPELLINGS_OF_TRAIN = """
@@ -214,45 +237,45 @@ SPELLINGS_OF_TRAIN = """
 """.split()  # noqa: SIM905 - easier to read than a list of as many lines
 
 
-@pytest.mark.parametrize("path", SPELLINGS_OF_TRAIN)
-def test_no_spelling_of_a_path_spares_it_its_scope(
-    url: str, court: Court, model: Model, path: str
+def test_every_spelling_of_a_path_needs_its_scope(
+    url: str, court: Court, model: Model, subtests: pytest.Subtests
 ) -> None:
-    """A model server may take all of these for /train."""
-    model.seen.clear()
-    token = court.token(GALAHAD)
-    head = f"Host: model.example\r\nAuthorization: Bearer {token}\r\n\r\n"
-    with connection(url, f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n{head}") as asked:
-        assert head_of_answer(asked)
-    assert [seen.path for seen in model.seen] == []
+    """A model server may treat each of these as /train."""
+    head = f"Host: model.example\r\nAuthorization: Bearer {court.token(GALAHAD)}\r\n\r\n"
+    for path in SPELLINGS_OF_TRAIN:
+        with subtests.test(path):
+            model.seen.clear()
+            request = f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n{head}"
+            with connection(url, request) as asked:
+                assert head_of_answer(asked)
+            assert model.seen == []
 
 
 HIDDEN = "POST /train HTTP/1.1\r\nHost: model.example\r\nContent-Length: 0\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    "framing",
-    [
-        f"Content-Length: {len(HIDDEN) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-        f"Content-Length: 0\r\nContent-Length: {len(HIDDEN)}\r\n\r\n",
-        "Content-Length: +0\r\n\r\n",
-        "\r\n",
-    ],
+FRAMINGS = (
+    f"Content-Length: {len(HIDDEN) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    f"Content-Length: 0\r\nContent-Length: {len(HIDDEN)}\r\n\r\n",
+    "Content-Length: +0\r\n\r\n",
+    "\r\n",
 )
+
+
 def test_no_request_is_smuggled_to_the_model_inside_another(
-    proxy: httpx.Client, url: str, court: Court, model: Model, framing: str
+    proxy: httpx.Client, url: str, court: Court, model: Model, subtests: pytest.Subtests
 ) -> None:
-    model.seen.clear()
     token = court.token(GALAHAD)
     head = f"POST /predict HTTP/1.1\r\nHost: model.example\r\nAuthorization: {token}\r\n"
-    with connection(url, f"{head}{framing}{HIDDEN}") as asked:
-        head_of_answer(asked)
-        # Whatever was made of the first, one more round shows what came of the second.
-        assert proxy.get("/predict", headers=bearer(token)).status_code == 200
-    assert {seen.path for seen in model.seen} == {"/predict"}
+    for framing in FRAMINGS:
+        with subtests.test(framing):
+            model.seen.clear()
+            with connection(url, f"{head}{framing}{HIDDEN}") as asked:
+                head_of_answer(asked)
+                # The answer to one more request comes after the hidden one would have arrived.
+                assert proxy.get("/predict", headers=bearer(token)).status_code == 200
+            assert {seen.path for seen in model.seen} == {"/predict"}
 
 
 def test_without_hourpass_nobody_gets_in(kind: str, court: Court, model: Model) -> None:
