@@ -9,7 +9,7 @@ import pytest
 from tests.support.limited_tokens import KEY_ID
 from tests.support.model_server import Model
 from tests.support.processes import free_port
-from tests.support.proxies import GUINEVERE, Court, connection, gateway, head_of_answer
+from tests.support.proxies import GUINEVERE, ProxiedHourpass, connection, gateway, head_of_answer
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -19,9 +19,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def test_the_model_gets_the_user_and_no_token(
-    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
-    headers = bearer(court.token(GUINEVERE))
+    headers = bearer(hourpass.token(GUINEVERE))
     for method in METHODS:
         with subtests.test(method):
             model.seen.clear()
@@ -36,8 +36,10 @@ def test_the_model_gets_the_user_and_no_token(
             assert seen.values("Authorization") in ([], [""])
 
 
-def test_the_model_gets_the_id_of_the_key(proxy: httpx.Client, court: Court, model: Model) -> None:
-    headers = {**bearer(court.of_key), "X-Auth-Key-Id": "spoofed", "X-Auth-Kind": "service"}
+def test_the_model_gets_the_id_of_the_key(
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
+) -> None:
+    headers = {**bearer(hourpass.key_token), "X-Auth-Key-Id": "spoofed", "X-Auth-Kind": "service"}
     assert proxy.get("/predict", headers=headers).status_code == 200
     (seen,) = model.seen
     assert seen.values("X-Auth-Key-Id") == [KEY_ID]
@@ -46,9 +48,9 @@ def test_the_model_gets_the_id_of_the_key(proxy: httpx.Client, court: Court, mod
 
 
 def test_a_token_without_a_scheme_is_accepted(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    headers = {"Authorization": court.token(GALAHAD)}
+    headers = {"Authorization": hourpass.token(GALAHAD)}
     assert proxy.get("/predict", headers=headers).status_code == 200
     assert len(model.seen) == 1
 
@@ -74,47 +76,49 @@ def test_without_a_token_nothing_reaches_the_model(
 
 
 def test_an_expired_and_a_forged_token_are_refused(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    token = court.token(GALAHAD)
-    for refused in (court.expired, token[:-1], f"{token}.x", "nonsense"):
+    token = hourpass.token(GALAHAD)
+    for refused in (hourpass.expired_token, token[:-1], f"{token}.x", "nonsense"):
         response = proxy.get("/predict", headers=bearer(refused))
         assert_refused(response, model)
         assert 'error="invalid_token"' in response.headers["www-authenticate"]
 
 
 def test_a_revoked_token_is_refused_at_once(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    token = court.token(GALAHAD)
+    token = hourpass.token(GALAHAD)
     assert proxy.get("/predict", headers=bearer(token)).status_code == 200
-    court.hourpass.post("/revoke", data={"token": token}).raise_for_status()
+    hourpass.client.post("/revoke", data={"token": token}).raise_for_status()
     model.seen.clear()
     assert_refused(proxy.get("/predict", headers=bearer(token)), model)
 
 
 def test_a_disabled_users_token_is_refused_at_once(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    arthur = bearer(court.token(ARTHUR))
-    token = court.token(LANCELOT)
+    arthur = bearer(hourpass.token(ARTHUR))
+    token = hourpass.token(LANCELOT)
     assert proxy.get("/predict", headers=bearer(token)).status_code == 200
     lancelot = int(model.seen.pop().values("X-Auth-User-Id")[0])
     toggle = f"/toggle-user-permission/{lancelot}"
-    court.hourpass.put(f"{toggle}/0", headers=arthur).raise_for_status()
+    hourpass.client.put(f"{toggle}/0", headers=arthur).raise_for_status()
     assert_refused(proxy.get("/predict", headers=bearer(token)), model)
-    court.hourpass.put(f"{toggle}/1", headers=arthur).raise_for_status()
+    hourpass.client.put(f"{toggle}/1", headers=arthur).raise_for_status()
     assert_refused(proxy.get("/predict", headers=bearer(token)), model)
 
 
-def test_a_rule_may_demand_a_scope(proxy: httpx.Client, court: Court, model: Model) -> None:
-    response = proxy.post("/train?scope=", headers=bearer(court.token(GALAHAD)), content=b"x")
+def test_a_rule_may_demand_a_scope(
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
+) -> None:
+    response = proxy.post("/train?scope=", headers=bearer(hourpass.token(GALAHAD)), content=b"x")
     assert response.status_code == 403
     challenge = 'Bearer realm="hourpass", error="insufficient_scope", scope="train"'
     assert response.headers["www-authenticate"] == challenge
     assert response.json()["error"] == "insufficient_scope"
     assert model.seen == []
-    response = proxy.post("/train?scope=", headers=bearer(court.token(GUINEVERE)), content=b"x")
+    response = proxy.post("/train?scope=", headers=bearer(hourpass.token(GUINEVERE)), content=b"x")
     assert response.status_code == 200
     assert [seen.path for seen in model.seen] == ["/train?scope="]
 
@@ -132,10 +136,10 @@ IDENTITY_HEADERS = (
 
 
 def test_identity_headers_of_a_client_never_reach_the_model(
-    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
     """Galahad has no scopes, and a client cannot add any."""
-    token = court.token(GALAHAD)
+    token = hourpass.token(GALAHAD)
     for name in IDENTITY_HEADERS:
         with subtests.test(name):
             model.seen.clear()
@@ -155,18 +159,18 @@ def test_identity_headers_of_a_client_never_reach_the_model(
 
 
 def test_identity_headers_cannot_be_removed_on_the_last_hop(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
-    headers = {**bearer(court.token(GALAHAD)), "Connection": "close, X-Auth-User-Id"}
+    headers = {**bearer(hourpass.token(GALAHAD)), "Connection": "close, X-Auth-User-Id"}
     proxy.get("/predict", headers=headers)
     assert [seen.values("X-Auth-User-Id") for seen in model.seen] in ([["4"]], [])
 
 
 def test_a_body_of_any_size_goes_to_the_model_alone(
-    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
-    headers = bearer(court.token(GALAHAD))
+    headers = bearer(hourpass.token(GALAHAD))
     for size in (0, 1, 16_385, 2_000_000):
         chunks = iter([b"x" * size] if size else [])
         for framing, content in (("with a length", b"x" * size), ("chunked", chunks)):
@@ -178,16 +182,16 @@ def test_a_body_of_any_size_goes_to_the_model_alone(
 
 
 def test_each_response_to_a_small_body_is_complete(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
     """Some proxies truncate a few of a hundred responses if they are told to flush at once."""
-    headers = bearer(court.token(GALAHAD))
-    for _ in range(100):
+    headers = bearer(hourpass.token(GALAHAD))
+    for _ in range(200):
         assert proxy.post("/predict", headers=headers, content=b"x").json() == {"prediction": 42}
-    assert len(model.seen) == 100
+    assert len(model.seen) == 200
 
 
-def test_a_websocket_opens_for_a_user(url: str, court: Court, model: Model) -> None:
+def test_a_websocket_opens_for_a_user(url: str, hourpass: ProxiedHourpass, model: Model) -> None:
     model.seen.clear()
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -195,18 +199,22 @@ def test_a_websocket_opens_for_a_user(url: str, court: Court, model: Model) -> N
     with connection(url, f"{request}\r\n") as refused:
         assert head_of_answer(refused).startswith("HTTP/1.1 401 ")
     assert model.seen == []
-    with connection(url, f"{request}Authorization: {court.token(GALAHAD)}\r\n\r\n") as opened:
+    with connection(url, f"{request}Authorization: {hourpass.token(GALAHAD)}\r\n\r\n") as opened:
         assert head_of_answer(opened).startswith("HTTP/1.1 101 ")
         opened.sendall(b"hello\n")
         assert opened.recv(6) == b"hello\n"
     assert model.seen[0].values("X-Auth-User-Id") == ["4"]
 
 
-def test_no_other_protocol_is_opened_than_websocket(url: str, court: Court, model: Model) -> None:
+def test_no_other_protocol_is_opened_than_websocket(
+    url: str, hourpass: ProxiedHourpass, model: Model
+) -> None:
     """The proxy could not check the requests inside of an HTTP/2 connection to the model."""
     model.seen.clear()
     head = "Host: model.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-    head += f"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nAuthorization: {court.token(GALAHAD)}\r\n"
+    head += (
+        f"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nAuthorization: {hourpass.token(GALAHAD)}\r\n"
+    )
     with connection(url, f"GET /predict HTTP/1.1\r\n{head}\r\n") as asked:
         assert not head_of_answer(asked).startswith("HTTP/1.1 101 ")
     assert [value for seen in model.seen for value in seen.values("Upgrade") if value] == []
@@ -238,10 +246,10 @@ SPELLINGS_OF_TRAIN = """
 
 
 def test_every_spelling_of_a_path_needs_its_scope(
-    url: str, court: Court, model: Model, subtests: pytest.Subtests
+    url: str, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
     """A model server may treat each of these as /train."""
-    head = f"Host: model.example\r\nAuthorization: Bearer {court.token(GALAHAD)}\r\n\r\n"
+    head = f"Host: model.example\r\nAuthorization: Bearer {hourpass.token(GALAHAD)}\r\n\r\n"
     for path in SPELLINGS_OF_TRAIN:
         with subtests.test(path):
             model.seen.clear()
@@ -264,9 +272,13 @@ FRAMINGS = (
 
 
 def test_no_request_is_smuggled_to_the_model_inside_another(
-    proxy: httpx.Client, url: str, court: Court, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client,
+    url: str,
+    hourpass: ProxiedHourpass,
+    model: Model,
+    subtests: pytest.Subtests,
 ) -> None:
-    token = court.token(GALAHAD)
+    token = hourpass.token(GALAHAD)
     head = f"POST /predict HTTP/1.1\r\nHost: model.example\r\nAuthorization: {token}\r\n"
     for framing in FRAMINGS:
         with subtests.test(framing):
@@ -278,8 +290,10 @@ def test_no_request_is_smuggled_to_the_model_inside_another(
             assert {seen.path for seen in model.seen} == {"/predict"}
 
 
-def test_without_hourpass_nobody_gets_in(kind: str, court: Court, model: Model) -> None:
-    token = court.token(GALAHAD)
+def test_without_hourpass_nobody_gets_in(
+    kind: str, hourpass: ProxiedHourpass, model: Model
+) -> None:
+    token = hourpass.token(GALAHAD)
     model.seen.clear()
     with gateway(kind, free_port(), model.port) as url:
         for headers in (bearer(token), {}):
