@@ -25,7 +25,12 @@ from hourpass.guard.key_exchange import MAX_EXCHANGES
 from hourpass.guard.networks import client_network
 from hourpass.guard.refused_keys import RefusedKeys
 from hourpass.testing import Issuer, SigningKey
-from tests.support.guards import comes_true, guard_messages, refusal_of
+from tests.support.guards import (
+    comes_true,
+    fast_garbage_collection,
+    guard_messages,
+    refusal_of,
+)
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded
 from tests.support.issuer_server import serving_issuer
 
@@ -595,24 +600,23 @@ def test_closing_does_not_wait_for_exchanges_and_cancels_those_that_wait(
 
 def test_a_dropped_guard_leaves_no_thread(issuer: Issuer) -> None:
     before = set(threading.enumerate())  # those of guards of earlier tests may still end
-    guard = guarded(issuer)
-    guard.check(issuer.api_key())
-    issuer._undo.pop_all()
     names = ("hourpass-feed", "hourpass-keys")
 
     def threads() -> list[str]:
         new = set(threading.enumerate()) - before
         return [thread.name for thread in new if thread.name.startswith(names)]
 
-    assert len(threads()) == 2
-    del guard
-
     def is_gone() -> bool:
-        gc.collect()  # in a large process for so long that the threads hardly run
-        time.sleep(0.2)
+        gc.collect()
         return threads() == []
 
-    assert comes_true(is_gone)
+    with fast_garbage_collection():
+        guard = guarded(issuer)
+        guard.check(issuer.api_key())
+        issuer._undo.pop_all()
+        assert len(threads()) == 2
+        del guard
+        assert comes_true(is_gone)
 
 
 def test_a_copy_of_a_guard_reads_the_same_headers() -> None:

@@ -33,14 +33,15 @@ def test_a_program_that_runs_for_a_day_never_gets_a_401(
     service: ClientService, call: Call, scopes: Any, first: str, then: str
 ) -> None:
     auth = service.auth(scopes=scopes)
-    for _ in range(24 * HOUR // STEP):
+    hours = 24 if call is by_httpx else 6
+    for _ in range(hours * HOUR // STEP):
         answer = call(auth, "GET", f"{service.url}/me")
         assert answer.status_code == 200
         assert answer.history == []  # nor was any hidden from it
         service.clock.advance(STEP)
     renewals = service.transport.grants()
     assert renewals == [first, *[then] * (len(renewals) - 1)]
-    assert 24 <= len(renewals) <= 27
+    assert hours <= len(renewals) <= hours * 1.125
 
 
 @pytest.mark.parametrize("age", [timedelta(), HOUR], ids=["at first", "when it has expired"])

@@ -26,9 +26,9 @@ from hourpass.testing import Issuer
 from tests.support.certificates import certificate
 from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.running_service import running_service
+from tests.support.running_service import RunningService
 
-pytest_plugins = ["hourpass.testing"]
+pytest_plugins = ["hourpass.testing", "tests.support.service_fixtures"]
 
 
 @pytest.fixture
@@ -130,9 +130,7 @@ def test_the_page_after_heartbeats_proves_no_more_than_they_did(
     assert refusal_of(guard, token) is None
 
 
-def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(service: RunningService) -> None:
     asked: list[str] = []
 
     class Counting(httpx.HTTPTransport):
@@ -140,17 +138,15 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
             asked.append(request.url.path)
             return super().handle_request(request)
 
-    database = tmp_path_factory.mktemp("heartbeats") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        token = service.new_token()
-        with Guard(service.url, transport=Counting()) as guard:
-            guard.check(token)
-            assert comes_true(lambda: asked.count("/revocations") == 2)
-            asked_until = fresh_until(guard)
-            assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
-            service.revoke(token)
-            assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
-            assert asked.count("/revocations") <= 3
+    token = service.new_token()
+    with Guard(service.url, transport=Counting()) as guard:
+        guard.check(token)
+        assert comes_true(lambda: asked.count("/revocations") == 2)
+        asked_until = fresh_until(guard)
+        assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
+        service.revoke(token)
+        assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
+        assert asked.count("/revocations") <= 3
 
 
 def test_without_heartbeats_it_asks_for_short_waits_and_nothing_shows(
@@ -539,16 +535,14 @@ def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
 
 
 def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_back(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
-    database = tmp_path_factory.mktemp("closing") / "hourpass.db"
     before = followers()
-    with running_service(f"sqlite:///{database}") as service:
-        guards = [Guard(service.url) for _ in range(5)]
-        for guard in guards:
-            guard.start()
-        assert len(followers() - before) == 5
-        for guard in guards:
-            guard.close()
-        assert comes_true(lambda: not followers() - before)
+    guards = [Guard(service.url) for _ in range(5)]
+    for guard in guards:
+        guard.start()
+    assert len(followers() - before) == 5
+    for guard in guards:
+        guard.close()
+    assert comes_true(lambda: not followers() - before)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from hourpass.guard import (
 )
 from hourpass.testing import Issuer
 from tests.support.processes import environment
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
+
+pytest_plugins = ["tests.support.service_fixtures"]
 
 # The packages that the wheel names, and no others: neither FastAPI, nor an HTTP library, nor the
 # service.
@@ -44,13 +45,6 @@ with Guard(url) as guard:
         print(error.status)
 print(sorted({"fastapi", "starlette", "app"} & sys.modules.keys()))
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp("package") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        yield service
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +178,13 @@ NUMBERS: list[tuple[str, tuple[float, ...]]] = [
 WORDS = {"a": 1, "once": 1, "three": 3}
 
 
-@pytest.mark.parametrize(("phrase", "values"), NUMBERS, ids=[phrase for phrase, _ in NUMBERS])
-def test_the_numbers_in_the_readme_are_those_of_the_code(
-    phrase: str, values: tuple[float, ...]
-) -> None:
+def test_the_numbers_in_the_readme_are_those_of_the_code(subtests: pytest.Subtests) -> None:
     readme = " ".join((ROOT / "guard" / "README.md").read_text().split())
-    assert re.sub(r"[{}]", "", phrase) in readme
-    said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
-    assert [float(WORDS.get(number, number)) for number in said] == list(values)
+    for phrase, values in NUMBERS:
+        with subtests.test(phrase):
+            assert re.sub(r"[{}]", "", phrase) in readme
+            said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
+            assert [float(WORDS.get(number, number)) for number in said] == list(values)
 
 
 # What Windows does not have. Modules of the standard library have read it before.

@@ -25,8 +25,10 @@ from tests.support.api_process import running_api
 from tests.support.model_server import Model
 from tests.support.processes import environment, free_port
 from tests.support.proxies import EXAMPLES, gateway
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
 from tests.support.users import ARTHUR, bearer
+
+pytest_plugins = ["tests.support.service_fixtures"]
 
 PAGE = ROOT / "docs/model-clients.md"
 LONG = "word " * 60  # 3 seconds of a stream
@@ -57,10 +59,8 @@ class Key(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp("service") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        yield service
+def service(es256_service: RunningService) -> RunningService:
+    return es256_service
 
 
 @pytest.fixture(scope="module")
@@ -208,15 +208,14 @@ def test_a_revoked_or_suspended_key_is_refused_within_a_second(
     acts = {"revoked": ("DELETE", ""), "suspended": ("POST", "/suspend")}
     for name, act in acts.items():
         with subtests.test(name):
-            # The fastest of three: the machine may be busy with other tests.
-            took = []
-            for _ in range(3):
+            for is_last in (False, False, True):  # the machine may be busy with other tests
                 key = new_key(service, admin)
                 client = Client(api, key.text)
                 client.chat()
                 key.act(*act)
-                took.append(seconds_until(client.is_refused))
-            assert min(took) < 1
+                if seconds_until(client.is_refused) < 1:
+                    break
+                assert not is_last
     key.act("POST", "/resume")
     seconds_until(lambda: not client.is_refused())
 
