@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trio
 
-from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError, testing
 from hourpass.api_keys import generate_key
 from hourpass.guard import key_exchange
 from hourpass.guard.client_budget import EXCHANGES_PER_SECOND, MAX_CLIENTS, ClientBudget
@@ -598,7 +598,8 @@ def test_closing_does_not_wait_for_exchanges_and_cancels_those_that_wait(
         assert ServiceUnavailableError in {call.result() for call in calls}
 
 
-def test_a_dropped_guard_leaves_no_thread(issuer: Issuer) -> None:
+def test_a_dropped_guard_leaves_no_thread(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "HEARTBEAT_SECONDS", 0.1)  # at the next one the thread ends
     before = set(threading.enumerate())  # those of guards of earlier tests may still end
     names = ("hourpass-feed", "hourpass-keys")
 

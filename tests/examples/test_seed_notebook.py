@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from tests.support.markers import on_sqlite
+
 
 def assert_prints(response: requests.Response, code: int, body: dict[str, Any]) -> None:
     print(f"Response code: {response.status_code}; Response: {response.json()}")  # noqa: T201 - as the notebook does
@@ -17,6 +19,7 @@ def assert_prints(response: requests.Response, code: int, body: dict[str, Any]) 
     assert body.items() <= response.json().items()
 
 
+@on_sqlite
 def test_the_notebook_runs_as_printed(serve: Callable[..., AbstractContextManager[str]]) -> None:
     with serve() as url:
         user_dict = {

@@ -45,14 +45,14 @@ def test_a_program_that_runs_for_a_day_never_gets_a_401(
 
 
 @pytest.mark.parametrize("age", [timedelta(), HOUR], ids=["at first", "when it has expired"])
-async def test_fifty_tasks_cause_one_login(service: ClientService, age: timedelta) -> None:
+async def test_twenty_tasks_cause_one_login(service: ClientService, age: timedelta) -> None:
     auth = service.auth()
     if age:
         assert by_httpx_in_thread(auth, service)
         service.clock.advance(age)
     service.transport.sent.clear()
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
-        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(50)))
+        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert service.transport.grants() == ["password"]
 
@@ -62,26 +62,26 @@ def by_httpx_in_thread(auth: HourpassAuth, service: ClientService) -> bool:
         return pool.submit(by_httpx, auth, "GET", f"{service.url}/me").result().status_code == 200
 
 
-def test_fifty_threads_and_their_event_loops_cause_one_login(service: ClientService) -> None:
+def test_twenty_threads_and_their_event_loops_cause_one_login(service: ClientService) -> None:
     auth = service.auth()
-    all_there = threading.Barrier(50)
+    all_there = threading.Barrier(20)
 
     def work(number: int) -> int:
         all_there.wait()
         status: int = CALLS[number % len(CALLS)](auth, "GET", f"{service.url}/me").status_code
         return status
 
-    with ThreadPoolExecutor(50) as pool:
-        assert set(pool.map(work, range(50))) == {200}
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(work, range(20))) == {200}
     assert service.transport.grants() == ["password"]
 
 
-async def test_fifty_refused_requests_cause_one_renewal(service: ClientService) -> None:
+async def test_twenty_refused_requests_cause_one_renewal(service: ClientService) -> None:
     auth = service.auth()
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
         await client.get(f"{service.url}/me")
         await client.post(f"{service.url}/revoke", data={"token": token_of(auth)})
-        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(50)))
+        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert service.transport.grants() == ["password", "password"]
 
@@ -89,7 +89,7 @@ async def test_fifty_refused_requests_cause_one_renewal(service: ClientService) 
 async def test_all_callers_that_wait_for_a_login_get_its_error(service: ClientService) -> None:
     auth = service.auth(password="guinevere")
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
-        calls = (client.get(f"{service.url}/me") for _ in range(50))
+        calls = (client.get(f"{service.url}/me") for _ in range(20))
         failures = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(failure) for failure in failures} == {LoginError}
     assert service.transport.grants() == ["password"]

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import trio
 
-from hourpass import Guard, HourpassAuth, InvalidTokenError, ServiceUnavailableError
+from hourpass import Guard, HourpassAuth, InvalidTokenError, ServiceUnavailableError, testing
 from hourpass.guard import verification_state
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer
@@ -26,6 +26,14 @@ from tests.support.handmade_tokens import guarded
 from tests.support.issuer_server import serving_issuer
 from tests.support.processes import environment
 from tests.support.servers import FINE, Api, always
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frequent_heartbeats() -> Iterator[None]:
+    """The thread of a dropped guard ends at the next heartbeat."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testing, "HEARTBEAT_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")
