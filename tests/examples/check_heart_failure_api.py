@@ -1,4 +1,4 @@
-"""examples/heart_failure_api, from nothing to predictions that are written down with their user."""
+"""examples/heart_failure_api: it trains a model, and records each prediction with its user."""
 
 import json
 import re

@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +26,10 @@ from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, log_in, regis
 
 EXAMPLES = ROOT / "examples"
 START_TIMEOUT_SECONDS = 20
-# nginx and Caddy are Debian packages, Traefik and Envoy come in wheels.
-SEARCH_PATH = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"]
-)
+# nginx and Caddy are Debian packages. Traefik and Envoy come in wheels, which `make test-examples`
+# installs.
+EXAMPLES_BIN = ROOT / ".venv/examples/bin"
+SEARCH_PATH = os.pathsep.join([str(EXAMPLES_BIN), os.environ.get("PATH", ""), "/usr/sbin"])
 GATEWAYS = {
     "nginx": ("model_behind_nginx", "nginx -p . -c nginx.conf -e stderr"),
     "caddy": ("caddy", "caddy run --config Caddyfile"),
