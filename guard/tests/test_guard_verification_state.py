@@ -16,7 +16,8 @@ from hourpass.guard import revocation_feed, verification_state
 from hourpass.guard.service_client import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, FeedPage
 from hourpass.guard.token_verifier import Verified
 from hourpass.guard.verification_state import MAX_REVOCATIONS, Revocations
-from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
+from hourpass.testing import LIFETIME, Issuer, SigningKey
+from hourpass.testing.issuer import KEPT_AFTERWARDS
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, page, state_of
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trio
 
-from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError, testing
+from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
 from hourpass.api_keys import generate_key
 from hourpass.guard import key_exchange
 from hourpass.guard.client_budget import EXCHANGES_PER_SECOND, MAX_CLIENTS, ClientBudget
@@ -24,7 +24,7 @@ from hourpass.guard.invalid_tokens import MAX_REMEMBERED
 from hourpass.guard.key_exchange import MAX_EXCHANGES
 from hourpass.guard.networks import client_network
 from hourpass.guard.refused_keys import RefusedKeys
-from hourpass.testing import Issuer, SigningKey
+from hourpass.testing import Issuer, SigningKey, feed
 from tests.support.guards import (
     comes_true,
     fast_garbage_collection,
@@ -599,7 +599,7 @@ def test_closing_does_not_wait_for_exchanges_and_cancels_those_that_wait(
 
 
 def test_a_dropped_guard_leaves_no_thread(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "HEARTBEAT_SECONDS", 0.1)  # at the next one the thread ends
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)  # at the next one the thread ends
     before = set(threading.enumerate())  # those of guards of earlier tests may still end
     names = ("hourpass-feed", "hourpass-keys")
 

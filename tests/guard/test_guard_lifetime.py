@@ -17,10 +17,10 @@ import httpx2
 import pytest
 import trio
 
-from hourpass import Guard, HourpassAuth, InvalidTokenError, ServiceUnavailableError, testing
+from hourpass import Guard, HourpassAuth, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import verification_state
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
-from hourpass.testing import Issuer
+from hourpass.testing import Issuer, feed
 from tests.support.guards import comes_true, fast_garbage_collection, refusal_of
 from tests.support.handmade_tokens import guarded
 from tests.support.issuer_server import serving_issuer
@@ -32,7 +32,7 @@ from tests.support.servers import FINE, Api, always
 def frequent_heartbeats() -> Iterator[None]:
     """The thread of a dropped guard ends at the next heartbeat."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testing, "HEARTBEAT_SECONDS", 0.1)
+        patch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
         yield
 
 

@@ -1,4 +1,4 @@
-"""API keys, service accounts and groups of an Issuer (testing.py)."""
+"""API keys, service accounts and groups of an Issuer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from hourpass.api_keys import generate_key, id_of
 from hourpass.scopes import intersection
 
 if TYPE_CHECKING:
-    from hourpass.testing import Issuer
+    from hourpass.testing.issuer import Issuer
 
 
 @dataclass(slots=True)
