@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hourpass import Guard, HourpassAuth, ServiceUnavailableError
-from hourpass.client import token_source
+from hourpass.client import token_endpoint
 from hourpass.guard import service_client
 from hourpass.http.errors import cause_of
 from hourpass.testing import Issuer
@@ -192,7 +192,7 @@ def test_a_server_that_sends_a_byte_now_and_then_holds_nobody(
 ) -> None:
     """A limit for each read would begin again with each byte."""
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(token_source, "TIMEOUT", 0.3)
+    monkeypatch.setattr(token_endpoint, "TIMEOUT", 0.3)
     with dribbling_server(answer, pause=0.02) as url:
         assert re.search("no answer in time|too slow", outage(use, caplog, url))
 

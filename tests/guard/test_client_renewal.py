@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError
-from hourpass.client.token_source import OUTAGE_PAUSE, RENEWAL_MARGIN
+from hourpass.client.token_endpoint import OUTAGE_PAUSE
+from hourpass.client.token_source import RENEWAL_MARGIN
 from tests.support.http_clients import CALLS, Call, ClientService, by_httpx, settle, token_of
 
 pytest_plugins = ["tests.support.client_fixtures"]
