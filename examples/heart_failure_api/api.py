@@ -30,7 +30,7 @@ guard.protect(app, public=["/docs", "/openapi.json"])
 
 
 class Patient(BaseModel):
-    """In the order of the columns that the classifier was trained on."""
+    """Its members are in the order of the columns that the classifier was trained on."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -78,7 +78,7 @@ class Prediction(BaseModel):
 
 @app.post("/predict")
 def predict(patient: Patient, user: Caller) -> Prediction:
-    """In a thread of FastAPI's, so that others need not wait for the classifier or the disk."""
+    """FastAPI runs this in a thread, so that other requests do not wait for it."""
     values: list[Any] = [list(patient.model_dump().values())]
     probability = float(classifier.predict_proba(values)[0, 1])
     prediction = Prediction(at=datetime.now(UTC), probability=round(probability, 3))
@@ -111,7 +111,7 @@ def list_predictions(user: Caller) -> list[Prediction]:
 
 @app.exception_handler(RequestValidationError)
 async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong and where. FastAPI's own answer would repeat a patient's data."""
+    """The response says what is wrong and where. FastAPI's own would repeat a patient's data."""
     fields = [
         {"field": problem["loc"][-1], "message": problem["msg"]} for problem in error.errors()
     ]

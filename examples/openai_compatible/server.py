@@ -22,7 +22,7 @@ WORDS_PER_SECOND = 20
 
 
 def openai_error(error: GuardError) -> dict[str, Any]:
-    """What OpenAI's clients expect to find in a refusal."""
+    """The error body that OpenAI's clients expect."""
     message = str(error)
     if isinstance(error, InsufficientScopeError) and error.scope:
         message = f"{message}: {error.scope}"

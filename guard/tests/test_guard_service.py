@@ -1,4 +1,4 @@
-"""What the service may answer, and what a guard takes for an answer. Else it is an outage."""
+"""Responses that a guard accepts from the service. It treats any other response as an outage."""
 
 import asyncio
 import gzip
@@ -129,7 +129,7 @@ async def test_more_async_callers_than_may_wait_are_told_to_come_again(
 
 
 def vouches_for_each_token(issuer: Issuer) -> None:
-    """As with a shared secret, with which only the service can verify."""
+    """A service that signs with a shared secret, so that only it can verify tokens."""
     answers(issuer, "/.well-known/jwks.json", lambda _: httpx.Response(200, json={"keys": []}))
     answers(issuer, "/verify", lambda _: httpx.Response(200))
 

@@ -206,7 +206,7 @@ NOW: int = FULL["iat"]
 
 
 def signed(claims: dict[str, Any]) -> str:
-    """By the issuer's key, whatever they are."""
+    """A token with any claims, signed with the issuer's key."""
     header = {"kid": ISSUER._key.kid, "typ": "at+jwt"}
     payload = json.dumps(claims).encode()
     return jwt.PyJWS().encode(payload, ISSUER._key._private, "ES256", header)

@@ -1,5 +1,5 @@
-"""What a guard has heard stays in force for its time: whatever the feed, the keys, and the clocks
-do. And there is a bound to it."""
+"""A guard keeps each revocation for its time, whatever the feed, the keys and the clocks do. The
+number of revocations is limited."""
 
 import threading
 import time
@@ -121,7 +121,7 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
 def test_without_public_keys_starting_over_checks_each_token_again(
     issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing else would tell that the service at this address is another one now."""
+    """Nothing else shows that another service has this address now."""
     vouched: list[int] = [200]
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": []}))
     answers(issuer, "/verify", lambda _: httpx.Response(vouched[-1]))

@@ -45,7 +45,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 
 class Exchanges:
-    """Those of an issuer, which a test can hold up or fail."""
+    """The exchanges of an issuer, which a test can delay or make fail."""
 
     def __init__(self, issuer: Issuer) -> None:
         self.number = self.running = self.most = 0

@@ -96,7 +96,7 @@ async def check_accepted(guards: Guards, workers: Workers, tokens: list[str]) ->
 async def check_all_that_was_acknowledged(
     clients: Clients, guards: Guards, workers: Workers
 ) -> None:
-    """Nothing is missing, no id was given twice, no response was a 500."""
+    """No change is missing, no id was used twice, and no response was a 500."""
     assert clients.unexpected == []
     ids = [user.id for user in clients.users]
     assert len(ids) == len(set(ids))

@@ -1,4 +1,4 @@
-"""What the machine's environment does to guards and clients: nothing that they were not told.
+"""Guards and clients ignore the machine's environment, such as proxies and certificates.
 
 Each test has a real service on a real socket, with TLS and proxies as in a company's network.
 """
@@ -205,7 +205,7 @@ def broken() -> Any:
 def test_an_unexpected_error_is_an_outage_with_one_line_in_the_log(
     use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a transport that lacks a package."""
+    """A transport that lacks a package."""
     line = outage(use, caplog, "https://hourpass.example", transport=broken)
     place = f"in {Path(__file__).name}, line {broken.__code__.co_firstlineno + 1}"
     assert f"ImportError {place}" in line

@@ -113,7 +113,7 @@ def model(service: ClientService, auth: HourpassAuth) -> Iterator[Model]:
 
 
 class ServiceClock:
-    """That of the service, whose tokens are of another day."""
+    """The service's clock, whose tokens are of another day."""
 
     def __init__(self, service: ClientService) -> None:
         self._service = service

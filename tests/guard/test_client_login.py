@@ -204,7 +204,7 @@ def test_threads_change_the_login_that_they_share_one_at_a_time(
 def test_the_age_of_a_token_is_told_by_a_clock_that_nobody_can_set(
     monkeypatch: pytest.MonkeyPatch, platform: str, clocks: dict[str, float], seconds: float
 ) -> None:
-    """By one that does not stand still while a laptop sleeps. On Windows, that is Python's own."""
+    """The clock runs on while a laptop sleeps. On Windows, Python's own clock does."""
     clock = inspect.signature(HourpassAuth).parameters["clock"].default
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", platform)

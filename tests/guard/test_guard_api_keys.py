@@ -124,5 +124,5 @@ def test_a_revoked_signing_key_ends_no_api_key(
 
 
 def known_token(guard: Guard) -> str:
-    """Of the key that was exchanged last."""
+    """The token of the key that was exchanged last."""
     return list(guard._keys._known.values())[-1].token

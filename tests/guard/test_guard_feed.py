@@ -1,4 +1,4 @@
-"""How a guard follows the feed: heartbeats, what it does without them, and how it lets go."""
+"""How a guard follows the feed: heartbeats, missing heartbeats, pauses, and close()."""
 
 import socket
 import ssl
@@ -273,7 +273,7 @@ def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_
 def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
     issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by a service that stops, which ends those of all guards in one moment."""
+    """A service that stops ends the requests of all guards at the same time."""
     monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.1)
     paused: list[float] = []
     has_paused = threading.Event()
@@ -295,7 +295,7 @@ def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
 
 
 class Pauses:
-    """Those of the thread of a guard, which it does not take."""
+    """Records the pauses of a guard's thread, and shortens them."""
 
     def __init__(self, guard: Guard) -> None:
         self.taken: list[float] = []
@@ -472,7 +472,7 @@ def test_a_caller_after_the_startup_timeout_does_not_wait(issuer: Issuer) -> Non
 def test_a_guard_that_is_closed_ends_with_the_next_heartbeat_at_the_latest(
     issuer: Issuer, waiting: Waiting
 ) -> None:
-    """If its transport has no sockets that could be shut down."""
+    """Its transport has no sockets that could be shut down."""
     before = followers()
     guard = guarded(issuer)
     guard.start()

@@ -48,7 +48,7 @@ def guard(issuer: Issuer) -> Guard:
 
 
 def under_a_made_up_kid(issuer: Issuer, kid: str) -> str:
-    """As the service would write it, but for the key."""
+    """A token as the service would write it, except that it is signed with another key."""
     real, issuer._key = issuer._key, SigningKey()
     issuer._key.kid = kid
     try:

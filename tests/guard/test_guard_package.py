@@ -1,4 +1,4 @@
-"""The guard as others get it: a wheel of its own, without the service and without FastAPI."""
+"""The package as it is published: a wheel without the service and without FastAPI."""
 
 import multiprocessing
 import os

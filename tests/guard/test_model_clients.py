@@ -83,7 +83,7 @@ def admin(service: RunningService) -> dict[str, str]:
 
 @pytest.fixture
 def key(service: RunningService, admin: dict[str, str]) -> Key:
-    """Of a user who may use all models. The key may use some."""
+    """The key may use some models. Its owner may use all."""
     return new_key(service, admin)
 
 
@@ -324,7 +324,7 @@ def closing_model() -> Iterator[Model]:
 
 
 def block(language: str, containing: str) -> str:
-    """Of the page, which readers copy."""
+    """A code block of the page, which readers copy."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if containing in block]
     return str(found)

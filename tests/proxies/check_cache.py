@@ -1,4 +1,4 @@
-"""nginx keeps responses of Hourpass until the end of the second (examples/model_behind_nginx)."""
+"""nginx caches responses of Hourpass until the end of the second (examples/model_behind_nginx)."""
 
 import time
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ def nginx(counter: Counter, model: Model) -> Iterator[httpx.Client]:
 
 
 def predict_until_cached(nginx: httpx.Client, counter: Counter, token: str) -> None:
-    """Until a request needed no check."""
+    """Repeat a request until nginx uses a cached response for it."""
     before = -1
     while counter.checks != before:
         before = counter.checks

@@ -1,4 +1,4 @@
-"""Errors of nginx's own, with the rules of examples/model_behind_nginx: JSON, as all others are."""
+"""Errors that nginx itself returns with the files of examples/model_behind_nginx are JSON too."""
 
 import json
 from http.client import HTTPResponse

@@ -87,7 +87,7 @@ def test_no_spelling_of_a_path_reaches_another_model(
 
 
 def may_be_another_model(path: str) -> bool:
-    """To some model server."""
+    """Whether some model server could read it as the path of another model."""
     is_mine = re.fullmatch(r"/models/fraud-v3(/[a-z0-9-]+)*/?(\?.*)?", path)
     return not is_mine and path != "/x" and "models" in unquote(path).lower()
 

@@ -1,4 +1,4 @@
-"""Paths that need no token, as each proxy of examples/ reads them."""
+"""Paths that need no token, behind each proxy of examples/."""
 
 import httpx
 import pytest

@@ -1,5 +1,5 @@
-"""What takes long, through each proxy of examples/. Its limit is two seconds here instead of ten
-minutes, and no other limit cuts in before."""
+"""Slow requests through each proxy of examples/. Its time limit is two seconds here instead of ten
+minutes, and no other limit is shorter."""
 
 import socket
 import time
@@ -76,7 +76,7 @@ Outcomes = dict[tuple[str, str], Future[Any]]
 
 @pytest.fixture(scope="module")
 def outcomes(hourpass: ProxiedHourpass, model: Model, configured: Proxies) -> Iterator[Outcomes]:
-    """Everything at the same time, since each takes more than two seconds."""
+    """All requests run at the same time, because each takes more than two seconds."""
     token = hourpass.token(GALAHAD)
     names = ("prediction", "stream", "upload", "websocket")
     with ThreadPoolExecutor(len(names) * len(GATEWAYS)) as pool:

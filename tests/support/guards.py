@@ -1,4 +1,4 @@
-"""What tests of the guard ask of it. Nothing here needs the service."""
+"""Checks that tests of the guard share. Nothing here needs the service."""
 
 import gc
 import time
@@ -32,7 +32,7 @@ def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def refusal_of(guard: Guard, token: str) -> type[GuardError] | None:
-    """Which of the kinds that callers know."""
+    """The public class of the error, or None if the guard accepts the token."""
     try:
         guard.check(token)
     except GuardError as error:
@@ -41,7 +41,7 @@ def refusal_of(guard: Guard, token: str) -> type[GuardError] | None:
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
-    """Whether it does soon: another process has to hear of something first."""
+    """Whether the condition is true within SOON_SECONDS: another process has to act first."""
     deadline = time.monotonic() + SOON_SECONDS
     while not condition():
         if time.monotonic() > deadline:

@@ -39,8 +39,7 @@ class Token:
     refresh_token: str | None = field(repr=False)
     renew_at: float
     expires_at: float
-    keep_until: float = 0
-    """Until then it is kept, even if an API rejects it."""
+    keep_until: float = 0  # until then it is kept, even if an API rejects it
 
 
 Outcome: TypeAlias = Token | Failure

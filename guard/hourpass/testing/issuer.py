@@ -135,7 +135,7 @@ class Issuer:
         return new.key
 
     def suspend_api_key(self, key: str) -> None:
-        """Until resume_api_key(). The guards know it when this returns."""
+        """Refuse the key until resume_api_key(). The guards know it when this returns."""
         self._api_keys[key].is_suspended = True
         self._end_tokens(self._api_keys[key])
 

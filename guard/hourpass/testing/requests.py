@@ -26,7 +26,7 @@ class RequestUrl:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a guard asks. It has the attributes of a request of httpx that matter here."""
+    """A request of a guard, with the attributes of a request of httpx that matter here."""
 
     url: RequestUrl
     headers: dict[str, str]
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What it is told. A response of httpx or httpx2 would do as well."""
+    """The issuer's response. A response of httpx or httpx2 works as well."""
 
     status_code: int
     headers: dict[str, str] = field(default_factory=dict)
