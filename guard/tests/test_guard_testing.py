@@ -38,7 +38,7 @@ def test_refused(issuer, kind):
     with pytest.raises(GuardError):
         guard.check(getattr(issuer, f"{kind}_token")("predict"))
 
-def test_held(issuer):
+def test_valid(issuer):
     user = guard.check(issuer.token("predict", user_id=7, username="galahad"))
     assert (user.id, user.username, user.scopes) == (7, "galahad", {"predict"})
     assert authorization("x") == {"Authorization": "Bearer x"}

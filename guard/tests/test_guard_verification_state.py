@@ -289,7 +289,7 @@ def test_revocations_without_valid_tokens_are_deleted(issuer: Issuer) -> None:
     assert "jti:0" not in state_of(guard).revocations._forget_at
 
 
-def test_a_feed_without_end_is_not_kept_and_lets_nobody_in(
+def test_a_feed_without_end_is_not_kept_and_all_tokens_are_refused(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 5)

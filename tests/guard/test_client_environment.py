@@ -123,7 +123,7 @@ def test_a_private_authority_and_a_client_certificate_are_arguments(
 
 
 @both
-def test_an_unknown_authority_is_an_outage_that_says_so(
+def test_an_unknown_authority_is_logged_as_an_outage(
     private_network: tuple[Issuer, str], use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, url = private_network
@@ -187,7 +187,7 @@ SLOW = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX: " + b"x" * 200
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 200, id="body"),
     ],
 )
-def test_a_server_that_sends_a_byte_now_and_then_holds_nobody(
+def test_a_server_that_sends_single_bytes_cannot_exceed_the_time_limit(
     use: Use, answer: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A limit for each read would begin again with each byte."""

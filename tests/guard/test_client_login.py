@@ -201,7 +201,7 @@ def test_threads_change_the_login_that_they_share_one_at_a_time(
         ("win32", {}, 5.0),
     ],
 )
-def test_the_age_of_a_token_is_told_by_a_clock_that_nobody_can_set(
+def test_the_age_of_a_token_is_measured_with_a_monotonic_clock(
     monkeypatch: pytest.MonkeyPatch, platform: str, clocks: dict[str, float], seconds: float
 ) -> None:
     """The clock runs on while a laptop sleeps. On Windows, Python's own clock does."""

@@ -109,7 +109,7 @@ def test_a_new_guard_rejects_tokens_that_were_revoked_before_it_started(
         assert refusal_of(guard, token) is InvalidTokenError
 
 
-def test_50_threads_begin_at_once(service: RunningService) -> None:
+def test_50_threads_can_start_a_guard_at_the_same_time(service: RunningService) -> None:
     tokens = [service.new_token() for _ in range(3)]
     with ThreadPoolExecutor(50) as threads:
         guard = Guard(service.url)
@@ -119,7 +119,7 @@ def test_50_threads_begin_at_once(service: RunningService) -> None:
     assert names == [names[n % 3] for n in range(50)]
 
 
-async def test_50_tasks_begin_at_once_and_block_nobody(service: RunningService) -> None:
+async def test_50_tasks_can_start_a_guard_at_the_same_time(service: RunningService) -> None:
     tokens = [service.new_token() for _ in range(3)]
     async with Guard(service.url) as guard:
         users = await asyncio.gather(*(guard.acheck(tokens[n % 3]) for n in range(50)))

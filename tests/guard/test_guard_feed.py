@@ -512,7 +512,7 @@ def followers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "hourpass-feed"}
 
 
-def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
+def test_closing_ends_the_thread_at_once_while_it_waits_for_an_answer(
     mute_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
@@ -534,7 +534,7 @@ def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
     assert comes_true(lambda: not thread.is_alive())
 
 
-def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_back(
+def test_closing_ends_the_thread_at_once_while_a_real_service_delays_its_answer(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)

@@ -183,7 +183,7 @@ def test_openais_client_is_told_which_scope_it_lacks(
         client.chat("fraud-v9")
 
 
-def test_keys_that_are_none_get_the_same_refusal(
+def test_malformed_and_forged_keys_get_the_same_refusal(
     api: str, key: Key, subtests: pytest.Subtests
 ) -> None:
     other = "A" if key.text[-1] != "A" else "B"

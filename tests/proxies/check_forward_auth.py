@@ -158,7 +158,7 @@ def test_identity_headers_of_a_client_never_reach_the_model(
                 assert seen.values(absent) in ([], [""])
 
 
-def test_identity_headers_cannot_be_removed_on_the_last_hop(
+def test_identity_headers_cannot_be_removed_with_connection(
     proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
@@ -290,7 +290,7 @@ def test_no_request_is_smuggled_to_the_model_inside_another(
             assert {seen.path for seen in model.seen} == {"/predict"}
 
 
-def test_without_hourpass_nobody_gets_in(
+def test_without_hourpass_every_request_is_refused(
     kind: str, hourpass: ProxiedHourpass, model: Model
 ) -> None:
     token = hourpass.token(GALAHAD)

@@ -25,7 +25,7 @@ SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
 @pytest.mark.parametrize("separator", SEPARATORS)
-def test_no_user_that_the_caller_names_reaches_the_model(
+def test_no_user_header_of_the_caller_reaches_the_model(
     proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, separator: str
 ) -> None:
     headers = [("Authorization", f"Bearer {hourpass.token(GALAHAD)}")]
@@ -75,7 +75,7 @@ def test_only_the_proxy_says_where_a_request_comes_from(
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-User", "X-Forwarded-For", "Remote-User"])
-def test_the_proxys_headers_cannot_be_taken_away_on_the_last_hop(
+def test_the_proxys_headers_cannot_be_removed_with_connection(
     configured_proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, name: str
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
