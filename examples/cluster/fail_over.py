@@ -1,5 +1,5 @@
-"""`switchover` hands over to a standby, `kill-primary` kills the primary. Each prints what a client
-sees meanwhile, one line a second.
+"""`switchover` hands over to a standby, `kill-primary` kills the primary. Each prints the responses
+that a client gets meanwhile, one line a second.
 """
 
 import secrets
@@ -80,7 +80,7 @@ def show(second: int, results: Results, note: str = "") -> None:
 
 
 def watch(cluster: Cluster, act: Callable[[], None]) -> None:
-    """Wait until another member has led for some seconds."""
+    """Print a line a second until another member has led for some seconds."""
     client = Client(cluster)
     client.start()
     primary, led_since = cluster.primary(), None

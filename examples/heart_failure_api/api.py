@@ -1,5 +1,5 @@
-"""How likely is it that a patient has a heart disease? Only users of Hourpass may ask, and each
-prediction is written down with the user who asked for it.
+"""Predicts how likely it is that a patient has a heart disease. Only users of Hourpass can call it,
+and it records each prediction with its user.
 """
 
 import os
@@ -100,7 +100,7 @@ def predict(patient: Patient, user: Caller) -> Prediction:
 
 @app.get("/predictions")
 def list_predictions(user: Caller) -> list[Prediction]:
-    """One's own last hundred, the newest first."""
+    """Your last hundred predictions, the newest first."""
     with _records() as records:
         rows = records.execute(
             "SELECT at, probability FROM predictions WHERE user_id = ? ORDER BY id DESC LIMIT 100",
@@ -120,7 +120,7 @@ async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
 
 @contextmanager
 def _records() -> Iterator[sqlite3.Connection]:
-    """A transaction on the file where the predictions are written down."""
+    """A transaction on the file of predictions."""
     with closing(sqlite3.connect(place / "predictions.db", timeout=10)) as records, records:
         yield records
 

@@ -1,4 +1,4 @@
-"""A client: registers a user, if need be, and asks for a prediction."""
+"""A client: registers a user, unless there is one, and asks for a prediction."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""An API that speaks as OpenAI's, closed to all but users of Hourpass with a scope for the model.
+"""An API compatible with OpenAI's, for users of Hourpass with a scope for the model.
 
-Its models repeat what they are told, a word at a time. Put your own in their place.
+Its models repeat the prompt word by word. Replace them with your own.
 """
 
 import asyncio

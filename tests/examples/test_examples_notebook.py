@@ -51,14 +51,14 @@ def test_a_refusal_of_the_api_stops_the_run(service: RunningService) -> None:
     with Api(always(Answer(403))) as api:
         run = notebook("--url", service.url, "--username", "bors", "--predict", api.url, **ADMIN)
     assert run.returncode == 1
-    assert "Promised was 200" in run.stderr
+    assert "Expected 200" in run.stderr
 
 
 def test_another_service_stops_the_run() -> None:
     with Api(always(FINE)) as other:
         run = notebook("--url", other.url, **ADMIN)
     assert run.returncode == 1
-    assert "Promised was 201 User created successfully" in run.stderr
+    assert "Expected 201 User created successfully" in run.stderr
 
 
 def test_it_says_what_it_needs() -> None:
