@@ -1,4 +1,4 @@
-"""The middleware: nothing is open but what is named, whatever a path is dressed up as."""
+"""The middleware opens only the paths that are named, in their own spelling."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""`guard.require("predict:{model}")` in FastAPI: the model runs only for those who may use it."""
+"""`guard.require("predict:{model}")` in FastAPI: only users with the scope reach the endpoint."""
 
 import asyncio
 import gc

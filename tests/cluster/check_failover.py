@@ -1,4 +1,4 @@
-"""A PostgreSQL that fails over under load: examples/cluster, which keeps what it acknowledged.
+"""PostgreSQL fails over under load in examples/cluster, and loses nothing that it acknowledged.
 
 `make test-cluster` installs Debian's packages and runs this file. An ordinary test run does not
 collect it. What must never happen is asserted as it is. Times are printed; their limits are several

@@ -1,4 +1,4 @@
-"""Clients of both hosts, which remember all that was acknowledged, and a bounded load of them."""
+"""Clients of both hosts, which record what was acknowledged, and a limited load of them."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Guards and workers, asked whether they accept tokens."""
+"""Asks guards and workers whether they accept tokens."""
 
 import asyncio
 import random

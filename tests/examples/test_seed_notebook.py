@@ -1,4 +1,4 @@
-"""The book's own notebook, cell by cell: its requests get the answers that it prints.
+"""The book's own notebook, cell by cell: its requests get the responses that it prints.
 
 Only the first registration answers 201, because here nobody is registered yet. Members may be added
 to a body, so the printed ones are what counts.

@@ -1,4 +1,4 @@
-"""The guard of loaders that take a dotted path, and its settings."""
+"""The guard loaded by a dotted path, with settings from the environment."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""HourpassAuth in the HTTP clients of today: httpx2, and the SDKs of openai and of MCP.
+"""HourpassAuth in httpx2 and in the SDKs of openai and MCP.
 
 Each calls an API behind a guard on a real socket. Its token is revoked in between, so that a client
 that does not repeat the refused request fails.

@@ -1,4 +1,4 @@
-"""Each login of HourpassAuth runs in a thread of its own, and its result is used with care."""
+"""Logins of HourpassAuth: threads, errors, retries, and how the token is used."""
 
 import asyncio
 import inspect

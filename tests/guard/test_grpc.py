@@ -1,4 +1,4 @@
-"""gRPC servers behind the guard, asyncio's and the one with threads."""
+"""gRPC servers with the guard, both asyncio's and the threaded one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -1,4 +1,4 @@
-"""API keys in a guard beside a real service, which makes them and revokes them."""
+"""API keys in a guard with a real service, which creates and revokes them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
