@@ -25,31 +25,33 @@ def notebook(*arguments: str, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_it_can_be_run_again_and_again(service: RunningService) -> None:
+def test_it_can_be_run_again_and_again(shared_service: RunningService) -> None:
     for _ in range(2):
-        run = notebook("--url", service.url, **ADMIN)
+        run = notebook("--url", shared_service.url, **ADMIN)
         assert run.returncode == 0, run.stderr
     codes = [line.split(";")[0].split()[-1] for line in run.stdout.splitlines()]
     in_the_seed = ["201", "409", "401", "200", "200", "401"]
     assert codes[: len(in_the_seed)] == in_the_seed
 
 
-def test_it_asks_an_api_for_a_prediction(service: RunningService) -> None:
+def test_it_asks_an_api_for_a_prediction(shared_service: RunningService) -> None:
     def answer(request: Received) -> Answer:
         headers = {"Authorization": request.authorization or ""}
-        return Answer(httpx.get(f"{service.url}/verify", headers=headers).status_code)
+        return Answer(httpx.get(f"{shared_service.url}/verify", headers=headers).status_code)
 
     with Api(answer) as api:
         predict = ("--predict", f"{api.url}/predict", "--features", '{"petals": 5}')
-        run = notebook(*predict, HOURPASS_URL=service.url, **ADMIN)
+        run = notebook(*predict, HOURPASS_URL=shared_service.url, **ADMIN)
     assert run.returncode == 0, run.stderr
     (request,) = api.received
     assert (request.method, request.path, request.body) == ("POST", "/predict", b'{"petals": 5}')
 
 
-def test_a_refusal_of_the_api_stops_the_run(service: RunningService) -> None:
+def test_a_refusal_of_the_api_stops_the_run(shared_service: RunningService) -> None:
     with Api(always(Answer(403))) as api:
-        run = notebook("--url", service.url, "--username", "bors", "--predict", api.url, **ADMIN)
+        run = notebook(
+            "--url", shared_service.url, "--username", "bors", "--predict", api.url, **ADMIN
+        )
     assert run.returncode == 1
     assert "Expected 200" in run.stderr
 

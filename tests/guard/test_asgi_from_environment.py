@@ -129,12 +129,12 @@ def test_a_missing_setting_is_the_last_line_at_start() -> None:
     ids=["middleware", "asgi_factory", "wsgi_factory"],
 )
 def test_the_app_is_protected(
-    service: RunningService, tmp_path: Path, command: list[str], app: str
+    shared_service: RunningService, tmp_path: Path, command: list[str], app: str
 ) -> None:
-    user = service.new_user()
-    token = service.log_in(user)
+    user = shared_service.new_user()
+    token = shared_service.log_in(user)
     settings = {
-        "HOURPASS_URL": service.url,
+        "HOURPASS_URL": shared_service.url,
         "HOURPASS_PUBLIC_PATHS": "/health",
         "HOURPASS_APP": app,
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",

@@ -19,10 +19,10 @@ from tests.support.users import ARTHUR, Person, kid_of, said_in
 
 pytest_plugins = ["tests.support.service_fixtures"]
 
-es256_only = pytest.mark.parametrize("service", ["es256_service"], indirect=True)
+es256_only = pytest.mark.parametrize("service", ["shared_service"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["es256_service", "hs256_service"])
+@pytest.fixture(scope="module", params=["shared_service", "shared_hs256_service"])
 def service(request: pytest.FixtureRequest) -> RunningService:
     """A guard verifies tokens itself with ES256, and asks the service with HS256."""
     service: RunningService = request.getfixturevalue(request.param)

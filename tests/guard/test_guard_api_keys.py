@@ -43,7 +43,7 @@ class KeyMaker:
             await database.close()
 
 
-@pytest.fixture(scope="module", params=["es256_service", "hs256_service"])
+@pytest.fixture(scope="module", params=["shared_service", "shared_hs256_service"])
 def service(request: pytest.FixtureRequest) -> RunningService:
     service: RunningService = request.getfixturevalue(request.param)
     return service
@@ -107,7 +107,7 @@ def test_a_narrowed_key_has_less_and_one_with_networks_works_there_only(
     assert guard.check(key, ip_address="192.0.2.1").id == int(user["id"])
 
 
-@pytest.mark.parametrize("service", ["es256_service"], indirect=True)  # HS256's is a setting
+@pytest.mark.parametrize("service", ["shared_service"], indirect=True)  # HS256's is a setting
 def test_a_revoked_signing_key_ends_no_api_key(
     service: RunningService, guard: Guard, maker: KeyMaker
 ) -> None:

@@ -130,7 +130,9 @@ def test_the_page_after_heartbeats_proves_no_more_than_they_did(
     assert refusal_of(guard, token) is None
 
 
-def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(service: RunningService) -> None:
+def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
+    shared_service: RunningService,
+) -> None:
     asked: list[str] = []
 
     class Counting(httpx.HTTPTransport):
@@ -138,13 +140,13 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(service: RunningSe
             asked.append(request.url.path)
             return super().handle_request(request)
 
-    token = service.new_token()
-    with Guard(service.url, transport=Counting()) as guard:
+    token = shared_service.new_token()
+    with Guard(shared_service.url, transport=Counting()) as guard:
         guard.check(token)
         assert comes_true(lambda: asked.count("/revocations") == 2)
         asked_until = fresh_until(guard)
         assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
-        service.revoke(token)
+        shared_service.revoke(token)
         assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
         assert asked.count("/revocations") <= 3
 
@@ -535,11 +537,11 @@ def test_closing_ends_the_thread_at_once_while_it_waits_for_an_answer(
 
 
 def test_closing_ends_the_thread_at_once_while_a_real_service_delays_its_answer(
-    service: RunningService, monkeypatch: pytest.MonkeyPatch
+    shared_service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
     before = followers()
-    guards = [Guard(service.url) for _ in range(5)]
+    guards = [Guard(shared_service.url) for _ in range(5)]
     for guard in guards:
         guard.start()
     assert len(followers() - before) == 5

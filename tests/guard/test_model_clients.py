@@ -59,8 +59,8 @@ class Key(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(es256_service: RunningService) -> RunningService:
-    return es256_service
+def service(shared_service: RunningService) -> RunningService:
+    return shared_service
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def _running(
 
 
 @pytest.fixture(scope="session")
-def es256_service(
+def shared_service(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     with _running(sqlite_template, tmp_path_factory.mktemp("es256")) as service:
@@ -31,14 +31,9 @@ def es256_service(
 
 
 @pytest.fixture(scope="session")
-def hs256_service(
+def shared_hs256_service(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     settings = {"SIGNING_ALGORITHM": "HS256", "HS256_SECRET": _SHARED_SECRET}
     with _running(sqlite_template, tmp_path_factory.mktemp("hs256"), **settings) as service:
         yield service
-
-
-@pytest.fixture
-def service(es256_service: RunningService) -> RunningService:
-    return es256_service
