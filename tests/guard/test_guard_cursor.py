@@ -182,7 +182,8 @@ def test_a_restarted_service_accepts_the_cursors_of_its_guards(
 
     database = Path(shutil.copy(sqlite_template, tmp_path / "hourpass.db"))
     port, clock = free_port(), MovableClock()
-    guard = Guard(f"http://127.0.0.1:{port}", transport=Recording(), clock=clock)
+    transport = Recording()
+    guard = Guard(f"http://127.0.0.1:{port}", transport=transport, clock=clock)
     with serving_at(port, database) as service:
         token, revoked = service.new_token(), service.new_token()
         service.revoke(service.new_token())
@@ -199,3 +200,4 @@ def test_a_restarted_service_accepts_the_cursors_of_its_guards(
         assert all_come_to([guard], token, InvalidTokenError)
     assert asked.count(False) == 1
     guard.close()
+    transport.close()

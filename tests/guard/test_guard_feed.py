@@ -141,7 +141,7 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
             return super().handle_request(request)
 
     token = shared_service.new_token()
-    with Guard(shared_service.url, transport=Counting()) as guard:
+    with Guard(shared_service.url, transport=Counting) as guard:  # which closes what it creates
         guard.check(token)
         assert comes_true(lambda: asked.count("/revocations") == 2)
         asked_until = fresh_until(guard)
