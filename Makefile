@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH PYTHONWARNINGS PIP_CONSTR
 	PIP_EDITABLE PIP_NO_DEPS PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-clients test-frameworks test-cluster lint format lock build native mutation bench migration clean
+.PHONY: help run test coverage test-examples test-clients test-frameworks test-cluster lint format lock build native mutation bench migration clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -17,11 +17,14 @@ help: ## List the commands
 run: .venv/service ## Start the service on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/hourpass serve
 
-test: .venv/dev debian-packages ## Run every test, on SQLite and PostgreSQL (ARGS="tests/login -x")
+test: .venv/dev debian-packages ## Run the tests, on SQLite and PostgreSQL (ARGS="tests/login -x")
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
-coverage: .venv/dev debian-packages ## Run every test, and list the lines and branches that none of them runs
+coverage: .venv/dev debian-packages ## Run the tests, and list the lines and branches that none of them runs
 	@$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+test-examples: .venv/dev .venv/examples/installed debian-packages ## Run the model servers and proxies of examples/
+	@$(BIN)/pytest -n auto --dist loadfile tests/proxies/check_*.py tests/examples/check_*.py $(ARGS)
 
 test-clients: .venv/dev .venv/clients/node_modules/.package-lock.json client-toolchains ## Generate clients from the OpenAPI document and try them (a minute)
 	@$(BIN)/pytest -n 2 --dist loadfile tests/clients/check_*.py $(ARGS)
@@ -89,6 +92,11 @@ endif
 .venv/dev: requirements-dev.txt .venv/service
 	@$(INSTALL) "Installing the $$(grep -c == $<) packages for development in .venv (some minutes)" \
 		$@ $^ -- --require-hashes -r $<
+
+# Model servers and proxies, with a service for them. They take more room than all other packages.
+.venv/examples/installed: requirements-examples.txt pyproject.toml guard/pyproject.toml
+	@$(INSTALL) "Installing model servers and proxies in .venv/examples (about a minute)" \
+		$@ $^ -- --require-hashes -r $< -- --no-deps --no-build-isolation -e guard -e .
 
 # What an example needs besides the service, in the same versions as for the tests.
 .venv/example_%: examples/%/requirements.txt .venv/service

@@ -1,5 +1,5 @@
-"""`switchover` hands over to a standby, `kill-primary` kills the primary. Each prints what a client
-sees meanwhile, one line a second.
+"""`switchover` hands over to a standby, `kill-primary` kills the primary. Each prints the responses
+that a client gets meanwhile, one line a second.
 """
 
 import secrets
@@ -44,7 +44,7 @@ class Client:
             threading.Thread(target=self._repeat, args=(name,), daemon=True).start()
 
     def take_results(self) -> Results:
-        """Of the calls since the last time."""
+        """A summary of the calls since the last one."""
         results, self._results = self._results, {name: Counter() for name in self._calls}
         return results
 
@@ -71,7 +71,7 @@ class Client:
 
 
 def show(second: int, results: Results, note: str = "") -> None:
-    """For example `12 s  logins 503 x4  token checks 200 x5  registrations none x1`."""
+    """A line such as `12 s  logins 503 x4  token checks 200 x5  registrations none x1`."""
     columns = [f"{second:3} s"]
     for name, counter in results.items():
         answers = [f"{answer or 'no answer'} x{times}" for answer, times in counter.items()]
@@ -80,7 +80,7 @@ def show(second: int, results: Results, note: str = "") -> None:
 
 
 def watch(cluster: Cluster, act: Callable[[], None]) -> None:
-    """Until another member has led for some seconds."""
+    """Print a line a second until another member has led for some seconds."""
     client = Client(cluster)
     client.start()
     primary, led_since = cluster.primary(), None

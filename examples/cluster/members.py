@@ -31,7 +31,7 @@ class Cluster:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """By name: in production, each of them is a machine."""
+        """The address of each host by its name. In production, each is a machine."""
         numbers = {"front": 1, "etcd": 2, "member1": 11, "member2": 12, "member3": 13}
         numbers |= {"host_a": 21, "host_b": 22}
         return {name: f"{self.network}.{number}" for name, number in numbers.items()}
@@ -66,7 +66,7 @@ class Cluster:
         self.patroni("POST", leader, "switchover", {"leader": leader})
 
     def configure(self, changes: dict[str, Any]) -> None:
-        """As `patronictl edit-config` does."""
+        """Change the configuration as `patronictl edit-config` does."""
         self.patroni("PATCH", self.primary() or "", "config", changes)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:

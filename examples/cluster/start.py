@@ -61,7 +61,8 @@ class Processes:
                 print(f"{name} starts again", flush=True)
 
     def stop(self) -> None:
-        """At once, because the data is removed. Patroni first: it would start PostgreSQL again."""
+        """Kill all processes, because the data is removed. Patroni first: it would start PostgreSQL
+        again."""
         members = self._cluster.members
         for name in members.keys() & self._processes.keys():
             self._processes[name].kill()

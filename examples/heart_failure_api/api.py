@@ -1,5 +1,5 @@
-"""How likely is it that a patient has a heart disease? Only users of Hourpass may ask, and each
-prediction is written down with the user who asked for it.
+"""Predicts how likely it is that a patient has a heart disease. Only users of Hourpass can call it,
+and it records each prediction with its user.
 """
 
 import os
@@ -30,7 +30,7 @@ guard.protect(app, public=["/docs", "/openapi.json"])
 
 
 class Patient(BaseModel):
-    """In the order of the columns that the classifier was trained on."""
+    """Its members are in the order of the columns that the classifier was trained on."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -78,7 +78,7 @@ class Prediction(BaseModel):
 
 @app.post("/predict")
 def predict(patient: Patient, user: Caller) -> Prediction:
-    """In a thread of FastAPI's, so that others need not wait for the classifier or the disk."""
+    """FastAPI runs this in a thread, so that other requests do not wait for it."""
     values: list[Any] = [list(patient.model_dump().values())]
     probability = float(classifier.predict_proba(values)[0, 1])
     prediction = Prediction(at=datetime.now(UTC), probability=round(probability, 3))
@@ -100,7 +100,7 @@ def predict(patient: Patient, user: Caller) -> Prediction:
 
 @app.get("/predictions")
 def list_predictions(user: Caller) -> list[Prediction]:
-    """One's own last hundred, the newest first."""
+    """Your last hundred predictions, the newest first."""
     with _records() as records:
         rows = records.execute(
             "SELECT at, probability FROM predictions WHERE user_id = ? ORDER BY id DESC LIMIT 100",
@@ -111,7 +111,7 @@ def list_predictions(user: Caller) -> list[Prediction]:
 
 @app.exception_handler(RequestValidationError)
 async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong and where. FastAPI's own answer would repeat a patient's data."""
+    """The response says what is wrong and where. FastAPI's own would repeat a patient's data."""
     fields = [
         {"field": problem["loc"][-1], "message": problem["msg"]} for problem in error.errors()
     ]
@@ -120,7 +120,7 @@ async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
 
 @contextmanager
 def _records() -> Iterator[sqlite3.Connection]:
-    """A transaction on the file where the predictions are written down."""
+    """A transaction on the file of predictions."""
     with closing(sqlite3.connect(place / "predictions.db", timeout=10)) as records, records:
         yield records
 

@@ -1,4 +1,4 @@
-"""A client: registers a user, if need be, and asks for a prediction."""
+"""A client: registers a user, unless there is one, and asks for a prediction."""
 
 import json
 import os
@@ -19,6 +19,7 @@ registered = httpx.post(f"{hourpass}/register-user", json=ada)
 if registered.status_code not in (201, 409):
     raise SystemExit(f"Cannot register: {registered.text}")
 with HourpassAuth(hourpass, ada["username"], ada["password"]) as auth:
-    answer = httpx.post(f"{api}/predict", json=patient, auth=auth)
+    # The API may still be connecting to Hourpass.
+    answer = httpx.post(f"{api}/predict", json=patient, auth=auth, timeout=60)
     print(f"{answer.status_code} {answer.text}")
     answer.raise_for_status()

@@ -1,4 +1,4 @@
-"""Build time: trains on the Cleveland heart disease data and writes the classifier into a file."""
+"""Trains a classifier on the Cleveland heart disease data, and writes it to a file."""
 
 import sys
 from pathlib import Path

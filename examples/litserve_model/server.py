@@ -1,4 +1,4 @@
-"""LitServe with a model that tells the species of irises, closed to all but users of Hourpass."""
+"""A model in LitServe that predicts the species of irises, for users of Hourpass only."""
 
 import os
 from typing import Any

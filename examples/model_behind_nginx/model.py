@@ -1,6 +1,6 @@
-"""A model server that knows nothing of users: it trains on irises and tells their species.
+"""A model server without users of its own. It predicts the species of irises.
 
-Whoever gets here has been let in by the proxy; who that is only goes into the log.
+The proxy accepts only users of Hourpass, and names them in headers. This server logs the name.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""An API that speaks as OpenAI's, closed to all but users of Hourpass with a scope for the model.
+"""An API compatible with OpenAI's, for users of Hourpass with a scope for the model.
 
-Its models repeat what they are told, a word at a time. Put your own in their place.
+Its models repeat the prompt word by word. Replace them with your own.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ WORDS_PER_SECOND = 20
 
 
 def openai_error(error: GuardError) -> dict[str, Any]:
-    """What OpenAI's clients expect to find in a refusal."""
+    """The error body that OpenAI's clients expect."""
     message = str(error)
     if isinstance(error, InsufficientScopeError) and error.scope:
         message = f"{message}: {error.scope}"

@@ -24,7 +24,7 @@ def require_asyncio(what: str) -> None:
 
 
 async def wait_for(future: Future[_T], seconds: float | None = None) -> _T:
-    """Its result. Canceling the caller cancels the future, if it has not begun.
+    """The future's result. Canceling the caller cancels the future, if it has not begun.
 
     Raises TimeoutError after so many seconds, which cancels it too.
     """

@@ -232,8 +232,8 @@ def _token(guard: Guard, details: grpc.HandlerCallDetails) -> str:
 
 
 def _client_address(context: Any) -> str | None:
-    """Of `ipv4:192.0.2.1:50000` or `ipv6:[2001:db8::1]:50000`, which may be percent-encoded. None
-    on a Unix socket."""
+    """The client's IP address. `peer()` is `ipv4:192.0.2.1:50000` or `ipv6:[2001:db8::1]:50000`,
+    possibly percent-encoded. None on a Unix socket."""
     kind, _, address = unquote(context.peer()).partition(":")
     return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else None
 
@@ -254,7 +254,7 @@ def _from_networks(
 
 
 def _refusing(error: GuardError) -> Handler:
-    """For any kind of call. It does not wait for a message, as a unary handler would."""
+    """A handler for any kind of call. It does not wait for a message, as a unary handler would."""
 
     async def refuse(_: Any, context: Any) -> None:
         await _abort(error, context)

@@ -12,7 +12,7 @@ from hourpass.guard.mcp_user import access_token_fields
 
 
 class HourpassTokenVerifier:
-    """For `MCPServer(token_verifier=…, auth=…)`.
+    """The token verifier of `MCPServer(token_verifier=…, auth=…)`.
 
     The SDK turns the error of an unreachable service into 500. Put `guard.middleware` around the
     app for 503.

@@ -20,13 +20,13 @@ def hourpass_issuer() -> Iterator["Issuer"]:
 
 @pytest.fixture(scope="module")
 def module_hourpass_issuer() -> Iterator["Issuer"]:
-    """One for all tests of a module, as for a client that they share."""
+    """An issuer for all tests of a module, for example because they share a client."""
     yield from _issuer()
 
 
 @pytest.fixture(scope="session")
 def session_hourpass_issuer() -> Iterator["Issuer"]:
-    """One for all tests."""
+    """An issuer for all tests."""
     yield from _issuer()
 
 

@@ -98,7 +98,8 @@ def _paths(environ: "WSGIEnvironment") -> tuple[str, str, bytes]:
 
 
 def _headers(environ: "WSGIEnvironment") -> list[tuple[bytes, bytes]]:
-    """As in ASGI. Servers join several of one name with a comma, which no credential has."""
+    """The headers as in ASGI. Servers join several of one name with a comma, which no credential
+    contains."""
     return [
         (key.removeprefix("HTTP_").replace("_", "-").lower().encode(), value.encode("latin-1"))
         for key, value in environ.items()

@@ -1,4 +1,4 @@
-"""Headers besides `Authorization` that may have an API key, for clients of Anthropic and Azure."""
+"""Headers other than `Authorization` with an API key, as Anthropic's and Azure's clients send."""
 
 import asyncio
 from collections.abc import Iterable, Iterator

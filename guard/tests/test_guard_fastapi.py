@@ -1,4 +1,4 @@
-"""The guard as what FastAPI's routes depend on."""
+"""The guard as a dependency of FastAPI's routes."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What the middleware tells an app of its user, and what a caller cannot fake."""
+"""The headers with the user that the middleware adds, and that a caller cannot forge."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The middleware: nothing is open but what is named, whatever a path is dressed up as."""
+"""The middleware opens only the paths that are named, in their own spelling."""
 
 import asyncio
 import os
@@ -117,7 +117,7 @@ def test_public_paths_need_no_token(client: httpx.Client, path: str) -> None:
     ],
 )
 async def test_everything_else_needs_one(path: str) -> None:
-    """As a server hands paths on: decoded once."""
+    """The path as servers pass it on: decoded once."""
     scope = {
         "type": "http",
         "path": unquote(path),
@@ -223,7 +223,7 @@ async def test_a_kind_of_request_that_is_not_known_yet_is_never_public() -> None
 
 
 async def test_a_refusal_has_the_headers_that_asgi_asks_for() -> None:
-    """In small letters, as some servers send them unchanged."""
+    """In lower case, as some servers send them unchanged."""
     answer = await answer_to({"type": "http", "path": "/predict", "headers": []})
     assert answer["headers"] == [
         (b"content-type", b"application/json"),
@@ -244,7 +244,7 @@ def test_a_single_path_is_not_read_as_a_list_of_characters() -> None:
 
 
 def test_check_and_middleware_work_without_fastapi() -> None:
-    """In a process that cannot import it."""
+    """Run the program in a process that cannot import it."""
     program = """
         import sys
         for name in ("fastapi", "starlette"):

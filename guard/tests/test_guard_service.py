@@ -1,4 +1,4 @@
-"""What the service may answer, and what a guard takes for an answer. Else it is an outage."""
+"""Responses that a guard accepts from the service. It treats any other response as an outage."""
 
 import asyncio
 import gzip
@@ -107,7 +107,7 @@ def test_without_public_keys_the_service_is_asked_once_and_the_feed_revokes_late
     assert refusal_of(guard, token) is InvalidTokenError
 
 
-async def test_more_async_callers_than_may_wait_are_told_to_come_again(
+async def test_more_async_callers_than_may_wait_get_503(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hourpass.guard.token_checker.MAX_ASKING", 20)
@@ -129,7 +129,7 @@ async def test_more_async_callers_than_may_wait_are_told_to_come_again(
 
 
 def vouches_for_each_token(issuer: Issuer) -> None:
-    """As with a shared secret, with which only the service can verify."""
+    """A service that signs with a shared secret, so that only it can verify tokens."""
     answers(issuer, "/.well-known/jwks.json", lambda _: httpx.Response(200, json={"keys": []}))
     answers(issuer, "/verify", lambda _: httpx.Response(200))
 
@@ -165,7 +165,7 @@ async def test_an_async_caller_with_a_cached_token_does_not_wait(
     await waiting
 
 
-async def test_an_async_caller_of_a_guard_that_is_being_closed_is_told_to_come_again(
+async def test_an_async_caller_of_a_guard_that_is_being_closed_gets_503(
     issuer: Issuer,
 ) -> None:
     guard = guarded(issuer)
@@ -364,7 +364,9 @@ def test_invalid_arguments_of_a_guard_are_rejected_at_once(arguments: dict[str, 
         pytest.param({"on_outage": "trust", "trust_for": timedelta(seconds=10)}, 10, id="least"),
     ],
 )
-def test_for_how_long_a_guard_uses_what_it_knows(arguments: dict[str, Any], seconds: int) -> None:
+def test_for_how_long_a_guard_uses_its_keys_and_revocations(
+    arguments: dict[str, Any], seconds: int
+) -> None:
     guard = Guard("https://hourpass.example", **arguments)
     assert guard.fresh_for == timedelta(seconds=seconds)
     assert guard.timeout == 5

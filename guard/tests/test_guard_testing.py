@@ -1,4 +1,4 @@
-"""What hourpass.testing gives to the tests of a guarded API: run as its users would, by pytest."""
+"""hourpass.testing in the tests of an API, run by pytest as its users run it."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_refused(issuer, kind):
     with pytest.raises(GuardError):
         guard.check(getattr(issuer, f"{kind}_token")("predict"))
 
-def test_held(issuer):
+def test_valid(issuer):
     user = guard.check(issuer.token("predict", user_id=7, username="galahad"))
     assert (user.id, user.username, user.scopes) == (7, "galahad", {"predict"})
     assert authorization("x") == {"Authorization": "Bearer x"}
@@ -70,6 +70,27 @@ def test_time(issuer):
     with pytest.raises(GuardError):
         guard.check(token)
 """
+
+
+# The other plugins that are installed here take most of the time of a start.
+WITHOUT_PLUGINS = [
+    f"-pno:{name}"
+    for name in ("asyncio", "xdist", "anyio", "hypothesispytest", "schemathesis", "pytest_cov")
+]
+
+
+def run_pytest(directory: Path, *options: str, **variables: str) -> str:
+    """What it prints."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *WITHOUT_PLUGINS, *options],
+        cwd=directory,
+        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""), **variables),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 NESTED_CONFTEST = """
@@ -114,16 +135,7 @@ def test_the_plugin_works_in_the_tests_of_others_with_warnings_as_errors(
     (tmp_path / "nested" / "test_nested.py").write_text(NESTED_TESTS)
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_api.py").write_text(TESTS)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio"],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", ""), **variables),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout
-    assert "10 passed" in result.stdout
+    assert "10 passed" in run_pytest(tmp_path, "-W", "error", **variables)
 
 
 def test_the_plugin_costs_nothing_in_a_run_that_does_not_use_it() -> None:
@@ -156,15 +168,7 @@ def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "my_api.py").write_text(api)
     (tmp_path / "conftest.py").write_text(conftest + CLIENT)
     (tmp_path / "test_my_api.py").write_text(test)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert "1 passed" in result.stdout, result.stdout + result.stderr
+    assert "1 passed" in run_pytest(tmp_path)
 
 
 def test_a_closed_issuer_restores_the_guard() -> None:

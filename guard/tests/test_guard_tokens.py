@@ -1,4 +1,4 @@
-"""What a guard takes for a token: only what the service would write, and has signed."""
+"""A guard accepts only tokens that the service would write and has signed."""
 
 import base64
 import hashlib
@@ -81,9 +81,7 @@ def unsigned(issuer: Issuer) -> str:
     return f"{segment(header)}.{issuer.token().split('.')[1]}."
 
 
-def test_what_the_fixture_signs_under_the_headers_of_the_service_holds(
-    guard: Guard, issuer: Issuer
-) -> None:
+def test_a_token_with_the_headers_of_the_service_is_valid(guard: Guard, issuer: Issuer) -> None:
     assert refusal_of(guard, with_header(issuer)) is None
     assert refusal_of(guard, issuer.token(user_id=2**63 - 1)) is None
 
@@ -208,7 +206,7 @@ NOW: int = FULL["iat"]
 
 
 def signed(claims: dict[str, Any]) -> str:
-    """By the issuer's key, whatever they are."""
+    """A token with any claims, signed with the issuer's key."""
     header = {"kid": ISSUER._key.kid, "typ": "at+jwt"}
     payload = json.dumps(claims).encode()
     return jwt.PyJWS().encode(payload, ISSUER._key._private, "ES256", header)
@@ -230,9 +228,9 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-@examples(deadline=None, database=None, derandomize=True, max_examples=40)
+@examples(deadline=None, database=None, derandomize=True, max_examples=20)
 @given(value=JSON_VALUES)
-def test_no_claim_makes_the_reader_stumble(name: str, value: object) -> None:
+def test_any_value_of_a_claim_is_valid_or_refused(name: str, value: object) -> None:
     try:
         verified = VERIFIER.verify(signed({**FULL, name: value}), NOW)
     except InvalidTokenError:
@@ -320,7 +318,7 @@ def test_the_time_limits_of_a_token_are_exact(
 def test_a_token_has_4096_bytes_at_most(length: int, is_valid: bool) -> None:
     long = next(
         token
-        for token in (signed({**FULL, "note": "x" * size}) for size in range(4_000))
+        for token in (signed({**FULL, "note": "x" * size}) for size in range(2_000, 3_000))
         if len(token) == length
     )
     if is_valid:

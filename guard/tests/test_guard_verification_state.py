@@ -1,5 +1,5 @@
-"""What a guard has heard stays in force for its time: whatever the feed, the keys, and the clocks
-do. And there is a bound to it."""
+"""A guard keeps each revocation for its time, whatever the feed, the keys and the clocks do. The
+number of revocations is limited."""
 
 import threading
 import time
@@ -16,7 +16,8 @@ from hourpass.guard import revocation_feed, verification_state
 from hourpass.guard.service_client import MAX_KEPT, MAX_VALUE_LENGTH, MIN_KEPT, FeedPage
 from hourpass.guard.token_verifier import Verified
 from hourpass.guard.verification_state import MAX_REVOCATIONS, Revocations
-from hourpass.testing import KEPT_AFTERWARDS, LIFETIME, Issuer, SigningKey
+from hourpass.testing import LIFETIME, Issuer, SigningKey
+from hourpass.testing.issuer import KEPT_AFTERWARDS
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded, page, state_of
 
@@ -120,7 +121,7 @@ def test_while_it_starts_over_no_check_misses_what_was_heard(issuer: Issuer) -> 
 def test_without_public_keys_starting_over_checks_each_token_again(
     issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing else would tell that the service at this address is another one now."""
+    """Nothing else shows that another service has this address now."""
     vouched: list[int] = [200]
     answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": []}))
     answers(issuer, "/verify", lambda _: httpx.Response(vouched[-1]))
@@ -288,7 +289,7 @@ def test_revocations_without_valid_tokens_are_deleted(issuer: Issuer) -> None:
     assert "jti:0" not in state_of(guard).revocations._forget_at
 
 
-def test_a_feed_without_end_is_not_kept_and_lets_nobody_in(
+def test_a_feed_without_end_is_not_kept_and_all_tokens_are_refused(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(verification_state, "MAX_REVOCATIONS", 5)

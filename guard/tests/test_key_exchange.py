@@ -24,8 +24,13 @@ from hourpass.guard.invalid_tokens import MAX_REMEMBERED
 from hourpass.guard.key_exchange import MAX_EXCHANGES
 from hourpass.guard.networks import client_network
 from hourpass.guard.refused_keys import RefusedKeys
-from hourpass.testing import Issuer, SigningKey
-from tests.support.guards import comes_true, guard_messages, refusal_of
+from hourpass.testing import Issuer, SigningKey, feed
+from tests.support.guards import (
+    comes_true,
+    fast_garbage_collection,
+    guard_messages,
+    refusal_of,
+)
 from tests.support.handmade_tokens import KEYS_PATH, StillClock, answers, guarded
 from tests.support.issuer_server import serving_issuer
 
@@ -40,7 +45,7 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
 
 
 class Exchanges:
-    """Those of an issuer, which a test can hold up or fail."""
+    """The exchanges of an issuer, which a test can delay or make fail."""
 
     def __init__(self, issuer: Issuer) -> None:
         self.number = self.running = self.most = 0
@@ -169,7 +174,7 @@ def test_a_key_ends_at_once_and_works_again_if_the_service_says_so(
         assert guard.check(key).id == 1
 
 
-def test_a_narrowed_key_goes_on_with_less(issuer: Issuer, exchanges: Exchanges) -> None:
+def test_a_narrowed_key_has_fewer_rights(issuer: Issuer, exchanges: Exchanges) -> None:
     guard = guarded(issuer)
     team = issuer.group("fraud-team", "predict:fraud-*")
     key = issuer.api_key("train", "predict:x", groups=[team])
@@ -261,7 +266,7 @@ def test_a_renewal_that_is_refused_ends_the_key_and_one_that_fails_does_not(
     assert comes_true(lambda: refusal_of(guard, key) is InvalidTokenError)
 
 
-def test_while_the_service_is_away_known_keys_go_on_until_their_token_expires(
+def test_during_an_outage_known_keys_work_until_their_token_expires(
     issuer: Issuer,
 ) -> None:
     guard = guarded(issuer, on_outage="trust", trust_for=60 * MINUTE)
@@ -324,7 +329,7 @@ def test_neither_keys_nor_their_plain_hashes_stay_in_memory(issuer: Issuer) -> N
 
 
 @pytest.mark.parametrize("keys", ["public keys", "a shared secret"])
-def test_after_a_revoked_signing_key_nobody_goes_on_with_an_old_token(
+def test_after_a_signing_key_is_revoked_old_tokens_are_refused(
     issuer: Issuer, exchanges: Exchanges, keys: str
 ) -> None:
     if keys == "a shared secret":
@@ -371,7 +376,7 @@ def test_a_caller_waits_for_three_seconds(
     assert exchanges.number == 1
 
 
-async def test_more_async_callers_than_may_wait_are_told_to_come_again(
+async def test_more_async_callers_than_may_wait_get_503(
     issuer: Issuer, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert key_exchange.MAX_WAITING == 1_024
@@ -420,7 +425,7 @@ def test_forged_keys_cost_fifty_requests_a_second_for_each_client(
         assert guard.check(issuer.api_key(), ip_address="192.0.2.1").id == 1
 
 
-def test_more_new_keys_than_may_be_exchanged_at_a_time_are_told_to_come_again(
+def test_more_new_keys_than_may_be_exchanged_at_a_time_get_503(
     issuer: Issuer, exchanges: Exchanges
 ) -> None:
     guard = guarded(issuer)
@@ -593,26 +598,26 @@ def test_closing_does_not_wait_for_exchanges_and_cancels_those_that_wait(
         assert ServiceUnavailableError in {call.result() for call in calls}
 
 
-def test_a_dropped_guard_leaves_no_thread(issuer: Issuer) -> None:
+def test_a_dropped_guard_leaves_no_thread(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)  # at the next one the thread ends
     before = set(threading.enumerate())  # those of guards of earlier tests may still end
-    guard = guarded(issuer)
-    guard.check(issuer.api_key())
-    issuer._undo.pop_all()
     names = ("hourpass-feed", "hourpass-keys")
 
     def threads() -> list[str]:
         new = set(threading.enumerate()) - before
         return [thread.name for thread in new if thread.name.startswith(names)]
 
-    assert len(threads()) == 2
-    del guard
-
     def is_gone() -> bool:
-        gc.collect()  # in a large process for so long that the threads hardly run
-        time.sleep(0.2)
+        gc.collect()
         return threads() == []
 
-    assert comes_true(is_gone)
+    with fast_garbage_collection():
+        guard = guarded(issuer)
+        guard.check(issuer.api_key())
+        issuer._undo.pop_all()
+        assert len(threads()) == 2
+        del guard
+        assert comes_true(is_gone)
 
 
 def test_a_copy_of_a_guard_reads_the_same_headers() -> None:

@@ -1,4 +1,4 @@
-"""The name of a model in a request: found only where no parser finds another one."""
+"""The name of a model is read from a request only if every parser finds the same name."""
 
 import json
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Tokens and API keys with networks work from these only."""
+"""Tokens and API keys with networks work only from these networks."""
 
 import asyncio
 from collections.abc import Iterable

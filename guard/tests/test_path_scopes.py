@@ -1,4 +1,4 @@
-"""Middleware with scopes by path: no path slips past its pattern."""
+"""Middleware with scopes by path: no spelling of a path avoids its pattern."""
 
 import asyncio
 import json

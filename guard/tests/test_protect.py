@@ -1,4 +1,4 @@
-"""`guard.protect(app)` closes everything in an app, and opens what is named."""
+"""`guard.protect(app)` protects everything in an app except the paths that are named."""
 
 import logging
 from collections.abc import Iterator

@@ -97,8 +97,8 @@ def test_ruby(company: Company, openapi_generator: Path) -> None:
 
 
 def test_kotlin(openapi_generator: Path) -> None:
-    """By reading, since no package brings the libraries to compile it with: an optional member of
-    a change is null until it is set, and Moshi omits what is null."""
+    """The client is read, not compiled: no package has the libraries that it needs. An optional
+    member of a change is null until it is set, and Moshi omits what is null."""
     models = openapi_generator / "kotlin/src/main/kotlin/org/openapitools/client/models"
     for name in CHANGES:
         text = models.joinpath(f"{name}.kt").read_text()

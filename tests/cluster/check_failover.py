@@ -1,4 +1,4 @@
-"""A PostgreSQL that fails over under load: examples/cluster, which keeps what it acknowledged.
+"""PostgreSQL fails over under load in examples/cluster, and loses nothing that it acknowledged.
 
 `make test-cluster` installs Debian's packages and runs this file. An ordinary test run does not
 collect it. What must never happen is asserted as it is. Times are printed; their limits are several
@@ -96,7 +96,7 @@ async def check_accepted(guards: Guards, workers: Workers, tokens: list[str]) ->
 async def check_all_that_was_acknowledged(
     clients: Clients, guards: Guards, workers: Workers
 ) -> None:
-    """Nothing is missing, no id was given twice, no response was a 500."""
+    """No change is missing, no id was used twice, and no response was a 500."""
     assert clients.unexpected == []
     ids = [user.id for user in clients.users]
     assert len(ids) == len(set(ids))

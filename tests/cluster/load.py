@@ -1,4 +1,4 @@
-"""Clients of both hosts, which remember all that was acknowledged, and a bounded load of them."""
+"""Clients of both hosts, which record what was acknowledged, and a limited load of them."""
 
 import asyncio
 import random
@@ -25,7 +25,8 @@ NOT_NOW = {None, 502, 503, 504}
 
 @dataclass
 class User:
-    """As far as responses said so. After a change without one, `is_certain` is False."""
+    """A user as the responses describe it. After a change without a response, `is_certain` is
+    False."""
 
     id: int
     username: str
@@ -196,7 +197,7 @@ class Load:
                 stopping.set()
 
     async def _do_each(self) -> None:
-        """So that a slow machine, which does little in the time, has done all of them."""
+        """Do each operation at least three times, even on a slow machine."""
         clients = self._clients
         for operation in (
             clients.refresh,
@@ -216,8 +217,8 @@ class Load:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _act(self) -> None:
-        """With a user that no other client uses meanwhile. New users come first, and disabled and
-        uncertain ones are left alone."""
+        """Do one operation with a user that no other client uses meanwhile. New users come first.
+        Disabled and uncertain users are not used again."""
         user = self._idle.popleft() if len(self._idle) > CLIENTS else await self._clients.register()
         if user is None:
             return

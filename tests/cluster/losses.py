@@ -19,7 +19,7 @@ CLIENTS = 6
 
 
 async def make_asynchronous(cluster: Cluster) -> None:
-    """Until Patroni no longer names a synchronous standby. A standby that lacks more than a
+    """Wait until Patroni no longer names a synchronous standby. A standby that lacks more than a
     megabyte may take over too: a busy machine needs seconds for what is to be lost."""
     changes = {"synchronous_mode": False, "maximum_lag_on_failover": 2**30}
     await asyncio.to_thread(cluster.configure, changes)
@@ -29,7 +29,7 @@ async def make_asynchronous(cluster: Cluster) -> None:
 
 
 async def standbys_have_all(cluster: Cluster) -> None:
-    """Until every standby has written what the primary has."""
+    """Wait until every standby has written what the primary has."""
     async with httpx.AsyncClient(verify=False) as client, asyncio.timeout(WAIT_SECONDS):
         while True:
             states = [

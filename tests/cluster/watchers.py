@@ -1,4 +1,4 @@
-"""Guards and workers, asked whether they accept tokens."""
+"""Asks guards and workers whether they accept tokens."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ SAMPLE = 20
 
 
 class Guards:
-    """At the front and at each host. Asked all the time while `watching`."""
+    """Guards at the front and at each host, which check tokens all the time while `watching`."""
 
     def __init__(self, cluster: Cluster, clients: Clients, good_tokens: list[str]) -> None:
         self.wrong: list[str] = []
@@ -117,7 +117,7 @@ class Workers:
                 await client.aclose()
 
     async def statuses(self, path: str, tokens: Iterable[str] = ("",)) -> list[int]:
-        """Of each worker, for each token."""
+        """The responses of each worker for each token."""
         listed = list(tokens)
         answers = await asyncio.gather(*(self._ask(one, path, listed) for one in self._clients))
         return [status for statuses in answers for status in statuses]

@@ -1,4 +1,4 @@
-"""The book's own notebook, cell by cell: its requests get the answers that it prints.
+"""The book's own notebook, cell by cell: its requests get the responses that it prints.
 
 Only the first registration answers 201, because here nobody is registered yet. Members may be added
 to a body, so the printed ones are what counts.
@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from tests.support.markers import on_sqlite
+
 
 def assert_prints(response: requests.Response, code: int, body: dict[str, Any]) -> None:
     print(f"Response code: {response.status_code}; Response: {response.json()}")  # noqa: T201 - as the notebook does
@@ -17,6 +19,7 @@ def assert_prints(response: requests.Response, code: int, body: dict[str, Any]) 
     assert body.items() <= response.json().items()
 
 
+@on_sqlite
 def test_the_notebook_runs_as_printed(serve: Callable[..., AbstractContextManager[str]]) -> None:
     with serve() as url:
         user_dict = {

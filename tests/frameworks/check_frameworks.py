@@ -79,7 +79,7 @@ def is_refused(response: httpx.Response) -> bool:
 
 
 def answers(client: httpx.Client, token: str, path: str, body: object) -> str:
-    """What users get. Everybody else, and what a caller says of itself, is refused or ignored."""
+    """Users get a prediction. Others are refused, and identity headers of callers are ignored."""
     arthur = {"X-Auth-Username": "arthur", "X_Auth_Username": "arthur", "Remote-User": "arthur"}
     assert is_refused(client.post(path, json=body, headers=arthur))
     assert is_refused(client.post(path, json=body, headers=bearer(token[:-4] + "AAAA")))
@@ -292,7 +292,7 @@ def execute_request(code: str) -> dict[str, Any]:
 
 
 def test_ray_serve(token: str, start: Start) -> None:
-    """Its proxy answers two paths of its own to everybody."""
+    """Its proxy answers two of its own paths without a token."""
     variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     with start("ray", "python", "run.py", "{port}", **variables) as client:
         assert answers(client, token, "/predict", {}).startswith('"42 for user')

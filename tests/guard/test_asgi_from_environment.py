@@ -1,9 +1,8 @@
-"""The guard of loaders that take a dotted path, and its settings."""
+"""The guard loaded by a dotted path, with settings from the environment."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,8 +11,10 @@ import pytest
 from hourpass.environment import ConfigurationError, read
 from tests.support.api_process import running_api
 from tests.support.processes import environment, free_port
-from tests.support.service_process import serving
-from tests.support.users import LANCELOT, bearer
+from tests.support.running_service import RunningService
+from tests.support.users import bearer
+
+pytest_plugins = ["tests.support.service_fixtures"]
 
 URL = {"HOURPASS_URL": "https://hourpass.example"}
 
@@ -118,14 +119,6 @@ def test_a_missing_setting_is_the_last_line_at_start() -> None:
     assert "HOURPASS_URL is not set" in ran.stderr.splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def hourpass(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    path = tmp_path_factory.mktemp("asgi") / "hourpass.db"
-    with serving(f"sqlite:///{path}") as url, httpx.Client(base_url=url) as client:
-        client.post("/register-user", json=LANCELOT)
-        yield client
-
-
 @pytest.mark.parametrize(
     ("command", "app"),
     [
@@ -136,11 +129,12 @@ def hourpass(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
     ids=["middleware", "asgi_factory", "wsgi_factory"],
 )
 def test_the_app_is_protected(
-    hourpass: httpx.Client, tmp_path: Path, command: list[str], app: str
+    shared_service: RunningService, tmp_path: Path, command: list[str], app: str
 ) -> None:
-    token = hourpass.post("/token", json=LANCELOT).json()["token"]
+    user = shared_service.new_user()
+    token = shared_service.log_in(user)
     settings = {
-        "HOURPASS_URL": str(hourpass.base_url),
+        "HOURPASS_URL": shared_service.url,
         "HOURPASS_PUBLIC_PATHS": "/health",
         "HOURPASS_APP": app,
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
@@ -152,5 +146,5 @@ def test_the_app_is_protected(
     with running_api(started, environment(**settings), f"{url}/health", tmp_path):
         assert httpx.get(f"{url}/predict").status_code == 401
         response = httpx.get(f"{url}/predict", headers=bearer(token))
-        assert (response.status_code, response.text) == (200, LANCELOT["username"])
+        assert (response.status_code, response.text) == (200, user["username"])
         assert httpx.get(f"{url}/health", headers=bearer(token)).text == "nobody"

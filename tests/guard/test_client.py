@@ -1,4 +1,4 @@
-"""HourpassAuth sends a token to the API where it was attached, and nothing to anybody else."""
+"""HourpassAuth sends its token only to the API that it is used with."""
 
 import io
 import subprocess

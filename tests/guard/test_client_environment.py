@@ -1,4 +1,4 @@
-"""What the machine's environment does to guards and clients: nothing that they were not told.
+"""Guards and clients ignore the machine's environment, such as proxies and certificates.
 
 Each test has a real service on a real socket, with TLS and proxies as in a company's network.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hourpass import Guard, HourpassAuth, ServiceUnavailableError
-from hourpass.client import token_source
+from hourpass.client import token_endpoint
 from hourpass.guard import service_client
 from hourpass.http.errors import cause_of
 from hourpass.testing import Issuer
@@ -123,7 +123,7 @@ def test_a_private_authority_and_a_client_certificate_are_arguments(
 
 
 @both
-def test_an_unknown_authority_is_an_outage_that_says_so(
+def test_an_unknown_authority_is_logged_as_an_outage(
     private_network: tuple[Issuer, str], use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, url = private_network
@@ -187,12 +187,12 @@ SLOW = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX: " + b"x" * 200
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 200, id="body"),
     ],
 )
-def test_a_server_that_sends_a_byte_now_and_then_holds_nobody(
+def test_a_server_that_sends_single_bytes_cannot_exceed_the_time_limit(
     use: Use, answer: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A limit for each read would begin again with each byte."""
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(token_source, "TIMEOUT", 0.3)
+    monkeypatch.setattr(token_endpoint, "TIMEOUT", 0.3)
     with dribbling_server(answer, pause=0.02) as url:
         assert re.search("no answer in time|too slow", outage(use, caplog, url))
 
@@ -205,7 +205,7 @@ def broken() -> Any:
 def test_an_unexpected_error_is_an_outage_with_one_line_in_the_log(
     use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a transport that lacks a package."""
+    """A transport that lacks a package."""
     line = outage(use, caplog, "https://hourpass.example", transport=broken)
     place = f"in {Path(__file__).name}, line {broken.__code__.co_firstlineno + 1}"
     assert f"ImportError {place}" in line

@@ -1,4 +1,4 @@
-"""HourpassAuth in the HTTP clients of today: httpx2, and the SDKs of openai and of MCP.
+"""HourpassAuth in httpx2 and in the SDKs of openai and MCP.
 
 Each calls an API behind a guard on a real socket. Its token is revoked in between, so that a client
 that does not repeat the refused request fails.
@@ -113,7 +113,7 @@ def model(service: ClientService, auth: HourpassAuth) -> Iterator[Model]:
 
 
 class ServiceClock:
-    """That of the service, whose tokens are of another day."""
+    """The service's clock, whose tokens are of another day."""
 
     def __init__(self, service: ClientService) -> None:
         self._service = service

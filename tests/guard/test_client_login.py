@@ -1,4 +1,4 @@
-"""Each login of HourpassAuth runs in a thread of its own, and its result is used with care."""
+"""Logins of HourpassAuth: threads, errors, retries, and how the token is used."""
 
 import asyncio
 import inspect
@@ -201,10 +201,10 @@ def test_threads_change_the_login_that_they_share_one_at_a_time(
         ("win32", {}, 5.0),
     ],
 )
-def test_the_age_of_a_token_is_told_by_a_clock_that_nobody_can_set(
+def test_the_age_of_a_token_is_measured_with_a_monotonic_clock(
     monkeypatch: pytest.MonkeyPatch, platform: str, clocks: dict[str, float], seconds: float
 ) -> None:
-    """By one that does not stand still while a laptop sleeps. On Windows, that is Python's own."""
+    """The clock runs on while a laptop sleeps. On Windows, Python's own clock does."""
     clock = inspect.signature(HourpassAuth).parameters["clock"].default
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", platform)

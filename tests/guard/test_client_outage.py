@@ -1,4 +1,4 @@
-"""What HourpassAuth does while the login service is away, busy, or says no."""
+"""What HourpassAuth does while the login service is unreachable or busy, or rejects a login."""
 
 from datetime import timedelta
 
@@ -6,15 +6,8 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError, ServiceUnavailableError
-from hourpass.client.token_source import (
-    CLOCK_MARGIN,
-    LOGIN_PAUSE,
-    LONGEST_PAUSE,
-    OUTAGE_PAUSE,
-    REFUSAL_PAUSE,
-    RENEWAL_MARGIN,
-    TIMEOUT,
-)
+from hourpass.client.token_endpoint import LOGIN_PAUSE, LONGEST_PAUSE, OUTAGE_PAUSE, TIMEOUT
+from hourpass.client.token_source import CLOCK_MARGIN, REFUSAL_PAUSE, RENEWAL_MARGIN
 from tests.support.http_clients import CALLS, Call, ClientService, by_httpx, settle, token_of
 from tests.support.settings import Clock
 
@@ -198,7 +191,7 @@ def test_a_client_waits_as_long_as_a_busy_service_says_but_five_seconds_at_most(
     monkeypatch: pytest.MonkeyPatch, said: str, slept: list[float]
 ) -> None:
     sleeps: list[float] = []
-    monkeypatch.setattr("hourpass.client.token_source.time.sleep", sleeps.append)
+    monkeypatch.setattr("hourpass.client.token_endpoint.time.sleep", sleeps.append)
     service, asked = saying(httpx.Response(503, headers={"Retry-After": said}))
     with pytest.raises(ServiceUnavailableError, match=f"asks to wait {said} seconds"):
         log_in_at(service)

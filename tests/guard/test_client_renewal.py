@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from hourpass import HourpassAuth, LoginError
-from hourpass.client.token_source import OUTAGE_PAUSE, RENEWAL_MARGIN
+from hourpass.client.token_endpoint import OUTAGE_PAUSE
+from hourpass.client.token_source import RENEWAL_MARGIN
 from tests.support.http_clients import CALLS, Call, ClientService, by_httpx, settle, token_of
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -33,25 +34,26 @@ def test_a_program_that_runs_for_a_day_never_gets_a_401(
     service: ClientService, call: Call, scopes: Any, first: str, then: str
 ) -> None:
     auth = service.auth(scopes=scopes)
-    for _ in range(24 * HOUR // STEP):
+    hours = 24 if call is by_httpx else 6
+    for _ in range(hours * HOUR // STEP):
         answer = call(auth, "GET", f"{service.url}/me")
         assert answer.status_code == 200
         assert answer.history == []  # nor was any hidden from it
         service.clock.advance(STEP)
     renewals = service.transport.grants()
     assert renewals == [first, *[then] * (len(renewals) - 1)]
-    assert 24 <= len(renewals) <= 27
+    assert hours <= len(renewals) <= hours * 1.125
 
 
 @pytest.mark.parametrize("age", [timedelta(), HOUR], ids=["at first", "when it has expired"])
-async def test_fifty_tasks_cause_one_login(service: ClientService, age: timedelta) -> None:
+async def test_twenty_tasks_cause_one_login(service: ClientService, age: timedelta) -> None:
     auth = service.auth()
     if age:
         assert by_httpx_in_thread(auth, service)
         service.clock.advance(age)
     service.transport.sent.clear()
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
-        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(50)))
+        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert service.transport.grants() == ["password"]
 
@@ -61,26 +63,26 @@ def by_httpx_in_thread(auth: HourpassAuth, service: ClientService) -> bool:
         return pool.submit(by_httpx, auth, "GET", f"{service.url}/me").result().status_code == 200
 
 
-def test_fifty_threads_and_their_event_loops_cause_one_login(service: ClientService) -> None:
+def test_twenty_threads_and_their_event_loops_cause_one_login(service: ClientService) -> None:
     auth = service.auth()
-    all_there = threading.Barrier(50)
+    all_there = threading.Barrier(20)
 
     def work(number: int) -> int:
         all_there.wait()
         status: int = CALLS[number % len(CALLS)](auth, "GET", f"{service.url}/me").status_code
         return status
 
-    with ThreadPoolExecutor(50) as pool:
-        assert set(pool.map(work, range(50))) == {200}
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(work, range(20))) == {200}
     assert service.transport.grants() == ["password"]
 
 
-async def test_fifty_refused_requests_cause_one_renewal(service: ClientService) -> None:
+async def test_twenty_refused_requests_cause_one_renewal(service: ClientService) -> None:
     auth = service.auth()
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
         await client.get(f"{service.url}/me")
         await client.post(f"{service.url}/revoke", data={"token": token_of(auth)})
-        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(50)))
+        answers = await asyncio.gather(*(client.get(f"{service.url}/me") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert service.transport.grants() == ["password", "password"]
 
@@ -88,7 +90,7 @@ async def test_fifty_refused_requests_cause_one_renewal(service: ClientService) 
 async def test_all_callers_that_wait_for_a_login_get_its_error(service: ClientService) -> None:
     auth = service.auth(password="guinevere")
     async with httpx.AsyncClient(auth=auth, verify=False) as client:
-        calls = (client.get(f"{service.url}/me") for _ in range(50))
+        calls = (client.get(f"{service.url}/me") for _ in range(20))
         failures = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(failure) for failure in failures} == {LoginError}
     assert service.transport.grants() == ["password"]

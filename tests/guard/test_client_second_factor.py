@@ -1,4 +1,4 @@
-"""HourpassAuth for an account with a second factor: a code is asked for when one is needed."""
+"""HourpassAuth for an account with a second factor asks for a code only when it needs one."""
 
 import logging
 from datetime import timedelta

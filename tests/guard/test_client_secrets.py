@@ -1,4 +1,4 @@
-"""HourpassAuth shows its token to the API that it was made for, its password to nobody else."""
+"""HourpassAuth sends its password to the service alone, and keeps secrets out of texts."""
 
 import copy
 import logging

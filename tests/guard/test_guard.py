@@ -1,4 +1,4 @@
-"""A guard beside a real service: whom it lets in, and how soon it hears that a token has ended."""
+"""A guard with a real service: which tokens it accepts, and how soon it rejects revoked ones."""
 
 import asyncio
 import os
@@ -12,28 +12,21 @@ from datetime import UTC, datetime
 import pytest
 
 from hourpass import Guard, InvalidTokenError, User
-from hourpass.guard import revocation_feed
 from tests.support.guards import comes_true, refusal_of
 from tests.support.processes import environment, killed_after
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
 from tests.support.users import ARTHUR, Person, kid_of, said_in
 
-SHARED_SECRET = "the sword in the stone, and in the lake"
+pytest_plugins = ["tests.support.service_fixtures"]
+
+es256_only = pytest.mark.parametrize("service", ["shared_service"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["ES256", "HS256"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp(request.param) / "hourpass.db"
-    settings = {"SIGNING_ALGORITHM": request.param}
-    if request.param == "HS256":
-        settings["HS256_SECRET"] = SHARED_SECRET
-    with pytest.MonkeyPatch.context() as patch:
-        # The service ends no sooner than the question that its last listener put.
-        patch.setattr(revocation_feed, "WAIT_SECONDS", 1)
-        with running_service(f"sqlite:///{database}", **settings) as service:
-            yield service
+@pytest.fixture(scope="module", params=["shared_service", "shared_hs256_service"])
+def service(request: pytest.FixtureRequest) -> RunningService:
+    """A guard verifies tokens itself with ES256, and asks the service with HS256."""
+    service: RunningService = request.getfixturevalue(request.param)
+    return service
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +109,7 @@ def test_a_new_guard_rejects_tokens_that_were_revoked_before_it_started(
         assert refusal_of(guard, token) is InvalidTokenError
 
 
-def test_50_threads_begin_at_once(service: RunningService) -> None:
+def test_50_threads_can_start_a_guard_at_the_same_time(service: RunningService) -> None:
     tokens = [service.new_token() for _ in range(3)]
     with ThreadPoolExecutor(50) as threads:
         guard = Guard(service.url)
@@ -126,14 +119,14 @@ def test_50_threads_begin_at_once(service: RunningService) -> None:
     assert names == [names[n % 3] for n in range(50)]
 
 
-async def test_50_tasks_begin_at_once_and_block_nobody(service: RunningService) -> None:
+async def test_50_tasks_can_start_a_guard_at_the_same_time(service: RunningService) -> None:
     tokens = [service.new_token() for _ in range(3)]
     async with Guard(service.url) as guard:
         users = await asyncio.gather(*(guard.acheck(tokens[n % 3]) for n in range(50)))
     assert [user.id for user in users] == [users[n % 3].id for n in range(50)]
 
 
-@pytest.mark.parametrize("service", ["ES256"], indirect=True)
+@es256_only
 def test_tokens_of_a_stolen_key_are_revoked_and_those_of_the_next_key_are_valid(
     service: RunningService, guard: Guard
 ) -> None:
@@ -156,6 +149,7 @@ def test_a_cached_token_causes_no_request_to_the_service(
         assert refusal_of(guard, token) is None
 
 
+@es256_only
 def test_a_forked_process_follows_the_service_by_itself(service: RunningService) -> None:
     """As under gunicorn --preload, whose workers are forks of a process that has checked before."""
     token = service.new_token()

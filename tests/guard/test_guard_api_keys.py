@@ -1,4 +1,4 @@
-"""API keys in a guard beside a real service, which makes them and revokes them."""
+"""API keys in a guard with a real service, which creates and revokes them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,14 +11,13 @@ import pytest
 from app.database.engine import Database
 from app.tokens.revocations.service import Revocations
 from hourpass import Guard, InvalidTokenError
-from hourpass.guard import revocation_feed
 from tests.support.api_keys import change_key, forge, insert_key
 from tests.support.guards import comes_true, refusal_of
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
 from tests.support.settings import make_settings, utc_now
 from tests.support.users import kid_of
 
-SECRET = "the sword in the stone, and in the lake"
+pytest_plugins = ["tests.support.service_fixtures"]
 
 
 class KeyMaker:
@@ -44,18 +43,10 @@ class KeyMaker:
             await database.close()
 
 
-@pytest.fixture(scope="module", params=["ES256", "HS256"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp(request.param) / "hourpass.db"
-    settings = {"SIGNING_ALGORITHM": request.param}
-    if request.param == "HS256":
-        settings["HS256_SECRET"] = SECRET
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(revocation_feed, "WAIT_SECONDS", 1)
-        with running_service(f"sqlite:///{database}", **settings) as service:
-            yield service
+@pytest.fixture(scope="module", params=["shared_service", "shared_hs256_service"])
+def service(request: pytest.FixtureRequest) -> RunningService:
+    service: RunningService = request.getfixturevalue(request.param)
+    return service
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +107,7 @@ def test_a_narrowed_key_has_less_and_one_with_networks_works_there_only(
     assert guard.check(key, ip_address="192.0.2.1").id == int(user["id"])
 
 
-@pytest.mark.parametrize("service", ["ES256"], indirect=True)  # that of HS256 is a setting
+@pytest.mark.parametrize("service", ["shared_service"], indirect=True)  # HS256's is a setting
 def test_a_revoked_signing_key_ends_no_api_key(
     service: RunningService, guard: Guard, maker: KeyMaker
 ) -> None:
@@ -133,5 +124,5 @@ def test_a_revoked_signing_key_ends_no_api_key(
 
 
 def known_token(guard: Guard) -> str:
-    """Of the key that was exchanged last."""
+    """The token of the key that was exchanged last."""
     return list(guard._keys._known.values())[-1].token

@@ -1,6 +1,7 @@
 """After an outage a guard continues from its cursor. It reads the whole feed again only after a
 410, and then it refuses tokens until it has read the last page."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,11 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import revocation_feed, service_client
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.guard.test_guard_outage import all_come_to, serving_at
+from tests.guard.test_guard_outage import (
+    all_come_to,
+    frequent_attempts,  # noqa: F401 - a fixture
+    serving_at,
+)
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
 from tests.support.processes import free_port
@@ -163,7 +168,10 @@ def test_after_a_410_a_guard_accepts_no_token_until_it_has_read_the_last_page(
     assert guard_messages(caplog) == [ANOTHER]
 
 
-def test_a_restarted_service_accepts_the_cursors_of_its_guards(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("frequent_attempts")
+def test_a_restarted_service_accepts_the_cursors_of_its_guards(
+    tmp_path: Path, sqlite_template: Path
+) -> None:
     asked: list[bool] = []  # of each request for revocations: whether it has a cursor
 
     class Recording(httpx.HTTPTransport):
@@ -172,21 +180,24 @@ def test_a_restarted_service_accepts_the_cursors_of_its_guards(tmp_path: Path) -
                 asked.append("after" in request.url.params)
             return super().handle_request(request)
 
+    database = Path(shutil.copy(sqlite_template, tmp_path / "hourpass.db"))
     port, clock = free_port(), MovableClock()
-    guard = Guard(f"http://127.0.0.1:{port}", transport=Recording(), clock=clock)
-    with serving_at(port, tmp_path / "hourpass.db") as court:
-        token, revoked = court.new_token(), court.new_token()
-        court.revoke(court.new_token())
+    transport = Recording()
+    guard = Guard(f"http://127.0.0.1:{port}", transport=transport, clock=clock)
+    with serving_at(port, database) as service:
+        token, revoked = service.new_token(), service.new_token()
+        service.revoke(service.new_token())
         assert all_come_to([guard], token, None)
         assert comes_true(lambda: asked == [False, True])
-        court.revoke(revoked)
+        service.revoke(revoked)
         assert comes_true(lambda: len(asked) >= 3)
     clock.advance(timedelta(seconds=OUTAGE_NOTICED_SECONDS))
     assert all_come_to([guard], token, ServiceUnavailableError)
-    with serving_at(port, tmp_path / "hourpass.db") as court:
+    with serving_at(port, database) as service:
         assert all_come_to([guard], token, None)
         assert refusal_of(guard, revoked) is InvalidTokenError
-        court.revoke(token)
+        service.revoke(token)
         assert all_come_to([guard], token, InvalidTokenError)
     assert asked.count(False) == 1
     guard.close()
+    transport.close()

@@ -1,4 +1,4 @@
-"""How a guard follows the feed: heartbeats, what it does without them, and how it lets go."""
+"""How a guard follows the feed: heartbeats, missing heartbeats, pauses, and close()."""
 
 import socket
 import ssl
@@ -26,9 +26,9 @@ from hourpass.testing import Issuer
 from tests.support.certificates import certificate
 from tests.support.guards import SOON_SECONDS, comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
-from tests.support.running_service import running_service
+from tests.support.running_service import RunningService
 
-pytest_plugins = ["hourpass.testing"]
+pytest_plugins = ["hourpass.testing", "tests.support.service_fixtures"]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_the_page_after_heartbeats_proves_no_more_than_they_did(
 
 
 def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
-    tmp_path_factory: pytest.TempPathFactory,
+    shared_service: RunningService,
 ) -> None:
     asked: list[str] = []
 
@@ -140,17 +140,15 @@ def test_an_idle_guard_hears_the_heartbeats_of_a_real_service(
             asked.append(request.url.path)
             return super().handle_request(request)
 
-    database = tmp_path_factory.mktemp("heartbeats") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        token = service.new_token()
-        with Guard(service.url, transport=Counting()) as guard:
-            guard.check(token)
-            assert comes_true(lambda: asked.count("/revocations") == 2)
-            asked_until = fresh_until(guard)
-            assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
-            service.revoke(token)
-            assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
-            assert asked.count("/revocations") <= 3
+    token = shared_service.new_token()
+    with Guard(shared_service.url, transport=Counting) as guard:  # which closes what it creates
+        guard.check(token)
+        assert comes_true(lambda: asked.count("/revocations") == 2)
+        asked_until = fresh_until(guard)
+        assert comes_true(lambda: fresh_until(guard) > asked_until + HEARTBEAT_SECONDS - 0.5)
+        shared_service.revoke(token)
+        assert comes_true(lambda: refusal_of(guard, token) is InvalidTokenError)
+        assert asked.count("/revocations") <= 3
 
 
 def test_without_heartbeats_it_asks_for_short_waits_and_nothing_shows(
@@ -277,7 +275,7 @@ def test_a_connection_that_is_opened_after_the_guard_was_closed_is_shut_down_at_
 def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
     issuer: Issuer, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by a service that stops, which ends those of all guards in one moment."""
+    """A service that stops ends the requests of all guards at the same time."""
     monkeypatch.setattr(revocation_feed, "PLAIN_POLL_SECONDS", 0.1)
     paused: list[float] = []
     has_paused = threading.Event()
@@ -299,7 +297,7 @@ def test_a_guard_whose_long_poll_ends_early_does_not_poll_again_at_once(
 
 
 class Pauses:
-    """Those of the thread of a guard, which it does not take."""
+    """Records the pauses of a guard's thread, and shortens them."""
 
     def __init__(self, guard: Guard) -> None:
         self.taken: list[float] = []
@@ -476,7 +474,7 @@ def test_a_caller_after_the_startup_timeout_does_not_wait(issuer: Issuer) -> Non
 def test_a_guard_that_is_closed_ends_with_the_next_heartbeat_at_the_latest(
     issuer: Issuer, waiting: Waiting
 ) -> None:
-    """If its transport has no sockets that could be shut down."""
+    """Its transport has no sockets that could be shut down."""
     before = followers()
     guard = guarded(issuer)
     guard.start()
@@ -516,7 +514,7 @@ def followers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "hourpass-feed"}
 
 
-def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
+def test_closing_ends_the_thread_at_once_while_it_waits_for_an_answer(
     mute_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)  # so that it cannot end by itself
@@ -538,17 +536,15 @@ def test_closing_ends_the_thread_at_once_though_an_answer_is_awaited(
     assert comes_true(lambda: not thread.is_alive())
 
 
-def test_closing_ends_the_thread_at_once_though_a_real_service_holds_an_answer_back(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+def test_closing_ends_the_thread_at_once_while_a_real_service_delays_its_answer(
+    shared_service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_client, "ANSWER_SECONDS", 60.0)
-    database = tmp_path_factory.mktemp("closing") / "hourpass.db"
     before = followers()
-    with running_service(f"sqlite:///{database}") as service:
-        guards = [Guard(service.url) for _ in range(5)]
-        for guard in guards:
-            guard.start()
-        assert len(followers() - before) == 5
-        for guard in guards:
-            guard.close()
-        assert comes_true(lambda: not followers() - before)
+    guards = [Guard(shared_service.url) for _ in range(5)]
+    for guard in guards:
+        guard.start()
+    assert len(followers() - before) == 5
+    for guard in guards:
+        guard.close()
+    assert comes_true(lambda: not followers() - before)

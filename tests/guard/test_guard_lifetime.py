@@ -20,12 +20,20 @@ import trio
 from hourpass import Guard, HourpassAuth, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import verification_state
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
-from hourpass.testing import Issuer
-from tests.support.guards import comes_true, refusal_of
+from hourpass.testing import Issuer, feed
+from tests.support.guards import comes_true, fast_garbage_collection, refusal_of
 from tests.support.handmade_tokens import guarded
 from tests.support.issuer_server import serving_issuer
 from tests.support.processes import environment
 from tests.support.servers import FINE, Api, always
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frequent_heartbeats() -> Iterator[None]:
+    """The thread of a dropped guard ends at the next heartbeat."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed, "HEARTBEAT_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +56,23 @@ def test_a_guard_that_is_dropped_ends_its_thread(
     issuer: Issuer, url: str, *, is_in_a_cycle: bool
 ) -> None:
     before = feeds()
-    guard = Guard(url)
-    guard.check(issuer.token())
-    (thread,) = feeds() - before
-    if is_in_a_cycle:
-        guard.app = guard  # type: ignore[attr-defined] # as an app that refers to itself
-    del guard
-    gc.collect()
-    assert comes_true(lambda: not thread.is_alive())
+    with fast_garbage_collection():
+        guard = Guard(url)
+        guard.check(issuer.token())
+        (thread,) = feeds() - before
+        if is_in_a_cycle:
+            guard.app = guard  # type: ignore[attr-defined] # as an app that refers to itself
+        del guard
+        gc.collect()
+        assert comes_true(lambda: not thread.is_alive())
 
 
 def test_a_guard_that_is_in_use_is_not_dropped(issuer: Issuer, url: str) -> None:
-    check = Guard(url).check
-    check(issuer.token())
-    gc.collect()
-    assert check(issuer.token()).id == 1
+    with fast_garbage_collection():
+        check = Guard(url).check
+        check(issuer.token())
+        gc.collect()
+        assert check(issuer.token()).id == 1
 
 
 def test_without_threads_a_guard_is_unavailable_until_there_are_some(

@@ -34,7 +34,7 @@ def url() -> Iterator[str]:
 
 
 def status_of(url: str, path: str) -> str:
-    """Of a request as it was written: HTTP clients would change the path."""
+    """The status of a request with this path. HTTP clients would change the path."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
         request = f"GET {path} HTTP/1.1\r\nHost: model.example\r\nConnection: close\r\n\r\n"

@@ -1,6 +1,7 @@
-"""While the service is away: what a guard still says, for how long, and how it comes back."""
+"""What a guard does while the service is unreachable, for how long, and how it recovers."""
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,6 +11,7 @@ import pytest
 
 from app.settings import ROOT
 from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
+from hourpass.guard import outage
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
 from tests.support.forked_process import ForkedProcess
@@ -29,7 +31,7 @@ ISSUER = "http://hourpass.example"  # the same wherever it is served
 
 @contextmanager
 def serving_at(port: int, database: Path) -> Iterator[RunningService]:
-    """A real service that ends as if the power had failed."""
+    """A real service, which is killed in the end."""
     database_url = f"sqlite:///{database}"
     variables = environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING)
     process = ForkedProcess("serve", "--port", str(port), directory=str(ROOT), variables=variables)
@@ -47,9 +49,19 @@ def all_come_to(guards: Iterable[Guard], token: str, refusal: type[GuardError] |
     return comes_true(lambda: {refusal_of(guard, token) for guard in guards} == {refusal})
 
 
+@pytest.fixture
+def frequent_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards try to reach the service every tenth of a second."""
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("frequent_attempts")
 def test_a_guard_follows_a_service_that_starts_late_stops_returns_and_is_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, sqlite_template: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    for name in ("first.db", "second.db"):
+        shutil.copy(sqlite_template, tmp_path / name)
     port, clock = free_port(), MovableClock()
     url = f"http://127.0.0.1:{port}"
     refusing = Guard(url, timeout=timedelta(seconds=0.2), clock=clock)
@@ -129,7 +141,7 @@ async def test_the_async_context_of_a_guard_closes_it(issuer: Issuer) -> None:
     assert feed._closing.is_set()
 
 
-async def test_async_callers_wait_no_longer_than_patience(issuer: Issuer) -> None:
+async def test_async_callers_wait_no_longer_than_the_timeout(issuer: Issuer) -> None:
     guard = guarded(issuer, timeout=timedelta(seconds=0.05))
     with issuer.outage():
         for _ in range(2):

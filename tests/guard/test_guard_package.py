@@ -1,4 +1,4 @@
-"""The guard as others get it: a wheel of its own, without the service and without FastAPI."""
+"""The package as it is published: a wheel without the service and without FastAPI."""
 
 import multiprocessing
 import os
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from hourpass.guard import (
 )
 from hourpass.testing import Issuer
 from tests.support.processes import environment
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
+
+pytest_plugins = ["tests.support.service_fixtures"]
 
 # The packages that the wheel names, and no others: neither FastAPI, nor an HTTP library, nor the
 # service.
@@ -47,13 +48,6 @@ print(sorted({"fastapi", "starlette", "app"} & sys.modules.keys()))
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp("package") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what `pip install ./guard` would put there."""
     place = tmp_path_factory.mktemp("site-packages")
@@ -68,10 +62,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_needs_neither_the_service_nor_fastapi(
-    service: RunningService, place: Path
+    shared_service: RunningService, place: Path
 ) -> None:
     ran = subprocess.run(
-        [sys.executable, "-S", "-W", "error", "-c", SCRIPT, service.url, service.new_token()],
+        [
+            sys.executable,
+            "-S",
+            "-W",
+            "error",
+            "-c",
+            SCRIPT,
+            shared_service.url,
+            shared_service.new_token(),
+        ],
         env=environment(PYTHONPATH=str(place)),
         cwd=place,
         capture_output=True,
@@ -91,14 +94,14 @@ def test_the_wheel_is_typed_and_says_what_it_needs(place: Path) -> None:
     assert len([line for line in required if "extra ==" not in line]) == 1
 
 
-def test_the_readme_shows_a_plain_check(service: RunningService) -> None:
+def test_the_readme_shows_a_plain_check(shared_service: RunningService) -> None:
     readme = (ROOT / "guard" / "README.md").read_text()
     (block,) = re.findall(
         r"^```python\n([^`]*?^with Guard.*?)^```$", readme, re.MULTILINE | re.DOTALL
     )
-    script = f"token = {service.new_token()!r}\n{block}print(type(user).__name__)"
+    script = f"token = {shared_service.new_token()!r}\n{block}print(type(user).__name__)"
     ran = subprocess.run(
-        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", service.url)],
+        [sys.executable, "-c", script.replace("http://127.0.0.1:8000", shared_service.url)],
         env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
         capture_output=True,
         text=True,
@@ -113,11 +116,11 @@ def ask(guard: Guard, token: str) -> tuple[int, str, float]:
         return os.getpid(), guard.check(token).username, guard.fresh_for.total_seconds()
 
 
-def test_a_guard_can_be_sent_to_another_process(service: RunningService) -> None:
+def test_a_guard_can_be_sent_to_another_process(shared_service: RunningService) -> None:
     """As Ray Serve and multiprocessing send what a worker needs."""
     trust_for = timedelta(minutes=7)
-    with Guard(service.url, on_outage="trust", trust_for=trust_for) as guard:
-        token = service.new_token()
+    with Guard(shared_service.url, on_outage="trust", trust_for=trust_for) as guard:
+        token = shared_service.new_token()
         here = ask(pickle.loads(pickle.dumps(guard)), token)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             there = pool.apply(ask, (guard, token))
@@ -184,14 +187,13 @@ NUMBERS: list[tuple[str, tuple[float, ...]]] = [
 WORDS = {"a": 1, "once": 1, "three": 3}
 
 
-@pytest.mark.parametrize(("phrase", "values"), NUMBERS, ids=[phrase for phrase, _ in NUMBERS])
-def test_the_numbers_in_the_readme_are_those_of_the_code(
-    phrase: str, values: tuple[float, ...]
-) -> None:
+def test_the_numbers_in_the_readme_are_those_of_the_code(subtests: pytest.Subtests) -> None:
     readme = " ".join((ROOT / "guard" / "README.md").read_text().split())
-    assert re.sub(r"[{}]", "", phrase) in readme
-    said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
-    assert [float(WORDS.get(number, number)) for number in said] == list(values)
+    for phrase, values in NUMBERS:
+        with subtests.test(phrase):
+            assert re.sub(r"[{}]", "", phrase) in readme
+            said = [number.replace(",", "") for number in re.findall(r"{([^}]*)}", phrase)]
+            assert [float(WORDS.get(number, number)) for number in said] == list(values)
 
 
 # What Windows does not have. Modules of the standard library have read it before.
@@ -212,12 +214,13 @@ for module, names in {
 """
 
 
-def test_guard_and_client_need_nothing_that_only_unix_has(service: RunningService) -> None:
-    person = service.new_user()
+def test_guard_and_client_need_nothing_that_only_unix_has(shared_service: RunningService) -> None:
+    person = shared_service.new_user()
     user, password = person["username"], person["password"]
+    url = shared_service.url
     script = f"""{WITHOUT_UNIX}
 from hourpass import Guard, HourpassAuth
-with HourpassAuth({service.url!r}, {user!r}, {password!r}) as auth, Guard({service.url!r}) as guard:
+with HourpassAuth({url!r}, {user!r}, {password!r}) as auth, Guard({url!r}) as guard:
     for _ in range(2):
         print(guard.check(auth.token()).username)
 """

@@ -1,4 +1,4 @@
-"""How long a guard pauses between two requests to the feed, when keys are due or it only polls."""
+"""How long a guard pauses between two requests to the feed when keys are due or when it polls."""
 
 from datetime import timedelta
 

@@ -25,8 +25,10 @@ from tests.support.api_process import running_api
 from tests.support.model_server import Model
 from tests.support.processes import environment, free_port
 from tests.support.proxies import EXAMPLES, gateway
-from tests.support.running_service import RunningService, running_service
+from tests.support.running_service import RunningService
 from tests.support.users import ARTHUR, bearer
+
+pytest_plugins = ["tests.support.service_fixtures"]
 
 PAGE = ROOT / "docs/model-clients.md"
 LONG = "word " * 60  # 3 seconds of a stream
@@ -57,10 +59,8 @@ class Key(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    database = tmp_path_factory.mktemp("service") / "hourpass.db"
-    with running_service(f"sqlite:///{database}") as service:
-        yield service
+def service(shared_service: RunningService) -> RunningService:
+    return shared_service
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def admin(service: RunningService) -> dict[str, str]:
 
 @pytest.fixture
 def key(service: RunningService, admin: dict[str, str]) -> Key:
-    """Of a user who may use all models. The key may use some."""
+    """The key may use some models. Its owner may use all."""
     return new_key(service, admin)
 
 
@@ -183,7 +183,7 @@ def test_openais_client_is_told_which_scope_it_lacks(
         client.chat("fraud-v9")
 
 
-def test_keys_that_are_none_get_the_same_refusal(
+def test_malformed_and_forged_keys_get_the_same_refusal(
     api: str, key: Key, subtests: pytest.Subtests
 ) -> None:
     other = "A" if key.text[-1] != "A" else "B"
@@ -208,15 +208,14 @@ def test_a_revoked_or_suspended_key_is_refused_within_a_second(
     acts = {"revoked": ("DELETE", ""), "suspended": ("POST", "/suspend")}
     for name, act in acts.items():
         with subtests.test(name):
-            # The fastest of three: the machine may be busy with other tests.
-            took = []
-            for _ in range(3):
+            for is_last in (False, False, True):  # the machine may be busy with other tests
                 key = new_key(service, admin)
                 client = Client(api, key.text)
                 client.chat()
                 key.act(*act)
-                took.append(seconds_until(client.is_refused))
-            assert min(took) < 1
+                if seconds_until(client.is_refused) < 1:
+                    break
+                assert not is_last
     key.act("POST", "/resume")
     seconds_until(lambda: not client.is_refused())
 
@@ -325,7 +324,7 @@ def closing_model() -> Iterator[Model]:
 
 
 def block(language: str, containing: str) -> str:
-    """Of the page, which readers copy."""
+    """A code block of the page, which readers copy."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if containing in block]
     return str(found)

@@ -31,7 +31,7 @@ _OF_IMPORTS = ("test_migrations.py", "test_openapi.py", "test_documented_numbers
 _IN_PROCESSES = {
     "app/server": ("tests/http/", "tests/server/"),
     "guard/hourpass/client": ("tests/guard/test_client.py::test_a_forked_child",),
-    "guard/hourpass/testing.py": ("tests/guard/test_guard_testing.py",),
+    "guard/hourpass/testing": ("guard/tests/test_guard_testing.py",),
 }
 
 

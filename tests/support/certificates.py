@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def certificate(place: Path, host: str = "localhost") -> ssl.SSLContext:
-    """Of a server at 127.0.0.1, signed by itself; the certificate is left in `place`."""
+    """The context of a server at 127.0.0.1. Its self-signed certificate is written to `place`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)

@@ -23,7 +23,7 @@ from tests.support.users import ARTHUR, LANCELOT
 def service_and_clock(
     sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[httpx.Client, Clock]]:
-    """One for all tests here, and the clock that it keeps."""
+    """A service for all tests of the module, and its clock."""
     path = tmp_path_factory.mktemp("renewal") / "hourpass.db"
     shutil.copy(sqlite_template, path)
     clock = Clock()

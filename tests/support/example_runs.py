@@ -1,29 +1,28 @@
-"""Whole examples, started by their own scripts as somebody new would start them."""
+"""Whole examples, started by their own scripts, in the environment of `make test-examples`."""
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.processes import environment, free_port
-from tests.support.proxies import EXAMPLES
+from tests.support.proxies import EXAMPLES, EXAMPLES_BIN
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
+
+EXAMPLES_PYTHON = EXAMPLES_BIN / "python"
 
 
 @contextmanager
 def running(
     example: str, default_ports: Mapping[str, str], says: str, directory: Path
 ) -> Iterator[dict[str, str]]:
-    """`examples/<example>/run` on ports of its own; yields them once it has said that it is up.
-    What Ctrl-C would end has left nothing behind afterwards."""
+    """Start `examples/<example>/run`. Yields the ports once a line of its output contains `says`.
+    After it has ended, nothing is left in the directory."""
     ports = {name: str(free_port()) for name in default_ports}
     variables = environment(
         **ports,
-        PYTHON=sys.executable,
-        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+        PYTHON=str(EXAMPLES_PYTHON),
         TMPDIR=str(directory),
     )
     errors = directory / "errors"
@@ -48,7 +47,7 @@ def running(
 def from_readme(
     example: str, begins: str, default_ports: Mapping[str, str], ports: Mapping[str, str]
 ) -> str:
-    """What the README's commands print that begin so, on these ports instead of the default."""
+    """Run the README's commands that begin so, with these ports. Returns what they print."""
     readme = (EXAMPLES / example / "README.md").read_text()
     pattern = rf"^```bash\n({re.escape(begins)}.*?)^```$"
     (script,) = re.findall(pattern, readme, re.MULTILINE | re.DOTALL)

@@ -1,7 +1,9 @@
-"""What tests of the guard ask of it. Nothing here needs the service."""
+"""Checks that tests of the guard share. Nothing here needs the service."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from weakref import WeakSet
 
 import pytest
@@ -30,7 +32,7 @@ def no_guard_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def refusal_of(guard: Guard, token: str) -> type[GuardError] | None:
-    """Which of the kinds that callers know."""
+    """The public class of the error, or None if the guard accepts the token."""
     try:
         guard.check(token)
     except GuardError as error:
@@ -39,13 +41,24 @@ def refusal_of(guard: Guard, token: str) -> type[GuardError] | None:
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
-    """Whether it does soon: another process has to hear of something first."""
+    """Whether the condition is true within SOON_SECONDS: another process has to act first."""
     deadline = time.monotonic() + SOON_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
+
+
+@contextmanager
+def fast_garbage_collection() -> Iterator[None]:
+    """While this is open, `gc.collect()` looks at new objects only. In the process of a long run, a
+    full collection takes half a second."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def guard_messages(caplog: pytest.LogCaptureFixture) -> list[str]:

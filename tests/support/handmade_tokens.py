@@ -1,4 +1,4 @@
-"""A stand-in for the service of which a test decides every answer, piece by piece if it must."""
+"""An issuer whose responses a test decides, piece by piece if necessary."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -53,8 +53,8 @@ def state_of(guard: Guard) -> VerificationState:
 def answers(
     issuer: Issuer, path: str, response: Callable[[httpx.Request], httpx.Response | None]
 ) -> None:
-    """From now on this is what the issuer says there, unless it is None. The issuer's requests and
-    responses have the attributes of httpx's that tests use."""
+    """Make the issuer respond so at this path, unless the response is None. The issuer's requests
+    and responses have the attributes of httpx's that tests use."""
     as_before: Callable[[Any], Any] = issuer.answer
 
     def answer(request: Any) -> Any:

@@ -81,7 +81,7 @@ class ClientService:
         scopes: Iterable[str] = (),
         otp: Callable[[], str] | None = None,
     ) -> HourpassAuth:
-        """With a clock of its own that shows another time: nothing but its pace may matter."""
+        """Its clock starts at zero: only time differences may matter."""
         began = self.clock.now
 
         def clock() -> float:
@@ -103,14 +103,14 @@ class ClientService:
 
 
 def token_of(auth: HourpassAuth) -> str:
-    """The one it holds now."""
+    """The current token."""
     held = auth._tokens._held
     assert held
     return held.value
 
 
 def settle(auth: HourpassAuth) -> None:
-    """Until a renewal in the background has come to its end."""
+    """Wait until a renewal in the background has ended."""
     deadline = time.monotonic() + 10
     while auth._tokens._renewal:
         assert time.monotonic() < deadline

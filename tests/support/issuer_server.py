@@ -16,6 +16,7 @@ from hourpass.testing import Issuer, Request, RequestUrl
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it delays an answer that is written piece by piece
     issuer: Issuer
 
     def do_GET(self) -> None:

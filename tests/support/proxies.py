@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +26,10 @@ from tests.support.users import ARTHUR, GALAHAD, LANCELOT, Person, log_in, regis
 
 EXAMPLES = ROOT / "examples"
 START_TIMEOUT_SECONDS = 20
-# nginx and Caddy are Debian packages, Traefik and Envoy come in wheels.
-SEARCH_PATH = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"]
-)
+# nginx and Caddy are Debian packages. Traefik and Envoy come in wheels, which `make test-examples`
+# installs.
+EXAMPLES_BIN = ROOT / ".venv/examples/bin"
+SEARCH_PATH = os.pathsep.join([str(EXAMPLES_BIN), os.environ.get("PATH", ""), "/usr/sbin"])
 GATEWAYS = {
     "nginx": ("model_behind_nginx", "nginx -p . -c nginx.conf -e stderr"),
     "caddy": ("caddy", "caddy run --config Caddyfile"),
@@ -61,7 +60,7 @@ CONFIGURED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "envoy": ({**_SHORT, r"^( *)# (- |  )": r"\1\2"}, {}),
 }
 Proxies = Callable[[str], httpx.Client]  # by kind
-# Where they must not be shared with other tests.
+# Paths of the files that each proxy under test needs for itself.
 _DIRECTORIES = {"nginx": {"/run/hourpass_cache": "hourpass_cache"}}
 
 GUINEVERE = {
@@ -69,7 +68,7 @@ GUINEVERE = {
     "password": "the queen of may",
     "email": "guinevere@camelot.example",
 }
-# Who may use some models, and who may use all.
+# Elaine may use two models, and Merlin all of them.
 ELAINE = {"username": "elaine", "password": "the lily maid", "email": "elaine@astolat.example"}
 MERLIN = {"username": "merlin", "password": "prophet of all", "email": "merlin@camelot.example"}
 RIGHTS = {
@@ -80,28 +79,28 @@ RIGHTS = {
 
 
 @dataclass
-class Court:
-    """A service in which Guinevere may train and Galahad may not."""
+class ProxiedHourpass:
+    """A service in which Guinevere may train and Galahad may not. It trusts the proxy."""
 
-    hourpass: httpx.Client
-    expired: str  # Galahad's, issued in earnest an hour ago
-    of_key: str  # of an API key of Guinevere's, with the scope predict
+    client: httpx.Client
+    expired_token: str  # Galahad's
+    key_token: str  # of an API key of Guinevere, with the scope predict
 
     @property
     def port(self) -> int:
-        port = self.hourpass.base_url.port
+        port = self.client.base_url.port
         assert port
         return port
 
     def token(self, person: Person) -> str:
-        response = self.hourpass.post("/token", json=person)
+        response = self.client.post("/token", json=person)
         assert response.status_code == 200, response.text
         token: str = response.json()["token"]
         return token
 
 
-async def an_hour_ago(database_url: str) -> tuple[str, str]:
-    """Register everybody; returns a token of then, and one of a key."""
+async def register_users_an_hour_ago(database_url: str) -> tuple[str, str]:
+    """Returns a token that has expired since then, and a token of an API key that is valid now."""
     clock = Clock()
     clock.now = utc_now() - timedelta(minutes=61)
     admin = {f"first_admin_{name}": ARTHUR[name] for name in ("username", "password")}
@@ -113,8 +112,8 @@ async def an_hour_ago(database_url: str) -> tuple[str, str]:
                 async with app.state.database.session() as session:
                     context = RequestContext(session, clock())
                     await app.state.services.users.set_scopes(context, user_id, scopes)
-        of_key = token_of_key(app, await log_in(client, GUINEVERE), "predict", utc_now())
-        return await log_in(client, GALAHAD), of_key
+        key_token = token_of_key(app, await log_in(client, GUINEVERE), "predict", utc_now())
+        return await log_in(client, GALAHAD), key_token
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def gateway(
     ports = {"8000": str(hourpass), "8080": str(port), "9000": str(model)}
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        place.chmod(0o711)  # the workers of an nginx that root starts are somebody else
+        place.chmod(0o711)  # if root starts nginx, its workers run as another user
         changes = {**_DIRECTORIES.get(kind, {}), **(changes or {})}
         unused = set(changes)
         for path in (EXAMPLES / example).iterdir():
@@ -155,15 +154,16 @@ def gateway(
                 [found, *arguments], cwd=place, stdout=output, stderr=output, env=environment
             )
         try:
-            _wait_until_it_refuses(process, url, place / "output")
+            _wait_until_ready(process, url, place / "output")
             yield url
         finally:
             process.terminate()
             process.wait(START_TIMEOUT_SECONDS)
 
 
-def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
-    """Which takes the rules: some listen before they have read them."""
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
+    """Until it refuses a request without a token: some proxies listen before they have read their
+    rules."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, output.read_text()[-2000:]
@@ -178,7 +178,7 @@ def _wait_until_it_refuses(process: "subprocess.Popen[bytes]", url: str, output:
 
 @contextmanager
 def connection(url: str, request: str) -> Iterator[socket.socket]:
-    """To say what no HTTP client would."""
+    """For requests that no HTTP client would send."""
     parsed = httpx.URL(url)
     with socket.create_connection((parsed.host, parsed.port or 80), timeout=5) as connection:
         connection.sendall(request.encode())

@@ -14,22 +14,27 @@ from tests.support.model_server import Model
 from tests.support.proxies import (
     CONFIGURED,
     GATEWAYS,
-    Court,
+    ProxiedHourpass,
     Proxies,
-    an_hour_ago,
     gateway,
+    register_users_an_hour_ago,
 )
 from tests.support.service_process import serving
 
 
 @pytest.fixture(scope="session")
-def court(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
-    copy = tmp_path_factory.mktemp("court") / "hourpass.db"
+def hourpass(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProxiedHourpass]:
+    copy = tmp_path_factory.mktemp("hourpass") / "hourpass.db"
     shutil.copy(sqlite_template, copy)
     url = f"sqlite:///{copy}"
-    expired, of_key = asyncio.run(an_hour_ago(url))
-    with serving(url) as base_url, httpx.Client(base_url=base_url) as hourpass:
-        yield Court(hourpass, expired, of_key)
+    tokens = asyncio.run(register_users_an_hour_ago(url))
+    with (
+        serving(url, TRUSTED_PROXIES="127.0.0.1") as base_url,
+        httpx.Client(base_url=base_url) as client,
+    ):
+        yield ProxiedHourpass(client, *tokens)
 
 
 @pytest.fixture(scope="session")
@@ -46,18 +51,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def shipped(court: Court, model: Model) -> Iterator[Proxies]:
+def shipped(hourpass: ProxiedHourpass, model: Model) -> Iterator[Proxies]:
     """A client of the proxy of this kind, with its files as they are."""
     with ExitStack() as stack:
-        yield cache(lambda kind: _client(stack, gateway(kind, court.port, model.port)))
+        yield cache(lambda kind: _client(stack, gateway(kind, hourpass.port, model.port)))
 
 
 @pytest.fixture(scope="session")
-def configured(court: Court, model: Model) -> Iterator[Proxies]:
+def configured(hourpass: ProxiedHourpass, model: Model) -> Iterator[Proxies]:
     """A client of the proxy of this kind, with open paths and short times."""
     with ExitStack() as stack:
         yield cache(
-            lambda kind: _client(stack, gateway(kind, court.port, model.port, *CONFIGURED[kind]))
+            lambda kind: _client(stack, gateway(kind, hourpass.port, model.port, *CONFIGURED[kind]))
         )
 
 

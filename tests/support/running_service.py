@@ -16,7 +16,7 @@ from tests.support.users import ARTHUR, Person, bearer
 
 
 class RunningService:
-    """What users do there. Each test may have a user of its own."""
+    """The requests of its users. Each test can register its own user."""
 
     def __init__(self, url: str, database_url: str) -> None:
         self.url = url

@@ -11,7 +11,8 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
-from hourpass.client.token_source import Connector, TokenSource
+from hourpass.client.token_endpoint import Connector
+from hourpass.client.token_source import TokenSource
 from hourpass.clock import monotonic as running_time
 from hourpass.event_loops import run_in_thread
 from hourpass.http.tls import Cert, Tls, Verify

@@ -1,29 +1,23 @@
 """Keeps one user logged in, and returns a valid token to any number of concurrent callers.
 
-Knows the service's token endpoint, but not the requests that the token is for.
+token_endpoint.py makes the requests for tokens. This module does not know what the tokens are for.
 """
 
-import json
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import urlencode
+from typing import TypeAlias
 from weakref import WeakSet
 
-from hourpass.errors import GuardError, LoginError, ServiceUnavailableError
+from hourpass.client.token_endpoint import OUTAGE_PAUSE, Connector, Failure, TokenEndpoint
+from hourpass.errors import ServiceUnavailableError
 from hourpass.event_loops import wait_for
-from hourpass.http.connection import Headers, Limits
-from hourpass.http.errors import HttpError, cause_of
-from hourpass.http.tls import Tls
-from hourpass.http.transports import Transport, new_client, without_shared
-from hourpass.http.urls import ProxyUrl, ServiceUrl
+from hourpass.http.errors import cause_of
 
 # A token is renewed this long before it expires, or in the last tenth of a shorter lifetime.
 # Meanwhile requests use the old one and do not wait, so a shorter outage has no effect.
@@ -31,16 +25,6 @@ RENEWAL_MARGIN = 300
 # A token is not used in its last seconds: the request may take that long to reach its API.
 CLOCK_MARGIN = 5
 
-TIMEOUT = 15  # seconds for a whole response, however slowly it arrives
-MAX_RESPONSE_BYTES = 1 << 16  # the service's have a few thousand
-# A login is retried if the service is busy and its Retry-After is short enough.
-ATTEMPTS = 3
-LONGEST_WAIT = 5
-# How long a failure is cached. A wrong password stays wrong, and each attempt costs the service a
-# hash and counts towards a lockout.
-LOGIN_PAUSE = 60
-OUTAGE_PAUSE = 1
-LONGEST_PAUSE = 300
 # An API that also rejects the replacement of a rejected token has another reason for it.
 REFUSAL_PAUSE = 30
 
@@ -55,39 +39,10 @@ class Token:
     refresh_token: str | None = field(repr=False)
     renew_at: float
     expires_at: float
-    keep_until: float = 0
-    """Until then it is kept, even if an API rejects it."""
-
-
-class Failure(Exception):  # noqa: N818 - it contains the error that callers see
-    """Why there is no token, and for how many seconds the service is not asked again."""
-
-    def __init__(self, error: GuardError, pause: float) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.pause = pause
+    keep_until: float = 0  # until then it is kept, even if an API rejects it
 
 
 Outcome: TypeAlias = Token | Failure
-
-
-class Response(NamedTuple):
-    status_code: int
-    headers: Headers
-    body: bytes
-
-    def json(self) -> Any:
-        """Raises ValueError."""
-        return json.loads(self.body)
-
-
-class Connector(NamedTuple):
-    """How to reach the service."""
-
-    url: ServiceUrl
-    tls: Tls
-    proxy: ProxyUrl | None
-    transport: Transport | None
 
 
 class TokenSource:
@@ -97,15 +52,13 @@ class TokenSource:
 
     def __init__(
         self,
-        service: Connector,
+        connector: Connector,
         credentials: dict[str, str],
         otp: Callable[[], str] | None,
         clock: Callable[[], float],
     ) -> None:
-        self.origin = service.url.origin
-        self._service = service
-        self._credentials = credentials
-        self._otp = otp
+        self.origin = connector.url.origin
+        self._endpoint = TokenEndpoint(connector, credentials, otp)
         self._clock = clock
         self.reset()
         _sources.add(self)
@@ -120,7 +73,7 @@ class TokenSource:
 
     def reset_in_child(self) -> None:
         """A forked child has no threads, and must not use its parent's refresh token."""
-        self._service = self._service._replace(transport=without_shared(self._service.transport))
+        self._endpoint.reset_in_child()
         self.reset()
 
     def token(self, refused: str | None = None) -> str:
@@ -147,7 +100,8 @@ class TokenSource:
         if held is None:
             return
         try:
-            status = self._post("/revoke", {"token": held.refresh_token or held.value}).status_code
+            form = {"token": held.refresh_token or held.value}
+            status = self._endpoint.post("/revoke", form).status_code
             cause = None if status == 200 else f"status {status}"
         except Exception as error:  # noqa: BLE001 - the program goes on without the token
             cause = cause_of(error)
@@ -191,8 +145,9 @@ class TokenSource:
 
     def _log_in(self, *, fresh: bool) -> Outcome:
         try:
+            held = self._held
             asked_at = self._clock()  # the lifetime begins before the response arrives
-            answer = self._request_token().json()
+            answer = self._endpoint.request_token(held.refresh_token if held else None).json()
             lifetime = float(answer["expires_in"])
             return Token(
                 value=str(answer["access_token"]),
@@ -208,101 +163,11 @@ class TokenSource:
             what = f"No login at {self.origin} ({cause_of(error)})"
             return Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
 
-    def _request_token(self) -> Response:
-        """The response to the refresh token if there is one, otherwise to the password."""
-        held = self._held
-        if held and held.refresh_token:
-            grant = {"grant_type": "refresh_token", "refresh_token": held.refresh_token}
-            answer = self._ask(grant)
-            if answer.status_code == 200:
-                return answer
-        answer = self._ask({"grant_type": "password", **self._credentials, **self._code()})
-        if answer.status_code == 200:
-            return answer
-        if _error_of(answer) == "mfa_required":
-            what = "the account has a second factor, so otp= has to give a code"
-        elif _error_of(answer) == "invalid_scope":
-            what = "the account has none of the requested scopes"
-        else:
-            what = "the username, the password or the code is wrong, or the account is disabled"
-        raise Failure(LoginError(f"{self.origin} gives no token: {what}"), LOGIN_PAUSE)
-
-    def _code(self) -> dict[str, str]:
-        if self._otp is None:
-            return {}
-        try:
-            return {"otp": self._otp()}
-        except Exception as error:  # noqa: BLE001 - the caller's function
-            what = f"No code for {self.origin}: otp raised {type(error).__name__}"
-            raise Failure(LoginError(what), LOGIN_PAUSE) from None
-
-    def _ask(self, grant: dict[str, str]) -> Response:
-        """The response, once it accepts or rejects the grant. Retries while the service is busy."""
-        attempts = 0
-        while True:
-            attempts += 1
-            answer = self._post("/token", grant)
-            if answer.status_code in (200, 400, 401):
-                return answer
-            seconds = _retry_after(answer)
-            if seconds is None:
-                what = f"{self.origin} answers a login with {answer.status_code}"
-                raise Failure(ServiceUnavailableError(what), OUTAGE_PAUSE)
-            if attempts == ATTEMPTS or seconds > LONGEST_WAIT:
-                what = f"{self.origin} is busy and asks to wait {seconds:g} seconds"
-                raise Failure(ServiceUnavailableError(what), max(seconds, OUTAGE_PAUSE))
-            time.sleep(seconds)
-
-    def _post(self, path: str, form: dict[str, str]) -> Response:
-        """On a new connection: there is one request an hour, and forks must not share it.
-
-        Redirects are not followed. Raises HttpError.
-        """
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/x-www-form-urlencoded",
-            "User-Agent": "HourpassAuth",
-        }
-        body = urlencode(form).encode()
-        headers["Content-Length"] = str(len(body))
-        limits = Limits(TIMEOUT, TIMEOUT, time.monotonic() + TIMEOUT)
-        client = new_client(*self._service)
-        try:
-            with client.stream("POST", path, headers, body, limits) as response:
-                return Response(response.status, response.headers, _joined(response.pieces, limits))
-        finally:
-            client.close()
-
-
-def _joined(pieces: Iterable[bytes], limits: Limits) -> bytes:
-    body = b""
-    for piece in pieces:
-        body += piece
-        limits.left(TIMEOUT)
-        if len(body) > MAX_RESPONSE_BYTES:
-            raise HttpError("too long")
-    return body
-
 
 def _value(outcome: Outcome) -> str:
     if isinstance(outcome, Token):
         return outcome.value
     raise copy(outcome.error)  # so that each caller has its own traceback
-
-
-def _error_of(answer: Response) -> object:
-    try:
-        return answer.json().get("error")
-    except (ValueError, AttributeError):  # no JSON, or no object
-        return None
-
-
-def _retry_after(answer: Response) -> float | None:
-    """The seconds to wait, if the service is busy and says so (RFC 9110, 10.2.3)."""
-    said = answer.headers.get("Retry-After", "")
-    busy = answer.status_code in (429, 503) and said.isascii() and said.isdigit()
-    return min(float(said), LONGEST_PAUSE) if busy else None
 
 
 def _reset_in_child() -> None:

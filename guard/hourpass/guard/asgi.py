@@ -17,7 +17,7 @@ _HTTP_IN_WEBSOCKET = "websocket.http.response"  # an ASGI extension
 
 
 def client_address(scope: Scope) -> str | None:
-    """None on a Unix socket."""
+    """The client's IP address, or None on a Unix socket."""
     client = scope.get("client")
     return client[0] if client else None
 

@@ -45,7 +45,7 @@ _HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 
 
 def parse_parameters(text: str) -> dict[str, str]:
-    """Of a media type: `; charset=utf-8`. Raises InvalidRequestError."""
+    """The parameters of a media type, such as `; charset=utf-8`. Raises InvalidRequestError."""
     parameters: dict[str, str] = {}
     position = 0
     while position < len(text):
@@ -97,8 +97,8 @@ def _expect(character: str, text: str, position: int) -> int:
 
 
 def form_pairs(text: bytes) -> Iterator[Member]:
-    """Of a query or an urlencoded form. Some parsers split at a semicolon too, so the name is not
-    as it should be written if there is one."""
+    """The members of a query or an urlencoded form. Some parsers split at a semicolon too, so a
+    name beside one counts as written in another way."""
     if text.count(b"&") + text.count(b";") >= MAX_MEMBERS:
         raise InvalidRequestError(f"The request has more than {MAX_MEMBERS} members")
     for pair in text.split(b"&"):
@@ -121,8 +121,9 @@ def _unquoted(text: bytes) -> str:
 def multipart_parts(
     content: Content, boundary: bytes, is_read: Callable[[str], bool]
 ) -> Iterator[Member]:
-    """Of a form as browsers and HTTP libraries write it: no text before the first part or after the
-    last one, line ends are CRLF, and the boundary stands between parts only. All parsers agree."""
+    """The parts of a form as browsers and HTTP libraries write it: no text before the first part
+    or after the last one, line ends are CRLF, and the boundary stands between parts only. All
+    parsers read such a form alike."""
     delimiter = b"--" + boundary
     start = len(delimiter)
     if content[:start] != delimiter:

@@ -72,7 +72,7 @@ def _open_paths(app: Any) -> Iterator[str]:
 
 
 def _paths_of_others(routes: Iterable[Any]) -> Iterator[str]:
-    """Of mounts and of routes that Starlette made."""
+    """The paths of mounts and of routes that are not FastAPI's."""
     for route in routes:
         included = getattr(route, "original_router", None)  # how FastAPI keeps included routers
         if included is not None:

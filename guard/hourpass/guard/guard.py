@@ -284,7 +284,7 @@ class Guard(RouteDependency):
         return verified.renew_at <= self._clock.time()
 
     def is_revoked(self, verified: Verified) -> bool:
-        """As far as the guard knows. It does not know more during an outage."""
+        """As far as the guard knows: during an outage it learns of no revocation."""
         state = self._feed.state
         return state is not None and not state.revocations.contains_none(verified.revocable)
 
@@ -348,7 +348,7 @@ def _connection_of(reference: "weakref.ref[Guard]") -> ServiceClient:
 
 
 def _close_dropped(feed: RevocationFeed) -> None:
-    """In a thread of its own: the garbage collector may call this in any thread, even in one that
+    """Runs in its own thread: the garbage collector may call this in any thread, even in one that
     holds a lock of the feed."""
     with suppress(RuntimeError):  # the process ends
         _thread.start_new_thread(feed.close, ())

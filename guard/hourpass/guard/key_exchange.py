@@ -67,8 +67,11 @@ class KeyExchange:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def find(self, key: str) -> Verified | None:
-        """None if the key must be exchanged: for the first time, or because its token has expired
-        or was revoked, which may only have narrowed the key. Never blocks."""
+        """The verified token of a known key. Never blocks.
+
+        None if the key must be exchanged: for the first time, or because its token has expired or
+        was revoked. The key itself may still be valid with fewer scopes.
+        """
         digest = self._digest(key)
         known, state = self._known.get(digest), self._feed.state
         if known is None or state is None:
@@ -121,14 +124,14 @@ class KeyExchange:
         return hasher.digest()
 
     def _renew(self, key: str, digest: bytes, known: _Known, now: float) -> None:
-        """In the background. If the service is unreachable, the old token goes on."""
+        """Exchange the key in the background. During an outage, the old token stays in use."""
         with self._changing, suppress(ServiceUnavailableError):
             if digest not in self._exchanges and len(self._exchanges) < MAX_EXCHANGES:
                 known.renew_at = now + RENEWAL_PAUSE_SECONDS
                 self._begin(key, digest)
 
     def _exchange_of(self, key: str, ip_address: str | None) -> "Future[Verified]":
-        """One for all callers with the key at the same time."""
+        """The exchange that all callers with this key wait for."""
         if not is_well_formed(key):
             raise invalid_token("an API key with a typing error")
         digest = self._digest(key)
@@ -203,7 +206,7 @@ class KeyExchange:
 
 
 def _follow(exchange: "Future[Verified]") -> "Future[Verified]":
-    """For one caller: to cancel it does not cancel the exchange, for which others may wait."""
+    """A future for one caller. Canceling it does not cancel the exchange, which others may need."""
     follower: Future[Verified] = Future()
 
     def finish(done: "Future[Verified]") -> None:

@@ -15,7 +15,7 @@ _SDK = "mcp.server.auth.middleware.bearer_auth"
 
 
 def name_user(scope: Scope, user: User, credential: str) -> None:
-    """In the scope of a request, if the process has loaded the SDK."""
+    """Put the user into the scope of a request, if the process has loaded the SDK."""
     if _SDK in sys.modules and (name := _naming()):
         name(scope, access_token_fields(user, credential))
 
@@ -34,7 +34,7 @@ def access_token_fields(user: User, token: str) -> dict[str, Any]:
 
 @cache
 def _naming() -> Callable[[Scope, dict[str, Any]], None] | None:
-    """None for another version of the SDK."""
+    """The function that does it, or None for another version of the SDK."""
     try:
         from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
         from mcp.server.auth.provider import AccessToken

@@ -28,7 +28,7 @@ _CHECK_ROUTES = "hourpass.guard.fastapi_app"  # loaded where FastAPI is installe
 
 
 class Verifier(Validity, Protocol):
-    """What the middleware needs of a guard."""
+    """The methods of a guard that the middleware uses."""
 
     def get_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> str: ...
     async def averify(self, token: str, ip_address: str | None = None) -> Verified: ...
@@ -36,7 +36,7 @@ class Verifier(Validity, Protocol):
 
 
 class Authenticated:
-    """In the scope of a request: which guard let it in, and as which user."""
+    """The guard that accepted a request, and its user. It is in the request's scope."""
 
     KEY = "hourpass"
 

@@ -44,7 +44,7 @@ class RequestHead(NamedTuple):
         return cls(values[b"content-type"], values[b"content-encoding"], query)
 
     def media_type(self) -> tuple[str, dict[str, str]]:
-        """In lower case, with its parameters. Raises InvalidRequestError."""
+        """The media type in lower case, and its parameters. Raises InvalidRequestError."""
         if any(value.lower() != "identity" for value in self.content_encodings):
             raise InvalidRequestError("The body is compressed")
         if len(self.content_types) != 1 or not (
@@ -132,7 +132,7 @@ class FormReader(NameReader):
         return multipart_parts(content, boundary.encode(), self._is_read)
 
     def names_in(self, head: RequestHead, items: Iterable[tuple[str, Any]]) -> list[str]:
-        """Of a form that FastAPI has parsed. Its files are no texts."""
+        """The names in a form that FastAPI has parsed. Its files are not texts."""
         head.media_type()
         return self._checked((name, name, value) for name, value in items)
 

@@ -38,7 +38,7 @@ def client_network(address: str | None) -> IPNetwork | None:
 
 
 def _parse(address: str | None) -> IPAddress | None:
-    """None if there is none: on a Unix socket, and in tests. IPv4-mapped addresses are IPv4."""
+    """The IP address, or None on a Unix socket and in tests. IPv4-mapped addresses become IPv4."""
     try:
         parsed = ip_address(address or "")
     except ValueError:

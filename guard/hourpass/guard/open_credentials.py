@@ -1,4 +1,4 @@
-"""What an open request or call began with: is that token or API key still valid?
+"""Whether the token or API key with which an open request or call began is still valid.
 
 An API key outlives its tokens. So a request that began with a key goes on with the key's next
 token, unless the key was revoked or lost a scope.
@@ -13,7 +13,7 @@ from hourpass.guard.token_verifier import Verified
 
 
 class Validity(Protocol):
-    """What is needed of a guard."""
+    """The methods of a guard that are used here."""
 
     async def averify(self, token: str, ip_address: str | None = None) -> Verified: ...
     def has_expired(self, verified: Verified) -> bool: ...

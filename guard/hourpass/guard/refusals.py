@@ -52,8 +52,8 @@ class Refusals:
 
 
 def default_body(error: GuardError) -> dict[str, str]:
-    """As the service's error bodies, which have `error`. `code` is the same. A 403 has `scope`:
-    what the request needs."""
+    """`error` is as in the service's error bodies, and `code` is the same. A 403 has `scope`: what
+    the request needs."""
     body = {"message": str(error), "error": error.code, "code": error.code}
     if isinstance(error, InsufficientScopeError) and error.scope:
         body["scope"] = error.scope

@@ -6,8 +6,8 @@ from hourpass.guard.invalid_tokens import RecentlyInvalid
 
 
 class RefusedKeys:
-    """By their digest (key_exchange.py). All are forgotten when the revocation feed moves: a key
-    that is made, or works again, is listed there."""
+    """Keeps them by their digest (key_exchange.py). Forgets all when the revocation feed moves,
+    because it lists each key that is created or works again."""
 
     def __init__(self) -> None:
         self._refused = RecentlyInvalid()

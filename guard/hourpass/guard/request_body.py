@@ -78,7 +78,10 @@ class RequestBody:
 
 
 async def read_names(reader: NameReader, head: RequestHead, content: Content) -> list[str]:
-    """In a thread if it takes long. Raises InvalidRequestError."""
+    """The names that the reader finds, in a thread if the body is large.
+
+    Raises InvalidRequestError.
+    """
     if isinstance(content, bytes):
         return reader.names(head, content)
     return await run_blocking(reader.names, head, content)

@@ -184,7 +184,7 @@ class ServiceClient:
 
     @contextmanager
     def _logging_first_failure(self, what: str) -> Iterator[None]:
-        """One line, not one for each request. The feed has its own connection and log lines."""
+        """Log the first of several failures only. The feed has its own connection and log lines."""
         try:
             yield
         except OutageError as error:

@@ -77,7 +77,7 @@ class TokenChecker:
         return await wait_for(answer)
 
     def _check_locally(self, token: str, timeout: float) -> Verified | None:
-        """None if that needs a request to the service. Never blocks."""
+        """The verified token, or None if that needs a request to the service. Never blocks."""
         feed = self._feed
         state = feed.state
         if state is None:

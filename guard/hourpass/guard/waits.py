@@ -19,7 +19,7 @@ class Waits:
         self._refused = self._plain_polls_left = 0
 
     def next_wait(self, longest: int) -> int:
-        """In seconds; 0 for a plain request."""
+        """The seconds that the service may wait. 0 means a plain request."""
         if self._plain_polls_left:
             return 0
         return min(HEARTBEAT_SECONDS, longest) if self._short_waits_left else longest

@@ -1,4 +1,4 @@
-"""One connection to the service, and one request after another on it."""
+"""A connection to the service, for one request after another."""
 
 import http.client
 import io
@@ -157,7 +157,7 @@ def _close_wrapped(error: BaseException) -> None:
 
 
 def _connect(to: ServiceUrl | ProxyUrl, limits: Limits) -> socket.socket:
-    """To the first of the host's addresses that accepts."""
+    """Connect to the first of the host's addresses that accepts."""
     refused: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(
         to.host, to.port, type=socket.SOCK_STREAM

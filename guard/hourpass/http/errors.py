@@ -45,12 +45,13 @@ _CAUSES: list[tuple[type[Exception], Callable[[Any], str]]] = [
 
 
 def _words(constant: str) -> str:
-    """Of a constant of OpenSSL, such as WRONG_VERSION_NUMBER."""
+    """The text of a constant of OpenSSL, such as WRONG_VERSION_NUMBER."""
     return constant.lower().replace("_", " ")
 
 
 def _place_of(error: BaseException) -> str:
-    """Of an unexpected error: its text may contain anything, so the log shows where it began."""
+    """Where an unexpected error began. The log does not show its text, which may contain
+    anything."""
     traceback = error.__traceback__
     if traceback is None:
         return ""

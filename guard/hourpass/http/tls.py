@@ -28,7 +28,7 @@ class Tls:
                 raise ValueError(f"verify={verify!s}, cert={_names(cert)}: {error}") from None
 
     def context(self) -> ssl.SSLContext:
-        """For one connection. Given files are read again, so that renewed ones are used."""
+        """A context for one connection. Reads given files again, so that renewed ones are used."""
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
         if self._verify is True and self._cert is None:
@@ -43,7 +43,7 @@ class Tls:
 
 @cache
 def _system_context() -> ssl.SSLContext:
-    """One for all guards of the process: it takes milliseconds and a megabyte."""
+    """All guards of the process share it, because it takes milliseconds and a megabyte."""
     return _new_context(None)
 
 
@@ -59,7 +59,7 @@ def _new_context(authorities: str | None) -> ssl.SSLContext:
 
 
 def _certifi_file() -> str | None:
-    """For a Python that finds no authorities of the system, as some on macOS."""
+    """The authorities of a Python that finds none of the system, as some on macOS."""
     paths = ssl.get_default_verify_paths()
     if os.name == "nt" or paths.cafile or paths.capath:
         return None

@@ -39,7 +39,7 @@ def is_shared(transport: Transport | None) -> bool:
 
 
 def without_shared(transport: Transport | None) -> Transport | None:
-    """For a forked child, which must not use its parent's connections."""
+    """What a forked child may use of it: not its parent's connections."""
     return _refuse_to_share if is_shared(transport) else transport
 
 
@@ -64,7 +64,7 @@ class Request:
     extensions: dict[str, Any]
 
     def of(self, library: ModuleType | None) -> Any:
-        """As a request of httpx or httpx2, for a transport of that library."""
+        """The request as one of httpx or httpx2, for a transport of that library."""
         if library is None:
             return self
         return library.Request(**{name: getattr(self, name) for name in self.__slots__})

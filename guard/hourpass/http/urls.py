@@ -31,7 +31,7 @@ class ServiceUrl:
 
     @property
     def netloc(self) -> str:
-        """For the header `Host`: a port only if it is not the scheme's own."""
+        """The value of the header `Host`, with the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 

@@ -1,4 +1,4 @@
-"""API keys, service accounts and groups of an Issuer (testing.py)."""
+"""API keys, service accounts and groups of an Issuer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from hourpass.api_keys import generate_key, id_of
 from hourpass.scopes import intersection
 
 if TYPE_CHECKING:
-    from hourpass.testing import Issuer
+    from hourpass.testing.issuer import Issuer
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class ServiceAccount:
 
 @dataclass(slots=True)
 class IssuedKey:
-    """What an issuer knows of a key."""
+    """An API key and its owner, as an issuer stores them."""
 
     scopes: frozenset[str]
     groups: list[Group]
@@ -75,5 +75,5 @@ class IssuedKey:
 
     @property
     def fingerprint(self) -> str:
-        """As the service lists a key that is new or works again, so that guards forget refusals."""
+        """Published when the key is new or works again, so that guards forget its refusal."""
         return f"key:{sha256(self.key.encode()).digest()[:8].hex()}"

@@ -1,4 +1,4 @@
-"""nginx keeps responses of Hourpass until the end of the second (examples/model_behind_nginx)."""
+"""nginx caches responses of Hourpass until the end of the second (examples/model_behind_nginx)."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.model_server import Model
-from tests.support.proxies import GUINEVERE, Court, gateway
+from tests.support.proxies import GUINEVERE, ProxiedHourpass, gateway
 from tests.support.users import GALAHAD, Person, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -59,8 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def counter(court: Court) -> Iterator[Counter]:
-    counter = Counter(court.port)
+def counter(hourpass: ProxiedHourpass) -> Iterator[Counter]:
+    counter = Counter(hourpass.port)
     yield counter
     counter.stop()
 
@@ -72,7 +72,7 @@ def nginx(counter: Counter, model: Model) -> Iterator[httpx.Client]:
 
 
 def predict_until_cached(nginx: httpx.Client, counter: Counter, token: str) -> None:
-    """Until a request needed no check."""
+    """Repeat a request until nginx uses a cached response for it."""
     before = -1
     while counter.checks != before:
         before = counter.checks
@@ -86,9 +86,9 @@ def wait_for_the_next_second() -> None:
 
 
 def test_a_response_is_used_again_within_the_second(
-    nginx: httpx.Client, counter: Counter, court: Court, model: Model
+    nginx: httpx.Client, counter: Counter, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    token = court.token(GUINEVERE)
+    token = hourpass.token(GUINEVERE)
     model.seen.clear()
     predict_until_cached(nginx, counter, token)
     assert {seen.values("X-Auth-Username")[0] for seen in model.seen} == {
@@ -98,18 +98,20 @@ def test_a_response_is_used_again_within_the_second(
 
 
 def test_a_revoked_token_is_refused_once_the_second_is_over(
-    nginx: httpx.Client, counter: Counter, court: Court
+    nginx: httpx.Client, counter: Counter, hourpass: ProxiedHourpass
 ) -> None:
-    token = court.token(GALAHAD)
+    token = hourpass.token(GALAHAD)
     wait_for_the_next_second()  # so that all of this happens within one
     predict_until_cached(nginx, counter, token)
-    court.hourpass.post("/revoke", data={"token": token}).raise_for_status()
+    hourpass.client.post("/revoke", data={"token": token}).raise_for_status()
     wait_for_the_next_second()
     assert nginx.get("/predict", headers=bearer(token)).status_code == 401
 
 
-def test_a_refusal_is_never_used_again(nginx: httpx.Client, counter: Counter, court: Court) -> None:
-    token = court.token(GALAHAD)
+def test_a_refusal_is_never_used_again(
+    nginx: httpx.Client, counter: Counter, hourpass: ProxiedHourpass
+) -> None:
+    token = hourpass.token(GALAHAD)
     for path, refused, status in (("/predict", token[:-1], 401), ("/train", token, 403)):
         for _ in range(4):
             before = counter.checks
@@ -118,9 +120,9 @@ def test_a_refusal_is_never_used_again(nginx: httpx.Client, counter: Counter, co
 
 
 def test_no_other_token_gets_the_response(
-    nginx: httpx.Client, counter: Counter, court: Court, model: Model
+    nginx: httpx.Client, counter: Counter, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    token = court.token(GUINEVERE)
+    token = hourpass.token(GUINEVERE)
     predict_until_cached(nginx, counter, token)
     model.seen.clear()
     others = (
@@ -141,10 +143,14 @@ def test_no_other_token_gets_the_response(
     assert nginx.get("/predict").status_code == 401
 
 
-def test_the_users_of_a_second_never_mix(nginx: httpx.Client, court: Court, model: Model) -> None:
+def test_the_users_of_a_second_never_mix(
+    nginx: httpx.Client, hourpass: ProxiedHourpass, model: Model
+) -> None:
     """Each request says in its path which user the model has to see."""
     people: dict[str, Person] = {"2": GUINEVERE, "4": GALAHAD}
-    tokens = {number: [court.token(person) for _ in range(3)] for number, person in people.items()}
+    tokens = {
+        number: [hourpass.token(person) for _ in range(3)] for number, person in people.items()
+    }
     model.seen.clear()
 
     def ask(number: int) -> None:
@@ -162,8 +168,8 @@ def test_the_users_of_a_second_never_mix(nginx: httpx.Client, court: Court, mode
     assert all(seen.path != "/train/4" for seen in model.seen)
 
 
-def test_it_can_be_switched_off(counter: Counter, court: Court, model: Model) -> None:
-    token = court.token(GALAHAD)
+def test_it_can_be_switched_off(counter: Counter, hourpass: ProxiedHourpass, model: Model) -> None:
+    token = hourpass.token(GALAHAD)
     off = {"proxy_cache hourpass;": "proxy_cache off;"}
     with gateway("nginx", counter.port, model.port, off) as url:
         before = counter.checks

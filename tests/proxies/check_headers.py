@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.support.model_server import Model
-from tests.support.proxies import GUINEVERE, Court
+from tests.support.proxies import GUINEVERE, ProxiedHourpass
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -25,10 +25,10 @@ SEPARATORS = "-_.!#$%&'*+^`|~"
 
 
 @pytest.mark.parametrize("separator", SEPARATORS)
-def test_no_user_that_the_caller_names_reaches_the_model(
-    proxy: httpx.Client, court: Court, model: Model, separator: str
+def test_no_user_header_of_the_caller_reaches_the_model(
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, separator: str
 ) -> None:
-    headers = [("Authorization", f"Bearer {court.token(GALAHAD)}")]
+    headers = [("Authorization", f"Bearer {hourpass.token(GALAHAD)}")]
     for name in USER_HEADERS:
         headers += [(name.replace("-", separator), "spoofed")]
         headers += [(name.replace("-", separator, 1).lower(), "spoofed")]
@@ -38,9 +38,9 @@ def test_no_user_that_the_caller_names_reaches_the_model(
 
 
 def test_the_user_reaches_the_model_under_another_name_if_configured(
-    kind: str, configured_proxy: httpx.Client, court: Court, model: Model
+    kind: str, configured_proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    headers = [*bearer(court.token(GUINEVERE)).items(), ("X-Forwarded-User", "spoofed")]
+    headers = [*bearer(hourpass.token(GUINEVERE)).items(), ("X-Forwarded-User", "spoofed")]
     assert configured_proxy.get("/predict", headers=headers).status_code == 200
     (seen,) = model.seen
     expected = [] if kind == "traefik" else ["Gueni%C3%A8vre%20du%20Lac"]
@@ -60,9 +60,9 @@ CLIENT_HEADERS = {
 
 
 def test_only_the_proxy_says_where_a_request_comes_from(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    headers = {**bearer(court.token(GALAHAD)), "Host": "model.example"}
+    headers = {**bearer(hourpass.token(GALAHAD)), "Host": "model.example"}
     assert proxy.get("/predict", headers=headers | CLIENT_HEADERS).status_code == 200
     (seen,) = model.seen
     assert seen.values("Host") == ["model.example"]
@@ -75,11 +75,11 @@ def test_only_the_proxy_says_where_a_request_comes_from(
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-User", "X-Forwarded-For", "Remote-User"])
-def test_the_proxys_headers_cannot_be_taken_away_on_the_last_hop(
-    configured_proxy: httpx.Client, court: Court, model: Model, name: str
+def test_the_proxys_headers_cannot_be_removed_with_connection(
+    configured_proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, name: str
 ) -> None:
     """Connection names headers that a proxy must not pass on (RFC 9110, 7.6.1)."""
-    token = court.token(GALAHAD)
+    token = hourpass.token(GALAHAD)
     expected = configured_proxy.get("/predict", headers=bearer(token))
     assert expected.status_code == 200
     values = model.seen.pop().values(name)

@@ -1,4 +1,4 @@
-"""Errors of nginx's own, with the rules of examples/model_behind_nginx: JSON, as all others are."""
+"""Errors that nginx itself returns with the files of examples/model_behind_nginx are JSON too."""
 
 import json
 from http.client import HTTPResponse
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.model_server import Model
 from tests.support.processes import free_port
-from tests.support.proxies import Court, Proxies, connection, gateway
+from tests.support.proxies import ProxiedHourpass, Proxies, connection, gateway
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -57,9 +57,9 @@ def test_a_request_that_nginx_refuses(nginx: httpx.Client, model: Model, name: s
     assert model.seen == []
 
 
-def test_a_model_that_cannot_be_reached(court: Court) -> None:
-    with gateway("nginx", court.port, free_port()) as url:
-        response = httpx.get(f"{url}/predict", headers=bearer(court.token(GALAHAD)))
+def test_a_model_that_cannot_be_reached(hourpass: ProxiedHourpass) -> None:
+    with gateway("nginx", hourpass.port, free_port()) as url:
+        response = httpx.get(f"{url}/predict", headers=bearer(hourpass.token(GALAHAD)))
         assert_is_error(response, 502, "bad_gateway")
 
 
@@ -70,7 +70,9 @@ def test_a_service_that_cannot_be_reached(model: Model) -> None:
         assert response.headers["Retry-After"] == "1"
 
 
-def test_an_error_of_the_model_passes_unchanged(nginx: httpx.Client, court: Court) -> None:
+def test_an_error_of_the_model_passes_unchanged(
+    nginx: httpx.Client, hourpass: ProxiedHourpass
+) -> None:
     for status in (400, 401, 403, 404, 413, 500, 502, 503, 504):
-        response = nginx.get(f"/status/{status}", headers=bearer(court.token(GALAHAD)))
+        response = nginx.get(f"/status/{status}", headers=bearer(hourpass.token(GALAHAD)))
         assert (response.status_code, response.json()) == (status, {"prediction": 42})

@@ -1,11 +1,11 @@
-"""Paths that need no token, as each proxy of examples/ reads them."""
+"""Paths that need no token, behind each proxy of examples/."""
 
 import httpx
 import pytest
 
 from tests.support.model_server import Model
 from tests.support.path_cases import PATH_CASES
-from tests.support.proxies import Court, connection, head_of_answer
+from tests.support.proxies import ProxiedHourpass, connection, head_of_answer
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -49,9 +49,13 @@ def test_an_open_path_needs_no_token_in_its_own_spelling_only(
 
 @pytest.mark.parametrize("path", ["/health", "/static/a"])
 def test_an_open_path_has_no_user(
-    configured_proxy: httpx.Client, court: Court, model: Model, path: str
+    configured_proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, path: str
 ) -> None:
-    headers = [*bearer(court.token(GALAHAD)).items(), ("X-Auth-User-Id", "1"), ("Remote-User", "1")]
+    headers = [
+        *bearer(hourpass.token(GALAHAD)).items(),
+        ("X-Auth-User-Id", "1"),
+        ("Remote-User", "1"),
+    ]
     assert configured_proxy.post(path, headers=headers, content=b"x").status_code == 200
     (seen,) = model.seen
     for name in ("X-Auth-User-Id", "X-Auth-Username", "Remote-User", "X-Forwarded-User"):
@@ -71,9 +75,9 @@ def test_a_preflight_needs_no_token_where_it_is_let_through(
 
 
 def test_other_paths_need_a_token_as_before(
-    configured_proxy: httpx.Client, court: Court, model: Model
+    configured_proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
-    headers = bearer(court.token(GALAHAD))
+    headers = bearer(hourpass.token(GALAHAD))
     assert configured_proxy.get("/predict", headers=headers).status_code == 200
     assert configured_proxy.get("/train", headers=headers).status_code == 403
     assert [seen.path for seen in model.seen] == ["/predict"]

@@ -1,81 +1,30 @@
-"""An issuer of tokens that replaces the service in the tests of an API with a guard.
-
-Use the fixture `hourpass_issuer`, or that of a module or of the session, and call its
-`attach(guard)`. pytest finds the fixtures by itself (pytest_plugin.py);
-`pytest_plugins = ["hourpass.testing"]` also gives them where the loading of plugins is off.
-
-PYTEST_DONT_REWRITE: there are no assertions here, and a conftest.py may import this module first.
-"""
+"""An issuer of tokens and API keys, for tests without a service."""
 
 import errno
-import json
 import secrets
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from itertools import count
-from threading import Condition, get_ident
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
 from hourpass.api_keys import is_api_key
 from hourpass.guard.guard import Guard
 from hourpass.guard.revocation_feed import Clock
-from hourpass.guard.service_client import HEARTBEAT_SECONDS
 from hourpass.http import transports
-from hourpass.pytest_plugin import (
-    hourpass_issuer,
-    module_hourpass_issuer,
-    session_hourpass_issuer,
-)
-from hourpass.testing_accounts import Group, IssuedKey, ServiceAccount
-
-__all__ = [
-    "Group",
-    "Issuer",
-    "MovableClock",
-    "ServiceAccount",
-    "SigningKey",
-    "authorization",
-    "hourpass_issuer",
-    "module_hourpass_issuer",
-    "session_hourpass_issuer",
-]
+from hourpass.testing.accounts import Group, IssuedKey, ServiceAccount
+from hourpass.testing.clock import MovableClock
+from hourpass.testing.feed import Feed
+from hourpass.testing.requests import Request, RequestUrl, Response
+from hourpass.testing.signing_key import SigningKey
 
 LIFETIME = timedelta(minutes=60)
 KEY_LIFETIME = timedelta(days=90)
 KEPT_AFTERWARDS = timedelta(days=1)  # the feed keeps a revocation this much longer than a token
-
-_HEARD_WITHIN_SECONDS = 10.0
-
-
-def authorization(token: str) -> dict[str, str]:
-    """The header that carries the token."""
-    return {"Authorization": f"Bearer {token}"}
-
-
-class MovableClock:
-    """Real time plus all that it was advanced by."""
-
-    def __init__(self) -> None:
-        self._moved_by = 0.0
-
-    def time(self) -> float:
-        return time.time() + self._moved_by
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self._moved_by
-
-    def advance(self, span: timedelta) -> None:
-        self._moved_by += span.total_seconds()
 
 
 class Issuer:
@@ -92,11 +41,7 @@ class Issuer:
         self._ids = count(1_000)  # of groups and service accounts
         self._disabled: set[int] = set()
         self._epochs: Counter[int] = Counter()  # by user
-        self._revoked: list[dict[str, str]] = []
-        self._is_away = False
-        self._changed = Condition()
-        # By thread of a guard: the number of revocations that it has read.
-        self._heard: dict[int, int] = {}
+        self._feed = Feed()
         self._undo = ExitStack()
 
     def attach(self, guard: Guard) -> None:
@@ -109,14 +54,12 @@ class Issuer:
             guard.transport, guard.clock = transport, clock
             guard.close()
 
-        connect(lambda: _IssuerTransport(self), self.clock)
+        connect(lambda: _IssuerTransport(self, self._feed), self.clock)
         self._undo.callback(connect, *before)
 
     def close(self) -> None:
         self._undo.close()
-        with self._changed:
-            self._is_away = True
-            self._changed.notify_all()
+        self._feed.go_away()
 
     def token(
         self,
@@ -192,7 +135,7 @@ class Issuer:
         return new.key
 
     def suspend_api_key(self, key: str) -> None:
-        """Until resume_api_key(). The guards know it when this returns."""
+        """Refuse the key until resume_api_key(). The guards know it when this returns."""
         self._api_keys[key].is_suspended = True
         self._end_tokens(self._api_keys[key])
 
@@ -253,13 +196,9 @@ class Issuer:
 
     def publish(self, value: str) -> None:
         """Revoke a value: `jti:…`, `sid:…`, `kid:…`, `grp:<id>.<version>` or `sub:<id>:<epoch>`
-        (decision 6)."""
+        (decision 6). The guards know it when this returns."""
         now = datetime.fromtimestamp(self.clock.time(), UTC)
-        expires_at = now + LIFETIME + KEPT_AFTERWARDS
-        with self._changed:
-            self._revoked.append({"value": value, "expires_at": expires_at.isoformat()})
-            self._changed.notify_all()
-        self._wait_until_heard()
+        self._feed.add(value, now, LIFETIME + KEPT_AFTERWARDS)
 
     def rotate_key(self) -> None:
         """Sign with a new key, and publish only that one."""
@@ -274,14 +213,10 @@ class Issuer:
     @contextmanager
     def outage(self, lasting: timedelta = timedelta(minutes=1)) -> Iterator[None]:
         """Inside the block, the service has been unreachable for `lasting`. Then it is back."""
-        with self._changed:
-            self._is_away = True
-            self._changed.notify_all()
+        self._feed.go_away()
         self.clock.advance(lasting)
         yield
-        with self._changed:
-            self._is_away = False
-            self._heard = dict.fromkeys(self._heard, -1)
+        self._feed.come_back()
         self._catch_up()
 
     def advance_time(self, span: timedelta) -> None:
@@ -303,20 +238,10 @@ class Issuer:
         for _ in range(2):
             self.publish(f"jti:{secrets.token_urlsafe(16)}")
 
-    def _wait_until_heard(self) -> None:
-        """Wait until every guard asks for what comes after the feed's end."""
-
-        def all_heard() -> bool:
-            return self._is_away or set(self._heard.values()) <= {len(self._revoked)}
-
-        with self._changed:
-            if not self._changed.wait_for(all_heard, _HEARD_WITHIN_SECONDS):
-                raise TimeoutError("a guard does not follow the feed")
-
-    def answer(self, request: "Request") -> "Response":
+    def answer(self, request: Request) -> Response:
         path = request.url.path
         self.asked[path] += 1
-        if self._is_away:
+        if self._feed.is_away:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "away")
         match path:
             case "/.well-known/oauth-authorization-server":
@@ -324,12 +249,12 @@ class Issuer:
             case "/.well-known/jwks.json":
                 return Response.of_json({"keys": [self._key.public_jwk()]})
             case "/revocations":
-                return self._page(request)
+                return self._feed.page(request, self.clock.time())
             case "/token" if request.method == "POST":
                 return self._exchange(dict(parse_qsl((request.content or b"").decode())))
         return Response(404)
 
-    def _exchange(self, form: dict[str, str]) -> "Response":
+    def _exchange(self, form: dict[str, str]) -> Response:
         """RFC 8693, 2."""
         if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:token-exchange":
             return Response.of_json({"error": "unsupported_grant_type"}, 400)
@@ -353,7 +278,7 @@ class Issuer:
         )
 
     def _token_of(self, key: IssuedKey, audience: str) -> str:
-        """The same one for all guards until half of its life is over."""
+        """All guards get the same token until half of its lifetime is over."""
         now = int(self.clock.time())
         epoch = self._epochs[key.claims.get("user_id", 1)]
         issued_for = (key.version, self._key.kid, epoch, *(group.claim for group in key.groups))
@@ -378,101 +303,13 @@ class Issuer:
         key.tokens[audience] = issued_for, token
         return token
 
-    def forget_listener(self) -> None:
-        with self._changed:
-            self._heard.pop(get_ident(), None)
-            self._changed.notify_all()
-
-    def _page(self, request: "Request") -> "Response":
-        query = request.url.params
-        after, wait = int(query.get("after", "0")), int(query["wait"])
-        with self._changed:
-            self._heard[get_ident()] = after if "after" in query else -1
-            self._changed.notify_all()
-        date = datetime.fromtimestamp(self.clock.time(), UTC)
-        headers = {"Date": format_datetime(date, usegmt=True)}
-        return Response(200, headers, _Pieces(self._pieces_of_page(after, wait)))
-
-    def _pieces_of_page(self, after: int, wait: int) -> Iterator[bytes]:
-        """Heartbeats until there is a revocation or the wait ends, and then the page."""
-        deadline = time.monotonic() + wait
-        while (left := deadline - time.monotonic()) > 0:
-            with self._changed:
-                is_over = self._changed.wait_for(
-                    lambda: self._is_away or len(self._revoked) > after,
-                    min(left, HEARTBEAT_SECONDS),
-                )
-            if is_over:
-                break
-            if left > HEARTBEAT_SECONDS:
-                yield b" "
-        if self._is_away:
-            raise ConnectionResetError(errno.ECONNRESET, "away")
-        revoked = self._revoked[after:]
-        page = {"revocations": revoked, "cursor": str(after + len(revoked)), "more": False}
-        yield json.dumps(page).encode()
-
-
-class SigningKey:
-    def __init__(self) -> None:
-        self.kid = secrets.token_hex(8)
-        self._private = ec.generate_private_key(ec.SECP256R1())
-
-    def sign(self, claims: dict[str, Any]) -> str:
-        headers = {"kid": self.kid, "typ": "at+jwt"}
-        return jwt.encode(claims, self._private, "ES256", headers)
-
-    def public_jwk(self) -> dict[str, Any]:
-        jwk: dict[str, Any] = ECAlgorithm.to_jwk(self._private.public_key(), as_dict=True)
-        return {**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}
-
-
-class _Pieces:
-    """A body."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._pieces)
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RequestUrl:
-    path: str
-    params: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a guard asks. It has the attributes of a request of httpx that matter here."""
-
-    url: RequestUrl
-    headers: dict[str, str]
-    method: str = "GET"
-    content: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What it is told. A response of httpx or httpx2 would do as well."""
-
-    status_code: int
-    headers: dict[str, str] = field(default_factory=dict)
-    stream: _Pieces = field(default_factory=lambda: _Pieces([]))
-
-    @classmethod
-    def of_json(cls, members: dict[str, Any], status: int = 200) -> "Response":
-        return cls(status, stream=_Pieces([json.dumps(members).encode()]))
-
 
 class _IssuerTransport:
     """Passes a guard's requests on to the issuer. The guard closes it in its background thread."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, feed: Feed) -> None:
         self._issuer = issuer
+        self._feed = feed
 
     def handle_request(self, request: transports.Request) -> Response:
         url = urlsplit(request.url)
@@ -480,4 +317,4 @@ class _IssuerTransport:
         return self._issuer.answer(Request(asked, request.headers, request.method, request.content))
 
     def close(self) -> None:
-        self._issuer.forget_listener()
+        self._feed.forget_reader()

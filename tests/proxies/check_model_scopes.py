@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.model_server import Model
-from tests.support.proxies import ELAINE, MERLIN, Court, connection, head_of_answer
+from tests.support.proxies import ELAINE, MERLIN, ProxiedHourpass, connection, head_of_answer
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -50,20 +50,21 @@ def ask(url: str, path: str, token: str) -> str:
 
 
 def test_the_users_of_a_model_reach_it(
-    proxy: httpx.Client, court: Court, model: Model, subtests: pytest.Subtests
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
+    elaine, galahad = bearer(hourpass.token(ELAINE)), bearer(hourpass.token(GALAHAD))
     for path in MINE:
         for query in ("", "?x=1", "?scope=", "?scope=train"):
             with subtests.test(path + query):
                 model.seen.clear()
-                response = proxy.post(path + query, headers=bearer(court.token(ELAINE)))
+                response = proxy.post(path + query, headers=elaine)
                 assert response.status_code == 200
                 assert [seen.path for seen in model.seen] == [path + query]
                 assert model.seen[0].values("X-Auth-Username") == ["elaine"]
     model.seen.clear()
     for path in MINE:
         with subtests.test(f"{path} without the scope"):
-            response = proxy.post(path, headers=bearer(court.token(GALAHAD)))
+            response = proxy.post(path, headers=galahad)
             assert response.status_code == 403
             assert 'scope="predict:fraud-v3"' in response.headers["WWW-Authenticate"]
             assert proxy.post(path).status_code == 401
@@ -71,9 +72,9 @@ def test_the_users_of_a_model_reach_it(
 
 
 def test_no_spelling_of_a_path_reaches_another_model(
-    url: str, court: Court, model: Model, subtests: pytest.Subtests
+    url: str, hourpass: ProxiedHourpass, model: Model, subtests: pytest.Subtests
 ) -> None:
-    token = court.token(ELAINE)
+    token = hourpass.token(ELAINE)
     for path in NOT_MINE:
         with subtests.test(path):
             model.seen.clear()
@@ -86,28 +87,29 @@ def test_no_spelling_of_a_path_reaches_another_model(
 
 
 def may_be_another_model(path: str) -> bool:
-    """To some model server."""
+    """Whether some model server could read it as the path of another model."""
     is_mine = re.fullmatch(r"/models/fraud-v3(/[a-z0-9-]+)*/?(\?.*)?", path)
     return not is_mine and path != "/x" and "models" in unquote(path).lower()
 
 
-def test_who_may_use_every_model_needs_no_rule_of_its_own(
-    kind: str, proxy: httpx.Client, court: Court, model: Model
+def test_a_model_without_a_rule_of_its_own_needs_a_scope_too(
+    kind: str, proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
     """nginx and Caddy ask for the model's own scope, Traefik and Envoy for all models that have no
     rule."""
     if kind in ("traefik", "envoy"):
-        headers = bearer(court.token(MERLIN))
+        headers = bearer(hourpass.token(MERLIN))
         assert proxy.post("/models/other/predict", headers=headers).status_code == 200
     else:
-        headers = bearer(court.token(ELAINE))
+        headers = bearer(hourpass.token(ELAINE))
         assert proxy.post("/models/iris/predict", headers=headers).status_code == 200
     assert len(model.seen) == 1
 
 
 def test_the_list_of_models_and_other_paths_need_no_scope(
-    proxy: httpx.Client, court: Court, model: Model
+    proxy: httpx.Client, hourpass: ProxiedHourpass, model: Model
 ) -> None:
+    headers = bearer(hourpass.token(GALAHAD))
     for path in ("/models", "/models/", "/models?x=1", "/modelsx", "/v1/models", "/predict"):
-        assert proxy.get(path, headers=bearer(court.token(GALAHAD))).status_code == 200, path
+        assert proxy.get(path, headers=headers).status_code == 200, path
     assert len(model.seen) == 6

@@ -1,4 +1,4 @@
-"""The example's README, as somebody new would follow it."""
+"""examples/model_behind_nginx, started and called as its README says."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""What takes long, through each proxy of examples/. Its limit is two seconds here instead of ten
-minutes, and no other limit cuts in before."""
+"""Slow requests through each proxy of examples/. Its time limit is two seconds here instead of ten
+minutes, and no other limit is shorter."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.model_server import PARTS, PAUSE_SECONDS, Model
-from tests.support.proxies import GATEWAYS, Court, Proxies, connection, head_of_answer
+from tests.support.proxies import GATEWAYS, ProxiedHourpass, Proxies, connection, head_of_answer
 from tests.support.users import GALAHAD, bearer
 
 pytest_plugins = ["tests.support.proxy_fixtures"]
@@ -75,9 +75,9 @@ Outcomes = dict[tuple[str, str], Future[Any]]
 
 
 @pytest.fixture(scope="module")
-def outcomes(court: Court, model: Model, configured: Proxies) -> Iterator[Outcomes]:
-    """Everything at the same time, since each takes more than two seconds."""
-    token = court.token(GALAHAD)
+def outcomes(hourpass: ProxiedHourpass, model: Model, configured: Proxies) -> Iterator[Outcomes]:
+    """All requests run at the same time, because each takes more than two seconds."""
+    token = hourpass.token(GALAHAD)
     names = ("prediction", "stream", "upload", "websocket")
     with ThreadPoolExecutor(len(names) * len(GATEWAYS)) as pool:
         callers = {kind: Caller(configured(kind), kind, token, model) for kind in GATEWAYS}

@@ -1,0 +1,1 @@
+"""Each proxy of examples/ between a real Hourpass and a model."""
