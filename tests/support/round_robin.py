@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import cycle
 from urllib.parse import urlsplit
 
@@ -23,11 +23,18 @@ def round_robin(urls: Sequence[str]) -> Iterator[str]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         target = next(targets)
-        with suppress(OSError):
+        writers = [writer]
+        try:
             upstream, to_upstream = await asyncio.open_connection(target.hostname, target.port)
+            writers.append(to_upstream)
             async with asyncio.TaskGroup() as group:
                 group.create_task(_copy(reader, to_upstream))
                 group.create_task(_copy(upstream, writer))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for each in writers:
+                each.transport.abort()
 
     async def serve() -> None:
         nonlocal port
@@ -36,6 +43,7 @@ def round_robin(urls: Sequence[str]) -> Iterator[str]:
         started.set()
         await stopping.wait()
         server.close()
+        await asyncio.sleep(0.1)  # until the last connection has its task
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -52,10 +60,7 @@ def round_robin(urls: Sequence[str]) -> Iterator[str]:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-    finally:
-        writer.close()
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
