@@ -24,11 +24,11 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     register,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import blocking
 
@@ -184,7 +184,7 @@ async def test_an_administrator_creates_a_user(client: AsyncClient, arthurs_toke
     record = response.json()
     assert response.headers["Location"] == f"/users/{record['id']}"
     assert record["scopes"] == ["predict", "train"]
-    assert said_in(await log_in(client, MORGAN))["scope"] == "admin predict train"
+    assert claims_of(await log_in(client, MORGAN))["scope"] == "admin predict train"
     query = {"subject_id": record["id"], "action": "user.register"}
     audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
     (entry,) = audit.json()["entries"]
@@ -242,7 +242,7 @@ async def test_tokens_are_revoked_exactly_when_their_claims_have_changed(
             assert answer.status_code == 200
             stored = {name: None if value == "" else value for name, value in change.items()}
             assert {**answer.json(), **stored} == answer.json()
-            assert await token_holds(client, token) is not is_revoked
+            assert await token_is_valid(client, token) is not is_revoked
             query = {"subject_id": user_id, "actor_id": 1}
             audit = await client.get("/audit", params=query, headers=bearer(arthurs_token))
             assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
@@ -288,7 +288,7 @@ async def test_scopes_that_a_command_granted_can_be_removed_over_http(
     (entry,) = audit.json()["entries"]
     assert entry["details"] == {"to": " ".join(["admin", *SCOPES])}
     await patch(client, arthurs_token, lancelot, is_admin=False)
-    assert said_in(await log_in(client, LANCELOT))["scope"] == " ".join(SCOPES)
+    assert claims_of(await log_in(client, LANCELOT))["scope"] == " ".join(SCOPES)
 
 
 @on_sqlite
@@ -311,7 +311,7 @@ async def test_null_changes_nothing_and_an_empty_list_removes_all_scopes(
 async def test_the_last_administrator_cannot_be_disabled_demoted_or_removed(
     client: AsyncClient, arthurs_token: str
 ) -> None:
-    arthur = int(said_in(arthurs_token)["sub"])
+    arthur = int(claims_of(arthurs_token)["sub"])
     headers = bearer(arthurs_token)
     for refused in (
         await patch(client, arthurs_token, arthur, is_enabled=False),
@@ -320,7 +320,7 @@ async def test_the_last_administrator_cannot_be_disabled_demoted_or_removed(
         await client.delete(f"/remove-user/{arthur}", headers=headers),
     ):
         assert_problem(refused, 409, "last_admin")
-    assert await token_holds(client, arthurs_token)
+    assert await token_is_valid(client, arthurs_token)
     created = await client.post("/users", json={**MORGAN, "is_admin": True}, headers=headers)
     morgan = created.json()
     await patch(client, arthurs_token, morgan["id"], is_enabled=False)
@@ -391,7 +391,7 @@ async def test_one_of_two_administrators_who_remove_each_other_remains(
     client: AsyncClient,
     arthurs_token: str,
 ) -> None:
-    arthur = int(said_in(arthurs_token)["sub"])
+    arthur = int(claims_of(arthurs_token)["sub"])
     for number in range(8):
         other = await register(client, {**GALAHAD, "username": f"galahad{number}"})
         await users.set_scopes(context, other, {"admin"})

@@ -8,7 +8,7 @@ from httpx import AsyncClient, Response
 from app.context import RequestContext
 from app.users.service import Users
 from tests.support.markers import on_sqlite
-from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
+from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_is_valid
 
 Call = tuple[str, str]
 
@@ -39,7 +39,7 @@ async def test_only_an_administrator_may(
     response = await make(client, call, user_id, token)
     assert_problem(response, 403, "insufficient_scope")
     assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
 
     response = await make(client, call, user_id, arthurs_token)
     assert response.status_code == 200
@@ -48,7 +48,7 @@ async def test_only_an_administrator_may(
         if call[0] == "PUT"
         else {"message": "User deleted successfully"}
     )
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
 
 
 async def test_an_unknown_user_is_not_found(

@@ -35,9 +35,9 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     register,
-    said_in,
 )
 
 pytestmark = pytest.mark.first_start
@@ -264,7 +264,7 @@ async def test_a_user_with_the_name_of_the_first_administrator_is_not_promoted(
     await execute(settings, delete(User))
     async with started_client(settings, clock) as client:  # there has never been an administrator
         lancelot = {**LANCELOT, "password": "sword in the stone"}
-        assert said_in(await log_in(client, lancelot))["scope"] == "admin"
+        assert claims_of(await log_in(client, lancelot))["scope"] == "admin"
 
 
 @on_sqlite

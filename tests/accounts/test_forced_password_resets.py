@@ -23,7 +23,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 __all__ = ["lancelot"]
@@ -44,12 +44,12 @@ async def test_without_a_mail_server_an_administrator_hands_the_code_out(
         path = f"/users/{lancelot}/password-reset"
         mailed = await client.post(path, json={"by_mail": True}, headers=arthurs)
         assert_problem(mailed, 403, "mail_unavailable")
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
         forced = await client.post(path, headers=arthurs)
         assert forced.status_code == 200
         assert forced.json()["user_id"] == lancelot
         assert forced.json()["expires_at"] == "2026-11-24T12:00:00Z"
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
         assert (await client.post("/token", json=LANCELOT)).status_code == 401  # invalid at once
         assert (await confirm(client, forced.json()["code"])).status_code == 200
         profile = await client.get("/me", headers=bearer(await log_in(client, WITH_NEW_PASSWORD)))

@@ -19,16 +19,16 @@ from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
-    all_tokens_like,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 
@@ -49,7 +49,7 @@ def groups(app: FastAPI) -> Groups:
 
 
 async def refreshed(client: AsyncClient, session: dict[str, Any]) -> str:
-    answer = await renew(client, session["refresh_token"])
+    answer = await refresh(client, session["refresh_token"])
     assert answer.status_code == 200, answer.text
     session["refresh_token"] = answer.json()["refresh_token"]
     token: str = answer.json()["token"]
@@ -57,7 +57,7 @@ async def refreshed(client: AsyncClient, session: dict[str, Any]) -> str:
 
 
 def scopes_in(token: str) -> set[str]:
-    return set(said_in(token).get("scope", "").split()) - {"offline_access"}
+    return set(claims_of(token).get("scope", "").split()) - {"offline_access"}
 
 
 async def test_members_have_the_scopes_of_a_group_until_they_leave(
@@ -73,12 +73,12 @@ async def test_members_have_the_scopes_of_a_group_until_they_leave(
         await arthur.do("PUT", f"{members}/2")
     await arthur.do("PUT", f"{members}/3")
 
-    assert await token_holds(client, old)
-    assert "grp" not in said_in(old)
+    assert await token_is_valid(client, old)
+    assert "grp" not in claims_of(old)
     session = await open_session(client, LANCELOT)
     token = session["token"]
     assert scopes_in(token) == {"train", "predict:fraud-*"}
-    (named,) = said_in(token)["grp"]
+    (named,) = claims_of(token)["grp"]
     assert named.startswith(f"{group['id']}.")
     assert scopes_in(await log_in(client, GALAHAD)) == {"predict:fraud-*"}
 
@@ -98,14 +98,14 @@ async def test_members_have_the_scopes_of_a_group_until_they_leave(
     galahads = await log_in(client, GALAHAD)
     before = set(await revoked(client))
     await arthur.do("DELETE", f"{members}/2")
-    assert set(await revoked(client)) - before == {all_tokens_like(token)}
-    assert not await token_holds(client, token)
-    assert not await token_holds(client, old)
-    assert await token_holds(client, galahads)
+    assert set(await revoked(client)) - before == {user_revocation(token)}
+    assert not await token_is_valid(client, token)
+    assert not await token_is_valid(client, old)
+    assert await token_is_valid(client, galahads)
     after = await refreshed(client, session)
     assert scopes_in(after) == {"train"}
-    assert "grp" not in said_in(after)
-    assert await token_holds(client, after)
+    assert "grp" not in claims_of(after)
+    assert await token_is_valid(client, after)
     assert_problem(await arthur.call("DELETE", f"{members}/2"), 404, "member_not_found")
 
     await arthur.do("DELETE", "/remove-user/3")
@@ -122,31 +122,31 @@ async def test_only_a_loss_of_scopes_revokes_tokens_with_one_entry_for_all(
         await arthur.do("PUT", f"{path}/members/{await register(client, person)}")
         sessions.append(await open_session(client, person))
     tokens = [session["token"] for session in sessions]
-    (named,) = said_in(tokens[0])["grp"]
+    (named,) = claims_of(tokens[0])["grp"]
     group_id, version = map(int, named.split("."))
     before = set(await revoked(client))
 
     for change in ({"scopes": ["predict:*"]}, {"name": "round-table"}, {"name": "Knights"}, {}):
         await arthur.do("PATCH", path, change)
         path = f"/groups/{change.get('name', path.rpartition('/')[2])}"
-        assert all([await token_holds(client, token) for token in tokens]), change
+        assert all([await token_is_valid(client, token) for token in tokens]), change
     # They were not asked for at the login, so no session ever gets them.
     assert scopes_in(await refreshed(client, sessions[0])) == {"predict:a", "predict:b"}
 
     await arthur.do("PATCH", path, {"scopes": ["predict:a", "train"]})
     assert set(await revoked(client)) - before == {f"grp:{group_id}.{version}"}
-    assert not any([await token_holds(client, token) for token in tokens])
+    assert not any([await token_is_valid(client, token) for token in tokens])
     tokens = [await refreshed(client, session) for session in sessions]
     for token in tokens:
-        assert await token_holds(client, token)
-        assert (scopes_in(token), said_in(token)["grp"]) == (
+        assert await token_is_valid(client, token)
+        assert (scopes_in(token), claims_of(token)["grp"]) == (
             {"predict:a"},
             [f"{group_id}.{version + 1}"],
         )
 
     await arthur.do("DELETE", path)
     assert set(await revoked(client)) - before == {f"grp:{group_id}.{version + n}" for n in (0, 1)}
-    assert not any([await token_holds(client, token) for token in tokens])
+    assert not any([await token_is_valid(client, token) for token in tokens])
     assert scopes_in(await refreshed(client, sessions[0])) == set()
     again = await arthur.do("POST", "/groups", {"name": "KNIGHTS", "scopes": ["train"]})
     assert again["id"] > group_id
@@ -208,8 +208,8 @@ async def test_the_numbers_of_groups_and_scopes_are_limited(
     refused = await arthur.call("PUT", f"/groups/g20/members/{lancelot}")
     assert "20" in assert_problem(refused, 409, "too_many_groups")["message"]
     token = await log_in(client, LANCELOT)
-    assert len(said_in(token)["grp"]) == 20
-    assert await token_holds(client, token)
+    assert len(claims_of(token)["grp"]) == 20
+    assert await token_is_valid(client, token)
 
     monkeypatch.setattr(token_size, "MAX_SCOPES_LENGTH", 100)
     await arthur.do("PUT", f"/groups/g20/members/{galahad}")

@@ -8,7 +8,7 @@ from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.ids import MAX_ID, parse_id
 from app.users.models import User
-from tests.support.users import ARTHUR, bearer, log_in, said_in, token_holds
+from tests.support.users import ARTHUR, bearer, claims_of, log_in, token_is_valid
 
 SNOWFLAKE = 1_790_000_000_000_000_001
 LARGE = {SNOWFLAKE: "snowflake", MAX_ID: "largest"}
@@ -41,8 +41,8 @@ async def test_a_user_with_a_large_id_is_like_any_other(
     for id_, name in LARGE.items():
         with subtests.test(name):
             token = await log_in(client, {**ARTHUR, "username": name})
-            assert said_in(token)["sub"] == str(id_)
-            assert await token_holds(client, token)
+            assert claims_of(token)["sub"] == str(id_)
+            assert await token_is_valid(client, token)
             verified = await client.get("/verify", headers=bearer(token))
             assert verified.headers["X-Auth-User-Id"] == str(id_)
             own = await client.get("/me", headers=bearer(token))
@@ -54,7 +54,7 @@ async def test_a_user_with_a_large_id_is_like_any_other(
             assert [entry["actor_id"] for entry in audited.json()["entries"]] == [id_]
             disabled = await client.put(f"/toggle-user-permission/{id_}/0", headers=arthurs)
             assert disabled.json()["user_id"] == id_
-            assert not await token_holds(client, token)
+            assert not await token_is_valid(client, token)
 
 
 async def test_the_list_accepts_its_own_cursors(

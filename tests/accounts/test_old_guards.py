@@ -13,12 +13,12 @@ from tests.support.admin_client import AdminClient
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
-    all_tokens_like,
     log_in,
     open_session,
     register,
     revoked,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 __all__ = ["arthur"]
@@ -57,8 +57,8 @@ async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_
     await arthur.do("PATCH", "/groups/knights", {"scopes": ["a", "b", "c"]})
     await arthur.do("PATCH", "/groups/knights", {"name": "table"})
     assert not await run_once(app, job)
-    expected = {all_tokens_like(session["token"]) for session in sessions}
-    assert all_tokens_like(outsider) in expected
+    expected = {user_revocation(session["token"]) for session in sessions}
+    assert user_revocation(outsider) in expected
 
     await arthur.do("PATCH", "/groups/table", {"scopes": ["a"]})
     before = set(await revoked(client))
@@ -77,17 +77,17 @@ async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_
     assert expected <= set(await revoked(client))
     assert not await run_once(app, job)
     for session in sessions:
-        assert not await token_holds(client, session["token"])
+        assert not await token_is_valid(client, session["token"])
         token = await refreshed(client, session)
         assert scopes_in(token) == {"a"}
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
     tokens = [await log_in(client, person) for person in (LANCELOT, GALAHAD, PERCIVAL)]
     await arthur.do("DELETE", "/groups/table")
     await arthur.do("DELETE", "/remove-user/2")
     while await run_once(app, job):
         pass
-    assert {all_tokens_like(token) for token in tokens} <= set(await revoked(client))
+    assert {user_revocation(token) for token in tokens} <= set(await revoked(client))
     for session in sessions[1:]:
         assert scopes_in(await refreshed(client, session)) == set()
 

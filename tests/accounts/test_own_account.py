@@ -20,9 +20,9 @@ from tests.support.users import (
     bearer,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    token_holds,
+    token_is_valid,
 )
 
 PASSWORD = LANCELOT["password"]
@@ -47,9 +47,9 @@ async def test_a_new_password_replaces_the_old_one_and_revokes_all_tokens(
     change = {"password": PASSWORD, "new_password": NEW}
     answer = await call(client, token, "POST", "/me/password", **change)
     assert answer.status_code == 200
-    assert not await token_holds(client, token)
-    assert not await token_holds(client, session["token"])
-    assert (await renew(client, session["refresh_token"])).status_code == 400
+    assert not await token_is_valid(client, token)
+    assert not await token_is_valid(client, session["token"])
+    assert (await refresh(client, session["refresh_token"])).status_code == 400
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     assert await log_in(client, {**LANCELOT, "password": NEW})
 
@@ -75,7 +75,7 @@ async def test_users_delete_their_account(client: AsyncClient, arthurs_token: st
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     assert (await call(client, token, "DELETE", "/me", password=PASSWORD)).status_code == 200
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     last = await call(client, arthurs_token, "DELETE", "/me", password=ARTHUR["password"])
     assert_problem(last, 409, "last_admin")
@@ -98,7 +98,7 @@ async def test_a_token_alone_is_not_enough_and_guesses_are_limited(
                 assert_problem(refused, 403, "wrong_password")
             refused = await call(client, token, method, path, password=PASSWORD, **members)
             assert_problem(refused, 429, "too_many_attempts")
-            assert await token_holds(client, token)
+            assert await token_is_valid(client, token)
             audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
             assert [entry["succeeded"] for entry in audit[:10]] == [False] * 10
 

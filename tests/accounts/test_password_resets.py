@@ -30,9 +30,9 @@ from tests.support.users import (
     bearer,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    token_holds,
+    token_is_valid,
 )
 
 pytestmark = pytest.mark.sends_mail
@@ -79,8 +79,8 @@ async def test_a_forgotten_password_is_replaced_by_mail(
     assert mailbox.recipients[-1] == LANCELOT["email"]
     reset = await confirm(client, mailbox.last_code())
     assert reset.json() == {"message": "Password changed", "user_id": lancelot}
-    assert not await token_holds(client, session["token"])
-    assert (await renew(client, session["refresh_token"])).status_code == 400
+    assert not await token_is_valid(client, session["token"])
+    assert (await refresh(client, session["refresh_token"])).status_code == 400
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     profile = await client.get("/me", headers=bearer(await log_in(client, WITH_NEW_PASSWORD)))
     assert profile.json()["email_verified"] is True

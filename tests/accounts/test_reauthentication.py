@@ -19,7 +19,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 PASSWORD = LANCELOT["password"]
@@ -103,7 +103,7 @@ async def test_the_change_with_a_code_succeeds_once(
                 profile = await client.get("/me", headers=bearer(token))
                 assert profile.json()["email"] == members["email"]
             else:
-                assert not await token_holds(client, token)
+                assert not await token_is_valid(client, token)
                 assert_problem(await log_in_with(client, person, otp), 401, "invalid_grant")
 
 

@@ -18,7 +18,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 
@@ -210,7 +210,7 @@ async def test_every_accepted_registration_can_log_in(
         with subtests.test(case):
             person = {**LANCELOT, "username": case, **change}
             await register(client, person)
-            assert await token_holds(client, await log_in(client, person))
+            assert await token_is_valid(client, await log_in(client, person))
 
 
 async def test_an_address_fits_its_column_after_folding(client: AsyncClient) -> None:

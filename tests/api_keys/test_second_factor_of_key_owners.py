@@ -13,7 +13,7 @@ from tests.support.authenticator import EnrolledUser, enroll, register_enrolled,
 from tests.support.key_calls import KeyCalls, answered
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import ARTHUR, LANCELOT, assert_problem, register, renew
+from tests.support.users import ARTHUR, LANCELOT, assert_problem, refresh, register
 
 pytestmark = on_sqlite
 
@@ -67,7 +67,7 @@ async def test_what_adds_rights_needs_a_recent_code(
         ]
         assert_problem(answers[-1], 429, "too_many_codes")
     with subtests.test("a refreshed token is as old as its login"):
-        token = (await renew(client, lancelot.refresh_token)).json()["token"]
+        token = (await refresh(client, lancelot.refresh_token)).json()["token"]
         refreshed = KeyCalls(client, token)
         assert_problem(await refreshed.send("POST", name="x"), 403, "mfa_required")
 

@@ -19,11 +19,11 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     register,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 CALLS: list[tuple[str, str, dict[str, Any]]] = [
@@ -45,7 +45,7 @@ async def count_keys(app: FastAPI) -> int:
 
 def token_of(app: FastAPI, token: str, **changes: object) -> str:
     """Another token of the user, signed by the service."""
-    claims = said_in(token)
+    claims = claims_of(token)
     request = AccessTokenRequest(
         subject=claims["sub"],
         username=claims["preferred_username"],
@@ -154,7 +154,7 @@ async def test_keys_follow_their_owner(
             path = "/me/logout-everywhere"
             response = await client.post(path, headers=keys.headers, json=choice)
             assert answered(response)["user_id"] == lancelot
-            assert not await token_holds(client, keys.headers["Authorization"][7:])
+            assert not await token_is_valid(client, keys.headers["Authorization"][7:])
             keys = await keys_of(client, LANCELOT | {"password": "a password that is new"})
             assert await keys.names() == names
         # By which a worker knows that the key was revoked if a failover loses this change.

@@ -36,12 +36,12 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 DAY = timedelta(days=1)
@@ -79,13 +79,13 @@ async def add_entries(database: Database, clock: Clock, count: int, **values: An
 
 async def test_each_action_adds_one_entry(client: AsyncClient) -> None:
     arthurs = await log_in(client, ARTHUR)
-    arthur = int(said_in(arthurs)["sub"])
+    arthur = int(claims_of(arthurs)["sub"])
     lancelot = await register(client, LANCELOT)
     await client.post("/token", json={**LANCELOT, "password": "wrong"})
     await client.post("/token", json={"username": "nobody", "password": "wrong"})
     token = await log_in(client, LANCELOT)
     session = await open_session(client, LANCELOT)
-    await client.delete(f"/me/sessions/{said_in(session['token'])['sid']}", headers=bearer(token))
+    await client.delete(f"/me/sessions/{claims_of(session['token'])['sid']}", headers=bearer(token))
     await client.post("/revoke", data={"token": token})
     for permission in (0, 1):
         path = f"/toggle-user-permission/{lancelot}/{permission}"
@@ -123,12 +123,12 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
     monkeypatch.setattr(sessions_service, "MAX_PER_USER", 1)
     await register(client, LANCELOT)
     displaced, copied = [await open_session(client, LANCELOT) for _ in range(2)]
-    await renew(client, copied["refresh_token"])
+    await refresh(client, copied["refresh_token"])
     clock.advance(timedelta(minutes=2))
-    await renew(client, copied["refresh_token"])
+    await refresh(client, copied["refresh_token"])
     ended = await open_session(client, LANCELOT)
     await client.post("/revoke", data={"token": ended["refresh_token"]})
-    ids = [said_in(session["token"])["sid"] for session in (displaced, copied, ended)]
+    ids = [claims_of(session["token"])["sid"] for session in (displaced, copied, ended)]
     entries = await entries_of(client, arthurs_token, action="session.")
     assert [(entry["action"], entry["details"]) for entry in reversed(entries)] == [
         ("session.open", {"session": ids[0]}),
@@ -143,7 +143,7 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
 async def test_invitations_and_password_resets_are_in_the_audit_log(
     client: AsyncClient, arthurs_token: str
 ) -> None:
-    arthur, headers = int(said_in(arthurs_token)["sub"]), bearer(arthurs_token)
+    arthur, headers = int(claims_of(arthurs_token)["sub"]), bearer(arthurs_token)
     lancelot = await register(client, LANCELOT)
     invitation = (await client.post("/invitations", json={}, headers=headers)).json()["id"]
     await client.delete(f"/invitations/{invitation}", headers=headers)
@@ -207,7 +207,7 @@ async def test_the_audit_log_contains_no_secrets(app: FastAPI, client: AsyncClie
     typo = {"username": LANCELOT["password"], "password": LANCELOT["username"]}
     await client.post("/token", json=typo)
     opened = await open_session(client, LANCELOT)
-    renewed = (await renew(client, opened["refresh_token"])).json()
+    renewed = (await refresh(client, opened["refresh_token"])).json()
     await client.post("/revoke", data={"token": renewed["refresh_token"]})
     async with app.state.database.session() as session:
         rows = (await session.execute(select(*Entry.__table__.columns))).all()
@@ -352,9 +352,9 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
             wrong = await client.post("/token", json={**LANCELOT, "password": "wrong"})
             assert wrong.status_code == 401
             session = await open_session(client, LANCELOT)
-            assert (await renew(client, session["refresh_token"])).status_code == 200
+            assert (await refresh(client, session["refresh_token"])).status_code == 200
             await client.post("/revoke", data={"token": session["token"]})
-            assert not await token_holds(client, session["token"])
+            assert not await token_is_valid(client, session["token"])
             authenticator = await enroll(client, LANCELOT, clock)
             token = await token_with(client, LANCELOT, authenticator.recovery_codes[0])
             for method, path in [
@@ -364,7 +364,7 @@ async def test_a_role_that_owns_no_table_is_enough_to_serve(
             ]:
                 answer = await client.request(method, path, headers=arthurs)
                 assert answer.status_code == 200
-            assert not await token_holds(client, token)
+            assert not await token_is_valid(client, token)
     monkeypatch.setattr(retention, "MAX_ANONYMOUS_FAILURES", 0)
     settings = make_settings(service_url)
     database = Database(settings, clock)

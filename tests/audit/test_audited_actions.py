@@ -15,10 +15,10 @@ from tests.support.users import (
     LANCELOT,
     Person,
     bearer,
+    claims_of,
     log_in,
     open_session,
     register,
-    said_in,
 )
 
 pytestmark = [pytest.mark.sends_mail, on_sqlite]
@@ -148,7 +148,7 @@ async def test_actions_of_an_administrator(
                 await enroll(client, person, clock)
                 sid = ""
             else:
-                sid = said_in((await open_session(client, person))["token"])["sid"]
+                sid = claims_of((await open_session(client, person))["token"])["sid"]
             await log.added()
             known = {"user": str(user_id), "username": person["username"], "sid": sid}
             await make(client, arthurs_token, calls, **known)
@@ -178,7 +178,7 @@ async def test_actions_of_users_on_their_own_account(
             await log.added()
             token = (await open_session(client, person))["token"]
             code = mailbox.last_code()
-            await make(client, token, calls, sid=said_in(token)["sid"], code=code)
+            await make(client, token, calls, sid=claims_of(token)["sid"], code=code)
             assert await log.added_for(action) == [(user_id, user_id, True)]
 
 

@@ -35,9 +35,9 @@ from tests.support.users import (
     LANCELOT,
     bearer,
     open_session,
+    refresh,
     register,
-    renew,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import until
 
@@ -351,8 +351,8 @@ async def test_the_jobs_change_nothing_that_a_client_can_see(
         assert await job(app.state.database, app.state.settings).run_once()
     assert (await client.get("/revocations")).json() == feed
     for refused in (ended, revoked):
-        assert not await token_holds(client, refused["token"])
-    assert await token_holds(client, session["token"])
+        assert not await token_is_valid(client, refused["token"])
+    assert await token_is_valid(client, session["token"])
     for refresh_token, status in [(ended, 400), (revoked, 200), (session, 200)]:
-        response = await renew(client, refresh_token["refresh_token"])
+        response = await refresh(client, refresh_token["refresh_token"])
         assert response.status_code == status

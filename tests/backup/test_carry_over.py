@@ -21,17 +21,17 @@ from tests.support.users import (
     GALAHAD,
     LANCELOT,
     Person,
-    all_tokens_like,
     assert_problem,
     bearer,
+    claims_of,
     kid_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 __all__ = ["backups"]
@@ -51,7 +51,7 @@ async def admin_call(client: AsyncClient, method: str, path: str, **body: Any) -
 
 
 def scopes_of(token: str) -> set[str]:
-    return set(said_in(token).get("scope", "").split())
+    return set(claims_of(token).get("scope", "").split())
 
 
 async def refused_to_log_in(client: AsyncClient, person: Person) -> bool:
@@ -92,10 +92,10 @@ async def test_what_was_revoked_since_the_backup_is_not_valid_again(
         assert line in output
     async with service(backups.restored_url, clock) as client:
         for token in (ended, *lost, *later):
-            assert not await token_holds(client, token)
-        assert await token_holds(client, valid)
+            assert not await token_is_valid(client, token)
+        assert await token_is_valid(client, valid)
         listed = set(await revoked(client))
-        assert listed >= {*published, *map(all_tokens_like, later)}  # for guards
+        assert listed >= {*published, *map(user_revocation, later)}  # for guards
         for known in (first_cursor, cursor):
             response = await client.get("/revocations", params={"after": known})
             assert_problem(response, 410, "cursor_unknown")
@@ -103,8 +103,8 @@ async def test_what_was_revoked_since_the_backup_is_not_valid_again(
             assert await refused_to_log_in(client, person)
         fresh = await log_in(client, PERCIVAL)
         assert {"predict", "train", "admin"} & scopes_of(fresh) == {"predict"}
-        assert said_in(fresh)["epoch"] not in {said_in(t)["epoch"] for t in (lost[2], later[1])}
-        assert await token_holds(client, fresh)
+        assert claims_of(fresh)["epoch"] not in {claims_of(t)["epoch"] for t in (lost[2], later[1])}
+        assert await token_is_valid(client, fresh)
         assert await register(client, BORS) > IDS_AFTER_BACKUP
         [entry] = (await admin_call(client, "GET", "/audit?action=service.restore"))["entries"]
         assert entry["details"]["compared"] == "yes"
@@ -129,8 +129,8 @@ async def test_sessions_keys_and_codes_that_were_revoked_since_do_not_work_again
         await keys.revoke(revoked_key)
         await keys.change(narrowed_key["id"], scopes=[])
         new_key = (await keys.create())["id"]
-        renewed = (await renew(client, used["refresh_token"])).json()
-        path = f"/me/sessions/{said_in(ended['token'])['sid']}"
+        renewed = (await refresh(client, used["refresh_token"])).json()
+        path = f"/me/sessions/{claims_of(ended['token'])['sid']}"
         assert (await client.delete(path, headers=bearer(ended["token"]))).is_success
         assert await register(client, {**BORS, "invitation": used_code})
 
@@ -140,8 +140,8 @@ async def test_sessions_keys_and_codes_that_were_revoked_since_do_not_work_again
     assert "api_key.revoke" in output
     async with service(backups.restored_url, clock, registration="invite") as client:
         for session in (used, renewed, ended):
-            assert (await renew(client, session["refresh_token"])).status_code == 400
-        assert (await renew(client, kept["refresh_token"])).status_code == 200
+            assert (await refresh(client, session["refresh_token"])).status_code == 400
+        assert (await refresh(client, kept["refresh_token"])).status_code == 200
         keys = await keys_of(client, LANCELOT)
         assert (await keys.get(revoked_key))["status"] == "suspended"
         assert (await keys.get(kept_key))["status"] == "active"
@@ -206,7 +206,7 @@ async def test_groups_lose_scopes_and_members_that_were_removed_since(
     assert "groups with fewer scopes or members: 2" in output
     async with service(backups.restored_url, clock) as client:
         for token in tokens:
-            assert not await token_holds(client, token)
+            assert not await token_is_valid(client, token)
         granted = [scopes_of(await log_in(client, person)) for person in (LANCELOT, GALAHAD)]
         assert "predict" in granted[0]
         assert not (granted[0] | granted[1]) & {"train", "label", "admin:models"}
@@ -225,7 +225,7 @@ async def test_signing_keys_that_were_revoked_since_are_revoked(
     assert "revoked signing keys: 1" in await backups.restore()
 
     async with service(backups.restored_url, clock) as client:
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
         assert f"kid:{kid_of(token)}" in await revoked(client)
         assert kid_of(await log_in(client, ARTHUR)) != kid_of(token)
 

@@ -32,9 +32,9 @@ from tests.support.users import (
     LANCELOT,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    token_holds,
+    token_is_valid,
 )
 
 __all__ = ["backups"]
@@ -56,8 +56,8 @@ async def test_end_everything_leaves_nothing_valid(backups: BackupCommands, cloc
 
     assert "Revoked all signing keys" in output
     async with service(backups.restored_url, clock) as client:
-        assert not await token_holds(client, session["token"])
-        assert (await renew(client, session["refresh_token"])).status_code == 400
+        assert not await token_is_valid(client, session["token"])
+        assert (await refresh(client, session["refresh_token"])).status_code == 400
         keys = await keys_of(client, LANCELOT)
         assert (await keys.get(api_key))["status"] == "suspended"
 
@@ -84,7 +84,7 @@ async def test_without_a_former_database_the_operator_decides(
         await empty(backups.restored_url)
     await backups.restore("--keep-everything", **gone)
     async with service(backups.restored_url, clock) as client:
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
         assert await register(client, LANCELOT) > IDS_AFTER_BACKUP
 
 
@@ -183,7 +183,7 @@ async def test_an_encrypted_backup_needs_its_passphrase(
     await assert_unchanged(backups, before)
     await backups.restore(stdin="the lady of the lake\n")
     async with service(backups.restored_url, clock) as client:
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
 
 async def test_a_backup_needs_its_secret_key(backups: BackupCommands, clock: Clock) -> None:
@@ -201,7 +201,7 @@ async def test_a_backup_needs_its_secret_key(backups: BackupCommands, clock: Clo
     await assert_unchanged(backups, before)
     await backups.restore(SECRET_KEY=SECRET_KEY)
     async with service(backups.restored_url, clock, secret_key=SECRET_KEY) as client:
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
 
 async def test_a_backup_of_a_newer_version_is_refused(backups: BackupCommands) -> None:
@@ -335,7 +335,7 @@ async def test_a_dump_of_the_whole_database_is_restored_too(
         await asyncio.to_thread(subprocess.run, command, stdout=file, check=True)
     await backups.restore()
     async with service(backups.restored_url, clock) as client:
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
 
 @on_postgresql

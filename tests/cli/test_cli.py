@@ -34,11 +34,11 @@ from tests.support.users import (
     GALAHAD,
     LANCELOT,
     bearer,
-    comes_to_an_end,
+    becomes_invalid,
     kid_of,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 __all__ = ["hourpass"]  # a fixture
@@ -80,11 +80,11 @@ async def test_set_password_revokes_the_tokens_of_the_user(
     anothers = await log_in(client, LANCELOT)
     result = await hourpass("set-password", "galahad", stdin=f"{NEW_PASSWORD}\n")
     assert (result.exit_code, result.stdout) == (0, "Changed the password of galahad.\n")
-    assert await comes_to_an_end(client, old)
-    assert await token_holds(client, anothers)
+    assert await becomes_invalid(client, old)
+    assert await token_is_valid(client, anothers)
     assert (await client.post("/token", json=GALAHAD)).status_code == 401
     new = await log_in(client, {**GALAHAD, "password": NEW_PASSWORD})
-    assert await token_holds(client, new)
+    assert await token_is_valid(client, new)
 
 
 @on_sqlite
@@ -111,9 +111,9 @@ async def test_grant_and_revoke_change_single_scopes(
         said = f"lancelot had: {had}.\nlancelot now has: {has}.\n"
         assert (result.exit_code, result.stdout) == (0, said), command
         if had == has:
-            assert await token_holds(client, token), command
+            assert await token_is_valid(client, token), command
         else:
-            assert await comes_to_an_end(client, token), command
+            assert await becomes_invalid(client, token), command
         now_has = has
     granted = await hourpass("users", "grant", "lancelot", "train", "--json")
     assert json.loads(granted.stdout) == {"username": "lancelot", "before": [], "after": ["train"]}
@@ -137,10 +137,10 @@ async def test_losing_admin_or_every_scope_needs_a_confirmation(
             assert result.exit_code == 1
             assert f"lancelot loses {lost}. Continue? [y/N]" in result.output
             assert "now has" not in result.output
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     result = await hourpass("revoke", "lancelot", "admin", stdin="y\n")
     assert "lancelot now has: predict." in result.output
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_reset_second_factor_removes_it_and_revokes_the_tokens_of_the_user
     assert await has_second_factor()
     result = await hourpass("reset-second-factor", "galahad")
     assert (result.exit_code, result.stdout) == (0, "Removed the second factor of galahad.\n")
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     await log_in(client, GALAHAD)
     result = await hourpass("reset-second-factor", "galahad")
     assert_refused(result, "There is no second factor")

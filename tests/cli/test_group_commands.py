@@ -8,7 +8,7 @@ from httpx import AsyncClient
 
 from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_sqlite
-from tests.support.users import GALAHAD, LANCELOT, comes_to_an_end, log_in, register, said_in
+from tests.support.users import GALAHAD, LANCELOT, becomes_invalid, claims_of, log_in, register
 
 __all__ = ["hourpass"]
 
@@ -45,7 +45,7 @@ async def test_the_life_of_a_group(hourpass: Command, client: AsyncClient) -> No
     shown = json.loads(await printed("show", "knights", "--json"))
     assert shown["members"][0] == {"id": 2, "username": "lancelot", "kind": "person"}
     token = await log_in(client, LANCELOT)
-    assert said_in(token)["scope"] == "predict:*"
+    assert claims_of(token)["scope"] == "predict:*"
 
     wider = await printed("set-scopes", "knights", "predict:*", "train")  # asks nothing
     assert wider == "knights: predict:* -> predict:* train\n"
@@ -55,16 +55,16 @@ async def test_the_life_of_a_group(hourpass: Command, client: AsyncClient) -> No
     assert (await printed("show", "knights")).startswith("Knights: predict:* train\n")
     narrower = await printed("set-scopes", "knights", "predict:a", "--yes", "--json")
     assert json.loads(narrower)["scopes"] == ["predict:a"]
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert await printed("rename", "knights", "table") == "knights -> table\n"
 
     token = await log_in(client, GALAHAD)
     removed = await printed("remove", "table", "galahad", stdin="y\n")
     assert removed == "Removed galahad from table.\n"
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     token = await log_in(client, LANCELOT)
     assert "Deleted the group table." in await printed("delete", "table", stdin="y\n")
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert rows(await printed("list")) == [["2", "squires", NONE]]
 
 

@@ -32,15 +32,15 @@ from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
-    all_tokens_like,
     bearer,
-    comes_to_an_end,
+    becomes_invalid,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    said_in,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 __all__ = ["hourpass"]  # a fixture
@@ -155,7 +155,7 @@ async def test_a_new_user_logs_in_after_a_password_reset(
     body = {"code": code, "new_password": GALAHAD["password"]}
     assert (await client.post("/password-resets/confirm", json=body)).status_code == 200
     token = await log_in(client, GALAHAD)
-    assert said_in(token)["scope"] == "predict predict:grail-*"
+    assert claims_of(token)["scope"] == "predict predict:grail-*"
 
 
 async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_do(
@@ -186,12 +186,12 @@ async def test_changes_are_shown_before_and_after_and_revoke_as_single_commands_
         *("group.remove_member", "user.grant", "user.change_email"),
         *("group.update", "group.add_member"),
     ]
-    assert await comes_to_an_end(client, galahads)
-    assert await comes_to_an_end(client, lancelots["token"])
+    assert await becomes_invalid(client, galahads)
+    assert await becomes_invalid(client, lancelots["token"])
     async with app.state.database.session() as session:
         revoked = set(await session.scalars(select(Revocation.value)))
-    assert {all_tokens_like(galahads), all_tokens_like(lancelots["token"])} <= revoked
-    assert (await renew(client, lancelots["refresh_token"])).status_code == 200
+    assert {user_revocation(galahads), user_revocation(lancelots["token"])} <= revoked
+    assert (await refresh(client, lancelots["refresh_token"])).status_code == 200
 
 
 @on_sqlite
@@ -202,11 +202,11 @@ async def test_disabling_revokes_and_enabling_does_not_bring_tokens_back(
     token = await log_in(client, GALAHAD)
     result = await apply("users: {galahad: {is_enabled: false}}")
     assert "is_enabled: yes → no" in result.stdout
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert (await client.post("/token", json=GALAHAD)).status_code == 401
     assert (await apply("users: {galahad: {is_enabled: true}}")).exit_code == 0
-    assert await token_holds(client, await log_in(client, GALAHAD))
-    assert not await token_holds(client, token)
+    assert await token_is_valid(client, await log_in(client, GALAHAD))
+    assert not await token_is_valid(client, token)
 
 
 FORBIDDEN = (

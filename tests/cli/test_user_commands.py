@@ -20,13 +20,13 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
-    comes_to_an_end,
+    becomes_invalid,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 __all__ = ["hourpass"]
@@ -119,16 +119,16 @@ async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     await register(client, LANCELOT)
     await register(client, GALAHAD)
     token, anothers = await log_in(client, LANCELOT), await log_in(client, GALAHAD)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     disabled = await hourpass("users", "disable", "Lancelot")
     assert disabled.stdout == "Disabled lancelot. All tokens of lancelot are revoked.\n"
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     enabled = await hourpass("users", "enable", "lancelot")
     assert enabled.stdout == "Enabled lancelot. Tokens and sessions from before stay revoked.\n"
-    assert await token_holds(client, await log_in(client, LANCELOT))
-    assert not await token_holds(client, token)
-    assert await token_holds(client, anothers)
+    assert await token_is_valid(client, await log_in(client, LANCELOT))
+    assert not await token_is_valid(client, token)
+    assert await token_is_valid(client, anothers)
 
 
 async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
@@ -139,9 +139,9 @@ async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
     session = await open_session(client, LANCELOT)
     token, anothers = await log_in(client, LANCELOT), await log_in(client, GALAHAD)
     assert (await hourpass("users", "revoke-tokens", "lancelot")).exit_code == 0
-    assert await comes_to_an_end(client, token)
-    assert (await renew(client, session["refresh_token"])).status_code == 400
-    assert await token_holds(client, anothers)
+    assert await becomes_invalid(client, token)
+    assert (await refresh(client, session["refresh_token"])).status_code == 400
+    assert await token_is_valid(client, anothers)
     assert await log_in(client, LANCELOT)
 
 
@@ -154,10 +154,10 @@ async def test_a_user_is_deleted_after_a_confirmation(
         asked = await hourpass("users", "delete", "lancelot", stdin=answer)
         assert asked.exit_code == 1
         assert f"Delete lancelot (id {lancelot}, no scopes)? This cannot be undone." in asked.stderr
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     done = await hourpass("users", "delete", "lancelot", "--yes")
     assert done.stdout == f"Deleted lancelot, whose id was {lancelot}.\n"
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert_refused(await hourpass("users", "delete", "lancelot", "--yes"), "User not found")
     asked = await hourpass("users", "erase", str(lancelot), stdin="n\n")
     assert (asked.exit_code, asked.stdout) == (1, "")
@@ -173,13 +173,13 @@ async def test_a_forced_reset_revokes_everything_and_its_code_sets_a_password(
     token = await log_in(client, LANCELOT)
     asked = await hourpass("users", "reset-password", "lancelot", stdin="n\n")
     assert asked.exit_code == 1
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     done = await hourpass("users", "reset-password", "lancelot", stdin="y\n")
     assert done.exit_code == 0
     code = done.stdout.removesuffix("\n")
     assert "It is not shown again" in done.stderr
     assert code not in done.stderr
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)
     assert (await client.post("/token", json=LANCELOT)).status_code == 401
     (shown,) = await records(hourpass, "users", "show", "lancelot")
     assert set(shown["password_reset"]) == {"created_at", "expires_at", "mail"}
@@ -292,24 +292,24 @@ async def test_sessions_are_listed_and_revoked_one_by_one_or_all(
     (gone,) = [one["id"] for one in listed if one["id"] == said_sid(second)]
     done = await hourpass("sessions", "revoke", gone)
     assert (done.exit_code, done.stdout) == (0, "Revoked 1 session of lancelot.\n")
-    assert await comes_to_an_end(client, second["access_token"])
-    assert await token_holds(client, first["access_token"])
+    assert await becomes_invalid(client, second["access_token"])
+    assert await token_is_valid(client, first["access_token"])
     for unknown in (gone, "x", "0" * 16):
         assert_refused(await hourpass("sessions", "revoke", unknown), "Session not found")
     done = await hourpass("sessions", "revoke", "--all", "lancelot", "--json")
     assert json.loads(done.stdout) == {"username": "lancelot", "revoked": 2}
     for session in (first, third):
-        assert await comes_to_an_end(client, session["access_token"])
-        assert (await renew(client, session["refresh_token"])).status_code == 400
-    assert await token_holds(client, without)
-    assert await token_holds(client, anothers["access_token"])
+        assert await becomes_invalid(client, session["access_token"])
+        assert (await refresh(client, session["refresh_token"])).status_code == 400
+    assert await token_is_valid(client, without)
+    assert await token_is_valid(client, anothers["access_token"])
     assert (await hourpass("sessions", "list", "lancelot")).stdout.count("\n") == 1
     for arguments in ((), (gone, "--all", "lancelot")):
         assert (await hourpass("sessions", "revoke", *arguments)).exit_code == 2
 
 
 def said_sid(session: dict[str, Any]) -> str:
-    sid: str = said_in(session["access_token"])["sid"]
+    sid: str = claims_of(session["access_token"])["sid"]
     return sid
 
 

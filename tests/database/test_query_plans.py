@@ -32,8 +32,8 @@ from tests.support.users import (
     bearer,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
 )
 
 GROWING = {"users", "audit_log", "attempts", "sessions", "revocations", "recovery_codes"}
@@ -90,7 +90,7 @@ async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
         lancelot = await register(client, LANCELOT)
         await client.post("/token", json={**LANCELOT, "password": "wrong"})
         opened = await open_session(client, LANCELOT)
-        token = (await renew(client, opened["refresh_token"])).json()["token"]
+        token = (await refresh(client, opened["refresh_token"])).json()["token"]
         for path in ("/me", "/me/audit", "/me/sessions", "/me/second-factor"):
             assert (await client.get(path, headers=bearer(token))).status_code == 200
         for path in ("/users", "/audit", f"/users/{lancelot}", "/revocations"):
@@ -132,7 +132,7 @@ async def use_groups(client: AsyncClient, headers: dict[str, str], user_id: int)
         answer = await client.request(method, path, json=body, headers=headers)
         assert answer.is_success, answer.text
     opened = await open_session(client, LANCELOT)
-    assert (await renew(client, opened["refresh_token"])).is_success
+    assert (await refresh(client, opened["refresh_token"])).is_success
     path = f"/groups/knights/members/{user_id}"
     assert (await client.delete(path, headers=headers)).is_success
     assert (await client.delete("/groups/knights", headers=headers)).is_success

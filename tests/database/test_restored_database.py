@@ -30,17 +30,17 @@ from tests.support.users import (
     ARTHUR,
     GALAHAD,
     LANCELOT,
-    all_tokens_like,
     assert_problem,
     bearer,
+    claims_of,
     kid_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 __all__ = ["twin"]
@@ -107,10 +107,10 @@ async def test_a_worker_notices_that_its_database_has_another_past(
     lost = await register(client, {**GALAHAD, "username": "percival"})
     percival = await log_in(client, {**GALAHAD, "username": "percival"})
     for token in (valid, galahads, percival, there):
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
     cursor_here = (await client.get("/revocations")).json()["cursor"]
     assert cursor_here.split(".")[:2] == cursor_there.split(".")[:2]
-    assert said_in(mordred)["sub"] == said_in(percival)["sub"] == str(lost)
+    assert claims_of(mordred)["sub"] == claims_of(percival)["sub"] == str(lost)
 
     twin.swap()
 
@@ -120,12 +120,12 @@ async def test_a_worker_notices_that_its_database_has_another_past(
         assert (await client.get("/verify", headers=bearer(token))).status_code == 401
         assert (await client.get("/me", headers=bearer(token))).status_code == 401
     for token in (valid, galahads, mordred):
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
     response = await client.get("/revocations", params={"after": cursor_here})
     assert_problem(response, 410, "cursor_unknown")
-    again = f"jti:{said_in(here)['jti']}"
+    again = f"jti:{claims_of(here)['jti']}"
     assert await lists(client, again)
-    assert await revoked(client) == [f"jti:{said_in(there)['jti']}", again]
+    assert await revoked(client) == [f"jti:{claims_of(there)['jti']}", again]
     page = (await client.get("/revocations", params={"after": cursor_there})).json()
     assert [entry["value"] for entry in page["revocations"]] == [again]
 
@@ -147,10 +147,10 @@ async def test_what_the_database_has_lost_is_revoked_again(
     assert await answers(client, "/readyz", 200)
     await keys.revoke(narrowed)
     await revoke(client, lancelot)
-    user_id = said_in(galahad)["sub"]
+    user_id = claims_of(galahad)["sub"]
     disable = f"/toggle-user-permission/{user_id}/0"
     assert (await client.put(disable, headers=bearer(arthur))).is_success
-    sid = said_in(session["token"])["sid"]
+    sid = claims_of(session["token"])["sid"]
     ended = await client.delete(f"/me/sessions/{sid}", headers=bearer(session["token"]))
     assert ended.is_success
     async with app.state.database.session() as database:
@@ -159,7 +159,7 @@ async def test_what_the_database_has_lost_is_revoked_again(
         await app.state.services.keys.revoke(context, kid_of(arthur))
         await app.state.services.revocations.publish(context, f"kid:{kid_of(arthur)}")
         await database.commit()
-    known = [f"jti:{said_in(lancelot)['jti']}", f"sub:{user_id}:{said_in(galahad)['epoch']}"]
+    known = [f"jti:{claims_of(lancelot)['jti']}", f"sub:{user_id}:{claims_of(galahad)['epoch']}"]
     known += [f"sid:{sid}", f"kid:{kid_of(arthur)}", *await sids_of(client, narrowed)]
     assert await lists(client, *known)
 
@@ -169,13 +169,13 @@ async def test_what_the_database_has_lost_is_revoked_again(
         assert await lists(newcomer, *known)
         assert sorted(await revoked(newcomer)) == sorted(known + announced)
         for token in (*old, session["token"]):
-            assert not await token_holds(newcomer, token)
-        assert (await renew(newcomer, session["refresh_token"])).status_code == 400
+            assert not await token_is_valid(newcomer, token)
+        assert (await refresh(newcomer, session["refresh_token"])).status_code == 400
         for person in (ARTHUR, LANCELOT, GALAHAD):
             fresh = await log_in(newcomer, person)
             assert kid_of(fresh) != kid_of(arthur)
             for each in (newcomer, client):
-                assert await token_holds(each, fresh)
+                assert await token_is_valid(each, fresh)
         keys = await keys_of(newcomer, LANCELOT)
         assert (await keys.get(narrowed))["status"] == "suspended"  # its change was lost
         assert (await keys.get(untouched))["status"] == "active"
@@ -305,7 +305,7 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     assert "Revoked 1 signing key and all tokens" in output
     for token in tokens:
         assert await answers(client, f"/token_status/{token}", 401)
-    assert (await renew(client, session["refresh_token"])).status_code == 400
+    assert (await refresh(client, session["refresh_token"])).status_code == 400
     invited = {**GALAHAD, "invitation": code}
     assert_problem(await client.post("/register-user", json=invited), 403, "invalid_code")
     assert await register(client, GALAHAD) > IDS_AFTER_BACKUP
@@ -319,7 +319,7 @@ async def test_after_a_restore_nothing_that_was_issued_before_is_valid(
     await keys.act(api_key, "resume")
     fresh = await log_in(client, LANCELOT)
     assert kid_of(fresh) not in old_keys
-    assert await token_holds(client, fresh)
+    assert await token_is_valid(client, fresh)
     [entry] = (
         await client.get(
             "/audit",
@@ -341,10 +341,10 @@ async def test_with_a_shared_secret_old_tokens_are_rejected_and_the_command_says
     output = await asyncio.to_thread(after_restore, "--yes", **variables)
     assert "change HS256_SECRET" in output
     async with started_client(make_settings(database_url, **HS256), clock) as client:
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
         again = await log_in(client, LANCELOT)
-        assert all_tokens_like(again) != all_tokens_like(token)
-        assert await token_holds(client, again)
+        assert user_revocation(again) != user_revocation(token)
+        assert await token_is_valid(client, again)
 
 
 @on_sqlite

@@ -8,7 +8,7 @@ from tests.support.admin_client import AdminClient
 from tests.support.apps import started_client
 from tests.support.databases import Twin, twin
 from tests.support.settings import Clock, make_settings
-from tests.support.users import LANCELOT, log_in, register, revoked, said_in, token_holds
+from tests.support.users import LANCELOT, claims_of, log_in, register, revoked, token_is_valid
 
 __all__ = ["arthur", "settings", "twin"]
 
@@ -21,7 +21,7 @@ async def test_a_lost_narrowing_is_published_again_and_new_tokens_are_valid(
         await arthur.do("POST", "/groups", {"name": name, "scopes": [name]})
         await arthur.do("PUT", f"/groups/{name}/members/{user_id}")
     token = await log_in(client, LANCELOT)
-    narrowed, other = said_in(token)["grp"]
+    narrowed, other = claims_of(token)["grp"]
     twin.copy()
     assert await answers(client, "/readyz", 200)
     await arthur.do("PATCH", "/groups/knights", {"scopes": []})
@@ -33,8 +33,8 @@ async def test_a_lost_narrowing_is_published_again_and_new_tokens_are_valid(
         assert await lists(newcomer, f"grp:{narrowed}")
         assert await revoked(newcomer) == [f"grp:{narrowed}"]
         fresh = await log_in(newcomer, LANCELOT)
-        assert said_in(fresh)["grp"][0] not in (narrowed, other)
-        assert said_in(fresh)["grp"][1] == other
+        assert claims_of(fresh)["grp"][0] not in (narrowed, other)
+        assert claims_of(fresh)["grp"][1] == other
         for each in (newcomer, client):
-            assert not await token_holds(each, token)
-            assert await token_holds(each, fresh)
+            assert not await token_is_valid(each, token)
+            assert await token_is_valid(each, fresh)

@@ -27,7 +27,7 @@ from tests.support.servers import (
     always,
     refuses_the_first,
 )
-from tests.support.users import GALAHAD, said_in
+from tests.support.users import GALAHAD, claims_of
 
 pytest_plugins = ["tests.support.client_fixtures"]
 
@@ -155,7 +155,7 @@ def test_scopes_are_asked_for(service: ClientService, scopes: Any) -> None:
     with Api(always(FINE)) as api:
         by_httpx(auth, "GET", api.url)
     (request,) = api.received
-    assert said_in((request.authorization or "")[7:])["scope"] == "offline_access"
+    assert claims_of((request.authorization or "")[7:])["scope"] == "offline_access"
 
 
 def test_a_name_of_any_script_can_log_in(service: ClientService) -> None:

@@ -15,7 +15,7 @@ from hourpass import Guard, InvalidTokenError, User
 from tests.support.guards import comes_true, refusal_of
 from tests.support.processes import environment, killed_after
 from tests.support.running_service import RunningService
-from tests.support.users import ARTHUR, Person, kid_of, said_in
+from tests.support.users import ARTHUR, Person, claims_of, kid_of
 
 pytest_plugins = ["tests.support.service_fixtures"]
 
@@ -38,7 +38,7 @@ def guard(service: RunningService) -> Iterator[Guard]:
 def test_a_checked_token_returns_its_user(service: RunningService, guard: Guard) -> None:
     user = service.new_user()
     token = service.log_in(user)
-    expires_at = datetime.fromtimestamp(said_in(token)["exp"], UTC)
+    expires_at = datetime.fromtimestamp(claims_of(token)["exp"], UTC)
     expected = User(int(user["id"]), user["username"], frozenset(), expires_at)
     assert guard.check(token) == expected
     assert guard.check(token) == expected

@@ -31,7 +31,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 P = ParamSpec("P")
@@ -238,7 +238,7 @@ async def test_during_an_outage_of_the_database_the_answer_is_503(
     await app.state.database.close()  # open connections would still work
     with outage(make_url(settings.database_url), request):
         await assert_unavailable(client, token)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     await register(client, LANCELOT)
 
 
@@ -297,5 +297,5 @@ async def test_connections_that_the_server_has_ended_are_replaced(
     async with asyncio.timeout(10):  # 503 until the loop has noticed
         while (await client.get(f"/token_status/{token}")).status_code == 503:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     assert await log_in(client, ARTHUR)

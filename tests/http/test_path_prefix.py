@@ -21,7 +21,7 @@ from tests.project.test_docs_page import (
 from tests.support.processes import free_port
 from tests.support.proxies import SEARCH_PATH, START_TIMEOUT_SECONDS
 from tests.support.service_process import serving
-from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, said_in
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, bearer, claims_of
 from tests.support.waiting import until
 
 __all__ = ["browser", "visit"]
@@ -131,7 +131,7 @@ def test_the_urls_of_the_start_page_and_of_the_openapi_document_work(
 
 def test_a_guard_follows_a_service_below_a_path(client: httpx.Client, base_url: str) -> None:
     token = client.post("/token", json=LANCELOT).json()["token"]
-    assert said_in(token)["iss"] == base_url
+    assert claims_of(token)["iss"] == base_url
     with Guard(base_url) as guard:
         assert guard.check(token).username == LANCELOT["username"]
 

@@ -24,7 +24,7 @@ from tests.imports.exports.make import PASSWORD, TOTP_KEY
 from tests.support.authenticator import Authenticator
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import ARTHUR, assert_problem, bearer, said_in
+from tests.support.users import ARTHUR, assert_problem, bearer, claims_of
 
 EXPORTS = Path(__file__).parent / "exports"
 OURS = "$argon2id$v=19$m=8,t=1,p=1$"
@@ -258,7 +258,7 @@ async def test_the_second_factor_of_the_other_system_is_needed(
     wrong = await log_in(client, "totp", PASSWORD, otp=phone.wrong_code())
     assert_problem(wrong, 401, "invalid_grant")
     answer = await log_in(client, "totp", PASSWORD, otp=phone.code())
-    assert said_in(answer.json()["token"])["amr"] == ["pwd", "otp", "mfa"]
+    assert claims_of(answer.json()["token"])["amr"] == ["pwd", "otp", "mfa"]
 
 
 @on_sqlite

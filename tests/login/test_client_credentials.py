@@ -13,7 +13,7 @@ from hourpass.api_keys import generate_key, id_of
 from tests.support.api_keys import insert_key
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import LANCELOT, assert_problem, bearer, register, said_in
+from tests.support.users import LANCELOT, assert_problem, bearer, claims_of, register
 
 NAME = "svc-nightly"
 GRANT = {"grant_type": "client_credentials"}
@@ -67,7 +67,7 @@ async def test_the_token_is_that_of_the_key_without_a_refresh_token(
             "predict:fraud-*",
         )
         assert "refresh_token" not in body
-        claims = said_in(body["access_token"])
+        claims = claims_of(body["access_token"])
         assert (claims["sub"], claims["client_id"], claims["kind"], claims["limited"]) == (
             str(account_id),
             id_of(key),
@@ -89,7 +89,7 @@ async def test_the_token_is_that_of_the_key_without_a_refresh_token(
 async def test_scope_and_resource_limit_the_token(client: AsyncClient, key: str) -> None:
     resource = "https://models.example.com"
     answer = await ask(client, NAME, key, scope="predict:fraud-v3", resource=resource)
-    claims = said_in(answer.json()["access_token"])
+    claims = claims_of(answer.json()["access_token"])
     assert (claims["scope"], claims["aud"]) == ("predict:fraud-v3", resource)
     assert_problem(await ask(client, NAME, key, scope="train"), 400, "invalid_scope")
 

@@ -18,10 +18,10 @@ from tests.support.users import (
     Person,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
+    refresh,
     register,
-    renew,
-    said_in,
 )
 
 pytest_plugins = ["tests.support.client_fixtures"]
@@ -47,9 +47,9 @@ async def test_a_token_lacks_the_scopes_that_were_left_out(
         with subtests.test(str(asked), kind=kind):
             sent: dict[str, Any] = {kind: {**ARTHUR, **asked}}
             answer = (await client.post("/token", **sent)).json()
-            assert answer.get("scope") == said_in(answer["token"]).get("scope") == given
+            assert answer.get("scope") == claims_of(answer["token"]).get("scope") == given
             if "refresh_token" in answer:
-                assert (await renew(client, answer["refresh_token"])).json()["scope"] == given
+                assert (await refresh(client, answer["refresh_token"])).json()["scope"] == given
 
 
 @on_sqlite
@@ -81,7 +81,7 @@ def test_hourpass_auth_requests_the_scope_admin_only_if_it_is_named(
     assert service.client.patch(path, json=change, headers=headers).status_code == 200
     auth = service.auth(scopes=scopes)
     assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
-    assert set(said_in(token_of(auth)).get("scope", "").split()) == given
+    assert set(claims_of(token_of(auth)).get("scope", "").split()) == given
     administers = by_httpx(auth, "GET", f"{service.url}{path}").status_code == 200
     assert administers is ("admin" in given)
     # One login, as before: the service leaves the scope out, not a second request.

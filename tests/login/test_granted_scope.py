@@ -9,7 +9,7 @@ from httpx import AsyncClient, Response
 
 from app.context import RequestContext
 from tests.support.markers import on_sqlite
-from tests.support.users import LANCELOT, assert_problem, register, said_in
+from tests.support.users import LANCELOT, assert_problem, claims_of, register
 
 pytestmark = on_sqlite
 
@@ -41,7 +41,7 @@ async def test_the_response_names_the_scopes_of_the_token(
         with subtests.test(str(sent), kind=kind):
             issued = (await log_in(client, kind, lancelot, **sent)).json()
             assert issued.get("scope") == granted
-            assert said_in(issued["token"]).get("scope") == granted
+            assert claims_of(issued["token"]).get("scope") == granted
 
 
 async def test_if_nothing_is_left_no_token_is_issued(

@@ -20,12 +20,12 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 MODELS = "https://models.example"
@@ -52,13 +52,13 @@ async def test_a_token_is_limited_if_it_lacks_a_right_that_the_login_could_have_
     await users.set_scopes(context, 1, {"admin", "predict:fraud-*", "train"})
     for asked, is_limited in LOGINS:
         with subtests.test(str(asked)):
-            claims = said_in(await log_in(client, {**ARTHUR, **asked}))
+            claims = claims_of(await log_in(client, {**ARTHUR, **asked}))
             assert claims.get("limited", False) is is_limited
             scope = f"{asked.get('scope', 'train predict:fraud-* admin')} offline_access"
             session = await open_session(client, {**ARTHUR, **asked}, scope)
             for _ in range(2):  # a refreshed token is as limited as the first
-                assert said_in(session["token"]).get("limited", False) is is_limited
-                session = (await renew(client, session["refresh_token"])).json()
+                assert claims_of(session["token"]).get("limited", False) is is_limited
+                session = (await refresh(client, session["refresh_token"])).json()
 
 
 @on_sqlite
@@ -68,7 +68,7 @@ async def test_an_administrator_without_a_second_factor_can_set_one_up(
     required = settings.model_copy(update={"admin_second_factor": "required"})
     async with started_client(required, clock) as client:
         token = await log_in(client, ARTHUR)
-        claims, proof = said_in(token), {"password": ARTHUR["password"]}
+        claims, proof = claims_of(token), {"password": ARTHUR["password"]}
         assert (claims.get("scope"), claims.get("limited")) == (None, None)
         response = await client.post("/me/second-factor", json=proof, headers=bearer(token))
         assert response.status_code == 201
@@ -135,7 +135,7 @@ async def test_limited_tokens_and_keys_neither_read_nor_change_the_account(
         with subtests.test(f"for another API: {name}"):
             response = await client.request(*call_of(name), headers=bearer(other))
             assert_problem(response, 401, "invalid_token")
-    assert await token_holds(client, owner["token"])
+    assert await token_is_valid(client, owner["token"])
     listed = await client.get("/me/sessions", headers=bearer(owner["token"]))
     assert len(listed.json()["sessions"]) == 1
 

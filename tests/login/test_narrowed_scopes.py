@@ -9,7 +9,7 @@ from app.context import RequestContext
 from app.users.service import Users
 from hourpass.scopes import without
 from tests.support.markers import on_sqlite
-from tests.support.users import LANCELOT, assert_problem, log_in, register, said_in
+from tests.support.users import LANCELOT, assert_problem, claims_of, log_in, register
 
 # The last one is older than the grammar.
 SCOPES = {"predict:fraud-*", "predict:churn", "train", "old*scope"}
@@ -46,7 +46,7 @@ async def test_a_login_gets_the_requested_scopes_that_are_covered(
             if given is None:
                 assert_problem(response, 400, "invalid_scope")
             else:
-                assert response.json()["scope"] == said_in(response.json()["token"])["scope"]
+                assert response.json()["scope"] == claims_of(response.json()["token"])["scope"]
                 assert response.json()["scope"] == given
 
 
@@ -82,4 +82,4 @@ async def test_a_login_never_gets_a_token_that_is_too_long_to_be_accepted(
     headers = {"Authorization": f"Bearer {token}"}
     assert (await client.get("/me/sessions", headers=headers)).json() == {"sessions": []}
     answer = await client.post("/token", json={**LANCELOT, "scope": " ".join(names[:8])})
-    assert said_in(answer.json()["token"])["scope"] == " ".join(names[:8])
+    assert claims_of(answer.json()["token"])["scope"] == " ".join(names[:8])

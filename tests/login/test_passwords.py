@@ -35,7 +35,7 @@ from tests.support.users import (
     bearer,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import until
 
@@ -132,8 +132,8 @@ async def test_an_imported_hash_is_upgraded_at_the_next_login(
             token = await log_in(client, LANCELOT)
             upgraded = await stored_hash(app, user_id)
             assert upgraded.startswith("$argon2id$v=19$m=8,t=1,p=1$")
-            assert await token_holds(client, token)
-            assert await token_holds(client, earlier_token)
+            assert await token_is_valid(client, token)
+            assert await token_is_valid(client, earlier_token)
             await log_in(client, LANCELOT)
             assert await stored_hash(app, user_id) == upgraded
 
@@ -163,7 +163,7 @@ async def test_a_password_changed_while_a_login_rehashes_the_old_one_stays_chang
         await rehashing.wait()
         await users.change_password(context, user_id, "joyous gard")
         changed.set()
-    assert not await token_holds(client, login.result())
+    assert not await token_is_valid(client, login.result())
     assert_problem(await client.post("/token", json=LANCELOT), 401, "invalid_grant")
     await log_in(client, {**LANCELOT, "password": "joyous gard"})
 
@@ -334,7 +334,7 @@ async def test_when_the_queue_is_full_logins_are_rejected_and_tokens_stay_valid(
         ):
             assert_problem(refused, 503, "temporarily_unavailable")
             assert refused.headers["retry-after"] == "1"
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
         assert (await client.get("/me", headers=bearer(token))).status_code == 200
     finally:
         gate.set()

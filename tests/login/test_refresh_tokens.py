@@ -27,12 +27,12 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import blocking
 
@@ -57,9 +57,9 @@ async def test_each_refresh_returns_the_next_pair_of_tokens(client: AsyncClient)
         pairs.append(pair)
     for name in ("access_token", "refresh_token"):
         assert len({pair[name] for pair in pairs}) == 4
-    assert len({said_in(pair["token"])["sid"] for pair in pairs}) == 1
+    assert len({claims_of(pair["token"])["sid"] for pair in pairs}) == 1
     for pair in pairs:
-        assert await token_holds(client, pair["access_token"])
+        assert await token_is_valid(client, pair["access_token"])
     assert len(await sessions_of(client, pairs[0]["token"])) == 1
 
 
@@ -73,7 +73,7 @@ async def test_after_a_lost_response_the_same_refresh_token_is_returned_for_a_mi
     clock.advance(GRACE)
     again = await refreshed(client, session)
     assert again["refresh_token"] == lost["refresh_token"]
-    assert await token_holds(client, again["access_token"])
+    assert await token_is_valid(client, again["access_token"])
     assert not await is_over(client, again)
     # Repeating a request does not extend the minute.
     await refreshed(client, other)
@@ -113,7 +113,7 @@ async def test_simultaneous_refreshes_get_the_same_refresh_token(
     answers = await asyncio.gather(*(refreshed(client, session) for _ in range(5)))
     assert len({answer["refresh_token"] for answer in answers}) == 1
     for answer in answers:
-        assert await token_holds(client, answer["access_token"])
+        assert await token_is_valid(client, answer["access_token"])
     assert not await is_over(client, answers[0])
 
 
@@ -126,7 +126,7 @@ async def test_a_session_that_ends_during_its_refresh_stays_ended(
         await begin_write(stopping)
         await stopping.execute(text("DELETE FROM sessions"))
         async with blocking(app.state.database):
-            refreshing = asyncio.create_task(renew(client, session["refresh_token"]))
+            refreshing = asyncio.create_task(refresh(client, session["refresh_token"]))
         await stopping.commit()
     assert_problem(await refreshing, 400, "invalid_grant")
 
@@ -158,10 +158,10 @@ async def test_reusing_a_refresh_token_revokes_its_whole_session(
             assert vars(warning)["user_id"] == 2
             assert await is_over(client, second)
             for token in (session["access_token"], second["access_token"]):
-                assert not await token_holds(client, token)
-            assert await token_holds(client, other["access_token"])
+                assert not await token_is_valid(client, token)
+            assert await token_is_valid(client, other["access_token"])
             assert not await is_over(client, other)
-            entries.append(f"sid:{said_in(session['access_token'])['sid']}")
+            entries.append(f"sid:{claims_of(session['access_token'])['sid']}")
             assert await revoked(client) == entries
 
 
@@ -174,7 +174,7 @@ async def test_refreshed_tokens_have_the_time_of_the_login(
     login = int(clock().timestamp())
     clock.advance(DAY)
     session = await refreshed(client, session)
-    claims = said_in(session["token"])
+    claims = claims_of(session["token"])
     assert (claims["auth_time"], claims["iat"]) == (login, login + 86_400)
 
 
@@ -266,7 +266,7 @@ async def test_offline_access_alone_keeps_every_scope_and_naming_others_limits_t
         ("admin offline_access", "offline_access"),
     ]:
         answer = await open_session(client, LANCELOT, asked)
-        assert answer["scope"] == said_in(answer["token"])["scope"] == given
+        assert answer["scope"] == claims_of(answer["token"])["scope"] == given
         if "offline_access" in asked:
             assert (await refreshed(client, answer))["scope"] == given
 

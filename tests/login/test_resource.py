@@ -10,7 +10,7 @@ from tests.support.apps import started_client
 from tests.support.markers import on_sqlite
 from tests.support.openapi import assert_documented
 from tests.support.settings import Clock
-from tests.support.users import LANCELOT, assert_problem, open_session, register, renew, said_in
+from tests.support.users import LANCELOT, assert_problem, claims_of, open_session, refresh, register
 
 MODELS = "https://models.example/v1?a=b"
 ACCEPTED = [
@@ -54,10 +54,10 @@ async def test_the_resource_becomes_the_audience(
             for how in ("json", "data"):
                 sent: dict[str, Any] = {how: {**LANCELOT, "resource": resource}}
                 response = await client.post("/token", **sent)
-                assert said_in(response.json()["token"])["aud"] == resource
+                assert claims_of(response.json()["token"])["aud"] == resource
     for nothing in ("", None):
         response = await client.post("/token", json={**LANCELOT, "resource": nothing})
-        assert said_in(response.json()["token"])["aud"] == "ml-api"
+        assert claims_of(response.json()["token"])["aud"] == "ml-api"
 
 
 @on_sqlite
@@ -66,9 +66,9 @@ async def test_other_resources_are_an_invalid_target(
 ) -> None:
     await register(client, LANCELOT)
     refresh_token = (await open_session(client, LANCELOT))["refresh_token"]
-    refresh = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+    grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
     for resource in REFUSED:
-        for members in (LANCELOT, refresh):
+        for members in (LANCELOT, grant):
             with subtests.test(str(resource)[:40]):
                 sent = {**members, "resource": resource}
                 answers = [await client.post("/token", json=sent)]
@@ -78,7 +78,7 @@ async def test_other_resources_are_an_invalid_target(
                     problem = assert_problem(response, 400, "invalid_target")
                     assert problem["error_description"] == problem["message"]
                     assert_documented(response)
-    assert (await renew(client, refresh_token)).status_code == 200  # nothing used it up
+    assert (await refresh(client, refresh_token)).status_code == 200  # nothing used it up
 
 
 @on_sqlite
@@ -89,12 +89,13 @@ async def test_a_session_keeps_its_audience(client: AsyncClient, settings: Setti
         grant = {"grant_type": "refresh_token", "refresh_token": session["refresh_token"]}
         other = await client.post("/token", data={**grant, "resource": "https://other.example"})
         assert_problem(other, 400, "invalid_target")
-        refreshed = await renew(client, session["refresh_token"])  # still the newest
-        assert said_in(refreshed.json()["token"])["aud"] == audience
+        refreshed = await refresh(client, session["refresh_token"])  # still the newest
+        assert claims_of(refreshed.json()["token"])["aud"] == audience
         same = {**grant, "refresh_token": refreshed.json()["refresh_token"]}
         if audience != settings.audience:
             same["resource"] = audience
-        assert said_in((await client.post("/token", data=same)).json()["token"])["aud"] == audience
+        again = (await client.post("/token", data=same)).json()
+        assert claims_of(again["token"])["aud"] == audience
 
 
 @on_sqlite
@@ -107,4 +108,4 @@ async def test_the_default_audience_can_be_named_at_a_refresh(
         refresh_token = (await open_session(client, LANCELOT))["refresh_token"]
         grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         response = await client.post("/token", data={**grant, "resource": audience})
-        assert said_in(response.json()["token"])["aud"] == audience
+        assert claims_of(response.json()["token"])["aud"] == audience

@@ -36,9 +36,9 @@ from tests.support.users import (
     bearer,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    token_holds,
+    token_is_valid,
 )
 
 PASSWORD = LANCELOT["password"]
@@ -56,7 +56,7 @@ async def test_until_it_is_confirmed_nothing_changes(client: AsyncClient, clock:
     await register(client, LANCELOT)
     _, token = await begin(client, LANCELOT, clock)
     assert await state(client, token) == (False, 0)
-    assert await token_holds(client, await log_in(client, LANCELOT))
+    assert await token_is_valid(client, await log_in(client, LANCELOT))
 
 
 async def test_a_confirmed_second_factor_is_required_and_revokes_all_earlier_tokens(
@@ -69,8 +69,8 @@ async def test_a_confirmed_second_factor_is_required_and_revokes_all_earlier_tok
     assert response.headers["cache-control"] == "no-store"
     assert len(set(response.json()["recovery_codes"])) == RECOVERY_CODES == 10
     for old in (token, session["access_token"]):
-        assert not await token_holds(client, old)
-    assert_problem(await renew(client, session["refresh_token"]), 400, "invalid_grant")
+        assert not await token_is_valid(client, old)
+    assert_problem(await refresh(client, session["refresh_token"]), 400, "invalid_grant")
     assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
     new = await token_with(client, LANCELOT, authenticator.next_code())
     assert await state(client, new) == (True, 10)
@@ -138,7 +138,7 @@ async def test_it_is_removed_by_password_and_code(client: AsyncClient, clock: Cl
             headers=bearer(token),
         )
         assert response.json() == {"message": "Second factor removed"}
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
         assert await state(client, await log_in(client, LANCELOT)) == (False, 0)
 
 
@@ -278,8 +278,8 @@ async def test_an_administrator_removes_the_second_factor_of_another_user(
     assert_problem(await client.delete(path, headers=bearer(token)), 403, "insufficient_scope")
     response = await client.delete(path, headers=bearer(arthurs_token))
     assert response.json() == {"message": "Second factor removed"}
-    assert not await token_holds(client, token)
-    assert await token_holds(client, await log_in(client, LANCELOT))
+    assert not await token_is_valid(client, token)
+    assert await token_is_valid(client, await log_in(client, LANCELOT))
     for another, error in (
         (path, "second_factor_not_found"),
         ("/users/77/second-factor", "user_not_found"),

@@ -32,11 +32,11 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
-    said_in,
 )
 
 FORM = {"username": LANCELOT["username"], "password": LANCELOT["password"]}
@@ -121,7 +121,7 @@ async def test_nobody_else_can_tell_which_users_have_a_second_factor(
 @on_sqlite
 async def test_a_user_without_a_second_factor_may_send_a_code(client: AsyncClient) -> None:
     await register(client, LANCELOT)
-    assert "amr" not in said_in(await token_with(client, LANCELOT, "123456"))
+    assert "amr" not in claims_of(await token_with(client, LANCELOT, "123456"))
 
 
 @on_sqlite
@@ -131,9 +131,9 @@ async def test_its_tokens_and_introspection_name_the_methods(
     sent = {**LANCELOT, "otp": lancelots.code()}
     session = await open_session(client, sent)
     clock.advance(timedelta(minutes=5))
-    renewed = await renew(client, session["refresh_token"])  # without a code
+    renewed = await refresh(client, session["refresh_token"])  # without a code
     for token in (session["access_token"], renewed.json()["access_token"]):
-        assert said_in(token)["amr"] == ["pwd", "otp", "mfa"]
+        assert claims_of(token)["amr"] == ["pwd", "otp", "mfa"]
         said = await client.post("/introspect", data={"token": token}, headers=bearer(token))
         assert said.json()["amr"] == ["pwd", "otp", "mfa"]
         assert said.json()["auth_time"] == int((clock() - timedelta(minutes=5)).timestamp())
@@ -282,7 +282,7 @@ async def test_sessions_from_before_it_was_required_lose_admin(
         assert session["scope"] == "admin offline_access"
     required = settings.model_copy(update={"admin_second_factor": "required"})
     async with started_client(required, clock) as client:
-        answer = (await renew(client, session["refresh_token"])).json()
+        answer = (await refresh(client, session["refresh_token"])).json()
         assert answer["scope"] == "offline_access"
 
 

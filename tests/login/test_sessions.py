@@ -30,12 +30,12 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
     register,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import blocking
 
@@ -48,13 +48,13 @@ async def test_a_session_begins_only_with_the_scope_offline_access(client: Async
     await register(client, LANCELOT)
     plain = (await client.post("/token", json=LANCELOT)).json()
     assert set(plain) == {"token", "access_token", "token_type", "expires_in"}
-    assert "sid" not in said_in(plain["token"])
+    assert "sid" not in claims_of(plain["token"])
     assert await sessions_of(client, plain["token"]) == []
     answer = await open_session(client, LANCELOT)
     assert set(answer) == {*plain, "refresh_token", "scope"}
     assert answer["scope"] == "offline_access"
     (listed,) = await sessions_of(client, plain["token"])
-    assert listed["id"] == said_in(answer["access_token"])["sid"]
+    assert listed["id"] == claims_of(answer["access_token"])["sid"]
 
 
 async def test_a_session_ends_after_fourteen_days_without_use(
@@ -67,7 +67,9 @@ async def test_a_session_ends_after_fourteen_days_without_use(
     clock.advance(SECOND)
     assert await is_over(client, idle)
     token = (await refreshed(client, used))["token"]
-    assert [listed["id"] for listed in await sessions_of(client, token)] == [said_in(token)["sid"]]
+    assert [listed["id"] for listed in await sessions_of(client, token)] == [
+        claims_of(token)["sid"]
+    ]
 
 
 @on_sqlite
@@ -126,8 +128,8 @@ async def test_a_user_sees_the_times_the_address_and_the_user_agent_of_each_sess
     assert set(newer) == {
         *("id", "created_at", "last_used_at", "expires_at", "address", "user_agent")
     }
-    assert newer["id"] == said_in(second["token"])["sid"]
-    assert older["id"] == said_in(first["token"])["sid"]
+    assert newer["id"] == claims_of(second["token"])["sid"]
+    assert older["id"] == claims_of(first["token"])["sid"]
     assert (newer["address"], newer["user_agent"]) == ("127.0.0.1", "Aroundight/2.0")
     assert older["user_agent"] == ("Excalibur/1.0 " + "x" * 1_000)[:200]
     days = [(opened + days * DAY).date().isoformat() for days in (0, 1, 15)]
@@ -141,18 +143,18 @@ async def test_a_user_revokes_one_session_with_its_tokens_and_no_other(
     await register(client, LANCELOT)
     plain = await log_in(client, LANCELOT)
     lost, kept = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
-    path = f"/me/sessions/{said_in(lost['token'])['sid']}"
+    path = f"/me/sessions/{claims_of(lost['token'])['sid']}"
     assert_problem(await client.delete(path), 401, "missing_token")
     response = await client.delete(path, headers=bearer(plain))
     assert (response.status_code, response.json()) == (200, {"message": "Session revoked"})
-    assert not await token_holds(client, lost["token"])
+    assert not await token_is_valid(client, lost["token"])
     assert await is_over(client, lost)
-    assert await token_holds(client, plain)
-    assert await token_holds(client, kept["token"])
+    assert await token_is_valid(client, plain)
+    assert await token_is_valid(client, kept["token"])
     assert not await is_over(client, kept)
     response = await client.delete(path, headers=bearer(plain))
     assert_problem(response, 404, "session_not_found")
-    assert await revoked(client) == [f"sid:{said_in(lost['token'])['sid']}"]
+    assert await revoked(client) == [f"sid:{claims_of(lost['token'])['sid']}"]
 
 
 @on_sqlite
@@ -162,7 +164,7 @@ async def test_only_an_administrator_sees_or_revokes_the_sessions_of_others(
     user_id = await register(client, LANCELOT)
     galahad = await register(client, GALAHAD)
     session = await open_session(client, LANCELOT)
-    id_ = said_in(session["token"])["sid"]
+    id_ = claims_of(session["token"])["sid"]
     galahads = bearer(await log_in(client, GALAHAD))
     response = await client.delete(f"/me/sessions/{id_}", headers=galahads)
     assert_problem(response, 404, "session_not_found")
@@ -182,7 +184,7 @@ async def test_only_an_administrator_sees_or_revokes_the_sessions_of_others(
     assert_problem(response, 404, "session_not_found")
     response = await client.delete(f"/users/{user_id}/sessions/{id_}", headers=by_arthur)
     assert response.json() == {"message": "Session revoked"}
-    assert not await token_holds(client, session["token"])
+    assert not await token_is_valid(client, session["token"])
     assert await is_over(client, session)
 
 
@@ -209,13 +211,13 @@ async def test_one_session_too_many_revokes_the_oldest(
         if number == 3:  # its age counts, not when it was last used
             sessions[0] = await refreshed(client, sessions[0])
         sessions.append(await open_session(client, LANCELOT))
-    ids = [said_in(session["token"])["sid"] for session in sessions]
+    ids = [claims_of(session["token"])["sid"] for session in sessions]
     listed = await sessions_of(client, sessions[-1]["token"])
     assert [session["id"] for session in listed] == ids[:1:-1]
     for session in sessions:
         ended = session in sessions[:2]
         assert await is_over(client, session) == ended
-        assert await token_holds(client, session["token"]) != ended
+        assert await token_is_valid(client, session["token"]) != ended
     assert not await is_over(client, others)
     assert await revoked(client) == [f"sid:{id_}" for id_ in ids[:2]]
 

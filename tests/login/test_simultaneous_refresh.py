@@ -8,7 +8,7 @@ from httpx import AsyncClient
 from app.context import RequestContext
 from app.database.engine import begin_write
 from tests.support.markers import on_postgresql
-from tests.support.users import LANCELOT, open_session, register, renew, token_holds
+from tests.support.users import LANCELOT, open_session, refresh, register, token_is_valid
 
 
 @on_postgresql
@@ -21,11 +21,11 @@ async def test_a_refresh_waits_for_the_new_token_version(
     await begin_write(context.session)
     await app.state.services.sessions.revoke_access_tokens(context, [user_id])
     await context.session.flush()
-    waiting = asyncio.create_task(renew(client, session["refresh_token"]))
+    waiting = asyncio.create_task(refresh(client, session["refresh_token"]))
     done, _ = await asyncio.wait([waiting], timeout=0.5)
     assert not done
     await context.session.commit()
     answer = await waiting
     assert answer.status_code == 200, answer.text
-    assert await token_holds(client, answer.json()["token"])
-    assert not await token_holds(client, session["token"])
+    assert await token_is_valid(client, answer.json()["token"])
+    assert not await token_is_valid(client, session["token"])

@@ -24,10 +24,10 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     register,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 ARTHURS_ID = 1
@@ -72,7 +72,7 @@ async def test_a_key_is_exchanged_for_a_token_of_its_owner(
         "scope": "predict",
         "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
     }
-    claims = said_in(token)
+    claims = claims_of(token)
     assert claims["sub"] == str(lancelots_id)
     assert claims["preferred_username"] == LANCELOT["username"]
     assert claims["client_id"] == id_of(key)
@@ -90,7 +90,7 @@ async def test_a_token_is_for_the_audience_that_was_asked_for(
 ) -> None:
     key = await insert_key(app, lancelots_id)
     default = await token_for(client, key)
-    audience = said_in(default)["aud"]
+    audience = claims_of(default)["aud"]
     for members, expected in (
         ({"audience": "fraud-api"}, "fraud-api"),
         ({"audience": "a" * 200}, "a" * 200),
@@ -99,7 +99,7 @@ async def test_a_token_is_for_the_audience_that_was_asked_for(
     ):
         with subtests.test(str(members)):
             token = await token_for(client, key, **members)
-            assert said_in(token)["aud"] == expected
+            assert claims_of(token)["aud"] == expected
             assert await token_for(client, key, **members) == token
             assert (token == default) is (expected == audience)
 
@@ -112,10 +112,10 @@ async def test_a_token_never_outlives_its_key(
     answer = (await exchange(client, key)).json()
     assert answer["expires_in"] == 600
     clock.advance(timedelta(minutes=10) - SECOND)
-    assert await token_holds(client, answer["token"])
+    assert await token_is_valid(client, answer["token"])
     assert (await exchange(client, key)).json()["expires_in"] == 1
     clock.advance(SECOND)
-    assert not await token_holds(client, answer["token"])
+    assert not await token_is_valid(client, answer["token"])
     assert_problem(await exchange(client, key), 400, "invalid_request")
 
 
@@ -138,7 +138,7 @@ async def test_scopes_are_narrowed_and_never_widened(
             members = {"scope": requested} if requested else {}
             answer = (await exchange(client, key, **members)).json()
             assert answer.get("scope") == expected
-            assert said_in(answer["token"]).get("scope") == expected
+            assert claims_of(answer["token"]).get("scope") == expected
     with subtests.test("nothing left"):
         key = await insert_key(app, lancelots_id, scopes="predict")
         assert_problem(await exchange(client, key, scope="train"), 400, "invalid_scope")
@@ -271,4 +271,4 @@ async def test_a_worker_returns_the_same_token_until_half_of_its_life_is_over(
         assert answer["token"] == signed[-1] != tokens[0]
         assert answer["expires_in"] == 3600
         assert len(signed) == 4
-    assert await token_holds(client, tokens[0])
+    assert await token_is_valid(client, tokens[0])

@@ -45,11 +45,11 @@ from tests.support.users import (
     ARTHUR,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
-    renew,
-    said_in,
-    token_holds,
+    refresh,
+    token_is_valid,
 )
 
 # The conditions are the same on both databases.
@@ -92,7 +92,7 @@ async def assert_untouched(
     assert profile.status_code == 200
     assert profile.json()["email"] == user.person["email"]
     assert await second_factor(client, user) == (True, codes_left)
-    refreshed = await renew(client, user.refresh_token)
+    refreshed = await refresh(client, user.refresh_token)
     assert refreshed.status_code == 200
     code = user.authenticator.recovery_codes[codes_left - 1]
     assert (await log_in_with(client, user.person, code)).status_code == 200
@@ -145,7 +145,7 @@ async def test_a_second_factor_is_removed_for_its_own_user_only(
     by_admin = await client.delete(f"/users/{bors.id}/second-factor", headers=headers)
     for user, response in ((lancelot, by_user), (bors, by_admin)):
         assert response.status_code == 200, response.text
-        assert not await token_holds(client, user.token)
+        assert not await token_is_valid(client, user.token)
         answer = await client.post("/token", json=user.person)
         assert answer.status_code == 200, answer.text
         state = await client.get(path, headers=bearer(answer.json()["token"]))
@@ -167,7 +167,7 @@ async def test_a_second_factor_is_confirmed_for_its_own_user_only(
     (lancelots, his_code), (galahads, other_code) = pending
     assert_problem(await confirm(client, lancelots, other_code), 403, "wrong_code")
     assert (await confirm(client, lancelots, his_code)).status_code == 200
-    assert await token_holds(client, galahads)
+    assert await token_is_valid(client, galahads)
     assert (await client.post("/token", json=two_users[1].person)).status_code == 200
     assert (await confirm(client, galahads, other_code)).status_code == 200
 
@@ -177,14 +177,14 @@ async def test_a_user_lists_revokes_and_refreshes_own_sessions_only(
 ) -> None:
     for user, other in (two_users, two_users[::-1]):
         listed = (await call(client, user, "GET", "/me/sessions")).json()["sessions"]
-        assert [session["id"] for session in listed] == [said_in(user.token)["sid"]]
-        path = f"/me/sessions/{said_in(other.token)['sid']}"
+        assert [session["id"] for session in listed] == [claims_of(user.token)["sid"]]
+        path = f"/me/sessions/{claims_of(other.token)['sid']}"
         assert_problem(await call(client, user, "DELETE", path), 404, "session_not_found")
-        renewed = (await renew(client, user.refresh_token)).json()
+        renewed = (await refresh(client, user.refresh_token)).json()
         for name in ("sub", "sid", "preferred_username", "epoch"):
-            assert said_in(renewed["token"])[name] == said_in(user.token)[name]
+            assert claims_of(renewed["token"])[name] == claims_of(user.token)[name]
     lancelot, galahad = two_users
-    path = f"/me/sessions/{said_in(lancelot.token)['sid']}"
+    path = f"/me/sessions/{claims_of(lancelot.token)['sid']}"
     assert (await call(client, lancelot, "DELETE", path)).status_code == 200
     await assert_untouched(client, galahad)
 
@@ -197,12 +197,12 @@ async def test_an_invented_secret_for_a_session_revokes_that_one_only(
     code = lancelot.authenticator.code()
     second = await open_session(client, {**lancelot.person, "otp": code})
     invented = lancelot.refresh_token[:-64] + galahad.refresh_token[-64:]
-    assert_problem(await renew(client, invented), 400, "invalid_grant")
-    assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
+    assert_problem(await refresh(client, invented), 400, "invalid_grant")
+    assert_problem(await refresh(client, lancelot.refresh_token), 400, "invalid_grant")
     galahad = await assert_untouched(client, galahad)
     invented = second["refresh_token"][:-64] + galahad.refresh_token[-64:]
     assert (await client.post("/revoke", data={"token": invented})).json()["revoked"]
-    assert_problem(await renew(client, second["refresh_token"]), 400, "invalid_grant")
+    assert_problem(await refresh(client, second["refresh_token"]), 400, "invalid_grant")
     await assert_untouched(client, galahad, codes_left=9)
 
 
@@ -233,8 +233,8 @@ async def test_the_tokens_and_sessions_of_one_user_are_revoked_and_those_of_the_
                 case _:
                     done = await call(client, lancelot, "DELETE", "/me", **lancelot.credentials)
             assert done.status_code == 200, done.text
-            assert not await token_holds(client, lancelot.token)
-            assert_problem(await renew(client, lancelot.refresh_token), 400, "invalid_grant")
+            assert not await token_is_valid(client, lancelot.token)
+            assert_problem(await refresh(client, lancelot.refresh_token), 400, "invalid_grant")
             galahad = await assert_untouched(client, galahad, codes_left=10 - number)
 
 
@@ -290,8 +290,10 @@ async def test_users_with_the_same_token_version_are_told_apart(  # noqa: PLR091
         person = {**user.person, "otp": user.authenticator.code()}
         opened = await open_session(client, person)
         listed = await client.get("/me/sessions", headers=bearer(opened["token"]))
-        assert [one["id"] for one in listed.json()["sessions"]] == [said_in(opened["token"])["sid"]]
-        assert (await renew(client, opened["refresh_token"])).status_code == 200
+        assert [one["id"] for one in listed.json()["sessions"]] == [
+            claims_of(opened["token"])["sid"]
+        ]
+        assert (await refresh(client, opened["refresh_token"])).status_code == 200
         tokens.append(opened["token"])
     async with writing(app) as session:
         is_lancelot = User.id == lancelot.id
@@ -386,7 +388,7 @@ async def test_the_rates_are_counted_for_each_user(  # noqa: PLR0917 - fixtures
     with subtests.test("revocations"), monkeypatch.context() as patch:
         tokens = []
         for user in two_users:
-            renewed = await renew(client, user.refresh_token)
+            renewed = await refresh(client, user.refresh_token)
             tokens.append([user.token, renewed.json()["token"]])
         patch.setattr(app.state.services.login_limiter, "actions", Rate(1, MINUTE))
         for own in tokens:

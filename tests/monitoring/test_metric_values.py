@@ -24,7 +24,7 @@ from tests.support.authenticator import enroll, log_in_with
 from tests.support.mail_server import deliver
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, open_session, register, renew
+from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, open_session, refresh, register
 from tests.support.waiting import until
 
 
@@ -61,7 +61,7 @@ async def test_logins_and_tokens_are_counted_by_result_and_grant(
     assert value(app, "hourpass_logins", "accepted") == 0
     await register(client, LANCELOT)
     session = await open_session(client, LANCELOT)
-    await renew(client, session["refresh_token"])
+    await refresh(client, session["refresh_token"])
     await client.post("/token", json={**LANCELOT, "password": "wrong"})
     await client.post("/token", json={"username": "nobody", "password": "wrong"})
     await enroll(client, LANCELOT, clock)

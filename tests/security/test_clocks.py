@@ -21,11 +21,11 @@ from tests.support.users import (
     ARTHUR,
     LANCELOT,
     bearer,
-    comes_to_an_end,
+    becomes_invalid,
     log_in,
     register,
     revoked,
-    token_holds,
+    token_is_valid,
 )
 
 HOUR = timedelta(hours=1)
@@ -64,15 +64,15 @@ async def test_setting_the_clock_back_makes_no_expired_token_valid(
     """The cache remembers revocations for as long as a clock may be wrong."""
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     await log_out_everywhere(client, token)
     passed = back + timedelta(minutes=2)
     monotonic.advance(passed)
     clock.advance(passed)
     await log_out_everywhere(client, await log_in(client, ARTHUR))  # deletes old entries
     clock.advance(-back)
-    assert not await token_holds(client, token)
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
+    assert not await token_is_valid(client, token)
 
 
 async def test_when_the_clock_was_set_the_database_is_asked_again_about_every_user(
@@ -81,7 +81,7 @@ async def test_when_the_clock_was_set_the_database_is_asked_again_about_every_us
     """However far it was set back, and even if the revocation has been deleted."""
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     await log_out_everywhere(client, token)
     passed = timedelta(days=3)
     monotonic.advance(passed)
@@ -93,7 +93,7 @@ async def test_when_the_clock_was_set_the_database_is_asked_again_about_every_us
     await log_out_everywhere(client, await log_in(client, ARTHUR))
     assert len(await revoked(client)) == 1
     clock.advance(-passed)
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
 
 
 async def test_a_drifting_clock_counts_as_set_only_when_it_is_a_minute_off(
@@ -101,13 +101,13 @@ async def test_a_drifting_clock_counts_as_set_only_when_it_is_a_minute_off(
 ) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     for drift, known in [(50, True), (20, False)]:
         clock.advance(timedelta(seconds=drift))
         answer = app.state.token_cache.check(token, clock())
         # On a busy machine the cache may not be fresh: then it does not answer.
         assert (answer is not None) == known or not app.state.revocation_cache.is_fresh()
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
 
 @pytest.mark.parametrize("wrong_by", [20 * HOUR, -20 * HOUR], ids=str)
@@ -116,7 +116,7 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
 ) -> None:
     await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     wrong = Clock()
     wrong.now = datetime.now(UTC) + wrong_by
     async with started_client(settings, wrong) as elsewhere:
@@ -128,4 +128,4 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
         await Retention(database, settings).run_once()
         assert await revoked(elsewhere) == feed_before
         assert len(feed_before) == 2
-    assert await comes_to_an_end(client, token)
+    assert await becomes_invalid(client, token)

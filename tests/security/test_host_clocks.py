@@ -42,8 +42,8 @@ from tests.support.users import (
     bearer,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
 )
 
 HOUR = timedelta(hours=1)
@@ -109,7 +109,7 @@ async def use_every_rate(client: AsyncClient, name: str) -> None:
     headers = bearer(await log_in(client, ARTHUR))
     assert (await client.post("/invitations", json={}, headers=headers)).status_code == 201
     session = await open_session(client, ARTHUR)
-    assert (await renew(client, session["refresh_token"])).status_code == 200
+    assert (await refresh(client, session["refresh_token"])).status_code == 200
 
 
 async def test_a_wrong_clock_of_a_host_blocks_no_rate_limited_call(
@@ -128,7 +128,7 @@ async def test_a_session_renews_on_another_host(settings: Settings) -> None:
         for _, client in wrong:
             token = (await open_session(right, ARTHUR))["refresh_token"]
             for each in (right, client, right, client):
-                renewal = await renew(each, token)
+                renewal = await refresh(each, token)
                 assert renewal.status_code == 200, renewal.text
                 token = renewal.json()["refresh_token"]
 
@@ -201,7 +201,7 @@ async def test_a_host_that_is_ahead_purges_nothing_that_others_need(settings: Se
                 pass  # its jobs stop after their first run
             assert "other" not in await lock_holders(database), ahead
             assert await kept(database) == before, ahead
-        answer = await renew(client, session["refresh_token"])
+        answer = await refresh(client, session["refresh_token"])
         assert answer.status_code == 200
 
 

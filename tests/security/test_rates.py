@@ -46,13 +46,13 @@ from tests.support.users import (
     Person,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 PER_HOUR = 6
@@ -83,7 +83,7 @@ async def tokens_of(client: AsyncClient, person: Person, number: int) -> list[st
     session = await open_session(client, person)
     tokens = [session["access_token"]]
     while len(tokens) < number:
-        session = (await renew(client, session["refresh_token"])).json()
+        session = (await refresh(client, session["refresh_token"])).json()
         tokens.append(session["access_token"])
     return [*tokens, session["refresh_token"]]
 
@@ -139,12 +139,12 @@ async def test_a_limited_number_of_access_tokens_is_revoked_per_hour_and_the_res
         assert (await revoke(client, token)).status_code == 200
     assert_refused(await revoke(client, refused), INTERVAL)
     assert len(await revoked(client)) == PER_HOUR
-    assert await token_holds(client, refused)
+    assert await token_is_valid(client, refused)
     assert (await revoke(client, tokens[0])).status_code == 200  # is revoked already
     assert (await revoke(client, await log_in(client, GALAHAD))).status_code == 200
     clock.advance(INTERVAL)
     assert (await revoke(client, refused)).status_code == 200
-    assert not await token_holds(client, refused)
+    assert not await token_is_valid(client, refused)
 
 
 async def test_stolen_tokens_can_be_revoked_beyond_the_limit(
@@ -164,18 +164,18 @@ async def test_stolen_tokens_can_be_revoked_beyond_the_limit(
             if way == "everywhere":
                 answer = await client.post("/me/logout-everywhere", headers=own)
             elif way == "session":
-                session_id = said_in(tokens[-1])["sid"]
+                session_id = claims_of(tokens[-1])["sid"]
                 answer = await client.delete(f"/me/sessions/{session_id}", headers=own)
             elif way == "refresh token":
                 answer = await revoke(client, refresh_token)
             elif way == "reuse":
-                answer = await renew(client, reused(refresh_token))
+                answer = await refresh(client, reused(refresh_token))
             else:
                 path = f"/toggle-user-permission/{user_id}/0"
                 answer = await client.put(path, headers=arthurs)
             assert answer.status_code == (400 if way == "reuse" else 200), answer.text
-            assert not await token_holds(client, tokens[-1])
-            assert (await renew(client, refresh_token)).status_code == 400
+            assert not await token_is_valid(client, tokens[-1])
+            assert (await refresh(client, refresh_token)).status_code == 400
             assert len(await revoked(client)) == before + PER_HOUR + 1
 
 
@@ -207,12 +207,12 @@ async def test_renewals_of_a_session_are_limited_and_a_rejected_one_is_not_count
     other = await open_session(client, LANCELOT)
     refresh_token = (await tokens_of(client, LANCELOT, rate.burst + 1))[-1]
     for _ in range(3):
-        assert_refused(await renew(client, refresh_token), rate.interval)
-    assert (await renew(client, other["refresh_token"])).status_code == 200
+        assert_refused(await refresh(client, refresh_token), rate.interval)
+    assert (await refresh(client, other["refresh_token"])).status_code == 200
     clock.advance(rate.interval)
-    assert (await renew(client, refresh_token)).status_code == 200
+    assert (await refresh(client, refresh_token)).status_code == 200
     # Within the grace period, the same token can be sent again. The renewal counts again.
-    assert_refused(await renew(client, refresh_token), rate.interval)
+    assert_refused(await refresh(client, refresh_token), rate.interval)
     assert await revoked(client) == []
 
 
@@ -277,10 +277,10 @@ async def test_simultaneous_operations_cause_no_deadlock(settings: Settings, clo
         calls = [
             *(client.post("/token", json=LANCELOT) for _ in range(4)),
             *(client.post("/token", json=staying) for _ in range(4)),
-            *(renew(client, session["refresh_token"]) for session in sessions[2:]),
+            *(refresh(client, session["refresh_token"]) for session in sessions[2:]),
             *(revoke(client, session["access_token"]) for session in sessions[2:]),
             *(revoke(client, session["refresh_token"]) for session in sessions[6:]),
-            *(renew(client, reused(session["refresh_token"])) for session in sessions[:2]),
+            *(refresh(client, reused(session["refresh_token"])) for session in sessions[:2]),
             *(client.delete(f"/me/sessions/{it['id']}", headers=headers) for it in listed[::3]),
             *(client.post(f"/users/{user_id}/revoke-tokens", headers=arthurs) for _ in range(2)),
         ]

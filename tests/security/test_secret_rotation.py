@@ -39,7 +39,7 @@ from tests.support.apps import started_client
 from tests.support.authenticator import Authenticator, enroll, log_in_with
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
-from tests.support.users import GALAHAD, LANCELOT, register, token_holds
+from tests.support.users import GALAHAD, LANCELOT, register, token_is_valid
 
 OLD = "4f1d9be07c52a68e3f90b1d27ac4850e9d6b3c71f8a2e540"
 NEW = "b83c05d1e9724f6ab0d8c2537e91f46ad50c8b7e2f3914c6"
@@ -104,7 +104,7 @@ class Logins:
     async def work_at(self, *clients: AsyncClient) -> None:
         for client in clients:
             for token in self.tokens:
-                assert await token_holds(client, token)
+                assert await token_is_valid(client, token)
             for person in (LANCELOT, GALAHAD):
                 if app := self.authenticators.get(person["username"]):
                     answer = await log_in_with(client, person, app.next_code())

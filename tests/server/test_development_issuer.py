@@ -7,7 +7,7 @@ import pytest
 
 from app.settings import Settings
 from tests.support.started_service import forked, token_of
-from tests.support.users import ARTHUR, said_in
+from tests.support.users import ARTHUR, claims_of
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_the_default_follows_the_option_of_the_command(tmp_path: Path) -> None:
         issuer = service.base_url.replace("127.0.0.1", "localhost")
         path = "/.well-known/oauth-authorization-server"
         assert httpx.get(f"{service.base_url}{path}").json()["issuer"] == issuer
-        assert said_in(token_of(service.base_url))["iss"] == issuer
+        assert claims_of(token_of(service.base_url))["iss"] == issuer

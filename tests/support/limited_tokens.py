@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.tokens.jwt import AccessTokenRequest
-from tests.support.users import said_in
+from tests.support.users import claims_of
 
 KEY_ID = "5dKq0aZ3"
 
@@ -15,7 +15,7 @@ def token_of_key(
     app: FastAPI, token: str, scope: str, now: datetime | None = None, **changes: Any
 ) -> str:
     """One like those that the service issues for an API key of the user of `token`."""
-    claims = said_in(token)
+    claims = claims_of(token)
     request = AccessTokenRequest(
         subject=claims["sub"],
         username=claims["preferred_username"],

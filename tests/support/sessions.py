@@ -4,11 +4,11 @@ from typing import Any
 
 from httpx import AsyncClient
 
-from tests.support.users import assert_problem, bearer, renew
+from tests.support.users import assert_problem, bearer, refresh
 
 
 async def refreshed(client: AsyncClient, session: dict[str, Any]) -> dict[str, Any]:
-    response = await renew(client, session["refresh_token"])
+    response = await refresh(client, session["refresh_token"])
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
@@ -16,7 +16,7 @@ async def refreshed(client: AsyncClient, session: dict[str, Any]) -> dict[str, A
 
 async def is_over(client: AsyncClient, session: dict[str, Any]) -> bool:
     """Whether a refresh token is rejected."""
-    response = await renew(client, session["refresh_token"])
+    response = await refresh(client, session["refresh_token"])
     if response.status_code == 200:
         return False
     problem = assert_problem(response, 400, "invalid_grant")

@@ -15,7 +15,7 @@ from app.database.engine import Database
 from app.settings import Settings
 from app.tokens.signing_keys.store import KeyStore
 from tests.support.settings import CHEAP_HASHING, Clock
-from tests.support.users import token_holds
+from tests.support.users import token_is_valid
 
 
 def with_unknown_key(kid: str = "0123456789abcdef") -> str:
@@ -32,7 +32,7 @@ async def rotate(database: Database, settings: Settings, clock: Callable[[], dat
 async def refresh_keys(client: AsyncClient, clock: Clock) -> None:
     """Workers read the keys every second, and at once if a token has an unknown key."""
     clock.advance(timedelta(seconds=1))
-    assert not await token_holds(client, with_unknown_key())
+    assert not await token_is_valid(client, with_unknown_key())
 
 
 async def published(client: AsyncClient) -> list[str]:

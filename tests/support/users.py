@@ -43,37 +43,37 @@ async def log_in(client: AsyncClient, person: Person) -> str:
 async def open_session(
     client: AsyncClient, person: Person, scope: str = "offline_access"
 ) -> dict[str, Any]:
-    """Log in to stay: the whole answer, refresh token included."""
+    """Log in with a refresh token. Returns the whole body."""
     response = await client.post("/token", json={**person, "scope": scope})
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
 
 
-async def renew(client: AsyncClient, refresh_token: str) -> Response:
+async def refresh(client: AsyncClient, refresh_token: str) -> Response:
     grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
     return await client.post("/token", data=grant)
 
 
 async def revoked(client: AsyncClient) -> list[str]:
-    """What the feed lists, on its first page."""
+    """The values on the first page of the feed."""
     response = await client.get("/revocations")
     assert response.status_code == 200, response.text
     return [entry["value"] for entry in response.json()["revocations"]]
 
 
-async def token_holds(client: AsyncClient, token: str) -> bool:
+async def token_is_valid(client: AsyncClient, token: str) -> bool:
     response = await client.get(f"/token_status/{token}")
     assert response.status_code in (200, 401), response.text
     return response.status_code == 200
 
 
-async def comes_to_an_end(client: AsyncClient, token: str) -> bool:
-    """Whether the token ends soon: what another process did may take a tenth of a second on
-    PostgreSQL to be known everywhere."""
+async def becomes_invalid(client: AsyncClient, token: str) -> bool:
+    """Whether the token becomes invalid soon. On PostgreSQL, other processes may learn of a
+    revocation a tenth of a second later."""
     try:
         async with asyncio.timeout(5):
-            while await token_holds(client, token):  # noqa: ASYNC110 - nothing tells us
+            while await token_is_valid(client, token):  # noqa: ASYNC110 - nothing tells us
                 await asyncio.sleep(0.01)
     except TimeoutError:
         return False
@@ -85,7 +85,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def assert_problem(response: Any, status: int, error: str) -> dict[str, Any]:
-    """The one shape of every refusal; returns its body."""
+    """All errors have one shape. Returns the body."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body: dict[str, Any] = response.json()
@@ -96,19 +96,27 @@ def assert_problem(response: Any, status: int, error: str) -> dict[str, Any]:
     return body
 
 
-def said_in(token: str, segment: int = 1) -> dict[str, Any]:
-    """A token's claims, or with segment 0 its header, read without checking anything."""
-    text = token.split(".")[segment]
+def claims_of(token: str) -> dict[str, Any]:
+    """Read without checking anything."""
+    return _segment(token, 1)
+
+
+def header_of(token: str) -> dict[str, Any]:
+    return _segment(token, 0)
+
+
+def _segment(token: str, number: int) -> dict[str, Any]:
+    text = token.split(".")[number]
     members: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     return members
 
 
-def all_tokens_like(token: str) -> str:
-    """What the feed lists when every token of this one's user and epoch is revoked."""
-    claims = said_in(token)
+def user_revocation(token: str) -> str:
+    """The entry of the feed that revokes all tokens of this one's user and `epoch`."""
+    claims = claims_of(token)
     return f"sub:{claims['sub']}:{claims['epoch']}"
 
 
 def kid_of(token: str) -> str:
-    kid: str = said_in(token, 0)["kid"]
+    kid: str = header_of(token)["kid"]
     return kid

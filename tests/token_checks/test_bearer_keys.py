@@ -30,11 +30,11 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     kid_of,
     log_in,
     register,
-    said_in,
-    token_holds,
+    token_is_valid,
 )
 
 ARTHURS_ID = 1
@@ -224,13 +224,13 @@ async def test_operations_that_revoke_the_tokens_of_a_key_apply_to_the_key_too(
             key = await insert_key(app, lancelots_id)
             token = (await exchange(client, key)).json()["token"]
             await change_key(app, key, **changes)
-            assert not await token_holds(client, token)
+            assert not await token_is_valid(client, token)
             await refused(key)
     with subtests.test("narrowed"):
         key = await insert_key(app, ARTHURS_ID, scopes="admin introspect")
         token = (await exchange(client, key)).json()["token"]
         await change_key(app, key, scopes="introspect")
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
         assert_problem(await verify(client, key, "?scope=admin"), 403, "insufficient_scope")
     with subtests.test("its owner is disabled, and enabled again"):
         key = await insert_key(app, lancelots_id)
@@ -239,7 +239,7 @@ async def test_operations_that_revoke_the_tokens_of_a_key_apply_to_the_key_too(
         await refused(key)
         await client.put(f"/toggle-user-permission/{lancelots_id}/1", headers=admin)
         assert (await verify(client, key)).status_code == 200
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
     with subtests.test("its token is revoked"):
         token = (await exchange(client, key)).json()["token"]
         await client.post("/revoke", data={"token": token})
@@ -329,7 +329,7 @@ async def test_the_cache_of_tokens_of_keys_is_bounded(
     assert await sizes() == [3, 1, 1, 1]
     await exchange(client, others[0], scope="admin")  # drops those of the oldest key
     assert await sizes() == [1, 1, 2]
-    assert said_in((await exchange(client, key)).json()["token"])["scope"] == "admin"
+    assert claims_of((await exchange(client, key)).json()["token"])["scope"] == "admin"
 
 
 async def _false() -> bool:
@@ -346,7 +346,7 @@ async def test_anybody_who_has_a_key_can_revoke_it(
         assert not await is_revoked(client, text)
     token = (await exchange(client, key)).json()["token"]
     assert await is_revoked(client, f"{key}\n")
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
     assert_problem(await verify(client, key), 401, "invalid_token")
     assert not await is_revoked(client, key)
     suspended = await insert_key(app, ARTHURS_ID, suspended_at=app.state.clock())

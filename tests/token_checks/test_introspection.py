@@ -18,10 +18,10 @@ from tests.support.users import (
     LANCELOT,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     open_session,
     register,
-    said_in,
 )
 
 INACTIVE = {"active": False}
@@ -54,7 +54,7 @@ async def test_the_user_of_a_token_gets_all_its_claims(
         "sub": str(user_id),
         "aud": "ml-api",
         "iss": settings.issuer,
-        "jti": said_in(token)["jti"],
+        "jti": claims_of(token)["jti"],
         "kind": "person",
     }
 
@@ -68,7 +68,7 @@ async def test_introspection_has_scope_and_session_if_there_are_any(
     token = (await client.post("/token", json=renewal)).json()["access_token"]
     answer = await introspect(client, token, by=session["access_token"])
     assert answer["scope"] == "admin offline_access"
-    assert answer["sid"] == said_in(token)["sid"]
+    assert answer["sid"] == claims_of(token)["sid"]
     assert answer["iat"] - answer["auth_time"] == 300
 
 

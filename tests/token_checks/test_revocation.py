@@ -19,17 +19,17 @@ from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     ARTHUR,
     LANCELOT,
-    all_tokens_like,
     assert_problem,
     bearer,
-    comes_to_an_end,
+    becomes_invalid,
+    claims_of,
     log_in,
     open_session,
+    refresh,
     register,
-    renew,
     revoked,
-    said_in,
-    token_holds,
+    token_is_valid,
+    user_revocation,
 )
 
 
@@ -87,12 +87,12 @@ async def test_all_tokens_of_a_user_are_revoked(
                 case _:
                     await users.set_scopes(context, user_id, {"introspect"})
             for token in (*tokens, session["access_token"]):
-                assert not await token_holds(client, token)
-            assert_problem(await renew(client, session["refresh_token"]), 400, "invalid_grant")
-            assert await token_holds(client, arthurs_token)
+                assert not await token_is_valid(client, token)
+            assert_problem(await refresh(client, session["refresh_token"]), 400, "invalid_grant")
+            assert await token_is_valid(client, arthurs_token)
             entries = (await client.get("/revocations")).json()["revocations"]
             assert len(entries) == number + 1
-            assert entries[-1]["value"] == all_tokens_like(tokens[0])
+            assert entries[-1]["value"] == user_revocation(tokens[0])
             # By the database's clock: a day longer than any token can be valid, whatever a host's
             # clock is.
             kept_for = datetime.fromisoformat(entries[-1]["expires_at"]) - datetime.now(UTC)
@@ -107,13 +107,13 @@ async def test_each_revocation_names_the_token_version_that_it_revokes(
     for _ in range(3):
         token = await log_in(client, LANCELOT)
         await client.post("/me/logout-everywhere", headers=bearer(token))
-        ended.append(all_tokens_like(token))
+        ended.append(user_revocation(token))
     assert await revoked(client) == ended
     assert len(set(ended)) == 3
     token = await log_in(client, LANCELOT)
     await client.delete(f"/remove-user/{user_id}", headers=bearer(arthurs_token))
-    assert not await token_holds(client, token)
-    assert (await revoked(client))[-1] == all_tokens_like(token)
+    assert not await token_is_valid(client, token)
+    assert (await revoked(client))[-1] == user_revocation(token)
 
 
 @on_sqlite
@@ -132,7 +132,7 @@ async def test_changes_that_revoke_nothing_are_not_in_the_feed(
         response = await client.request(method, path, headers=bearer(arthurs_token))
         assert_problem(response, 404, "user_not_found")
     assert await revoked(client) == []
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
 
 
 @on_sqlite
@@ -143,9 +143,9 @@ async def test_of_two_tokens_of_one_second_only_the_older_is_revoked(
     before = await log_in(client, LANCELOT)
     await client.post("/me/logout-everywhere", headers=bearer(before))
     after = await log_in(client, LANCELOT)
-    assert said_in(before)["iat"] == said_in(after)["iat"]
-    assert not await token_holds(client, before)
-    assert await token_holds(client, after)
+    assert claims_of(before)["iat"] == claims_of(after)["iat"]
+    assert not await token_is_valid(client, before)
+    assert await token_is_valid(client, after)
 
 
 async def test_revoking_an_access_token_revokes_no_other(client: AsyncClient) -> None:
@@ -154,13 +154,13 @@ async def test_revoking_an_access_token_revokes_no_other(client: AsyncClient) ->
     session = await open_session(client, LANCELOT)
     await revoke(client, token, token_type_hint="access_token")
     await revoke(client, session["access_token"], token_type_hint="a hint that misleads")
-    assert not await token_holds(client, token)
-    assert not await token_holds(client, session["access_token"])
-    assert await token_holds(client, other)
-    renewed = (await renew(client, session["refresh_token"])).json()
-    assert await token_holds(client, renewed["access_token"])
+    assert not await token_is_valid(client, token)
+    assert not await token_is_valid(client, session["access_token"])
+    assert await token_is_valid(client, other)
+    renewed = (await refresh(client, session["refresh_token"])).json()
+    assert await token_is_valid(client, renewed["access_token"])
     ended = [token, session["access_token"]]
-    assert await revoked(client) == [f"jti:{said_in(token)['jti']}" for token in ended]
+    assert await revoked(client) == [f"jti:{claims_of(token)['jti']}" for token in ended]
 
 
 async def test_revoking_a_refresh_token_revokes_its_session(
@@ -175,16 +175,16 @@ async def test_revoking_a_refresh_token_revokes_its_session(
             session, other = [await open_session(client, LANCELOT) for _ in range(2)]
             access_tokens, newest = [session["access_token"]], session
             for _ in range(refreshes):
-                newest = (await renew(client, newest["refresh_token"])).json()
+                newest = (await refresh(client, newest["refresh_token"])).json()
                 access_tokens.append(newest["access_token"])
                 clock.advance(timedelta(minutes=5))
             await revoke(client, session["refresh_token"])
             for token in access_tokens:
-                assert not await token_holds(client, token)
-            assert_problem(await renew(client, newest["refresh_token"]), 400, "invalid_grant")
-            assert await token_holds(client, other["access_token"])
-            assert (await renew(client, other["refresh_token"])).status_code == 200
-            entries.append(f"sid:{said_in(session['access_token'])['sid']}")
+                assert not await token_is_valid(client, token)
+            assert_problem(await refresh(client, newest["refresh_token"]), 400, "invalid_grant")
+            assert await token_is_valid(client, other["access_token"])
+            assert (await refresh(client, other["refresh_token"])).status_code == 200
+            entries.append(f"sid:{claims_of(session['access_token'])['sid']}")
             assert await revoked(client) == entries
             await revoke(client, session["refresh_token"], is_valid=False)
 
@@ -202,7 +202,7 @@ async def test_revoking_an_invalid_or_expired_token_succeeds(
     for junk in ("garbage", "hpr_", "a" * 5_000, "é\0", expired, unknown, f"Bearer {token}"):
         await revoke(client, junk, is_valid=False)
     assert await revoked(client) == []
-    assert (await renew(client, session["refresh_token"])).status_code == 200
+    assert (await refresh(client, session["refresh_token"])).status_code == 200
     await revoke(client, f" {token}\r\n")
     await revoke(client, token, is_valid=False)
     assert len(await revoked(client)) == 1
@@ -234,7 +234,7 @@ async def test_only_an_administrator_revokes_the_tokens_of_others(
     assert_problem(await revoke_all(user_id), 401, "missing_token")
     assert_problem(await revoke_all(user_id, **bearer(token)), 403, "insufficient_scope")
     assert_problem(await revoke_all(4711, **bearer(arthurs_token)), 404, "user_not_found")
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     response = await revoke_all(user_id, **bearer(arthurs_token))
     assert response.status_code == 200
     assert_problem(await revoke_all(user_id, **bearer(token)), 401, "invalid_token")
@@ -249,13 +249,13 @@ async def test_a_revocation_applies_to_every_instance_and_after_a_restart(
     administrators = await log_in(client, ARTHUR)
     async with started_client(app.state.settings, app.state.clock) as there:
         await revoke(client, token)
-        assert not await token_holds(client, token)
-        assert await comes_to_an_end(there, token)
+        assert not await token_is_valid(client, token)
+        assert await becomes_invalid(there, token)
         await there.post("/me/logout-everywhere", headers=bearer(administrators))
-        assert not await token_holds(there, administrators)
-        assert await comes_to_an_end(client, administrators)
+        assert not await token_is_valid(there, administrators)
+        assert await becomes_invalid(client, administrators)
     async with started_client(app.state.settings, app.state.clock) as restarted:
-        assert not await token_holds(restarted, token)
+        assert not await token_is_valid(restarted, token)
 
 
 @on_sqlite
@@ -270,10 +270,10 @@ async def test_a_revoked_token_stays_revoked_after_the_lifetime_was_shortened(
     shorter = make_settings(settings.database_url, token_minutes=10)
     async with started_client(shorter, clock) as client:
         await revoke(client, token, is_valid=False)
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)
     clock.advance(timedelta(minutes=15))
     database = Database(shorter, clock)
     assert await Retention(database, shorter).run_once()
     await database.close()
     async with started_client(shorter, clock) as client:
-        assert not await token_holds(client, token)
+        assert not await token_is_valid(client, token)

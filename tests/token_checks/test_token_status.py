@@ -6,7 +6,7 @@ from httpx import AsyncClient
 
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_holds
+from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register, token_is_valid
 
 
 @on_sqlite
@@ -38,8 +38,8 @@ async def test_disabling_a_user_revokes_tokens_at_once_and_enabling_does_not_res
             "message": "User permission updated successfully",
             "user_id": user_id,
         }
-        assert not await token_holds(client, token)
-    assert await token_holds(client, await log_in(client, LANCELOT))
+        assert not await token_is_valid(client, token)
+    assert await token_is_valid(client, await log_in(client, LANCELOT))
 
 
 @on_sqlite
@@ -49,7 +49,7 @@ async def test_enabling_an_enabled_user_revokes_no_token(
     user_id = await register(client, LANCELOT)
     token = await log_in(client, LANCELOT)
     await client.put(f"/toggle-user-permission/{user_id}/1", headers=bearer(arthurs_token))
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
 
 
 async def test_the_token_and_the_id_of_a_deleted_user_are_never_valid_again(
@@ -62,6 +62,6 @@ async def test_the_token_and_the_id_of_a_deleted_user_are_never_valid_again(
         200,
         {"message": "User deleted successfully"},
     )
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
     assert await register(client, LANCELOT) > user_id
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)

@@ -29,12 +29,12 @@ from tests.support.signing_keys import command, published, refresh_keys, rotate,
 from tests.support.users import (
     LANCELOT,
     assert_problem,
-    comes_to_an_end,
+    becomes_invalid,
     kid_of,
     log_in,
     register,
     revoked,
-    token_holds,
+    token_is_valid,
 )
 from tests.support.waiting import until
 
@@ -52,17 +52,17 @@ async def test_revoking_the_current_key_revokes_its_tokens_everywhere_and_anothe
     ):
         await register(here, LANCELOT)
         stolen = await log_in(here, LANCELOT)
-        assert await token_holds(there, stolen)
+        assert await token_is_valid(there, stolen)
         await asyncio.to_thread(command, "revoke", kid_of(stolen), "--yes")
-        assert await comes_to_an_end(here, stolen)
-        assert await comes_to_an_end(there, stolen)
+        assert await becomes_invalid(here, stolen)
+        assert await becomes_invalid(there, stolen)
         assert await revoked(there) == [f"kid:{kid_of(stolen)}"]
         for one, other in [(here, there), (there, here)]:
-            await token_holds(one, with_unknown_key())
+            await token_is_valid(one, with_unknown_key())
             fresh = await log_in(one, LANCELOT)
             assert kid_of(fresh) != kid_of(stolen)
-            assert await token_holds(one, fresh)
-            assert await token_holds(other, fresh)
+            assert await token_is_valid(one, fresh)
+            assert await token_is_valid(other, fresh)
         assert await published(here) == await published(there) == [kid_of(fresh)]
 
 
@@ -79,7 +79,7 @@ async def test_a_token_of_a_key_that_another_worker_just_created_is_checked_agai
             await refresh_keys(here, clock)
             token = await log_in(here, LANCELOT)
             assert kid_of(token) == new
-            assert await token_holds(there, token)
+            assert await token_is_valid(there, token)
 
 
 @contextmanager
@@ -274,4 +274,4 @@ async def test_a_kid_in_another_format_is_rejected_without_reading_the_keys(
 ) -> None:
     monkeypatch.setattr(app.state.key_refresher, "_refresh_since", None)  # a call would fail
     for kid in ("nobody", "0123456789ABCDEF", "0" * 15, "0" * 17, ""):
-        assert not await token_holds(client, with_unknown_key(kid))
+        assert not await token_is_valid(client, with_unknown_key(kid))

@@ -35,7 +35,7 @@ from tests.support.users import (
     kid_of,
     log_in,
     register,
-    token_holds,
+    token_is_valid,
 )
 
 __all__ = ["command"]
@@ -80,8 +80,8 @@ async def test_a_new_key_is_published_at_once_and_signs_once_every_cache_can_kno
     clock.advance(SECOND)
     first_of_new = await log_in(client, LANCELOT)
     assert kid_of(first_of_new) == new
-    assert await token_holds(client, last_of_old)
-    assert await token_holds(client, first_of_new)
+    assert await token_is_valid(client, last_of_old)
+    assert await token_is_valid(client, first_of_new)
 
 
 async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_deleted(
@@ -96,7 +96,7 @@ async def test_an_old_key_verifies_until_its_last_token_has_expired_and_is_then_
     clock.advance(LIFETIME - 2 * SECOND)
     await refresh_keys(client, clock)
     assert kid_of(last) == old
-    assert await token_holds(client, last), "this is its last second"
+    assert await token_is_valid(client, last), "this is its last second"
     assert await published(client) == [old, new]
     clock.advance(CLOCK_SKEW - SECOND)
     await refresh_keys(client, clock)
@@ -185,7 +185,7 @@ async def test_refreshing_the_keys_keeps_the_shared_secret(
         await register(client, LANCELOT)
         token = await log_in(client, LANCELOT)
         await refresh_keys(client, clock)
-        assert await token_holds(client, token)
+        assert await token_is_valid(client, token)
 
 
 async def test_simultaneous_rotations_create_one_key(

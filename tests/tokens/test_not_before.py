@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.tokens.signing_keys.keys import CLOCK_SKEW
 from tests.support.apps import started_client
 from tests.support.settings import Clock, make_settings
-from tests.support.users import ARTHUR, bearer, log_in, said_in, token_holds
+from tests.support.users import ARTHUR, bearer, claims_of, header_of, log_in, token_is_valid
 
 SECRET = "the lady of the lake keeps it dry"
 SECOND = timedelta(seconds=1)
@@ -37,9 +37,9 @@ async def client(settings: Settings, clock: Clock) -> AsyncIterator[AsyncClient]
 async def signed_elsewhere(client: AsyncClient, **claims: Any) -> str:
     """Arthur's token with other claims."""
     token = await log_in(client, ARTHUR)
-    header = said_in(token, 0)
+    header = header_of(token)
     signed: str = jwt.encode(
-        {**said_in(token), "jti": "elsewhere", **claims}, SECRET, "HS256", headers=header
+        {**claims_of(token), "jti": "elsewhere", **claims}, SECRET, "HS256", headers=header
     )
     return signed
 
@@ -48,13 +48,13 @@ async def test_a_token_is_valid_from_its_nbf_on(client: AsyncClient, clock: Cloc
     start = clock.now + timedelta(minutes=10)
     token = await signed_elsewhere(client, nbf=int(start.timestamp()))
     clock.now = start - CLOCK_SKEW - SECOND
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
     assert (await client.get("/me", headers=bearer(token))).status_code == 401
     clock.now = start - CLOCK_SKEW
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
     assert (await client.get("/me", headers=bearer(token))).status_code == 200
     clock.advance(timedelta(minutes=2))
-    assert await token_holds(client, token)
+    assert await token_is_valid(client, token)
 
 
 async def test_a_malformed_nbf_makes_a_token_invalid(
@@ -63,7 +63,7 @@ async def test_a_malformed_nbf_makes_a_token_invalid(
     values: tuple[object, ...] = (None, True, "0", 0.5, [0], {})
     for value in values:
         with subtests.test(str(value)):
-            assert not await token_holds(client, await signed_elsewhere(client, nbf=value))
+            assert not await token_is_valid(client, await signed_elsewhere(client, nbf=value))
 
 
 async def test_a_token_can_be_revoked_before_it_is_valid(client: AsyncClient, clock: Clock) -> None:
@@ -72,7 +72,7 @@ async def test_a_token_can_be_revoked_before_it_is_valid(client: AsyncClient, cl
     answer = (await client.post("/revoke", data={"token": token})).json()
     assert answer == {"message": "Token revoked", "revoked": True}
     clock.now = start
-    assert not await token_holds(client, token)
+    assert not await token_is_valid(client, token)
 
 
 async def test_a_token_that_could_outlast_its_revocation_is_not_called_revoked(

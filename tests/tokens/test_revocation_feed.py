@@ -43,13 +43,13 @@ from tests.support.servers import served
 from tests.support.settings import Clock, make_settings
 from tests.support.users import (
     LANCELOT,
-    all_tokens_like,
     assert_problem,
     bearer,
+    claims_of,
     log_in,
     register,
     revoked,
-    said_in,
+    user_revocation,
 )
 from tests.support.waiting import until
 
@@ -144,7 +144,7 @@ async def test_a_listener_gets_the_revocations_of_its_own_and_another_instance(
             async with listening(client, app.state.revocation_feed, cursor, 3) as listeners:
                 await caller.post("/me/logout-everywhere", headers=bearer(token))
             for listener in listeners:
-                assert values(listener.result()) == [all_tokens_like(token)]
+                assert values(listener.result()) == [user_revocation(token)]
             cursor = listener.result()["cursor"]
 
 
@@ -169,7 +169,7 @@ async def test_a_waiting_listener_holds_no_database_connection(
             token = await log_in(client, LANCELOT)
             await client.post("/me/logout-everywhere", headers=bearer(token))
         for listener in listeners:
-            assert values(listener.result()) == [all_tokens_like(token)]
+            assert values(listener.result()) == [user_revocation(token)]
 
 
 @on_sqlite
@@ -328,7 +328,7 @@ async def test_while_revocations_cannot_be_read_no_token_is_valid(
         async with database.session() as session:  # another process's
             await begin_write(session)
             await Revocations(LIFETIME).publish(
-                RequestContext(session, NOW), f"jti:{said_in(token)['jti']}"
+                RequestContext(session, NOW), f"jti:{claims_of(token)['jti']}"
             )
             await session.flush()
             await session.execute(text("ALTER TABLE revocations RENAME TO unreadable"))
@@ -356,4 +356,4 @@ async def test_while_revocations_cannot_be_read_no_token_is_valid(
                 await session.commit()
             await until(app.state.revocation_cache.is_fresh)
         assert_problem(await client.get(f"/token_status/{token}"), 401, "invalid_token")
-        assert values(await page_after(client, cursor)) == [f"jti:{said_in(token)['jti']}"]
+        assert values(await page_after(client, cursor)) == [f"jti:{claims_of(token)['jti']}"]
