@@ -79,9 +79,6 @@ class QueuedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):  # Click tries bytes first
             raise TypeError("write() takes a str")
-        if self._is_finished:
-            self._write(text)
-            return len(text)
         with self._lock:
             limit = MAX_WAITING_CHARACTERS // (2 if self._is_dropping else 1)
             self._is_dropping = self._waiting + len(text) > limit
@@ -90,11 +87,14 @@ class QueuedStream(io.TextIOBase):
             else:
                 self._report_dropped()
                 self._put(text)
+        if self._is_finished:
+            self.finish()
         return len(text)
 
     def finish(self) -> None:
-        """Wait until everything is written, but at most EXIT_SECONDS. If that succeeds, the next
-        texts are written at once: the process may end before the thread gets to them."""
+        """Wait until everything is written, but at most EXIT_SECONDS. If that succeeds, later texts
+        are waited for as well, because the process may end before the thread gets to them. After
+        one that could not be written in time, nothing waits."""
         with self._lock:
             self._report_dropped()
         written = Event()

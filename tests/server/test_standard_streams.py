@@ -122,6 +122,20 @@ def test_finish_writes_everything_and_later_lines_are_written_at_once(pipe: Pipe
         queued.write(line)
 
 
+def test_a_line_after_the_last_that_had_room_waits_only_for_a_moment(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe is full, but nothing has waited in vain yet."""
+    monkeypatch.setattr(standard_streams, "EXIT_SECONDS", 0.05)
+    queued = pipe.queued(describe_dropped)
+    queued.write("x" * PIPE_BYTES)
+    wait_for(lambda: pipe.waiting() == PIPE_BYTES)
+    queued.finish()
+    queued.write("the first\n")
+    queued.write("the second\n")
+    assert pipe.read(PIPE_BYTES + 21) == "x" * PIPE_BYTES + "the first\nthe second\n"
+
+
 def test_it_has_the_members_of_a_text_stream(pipe: Pipe) -> None:
     queued = pipe.queued(describe_dropped)
     with pytest.raises(TypeError):
