@@ -15,7 +15,7 @@ class BackgroundJobs:
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.owners: list[object] = []  # the objects whose methods run; app/metrics reads them
+        self.owners: list[object] = []  # the objects whose methods run; the metrics read them
 
     def start(self, job: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
         """Start a job. It must return soon after the event that it gets is set."""

@@ -19,7 +19,7 @@ class ApiError(Exception):
     message: ClassVar[str]
     headers: ClassVar[dict[str, str]] = {}
     example: ClassVar[dict[str, object]] = {}  # further members in the documented example
-    limit: str | None = None  # the limit that the request exceeded; app/metrics counts by it
+    limit: str | None = None  # the limit that the request exceeded; the metrics count by it
 
     def __init__(self, **members: object) -> None:
         super().__init__(self.message)

@@ -28,6 +28,7 @@ from app.groups.router import router as groups_router
 from app.http import access_log, docs_page, error_responses
 from app.http.middleware import PreparedResponse, RequestMiddleware
 from app.login.router import router as login_router
+from app.monitoring.tracing.environment import create_provider, start_export, stop_export
 from app.security.hashing_threads import hashing_threads
 from app.server.connections import Connections
 from app.server.health import router as health_router
@@ -37,11 +38,10 @@ from app.token_checks.fast_path import FAST_PREFIXES, FastPath
 from app.token_checks.router import router as token_checks_router
 from app.tokens.revocations.router import router as revocations_router
 from app.tokens.router import router as tokens_router
-from app.tracing.environment import create_provider, start_export, stop_export
 from app.webhooks.router import router as webhooks_router
 
 if TYPE_CHECKING:
-    from app.tracing.spans import TracerProvider
+    from app.monitoring.tracing.spans import TracerProvider
 
 _log = logging.getLogger("hourpass")
 
@@ -158,7 +158,7 @@ def create_app(
     app_stack: ASGIApp = app.build_middleware_stack()
     spans = None
     if tracer_provider:
-        from app.tracing.spans import Spans
+        from app.monitoring.tracing.spans import Spans
 
         spans = Spans(tracer_provider, settings, _ROUTINE_ROUTES)
         try_fast_path, app_stack = spans.of_fast_path(try_fast_path), spans.of_app(app_stack)

@@ -29,9 +29,9 @@ from app.login.password_grant import PasswordGrant
 from app.login.refresh_grant import RefreshGrant
 from app.login.token_exchange import TokenExchangeGrant
 from app.login.token_issuer import TokenIssuer
-from app.recovery.service import RevocationRecovery
-from app.retention.service import Retention
-from app.secret_rotation.heartbeat import Heartbeat
+from app.maintenance.recovery.service import RevocationRecovery
+from app.maintenance.retention.service import Retention
+from app.maintenance.secret_rotation.heartbeat import Heartbeat
 from app.server import reports
 from app.services import Services, build_services
 from app.settings import Settings
@@ -46,7 +46,7 @@ from app.webhooks import encryption as webhook_encryption
 from app.webhooks.worker import WebhookWorker
 
 if TYPE_CHECKING:
-    from app.metrics.reporter import Reporter
+    from app.monitoring.metrics.reporter import Reporter
 
 _log = logging.getLogger("hourpass")
 
@@ -136,7 +136,7 @@ def _create_reporter(state: State) -> "Reporter | None":
     if report is None:
         _log.warning("METRICS_PORT has no effect without `hourpass serve`")
         return None
-    from app.metrics.reporter import Reporter
+    from app.monitoring.metrics.reporter import Reporter
 
     return Reporter(state, report)
 

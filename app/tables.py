@@ -9,7 +9,7 @@ from app.database import job_lock, timelines
 from app.database.base import Base
 from app.groups import models as groups
 from app.mail import models as mail
-from app.secret_rotation import models as secret_rotation
+from app.maintenance.secret_rotation import models as secret_rotation
 from app.security.one_time_codes import models as one_time_codes
 from app.security.rate_limits import models as rate_limits
 from app.tokens.revocations import models as revocations

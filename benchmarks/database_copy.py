@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from app.database import migrations
 from app.database.engine import Database
-from app.database_copy.tables import IS_USED, copied_tables
+from app.operations.database_copy.tables import IS_USED, copied_tables
 from app.settings import ROOT, Settings
 from benchmarks.population import Population
 

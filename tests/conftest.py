@@ -24,7 +24,7 @@ from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
 from app.main import create_app
-from app.secret_rotation.heartbeat import Heartbeat
+from app.maintenance.secret_rotation.heartbeat import Heartbeat
 from app.settings import Settings
 from app.users.service import Users
 from tests.support import compiled_statements, pooler_detection, ssl_contexts

@@ -23,7 +23,7 @@ def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: b
     pg_restore. A passphrase file encrypts it too. Never copy the running SQLite file by other
     means: the copy lacks recent changes.
     """
-    from app.backup.create import create
+    from app.operations.backup.create import create
 
     settings = read_settings()
     target = None if str(file) == "-" else file

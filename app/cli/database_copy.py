@@ -14,7 +14,7 @@ from app.configuration.types import DatabaseUrl
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.database_copy.service import CopiedTable
+    from app.operations.database_copy.service import CopiedTable
 
 _CHECKSUM_SHOWN = 16  # of 64 digits
 
@@ -101,7 +101,7 @@ def _has_password(url: str) -> bool:
 
 
 def _copy(source: Settings, target: Settings, *, is_rehearsal: bool) -> "list[CopiedTable]":
-    from app.database_copy.service import copy_database
+    from app.operations.database_copy.service import copy_database
 
     with ExitStack() as stack:
         bars: list[Any] = []  # one, as soon as the number of steps is known

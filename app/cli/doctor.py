@@ -9,7 +9,7 @@ import click
 from app.cli.output import Records, as_json, counted
 
 if TYPE_CHECKING:
-    from app.doctor.finding import Finding
+    from app.operations.doctor.finding import Finding
 
 
 @click.command()
@@ -32,7 +32,7 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 
 async def _examine(*, as_json: bool) -> list["Finding"]:
     """Prints each finding at once: a server that does not answer takes some seconds."""
-    from app.doctor.checks import run_checks
+    from app.operations.doctor.checks import run_checks
 
     records = Records(as_json=as_json, state=7, subject=14, text=0)
     all_findings: list[Finding] = []

@@ -8,10 +8,10 @@ import click
 
 from app.cli.operations import check_scope, run
 from app.cli.output import Table, as_json, counted, print_json
-from app.imports.errors import ImportFileError
-from app.imports.formats import READERS
-from app.imports.records import MAX_HASH_SECONDS, Options
-from app.imports.values import FIELDS
+from app.operations.imports.errors import ImportFileError
+from app.operations.imports.formats import READERS
+from app.operations.imports.records import MAX_HASH_SECONDS, Options
+from app.operations.imports.values import FIELDS
 from app.security import hash_costs
 from app.security.hashing_threads import hashing_threads
 from app.settings import Settings, load_settings
@@ -19,8 +19,8 @@ from app.users.visible_text import is_visible
 
 if TYPE_CHECKING:
     from app.context import RequestContext
-    from app.imports.reader import Reader
-    from app.imports.report import LeftOut, Report
+    from app.operations.imports.reader import Reader
+    from app.operations.imports.report import LeftOut, Report
     from app.services import Services
 
 _MAX_NAME = 80
@@ -138,7 +138,7 @@ def import_users(  # noqa: PLR0913 - the options
     on_left_out = _print_left_out_json if as_json else _print_left_out
 
     async def import_all(services: "Services", context: "RequestContext") -> "Report":
-        from app.imports.service import Importer
+        from app.operations.imports.service import Importer
 
         importer = Importer(services.passwords, services.events, settings, options)
         is_shown = sys.stderr.isatty()

@@ -11,8 +11,8 @@ from app.cli.output import as_json, confirm, counted, print_json, yes
 
 if TYPE_CHECKING:
     from app.context import RequestContext
-    from app.manifests.differences import Change
-    from app.manifests.schemas import Manifest
+    from app.operations.manifests.differences import Change
+    from app.operations.manifests.schemas import Manifest
     from app.services import Services
 
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
@@ -76,8 +76,8 @@ def export() -> None:
 
     The output has e-mail addresses, but no secrets.
     """
-    from app.manifests.export import export
-    from app.manifests.reader import MAX_BYTES
+    from app.operations.manifests.export import export
+    from app.operations.manifests.reader import MAX_BYTES
 
     exported = run(lambda _services, context: export(context))
     click.echo(exported, nl=False)
@@ -89,7 +89,7 @@ def export() -> None:
 
 
 def _read(file: BinaryIO, *, prune: bool) -> "Manifest":
-    from app.manifests.reader import MAX_BYTES, read_manifest
+    from app.operations.manifests.reader import MAX_BYTES, read_manifest
 
     manifest = read_manifest(file.read(MAX_BYTES + 1), file.name)
     return manifest.model_copy(update={"prune": True}) if prune else manifest
@@ -98,7 +98,7 @@ def _read(file: BinaryIO, *, prune: bool) -> "Manifest":
 async def _find_changes(
     services: "Services", context: "RequestContext", manifest: "Manifest"
 ) -> "list[Change]":
-    from app.manifests.service import Manifests
+    from app.operations.manifests.service import Manifests
 
     return await Manifests(services).find_changes(context, manifest)
 
@@ -109,7 +109,7 @@ async def _apply(
     manifest: "Manifest",
     changes: "Sequence[Change]",
 ) -> None:
-    from app.manifests.service import Manifests
+    from app.operations.manifests.service import Manifests
 
     await Manifests(services).apply(context, manifest, changes)
 

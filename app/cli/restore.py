@@ -22,8 +22,8 @@ from app.cli.output import Table, counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.backup.carry_over import Changes
-    from app.backup.make_safe import Restored
+    from app.operations.backup.carry_over import Changes
+    from app.operations.backup.make_safe import Restored
 
 _MAX_NAMES = 20
 
@@ -64,9 +64,9 @@ def restore(  # noqa: PLR0913, PLR0917 - the options, which click passes by name
     the previous database tells. If there is none, choose --end-everything or --keep-everything.
     With PostgreSQL, DATABASE_URL names an empty database, and PREVIOUS_DATABASE_URL the former one.
     """
-    from app.backup.make_safe import Options
-    from app.backup.restore import restore as restore_backup
-    from app.backup.sqlite_files import require_complete
+    from app.operations.backup.make_safe import Options
+    from app.operations.backup.restore import restore as restore_backup
+    from app.operations.backup.sqlite_files import require_complete
 
     if end_everything and keep_everything:
         raise click.UsageError("Choose one of --end-everything and --keep-everything.")
@@ -164,7 +164,7 @@ def after_restore() -> None:
     replaced by a standby that lacked the last changes. All users have to log in again, and API keys
     work after they are resumed. `hourpass restore` does not need it.
     """
-    from app.backup.revoke_everything import revoke_everything
+    from app.operations.backup.revoke_everything import revoke_everything
 
     kids = run(revoke_everything)
     number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"

@@ -12,9 +12,9 @@ from app.settings import load_settings
 
 if TYPE_CHECKING:
     from app.context import RequestContext
-    from app.secret_rotation.encrypted_rows import Encrypted
-    from app.secret_rotation.heartbeat import Worker
-    from app.secret_rotation.service import Rotation
+    from app.maintenance.secret_rotation.encrypted_rows import Encrypted
+    from app.maintenance.secret_rotation.heartbeat import Worker
+    from app.maintenance.secret_rotation.service import Rotation
     from app.services import Services
 
 _STEPS = (
@@ -37,7 +37,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
 
     A fingerprint does not reveal the value.
     """
-    from app.secret_rotation.encrypted_rows import list_counts
+    from app.maintenance.secret_rotation.encrypted_rows import list_counts
 
     rotation = _read()
     values: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
     Step 3 encrypts all secrets in the database with the first value, while workers run. If it is
     interrupted, repeat the command.
     """
-    from app.secret_rotation.service import Step
+    from app.maintenance.secret_rotation.service import Step
 
     rotation = _read()
     _require_all_values(rotation)
@@ -115,7 +115,7 @@ def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
 
 def _read() -> "Rotation":
     """Raises ClickException if SECRET_KEY is not set here."""
-    from app.secret_rotation.service import read_rotation
+    from app.maintenance.secret_rotation.service import read_rotation
     from app.tables import metadata
 
     settings, _ = load_settings()
@@ -126,7 +126,7 @@ def _read() -> "Rotation":
 
 def _require_all_values(rotation: "Rotation") -> None:
     """Raises ClickException if there are secrets that no value decrypts."""
-    from app.secret_rotation.encrypted_rows import list_counts
+    from app.maintenance.secret_rotation.encrypted_rows import list_counts
 
     if rotation.undecryptable:
         numbers = {count.content: count.undecryptable for count in rotation.undecryptable}
@@ -173,9 +173,9 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
     async def encrypt(services: "Services", context: "RequestContext") -> "Encrypted":
         from app.database.engine import begin_write
         from app.database.fast_queries import current_time
-        from app.secret_rotation.encrypted_rows import count_rows, encrypt_with_first
-        from app.secret_rotation.heartbeat import list_workers, record_use
-        from app.secret_rotation.service import BEFORE_RECORDS
+        from app.maintenance.secret_rotation.encrypted_rows import count_rows, encrypt_with_first
+        from app.maintenance.secret_rotation.heartbeat import list_workers, record_use
+        from app.maintenance.secret_rotation.service import BEFORE_RECORDS
         from app.tables import metadata
 
         session = context.session
@@ -212,7 +212,7 @@ def _encrypt(rotation: "Rotation") -> "Rotation":
 
 
 def _advice(rotation: "Rotation") -> str:
-    from app.secret_rotation.service import Step
+    from app.maintenance.secret_rotation.service import Step
 
     if rotation.step is Step.MAKE_FIRST:
         return f"The new value is {rotation.newest}. All workers have it."
@@ -232,7 +232,7 @@ def _advice(rotation: "Rotation") -> str:
 
 def _others(rotation: "Rotation") -> list[tuple[str, dict[str, int]]]:
     """Secrets that are encrypted with none of the values."""
-    from app.secret_rotation.encrypted_rows import WHOLE_TEXT
+    from app.maintenance.secret_rotation.encrypted_rows import WHOLE_TEXT
 
     numbers = (
         ("not encrypted", {count.content: count.plain for count in rotation.secrets}),

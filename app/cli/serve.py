@@ -43,7 +43,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 
 def _serve_metrics(settings: Settings) -> "Reports":
-    from app.metrics.server import serve_metrics  # imports prometheus_client
+    from app.monitoring.metrics.server import serve_metrics  # imports prometheus_client
 
     return serve_metrics(settings)
 

@@ -1,4 +1,4 @@
-"""The numbers of requests that a worker has answered. middleware.py counts, app/metrics reads.
+"""The numbers of requests that a worker has answered. middleware.py counts, the metrics read them.
 
 Routes are templates such as `/users/{user_id}`, so nothing here comes from a client.
 """

@@ -22,8 +22,8 @@ from app.context import RequestContext
 from app.credentials.sessions import service as sessions_service
 from app.database.engine import Database, begin_write
 from app.events import Event, Events, Subscriber
-from app.retention import service as retention
-from app.retention.service import Retention
+from app.maintenance.retention import service as retention
+from app.maintenance.retention.service import Retention
 from app.settings import ROOT, Settings
 from app.tokens.revocations.models import Feed, Revocation
 from tests.support.authenticator import enroll, token_with

@@ -19,8 +19,8 @@ from app.credentials.sessions.models import Session
 from app.database import job_lock
 from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD, JobLock, LockedJob
-from app.retention import service
-from app.retention.service import Retention
+from app.maintenance.retention import service
+from app.maintenance.retention.service import Retention
 from app.security.one_time_codes.models import Code
 from app.settings import Settings
 from app.tokens.revocations.models import Feed, Revocation

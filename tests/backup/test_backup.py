@@ -16,10 +16,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.backup import encryption
-from app.backup.encryption import encrypt
-from app.backup.errors import BackupError
-from app.backup.new_file import NewFile
+from app.operations.backup import encryption
+from app.operations.backup.encryption import encrypt
+from app.operations.backup.errors import BackupError
+from app.operations.backup.new_file import NewFile
 from app.settings import ROOT
 from tests.support.apps import started_client
 from tests.support.backups import (

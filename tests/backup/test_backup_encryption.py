@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import pytest
 
-from app.backup import encryption
-from app.backup.encryption import (
+from app.operations.backup import encryption
+from app.operations.backup.encryption import (
     HEADER_BYTES,
     MAGIC,
     MAX_PASSPHRASE_LENGTH,
@@ -21,7 +21,7 @@ from app.backup.encryption import (
     decrypt,
     encrypt,
 )
-from app.backup.errors import BackupError
+from app.operations.backup.errors import BackupError
 from tests.support.backups import CHEAP_LOG_COST
 
 PASSPHRASE = "the lady of the lake"

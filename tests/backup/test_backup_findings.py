@@ -5,7 +5,7 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 from app.database.engine import begin_write
-from app.doctor.backups import MAX_AGE, check_backups
+from app.operations.doctor.backups import MAX_AGE, check_backups
 from tests.support.apps import context_in
 
 

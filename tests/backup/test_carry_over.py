@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from httpx import AsyncClient
 
-from app.backup import comparison
 from app.database.timelines import IDS_AFTER_BACKUP
+from app.operations.backup import comparison
 from tests.support.authenticator import enroll, log_in_with
 from tests.support.backups import BackupCommands, backups, service, succeeded
 from tests.support.databases import execute

@@ -11,9 +11,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.backup import make_safe, sqlite_files
 from app.database import migrations
 from app.database.timelines import IDS_AFTER_BACKUP
+from app.operations.backup import make_safe, sqlite_files
 from tests.support.backups import (
     BackupCommands,
     assert_refused,

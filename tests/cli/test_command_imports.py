@@ -86,7 +86,7 @@ def test_each_command_imports_only_what_it_needs(sqlite_template: Path, tmp_path
         assert found[command] & spared == set(), command
         assert len(found[command]) < most, command
     assert "sqlalchemy" in found["migrate"]
-    assert "app.tracing.environment" in found["app.main"]
+    assert "app.monitoring.tracing.environment" in found["app.main"]
 
 
 def test_words_are_completed(subtests: pytest.Subtests) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy import text
 
 from app.database.engine import Database
 from app.database.migrations import HEAD
-from app.doctor import checks, clock, disk, limits, mail, proxy
-from app.doctor.finding import Finding
-from app.doctor.system import System
+from app.operations.doctor import checks, clock, disk, limits, mail, proxy
+from app.operations.doctor.finding import Finding
+from app.operations.doctor.system import System
 from tests.support.commands import Command, hourpass, run
 from tests.support.mail_server import MailServer
 from tests.support.markers import on_postgresql, on_sqlite
@@ -268,7 +268,7 @@ async def test_files_that_others_can_read_are_warnings(
 async def test_files_of_another_user_are_a_warning(
     hourpass: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.doctor.files.os.geteuid", lambda: 4711)
+    monkeypatch.setattr("app.operations.doctor.files.os.geteuid", lambda: 4711)
     found = findings_in(await hourpass("doctor", "--json"))
     assert "belongs to another user" in found["database file"][0][1]
 

@@ -7,10 +7,10 @@ import pytest
 from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
-from app.doctor.finding import Finding
-from app.doctor.secrets import check_secrets
-from app.secret_rotation.encrypted_rows import encrypt_with_first
-from app.secret_rotation.heartbeat import Heartbeat
+from app.maintenance.secret_rotation.encrypted_rows import encrypt_with_first
+from app.maintenance.secret_rotation.heartbeat import Heartbeat
+from app.operations.doctor.finding import Finding
+from app.operations.doctor.secrets import check_secrets
 from app.settings import Settings
 from app.tables import metadata
 from tests.support.settings import Clock, make_settings

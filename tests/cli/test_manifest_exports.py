@@ -10,9 +10,9 @@ import pytest
 
 from app.context import RequestContext
 from app.database.engine import Database
-from app.manifests.export import export
-from app.manifests.reader import read_manifest
-from app.manifests.service import Manifests
+from app.operations.manifests.export import export
+from app.operations.manifests.reader import read_manifest
+from app.operations.manifests.service import Manifests
 from app.services import Services, build_services
 from tests.support import database_templates as templates
 from tests.support.database_templates import Postgres

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.manifests.errors import ManifestError
-from app.manifests.reader import MAX_BYTES, read_manifest
+from app.operations.manifests.errors import ManifestError
+from app.operations.manifests.reader import MAX_BYTES, read_manifest
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from app.audit.models import Entry
 from app.context import RequestContext
 from app.database.engine import Database
-from app.manifests.errors import ChangedMeanwhileError
-from app.manifests.reader import read_manifest
-from app.manifests.service import MAX_OPERATIONS, Manifests
+from app.operations.manifests.errors import ChangedMeanwhileError
+from app.operations.manifests.reader import read_manifest
+from app.operations.manifests.service import MAX_OPERATIONS, Manifests
 from app.services import Services
 from app.settings import ROOT
 from app.tokens.revocations.models import Revocation

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import main
-from app.database_copy.tables import copied_tables
+from app.operations.database_copy.tables import copied_tables
 from tests.support.databases import target_url
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import CHEAP_HASHING

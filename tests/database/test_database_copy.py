@@ -31,12 +31,12 @@ from sqlalchemy import (
 from app.database.base import UtcDateTime
 from app.database.engine import Database, begin_write
 from app.database.timelines import IDS_AFTER_BACKUP, skip_ids
-from app.database_copy import rows as rows_module
-from app.database_copy import source as source_module
-from app.database_copy.errors import CopyError
-from app.database_copy.rows import Checksum, read_pages
-from app.database_copy.service import CopiedTable, copy_database
-from app.database_copy.tables import LEFT_OUT, copied_tables
+from app.operations.database_copy import rows as rows_module
+from app.operations.database_copy import source as source_module
+from app.operations.database_copy.errors import CopyError
+from app.operations.database_copy.rows import Checksum, read_pages
+from app.operations.database_copy.service import CopiedTable, copy_database
+from app.operations.database_copy.tables import LEFT_OUT, copied_tables
 from app.settings import ROOT
 from app.tables import metadata
 from app.users.models import User
@@ -344,7 +344,7 @@ async def test_after_a_failure_the_target_is_empty_and_can_be_used_again(
 
 KILLED = """
 import asyncio, os, signal, sys
-from app.database_copy.service import copy_database
+from app.operations.database_copy.service import copy_database
 from app.settings import Settings
 
 def kill(done, total):

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from sqlalchemy import select, true, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.backup.revoke_everything import revoke_everything
 from app.context import RequestContext
 from app.credentials.api_keys.models import ApiKey
 from app.credentials.api_keys.schemas import ApiKeyChange, NewApiKey
@@ -33,7 +32,8 @@ from app.mail import delivery
 from app.mail.models import OutgoingMail
 from app.mail.service import enqueue
 from app.mail.worker import MailWorker
-from app.retention import service as retention
+from app.maintenance.retention import service as retention
+from app.operations.backup.revoke_everything import revoke_everything
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose

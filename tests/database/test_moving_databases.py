@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.main import main as hourpass
-from app.database_copy import source
+from app.operations.database_copy import source
 from app.settings import ROOT
 from hourpass import Guard, InvalidTokenError
 from tests.support.database_templates import Postgres

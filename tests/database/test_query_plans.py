@@ -17,7 +17,7 @@ from app.credentials.api_keys.service import ApiKeys
 from app.database.engine import Database
 from app.database.job_lock import LOCK_PERIOD
 from app.main import create_app
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from app.webhooks.worker import WebhookWorker

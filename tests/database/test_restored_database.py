@@ -16,7 +16,7 @@ from app.background_jobs import wait_or_stop
 from app.cli.main import main as hourpass
 from app.database.engine import begin_write
 from app.database.timelines import IDS_AFTER_BACKUP
-from app.recovery import service as recovery
+from app.maintenance.recovery import service as recovery
 from app.tokens.revocations import cache
 from hourpass import Guard, InvalidTokenError
 from tests.support.apps import context_in, started_client

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from app.imports.columns import CsvReader, JsonLinesReader
-from app.imports.csv_files import read_rows
-from app.imports.errors import ImportFileError
-from app.imports.json_files import MAX_RECORD_CHARACTERS, read_records
-from app.imports.records import Options
+from app.operations.imports.columns import CsvReader, JsonLinesReader
+from app.operations.imports.csv_files import read_rows
+from app.operations.imports.errors import ImportFileError
+from app.operations.imports.json_files import MAX_RECORD_CHARACTERS, read_records
+from app.operations.imports.records import Options
 from tests.imports.conftest import Import, users_of
 from tests.support.markers import on_sqlite
 

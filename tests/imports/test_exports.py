@@ -16,7 +16,7 @@ from httpx import AsyncClient
 from sqlalchemy import select
 
 from app.credentials.second_factors.models import SecondFactor
-from app.imports.values import read_parameters
+from app.operations.imports.values import read_parameters
 from app.security.encryption import ENCRYPTED_PREFIX
 from app.users.models import UNUSABLE_PASSWORD
 from tests.imports.conftest import Import, users_of

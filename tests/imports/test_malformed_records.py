@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from app.imports.errors import LeftOutError
-from app.imports.formats import READERS
-from app.imports.records import Options
-from app.imports.rules import Rules
+from app.operations.imports.errors import LeftOutError
+from app.operations.imports.formats import READERS
+from app.operations.imports.records import Options
+from app.operations.imports.rules import Rules
 from app.settings import Settings
 from tests.imports.test_exports import EXPORTED, EXPORTS
 from tests.support.markers import on_sqlite

@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 
 from app.audit.models import Entry
 from app.context import RequestContext
-from app.imports import service
-from app.imports.columns import JsonLinesReader
-from app.imports.records import Options
-from app.imports.service import Importer
+from app.operations.imports import service
+from app.operations.imports.columns import JsonLinesReader
+from app.operations.imports.records import Options
+from app.operations.imports.service import Importer
 from app.settings import Settings
 from tests.imports.conftest import Import, users_of
 from tests.support.markers import on_sqlite

@@ -12,7 +12,7 @@ from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.fast_queries import current_time
 from app.main import create_app
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.security.rate_limits import service
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import (

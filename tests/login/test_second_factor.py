@@ -15,7 +15,7 @@ from app.credentials.second_factors import service
 from app.credentials.second_factors.models import RecoveryCode, SecondFactor
 from app.credentials.second_factors.service import RECOVERY_CODES
 from app.database.engine import begin_write
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from tests.support.authenticator import (

@@ -25,7 +25,7 @@ from app.credentials.sessions.models import Session
 from app.database.engine import begin_write
 from app.database.job_lock import LOCK_PERIOD
 from app.login import password_grant
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, Rate
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError

@@ -22,7 +22,7 @@ from app.mail.messages import compose
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
 from app.main import create_app
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.users.models import User
 from tests.support.apps import client_of

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.mail.delivery import FIRST_DELAY, MAX_DELAY
 from app.mail.models import OutgoingMail
 from app.mail.worker import CLAIM_PERIOD
-from app.secret_rotation.encrypted_rows import count_secrets, encrypt_with_first
+from app.maintenance.secret_rotation.encrypted_rows import count_secrets, encrypt_with_first
 from app.security.one_time_codes.models import Code, EarlierHash
 from app.security.one_time_codes.service import MAX_EARLIER
 from app.tables import metadata

@@ -11,9 +11,9 @@ from uvicorn import Config
 
 from app.database.engine import Database
 from app.main import create_app
-from app.metrics.definitions import BY_NAME
-from app.metrics.reporter import Reporter
-from app.metrics.samples import Samples, Totals, dump, load
+from app.monitoring.metrics.definitions import BY_NAME
+from app.monitoring.metrics.reporter import Reporter
+from app.monitoring.metrics.samples import Samples, Totals, dump, load
 from app.server import reports
 from app.server.reports import MAX_BYTES, Report, Reports
 from app.server.supervisor import Worker

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.main import create_app
-from app.metrics.definitions import OF_WORKERS, WORKERS, WORKERS_ENDED
+from app.monitoring.metrics.definitions import OF_WORKERS, WORKERS, WORKERS_ENDED
 from app.settings import ROOT
 from tests.support import database_templates as templates
 from tests.support.forked_process import ForkedProcess, forked_ids

@@ -9,8 +9,13 @@ from unittest.mock import Mock
 import pytest
 
 from app.errors import StartupError
-from app.metrics import server
-from app.metrics.server import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsServer, serve_metrics
+from app.monitoring.metrics import server
+from app.monitoring.metrics.server import (
+    MAX_CONNECTIONS,
+    MAX_HEAD_BYTES,
+    MetricsServer,
+    serve_metrics,
+)
 from tests.support.processes import free_port
 from tests.support.settings import make_settings
 

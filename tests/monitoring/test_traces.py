@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app.main import create_app
+from app.monitoring.tracing.environment import NOT_INSTALLED, OTHER_PROTOCOL, create_provider
 from app.settings import Settings
-from app.tracing.environment import NOT_INSTALLED, OTHER_PROTOCOL, create_provider
 from tests.support.markers import on_sqlite
 from tests.support.service_process import serving
 from tests.support.settings import Clock

@@ -17,9 +17,9 @@ from app.settings import ROOT
 LAYERS = {
     15: {"main"},
     14: {"cli", "startup"},
-    13: {"backup", "database_copy", "doctor", "imports", "manifests", "metrics", "tracing"},
+    13: {"monitoring", "operations"},
     12: {"login", "services", "tables"},
-    11: {"accounts", "recovery", "retention", "secret_rotation", "subscribers", "token_checks"},
+    11: {"accounts", "maintenance", "subscribers", "token_checks"},
     10: {"audit", "credentials", "mail", "webhooks"},
     9: {"groups"},
     8: {"users"},
@@ -39,6 +39,9 @@ LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 SUBFOLDERS: dict[str, tuple[str, ...] | None] = {
     "accounts": None,
     "credentials": ("sessions", "second_factors", "api_keys"),
+    "maintenance": None,
+    "monitoring": None,
+    "operations": None,
     "security": None,
     "tokens": ("signing_keys", "revocations"),
 }

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from app import __version__
 from app.cli.lazy_commands import LazyCommand
 from app.cli.main import main
-from app.doctor.checks import CHECKS
 from app.main import create_app
+from app.operations.doctor.checks import CHECKS
 from app.settings import ROOT
 from tests.support.apps import client_of
 from tests.support.processes import free_port

@@ -10,7 +10,7 @@ from httpx import AsyncClient
 from sqlalchemy import delete
 
 from app.database.engine import begin_write
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.tokens.revocations import cache, feed
 from app.tokens.revocations.models import Revocation

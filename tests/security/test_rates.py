@@ -18,7 +18,7 @@ from app.credentials.sessions import service as sessions_service
 from app.database.engine import begin_write
 from app.database.job_lock import JobLock
 from app.main import create_app
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.security.rate_limits import service
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.security.rate_limits.limits import (

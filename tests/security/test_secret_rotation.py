@@ -19,12 +19,12 @@ from app.credentials.second_factors.encryption import encryptor_for
 from app.credentials.second_factors.models import SecondFactor
 from app.database.engine import Database, begin_write
 from app.http import access_log
-from app.secret_rotation import encrypted_rows
-from app.secret_rotation.encrypted_rows import (
+from app.maintenance.secret_rotation import encrypted_rows
+from app.maintenance.secret_rotation.encrypted_rows import (
     count_secrets,
     encrypt_with_first,
 )
-from app.secret_rotation.heartbeat import (
+from app.maintenance.secret_rotation.heartbeat import (
     Heartbeat,
 )
 from app.security.encrypted_columns import find_encrypted_columns

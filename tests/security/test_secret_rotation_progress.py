@@ -12,12 +12,12 @@ from sqlalchemy import func, select
 from app.database.engine import Database, begin_write
 from app.errors import UnavailableError
 from app.main import create_app
-from app.secret_rotation import heartbeat
-from app.secret_rotation.encrypted_rows import (
+from app.maintenance.secret_rotation import heartbeat
+from app.maintenance.secret_rotation.encrypted_rows import (
     WHOLE_TEXT,
     SecretCount,
 )
-from app.secret_rotation.heartbeat import (
+from app.maintenance.secret_rotation.heartbeat import (
     ALIVE_PERIOD,
     KEPT_FOR,
     Heartbeat,
@@ -25,8 +25,8 @@ from app.secret_rotation.heartbeat import (
     list_workers,
     record_use,
 )
-from app.secret_rotation.models import KeyHolder, UsedKey
-from app.secret_rotation.service import Rotation, Step
+from app.maintenance.secret_rotation.models import KeyHolder, UsedKey
+from app.maintenance.secret_rotation.service import Rotation, Step
 from app.security.encryption import fingerprints
 from app.settings import Settings
 from tests.support.markers import on_sqlite

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.database.serving_processes import MAX_PROCESSES, SUFFIX, find
-from app.doctor.processes import check_processes
+from app.operations.doctor.processes import check_processes
 from app.settings import ROOT
 from tests.support.started_service import forked
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from httpx import AsyncClient
 
-from app.backup import encryption
 from app.cli.main import main as hourpass
 from app.http import access_log
+from app.operations.backup import encryption
 from tests.support.apps import started_client
 from tests.support.database_templates import Postgres
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings

@@ -10,7 +10,7 @@ from httpx import AsyncClient, Response
 
 from app.context import RequestContext
 from app.database.engine import Database
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.users.service import Users
 from tests.support.apps import started_client

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.database.job_lock import LOCK_PERIOD
-from app.retention.service import Retention
+from app.maintenance.retention.service import Retention
 from app.settings import Settings
 from app.tokens.revocations import cache
 from app.tokens.revocations import feed as feed_module

@@ -12,8 +12,8 @@ from httpx import AsyncClient
 from sqlalchemy import func, select, update
 
 from app.database.engine import begin_write
+from app.maintenance.retention.service import Retention
 from app.outbound_http import client as outbound
-from app.retention.service import Retention
 from app.settings import Settings
 from app.webhooks import outbox, worker
 from app.webhooks.models import WebhookDelivery
@@ -368,7 +368,7 @@ async def test_dead_letters_are_kept_for_two_weeks_and_limited(  # noqa: PLR0917
     await calls.call("PATCH", f"/{webhook['id']}", is_enabled=True)
     await register_knights(client, 1, first=4)
     retention = Retention(app.state.database, settings)
-    monkeypatch.setattr("app.retention.service.MAX_DEAD_LETTERS", 3)
+    monkeypatch.setattr("app.maintenance.retention.service.MAX_DEAD_LETTERS", 3)
     assert await retention.run_once()
     dead = [it["user_id"] for it in await calls.deliveries(webhook["id"], "dead")]
     assert dead == [3, 4, 5]

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from standardwebhooks.webhooks import Webhook
 
-from app.doctor.webhooks import check_endpoints
+from app.operations.doctor.webhooks import check_endpoints
 from app.security.rate_limits.limits import Rate
 from app.settings import Settings
 from app.webhooks import service

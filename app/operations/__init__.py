@@ -1,0 +1,1 @@
+"""What operators do with a whole service: back up, restore, copy, import, apply a file, check."""
