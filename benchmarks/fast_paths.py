@@ -118,11 +118,11 @@ async def compare(directory: Path) -> None:
         logins: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(ROUNDS):
             for is_fast in (True, False):
-                middleware._fast_prefixes = prefixes if is_fast else ()  # noqa: SLF001
+                middleware._fast_prefixes = prefixes if is_fast else ()  # noqa: SLF001 - nothing public turns it off
                 checks[is_fast].append(await cost(check))
                 if is_fast:
                     scope_checks.append(await cost(check_scope))
-                fast_queries.run = run if is_fast else without_fast_queries  # type: ignore[assignment]
+                fast_queries.run = run if is_fast else without_fast_queries  # type: ignore[assignment] # a function too
                 logins[is_fast].append(await cost(log_in))
     for name, costs in (("/verify", checks), ("login without its hash", logins)):
         fast, slow = median(costs[True]), median(costs[False])

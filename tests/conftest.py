@@ -99,13 +99,13 @@ def template_removal() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(template_removal: None) -> Path:  # noqa: ARG001
+def sqlite_template(template_removal: None) -> Path:  # noqa: ARG001 - ends after this
     """Migrated, and empty."""
     return templates.migrated_sqlite()
 
 
 @pytest.fixture(scope="session")
-def postgres(template_removal: None) -> Postgres:  # noqa: ARG001
+def postgres(template_removal: None) -> Postgres:  # noqa: ARG001 - as above
     return templates.postgres()
 
 

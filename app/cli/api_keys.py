@@ -129,7 +129,7 @@ def show(key_id: str, *, as_json: bool) -> None:
 @click.option("--label", help="Such as a project.")
 @click.option("--network", "networks", multiple=True, help="In CIDR notation. Can be repeated.")
 @as_json
-def create(  # noqa: PLR0913, PLR0917 - the options
+def create(
     username: str,
     keyname: str,
     scopes: Sequence[str],

@@ -15,7 +15,7 @@ from app.cli.output import counted
 @click.option("--encrypt", is_flag=True, help="Encrypt with a passphrase, which is asked for.")
 @passphrases.passphrase_file
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: bool) -> None:  # noqa: FBT001 - click passes them by name
+def backup(file: Path, encrypt: bool, passphrase_file: Path | None, overwrite: bool) -> None:
     """Back up the database to FILE, or with - to standard output.
 
     The service can keep running. FILE is complete as soon as it exists, and only its owner can

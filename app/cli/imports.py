@@ -103,7 +103,7 @@ def _read_scopes(
     help="Import users whose second factor cannot be taken over, without it.",
 )
 @as_json
-def import_users(  # noqa: PLR0913 - the options
+def import_users(
     file: Path,
     source: str,
     *,

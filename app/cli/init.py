@@ -95,7 +95,7 @@ class _Answers:
     help="Mail server, such as smtp://USER:PASSWORD@HOST.",
 )
 @click.option("--no-input", is_flag=True, help="Ask nothing. Needs --issuer.")
-def init(  # noqa: PLR0913 - click passes each option by its name
+def init(
     directory: Path,
     *,
     issuer: str | None,

@@ -32,7 +32,7 @@ _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 )
 @as_json
 @yes
-def apply(  # noqa: PLR0913 - one for each option
+def apply(
     file: BinaryIO, *, prune: bool, dry_run: bool, check: bool, as_json: bool, yes: bool
 ) -> None:
     """Give users, service accounts and groups the rights that FILE says.

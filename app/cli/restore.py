@@ -49,20 +49,20 @@ _MAX_NAMES = 20
 )
 @click.option("--end-everything", is_flag=True, help="Revoke everything that was issued before.")
 @click.option("--keep-everything", is_flag=True, help="Nothing was revoked since the backup.")
-def restore(  # noqa: PLR0913, PLR0917 - the options, which click passes by name
+def restore(
     file: Path,
     passphrase_file: Path | None,
-    check_only: bool,  # noqa: FBT001 - click passes them by name
-    replace: bool,  # noqa: FBT001
+    check_only: bool,
+    replace: bool,
     former_url: str | None,
-    end_everything: bool,  # noqa: FBT001
-    keep_everything: bool,  # noqa: FBT001
+    end_everything: bool,
+    keep_everything: bool,
 ) -> None:
     """Restore a backup from FILE, or with - from standard input. Stop the service first.
 
     What was revoked since the backup is revoked or suspended in the restored database, as far as
     the previous database tells. If there is none, choose --end-everything or --keep-everything.
-    With PostgreSQL, DATABASE_URL names an empty database, and PREVIOUS_DATABASE_URL the former one.
+    With PostgreSQL, DATABASE_URL names an empty database, PREVIOUS_DATABASE_URL the previous one.
     """
     from app.operations.backup.make_safe import Options
     from app.operations.backup.restore import restore as restore_backup

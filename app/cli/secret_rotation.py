@@ -32,7 +32,7 @@ def secrets() -> None:
 
 @secrets.command()
 @as_json
-def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
+def status(as_json: bool) -> None:
     """Show the values of SECRET_KEY by their fingerprints, and the workers that have them.
 
     A fingerprint does not reveal the value.
@@ -88,7 +88,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click passes it by name
 
 @secrets.command()
 @yes
-def rotate(yes: bool) -> None:  # noqa: FBT001 - click passes it by name
+def rotate(yes: bool) -> None:
     """Show the steps of a rotation of SECRET_KEY and which one comes next. Do step 3.
 
     Step 3 encrypts all secrets in the database with the first value, while workers run. If it is

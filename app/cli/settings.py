@@ -14,7 +14,7 @@ from app.settings import Settings, env_file
 @click.command()
 @click.option("--values", is_flag=True, help="Print the current values, and where each comes from.")
 @click.option("--json", "as_json", is_flag=True, help="With --values: print JSON.")
-def settings(values: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes them by name
+def settings(values: bool, as_json: bool) -> None:
     """Print every setting with its default and its description, as a .env file."""
     if not values:
         for name, field in Settings.model_fields.items():

@@ -42,7 +42,7 @@ def set_password(username: str) -> None:
 @click.option("--resend", is_flag=True, help="Mail the code of the open reset again.")
 @yes
 @as_json
-def reset_password(  # noqa: PLR0913 - the options
+def reset_password(
     username: str,
     language: str | None,
     *,

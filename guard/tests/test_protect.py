@@ -177,7 +177,7 @@ def test_an_app_that_has_started_cannot_be_protected(api: FastAPI, url: str) -> 
 
 def test_a_misspelt_option_is_an_error() -> None:
     api = FastAPI()
-    guard.protect(api, finish=True)  # type: ignore[call-arg]
+    guard.protect(api, finish=True)  # type: ignore[call-arg] # refused
     with pytest.raises(TypeError, match="finish"):
         api.build_middleware_stack()
 

@@ -238,7 +238,7 @@ async def test_no_mail_is_sent_for_an_address_that_is_verified_or_replaced_meanw
 
 
 @on_sqlite
-async def test_no_second_mail_is_sent_after_the_first_code_was_used(  # noqa: PLR0917 - fixtures
+async def test_no_second_mail_is_sent_after_the_first_code_was_used(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str, token: str, clock: Clock
 ) -> None:
     await send(client, token)

@@ -37,7 +37,7 @@ def no_job_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def run_once(app: FastAPI, job: OldGuardsJob) -> bool:
     await app.state.revocation_cache.wait_until_fresh(0)
-    while not app.state.revocation_cache.is_fresh():  # noqa: ASYNC110 - it has no event
+    while not app.state.revocation_cache.is_fresh():
         await asyncio.sleep(0.01)
     return await job.run_once()
 

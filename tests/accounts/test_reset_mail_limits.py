@@ -254,7 +254,7 @@ async def test_codes_of_other_users_do_not_displace_mine(
     assert await log_in(client, WITH_NEW_PASSWORD)
 
 
-async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(  # noqa: PLR0917 - fixtures
+async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,

@@ -106,7 +106,7 @@ async def test_a_limited_number_of_uses_is_kept_while_they_cannot_be_written(
     stopping = asyncio.Event()
     job = asyncio.create_task(usage.run(stopping))
     async with asyncio.timeout(20):
-        while "Cannot write when API keys were used" not in caplog.text:  # noqa: ASYNC110 - nothing tells us
+        while "Cannot write when API keys were used" not in caplog.text:
             await asyncio.sleep(0.01)
     assert len(usage._noted) == 2
     monkeypatch.setattr(KeyUsage, "_write", write)

@@ -323,7 +323,7 @@ async def test_a_job_runs_again_after_it_failed(
         await session.execute(text("ALTER TABLE lost RENAME TO leases"))
         await session.commit()
     async with asyncio.timeout(10):
-        while await stored(database, Revocation.position):  # noqa: ASYNC110 - what is seen outside
+        while await stored(database, Revocation.position):
             await asyncio.sleep(0.01)
     await jobs.stop()
 

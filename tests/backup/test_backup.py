@@ -180,7 +180,7 @@ async def test_a_dump_beside_writes_has_everything_from_before_it(backups: Backu
             await connection.close()
 
     task = asyncio.create_task(write())
-    while len(names) < 3:  # noqa: ASYNC110 - nothing tells
+    while len(names) < 3:
         await asyncio.sleep(0.01)
     acknowledged = list(names)
     await backups.back_up("--encrypt", stdin="the lady of the lake\n")

@@ -66,7 +66,7 @@ async def store(database: Database, encrypts: str | None, clock: Clock) -> None:
         ),
     ],
 )
-async def test_the_state_of_secret_key_is_found(  # noqa: PLR0917 - parameters
+async def test_the_state_of_secret_key_is_found(
     database: Database,
     clock: Clock,
     values: str | None,

@@ -24,7 +24,7 @@ async def make_asynchronous(cluster: Cluster) -> None:
     changes = {"synchronous_mode": False, "maximum_lag_on_failover": 2**30}
     await asyncio.to_thread(cluster.configure, changes)
     async with asyncio.timeout(WAIT_SECONDS):
-        while await asyncio.to_thread(cluster.synchronous_standby):  # noqa: ASYNC110 - no event
+        while await asyncio.to_thread(cluster.synchronous_standby):
             await asyncio.sleep(0.2)
 
 

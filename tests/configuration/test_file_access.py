@@ -127,7 +127,7 @@ async def test_files_of_other_owners_are_named_and_not_changed(
 
 
 @pytest.mark.parametrize("does", [OSError, None], ids=["refuses", "pretends"])
-async def test_a_file_whose_mode_cannot_be_changed_is_named(  # noqa: PLR0917 - fixtures
+async def test_a_file_whose_mode_cannot_be_changed_is_named(
     path: Path,
     settings: Settings,
     clock: Clock,

@@ -80,7 +80,7 @@ REFUSALS = {
 @on_postgresql
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is cut off
 @pytest.mark.parametrize(("do", "undo", "words"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refused_connection_is_a_503_and_passes(  # noqa: PLR0917
+async def test_a_refused_connection_is_a_503_and_passes(
     ordinary_role: Settings,
     postgres: Postgres,
     caplog: pytest.LogCaptureFixture,

@@ -40,7 +40,7 @@ def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 async def readiness_is(client: AsyncClient, status: int) -> None:
     """Wait until it is: the service does not ask the database at each request."""
     async with asyncio.timeout(30):
-        while (await client.get("/readyz")).status_code != status:  # noqa: ASYNC110 - nothing tells
+        while (await client.get("/readyz")).status_code != status:
             await asyncio.sleep(0.05)
 
 
@@ -235,7 +235,7 @@ async def test_standbys_that_may_lack_the_last_writes_are_in_the_log(
         caplog.clear()
         with subtests.test(name), replicating(postgres, names, commit):
             async with asyncio.timeout(30):
-                while f"\n {commit}\n" not in postgres.run("SHOW synchronous_commit"):  # noqa: ASYNC110 - no event
+                while f"\n {commit}\n" not in postgres.run("SHOW synchronous_commit"):
                     await asyncio.sleep(0.01)
             async with new_process(settings) as database:
                 await warn_of_asynchronous_standbys(database)

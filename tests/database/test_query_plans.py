@@ -75,7 +75,7 @@ def is_full_scan(statement: str, plan: str) -> bool:
 
 # PostgreSQL reads small tables as a whole, whatever indexes they have.
 @on_sqlite
-async def test_no_statement_scans_a_growing_table(  # noqa: PLR0917 - fixtures
+async def test_no_statement_scans_a_growing_table(
     app: FastAPI,
     client: AsyncClient,
     users: Users,

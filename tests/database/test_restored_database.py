@@ -63,7 +63,7 @@ async def answers(client: AsyncClient, path: str, status: int) -> bool:
     """Whether it soon does: a worker needs a moment until it has found the database again."""
     try:
         async with asyncio.timeout(10):
-            while (await client.get(path)).status_code != status:  # noqa: ASYNC110 - nothing tells
+            while (await client.get(path)).status_code != status:
                 await asyncio.sleep(0.02)
     except TimeoutError:
         return False
@@ -211,7 +211,7 @@ async def test_a_listener_that_waits_is_told_to_start_over(
     query = {"after": cursor, "wait": 20}
     async with asyncio.timeout(15):
         waiting = asyncio.create_task(client.get("/revocations", params=query))
-        while not app.state.revocation_feed._listeners:  # noqa: ASYNC110 - it has no event
+        while not app.state.revocation_feed._listeners:
             await asyncio.sleep(0.01)
         twin.swap()
         assert_problem(await waiting, 410, "cursor_unknown")

@@ -102,7 +102,7 @@ async def test_a_cancelled_task_does_not_cancel_the_login_of_others(service: Cli
         first = asyncio.create_task(client.get(f"{service.url}/me"))
         second = asyncio.create_task(client.get(f"{service.url}/me"))
         async with asyncio.timeout(10):
-            while not auth._tokens._renewal:  # noqa: ASYNC110 - nothing tells us
+            while not auth._tokens._renewal:
                 await asyncio.sleep(0)
         first.cancel()
         assert (await second).status_code == 200

@@ -21,7 +21,7 @@ pytest_plugins = ["hourpass.testing"]
         pytest.param(1.0, 20.5, 1, 20.0, 0.5, id="a poll before keys are due"),
     ],
 )
-def test_a_guard_pauses_after(  # noqa: PLR0917 - fixtures
+def test_a_guard_pauses_after(
     hourpass_issuer: Issuer,
     monkeypatch: pytest.MonkeyPatch,
     keys_pause: float,

@@ -295,7 +295,7 @@ async def test_connections_that_the_server_has_ended_are_replaced(
         f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
     )
     async with asyncio.timeout(10):  # 503 until the loop has noticed
-        while (await client.get(f"/token_status/{token}")).status_code == 503:  # noqa: ASYNC110
+        while (await client.get(f"/token_status/{token}")).status_code == 503:
             await asyncio.sleep(0.01)
     assert await token_is_valid(client, token)
     assert await log_in(client, ARTHUR)

@@ -176,7 +176,7 @@ def test_users_that_offer_to_upgrade_behind_a_proxy_get_their_own_answers(
 
 
 def _read(stream: "object") -> tuple[int, bytes]:
-    readline, read = stream.readline, stream.read  # type: ignore[attr-defined]
+    readline, read = stream.readline, stream.read  # type: ignore[attr-defined] # a file
     status = int(readline().split()[1])
     headers = {}
     while (line := readline()) != b"\r\n":

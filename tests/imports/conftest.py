@@ -18,7 +18,7 @@ Import = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
-def import_users(app: FastAPI, database_url: str, clock: Clock) -> Import:  # noqa: ARG001
+def import_users(app: FastAPI, database_url: str, clock: Clock) -> Import:  # noqa: ARG001 - has to exist
     clock.now = datetime.now(UTC)  # as for the command
 
     async def run(*arguments: object, **variables: str) -> Result:

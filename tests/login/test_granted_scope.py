@@ -23,7 +23,7 @@ async def lancelot(client: AsyncClient, app: FastAPI, context: RequestContext) -
 
 
 async def log_in(client: AsyncClient, kind: str, person: dict[str, str], **more: str) -> Response:
-    return await client.post("/token", **{kind: {**person, **more}})  # type: ignore[arg-type]
+    return await client.post("/token", **{kind: {**person, **more}})  # type: ignore[arg-type] # json or data
 
 
 async def test_the_response_names_the_scopes_of_the_token(

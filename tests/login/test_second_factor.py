@@ -288,7 +288,7 @@ async def test_an_administrator_removes_the_second_factor_of_another_user(
         assert_problem(response, 404, error)
 
 
-async def test_removing_the_user_removes_the_second_factor_and_a_new_password_does_not(  # noqa: PLR0917 - fixtures
+async def test_removing_the_user_removes_the_second_factor_and_a_new_password_does_not(
     client: AsyncClient,
     app: FastAPI,
     users: Users,

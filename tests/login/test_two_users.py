@@ -272,7 +272,7 @@ async def test_a_hash_is_upgraded_for_the_user_who_logged_in_only(
     assert kept == old_hash
 
 
-async def test_users_with_the_same_token_version_are_told_apart(  # noqa: PLR0917 - fixtures
+async def test_users_with_the_same_token_version_are_told_apart(
     app: FastAPI,
     client: AsyncClient,
     users: Users,
@@ -371,7 +371,7 @@ async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
             assert answers == [401] * free + [429]
 
 
-async def test_the_rates_are_counted_for_each_user(  # noqa: PLR0917 - fixtures
+async def test_the_rates_are_counted_for_each_user(
     app: FastAPI,
     client: AsyncClient,
     clock: Clock,

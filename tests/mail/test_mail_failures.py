@@ -51,7 +51,7 @@ REPLIES = [
 
 
 @on_sqlite
-async def test_only_a_reply_about_the_recipient_is_final_and_all_are_logged(  # noqa: PLR0917 - fixtures
+async def test_only_a_reply_about_the_recipient_is_final_and_all_are_logged(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -119,7 +119,7 @@ def test_some_failures_concern_all_mail(step: str, error: Exception, *, concerns
         pytest.param("smtp://127.0.0.1:{port}", "starttls", id="no TLS"),
     ],
 )
-async def test_the_log_says_which_step_failed(  # noqa: PLR0917 - fixtures
+async def test_the_log_says_which_step_failed(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -137,7 +137,7 @@ async def test_the_log_says_which_step_failed(  # noqa: PLR0917 - fixtures
 
 
 @on_sqlite
-async def test_several_identical_failures_in_a_row_are_an_error(  # noqa: PLR0917 - fixtures
+async def test_several_identical_failures_in_a_row_are_an_error(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -161,7 +161,7 @@ async def test_several_identical_failures_in_a_row_are_an_error(  # noqa: PLR091
 
 
 @on_sqlite
-async def test_repeated_failures_of_one_recipient_are_not_an_error(  # noqa: PLR0917 - fixtures
+async def test_repeated_failures_of_one_recipient_are_not_an_error(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,

@@ -107,7 +107,7 @@ async def test_a_reset_is_tried_often_while_its_code_is_valid(
 
 
 @on_sqlite
-async def test_an_invitation_is_tried_for_a_day_with_longer_and_longer_pauses(  # noqa: PLR0917 - fixtures
+async def test_an_invitation_is_tried_for_a_day_with_longer_and_longer_pauses(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -247,7 +247,7 @@ async def test_the_reply_to_the_text_may_take_ten_minutes(
     timeouts: dict[str, Any] = {}
     data, read = aiosmtplib.SMTP.data, aiosmtplib.SMTP.rcpt
 
-    async def note_data(self: aiosmtplib.SMTP, text: bytes, *, timeout: float) -> Any:  # noqa: ASYNC109
+    async def note_data(self: aiosmtplib.SMTP, text: bytes, *, timeout: float) -> Any:  # noqa: ASYNC109 - as theirs
         timeouts["data"] = timeout
         return await data(self, text, timeout=timeout)
 
@@ -265,7 +265,7 @@ async def test_the_reply_to_the_text_may_take_ten_minutes(
 
 
 @on_sqlite
-async def test_a_try_ends_if_the_server_never_replies(  # noqa: PLR0917 - fixtures
+async def test_a_try_ends_if_the_server_never_replies(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
@@ -304,7 +304,7 @@ async def test_slow_messages_do_not_hold_up_the_others(
 
 
 @on_sqlite
-async def test_a_process_that_ends_does_not_wait_for_a_slow_server(  # noqa: PLR0917 - fixtures
+async def test_a_process_that_ends_does_not_wait_for_a_slow_server(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,

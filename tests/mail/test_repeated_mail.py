@@ -73,7 +73,7 @@ async def test_a_message_whose_worker_died_is_sent_again_unchanged(
 
 @on_sqlite
 @pytest.mark.parametrize("key", [None, "mordred has changed the key of the castle"])
-async def test_a_process_that_cannot_know_the_code_sends_another_valid_one(  # noqa: PLR0917 - fixtures
+async def test_a_process_that_cannot_know_the_code_sends_another_valid_one(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,

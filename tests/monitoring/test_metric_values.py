@@ -87,7 +87,7 @@ async def test_logins_and_tokens_are_counted_by_result_and_grant(
     assert number >= 7
     assert seconds > 0
     assert samples["hourpass_hashing_queue"][()] == 0
-    number, seconds = samples["hourpass_database_statement_seconds"][()]  # type: ignore[misc]
+    number, seconds = samples["hourpass_database_statement_seconds"][()]  # type: ignore[misc] # a pair
     assert number > 20
     assert seconds > 0
 

@@ -27,7 +27,7 @@ class Caller:
         self, method: str, path: str, token: str | None = None, **sent: object
     ) -> Response:
         headers = bearer(token) if token else {}
-        response = await self._client.request(method, path, headers=headers, **sent)  # type: ignore[arg-type]
+        response = await self._client.request(method, path, headers=headers, **sent)  # type: ignore[arg-type] # httpx checks
         name = assert_documented(response)
         assert response.is_success, (name, response.text)
         self.succeeded.add(name)

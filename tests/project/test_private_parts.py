@@ -123,7 +123,7 @@ def test_a_method_still_has_its_parameters(
     ids=[f"{class_.__name__}.{name}" for class_, name, _ in ATTRIBUTES],
 )
 def test_an_attribute_is_still_there(class_: type, name: str, ours: str) -> None:
-    constructor = inspect.getsource(class_.__init__)  # type: ignore[misc]
+    constructor = inspect.getsource(class_.__init__)  # type: ignore[misc] # of this class
     assert re.search(rf"\bself\.{name}\b.*=", constructor), (
         f"{class_.__module__} has changed: read {ours} again"
     )

@@ -124,7 +124,7 @@ async def test_a_host_whose_clock_is_wrong_purges_nothing_that_others_need(
             await log_out_everywhere(elsewhere, await log_in(elsewhere, LANCELOT))
         feed_before = await revoked(elsewhere)
         wrong.now += timedelta(minutes=10)  # past the period of the other one's lock
-        database = elsewhere._transport.app.state.database  # type: ignore[attr-defined]
+        database = elsewhere._transport.app.state.database  # type: ignore[attr-defined] # ASGI
         await Retention(database, settings).run_once()
         assert await revoked(elsewhere) == feed_before
         assert len(feed_before) == 2

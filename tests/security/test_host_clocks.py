@@ -101,7 +101,7 @@ async def test_a_transaction_has_the_time_of_the_database_too(settings: Settings
 
 
 async def use_every_rate(client: AsyncClient, name: str) -> None:
-    """Register, log in, revoke a token, invite somebody, and renew a session of this host."""
+    """Register, log in, revoke a token, create an invitation, refresh a session: at this host."""
     await register(client, {**GALAHAD, "username": name})
     for _ in range(PER_WRITE):
         token = await log_in(client, ARTHUR)

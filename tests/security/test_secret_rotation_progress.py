@@ -143,7 +143,7 @@ async def test_a_worker_records_its_values_as_long_as_it_runs(
     app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         async with asyncio.timeout(60):
-            while not (found := await recorded(database)):  # noqa: ASYNC110 - nothing tells us
+            while not (found := await recorded(database)):
                 await asyncio.sleep(0.01)
         assert found == [(f"{socket.gethostname()[:64]}:{os.getpid()}", (names[NEW], names[OLD]))]
     assert await recorded(database) == []

@@ -80,8 +80,8 @@ def restarting(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
 
 
 def test_a_worker_has_a_minute_to_start(restarting: Supervisor) -> None:
-    assert restarting._becomes_ready(SlowWorker([False] * 58 + [True]))  # type: ignore[arg-type]
-    assert not restarting._becomes_ready(SlowWorker([False] * 59 + [True]))  # type: ignore[arg-type]
+    assert restarting._becomes_ready(SlowWorker([False] * 58 + [True]))  # type: ignore[arg-type] # has what is used
+    assert not restarting._becomes_ready(SlowWorker([False] * 59 + [True]))  # type: ignore[arg-type] # has what is used
 
 
 class RecordingWorker:
@@ -115,4 +115,4 @@ def test_a_service_that_has_to_stop_waits_for_no_worker(
     restarting: Supervisor, sent: signal.Signals
 ) -> None:
     restarting.signal_queue.append(sent)
-    assert not restarting._becomes_ready(SlowWorker([]))  # type: ignore[arg-type]
+    assert not restarting._becomes_ready(SlowWorker([]))  # type: ignore[arg-type] # has what is used

@@ -139,7 +139,7 @@ def test_a_line_after_the_last_that_had_room_waits_only_for_a_moment(
 def test_it_has_the_members_of_a_text_stream(pipe: Pipe) -> None:
     queued = pipe.queued(describe_dropped)
     with pytest.raises(TypeError):
-        queued.write(b"bytes")  # type: ignore[arg-type]
+        queued.write(b"bytes")  # type: ignore[arg-type] # refused
     assert queued.writable()
     assert not queued.isatty()
     assert (queued.encoding, queued.errors) == ("utf-8", "strict")

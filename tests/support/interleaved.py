@@ -192,7 +192,7 @@ async def interleaver(settings: Settings, clock: Clock) -> AsyncIterator[Interle
 
 def _roll_back_with(dialect: Dialect) -> Callable[[DBAPIConnection], None]:
     def roll_back(connection: DBAPIConnection) -> None:
-        dialect.do_rollback(connection)  # type: ignore[arg-type]
+        dialect.do_rollback(connection)  # type: ignore[arg-type] # as in SQLAlchemy
         if steps := _steps.get():
             steps.transactions.append(Locks())
 

@@ -45,7 +45,7 @@ class LimitedService:
         @self.app.get("/slow")
         async def slow(request: Request) -> str:
             waiting = asyncio.create_task(hang_up(request))
-            while not self.go_on.is_set() and not waiting.done():  # noqa: ASYNC110 - of another thread
+            while not self.go_on.is_set() and not waiting.done():
                 await asyncio.sleep(0.01)
             waiting.cancel()
             return "done"

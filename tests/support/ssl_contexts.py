@@ -22,4 +22,4 @@ def _create(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl
 
 
 def share() -> None:
-    transports.create_ssl_context = _create  # type: ignore[attr-defined]
+    transports.create_ssl_context = _create  # type: ignore[attr-defined] # imported there

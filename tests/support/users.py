@@ -73,7 +73,7 @@ async def becomes_invalid(client: AsyncClient, token: str) -> bool:
     revocation a tenth of a second later."""
     try:
         async with asyncio.timeout(5):
-            while await token_is_valid(client, token):  # noqa: ASYNC110 - nothing tells us
+            while await token_is_valid(client, token):
                 await asyncio.sleep(0.01)
     except TimeoutError:
         return False

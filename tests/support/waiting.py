@@ -19,7 +19,7 @@ _BLOCKED = text(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(_LONGEST):
-        while not condition():  # noqa: ASYNC110 - nothing tells us
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -153,7 +153,7 @@ async def test_a_listener_without_news_for_a_day_continues_from_its_cursor(
             await publish(app, "jti:2")
             assert values(await page_after(client, cursor)) == ["jti:2"]
             async with asyncio.timeout(10):
-                while not values(page := await page_after(there, cursor)):  # noqa: ASYNC110
+                while not values(page := await page_after(there, cursor)):
                     await asyncio.sleep(0.01)
             assert values(page) == ["jti:2"]
         async with started(settings, clock) as later, client_of(later) as there:

@@ -239,9 +239,9 @@ async def test_a_worker_lists_a_revoked_key_only_once_it_has_the_next_one(
             await asyncio.to_thread(command, "revoke", old, "--yes")
             for client in (there, here):
                 async with asyncio.timeout(10):
-                    while kid_of(await log_in(client, LANCELOT)) == old:  # noqa: ASYNC110 - nothing tells
+                    while kid_of(await log_in(client, LANCELOT)) == old:
                         await asyncio.sleep(0.005)
-                    while f"kid:{old}" not in await revoked(client):  # noqa: ASYNC110 - nothing tells
+                    while f"kid:{old}" not in await revoked(client):
                         await asyncio.sleep(0.005)
                 (new,) = await published(client)
                 assert new != old
@@ -258,7 +258,7 @@ async def test_a_worker_that_cannot_read_its_keys_lists_no_revoked_one(
         await session.execute(text("ALTER TABLE signing_keys RENAME TO lost"))
         await session.commit()
         async with asyncio.timeout(10):
-            while (await client.get("/revocations")).status_code == 200:  # noqa: ASYNC110
+            while (await client.get("/revocations")).status_code == 200:
                 await asyncio.sleep(0.005)
         for path in ("/revocations", "/.well-known/jwks.json"):
             assert_problem(await client.get(path), 503, "temporarily_unavailable")

@@ -235,7 +235,7 @@ async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, cl
             entries: list[dict[str, Any]] = found.json()["entries"]
             return entries
 
-        while not (entries := await rotations()):  # noqa: ASYNC110 - nothing tells us
+        while not (entries := await rotations()):
             await asyncio.sleep(0.01)
         await refresh_keys(client, clock)
         (kid,) = {*await published(client)} - {first}

@@ -61,7 +61,7 @@ async def listening(
     """Listeners that already wait."""
     async with asyncio.timeout(15), asyncio.TaskGroup() as group:
         tasks = [group.create_task(page_after(client, cursor, 20)) for _ in range(listeners)]
-        while len(feed._listeners) < listeners:  # noqa: ASYNC110 - it has no event for this
+        while len(feed._listeners) < listeners:
             await asyncio.sleep(0.01)
         yield tasks
 
@@ -289,9 +289,7 @@ async def test_a_disconnected_client_frees_its_place_at_once(
         query = {"after": cursor, "wait": 1}
         async with AsyncClient(base_url=base_url) as client, asyncio.timeout(10):
             # Requests that arrive late take places for a moment.
-            while (  # noqa: ASYNC110 - nothing tells when they are gone
-                answer := await client.get("/revocations", params=query)
-            ).status_code == 503:
+            while (answer := await client.get("/revocations", params=query)).status_code == 503:
                 await asyncio.sleep(0.05)
         assert values(answer.json()) == []
 

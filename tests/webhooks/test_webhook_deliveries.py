@@ -353,7 +353,7 @@ async def test_a_deleted_endpoint_gets_no_more_messages(
     assert [it["id"] for it in (await calls.call("GET"))["webhooks"]] == [other["id"]]
 
 
-async def test_dead_letters_are_kept_for_two_weeks_and_limited(  # noqa: PLR0917 - fixtures
+async def test_dead_letters_are_kept_for_two_weeks_and_limited(
     app: FastAPI,
     client: AsyncClient,
     receiver: Receiver,

@@ -90,7 +90,7 @@ async def do_all(client: AsyncClient, clock: Clock, admin: str) -> None:
 
 
 @on_sqlite
-async def test_each_event_has_its_type(  # noqa: PLR0917 - fixtures
+async def test_each_event_has_its_type(
     app: FastAPI,
     client: AsyncClient,
     clock: Clock,

@@ -1,7 +1,7 @@
 """Carries over to a restored database what was revoked since its backup.
 
-The former database is compared row by row. Whatever it no longer allows is taken away from the
-restored one. Nothing else is taken over, neither rights nor passwords nor new rows, because an
+The former database is compared row by row. What was revoked, disabled or deleted there is revoked
+here too. Nothing else is taken over, neither rights nor passwords nor new rows, because an
 attacker or a mistake may have changed it. Where the reason of a change is not known, API keys are
 suspended and passwords have to be reset.
 """

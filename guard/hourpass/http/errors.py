@@ -58,4 +58,4 @@ def _place_of(error: BaseException) -> str:
     while traceback.tb_next:
         traceback = traceback.tb_next
     code = traceback.tb_frame.f_code
-    return f" in {os.path.basename(code.co_filename)}, line {traceback.tb_lineno}"  # noqa: PTH119
+    return f" in {os.path.basename(code.co_filename)}, line {traceback.tb_lineno}"  # noqa: PTH119 - no pathlib here
