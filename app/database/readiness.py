@@ -24,7 +24,7 @@ _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only') = 'on'")
 # Some databases do not let the service change entries of the audit log, so one way of writing is
 # enough.
 _INACCESSIBLE_TABLES = text(
-    "SELECT relname FROM pg_class WHERE relname = ANY(:names) AND relkind IN ('r', 'p')"
+    "SELECT relname FROM pg_class WHERE relname = ANY(CAST(:names AS text[])) AND relkind IN ('r', 'p')"
     " AND pg_table_is_visible(oid) AND NOT (has_table_privilege(oid, 'SELECT')"
     " AND has_table_privilege(oid, 'INSERT, UPDATE, DELETE'))"
 )

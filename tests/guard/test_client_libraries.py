@@ -2,6 +2,8 @@
 
 Each calls an API behind a guard on a real socket. Its token is revoked in between, so that a client
 that does not repeat the refused request fails.
+
+The SDKs take seconds to import, and each test process imports this file, so the tests import them.
 """
 
 import asyncio
@@ -12,10 +14,6 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp.server import MCPServer
-from openai import AsyncOpenAI, OpenAI
 
 from hourpass import Guard, HourpassAuth, InvalidTokenError
 from tests.support.guards import comes_true, refusal_of
@@ -91,6 +89,8 @@ class Model(NamedTuple):
 
 @pytest.fixture
 def model(service: ClientService, auth: HourpassAuth) -> Iterator[Model]:
+    from mcp.server import MCPServer
+
     mcp_server = MCPServer("grail")
 
     @mcp_server.tool()
@@ -142,6 +142,8 @@ MESSAGES: Any = [{"role": "user", "content": "Who am I?"}]
 
 
 def test_openais_client_logs_in_and_repeats(model: Model) -> None:
+    from openai import OpenAI
+
     with OpenAI(
         base_url=f"{model.url}/v1",
         api_key="unused",
@@ -156,6 +158,8 @@ def test_openais_client_logs_in_and_repeats(model: Model) -> None:
 
 
 async def test_openais_async_client_takes_the_token_as_its_key(model: Model) -> None:
+    from openai import AsyncOpenAI
+
     async with AsyncOpenAI(
         base_url=f"{model.url}/v1", api_key=model.auth.atoken, max_retries=0
     ) as client:
@@ -166,6 +170,9 @@ async def test_openais_async_client_takes_the_token_as_its_key(model: Model) -> 
 
 
 async def test_the_client_of_mcp_logs_in_and_repeats(model: Model) -> None:
+    from mcp import Client
+    from mcp.client.streamable_http import streamable_http_client
+
     async with httpx2.AsyncClient(auth=model.auth) as http_client:
         transport = streamable_http_client(f"{model.url}/mcp", http_client=http_client)
         async with Client(transport) as client:

@@ -1,23 +1,27 @@
-"""MCP servers behind the guard, with the SDK's own client over streamable HTTP."""
+"""MCP servers behind the guard, with the SDK's own client over streamable HTTP.
+
+The SDK takes seconds to import, and each test process imports this file, so the tests import it.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import httpx2
 import pytest
-from mcp.client import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp.server.auth.middleware.auth_context import get_access_token
-from mcp.server.auth.settings import AuthSettings
-from mcp.server.mcpserver import MCPServer
 from pydantic import AnyHttpUrl
 
 from hourpass import Guard, ServiceUnavailableError
-from hourpass.mcp import HourpassTokenVerifier, UserContext
 from hourpass.testing import Issuer, authorization
 from tests.support.servers import served
+
+if TYPE_CHECKING:
+    from mcp.client import Client
+    from mcp.server.auth.settings import AuthSettings
+    from mcp.server.mcpserver import MCPServer
+
+    from hourpass.mcp import HourpassTokenVerifier
 
 ISSUER_URL = AnyHttpUrl("https://hourpass.example")
 INITIALIZE = {
@@ -41,7 +45,14 @@ def issuer(hourpass_issuer: Issuer) -> Issuer:
     return hourpass_issuer
 
 
-def with_tools(server: MCPServer) -> MCPServer:
+def server_with_tools(
+    verifier: "HourpassTokenVerifier | None" = None, auth: "AuthSettings | None" = None
+) -> "MCPServer":
+    from mcp.server.auth.middleware.auth_context import get_access_token
+    from mcp.server.mcpserver import MCPServer
+
+    server = MCPServer("tools", token_verifier=verifier, auth=auth)
+
     @server.tool()
     def whoami() -> str:
         token = get_access_token()
@@ -51,18 +62,23 @@ def with_tools(server: MCPServer) -> MCPServer:
 
 
 def app_in_middleware() -> Any:
-    server = with_tools(MCPServer("tools"))
-    return guard.middleware(UserContext(server.streamable_http_app()))
+    from hourpass.mcp import UserContext
+
+    return guard.middleware(UserContext(server_with_tools().streamable_http_app()))
 
 
 def app_with_verifier() -> Any:
+    from mcp.server.auth.settings import AuthSettings
+
+    from hourpass.mcp import HourpassTokenVerifier
+
     auth = AuthSettings(
         issuer_url=ISSUER_URL,
         resource_server_url=AnyHttpUrl("http://127.0.0.1:9000/mcp"),
         validate_token_resource=False,  # the guard checks the audience
     )
     verifier = HourpassTokenVerifier(guard)
-    return with_tools(MCPServer("tools", token_verifier=verifier, auth=auth)).streamable_http_app()
+    return server_with_tools(verifier, auth).streamable_http_app()
 
 
 @pytest.fixture(scope="module", params=[app_in_middleware, app_with_verifier])
@@ -78,7 +94,10 @@ def http() -> Iterator[httpx.Client]:
 
 
 @asynccontextmanager
-async def mcp_client(url: str, token: str) -> AsyncIterator[Client]:
+async def mcp_client(url: str, token: str) -> AsyncIterator["Client"]:
+    from mcp.client import Client
+    from mcp.client.streamable_http import streamable_http_client
+
     async with (
         httpx2.AsyncClient(headers=authorization(token)) as http_client,
         Client(streamable_http_client(url, http_client=http_client)) as client,
@@ -114,8 +133,7 @@ def client(http: httpx.Client, url: str) -> RawClient:
 
 
 def test_the_middleware_alone_binds_sessions(http: httpx.Client, issuer: Issuer) -> None:
-    server = with_tools(MCPServer("tools"))
-    with served(guard.middleware(server.streamable_http_app())) as url:
+    with served(guard.middleware(server_with_tools().streamable_http_app())) as url:
         client = RawClient(http, f"{url}/mcp")
         session = client.begin_session(issuer.token(user_id=1))
         assert client.request(issuer.token(user_id=2), LIST_TOOLS, session).status_code == 404
@@ -169,6 +187,8 @@ def test_a_revoked_token_ends_the_session(client: RawClient, issuer: Issuer) -> 
 
 
 async def test_an_outage_is_no_invalid_token(issuer: Issuer) -> None:
+    from hourpass.mcp import HourpassTokenVerifier
+
     guard.start()
     with issuer.outage(), pytest.raises(ServiceUnavailableError):
         await HourpassTokenVerifier(guard).verify_token(issuer.token())

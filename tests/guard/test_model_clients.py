@@ -1,6 +1,8 @@
 """API keys in the clients of model APIs: openai, huggingface_hub, MLflow and curl.
 
 They call `examples/openai_compatible`, and the model behind nginx, with keys of a real service.
+
+The SDK takes seconds to import, and each test process imports this file, so the tests import it.
 """
 
 import os
@@ -11,13 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
-import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
-from openai.types.chat.chat_completion_chunk import Choice
 
 from app.settings import ROOT
 from tests.support.api_keys import forge
@@ -27,6 +26,9 @@ from tests.support.processes import environment, free_port
 from tests.support.proxies import EXAMPLES, gateway
 from tests.support.running_service import RunningService
 from tests.support.users import ARTHUR, bearer
+
+if TYPE_CHECKING:
+    from openai.types.chat.chat_completion_chunk import Choice
 
 pytest_plugins = ["tests.support.service_fixtures"]
 
@@ -101,6 +103,8 @@ class Client:
     """openai's, as its users call it: with its own retries."""
 
     def __init__(self, api: str, key: str) -> None:
+        from openai import OpenAI
+
         self.openai = OpenAI(base_url=api, api_key=key)
 
     def chat(self, model: str = "fraud-v3", text: str = "Who am I?") -> str | None:
@@ -108,7 +112,7 @@ class Client:
         chat = self.openai.chat.completions.create(model=model, messages=messages)
         return chat.choices[0].message.content
 
-    def chunks(self, text: str, model: str = "fraud-v3") -> Iterator[Choice]:
+    def chunks(self, text: str, model: str = "fraud-v3") -> Iterator["Choice"]:
         messages: Any = [{"role": "user", "content": text}]
         create = self.openai.chat.completions.create
         for chunk in create(model=model, messages=messages, stream=True):
@@ -123,6 +127,8 @@ class Client:
         return create(model=model, file=("speech.wav", bytes(size))).text
 
     def is_refused(self) -> bool:
+        import openai
+
         try:
             self.chat()
         except openai.AuthenticationError as error:
@@ -148,6 +154,8 @@ def seconds_until(condition: Callable[[], bool]) -> float:
 async def test_openais_client_uses_the_models_of_its_key(
     api: str, client: Client, key: Key
 ) -> None:
+    from openai import AsyncOpenAI
+
     assert [model.id for model in client.openai.models.list()] == ["fraud-v3", "fraud-v4"]
     assert client.chat() == f"{key.owner}: Who am I?"
     assert client.stream() == f"{key.owner}: Who am I? "
@@ -163,6 +171,8 @@ async def test_openais_client_uses_the_models_of_its_key(
 def test_openais_client_is_told_which_scope_it_lacks(
     client: Client, subtests: pytest.Subtests
 ) -> None:
+    import openai
+
     calls: dict[str, Callable[[str], object]] = {
         "chat": client.chat,
         "stream": client.stream,
@@ -186,6 +196,8 @@ def test_openais_client_is_told_which_scope_it_lacks(
 def test_malformed_and_forged_keys_get_the_same_refusal(
     api: str, key: Key, subtests: pytest.Subtests
 ) -> None:
+    import openai
+
     other = "A" if key.text[-1] != "A" else "B"
     refused = {
         "wrong checksum": key.text[:-1] + other,
@@ -252,6 +264,8 @@ def test_a_stream_continues_while_its_key_is_valid_and_ends_with_it(
 def test_a_service_account_has_keys_as_well(
     service: RunningService, api: str, admin: dict[str, str]
 ) -> None:
+    import openai
+
     new = {"username": "svc-nightly", "scopes": ["predict:fraud-v4"]}
     account = service._call("POST", "/service-accounts", 201, json=new, headers=admin)
     path = f"/users/{account['id']}/api-keys"
