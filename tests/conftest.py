@@ -7,6 +7,7 @@ gets a copy.
 
 import asyncio
 import gc
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +43,7 @@ from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
 compiled_statements.share()
 pooler_detection.share()
 ssl_contexts.share()
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request of a test's own client
 gc.disable()  # while the tests are imported: nothing of that is garbage
 
 
