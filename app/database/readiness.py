@@ -22,10 +22,11 @@ _SPACE_BYTES = 64 * 1024  # more than a login writes
 _WRITE = "UPDATE server_timeline SET name = name"
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only') = 'on'")
 # Some databases do not let the service change entries of the audit log, so one way of writing is
-# enough.
+# enough. The driver knows text[]; it would ask the database for a description of name[], in 15 ms.
 _INACCESSIBLE_TABLES = text(
-    "SELECT relname FROM pg_class WHERE relname = ANY(CAST(:names AS text[])) AND relkind IN ('r', 'p')"
-    " AND pg_table_is_visible(oid) AND NOT (has_table_privilege(oid, 'SELECT')"
+    "SELECT relname FROM pg_class WHERE relname = ANY(CAST(:names AS text[]))"
+    " AND relkind IN ('r', 'p') AND pg_table_is_visible(oid)"
+    " AND NOT (has_table_privilege(oid, 'SELECT')"
     " AND has_table_privilege(oid, 'INSERT, UPDATE, DELETE'))"
 )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app import __version__
 from app.configuration.types import Network
+from app.outbound_http.addresses import is_allowed, is_in_any, parse_address
 from app.outbound_http.errors import OutboundError
 from app.outbound_http.resolver import Resolver
 from app.outbound_http.urls import Url, parse_url
@@ -52,8 +53,13 @@ class OutboundHttp:
     def check_url(self, url: str) -> None:
         """Check a URL without looking up its host. Raises ValueError, whose text says what to
         write."""
-        if parse_url(url).scheme == "http" and not self._networks:
+        target = parse_url(url)
+        address = parse_address(target.host)
+        may_be_http = is_in_any(address, self._networks) if address else bool(self._networks)
+        if target.scheme == "http" and not may_be_http:
             raise ValueError("must begin with https://")
+        if address and not is_allowed(address, self._networks):
+            raise ValueError("must have a public IP address, or one that OUTBOUND_NETWORKS allows")
 
     async def send(
         self,

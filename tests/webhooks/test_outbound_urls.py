@@ -166,7 +166,29 @@ def test_other_addresses_are_allowed_by_name_only() -> None:
     assert parse_address("localhost") is None
 
 
+def test_a_url_with_an_address_that_no_request_may_reach_is_refused() -> None:
+    public, some = OutboundHttp(()), OutboundHttp(networks("10.0.0.0/8"))
+    for url in ("https://8.8.8.8", "https://[2606:4700::1111]/", "https://example.org"):
+        public.check_url(url)
+        some.check_url(url)
+    for url in ("https://10.0.0.1", "http://10.0.0.1", "https://[::ffff:10.0.0.1]"):
+        some.check_url(url)
+    for url in (
+        "https://10.0.0.1",
+        "https://127.0.0.1",
+        "https://[::1]",
+        "https://169.254.169.254",
+    ):
+        with pytest.raises(ValueError, match="public IP address"):
+            public.check_url(url)
+    with pytest.raises(ValueError, match="public IP address"):
+        some.check_url("https://192.168.0.1")
+
+
 def test_http_needs_an_allowed_network() -> None:
+    for client in (OutboundHttp(()), OutboundHttp(networks("10.0.0.0/8"))):
+        with pytest.raises(ValueError, match="https://"):
+            client.check_url("http://8.8.8.8")
     with pytest.raises(ValueError, match="https://"):
         OutboundHttp(()).check_url("http://example.org")
     OutboundHttp(networks("10.0.0.0/8")).check_url("http://example.org")

@@ -148,10 +148,10 @@ async def test_errors_name_the_wrong_member(client: AsyncClient, receiver: Recei
 async def test_http_is_refused_unless_networks_are_allowed(
     client: AsyncClient, settings: Settings, clock: Clock
 ) -> None:
-    await WebhookCalls(client).call("POST", status=201, url="http://10.0.0.1/hook")
+    await WebhookCalls(client).call("POST", status=201, url="http://127.0.0.1/hook")
     closed = Settings.model_validate({**settings.model_dump(), "outbound_networks": ()})
     async with started_client(closed, clock) as other:
-        problem = await WebhookCalls(other).call("POST", status=422, url="http://10.0.0.1/hook")
+        problem = await WebhookCalls(other).call("POST", status=422, url="http://127.0.0.1/hook")
     assert problem["fields"] == [{"field": "url", "message": "Must begin with https://"}]
 
 
