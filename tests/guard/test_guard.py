@@ -155,6 +155,7 @@ def test_a_forked_process_follows_the_service_by_itself(service: RunningService)
     token = service.new_token()
     program = """
         import os, sys
+        sys.modules["fastapi"] = None  # its import would take most of the time
         from hourpass import Guard, InvalidTokenError
         url, token = sys.stdin.read().split()
         guard = Guard(url)
