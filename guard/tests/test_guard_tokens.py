@@ -227,12 +227,16 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
     assert {"sub", "exp", "sid", "grp", "networks"} < claims.asked_for <= set(CLAIMS)
 
 
-@pytest.mark.parametrize("name", CLAIMS)
 @examples(deadline=None, database=None, derandomize=True, max_examples=20)
 @given(value=JSON_VALUES)
-def test_any_value_of_a_claim_is_valid_or_refused(name: str, value: object) -> None:
+def test_any_value_of_a_claim_is_valid_or_refused(value: object) -> None:
+    for name in CLAIMS:
+        assert_that_it_is_valid_or_refused({**FULL, name: value})
+
+
+def assert_that_it_is_valid_or_refused(claims: dict[str, Any]) -> None:
     try:
-        verified = VERIFIER.verify(signed({**FULL, name: value}), NOW)
+        verified = VERIFIER.verify(signed(claims), NOW)
     except InvalidTokenError:
         return
     user = verified.user
