@@ -155,11 +155,16 @@ def test_a_forked_child_logs_in_anew_and_leaves_its_parent_alone(service: Client
     """The lock is held while it forks, as another thread might hold it."""
     name, password = service.user["username"], service.user["password"]
     program = f"""
-import os, sys, httpx
+import os, sys
 sys.modules["fastapi"] = None  # its import would take most of the time
+from urllib.request import Request, urlopen
 from hourpass import HourpassAuth
 auth = HourpassAuth({service.url!r}, {name!r}, {password!r}, scopes="offline_access")
-me = lambda: httpx.get({service.url!r} + "/me", auth=auth).status_code
+
+def me():
+    headers = {{"Authorization": "Bearer " + auth.token()}}
+    return urlopen(Request({service.url!r} + "/me", headers=headers)).status
+
 assert me() == 200
 with auth._tokens._lock:
     child = os.fork()
