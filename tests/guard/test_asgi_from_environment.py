@@ -131,8 +131,10 @@ def wsgi_factory() -> Iterator[str]:
     app = import_module("hourpass.wsgi").create_app()
     with make_server("127.0.0.1", 0, app) as server, ThreadPoolExecutor(1) as pool:
         pool.submit(server.serve_forever, 0.01)
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.usefixtures("new_imports")
