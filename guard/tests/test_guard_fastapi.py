@@ -73,13 +73,14 @@ def client(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict-on-a-thread"])
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  ", ""])
 def test_a_route_knows_its_user(
-    client: httpx.Client, issuer: Issuer, path: str, scheme: str
+    client: httpx.Client, issuer: Issuer, subtests: pytest.Subtests
 ) -> None:
-    response = client.get(path, headers={"Authorization": scheme + issuer.token()})
-    assert (response.status_code, response.json()) == (200, "lancelot")
+    for path in ("/predict", "/predict-on-a-thread"):
+        for scheme in ("Bearer ", "bearer ", "BEARER  ", ""):
+            with subtests.test(f"{path} {scheme}"):
+                response = client.get(path, headers={"Authorization": scheme + issuer.token()})
+                assert (response.status_code, response.json()) == (200, "lancelot")
 
 
 def test_other_routes_stay_open(client: httpx.Client) -> None:

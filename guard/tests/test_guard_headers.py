@@ -106,12 +106,16 @@ async def test_the_headers_name_the_key_and_the_kind_of_its_owner(
 
 
 @pytest.mark.parametrize("public", [[], ["/predict"]], ids=["protected", "public"])
-@pytest.mark.parametrize("name", FAKED)
-async def test_a_caller_cannot_send_them(issuer: Issuer, name: str, public: list[str]) -> None:
-    faked = {"headers": [(name.lower().encode(), b"arthur"), (b"x-other", b"kept")]}
-    scope = await seen_by_app(None if public else issuer.token(), scope=faked, public=public)
-    assert b"arthur" not in headers_of(scope).values()
-    assert headers_of(scope)[b"x-other"] == b"kept"
+async def test_a_caller_cannot_send_them(
+    issuer: Issuer, public: list[str], subtests: pytest.Subtests
+) -> None:
+    token = None if public else issuer.token()
+    for name in FAKED:
+        with subtests.test(name):
+            faked = {"headers": [(name.lower().encode(), b"arthur"), (b"x-other", b"kept")]}
+            scope = await seen_by_app(token, scope=faked, public=public)
+            assert b"arthur" not in headers_of(scope).values()
+            assert headers_of(scope)[b"x-other"] == b"kept"
 
 
 async def no_app(_scope: Any, _receive: Any, _send: Any) -> None:

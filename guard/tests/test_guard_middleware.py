@@ -79,53 +79,55 @@ def test_the_lifespan_passes_through(client: httpx.Client) -> None:
     assert client.get("/health").headers["Started"] == "yes"
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/static/", "/static/a/x.css"])
-def test_public_paths_need_no_token(client: httpx.Client, path: str) -> None:
-    response = client.get(path)
-    assert (response.status_code, response.json()) == (200, "nobody")
+def test_public_paths_need_no_token(client: httpx.Client, subtests: pytest.Subtests) -> None:
+    for path in ("/", "/health", "/static/", "/static/a/x.css"):
+        with subtests.test(path):
+            response = client.get(path)
+            assert (response.status_code, response.json()) == (200, "nobody")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/predict",
-        "/health/",
-        "/Health",
-        "/healthy",
-        "/health/../predict",
-        "/static",
-        "/staticky",
-        "//health",
-        "//static/a",
-        "/static//predict",
-        "/static/../predict",
-        "/static/./predict",
-        "/static/..",
-        "/static/..;/predict",
-        "/static/..%2fpredict",
-        "/static/%2e%2e/predict",
-        "/static/%2e%2e%2fpredict",
-        "/static/%252e%252e/predict",
-        "/static%2f..%2fpredict",
-        "/static%2Fa",
-        "/static/..\\predict",
-        "/static/%00",
-        "/a/static/b",
-        "*",
-        "health",
-        "",
-    ],
-)
-async def test_everything_else_needs_one(path: str) -> None:
+CLOSED = [
+    "/predict",
+    "/health/",
+    "/Health",
+    "/healthy",
+    "/health/../predict",
+    "/static",
+    "/staticky",
+    "//health",
+    "//static/a",
+    "/static//predict",
+    "/static/../predict",
+    "/static/./predict",
+    "/static/..",
+    "/static/..;/predict",
+    "/static/..%2fpredict",
+    "/static/%2e%2e/predict",
+    "/static/%2e%2e%2fpredict",
+    "/static/%252e%252e/predict",
+    "/static%2f..%2fpredict",
+    "/static%2Fa",
+    "/static/..\\predict",
+    "/static/%00",
+    "/a/static/b",
+    "*",
+    "health",
+    "",
+]
+
+
+async def test_everything_else_needs_one(subtests: pytest.Subtests) -> None:
     """The path as servers pass it on: decoded once."""
-    scope = {
-        "type": "http",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "headers": [],
-        "root_path": "",
-    }
-    assert (await answer_to(scope))["status"] == 401
+    for path in CLOSED:
+        with subtests.test(path):
+            scope = {
+                "type": "http",
+                "path": unquote(path),
+                "raw_path": path.encode(),
+                "headers": [],
+                "root_path": "",
+            }
+            assert (await answer_to(scope))["status"] == 401
 
 
 async def answer_to(scope: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -145,28 +147,30 @@ async def plain_app(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.mark.parametrize(
-    ("root_path", "path", "is_public"),
-    [
-        ("/api", "/api/health", True),
-        ("/api/", "/api/health", True),
-        ("/api", "/health", True),  # behind a proxy that strips the prefix
-        ("/api", "/api/predict", False),
-        ("/api", "/apihealth", False),
-        ("/api", "/api/api/health", False),
-        ("/api", "/api", False),
-        ("/health", "/health", False),
-        ("/health", "/healthy", True),  # as the app's routes read it
-        ("/box", "/box/health", True),
-        ("", "/api/health", False),
-    ],
-)
+# The path at which the app is mounted, the path of the request, and whether it is public.
+MOUNTED = [
+    ("/api", "/api/health", True),
+    ("/api/", "/api/health", True),
+    ("/api", "/health", True),  # behind a proxy that strips the prefix
+    ("/api", "/api/predict", False),
+    ("/api", "/apihealth", False),
+    ("/api", "/api/api/health", False),
+    ("/api", "/api", False),
+    ("/health", "/health", False),
+    ("/health", "/healthy", True),  # as the app's routes read it
+    ("/box", "/box/health", True),
+    ("", "/api/health", False),
+]
+
+
 async def test_public_paths_are_the_apps_own_wherever_it_is_mounted(
-    root_path: str, path: str, is_public: bool
+    subtests: pytest.Subtests,
 ) -> None:
-    scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
-    answer = await answer_to(scope, public=["/health", "/healthy"])
-    assert (answer["status"] == 200) == is_public
+    for root_path, path, is_public in MOUNTED:
+        with subtests.test(f"{path} in {root_path}"):
+            scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
+            answer = await answer_to(scope, public=["/health", "/healthy"])
+            assert (answer["status"] == 200) == is_public
 
 
 async def test_a_mounted_app_is_closed_as_well(issuer: Issuer) -> None:

@@ -44,45 +44,40 @@ MEMBERS = {  # all that the three answers need
 }
 
 
+NO_ANSWERS = {
+    "500": httpx.Response(500),
+    "302": httpx.Response(302, headers={"Location": "https://other.example"}),
+    "not JSON": httpx.Response(200, text="<html>"),
+    "nested without end": httpx.Response(200, text="[" * 100_000),
+    "a list": httpx.Response(200, json=[]),
+    "nothing of it": httpx.Response(200, json={}),
+    "other types": httpx.Response(
+        200, json={"issuer": 1, "keys": {}, "revocations": [{"value": 1}]}
+    ),
+    "other types further inside": httpx.Response(
+        200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}
+    ),
+    "too long": httpx.Response(200, text=json.dumps(MEMBERS) + " " * MAX_ANSWER_BYTES),
+    "compressed": httpx.Response(
+        200,
+        content=gzip.compress(json.dumps(MEMBERS).encode()),
+        headers={"Content-Encoding": "gzip"},
+    ),
+}
+
+
 @pytest.mark.parametrize(
     "path", ["/.well-known/oauth-authorization-server", "/.well-known/jwks.json", "/revocations"]
 )
-@pytest.mark.parametrize(
-    "response",
-    [
-        pytest.param(httpx.Response(500), id="500"),
-        pytest.param(httpx.Response(302, headers={"Location": "https://other.example"}), id="302"),
-        pytest.param(httpx.Response(200, text="<html>"), id="not JSON"),
-        pytest.param(httpx.Response(200, text="[" * 100_000), id="nested without end"),
-        pytest.param(httpx.Response(200, json=[]), id="a list"),
-        pytest.param(httpx.Response(200, json={}), id="nothing of it"),
-        pytest.param(
-            httpx.Response(200, json={"issuer": 1, "keys": {}, "revocations": [{"value": 1}]}),
-            id="other types",
-        ),
-        pytest.param(
-            httpx.Response(200, json={"keys": ["a"], "revocations": [], "cursor": 1, "more": 1}),
-            id="other types further inside",
-        ),
-        pytest.param(
-            httpx.Response(200, text=json.dumps(MEMBERS) + " " * MAX_ANSWER_BYTES), id="too long"
-        ),
-        pytest.param(
-            httpx.Response(
-                200,
-                content=gzip.compress(json.dumps(MEMBERS).encode()),
-                headers={"Content-Encoding": "gzip"},
-            ),
-            id="compressed",
-        ),
-    ],
-)
 def test_what_is_no_answer_is_an_outage(
-    issuer: Issuer, path: str, response: httpx.Response
+    issuer: Issuer, path: str, subtests: pytest.Subtests
 ) -> None:
-    answers(issuer, path, lambda _: response)
-    guard = guarded(issuer, timeout=timedelta(seconds=0.05))
-    assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+    answers(issuer, path, lambda _: NO_ANSWERS[name])
+    for name in NO_ANSWERS:
+        with subtests.test(name):
+            guard = guarded(issuer, timeout=timedelta(seconds=0.05))
+            assert refusal_of(guard, issuer.token()) is ServiceUnavailableError
+            guard.close()
 
 
 def test_without_public_keys_the_service_is_asked_once_and_the_feed_revokes_later(

@@ -14,7 +14,12 @@ from tests.support.processes import environment
 
 pytest_plugins = ["hourpass.testing"]
 
+# An API without FastAPI, whose import would take most of the time.
 CONFTEST = """
+import sys
+
+sys.modules["fastapi"] = None
+
 from hourpass.testing import authorization  # importing from it first must not warn
 
 pytest_plugins = ["hourpass.testing"]
@@ -120,21 +125,38 @@ def test_shared(session_guard, session_hourpass_issuer, module_guard, module_hou
 """
 
 
-@pytest.mark.parametrize(
-    ("conftest", "variables"),
-    [
-        pytest.param("", {}, id="found by pytest"),
-        pytest.param(CONFTEST, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, id="named in conftest.py"),
-    ],
-)
-def test_the_plugin_works_in_the_tests_of_others_with_warnings_as_errors(
-    tmp_path: Path, conftest: str, variables: dict[str, str]
-) -> None:
-    (tmp_path / "nested").mkdir()
-    (tmp_path / "nested" / "conftest.py").write_text(NESTED_CONFTEST)
-    (tmp_path / "nested" / "test_nested.py").write_text(NESTED_TESTS)
-    (tmp_path / "conftest.py").write_text(conftest)
-    (tmp_path / "test_api.py").write_text(TESTS)
+CLIENT = """
+from starlette.testclient import TestClient
+from my_api import app
+
+@pytest.fixture
+def client():
+    return TestClient(app)
+"""
+
+
+def write_tests(directory: Path, conftest: str) -> None:
+    """Ten tests of a program that uses the plugin."""
+    (directory / "nested").mkdir()
+    (directory / "nested" / "conftest.py").write_text(NESTED_CONFTEST)
+    (directory / "nested" / "test_nested.py").write_text(NESTED_TESTS)
+    (directory / "conftest.py").write_text(conftest)
+    (directory / "test_api.py").write_text(TESTS)
+
+
+def test_pytest_finds_the_plugin_and_the_readme_shows_how_to_use_it(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    api, *_, conftest, test = blocks
+    write_tests(tmp_path, conftest + CLIENT)
+    (tmp_path / "my_api.py").write_text(api)
+    (tmp_path / "test_my_api.py").write_text(test)
+    assert "11 passed" in run_pytest(tmp_path, "-W", "error")
+
+
+def test_the_plugin_can_be_named_in_conftest(tmp_path: Path) -> None:
+    write_tests(tmp_path, CONFTEST)
+    variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     assert "10 passed" in run_pytest(tmp_path, "-W", "error", **variables)
 
 
@@ -149,26 +171,6 @@ print(*{"jwt", "fastapi", "asyncio", "hourpass.guard", "hourpass.testing"} & sys
         [sys.executable, "-c", program], env=variables, check=True, capture_output=True, text=True
     )
     assert ran.stdout == "\n"
-
-
-CLIENT = """
-from starlette.testclient import TestClient
-from my_api import app
-
-@pytest.fixture
-def client():
-    return TestClient(app)
-"""
-
-
-def test_the_readme_of_the_guard_does_what_it_says(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    api, *_, conftest, test = blocks
-    (tmp_path / "my_api.py").write_text(api)
-    (tmp_path / "conftest.py").write_text(conftest + CLIENT)
-    (tmp_path / "test_my_api.py").write_text(test)
-    assert "1 passed" in run_pytest(tmp_path)
 
 
 def test_a_closed_issuer_restores_the_guard() -> None:

@@ -21,7 +21,6 @@ from hourpass.api_keys import generate_key
 from hourpass.guard import key_exchange
 from hourpass.guard.client_budget import EXCHANGES_PER_SECOND, MAX_CLIENTS, ClientBudget
 from hourpass.guard.invalid_tokens import MAX_REMEMBERED
-from hourpass.guard.key_exchange import MAX_EXCHANGES
 from hourpass.guard.networks import client_network
 from hourpass.guard.refused_keys import RefusedKeys
 from hourpass.testing import Issuer, SigningKey, feed
@@ -201,11 +200,11 @@ async def test_callers_with_the_same_new_key_share_one_exchange(
     guard.start()
     key = issuer.api_key("predict")
     exchanges.may_go_on.clear()
-    waiting = [asyncio.create_task(guard.acheck(key)) for _ in range(100)]
+    waiting = [asyncio.create_task(guard.acheck(key)) for _ in range(10)]
     assert await asyncio.to_thread(comes_true, lambda: exchanges.running == 1)
     waiting[0].cancel()  # its client is gone; the others still wait
-    with ThreadPoolExecutor(20) as threads:
-        blocked = [threads.submit(guard.check, key) for _ in range(20)]
+    with ThreadPoolExecutor(5) as threads:
+        blocked = [threads.submit(guard.check, key) for _ in range(5)]
         exchanges.may_go_on.set()
         users = {user.id for user in await asyncio.gather(*waiting[1:])}
         users |= {call.result().id for call in blocked}
@@ -330,26 +329,28 @@ def test_neither_keys_nor_their_plain_hashes_stay_in_memory(issuer: Issuer) -> N
 
 @pytest.mark.parametrize("keys", ["public keys", "a shared secret"])
 def test_after_a_signing_key_is_revoked_old_tokens_are_refused(
-    issuer: Issuer, exchanges: Exchanges, keys: str
+    issuer: Issuer, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
+    assert key_exchange.MAX_EXCHANGES == 50
+    monkeypatch.setattr(key_exchange, "MAX_EXCHANGES", 5)
     if keys == "a shared secret":
         answers(issuer, KEYS_PATH, lambda _: httpx.Response(200, json={"keys": []}))
         # The service would compare networks with the address of the guard.
         answers(issuer, "/verify", lambda _: httpx.Response(401))
     guard = guarded(issuer)
-    known = [issuer.api_key() for _ in range(120)]
+    known = [issuer.api_key() for _ in range(12)]
     for key in known:
         guard.check(key)
     exchanges.may_go_on.clear()
     exchanges.most = 0
     issuer.revoke_key()
-    with ThreadPoolExecutor(120) as threads:
+    with ThreadPoolExecutor(12) as threads:
         calls = [threads.submit(guard.check, key) for key in known]
-        assert comes_true(lambda: exchanges.running == MAX_EXCHANGES)
+        assert comes_true(lambda: exchanges.running == 5)
         exchanges.may_go_on.set()
         assert {call.result().key_id for call in calls} == {key[3:11] for key in known}
-    assert exchanges.most == MAX_EXCHANGES == 50
-    assert exchanges.number == 240
+    assert exchanges.most == 5
+    assert exchanges.number == 24
 
 
 def test_a_caller_waits_for_three_seconds(
@@ -421,23 +422,24 @@ def test_forged_keys_cost_fifty_requests_a_second_for_each_client(
     assert refusals(6, "192.0.2.1") == [*fifty[:5], ServiceUnavailableError]
     # Known keys are not concerned, and valid ones cost nothing.
     issuer.clock.advance(timedelta(seconds=1))
-    for _ in range(120):
+    for _ in range(60):
         assert guard.check(issuer.api_key(), ip_address="192.0.2.1").id == 1
 
 
 def test_more_new_keys_than_may_be_exchanged_at_a_time_get_503(
-    issuer: Issuer, exchanges: Exchanges
+    issuer: Issuer, exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(key_exchange, "MAX_EXCHANGES", 5)
     guard = guarded(issuer)
     guard.start()
     exchanges.may_go_on.clear()
-    keys = [issuer.api_key() for _ in range(MAX_EXCHANGES)]
-    with ThreadPoolExecutor(MAX_EXCHANGES) as threads:
+    keys = [issuer.api_key() for _ in range(5)]
+    with ThreadPoolExecutor(5) as threads:
         calls = [
             threads.submit(guard.check, key, ip_address=f"192.0.2.{number}")
             for number, key in enumerate(keys)
         ]
-        assert comes_true(lambda: exchanges.running == MAX_EXCHANGES)
+        assert comes_true(lambda: exchanges.running == 5)
         with pytest.raises(ServiceUnavailableError) as refused:
             guard.check(issuer.api_key(), ip_address="192.0.2.99")
         assert refused.value.headers() == {"Retry-After": "2"}

@@ -1,17 +1,21 @@
 """The guard loaded by a dotted path, with settings from the environment."""
 
 import os
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
+from traceback import format_exception
+from wsgiref.simple_server import make_server
 
 import httpx
 import pytest
 
-from hourpass.environment import ConfigurationError, read
-from tests.support.api_process import running_api
-from tests.support.processes import environment, free_port
+from hourpass.environment import PREFIX, ConfigurationError, read
 from tests.support.running_service import RunningService
+from tests.support.servers import served
 from tests.support.users import bearer
 
 pytest_plugins = ["tests.support.service_fixtures"]
@@ -31,26 +35,6 @@ app = Starlette(routes=[Route(path, predict) for path in ("/predict", "/health")
 def wsgi(environ, start_response):
     start_response("200 OK", [])
     return [environ.get("HTTP_X_AUTH_USERNAME", "nobody").encode()]
-"""
-
-# As vLLM does: a class found by its dotted path, given no arguments, on an app that exists.
-SERVE_WITH_MIDDLEWARE = """
-import sys
-from importlib import import_module
-import uvicorn
-from ml_api import app
-
-module, _, name = "hourpass.asgi.GuardMiddleware".rpartition(".")
-app.add_middleware(getattr(import_module(module), name))
-uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")
-"""
-
-SERVE_WSGI = """
-import sys
-from wsgiref.simple_server import make_server
-from hourpass.wsgi import create_app
-
-make_server("127.0.0.1", int(sys.argv[1]), create_app()).serve_forever()
 """
 
 
@@ -107,43 +91,73 @@ def test_the_app_must_exist(app: str) -> None:
         read({**URL, "HOURPASS_APP": app}).load_app()
 
 
+@pytest.fixture
+def new_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """hourpass.asgi, which reads the environment when it is imported, and the app are imported
+    anew, without settings from outside."""
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    yield
+    for name in ("hourpass.asgi", "ml_api"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("new_imports")
 def test_a_missing_setting_is_the_last_line_at_start() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", "import hourpass.asgi"],
-        env=environment(PYTHONPATH=os.environ.get("PYTHONPATH", "")),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1
-    assert "HOURPASS_URL is not set" in ran.stderr.splitlines()[-1]
+    with pytest.raises(ConfigurationError) as error:
+        import_module("hourpass.asgi")
+    assert "HOURPASS_URL is not set" in format_exception(error.value)[-1].splitlines()[-1]
 
 
+@contextmanager
+def middleware_by_its_path() -> Iterator[str]:
+    """As vLLM does: a class found by its dotted path, given no arguments, on an app that exists."""
+    app = import_module("ml_api").app
+    module, _, name = "hourpass.asgi.GuardMiddleware".rpartition(".")
+    app.add_middleware(getattr(import_module(module), name))
+    with served(app) as url:
+        yield url
+
+
+@contextmanager
+def asgi_factory() -> Iterator[str]:
+    with served("hourpass.asgi:create_app", factory=True) as url:
+        yield url
+
+
+@contextmanager
+def wsgi_factory() -> Iterator[str]:
+    app = import_module("hourpass.wsgi").create_app()
+    with make_server("127.0.0.1", 0, app) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever, 0.01)
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.usefixtures("new_imports")
 @pytest.mark.parametrize(
-    ("command", "app"),
-    [
-        (["-c", SERVE_WITH_MIDDLEWARE], ""),
-        (["-m", "uvicorn", "--factory", "hourpass.asgi:create_app", "--port"], "ml_api:app"),
-        (["-c", SERVE_WSGI], "ml_api:wsgi"),
-    ],
+    ("serve", "app"),
+    [(middleware_by_its_path, ""), (asgi_factory, "ml_api:app"), (wsgi_factory, "ml_api:wsgi")],
     ids=["middleware", "asgi_factory", "wsgi_factory"],
 )
 def test_the_app_is_protected(
-    shared_service: RunningService, tmp_path: Path, command: list[str], app: str
+    shared_service: RunningService,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[[], AbstractContextManager[str]],
+    app: str,
 ) -> None:
     user = shared_service.new_user()
     token = shared_service.log_in(user)
-    settings = {
-        "HOURPASS_URL": shared_service.url,
-        "HOURPASS_PUBLIC_PATHS": "/health",
-        "HOURPASS_APP": app,
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
+    monkeypatch.setenv("HOURPASS_URL", shared_service.url)
+    monkeypatch.setenv("HOURPASS_PUBLIC_PATHS", "/health")
+    monkeypatch.setenv("HOURPASS_APP", app)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "ml_api.py").write_text(API)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    started = [sys.executable, *command, str(port)]
-    with running_api(started, environment(**settings), f"{url}/health", tmp_path):
+    with serve() as url:
         assert httpx.get(f"{url}/predict").status_code == 401
         response = httpx.get(f"{url}/predict", headers=bearer(token))
         assert (response.status_code, response.text) == (200, user["username"])

@@ -8,12 +8,10 @@ import pytest
 from hourpass import HourpassAuth, LoginError, ServiceUnavailableError
 from hourpass.client.token_endpoint import LOGIN_PAUSE, LONGEST_PAUSE, OUTAGE_PAUSE, TIMEOUT
 from hourpass.client.token_source import CLOCK_MARGIN, REFUSAL_PAUSE, RENEWAL_MARGIN
-from tests.support.http_clients import CALLS, Call, ClientService, by_httpx, settle, token_of
+from tests.support.http_clients import ClientService, by_httpx, settle, token_of
 from tests.support.settings import Clock
 
 pytest_plugins = ["tests.support.client_fixtures"]
-
-every_library = pytest.mark.parametrize("call", CALLS)
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
@@ -54,20 +52,17 @@ def test_an_outage_is_logged_once(service: ClientService, caplog: pytest.LogCapt
     assert lines == [f"No login at {service.url} (ConnectError)"]
 
 
-@every_library
-def test_a_disabled_user_gets_a_login_error_and_can_come_back(
-    service: ClientService, call: Call
-) -> None:
+def test_a_disabled_user_gets_a_login_error_and_can_come_back(service: ClientService) -> None:
     auth = service.auth()
-    call(auth, "GET", f"{service.url}/me")
+    by_httpx(auth, "GET", f"{service.url}/me")
     service.as_admin("PUT", f"/toggle-user-permission/{service.user_id}/0")
     for _ in range(3):
         with pytest.raises(LoginError):
-            call(auth, "GET", f"{service.url}/me")
+            by_httpx(auth, "GET", f"{service.url}/me")
     assert service.transport.grants() == ["password", "password"]
     service.as_admin("PUT", f"/toggle-user-permission/{service.user_id}/1")
     service.clock.advance(LOGIN_PAUSE * SECOND)
-    assert call(auth, "GET", f"{service.url}/me").status_code == 200
+    assert by_httpx(auth, "GET", f"{service.url}/me").status_code == 200
 
 
 def test_each_refusal_of_an_older_token_is_answered_with_a_login(

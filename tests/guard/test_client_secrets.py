@@ -101,7 +101,8 @@ def test_an_unsafe_address_is_refused_at_once(url: str) -> None:
 
 
 @every_library
-def test_a_token_is_not_sent_over_plain_http(auth: HourpassAuth, call: Call) -> None:
+def test_a_token_is_not_sent_over_plain_http(call: Call) -> None:
+    auth = HourpassAuth("https://login.example", "lancelot", "secret")
     with pytest.raises(ValueError, match="allow_http"):
         call(auth, "GET", "http://api.example/predict")
 
@@ -132,6 +133,7 @@ def test_half_a_surrogate_pair_is_refused_without_being_quoted() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_cannot_be_pickled_or_copied(auth: HourpassAuth, duplicate: Callable[..., Any]) -> None:
+def test_it_cannot_be_pickled_or_copied(duplicate: Callable[..., Any]) -> None:
+    auth = HourpassAuth("https://login.example", "lancelot", "secret")
     with pytest.raises(TypeError, match="one in each worker process"):
         duplicate(auth)

@@ -228,7 +228,7 @@ def test_a_thousand_guards_come_back_at_different_times(monkeypatch: pytest.Monk
     outage = Outage()
     for _ in range(5):
         outage.record_failure(ValueError(), fresh_for=1)
-    outage.ends()
+    outage.record_success()
     outage.record_failure(ValueError(), fresh_for=1)
     assert longest == [0.5, 1, 2, 2, 2, 0.5]
 
@@ -247,8 +247,8 @@ def test_each_outage_is_logged_when_it_begins_when_tokens_are_refused_and_when_i
         for fresh_for, logged in ((1.0, 1), (0.5, 1), (0.0, 2), (-1.0, 2)):
             outage.record_failure(ValueError(), fresh_for)
             assert guard_messages(caplog) == lines[:logged]
-        outage.ends()
-        outage.ends()
+        outage.record_success()
+        outage.record_success()
         assert guard_messages(caplog) == lines
 
 

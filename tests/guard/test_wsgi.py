@@ -76,44 +76,51 @@ def test_the_app_knows_its_user(client: httpx.Client, issuer: Issuer) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "X-Auth-User-Id",
-        "x_auth_user_id",
-        "X.Auth.User.Id",
-        "X-Auth-Scopes",
-        "X-Auth-Kind",
-        "X.Auth_Key.Id",
-        "X_Auth-Username",
-        "Remote-User",
-        "Remote_User",
-        "X-Remote-User",
-        "X-Forwarded-User",
-        "X-Forwarded-Email",
-        "X-WEBAUTH-USER",
-    ],
-)
+FAKED = [
+    "X-Auth-User-Id",
+    "x_auth_user_id",
+    "X.Auth.User.Id",
+    "X-Auth-Scopes",
+    "X-Auth-Kind",
+    "X.Auth_Key.Id",
+    "X_Auth-Username",
+    "Remote-User",
+    "Remote_User",
+    "X-Remote-User",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-WEBAUTH-USER",
+]
+
+
 @pytest.mark.parametrize("path", ["/predict", "/health"])
 def test_what_the_caller_sends_as_a_user_is_removed(
-    client: httpx.Client, issuer: Issuer, name: str, path: str
+    client: httpx.Client, issuer: Issuer, path: str, subtests: pytest.Subtests
 ) -> None:
-    headers = {**authorization(issuer.token()), name: "arthur"}
-    assert "arthur" not in client.get(path, headers=headers).text
+    for name in FAKED:
+        with subtests.test(name):
+            headers = {**authorization(issuer.token()), name: "arthur"}
+            assert "arthur" not in client.get(path, headers=headers).text
 
 
-@pytest.mark.parametrize("path", ["/health", "/static/", "/static/a.css", "/größe"])
-def test_public_paths_need_no_token_and_have_no_user(client: httpx.Client, path: str) -> None:
-    response = client.get(path)
-    assert (response.status_code, response.json()) == (200, {"user": None})
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/predict", "/health/", "/Health", "/static", "/static/%2e%2e/predict", "/static/%252e"],
-)
-def test_everything_else_needs_one(client: httpx.Client, path: str) -> None:
-    assert client.get(path).status_code == 401
+def test_only_public_paths_need_no_token_and_have_no_user(
+    client: httpx.Client, subtests: pytest.Subtests
+) -> None:
+    for path in ("/health", "/static/", "/static/a.css", "/größe"):
+        with subtests.test(path):
+            response = client.get(path)
+            assert (response.status_code, response.json()) == (200, {"user": None})
+    for path in (
+        "/",
+        "/predict",
+        "/health/",
+        "/Health",
+        "/static",
+        "/static/%2e%2e/predict",
+        "/static/%252e",
+    ):
+        with subtests.test(path):
+            assert client.get(path).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])

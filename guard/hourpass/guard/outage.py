@@ -41,8 +41,8 @@ class Outage:
         )
         return spread(self._longest_pause)
 
-    def ends(self) -> None:
-        """Call this after each success; it does nothing if there was no outage."""
+    def record_success(self) -> None:
+        """Does nothing if there was no outage."""
         if self._longest_pause:
             _log.warning("The Hourpass service can be reached again")
         self._longest_pause, self._refuses = 0.0, False

@@ -166,7 +166,7 @@ class RevocationFeed:
         while not self._closing.wait(pause):
             try:
                 pause = self._step()
-                outage.ends()
+                outage.record_success()
             except CursorRefusedError:
                 _log.warning("The service has another feed of revocations now; starting over")
                 self._revocations.cursor, self._begins = None, True
