@@ -66,6 +66,7 @@ async def test_an_invitation_shows_the_state_of_its_mail(
         assert_problem(again, 409, "not_mailed")
 
 
+@on_sqlite
 async def test_a_refused_invitation_is_sent_again(
     app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer
 ) -> None:

@@ -25,13 +25,14 @@ from tests.mail.test_mail_tries import (
     settings,
 )
 from tests.support.mail_server import MailServer, code_in, deliver, mail_worker
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.waiting import until
 
 __all__ = ["no_background_worker", "settings"]
 
 
+@on_sqlite
 async def test_a_message_whose_acceptance_was_not_received_is_sent_again_unchanged(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, arthurs_token: str
 ) -> None:
@@ -50,6 +51,7 @@ async def test_a_message_whose_acceptance_was_not_received_is_sent_again_unchang
     assert await register_with(client, second, "galahad") == 403
 
 
+@on_postgresql
 async def test_a_message_whose_worker_died_is_sent_again_unchanged(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock, arthurs_token: str
 ) -> None:

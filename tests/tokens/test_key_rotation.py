@@ -225,6 +225,7 @@ async def test_keys_rotate_on_schedule_unless_it_is_switched_off(
     assert first[0] not in await stored(database, settings, clock)
 
 
+@on_sqlite
 @pytest.mark.locked_jobs
 async def test_a_rotation_by_schedule_is_in_the_audit_log(settings: Settings, clock: Clock) -> None:
     async with started_client(settings, clock) as client:

@@ -27,7 +27,7 @@ from app.webhooks.worker import (
     WebhookWorker,
 )
 from tests.support.https_receiver import Receiver, answer
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, bearer, log_in, register
 from tests.support.waiting import until
@@ -111,6 +111,7 @@ def test_a_claim_is_longer_than_a_try() -> None:
     assert CLAIM_PERIOD.total_seconds() > outbound.TIMEOUT_SECONDS + worker.STOP_SECONDS + 20
 
 
+@on_postgresql
 async def test_two_workers_send_each_message_once(
     app: FastAPI, client: AsyncClient, receiver: Receiver
 ) -> None:
@@ -210,6 +211,7 @@ async def test_a_message_that_fails_for_a_day_becomes_a_dead_letter(
     assert (await calls.call("GET", f"/{webhook['id']}"))["failing_since"] is None
 
 
+@on_sqlite
 async def test_an_endpoint_that_is_gone_is_disabled_at_once(
     app: FastAPI, client: AsyncClient, receiver: Receiver
 ) -> None:
