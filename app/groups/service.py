@@ -32,6 +32,7 @@ from app.groups.token_size import require_fitting_members, require_fitting_scope
 from app.groups.user_scopes import find_user_scopes
 from app.tokens.jwt import MAX_GROUPS
 from app.tokens.revocations.service import Revocations
+from app.tokens.scopes import shorten
 from app.users.models import User, new_token_version
 from app.users.service import Users
 from hourpass.scopes import covers, scope_string
@@ -244,10 +245,7 @@ def is_narrower(scopes: str, others: str) -> bool:
 
 def _summary(scopes: str) -> str:
     """For an event, whose details have 1,000 characters at most in the audit log."""
-    if len(scopes) <= _MAX_SUMMARY_LENGTH:
-        return scopes
-    kept = scopes[:_MAX_SUMMARY_LENGTH].rpartition(" ")[0]
-    return f"{kept} and {scopes.count(' ') - kept.count(' ')} more"
+    return shorten(scopes, _MAX_SUMMARY_LENGTH)
 
 
 async def _find(context: RequestContext, name: str, *, lock: bool = False) -> Group:

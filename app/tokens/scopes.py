@@ -27,11 +27,15 @@ _MAX_SUMMARY_LENGTH = 800
 
 def summarize(scopes: Iterable[str]) -> str:
     """For the audit log, whose columns are shorter than those of scopes."""
-    shown = scope_string(scopes)
-    if len(shown) <= _MAX_SUMMARY_LENGTH:
-        return shown
-    kept = shown[:_MAX_SUMMARY_LENGTH].rpartition(" ")[0]
-    return f"{kept} and {shown.count(' ') - kept.count(' ')} more"
+    return shorten(scope_string(scopes), _MAX_SUMMARY_LENGTH)
+
+
+def shorten(scopes: str, max_length: int) -> str:
+    """The first scopes, and how many more there are."""
+    if len(scopes) <= max_length:
+        return scopes
+    kept = scopes[:max_length].rpartition(" ")[0]
+    return f"{kept} and {scopes.count(' ') - kept.count(' ')} more"
 
 
 def split_scopes(scopes: Any) -> Any:

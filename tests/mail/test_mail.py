@@ -79,13 +79,17 @@ async def test_a_mail_is_plain_text_without_tracking(
 async def test_a_mail_is_in_the_language_of_the_request(
     app: FastAPI, client: AsyncClient, mailbox: MailServer
 ) -> None:
-    texts = {"de": "bestätigen Sie", "en": "confirm it"}
-    for accepted, language in {"de-AT, en;q=0.5": "de", "fr": "en", "": "en"}.items():
+    for person, accepted in ((LANCELOT, "de-AT, en;q=0.5"), (GALAHAD, "fr")):
         client.headers["Accept-Language"] = accepted
-        await register(client, {**LANCELOT, "username": f"lancelot {accepted}!"})
-        await deliver(app)
-        assert mailbox.messages[-1]["Content-Language"] == language
-        assert texts[language] in mailbox.messages[-1].get_content()
+        await register(client, person)
+    await deliver(app)
+    messages = dict(zip(mailbox.recipients, mailbox.messages, strict=True))
+    for person, language, text in (
+        (LANCELOT, "de", "bestätigen Sie"),
+        (GALAHAD, "en", "confirm it"),
+    ):
+        assert messages[person["email"]]["Content-Language"] == language
+        assert text in messages[person["email"]].get_content()
 
 
 @on_sqlite
@@ -107,6 +111,7 @@ async def test_a_stored_address_with_an_encoded_word_becomes_no_header(
     assert "Message discarded" in caplog.messages
 
 
+@on_sqlite
 async def test_a_temporarily_rejected_mail_is_sent_after_longer_and_longer_delays(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, clock: Clock
 ) -> None:
@@ -187,13 +192,13 @@ async def test_without_its_server_mail_waits_for_a_day(
 async def test_several_workers_send_each_mail_once(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "BATCH_SIZE", 4)
+    monkeypatch.setattr(worker, "BATCH_SIZE", 2)
     people = [
-        {**LANCELOT, "username": f"knight{n}", "email": f"k{n}@camelot.example"} for n in range(10)
+        {**LANCELOT, "username": f"knight{n}", "email": f"k{n}@camelot.example"} for n in range(5)
     ]
     for person in people:
         await register(client, person)
-    await asyncio.gather(*(deliver(app) for _ in range(4)))
+    await asyncio.gather(*(deliver(app) for _ in range(3)))
     while await waiting(app):
         await deliver(app)
     assert sorted(mailbox.recipients) == sorted(person["email"] for person in people)

@@ -54,6 +54,7 @@ def value(app: FastAPI, name: str, *labels: str) -> float | list[float]:
     return reporter_of(app).collect().get(name, {}).get(labels, 0)
 
 
+@on_sqlite
 async def test_logins_and_tokens_are_counted_by_result_and_grant(
     measured_app: FastAPI, client: httpx.AsyncClient, clock: Clock
 ) -> None:
@@ -87,9 +88,6 @@ async def test_logins_and_tokens_are_counted_by_result_and_grant(
     assert number >= 7
     assert seconds > 0
     assert samples["hourpass_hashing_queue"][()] == 0
-    number, seconds = samples["hourpass_database_statement_seconds"][()]  # type: ignore[misc] # a pair
-    assert number > 20
-    assert seconds > 0
 
 
 async def test_checks_are_counted_by_path_result_and_source(
@@ -127,6 +125,9 @@ async def test_checks_are_counted_by_path_result_and_source(
         assert sources == {"memory": 5, "database": 3}
     assert sources["database"] >= 3
     assert value(measured_app, "hourpass_revocations_published") == 1
+    number, seconds = value(measured_app, "hourpass_database_statement_seconds")  # type: ignore[misc] # a pair
+    assert number > 10
+    assert seconds > 0
 
 
 async def test_the_feed_lags_until_it_has_been_read(

@@ -42,8 +42,7 @@ async def port(figures: Figures) -> AsyncIterator[int]:
     serving = asyncio.create_task(MetricsServer(figures.render)._serve([listener]))
     yield listener.getsockname()[1]
     serving.cancel()
-    await asyncio.wait([serving])
-    listener.close()
+    await asyncio.wait([serving])  # closes the listener
 
 
 async def answer(port: int, request: bytes) -> bytes:

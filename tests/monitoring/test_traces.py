@@ -85,6 +85,7 @@ async def test_a_request_is_a_span_in_the_trace_of_its_client(
         assert statement.start_time <= statement.end_time
 
 
+@on_sqlite
 async def test_a_check_from_memory_is_a_span_too(
     client: httpx.AsyncClient, exporter: InMemorySpanExporter
 ) -> None:

@@ -6,8 +6,10 @@ No forgery is accepted, and none makes the service fail.
 import base64
 import hashlib
 import hmac
+import itertools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -32,6 +34,7 @@ from app.tokens.jwt import AccessTokenRequest, AccessTokens, Claims
 from app.tokens.signing_keys.keys import Keyring, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims
 from tests.support.markers import on_sqlite
+from tests.support.settings import Clock
 from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -264,10 +267,13 @@ FORGERIES: dict[str, Forge] = {
     ),
     "a payload with two expiries": lambda o: o.with_payload(b'{"exp":1,' + decoded(o.payload)[1:]),
     "a payload twice over": lambda o: o.with_payload(decoded(o.payload) * 2),
-    # Claims, validly signed
     "exp is now": lambda o: o.with_claim("exp", o.claims["iat"]),
     "exp is not a number": lambda o: o.with_claim("exp", float("nan")),
     "exp is infinite": lambda o: o.with_claim("exp", float("inf")),
+}
+
+# Validly signed, with one claim that is wrong
+WRONG_CLAIMS: dict[str, Forge] = {
     **{f"no {name}": partial(Original.without_claim, name=name) for name in REQUIRED},
     **{
         f"{name} is {shown(value)}": partial(Original.with_claim, name=name, value=value)
@@ -302,6 +308,7 @@ TOKENS_WITHOUT_USER: dict[str, Forge] = {
 
 # An attacker with the key can put anything into a claim, as APIs with the HS256 secret can.
 reproducible = examples(deadline=None, database=None, derandomize=True)
+few = examples(reproducible, max_examples=40)  # each with every claim
 
 
 def test_the_token_that_the_attacks_start_from_is_valid() -> None:
@@ -382,7 +389,10 @@ def test_the_claims_say_which_api_the_token_is_for() -> None:
     assert tokens.decode(tokens.encode(replace(GRANT, audience=None), NOW), NOW)
 
 
-@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
+ALL_FORGERIES = {**FORGERIES, **WRONG_CLAIMS}
+
+
+@pytest.mark.parametrize("forge", ALL_FORGERIES.values(), ids=ALL_FORGERIES)
 def test_a_forged_token_is_invalid(forge: Forge) -> None:
     with pytest.raises(InvalidTokenError):
         TOKENS.decode(forge(Original(TOKEN, KEY)), NOW)
@@ -390,7 +400,9 @@ def test_a_forged_token_is_invalid(forge: Forge) -> None:
 
 @on_sqlite
 async def test_every_forged_token_is_a_401_over_http(client: AsyncClient, app: FastAPI) -> None:
-    assert await answered_otherwise(client, app, FORGERIES) == {}
+    """The reader refuses all wrong claims with the same error. A few stand for the others."""
+    some = dict(itertools.islice(WRONG_CLAIMS.items(), 0, None, 10))
+    assert await answered_otherwise(client, app, {**FORGERIES, **some}) == {}
 
 
 async def test_every_token_without_a_user_is_a_401_over_http(
@@ -413,15 +425,20 @@ async def answered_otherwise(
 
 
 async def presented(client: AsyncClient, forged: str) -> list[Response]:
-    """The answers to a token in the path and in the header, as far as each can carry it."""
+    """The answers to a token in the header and, where its spelling is odd, in the path, as far as
+    each can carry it."""
     responses = []
-    if forged.strip(".") and "/" not in forged:  # else it is another path
+    is_odd = not SPELLING.fullmatch(forged)
+    if is_odd and forged.strip(".") and "/" not in forged:  # else it is another path
         path = quote(forged, safe="", errors="surrogatepass")
         responses.append(await client.get(f"/token_status/{path}"))
     if forged == forged.strip():  # space around it is the header's, not the token's
         value = b"Bearer " + forged.encode(errors="surrogatepass")
         responses.append(await client.get("/me", headers={b"Authorization": value}))
     return responses
+
+
+SPELLING = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)  # that both can carry
 
 
 def is_plain_401(response: Response) -> bool:
@@ -472,7 +489,7 @@ def test_the_token_that_is_attacked_has_every_claim(monkeypatch: pytest.MonkeyPa
     assert set(REQUIRED) <= claims.asked_for
 
 
-@reproducible
+@few
 @given(value=JSON_VALUES)
 def test_no_value_of_a_claim_makes_the_reader_fail(value: object) -> None:
     original = Original(TOKEN, KEY)
@@ -515,26 +532,40 @@ ODD_VALUES: dict[str, list[Any]] = {
 
 
 async def test_no_value_of_a_claim_makes_the_service_fail(
-    client: AsyncClient, app: FastAPI, subtests: pytest.Subtests
+    client: AsyncClient, app: FastAPI, clock: Clock, subtests: pytest.Subtests
 ) -> None:
+    """Claims that the reader accepts get as far as the database. All calls refuse the others alike,
+    so that one call is enough for each of these."""
     await register(client, LANCELOT)
     original = Original(await log_in(client, LANCELOT), app.state.tokens.keyring.keys[-1])
+    calls = itertools.cycle(CALLS)
     for name in CLAIMS:
         with subtests.test(name):
             for number, value in enumerate(ODD_VALUES[name]):
                 claims = {**original.claims, "jti": f"{name}{number}", name: value}
-                await assert_answers(client, original.with_payload(claims), shown(value))
+                token = original.with_payload(claims)
+                is_read = can_be_read(app.state.tokens, token, clock())
+                for call in CALLS if is_read else (next(calls),):
+                    assert_answers(await call(client, token), shown(value))
 
 
-async def assert_answers(client: AsyncClient, token: str, message: str) -> None:
-    headers, form = bearer(token), {"token": token}
-    for answer in (
-        await client.get("/me", headers=headers),
-        await client.get("/verify", headers=headers),
-        await client.get(f"/token_status/{token}"),
-        await client.post("/introspect", data=form, headers=headers),
-        await client.post("/revoke", data=form),
-    ):
-        assert answer.status_code in (200, 401), (message, answer.url.path[:12])
-        sent = b"".join(value for _, value in answer.headers.raw)
-        assert sent.decode("ascii").isprintable(), message
+CALLS: tuple[Callable[[AsyncClient, str], Awaitable[Response]], ...] = (
+    lambda client, token: client.get("/me", headers=bearer(token)),
+    lambda client, token: client.get("/verify", headers=bearer(token)),
+    lambda client, token: client.get(f"/token_status/{token}"),
+    lambda client, token: client.post("/introspect", data={"token": token}, headers=bearer(token)),
+    lambda client, token: client.post("/revoke", data={"token": token}),
+)
+
+
+def can_be_read(tokens: AccessTokens, token: str, now: datetime) -> bool:
+    with suppress(InvalidTokenError):
+        tokens.decode(token, now)
+        return True
+    return False
+
+
+def assert_answers(answer: Response, message: str) -> None:
+    assert answer.status_code in (200, 401), (message, answer.url.path[:12])
+    sent = b"".join(value for _, value in answer.headers.raw)
+    assert sent.decode("ascii").isprintable(), message

@@ -13,7 +13,7 @@ from app.tokens.errors import InvalidTokenError
 from app.tokens.jwt import MAX_TOKEN_BYTES
 from app.tokens.token_size import longest_request, longest_token
 from app.users.service import Users
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register
 
@@ -57,6 +57,7 @@ async def test_the_longest_token_is_as_long_as_a_real_one(settings: Settings, cl
             tokens.decode(token_with(limit + 1), now)
 
 
+@on_postgresql
 async def test_scopes_that_make_a_token_too_long_are_rejected_with_its_length(
     client: AsyncClient, users: Users, context: RequestContext, settings: Settings
 ) -> None:

@@ -33,6 +33,7 @@ async def waiting(app: FastAPI) -> int:
         return await session.scalar(select(func.count()).select_from(WebhookDelivery)) or 0
 
 
+@on_sqlite
 async def test_receivers_verify_a_message_with_the_library(
     app: FastAPI, client: AsyncClient, receiver: Receiver
 ) -> None:

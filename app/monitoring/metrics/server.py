@@ -9,6 +9,7 @@ import logging
 import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
+from contextlib import ExitStack
 from ipaddress import ip_address
 from threading import Thread
 from time import monotonic
@@ -59,9 +60,13 @@ class MetricsServer:
         asyncio.run(self._serve(sockets))
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
-        for listener in sockets:
-            await asyncio.start_server(self._handle, sock=listener, limit=MAX_HEAD_BYTES)
-        await asyncio.get_running_loop().create_future()  # for ever
+        with ExitStack() as stack:
+            for listener in sockets:
+                server = await asyncio.start_server(
+                    self._handle, sock=listener, limit=MAX_HEAD_BYTES
+                )
+                stack.callback(server.close)
+            await asyncio.get_running_loop().create_future()  # for ever, or until it is cancelled
 
     async def _handle(self, reader: StreamReader, writer: StreamWriter) -> None:
         if self._open >= MAX_CONNECTIONS:
