@@ -12,19 +12,18 @@ from httpx import AsyncClient, Response
 from sqlalchemy import select
 
 from app.context import RequestContext
-from app.database.engine import begin_write
 from app.mail.delivery import FIRST_DELAY
 from app.mail.models import OutgoingMail
-from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.one_time_codes.models import Code
 from app.security.one_time_codes.service import Purpose, text_to_mail
 from app.security.rate_limits import service as rate_limits
 from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, ADDRESS
-from tests.support.apps import client_of, context_in
+from tests.support.apps import client_of
 from tests.support.authenticator import enroll, token_with
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
+from tests.support.one_time_codes import issue
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -54,15 +53,6 @@ async def confirm(client: AsyncClient, code: str, password: str = NEW) -> Respon
     return await client.post("/password-resets/confirm", json=body)
 
 
-async def issue(app: FastAPI, user_id: int, purpose: Purpose = Purpose.RESET) -> str:
-    """A code as it is mailed, without the mail, which takes most of the time of a test."""
-    async with app.state.database.session() as session:
-        await begin_write(session)
-        _, text = await codes.issue(context_in(session, app), purpose, user_id=user_id)
-        await session.commit()
-    return text
-
-
 @pytest.fixture
 async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> int:
     """Registered. The message about that is delivered and removed."""
@@ -75,7 +65,7 @@ async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> in
 @pytest.fixture
 async def code(client: AsyncClient, app: FastAPI) -> str:
     """Lancelot has registered and forgotten his password."""
-    return await issue(app, await register(client, LANCELOT))
+    return await issue(app, await register(client, LANCELOT), Purpose.RESET)
 
 
 async def test_a_forgotten_password_is_replaced_by_mail(
@@ -126,7 +116,10 @@ async def test_a_code_works_once_for_one_account_and_invalidates_the_others(
     app: FastAPI, client: AsyncClient
 ) -> None:
     lancelot = await register(client, LANCELOT)
-    code, latest = await issue(app, lancelot), await issue(app, lancelot)
+    code, latest = (
+        await issue(app, lancelot, Purpose.RESET),
+        await issue(app, lancelot, Purpose.RESET),
+    )
     await register(client, GALAHAD)
     assert latest != code
     as_typed = f" {latest.lower().replace('-', ' ')} "
@@ -184,7 +177,7 @@ async def test_an_invalid_code_is_rejected(
         invitation = await client.post("/invitations", json={}, headers=bearer(arthurs_token))
         assert_problem(await confirm(client, invitation.json()["code"]), 403, "invalid_code")
     with subtests.test("expired"):
-        expired = await issue(app, lancelot)
+        expired = await issue(app, lancelot, Purpose.RESET)
         clock.advance(timedelta(minutes=30))
         assert_problem(await confirm(client, expired), 403, "invalid_code")
     assert await log_in(client, LANCELOT)
@@ -206,7 +199,7 @@ async def test_each_change_of_the_account_invalidates_its_codes(
         with subtests.test(name):
             person = {**LANCELOT, "username": name}
             user_id = await register(client, person)
-            code = await issue(app, user_id)
+            code = await issue(app, user_id, Purpose.RESET)
             token = await log_in(client, person) if path.startswith("/me") else arthurs_token
             done = await client.request(
                 method, path.format(user_id), json=body, headers=bearer(token)

@@ -30,10 +30,11 @@ from app.security.rate_limits.limits import (
     RESET,
     Rate,
 )
-from tests.accounts.test_password_resets import ask, confirm, issue, lancelot
+from tests.accounts.test_password_resets import ask, confirm, lancelot
 from tests.support.apps import client_of, context_in
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
+from tests.support.one_time_codes import issue
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -240,7 +241,7 @@ async def test_a_user_has_a_limited_number_of_codes_besides_that_of_an_administr
     """Nor do those of one user displace those of another."""
     headers = bearer(arthurs_token)
     lancelot, galahad = await register(client, LANCELOT), await register(client, GALAHAD)
-    galahads = await issue(app, galahad)
+    galahads = await issue(app, galahad, Purpose.RESET)
     forced = await client.post(f"/users/{lancelot}/password-reset", headers=headers)
     async with app.state.database.session() as session:
         context = context_in(session, app)
