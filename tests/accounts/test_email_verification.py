@@ -18,7 +18,7 @@ from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
 from tests.support.one_time_codes import issue
 from tests.support.settings import Clock
-from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
+from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
 pytestmark = pytest.mark.sends_mail
 
@@ -230,6 +230,7 @@ async def test_no_mail_is_sent_for_an_address_that_is_verified_or_replaced_meanw
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
+    arthurs_token: str,
     clock: Clock,
     subtests: pytest.Subtests,
 ) -> None:
@@ -244,7 +245,7 @@ async def test_no_mail_is_sent_for_an_address_that_is_verified_or_replaced_meanw
                     mailbox.answers[email] = "451 Try again later"
                     await deliver(app)
                     mailbox.answers.clear()
-                headers = bearer(await log_in(client, ARTHUR))
+                headers = bearer(arthurs_token)
                 done = await client.patch(f"/users/{user_id}", json=change, headers=headers)
                 assert done.status_code == 200, done.text
                 clock.advance(CLAIM_PERIOD)
