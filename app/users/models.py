@@ -38,9 +38,8 @@ class User(Base):
             "ix_users_administrators",
             "is_admin",
             postgresql_where=text("is_admin"),
-            sqlite_where=text(
-                "is_admin = 1"
-            ),  # as SQLAlchemy writes it; otherwise the index is not used
+            # As SQLAlchemy writes it in queries. Otherwise SQLite does not use the index.
+            sqlite_where=text("is_admin = 1"),
         ),
         {"sqlite_autoincrement": True},
     )

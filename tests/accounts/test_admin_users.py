@@ -75,6 +75,7 @@ async def test_only_an_administrator_may(client: AsyncClient, subtests: pytest.S
             assert_problem(refused, 403, "insufficient_scope")
 
 
+@on_sqlite
 async def test_a_user_is_shown_without_the_password_hash(
     client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -100,13 +101,13 @@ async def test_a_user_is_shown_without_the_password_hash(
 async def test_pages_neither_repeat_nor_skip_users_while_others_are_added_and_removed(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
-    ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(7)]
+    ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(5)]
     seen: list[int] = []
-    query: dict[str, Any] = {"limit": 3}
+    query: dict[str, Any] = {"limit": 2}
     while True:
         answer = await page(client, arthurs_token, **query)
         seen += [user["id"] for user in answer["users"]]
-        if len(seen) == 3:
+        if len(seen) == 2:
             await users.remove(context, seen[-1])
             await users.remove(context, ids[-1])
             await register(client, LANCELOT)
@@ -150,9 +151,11 @@ async def test_a_user_is_found_by_the_address_as_it_was_typed(
     assert await names(client, arthurs_token, search="eligijus@bucher.example") == []
 
 
+@on_postgresql
 async def test_changed_users_stay_in_the_order_of_ids(
     client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
 ) -> None:
+    """A change moves a row behind the others. On SQLite it does not."""
     ids = [await register(client, {**GALAHAD, "username": f"galahad{n}"}) for n in range(3)]
     await patch(client, arthurs_token, ids[0], is_enabled=False)
     assert [user.id for user in await users.list(context, 1, 2)] == ids[:2]
@@ -177,6 +180,7 @@ async def test_an_invalid_query_is_rejected(
             assert_problem(response, 422, "invalid_request")
 
 
+@on_sqlite
 async def test_an_administrator_creates_a_user(client: AsyncClient, arthurs_token: str) -> None:
     new = {**MORGAN, "scopes": ["train", "predict"], "is_admin": True}
     response = await client.post("/users", json=new, headers=bearer(arthurs_token))
@@ -248,6 +252,7 @@ async def test_tokens_are_revoked_exactly_when_their_claims_have_changed(
             assert sorted(entry["action"] for entry in audit.json()["entries"]) == actions
 
 
+@on_sqlite
 async def test_a_change_without_effect_revokes_nothing_and_is_not_in_the_audit_log(
     client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -308,6 +313,7 @@ async def test_null_changes_nothing_and_an_empty_list_removes_all_scopes(
     assert (await patch(client, arthurs_token, morgan, scopes=[])).json()["scopes"] == []
 
 
+@on_sqlite
 async def test_the_last_administrator_cannot_be_disabled_demoted_or_removed(
     client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -350,19 +356,26 @@ async def lock(users: Users, context: RequestContext, how: str, user_id: int) ->
         await users.invalidate_password(context, user_id)
 
 
-@pytest.mark.parametrize("how", ["for its tokens", "with the administrators"])
 @on_postgresql
 async def test_a_code_can_be_issued_for_a_user_whose_row_is_locked(
-    app: FastAPI, users: Users, context: RequestContext, client: AsyncClient, how: str
+    app: FastAPI,
+    users: Users,
+    context: RequestContext,
+    client: AsyncClient,
+    subtests: pytest.Subtests,
 ) -> None:
     """Otherwise a mail to several users and a change of several users could wait for each other."""
     lancelot = await register(client, LANCELOT)
-    await lock(users, context, how, lancelot)
-    async with app.state.database.session() as session:
-        await begin_write(session)
-        await session.execute(text("SET LOCAL lock_timeout = '5s'"))  # to fail rather than hang
-        await codes.issue(context_in(session, app), Purpose.RESET, user_id=lancelot)
-        await session.commit()
+    for how in ("for its tokens", "with the administrators"):
+        with subtests.test(how):
+            await lock(users, context, how, lancelot)
+            async with app.state.database.session() as session:
+                await begin_write(session)
+                # To fail rather than hang.
+                await session.execute(text("SET LOCAL lock_timeout = '5s'"))
+                await codes.issue(context_in(session, app), Purpose.RESET, user_id=lancelot)
+                await session.commit()
+            await context.session.rollback()
 
 
 @on_postgresql
@@ -392,7 +405,7 @@ async def test_one_of_two_administrators_who_remove_each_other_remains(
     arthurs_token: str,
 ) -> None:
     arthur = int(claims_of(arthurs_token)["sub"])
-    for number in range(8):
+    for number in range(4):
         other = await register(client, {**GALAHAD, "username": f"galahad{number}"})
         await users.set_scopes(context, other, {"admin"})
 
@@ -400,11 +413,11 @@ async def test_one_of_two_administrators_who_remove_each_other_remains(
             async with app.state.database.session() as session:
                 context = context_in(session, app)
                 try:
-                    if how % 4 == 0:
+                    if how == 0:
                         await users.remove(context, user_id)
-                    elif how % 4 == 1:
+                    elif how == 1:
                         await users.set_enabled(context, user_id, enabled=False)
-                    elif how % 4 == 2:
+                    elif how == 2:
                         await users.invalidate_password(context, user_id)
                         await session.commit()
                     else:

@@ -13,7 +13,6 @@ from tests.support.users import LANCELOT, assert_problem, bearer, log_in, regist
 Call = tuple[str, str]
 
 CALLS = [("PUT", "/toggle-user-permission/{}/0"), ("DELETE", "/remove-user/{}")]
-each_call = pytest.mark.parametrize("call", CALLS, ids=["disabling", "removing"])
 
 NOBODY = 4_711
 NOBODY_ENABLED = f"/toggle-user-permission/{NOBODY}/1"
@@ -25,30 +24,32 @@ async def make(client: AsyncClient, call: Call, user_id: object, token: str = ""
     return await client.request(method, path.format(user_id), headers=headers)
 
 
-@each_call
 async def test_only_an_administrator_may(
-    client: AsyncClient, arthurs_token: str, call: Call
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
-    user_id = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
+    for call in CALLS:
+        with subtests.test(str(call)):
+            person = {**LANCELOT, "username": call[0]}
+            user_id = await register(client, person)
+            token = await log_in(client, person)
 
-    response = await make(client, call, user_id)
-    assert_problem(response, 401, "missing_token")
-    assert response.headers["www-authenticate"] == 'Bearer realm="hourpass"'
+            response = await make(client, call, user_id)
+            assert_problem(response, 401, "missing_token")
+            assert response.headers["www-authenticate"] == 'Bearer realm="hourpass"'
 
-    response = await make(client, call, user_id, token)
-    assert_problem(response, 403, "insufficient_scope")
-    assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
-    assert await token_is_valid(client, token)
+            response = await make(client, call, user_id, token)
+            assert_problem(response, 403, "insufficient_scope")
+            assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
+            assert await token_is_valid(client, token)
 
-    response = await make(client, call, user_id, arthurs_token)
-    assert response.status_code == 200
-    assert response.json() == (
-        {"message": "User permission updated successfully", "user_id": user_id}
-        if call[0] == "PUT"
-        else {"message": "User deleted successfully"}
-    )
-    assert not await token_is_valid(client, token)
+            response = await make(client, call, user_id, arthurs_token)
+            assert response.status_code == 200
+            assert response.json() == (
+                {"message": "User permission updated successfully", "user_id": user_id}
+                if call[0] == "PUT"
+                else {"message": "User deleted successfully"}
+            )
+            assert not await token_is_valid(client, token)
 
 
 async def test_an_unknown_user_is_not_found(
@@ -147,7 +148,7 @@ async def test_a_token_is_refused(
 
 
 @on_sqlite
-@each_call
+@pytest.mark.parametrize("call", CALLS, ids=["disabling", "removing"])
 async def test_a_removed_or_disabled_administrator_loses_the_scope_at_once(
     client: AsyncClient,
     users: Users,

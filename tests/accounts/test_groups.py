@@ -14,7 +14,7 @@ from app.groups import errors, service, token_size, user_scopes
 from app.groups.service import Groups
 from app.settings import Settings
 from tests.support.admin_client import AdminClient
-from tests.support.markers import on_sqlite
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
 from tests.support.users import (
     GALAHAD,
@@ -233,6 +233,7 @@ async def test_the_numbers_of_groups_and_scopes_are_limited(
     assert errors.MAX_GROUPS_IN_TOTAL == 1_000
 
 
+@on_postgresql
 async def test_the_longest_scopes_and_names_fit_into_the_audit_log(
     arthur: AdminClient, groups: Groups, context: RequestContext
 ) -> None:

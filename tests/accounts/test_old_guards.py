@@ -10,6 +10,7 @@ from app.groups import old_guards
 from app.groups.old_guards import OldGuardsJob
 from tests.accounts.test_groups import arthur, refreshed, scopes_in
 from tests.support.admin_client import AdminClient
+from tests.support.markers import on_sqlite
 from tests.support.users import (
     GALAHAD,
     LANCELOT,
@@ -92,6 +93,7 @@ async def test_members_of_a_narrowed_group_are_revoked_in_slices_and_keep_their_
         assert scopes_in(await refreshed(client, session)) == set()
 
 
+@on_sqlite
 async def test_a_session_that_was_revoked_stays_revoked(
     client: AsyncClient, arthur: AdminClient
 ) -> None:

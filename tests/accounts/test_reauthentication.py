@@ -1,12 +1,15 @@
 """With a second factor, the password and a token are not enough to change an account."""
 
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import pytest
 from httpx import AsyncClient, Response
 
 from app.credentials.second_factors.code_checks import BURST
+from app.security.rate_limits import service as rate_limits
 from app.security.rate_limits.limits import ACCOUNT_AT_ADDRESS
 from tests.support.authenticator import Authenticator, enroll, log_in_with, token_with
 from tests.support.markers import on_sqlite
@@ -23,11 +26,12 @@ from tests.support.users import (
 )
 
 PASSWORD = LANCELOT["password"]
+NEW = "guinevere in the garden"
 
-# Each is made by a user of its own, named like the call.
+# One user can make them in this order.
 CALLS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "a new password": ("POST", "/me/password", {"new_password": "guinevere in the garden"}),
     "a new address": ("PATCH", "/me", {"email": "lake@avalon.example"}),
+    "a new password": ("POST", "/me/password", {"new_password": NEW}),
     "removal": ("DELETE", "/me", {}),
 }
 
@@ -89,65 +93,89 @@ async def test_the_code_is_checked_only_after_the_correct_password(
 async def test_the_change_with_a_code_succeeds_once(
     client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
-    for (name, (method, path, members)), by_recovery_code in product(CALLS.items(), (False, True)):
-        with subtests.test(name, by_recovery_code=by_recovery_code):
-            person = {**LANCELOT, "username": f"{name} {by_recovery_code}"}
-            authenticator, token = await with_second_factor(client, clock, person)
-            otp = authenticator.recovery_codes[0] if by_recovery_code else authenticator.next_code()
-            body = {"password": PASSWORD, "otp": otp}
-            done = await call(client, token, method, path, **body, **members)
-            assert done.status_code == 200, done.text
-            if method == "PATCH":
-                again = await call(client, token, method, path, **body, email="")
-                assert_problem(again, 403, "wrong_code")
-                profile = await client.get("/me", headers=bearer(token))
-                assert profile.json()["email"] == members["email"]
-            else:
+    for by_recovery_code in (False, True):
+        person = {**LANCELOT, "username": f"lancelot {by_recovery_code}"}
+        authenticator, token = await with_second_factor(client, clock, person)
+        recovery_codes = iter(authenticator.recovery_codes)
+
+        def next_code(
+            authenticator: Authenticator = authenticator,
+            recovery_codes: Iterator[str] = recovery_codes,
+            *,
+            by_recovery_code: bool = by_recovery_code,
+        ) -> str:
+            return next(recovery_codes) if by_recovery_code else authenticator.next_code()
+
+        for name, (method, path, members) in CALLS.items():
+            with subtests.test(name, by_recovery_code=by_recovery_code):
+                body = {"password": person["password"], "otp": next_code()}
+                done = await call(client, token, method, path, **body, **members)
+                assert done.status_code == 200, done.text
+                if method == "PATCH":
+                    again = await call(client, token, method, path, **body, email="")
+                    assert_problem(again, 403, "wrong_code")
+                    profile = await client.get("/me", headers=bearer(token))
+                    assert profile.json()["email"] == members["email"]
+                    continue
                 assert not await token_is_valid(client, token)
-                assert_problem(await log_in_with(client, person, otp), 401, "invalid_grant")
+                if name == "a new password":
+                    person = {**person, "password": NEW}
+                again = await log_in_with(client, person, body["otp"])
+                assert_problem(again, 401, "invalid_grant")
+                if name == "a new password":
+                    token = await token_with(client, person, next_code())
 
 
 @on_sqlite
 async def test_wrong_codes_count_as_at_a_login(
     client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
+    """Those of all calls together."""
+    authenticator, token = await with_second_factor(client, clock)
+    person = LANCELOT
+    wrong = authenticator.wrong_code()
+    for _, (method, path, members) in zip(range(BURST), cycle(CALLS.values())):
+        body = {"password": PASSWORD, **members}
+        refused = await call(client, token, method, path, **body, otp=wrong)
+        assert_problem(refused, 403, "wrong_code")
+    right = authenticator.next_code()
     for name, (method, path, members) in CALLS.items():
-        with subtests.test(name):
-            person = {**LANCELOT, "username": name}
-            authenticator, token = await with_second_factor(client, clock, person)
+        with subtests.test(f"{name} with the right code"):
             body = {"password": PASSWORD, **members}
-            wrong = authenticator.wrong_code()
-            for _ in range(BURST):
-                refused = await call(client, token, method, path, **body, otp=wrong)
-                assert_problem(refused, 403, "wrong_code")
-            right = authenticator.next_code()
             refused = await call(client, token, method, path, **body, otp=right)
             assert_problem(refused, 429, "too_many_codes")
             assert int(refused.headers["Retry-After"]) > 0
-            assert_problem(await log_in_with(client, person, right), 429, "too_many_codes")
-            await assert_unchanged(client, person, token)
-            audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
-            failed = [entry for entry in audit if entry["details"].get("reason") == "wrong code"]
-            assert len(failed) == BURST
-            # Nobody guesses a recovery code, so the limit does not lock the owner out.
-            recovery = authenticator.recovery_codes[0]
-            done = await call(client, token, method, path, **body, otp=recovery)
+    assert_problem(await log_in_with(client, person, right), 429, "too_many_codes")
+    await assert_unchanged(client, person, token)
+    audit = (await client.get("/me/audit", headers=bearer(token))).json()["entries"]
+    failed = [entry for entry in audit if entry["details"].get("reason") == "wrong code"]
+    assert len(failed) == BURST
+    # Nobody guesses a recovery code, so the limit does not lock the owner out.
+    recovery_codes = iter(authenticator.recovery_codes)
+    for name, (method, path, members) in CALLS.items():
+        with subtests.test(f"{name} with a recovery code"):
+            body = {"password": person["password"], **members}
+            done = await call(client, token, method, path, **body, otp=next(recovery_codes))
             assert done.status_code == 200, done.text
+            if name == "a new password":
+                person = {**person, "password": NEW}
+                token = await token_with(client, person, next(recovery_codes))
 
 
 @on_sqlite
 async def test_wrong_passwords_are_limited_with_any_code(
-    client: AsyncClient, clock: Clock, subtests: pytest.Subtests
+    client: AsyncClient, clock: Clock, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
+    limit = replace(ACCOUNT_AT_ADDRESS, allowed=len(CALLS))
+    monkeypatch.setattr(rate_limits, "ACCOUNT_AT_ADDRESS", limit)
+    authenticator, token = await with_second_factor(client, clock)
+    otp = authenticator.next_code()
+    for method, path, members in CALLS.values():
+        refused = await call(client, token, method, path, password="wrong", otp=otp, **members)
+        assert_problem(refused, 403, "wrong_password")
     for name, (method, path, members) in CALLS.items():
         with subtests.test(name):
-            person = {**LANCELOT, "username": name}
-            authenticator, token = await with_second_factor(client, clock, person)
-            sent = {"otp": authenticator.next_code(), **members}
-            for _ in range(ACCOUNT_AT_ADDRESS.allowed):
-                refused = await call(client, token, method, path, password="wrong", **sent)
-                assert_problem(refused, 403, "wrong_password")
-            refused = await call(client, token, method, path, password=PASSWORD, **sent)
+            refused = await call(client, token, method, path, password=PASSWORD, otp=otp, **members)
             assert_problem(refused, 429, "too_many_attempts")
 
 
@@ -155,14 +183,17 @@ async def test_wrong_passwords_are_limited_with_any_code(
 async def test_a_user_without_a_second_factor_needs_no_code(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
+    person = LANCELOT
+    await register(client, person)
+    token = await log_in(client, person)
     for name, (method, path, members) in CALLS.items():
         with subtests.test(name):
-            person = {**LANCELOT, "username": name}
-            await register(client, person)
-            token = await log_in(client, person)
-            body = {"password": PASSWORD, "otp": "123456", **members}
+            body = {"password": person["password"], "otp": "123456", **members}
             done = await call(client, token, method, path, **body)
             assert done.status_code == 200, done.text
+            if name == "a new password":
+                person = {**person, "password": NEW}
+                token = await log_in(client, person)
 
 
 @on_sqlite

@@ -2,6 +2,7 @@
 displace the owner's codes."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 from app.database.engine import begin_write
 from app.events import Events, Subscriber
 from app.mail import service as mail
+from app.mail import worker
 from app.mail.delivery import FIRST_DELAY
 from app.mail.messages import BUILT_IN
 from app.mail.worker import MAX_ACCOUNTS, MailWorker
@@ -26,11 +28,13 @@ from app.security.rate_limits.limits import (
     MAILBOX_FROM_ELSEWHERE,
     MAILBOX_FROM_NETWORK,
     RESET,
+    Rate,
 )
-from tests.accounts.test_password_resets import WITH_NEW_PASSWORD, ask, code, confirm, lancelot
+from tests.accounts.test_password_resets import ask, confirm, lancelot
 from tests.support.apps import client_of, context_in
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
+from tests.support.one_time_codes import issue
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -42,13 +46,26 @@ from tests.support.users import (
     register,
 )
 
-__all__ = ["code", "lancelot"]
+__all__ = ["lancelot"]
 
 pytestmark = pytest.mark.sends_mail
 
 DAY = timedelta(days=1)
 HOME, ON_A_JOURNEY, STRANGER = "192.0.2.7", "198.51.100.9", "203.0.113.1"
-PLENTY = MAILBOX_FROM_ELSEWHERE.burst + 1
+
+# In the tests. Each message takes time.
+FROM_USER = 2
+FROM_ELSEWHERE = 2
+FROM_NETWORK = 1
+PLENTY = FROM_ELSEWHERE + 1
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAILBOX", replace(MAILBOX, allowed=FROM_USER))
+    elsewhere = Rate(FROM_ELSEWHERE, DAY / FROM_ELSEWHERE)
+    monkeypatch.setattr(worker, "MAILBOX_FROM_ELSEWHERE", elsewhere)
+    monkeypatch.setattr(worker, "MAILBOX_FROM_NETWORK", Rate(FROM_NETWORK, DAY / FROM_NETWORK))
 
 
 @pytest.fixture
@@ -61,7 +78,7 @@ async def verified_lancelot(
     await client.patch(f"/users/{user_id}", json=verified, headers=bearer(arthurs_token))
     await log_in(client_of(app, HOME), LANCELOT)
     await deliver(app)
-    mailbox.messages.clear()
+    assert mailbox.messages == []
     clock.advance(DAY)
     return user_id
 
@@ -82,7 +99,7 @@ async def test_one_network_leaves_messages_to_the_others_on_each_day(
     for _ in range(2):
         await ask_from(app, STRANGER, times=PLENTY)
         strangers = len(mailbox.messages)
-        assert strangers == MAILBOX_FROM_NETWORK.burst
+        assert strangers == FROM_NETWORK
         await ask_from(app, ON_A_JOURNEY)
         assert len(mailbox.messages) == strangers + 1
         mailbox.messages.clear()
@@ -96,21 +113,21 @@ async def test_many_networks_leave_messages_to_those_where_the_user_has_logged_i
     await ask_from(app, HOME)
     own = mailbox.messages[0]
     await ask_from(app, *(f"203.0.113.{number}" for number in range(PLENTY)), times=2)
-    assert len(mailbox.messages) == 1 + MAILBOX_FROM_ELSEWHERE.burst
+    assert len(mailbox.messages) == 1 + FROM_ELSEWHERE
     await ask_from(app, ON_A_JOURNEY)
-    assert len(mailbox.messages) == 1 + MAILBOX_FROM_ELSEWHERE.burst
-    await ask_from(app, HOME, times=MAILBOX.allowed)
-    assert len(mailbox.messages) == MAILBOX.allowed + MAILBOX_FROM_ELSEWHERE.burst
+    assert len(mailbox.messages) == 1 + FROM_ELSEWHERE
+    await ask_from(app, HOME, times=FROM_USER)
+    assert len(mailbox.messages) == FROM_USER + FROM_ELSEWHERE
     # Their codes do not displace the code that the user was sent first.
     assert (await confirm(client, code_in(own))).status_code == 200
     query: dict[str, Any] = {"action": "password_reset.request", "limit": 200}
     headers = bearer(await log_in(client, ARTHUR))
     response = await client.get("/audit", params=query, headers=headers)
     refused = [entry for entry in response.json()["entries"] if not entry["succeeded"]]
-    assert len(refused) == 2 * PLENTY - MAILBOX_FROM_ELSEWHERE.burst + 2
+    assert len(refused) == 2 * PLENTY - FROM_ELSEWHERE + 2
     assert {entry["subject_id"] for entry in refused} == {verified_lancelot}
     assert {entry["details"]["reason"] for entry in refused} == {"too many messages"}
-    assert refused[0]["address"] == HOME  # the sixth of these
+    assert refused[0]["address"] == HOME  # the third of these
     assert refused[1]["address"] == ON_A_JOURNEY
 
 
@@ -128,7 +145,7 @@ async def test_accounts_with_an_address_that_they_have_not_verified_get_no_share
     mailbox.messages.clear()
     clock.advance(DAY)
     await ask_from(app, *networks, times=2)
-    assert len(mailbox.messages) == MAILBOX_FROM_ELSEWHERE.burst
+    assert len(mailbox.messages) == FROM_ELSEWHERE
 
 
 @on_sqlite
@@ -144,32 +161,39 @@ async def test_requests_from_one_address_are_limited(
     assert (await ask(client)).status_code == 202
 
 
+@on_sqlite
 async def test_messages_to_one_address_are_limited(
     app: FastAPI, client: AsyncClient, mailbox: MailServer, lancelot: int, clock: Clock
 ) -> None:
     assert lancelot
-    for _ in range(MAILBOX.allowed + 3):
+    for _ in range(FROM_ELSEWHERE + 1):
         assert (await ask(client)).status_code == 202
     await deliver(app)
-    assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
+    assert len(mailbox.messages) == FROM_ELSEWHERE - 1  # one was to verify the address
     assert len(set(map(code_in, mailbox.messages))) == len(mailbox.messages)
     mailbox.messages.clear()
-    for _ in range(12):
-        clock.advance(DAY / 12)
+    for _ in range(2 * FROM_ELSEWHERE):
+        clock.advance(DAY / (2 * FROM_ELSEWHERE))
         await ask(client)
         await deliver(app)
-    assert len(mailbox.messages) == MAILBOX_FROM_ELSEWHERE.burst
+    assert len(mailbox.messages) == FROM_ELSEWHERE
 
 
+@on_sqlite
 async def test_every_message_counts(
-    app: FastAPI, client: AsyncClient, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+    app: FastAPI,
+    client: AsyncClient,
+    mailbox: MailServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("lancelot", "bors", "kay"):
+    monkeypatch.setattr(worker, "MAILBOX_FROM_ELSEWHERE", Rate(3, DAY / 3))
+    for name in ("lancelot", "bors"):
         await register(client, {**LANCELOT, "username": name})
     await ask(client)
     await register(client, GALAHAD)
     await deliver(app)
-    assert mailbox.recipients.count(LANCELOT["email"]) == MAILBOX.allowed
+    assert mailbox.recipients.count(LANCELOT["email"]) == 3
     assert mailbox.recipients.count(GALAHAD["email"]) == 1  # whatever was not sent to Lancelot
     (discarded,) = (record for record in caplog.records if record.name == "hourpass.mail")
     assert discarded.message == "Message discarded"
@@ -184,7 +208,7 @@ async def test_queued_reset_requests_are_counted_and_logged_later(
     async def end(*_: object) -> None:
         stopping.set()
 
-    for _ in range(MAILBOX.allowed + 3):
+    for _ in range(FROM_ELSEWHERE + 1):
         await ask(client)
     state = app.state
     events = Events((*state.services.events.subscribers, Subscriber(end)))
@@ -192,12 +216,12 @@ async def test_queued_reset_requests_are_counted_and_logged_later(
     assert await interrupted.run_once(stopping) == 1
     clock.advance(FIRST_DELAY)
     await deliver(app)
-    assert len(mailbox.messages) == MAILBOX.allowed - 1  # one was to verify the address
+    assert len(mailbox.messages) == FROM_ELSEWHERE - 1  # one was to verify the address
     query: dict[str, Any] = {"subject_id": lancelot, "action": "password_reset."}
     headers = bearer(await log_in(client, ARTHUR))
     entries = (await client.get("/audit", params=query, headers=headers)).json()["entries"]
     assert len([entry for entry in entries if entry["succeeded"]]) == len(mailbox.messages)
-    assert len(entries) == MAILBOX.allowed + 3
+    assert len(entries) == FROM_ELSEWHERE + 1
 
 
 async def test_the_outbox_is_limited(
@@ -217,9 +241,12 @@ async def test_the_outbox_is_limited(
 
 
 async def test_a_user_has_a_limited_number_of_codes_besides_that_of_an_administrator(
-    app: FastAPI, client: AsyncClient, lancelot: int, arthurs_token: str
+    app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
+    """Nor do those of one user displace those of another."""
     headers = bearer(arthurs_token)
+    lancelot, galahad = await register(client, LANCELOT), await register(client, GALAHAD)
+    galahads = await issue(app, galahad, Purpose.RESET)
     forced = await client.post(f"/users/{lancelot}/password-reset", headers=headers)
     async with app.state.database.session() as session:
         context = context_in(session, app)
@@ -229,29 +256,14 @@ async def test_a_user_has_a_limited_number_of_codes_besides_that_of_an_administr
             for _ in range(MAX_OPEN + 2)
         ]
         await session.commit()
-        resets = select(func.count()).where(Code.purpose == Purpose.RESET)
+        resets = select(func.count()).where(Code.purpose == Purpose.RESET, Code.user_id == lancelot)
         assert await session.scalar(resets) == MAX_OPEN
         for displaced in issued[:2]:
             with pytest.raises(InvalidCodeError):
                 await codes.find(context, displaced, Purpose.RESET)
         await codes.find(context, issued[2], Purpose.RESET)  # is still valid
     assert (await confirm(client, forced.json()["code"])).status_code == 200
-
-
-@on_sqlite
-async def test_codes_of_other_users_do_not_displace_mine(
-    app: FastAPI, client: AsyncClient, mailbox: MailServer, code: str
-) -> None:
-    """However many they ask for: each as many as its mailbox is sent."""
-    for name in ("bors", "kay", "tristan"):
-        email = f"{name}@camelot.example"
-        await register(client, {**LANCELOT, "username": name, "email": email})
-        for _ in range(MAILBOX.allowed):
-            await ask(client, email)
-    await deliver(app)
-    assert len(mailbox.messages) > 1 + MAX_OPEN
-    assert (await confirm(client, code)).status_code == 200
-    assert await log_in(client, WITH_NEW_PASSWORD)
+    assert (await confirm(client, galahads)).json()["user_id"] == galahad
 
 
 async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(
@@ -261,8 +273,10 @@ async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(
     arthurs_token: str,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in range(MAX_ACCOUNTS):
+    monkeypatch.setattr(worker, "MAX_ACCOUNTS", 2)
+    for number in range(2):
         await register(client, {**LANCELOT, "username": f"mordred{number}"})
     lancelot = await register(client, LANCELOT)
     path, body = f"/users/{lancelot}", {"email_verified": True}
@@ -273,7 +287,7 @@ async def test_accounts_of_others_with_my_address_do_not_prevent_my_code(
     caplog.clear()
     await ask(client)
     await deliver(app)
-    assert len(mailbox.messages) == MAX_ACCOUNTS
+    assert len(mailbox.messages) == 2
     assert "Message discarded" not in caplog.messages  # the worker looked at no more accounts
     reset = await confirm(client, code_in(mailbox.messages[0]))
     assert reset.json()["user_id"] == lancelot
@@ -285,3 +299,6 @@ def test_the_texts_and_the_codes_fit_the_limits() -> None:
     assert "höchstens fünf" in (BUILT_IN / "de/reset.txt").read_text()
     assert LIFETIMES[Purpose.RESET] < MAILBOX_FROM_ELSEWHERE.interval
     assert MAILBOX_FROM_ELSEWHERE.burst + MAILBOX.allowed <= MAX_OPEN
+    assert MAILBOX.window == DAY == MAILBOX_FROM_NETWORK.burst * MAILBOX_FROM_NETWORK.interval
+    assert MAILBOX_FROM_NETWORK.burst == 3
+    assert MAX_ACCOUNTS == MAILBOX.allowed == 5

@@ -57,6 +57,7 @@ async def test_an_administrator_creates_lists_changes_and_deletes_one(
     assert (await client.get("/me", headers=admin)).json()["kind"] == "person"
 
 
+@on_sqlite
 async def test_a_key_is_created_by_either_path(client: AsyncClient, arthurs_token: str) -> None:
     account = (await create(client, arthurs_token)).json()
     person, admin = await register(client, LANCELOT), bearer(arthurs_token)
@@ -158,6 +159,7 @@ async def test_it_gets_no_password_and_no_address(
     assert (shown["email"], shown["is_enabled"]) == (None, True)
 
 
+@on_sqlite
 async def test_the_command_creates_and_lists_them(
     client: AsyncClient, arthurs_token: str, hourpass: Command
 ) -> None:

@@ -32,7 +32,7 @@ OURS = "$argon2id$v=19$m=8,t=1,p=1$"
 
 class Export(NamedTuple):
     """`users` log in, `disabled` ones once they are enabled. `costly` hashes differ from those of
-    `users` in their number of rounds only, and are not computed. `left_out` has the reasons."""
+    the other users in their costs only, and are not computed. `left_out` has the reasons."""
 
     source: str
     file: str
@@ -75,7 +75,11 @@ EXPORTED = {
         file="django.json",
         users=("scrypt", "pbkdf2", "argon2", "bcrypt_sha256"),
         disabled=("sha1",),
-        costly=("django6",),
+        costly=(
+            "django6",
+            *("default-pbkdf2_sha256", "default-pbkdf2_sha1", "default-argon2"),
+            *("default-bcrypt_sha256", "default-scrypt"),
+        ),
         without_password=("unusable",),
         left_out=("bcrypt: second_factor", "md5: hash"),
     ),
@@ -93,11 +97,13 @@ EXPORTED = {
         file="fastapi-users.csv",
         users=mails("argon2", "bcrypt"),
         disabled=mails("inactive"),
+        costly=mails("default-argon2", "default-bcrypt"),
     ),
     "Flask": Export(
         source="csv",
         file="flask.csv",
         users=("scrypt", "pbkdf2"),
+        costly=("default-scrypt", "default-pbkdf2"),
         options=("--map", "login=username", "--map", "pw=password_hash"),
     ),
     "the book": Export(
@@ -238,27 +244,28 @@ async def test_roles_without_a_scope_have_no_effect_and_are_listed(
     assert [role for role in roles if f"  {role} (1 user)" in result.stdout] == roles[1:]
 
 
-async def test_email_addresses_their_verification_and_dates_are_imported(
-    app: FastAPI, import_users: Import
+async def test_a_user_keeps_the_address_the_date_and_the_second_factor(
+    client: AsyncClient,
+    app: FastAPI,
+    import_users: Import,
+    clock: Clock,
+    subtests: pytest.Subtests,
 ) -> None:
     await import_users(EXPORTS / "keycloak-realm.json", "--from", "keycloak")
     users = await users_of(app)
-    assert users["argon2"].email == users["argon2"].email_folded == "argon2@camelot.example"
-    assert users["argon2"].email_verified
-    assert not users["sha512"].email_verified
-    assert users["argon2"].created_at == datetime.fromtimestamp(1757317498.123, UTC)
-
-
-async def test_the_second_factor_of_the_other_system_is_needed(
-    client: AsyncClient, import_users: Import, clock: Clock
-) -> None:
-    await import_users(EXPORTS / "keycloak-realm.json", "--from", "keycloak")
-    phone = authenticator(clock)
-    assert_problem(await log_in(client, "totp", PASSWORD), 401, "mfa_required")
-    wrong = await log_in(client, "totp", PASSWORD, otp=phone.wrong_code())
-    assert_problem(wrong, 401, "invalid_grant")
-    answer = await log_in(client, "totp", PASSWORD, otp=phone.code())
-    assert claims_of(answer.json()["token"])["amr"] == ["pwd", "otp", "mfa"]
+    with subtests.test("the address and whether it is verified"):
+        assert users["argon2"].email == users["argon2"].email_folded == "argon2@camelot.example"
+        assert users["argon2"].email_verified
+        assert not users["sha512"].email_verified
+    with subtests.test("the date"):
+        assert users["argon2"].created_at == datetime.fromtimestamp(1757317498.123, UTC)
+    with subtests.test("the second factor is needed"):
+        phone = authenticator(clock)
+        assert_problem(await log_in(client, "totp", PASSWORD), 401, "mfa_required")
+        wrong = await log_in(client, "totp", PASSWORD, otp=phone.wrong_code())
+        assert_problem(wrong, 401, "invalid_grant")
+        answer = await log_in(client, "totp", PASSWORD, otp=phone.code())
+        assert claims_of(answer.json()["token"])["amr"] == ["pwd", "otp", "mfa"]
 
 
 @on_sqlite

@@ -46,6 +46,18 @@ def variants(value: Any) -> Iterator[Any]:
         yield from (json.dumps(variant) for variant in variants(json.loads(value)))
 
 
+def shape(value: Any) -> Any:
+    """The names of the members and the types of their values. Records of one shape have the same
+    variants."""
+    if isinstance(value, dict):
+        return {name: shape(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [shape(element) for element in value]
+    if isinstance(value, str) and value.startswith("{"):
+        return shape(json.loads(value))
+    return type(value)
+
+
 @on_sqlite
 def test_a_malformed_record_is_left_out(
     app: FastAPI, settings: Settings, subtests: pytest.Subtests
@@ -57,7 +69,11 @@ def test_a_malformed_record_is_left_out(
             reader = READERS[source](EXPORTS / files[source], options)
             rules = Rules(app.state.services.passwords, settings, options)
             imported = 0
+            shapes: list[Any] = []
             for record in list(reader.records()):
+                if shape(record) in shapes:
+                    continue
+                shapes.append(shape(record))
                 for variant in variants(record):
                     assert isinstance(reader.name(variant), str)
                     try:

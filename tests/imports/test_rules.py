@@ -202,6 +202,7 @@ async def test_a_user_who_registers_during_the_import_stays_unchanged(
     assert list(await users_of(app)) == ["lancelot", "kay"]
 
 
+@on_sqlite
 async def test_a_dry_run_changes_nothing_and_shows_the_costs(
     app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:
@@ -217,6 +218,7 @@ async def test_a_dry_run_changes_nothing_and_shows_the_costs(
     assert await number_of_entries(app) == before
 
 
+@on_sqlite
 async def test_the_maximum_cost_of_a_hash_is_an_option(
     app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:
@@ -234,6 +236,7 @@ async def number_of_entries(app: FastAPI) -> int:
         return await session.scalar(select(func.count()).select_from(Entry)) or 0
 
 
+@on_sqlite
 async def test_the_audit_log_has_each_user_and_the_run(
     app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:
@@ -345,6 +348,7 @@ async def test_options_are_checked_before_the_file_is_read(
     assert await users_of(app) == {}
 
 
+@on_sqlite
 async def test_any_column_or_path_can_be_mapped(
     app: FastAPI, import_users: Import, tmp_path: Path
 ) -> None:

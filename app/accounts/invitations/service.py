@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, and_, delete, select
 
 from app.accounts.invitations.errors import InvitationNotFoundError
 from app.context import RequestContext
@@ -55,11 +55,9 @@ class Invitations:
         return invitation, text
 
     async def list(self, context: RequestContext, after_id: int, limit: int) -> Sequence[Code]:
-        """Valid invitations, in the order of their ids."""
-        usable = select(Code).where(
-            Code.purpose == Purpose.INVITE, Code.expires_at > context.now, Code.id > after_id
-        )
-        return (await context.session.scalars(usable.order_by(Code.id).limit(limit))).all()
+        """Open invitations, in the order of their ids."""
+        found = select(Code).where(_is_open(context), Code.id > after_id)
+        return (await context.session.scalars(found.order_by(Code.id).limit(limit))).all()
 
     async def resend(
         self, context: RequestContext, invitation_id: int, language: str | None
@@ -72,8 +70,7 @@ class Invitations:
         self._mail.require_server()
         await begin_write(context.session)
         await enforce_limit(context.session, "invitation by", str(context.user_id), NEW_INVITATION)
-        is_open = (Code.purpose == Purpose.INVITE, Code.expires_at > context.now)
-        found = select(Code).where(Code.id == invitation_id, *is_open).with_for_update()
+        found = select(Code).where(_is_open(context), Code.id == invitation_id).with_for_update()
         invitation = await context.session.scalar(found)
         if invitation is None:
             raise InvitationNotFoundError
@@ -86,11 +83,13 @@ class Invitations:
     async def revoke(self, context: RequestContext, invitation_id: int) -> None:
         """Raises InvitationNotFoundError."""
         await begin_write(context.session)
-        revoked = delete(Code).where(
-            Code.id == invitation_id, Code.purpose == Purpose.INVITE, Code.expires_at > context.now
-        )
+        revoked = delete(Code).where(_is_open(context), Code.id == invitation_id)
         if await context.session.scalar(revoked.returning(Code.id)) is None:
             raise InvitationNotFoundError
         number = str(invitation_id)
         await self._events.publish(context, "invitation.revoke", None, invitation=number)
         await context.session.commit()
+
+
+def _is_open(context: RequestContext) -> ColumnElement[bool]:
+    return and_(Code.purpose == Purpose.INVITE, Code.expires_at > context.now)

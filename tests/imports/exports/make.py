@@ -7,6 +7,9 @@ Not part of the tests. In an environment of its own:
     python tests/imports/exports/make.py
 
 Keycloak's, Auth0's and Firebase's files are made by hand in their documented formats.
+
+Logins in the tests compute most of the hashes. These have low costs. Those of the users whose names
+begin with `default-` have the costs that the other system chooses.
 """
 
 import asyncio
@@ -63,7 +66,13 @@ def django() -> None:
     import django
 
     django.setup()
-    from django.contrib.auth.hashers import PBKDF2PasswordHasher, make_password
+    from django.contrib.auth.hashers import (
+        Argon2PasswordHasher,
+        BCryptSHA256PasswordHasher,
+        PBKDF2PasswordHasher,
+        ScryptPasswordHasher,
+        make_password,
+    )
     from django.contrib.auth.models import Group, Permission, User
     from django.core.management import call_command
     from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -71,7 +80,16 @@ def django() -> None:
     call_command("migrate", verbosity=0)
     group = Group.objects.create(name="trainers")
     hasher = PBKDF2PasswordHasher()
+    defaults = {
+        f"default-{algorithm}": make_password(PASSWORD, hasher=algorithm)
+        for algorithm in ("pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "scrypt")
+    }
+    PBKDF2PasswordHasher.iterations = 1_000
+    Argon2PasswordHasher.memory_cost = 1_024
+    BCryptSHA256PasswordHasher.rounds = 4
+    ScryptPasswordHasher.work_factor = 2**7
     hashes = {
+        **defaults,
         "pbkdf2": make_password(PASSWORD),
         # What Django 6.0 makes: the same hasher with more rounds.
         "django6": hasher.encode(PASSWORD, hasher.salt(), 1_200_000),
@@ -114,6 +132,7 @@ async def fastapi_users() -> None:
     from fastapi_users.db import SQLAlchemyBaseUserTableUUID, SQLAlchemyUserDatabase
     from fastapi_users.password import PasswordHelper
     from pwdlib import PasswordHash
+    from pwdlib.hashers.argon2 import Argon2Hasher
     from pwdlib.hashers.bcrypt import BcryptHasher
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -130,12 +149,15 @@ async def fastapi_users() -> None:
         await connection.run_sync(Base.metadata.create_all)
     async with async_sessionmaker(engine)() as session:
         users = SQLAlchemyUserDatabase(session, User)
-        helper = PasswordHelper()
-        old = PasswordHelper(PasswordHash((BcryptHasher(),)))
+        helper = PasswordHelper(PasswordHash((Argon2Hasher(memory_cost=1_024),)))
+        old = PasswordHelper(PasswordHash((BcryptHasher(rounds=4),)))
+        default_old = PasswordHelper(PasswordHash((BcryptHasher(),)))
         for name, made, values in (
             ("argon2", helper.hash(PASSWORD), {"is_verified": True, "is_superuser": True}),
             ("bcrypt", old.hash(PASSWORD), {}),
             ("inactive", helper.hash(PASSWORD), {"is_active": False}),
+            ("default-argon2", PasswordHelper().hash(PASSWORD), {}),
+            ("default-bcrypt", default_old.hash(PASSWORD), {}),
         ):
             email = f"{name}@camelot.example"
             await users.create(
@@ -155,8 +177,13 @@ def flask() -> None:
     with (FOLDER / "flask.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "login", "pw", "active"])
-        for method in ("scrypt", "pbkdf2"):
-            writer.writerow([1, method, generate_password_hash(PASSWORD, method), "t"])
+        for name, method in (
+            ("scrypt", "scrypt:512:8:1"),
+            ("pbkdf2", "pbkdf2:sha256:1000"),
+            ("default-scrypt", "scrypt"),
+            ("default-pbkdf2", "pbkdf2"),
+        ):
+            writer.writerow([1, name, generate_password_hash(PASSWORD, method), "t"])
 
 
 def book() -> None:
@@ -289,7 +316,7 @@ def keycloak() -> None:
 def auth0() -> None:
     import bcrypt
 
-    made = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
+    made = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     ids = {"gawain": "60425dc43519d90068f82973", "kay": "60425dc43519d90068f82974"}
     emails = {name: f"{name}@camelot.example" for name in ids}
     write_lines(
