@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -32,7 +32,8 @@ _context.set_forkserver_preload(["tests.support.preloaded_service"])
 class ForkedProcess:
     """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
 
-    With `output`, it appends its output to this file, and leads a new process group.
+    With `output`, it appends its output to this file, and leads a new process group. The workers of
+    a service belong to the group, and append theirs to the same file.
     """
 
     def __init__(
@@ -103,16 +104,12 @@ def forked_ids() -> set[int]:
 def _run(
     arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
 ) -> None:
+    # It would start another server, although it knows the one that it is from.
+    vars(forkserver._forkserver)["ensure_running"] = lambda: None
+    vars(_subprocess)["spawn"] = SimpleNamespace(Process=partial(_Worker, output))
     if output:
-        os.setsid()
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for number in (1, 2):
-            os.dup2(file, number)
-        os.close(file)
-    else:
-        # It would start another server, although it knows the one that it is from.
-        vars(forkserver._forkserver)["ensure_running"] = lambda: None
-        vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
+        os.setpgid(0, 0)
+        _append_output_to(output)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
     sys.argv = ["hourpass", *arguments]
@@ -125,13 +122,25 @@ def _run(
 class _Worker(ForkServerProcess):
     """A worker of uvicorn: forked too, with the environment of its supervisor."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, output: Path | None, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._environment = str(Path.cwd()), dict(os.environ)
+        self._output = output
+        self._group = os.getpgrp()
 
     def run(self) -> None:
+        if self._output:
+            os.setpgid(0, self._group)
+            _append_output_to(self._output)
         _adopt(*self._environment)
         super().run()
+
+
+def _append_output_to(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.close(file)
 
 
 def _adopt(directory: str, variables: dict[str, str]) -> None:
