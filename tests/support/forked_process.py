@@ -1,12 +1,14 @@
 """Processes of `hourpass` that start quickly.
 
 They are forked from one that has imported the service, which takes most of the CPU time of a start.
-tests/server/test_serving.py starts the service in a new interpreter, as users do.
+tests/server/test_serving.py and test_standard_streams.py start the service in a new interpreter, as
+users do.
 """
 
 import atexit
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -30,7 +32,8 @@ _context.set_forkserver_preload(["tests.support.preloaded_service"])
 
 
 class ForkedProcess:
-    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
+    """Runs `hourpass`, or another `module`, with these arguments. Has the part of subprocess.Popen
+    that tests use. `open_files` are its soft and its hard limit.
 
     With `output`, it appends its output to this file, and leads a new process group. The workers of
     a service belong to the group, and append theirs to the same file.
@@ -42,9 +45,11 @@ class ForkedProcess:
         directory: str,
         variables: dict[str, str],
         output: Path | None = None,
+        module: str = "hourpass",
+        open_files: tuple[int, int] | None = None,
     ) -> None:
         self.arguments = arguments
-        given = (arguments, directory, variables, output)
+        given = (module, arguments, directory, variables, output, open_files)
         self._process = _context.Process(target=_run, args=given)
         _start_server()
         with _without_main_module():
@@ -62,7 +67,7 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired(["hourpass", *self.arguments], timeout or 0)
+            raise subprocess.TimeoutExpired(self.arguments, timeout or 0)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -102,7 +107,12 @@ def forked_ids() -> set[int]:
 
 
 def _run(
-    arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
+    module: str,
+    arguments: tuple[str, ...],
+    directory: str,
+    variables: dict[str, str],
+    output: Path | None,
+    open_files: tuple[int, int] | None,
 ) -> None:
     # It would start another server, although it knows the one that it is from.
     vars(forkserver._forkserver)["ensure_running"] = lambda: None
@@ -112,9 +122,11 @@ def _run(
         _append_output_to(output)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
-    sys.argv = ["hourpass", *arguments]
+    if open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    sys.argv = [module, *arguments]
     try:
-        runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing would end the process without
 
