@@ -51,24 +51,43 @@ def assert_all_answered(load: SteadyLoad) -> None:
 
 
 async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -> None:
+    """A service manager learns when both are ready, and when they stop."""
     url = f"sqlite:///{tmp_path}/hourpass.db"
-    with forked(tmp_path, "serve", "--workers", "2", DATABASE_URL=url) as service:
+    address = str(tmp_path / "notify")
+    with (
+        state_socket(address) as states,
+        forked(
+            tmp_path, "serve", "--workers", "2", DATABASE_URL=url, NOTIFY_SOCKET=address
+        ) as service,
+    ):
+        assert states.recv(100) == b"READY=1"
         service.wait_for_workers(2)
         service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
         started = service.messages().count("Application startup complete.")
+        assert started == 2
         async with SteadyLoad(service.base_url, token_at(service.base_url)) as load:
             put_on(load)
             service.process.send_signal(signal.SIGHUP)
             done = "Restarted all workers"
             await until(lambda: done in service.written())
         assert_all_answered(load)
+        assert len(workers_that_answer(service.base_url)) == 2
         assert service.logged(done)["workers"] == 2
         assert service.messages().count("Application startup complete.") == started + 2
         assert "Starting on http" in str(service.messages())
         killed_while_clients_wait(service)
         assert service.messages("error") == []
         assert service.interrupt() == 0
+        assert states.recv(100) == b"STOPPING=1"
         assert "Traceback" not in service.written()
+
+
+def state_socket(address: str) -> socket.socket:
+    """As the service manager has one."""
+    states = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    states.bind(address)
+    states.settimeout(60)
+    return states
 
 
 def killed_while_clients_wait(service: Service) -> None:
@@ -113,7 +132,6 @@ def test_a_service_that_stops_refuses_connections_while_its_workers_finish() -> 
 
 
 async def test_a_service_restarts_on_the_sockets_of_its_service_manager(tmp_path: Path) -> None:
-    """First with one worker, then with two."""
     issuer = "http://localhost:8000"  # the default would name the port, and change
     with service_manager(tmp_path, sockets=2, ISSUER=issuer) as manager:
         manager.start()
@@ -123,12 +141,9 @@ async def test_a_service_restarts_on_the_sockets_of_its_service_manager(tmp_path
             stopped = await asyncio.to_thread(manager.stop)
             assert stopped == -signal.SIGTERM
             assert manager.next_state() == "STOPPING=1"
-            manager.start("--workers", "2", "--port", "1")
+            manager.start("--port", "1")
             assert await asyncio.to_thread(manager.next_state) == "READY=1"
         assert_all_answered(load)
-        assert len(workers_that_answer(manager.url)) == 2
-        assert manager.stop() == 0
-        assert manager.next_state() == "STOPPING=1"
 
 
 def test_sockets_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
