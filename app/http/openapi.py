@@ -24,9 +24,8 @@ _BEARER_SCHEME = {
     "bearerFormat": "JWT",
     "description": "An access token that you have already.",
 }
-_FRAMEWORK_CODES = (
-    "method_not_allowed",
-)  # error_responses.py derives them from Starlette's errors
+# error_responses.py derives them from Starlette's errors.
+_FRAMEWORK_CODES = ("method_not_allowed",)
 
 Schema = dict[str, Any]
 

@@ -22,7 +22,7 @@ class NotReadyError(UnavailableError):
 
 
 async def _require_ready(request: Request) -> None:
-    """Check what the work needs. A signing key was loaded before the first request."""
+    """Check the database. The signing key needs no check: the service loads it when it starts."""
     state = request.app.state
     checks: Readiness = state.readiness
     try:

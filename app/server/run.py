@@ -72,20 +72,23 @@ def _inherited() -> list[socket.socket]:
 
 
 def _listeners(host: str, port: int, copies: int) -> list[socket.socket]:
-    shown = f"[{host}]" if ":" in host else host
     try:
         listeners = bind(host, port, copies)
     except OSError as error:
-        _log.error("Cannot listen on %s:%d: %s", shown, port, error.strerror)
+        _log.error("Cannot listen on %s:%d: %s", _in_url(host), port, error.strerror)
         sys.exit(STARTUP_FAILURE)
     port = listeners[0].getsockname()[1]
-    _log.info("Starting on http://%s:%d (press Ctrl+C to stop)", shown, port)
+    _log.info("Starting on http://%s:%d (press Ctrl+C to stop)", _in_url(host), port)
     return listeners
 
 
 def _url_of(listener: socket.socket) -> str:
     host, port, *_ = listener.getsockname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_in_url(host)}:{port}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _stop_on_hangup() -> None:

@@ -24,6 +24,7 @@ def inherited_listeners() -> list[socket.socket]:
         listener = socket.socket(fileno=file)
         is_internet = listener.family in (socket.AF_INET, socket.AF_INET6)
         if listener.type != socket.SOCK_STREAM or not is_internet:
+            listener.close()
             raise ValueError("it is not a TCP socket")
         listeners.append(listener)
     return listeners

@@ -1,5 +1,6 @@
 """HEAD works wherever GET does, with the same status and headers, and without a body."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ from tests.support.users import ARTHUR, bearer
 CHANGING = {"date", "x-request-id", "transfer-encoding"}
 
 
-@pytest.fixture
-def base_url(tmp_path: Path) -> Iterator[str]:
-    settings = make_settings(f"sqlite:///{tmp_path}/hourpass.db", **ARTHUR_ADMINISTERS)
+@pytest.fixture(scope="module")
+def base_url(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    database = shutil.copy(sqlite_template, tmp_path_factory.mktemp("head"))
+    settings = make_settings(f"sqlite:///{database}", **ARTHUR_ADMINISTERS)
     with served(create_app(settings), http=HttpProtocol, proxy_headers=False) as base_url:
         yield base_url
 

@@ -7,22 +7,22 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.server import run, systemd
 from app.server.listeners import bind, deal
 from app.server.supervisor import Supervisor
 from app.server.systemd import Notifier, inherited_listeners
+from tests.support.forked_process import forked_ids
 from tests.support.raw_http import connected, read_answers, request
 from tests.support.service_manager import service_manager
 from tests.support.started_service import (
     Service,
     forked,
-    run_in_new_interpreter,
     token_of,
     workers_that_answer,
 )
@@ -37,9 +37,9 @@ def token_at(url: str) -> str:
 
 
 def put_on(load: SteadyLoad) -> None:
-    load.keep_alive(4, pause=0.005)
+    load.keep_alive(4, pause=0.03)
     load.keep_alive(2, pause=0.9)  # about as long as idle connections are kept at a stop
-    load.new_connections(2, pause=0.005)
+    load.new_connections(2, pause=0.03)
     load.listeners(2)
 
 
@@ -51,24 +51,43 @@ def assert_all_answered(load: SteadyLoad) -> None:
 
 
 async def test_two_workers_are_replaced_without_a_lost_request(tmp_path: Path) -> None:
+    """A service manager learns when both are ready, and when they stop."""
     url = f"sqlite:///{tmp_path}/hourpass.db"
-    with forked(tmp_path, "serve", "--workers", "2", DATABASE_URL=url) as service:
+    address = str(tmp_path / "notify")
+    with (
+        state_socket(address) as states,
+        forked(
+            tmp_path, "serve", "--workers", "2", DATABASE_URL=url, NOTIFY_SOCKET=address
+        ) as service,
+    ):
+        assert states.recv(100) == b"READY=1"
         service.wait_for_workers(2)
         service.process.send_signal(signal.SIGTTIN)  # as terminals do, to no effect
         started = service.messages().count("Application startup complete.")
+        assert started == 2
         async with SteadyLoad(service.base_url, token_at(service.base_url)) as load:
             put_on(load)
             service.process.send_signal(signal.SIGHUP)
             done = "Restarted all workers"
             await until(lambda: done in service.written())
         assert_all_answered(load)
+        assert len(workers_that_answer(service.base_url)) == 2
         assert service.logged(done)["workers"] == 2
         assert service.messages().count("Application startup complete.") == started + 2
         assert "Starting on http" in str(service.messages())
         killed_while_clients_wait(service)
         assert service.messages("error") == []
         assert service.interrupt() == 0
+        assert states.recv(100) == b"STOPPING=1"
         assert "Traceback" not in service.written()
+
+
+def state_socket(address: str) -> socket.socket:
+    """As the service manager has one."""
+    states = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    states.bind(address)
+    states.settimeout(60)
+    return states
 
 
 def killed_while_clients_wait(service: Service) -> None:
@@ -87,13 +106,8 @@ def killed_while_clients_wait(service: Service) -> None:
 
 
 def workers_of(service: Service) -> list[int]:
-    pid = service.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    group = service.process.pid
+    return [pid for pid in forked_ids() - {group} if os.getpgid(pid) == group]
 
 
 class StoppingWorker:
@@ -118,7 +132,6 @@ def test_a_service_that_stops_refuses_connections_while_its_workers_finish() -> 
 
 
 async def test_a_service_restarts_on_the_sockets_of_its_service_manager(tmp_path: Path) -> None:
-    """First with one worker, then with two."""
     issuer = "http://localhost:8000"  # the default would name the port, and change
     with service_manager(tmp_path, sockets=2, ISSUER=issuer) as manager:
         manager.start()
@@ -128,12 +141,9 @@ async def test_a_service_restarts_on_the_sockets_of_its_service_manager(tmp_path
             stopped = await asyncio.to_thread(manager.stop)
             assert stopped == -signal.SIGTERM
             assert manager.next_state() == "STOPPING=1"
-            manager.start("--workers", "2", "--port", "1")
+            manager.start("--port", "1")
             assert await asyncio.to_thread(manager.next_state) == "READY=1"
         assert_all_answered(load)
-        assert len(workers_that_answer(manager.url)) == 2
-        assert manager.stop() == 0
-        assert manager.next_state() == "STOPPING=1"
 
 
 def test_sockets_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,21 +153,25 @@ def test_sockets_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPa
     assert "LISTEN_FDS" not in os.environ
 
 
-def test_a_socket_that_is_not_tcp_is_refused() -> None:
-    code = """
-import os, socket
-from app.server.run import serve
-for kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM)):
-    os.dup2(socket.socket(*kind).detach(), 3)
-    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-    try:
-        serve("127.0.0.1", 0, 1)
-    except SystemExit as end:
-        print("Exit status", end.code, flush=True)
-"""
-    run = run_in_new_interpreter(sys.executable, "-c", code)
-    refusal = "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP socket\n"
-    assert run.stdout == 2 * f"{refusal}Exit status 3\n"
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        pytest.param(socket.AF_UNIX, socket.SOCK_STREAM, id="Unix"),
+        pytest.param(socket.AF_INET, socket.SOCK_DGRAM, id="UDP"),
+    ],
+)
+def test_a_socket_that_is_not_tcp_is_refused(
+    family: int, kind: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "raise_open_files", lambda: None)  # would last
+    monkeypatch.setattr(systemd, "_FIRST_FILE", socket.socket(family, kind).detach())
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    with pytest.raises(SystemExit) as end:
+        run.serve("127.0.0.1", 0, 1)
+    assert end.value.code == 3
+    [line] = caplog.messages
+    assert line == "Cannot use a socket of the service manager (LISTEN_FDS): it is not a TCP socket"
 
 
 def test_only_this_process_sends_its_state_to_the_service_manager(

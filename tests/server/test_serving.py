@@ -16,12 +16,11 @@ from app.main import create_app
 from tests.support.processes import free_port
 from tests.support.settings import make_settings
 from tests.support.started_service import (
-    HOURPASS,
+    APP,
     UVICORN,
     Service,
     forked,
     run_command,
-    run_in_new_interpreter,
     started,
     token_of,
 )
@@ -101,7 +100,7 @@ def test_without_settings_the_files_are_in_the_current_directory_and_ctrl_c_stop
     project = tmp_path / "project"
     project.mkdir()
     (project / ".env").write_text("AUDIENCE=court\n")
-    with started(tmp_path, *HOURPASS, "serve", cwd=project, ENV_FILE="") as service:
+    with forked(tmp_path, "serve", cwd=project, ENV_FILE="") as service:
         service.wait_until_ready()
         assert service.logged("Starting")["env_file"] == str(project / ".env")
         assert service.interrupt() == 0
@@ -119,7 +118,7 @@ def test_a_schema_ahead_is_refused_however_the_service_is_started(
     url = f"sqlite:///{database}"
     missing = str(tmp_path / "missing.env")
     by_command = run_command("serve", DATABASE_URL=url)
-    by_uvicorn = run_in_new_interpreter(*UVICORN, DATABASE_URL=url, ENV_FILE=missing)
+    by_uvicorn = run_command(APP, module="uvicorn", DATABASE_URL=url, ENV_FILE=missing)
     for run in (by_command, by_uvicorn):
         assert run.returncode != 0
         assert "ahead of this version (at from tomorrow" in run.stdout
@@ -177,7 +176,8 @@ def test_production_names_the_missing_secret_key_and_shows_no_secret() -> None:
     variables = {**PRODUCTION, **secrets, "FIRST_ADMIN_USERNAME": "arthur"}
     too_short = "too short a secret"
     by_command = run_command("serve", **{**variables, "SECRET_KEY": ""})
-    by_uvicorn = run_in_new_interpreter(*UVICORN, **{**variables, "SECRET_KEY": too_short})
+    weak = {**variables, "SECRET_KEY": too_short}
+    by_uvicorn = run_command(APP, module="uvicorn", **weak)
     for run in (by_command, by_uvicorn):
         assert run.returncode == 1
         assert "secret_key" in run.stdout.lower()

@@ -258,7 +258,7 @@ def test_a_log_pipe_that_is_read_late_has_all_lines_in_order(pipe: Pipe, tmp_pat
     assert times == sorted(times)
 
 
-def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
+def test_closed_standard_streams_are_opened_and_ctrl_c_stops_the_service(tmp_path: Path) -> None:
     """Otherwise the service would end silently, or a connection would become its standard error."""
     closing = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *HOURPASS, "serve", "--workers", "1")
     url = f"sqlite:///{tmp_path}/hourpass.db"
@@ -266,3 +266,4 @@ def test_closed_standard_streams_are_opened(tmp_path: Path) -> None:
         service.wait_until_ready()
         streams = [Path(f"/proc/{service.process.pid}/fd/{number}") for number in range(3)]
         assert [str(stream.readlink()) for stream in streams] == [os.devnull] * 3
+        assert service.interrupt() == 0

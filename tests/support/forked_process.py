@@ -1,19 +1,21 @@
 """Processes of `hourpass` that start quickly.
 
 They are forked from one that has imported the service, which takes most of the CPU time of a start.
-tests/server/test_serving.py starts the service in a new interpreter, as users do.
+tests/server/test_serving.py and test_standard_streams.py start the service in a new interpreter, as
+users do.
 """
 
 import atexit
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -30,9 +32,11 @@ _context.set_forkserver_preload(["tests.support.preloaded_service"])
 
 
 class ForkedProcess:
-    """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
+    """Runs `hourpass`, or another `module`, with these arguments. Has the part of subprocess.Popen
+    that tests use. `open_files` are its soft and its hard limit.
 
-    With `output`, it appends its output to this file, and leads a new process group.
+    With `output`, it appends its output to this file, and leads a new process group. The workers of
+    a service belong to the group, and append theirs to the same file.
     """
 
     def __init__(
@@ -41,9 +45,11 @@ class ForkedProcess:
         directory: str,
         variables: dict[str, str],
         output: Path | None = None,
+        module: str = "hourpass",
+        open_files: tuple[int, int] | None = None,
     ) -> None:
         self.arguments = arguments
-        given = (arguments, directory, variables, output)
+        given = (module, arguments, directory, variables, output, open_files)
         self._process = _context.Process(target=_run, args=given)
         _start_server()
         with _without_main_module():
@@ -61,7 +67,7 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired(["hourpass", *self.arguments], timeout or 0)
+            raise subprocess.TimeoutExpired(self.arguments, timeout or 0)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -101,23 +107,26 @@ def forked_ids() -> set[int]:
 
 
 def _run(
-    arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
+    module: str,
+    arguments: tuple[str, ...],
+    directory: str,
+    variables: dict[str, str],
+    output: Path | None,
+    open_files: tuple[int, int] | None,
 ) -> None:
+    # It would start another server, although it knows the one that it is from.
+    vars(forkserver._forkserver)["ensure_running"] = lambda: None
+    vars(_subprocess)["spawn"] = SimpleNamespace(Process=partial(_Worker, output))
     if output:
-        os.setsid()
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for number in (1, 2):
-            os.dup2(file, number)
-        os.close(file)
-    else:
-        # It would start another server, although it knows the one that it is from.
-        vars(forkserver._forkserver)["ensure_running"] = lambda: None
-        vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
+        os.setpgid(0, 0)
+        _append_output_to(output)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
-    sys.argv = ["hourpass", *arguments]
+    if open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    sys.argv = [module, *arguments]
     try:
-        runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing would end the process without
 
@@ -125,13 +134,25 @@ def _run(
 class _Worker(ForkServerProcess):
     """A worker of uvicorn: forked too, with the environment of its supervisor."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, output: Path | None, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._environment = str(Path.cwd()), dict(os.environ)
+        self._output = output
+        self._group = os.getpgrp()
 
     def run(self) -> None:
+        if self._output:
+            os.setpgid(0, self._group)
+            _append_output_to(self._output)
         _adopt(*self._environment)
         super().run()
+
+
+def _append_output_to(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.close(file)
 
 
 def _adopt(directory: str, variables: dict[str, str]) -> None:

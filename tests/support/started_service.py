@@ -27,7 +27,8 @@ from tests.support.settings import CHEAP_HASHING
 from tests.support.users import ARTHUR
 
 HOURPASS = (sys.executable, "-m", "hourpass")
-UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app")
+APP = "app.main:app"
+UVICORN = (sys.executable, "-m", "uvicorn", APP)
 
 
 @dataclass
@@ -102,7 +103,11 @@ def started(
 
 @contextmanager
 def forked(
-    directory: Path, *arguments: str, cwd: Path = ROOT, **variables: str
+    directory: Path,
+    *arguments: str,
+    cwd: Path = ROOT,
+    open_files: tuple[int, int] | None = None,
+    **variables: str,
 ) -> Iterator[Service]:
     """`hourpass` with these arguments and a free port."""
     port = free_port()
@@ -110,7 +115,9 @@ def forked(
     output.touch()
     settings = environment(**{**CHEAP_HASHING, **variables})
     command = (*arguments, "--port", str(port))
-    process = ForkedProcess(*command, directory=str(cwd), variables=settings, output=output)
+    process = ForkedProcess(
+        *command, directory=str(cwd), variables=settings, output=output, open_files=open_files
+    )
     with killed_at_the_end(process):
         yield Service(process, f"http://127.0.0.1:{port}", output)
 
@@ -128,30 +135,22 @@ def killed_at_the_end(process: "subprocess.Popen[bytes] | ForkedProcess") -> Ite
             process.wait(SERVE_TIMEOUT_SECONDS)
 
 
-def run_command(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run `hourpass` with these arguments until it ends by itself."""
+def run_command(
+    *arguments: str, module: str = "hourpass", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `hourpass`, or another module, with these arguments until it ends by itself."""
     with NamedTemporaryFile() as file:
         output = Path(file.name)
-        settings = environment(**variables)
-        process = ForkedProcess(*arguments, directory=str(ROOT), variables=settings, output=output)
+        process = ForkedProcess(
+            *arguments,
+            directory=str(ROOT),
+            variables=environment(**variables),
+            output=output,
+            module=module,
+        )
         with killed_at_the_end(process):
             status = process.wait(SERVE_TIMEOUT_SECONDS)
         return subprocess.CompletedProcess(arguments, status, output.read_text())
-
-
-def run_in_new_interpreter(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command until it ends by itself."""
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(**variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SERVE_TIMEOUT_SECONDS,
-        check=False,
-    )
 
 
 def token_of(base_url: str) -> str:
