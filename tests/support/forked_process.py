@@ -32,7 +32,8 @@ _context.set_forkserver_preload(["tests.support.preloaded_service"])
 class ForkedProcess:
     """Runs `hourpass` with these arguments. Has the part of subprocess.Popen that tests use.
 
-    With `output`, it appends its output to this file, and leads a new process group.
+    With `output`, it appends its output to this file, and leads a new process group. If the file is
+    a terminal, it reads from it too.
     """
 
     def __init__(
@@ -103,9 +104,11 @@ def forked_ids() -> set[int]:
 def _run(
     arguments: tuple[str, ...], directory: str, variables: dict[str, str], output: Path | None
 ) -> None:
+    is_terminal = output is not None and output.is_char_device()
     if output:
         os.setsid()
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        flags = os.O_RDWR if is_terminal else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        file = os.open(output, flags)
         for number in (1, 2):
             os.dup2(file, number)
         os.close(file)
@@ -115,6 +118,8 @@ def _run(
         vars(_subprocess)["spawn"] = SimpleNamespace(Process=_Worker)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
+    if is_terminal:
+        os.dup2(1, 0)
     sys.argv = ["hourpass", *arguments]
     try:
         runpy.run_module("hourpass", run_name="__main__", alter_sys=True)
