@@ -175,10 +175,12 @@ async def test_actions_of_users_on_their_own_account(
         with subtests.test(action):
             person = person_for(action)
             user_id = await register(client, person)
-            await deliver(app)
             token = (await open_session(client, person))["token"]
-            code = mailbox.last_code()
-            await make(client, token, calls, sid=claims_of(token)["sid"], code=code)
+            known = {"sid": claims_of(token)["sid"]}
+            if action == "user.verify_email":
+                await deliver(app)
+                known["code"] = mailbox.last_code()
+            await make(client, token, calls, **known)
             assert await log.added_for(action) == [(user_id, user_id, True)]
 
 
