@@ -77,6 +77,7 @@ async def add_entries(database: Database, clock: Clock, count: int, **values: An
         await session.commit()
 
 
+@on_sqlite
 async def test_each_action_adds_one_entry(client: AsyncClient) -> None:
     arthurs = await log_in(client, ARTHUR)
     arthur = int(claims_of(arthurs)["sub"])

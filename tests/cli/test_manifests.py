@@ -310,6 +310,7 @@ async def test_scopes_move_between_groups_although_a_token_has_no_room_for_both(
     assert result.exit_code == 0, result.output
 
 
+@on_sqlite
 async def test_pruning_disables_users_and_deletes_groups(
     apply: Apply, client: httpx.AsyncClient
 ) -> None:
