@@ -167,7 +167,8 @@ def after_restore() -> None:
     from app.operations.backup.revoke_everything import revoke_everything
 
     kids = run(revoke_everything)
-    click.echo(f"Revoked {counted(len(kids), 'signing key')} and all tokens, sessions and one-time codes.")
+    number = counted(len(kids), "signing key")
+    click.echo(f"Revoked {number} and all tokens, sessions and one-time codes.")
     click.echo("Suspended all API keys. Resume those that were not revoked since the backup.")
     if read_settings().signing_algorithm == "HS256":
         click.echo("Now change HS256_SECRET here and in your APIs: it signed the old tokens.")
