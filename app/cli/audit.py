@@ -28,8 +28,6 @@ OVERLAP_SECONDS = 5.0
 _MAX_LIMIT = 10_000
 _PAGE_SIZE = 200
 
-_FILTERS = {"since": "--since", "until": "--until", "action": "--action"}
-
 
 @click.command()
 @click.option("--action", help="Such as `user.disable`, or `user.` for all that begin with it.")
@@ -63,7 +61,7 @@ def audit(
         raise click.UsageError("Give either --user or --user-id.")
     if follow and filters["until"] is not None:
         raise click.UsageError("--follow and --until exclude each other.")
-    query = check_arguments(AuditQuery, filters, _FILTERS)
+    query = check_arguments(AuditQuery, filters)
 
     async def show(services: "Services", context: "RequestContext") -> None:
         from app.audit.service import concerns, find_conditions

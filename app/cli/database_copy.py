@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from app.cli.operations import read_settings
+from app.cli.operations import read_line, read_settings
 from app.cli.output import Table, as_json, print_json
 from app.configuration.types import DatabaseUrl
 from app.settings import Settings
@@ -76,7 +76,7 @@ def _read_url(url: str | None, file: TextIO | None) -> str:
     if file is not None:
         if is_argument:
             raise click.UsageError("Use --to or --to-file, not both.")
-        url = file.readline()
+        url = read_line(file)
     elif url is None:
         if not sys.stdin.isatty():
             raise click.UsageError("Name the target with --to, --to-file or TARGET_DATABASE_URL.")

@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 import click
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -102,7 +102,15 @@ def read_password() -> str:
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
         return password
-    return sys.stdin.readline().rstrip("\r\n")
+    return read_line(sys.stdin)
+
+
+def read_line(source: TextIO) -> str:
+    """One line, without its end. Raises click.ClickException if it is not text in UTF-8."""
+    try:
+        return source.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.ClickException("The input must be text in UTF-8.") from None
 
 
 def check_arguments(

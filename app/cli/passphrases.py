@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from app.cli.operations import read_line
+
 passphrase_file = click.option(
     "--passphrase-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -16,7 +18,7 @@ def read(file: Path | None, *, is_new: bool = False, is_input_taken: bool = Fals
     """Asks twice for a new one. `is_input_taken`: standard input has the backup."""
     if file is not None:
         with file.open(encoding="utf-8") as opened:
-            return opened.readline().rstrip("\r\n")
+            return read_line(opened)
     if is_input_taken:
         raise click.UsageError("Use --passphrase-file: standard input has the backup.")
     if sys.stdin.isatty():
@@ -24,4 +26,4 @@ def read(file: Path | None, *, is_new: bool = False, is_input_taken: bool = Fals
             "Passphrase", hide_input=True, confirmation_prompt=is_new, err=True
         )
         return passphrase
-    return sys.stdin.readline().rstrip("\r\n")
+    return read_line(sys.stdin)

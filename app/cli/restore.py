@@ -134,7 +134,7 @@ def _describe(changes: "Changes") -> list[str]:
         ("users with a second factor that was removed or replaced", changes.second_factors),
     )
     lines = [f"{what}: {_names(names)}" for what, names in named if names]
-    counted = (
+    numbers = (
         ("suspended API keys", changes.api_keys),
         ("groups with fewer scopes or members", changes.groups),
         ("ended sessions", changes.sessions),
@@ -143,7 +143,7 @@ def _describe(changes: "Changes") -> list[str]:
         ("disabled webhooks", changes.webhooks),
         ("revocations published again", changes.revocations),
     )
-    return lines + [f"{what}: {number:,}" for what, number in counted if number]
+    return lines + [f"{what}: {number:,}" for what, number in numbers if number]
 
 
 def _names(names: "Sequence[str]") -> str:
@@ -167,7 +167,7 @@ def after_restore() -> None:
     from app.operations.backup.revoke_everything import revoke_everything
 
     kids = run(revoke_everything)
-    number = "1 signing key" if len(kids) == 1 else f"{len(kids)} signing keys"
+    number = counted(len(kids), "signing key")
     click.echo(f"Revoked {number} and all tokens, sessions and one-time codes.")
     click.echo("Suspended all API keys. Resume those that were not revoked since the backup.")
     if read_settings().signing_algorithm == "HS256":

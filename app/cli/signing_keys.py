@@ -23,7 +23,6 @@ def signing_keys() -> None:
 @as_json
 def list_keys(*, as_json: bool) -> None:
     """List the keys that verify tokens, oldest first. `signing` is the one that signs."""
-
     keyring = load_keyring()
     now = datetime.now(UTC)
     current = keyring.current(now)
@@ -77,10 +76,7 @@ def revoke(kid: str, *, yes: bool, as_json: bool) -> None:
 
 
 def load_keyring() -> "Keyring":
-    async def load(services: "Services", context: "RequestContext") -> "Keyring":
-        return await services.keys.load(context)
-
-    return run(load)
+    return run(lambda services, context: services.keys.load(context))
 
 
 def revoke_key(kid: str) -> None:

@@ -72,6 +72,8 @@ def _change_scopes(
     is_confirmed: bool = False,
     as_json: bool,
 ) -> None:
+    confirmed = is_confirmed
+
     def change_confirmed(before: set[str]) -> set[str]:
         after = change(before)
         loses = ["admin"] if "admin" in before - after else []
@@ -86,7 +88,6 @@ def _change_scopes(
         user = await get_user(services, context, username)
         return await services.users.change_scopes(context, user.id, change_confirmed)
 
-    confirmed = is_confirmed
     try:
         before, after = run(operation)
     except _ConfirmationNeeded as needed:

@@ -77,6 +77,7 @@ async def add_entries(database: Database, clock: Clock, count: int, **values: An
         await session.commit()
 
 
+@on_sqlite
 async def test_each_action_adds_one_entry(client: AsyncClient) -> None:
     arthurs = await log_in(client, ARTHUR)
     arthur = int(claims_of(arthurs)["sub"])
@@ -117,6 +118,7 @@ async def test_each_action_adds_one_entry(client: AsyncClient) -> None:
     ]
 
 
+@on_sqlite
 async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
     client: AsyncClient, arthurs_token: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ async def test_the_entries_of_a_session_name_it_and_say_why_it_ended(
     ]
 
 
+@on_sqlite
 async def test_invitations_and_password_resets_are_in_the_audit_log(
     client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -202,6 +205,7 @@ async def test_an_action_that_cannot_be_logged_is_not_done(
     assert await register(client, LANCELOT)
 
 
+@on_sqlite
 async def test_the_audit_log_contains_no_secrets(app: FastAPI, client: AsyncClient) -> None:
     await register(client, LANCELOT)
     typo = {"username": LANCELOT["password"], "password": LANCELOT["username"]}

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +14,19 @@ from sqlalchemy import insert
 
 from app.audit.models import Entry
 from app.cli import audit
+from app.cli.main import main
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.settings import ROOT
 from tests.audit.test_audit import add_entries
 from tests.support.commands import Command, assert_refused, hourpass
+from tests.support.forked_process import ForkedProcess
 from tests.support.markers import on_postgresql, on_sqlite
-from tests.support.processes import environment, killed_after
+from tests.support.processes import environment
+from tests.support.service_process import SERVE_TIMEOUT_SECONDS
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, bearer, log_in, register
+from tests.support.waiting import until
 
 __all__ = ["hourpass"]
 
@@ -61,6 +65,7 @@ def ids_in(entry: dict[str, Any]) -> tuple[int | None, int | None]:
     return entry["actor_id"], entry["subject_id"]
 
 
+@on_sqlite
 async def test_the_table_has_names_and_the_ids_of_deleted_users(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -106,51 +111,50 @@ async def test_invalid_options_are_named(hourpass: Command, subtests: pytest.Sub
 
 @on_sqlite
 async def test_follow_prints_new_entries_until_it_is_interrupted(
-    database_url: str, client: AsyncClient
+    database_url: str, client: AsyncClient, tmp_path: Path
 ) -> None:
-    process = await asyncio.to_thread(
-        subprocess.Popen,
-        [sys.executable, "-m", "hourpass", "audit", "--follow", "--json", "--limit", "1"],
-        cwd=ROOT,
-        env=environment(DATABASE_URL=database_url),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    output = tmp_path / "output"
+    process = ForkedProcess(
+        *("audit", "--follow", "--json", "--limit", "1"),
+        directory=str(ROOT),
+        variables=environment(DATABASE_URL=database_url),
+        output=output,
     )
-    with process, killed_after(60, process):
-        assert process.stdout
-        assert process.stderr
-        # Each read ends when the line is there, although the output is a pipe.
-        before = json.loads(await asyncio.to_thread(process.stdout.readline))
+
+    def printed() -> list[dict[str, Any]]:
+        """Each line is there at once, although the output is no terminal."""
+        lines = output.read_text().splitlines() if output.exists() else []
+        return [json.loads(line) for line in lines]
+
+    try:
+        await until(lambda: len(printed()) == 1)
         lancelot = await register(client, LANCELOT)
         await log_in(client, LANCELOT)
-        line = json.loads(await asyncio.to_thread(process.stdout.readline))
-        assert line["id"] > before["id"]
-        assert (line["action"], line["subject_id"]) == ("user.register", lancelot)
-        line = json.loads(await asyncio.to_thread(process.stdout.readline))
-        assert (line["action"], line["actor_id"]) == ("login", lancelot)
+        await until(lambda: len(printed()) == 3)
+        before, registered, logged_in = printed()
+        assert registered["id"] > before["id"]
+        assert (registered["action"], registered["subject_id"]) == ("user.register", lancelot)
+        assert (logged_in["action"], logged_in["actor_id"]) == ("login", lancelot)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait) == 0
-        assert process.stderr.read() == ""
+        assert await asyncio.to_thread(process.wait, SERVE_TIMEOUT_SECONDS) == 0
+        assert len(printed()) == 3  # and nothing else
+    finally:
+        process.kill()
 
 
 @on_sqlite
-def test_a_reader_that_closes_the_pipe_is_no_outage_of_the_database(database_url: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hourpass", "audit"],
-        cwd=ROOT,
-        env=environment(DATABASE_URL=database_url),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    with killed_after(60, process):
-        assert process.stdout
-        assert process.stderr
-        process.stdout.close()  # before the first line
-        assert (process.stderr.read(), process.wait()) == (b"", 1)
-        process.stderr.close()
+def test_a_reader_that_closes_the_pipe_is_no_outage_of_the_database(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    reading, writing = os.pipe()
+    os.close(reading)  # before the first line
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            main(["audit"])
+        pipe.flush()  # as at the end of the process
+    assert (ended.value.code, capsys.readouterr().err) == (1, "")
 
 
 @on_postgresql

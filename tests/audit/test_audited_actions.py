@@ -116,8 +116,8 @@ class Log:
         self._last_seen = 0
 
     async def added(self) -> list[dict[str, Any]]:
-        """The entries since the last call, the newest first."""
-        response = await self._client.get("/audit?limit=200", headers=self._headers)
+        """The entries since the last call, at most 20, the newest first."""
+        response = await self._client.get("/audit?limit=20", headers=self._headers)
         entries: list[dict[str, Any]] = response.json()["entries"]
         added = [entry for entry in entries if entry["id"] > self._last_seen]
         self._last_seen = entries[0]["id"]
@@ -143,16 +143,17 @@ async def test_actions_of_an_administrator(
     for action, calls in (OF_ADMINISTRATORS | WITHOUT_A_SUBJECT).items():
         with subtests.test(action):
             person = person_for(action)
-            user_id = await register(client, person)
-            if action.startswith("second_factor"):
+            subject = None
+            known = {"username": person["username"]}
+            if action in OF_ADMINISTRATORS:
+                subject = await register(client, person)
+                known["user"] = str(subject)
+            if action == "second_factor.reset":
                 await enroll(client, person, clock)
-                sid = ""
-            else:
-                sid = claims_of((await open_session(client, person))["token"])["sid"]
-            await log.added()
-            known = {"user": str(user_id), "username": person["username"], "sid": sid}
+            if action == "session.end":
+                session = await open_session(client, person)
+                known["sid"] = claims_of(session["token"])["sid"]
             await make(client, arthurs_token, calls, **known)
-            subject = user_id if action in OF_ADMINISTRATORS else None
             assert await log.added_for(action) == [(1, subject, True)]
 
 
@@ -174,11 +175,12 @@ async def test_actions_of_users_on_their_own_account(
         with subtests.test(action):
             person = person_for(action)
             user_id = await register(client, person)
-            await deliver(app)
-            await log.added()
             token = (await open_session(client, person))["token"]
-            code = mailbox.last_code()
-            await make(client, token, calls, sid=claims_of(token)["sid"], code=code)
+            known = {"sid": claims_of(token)["sid"]}
+            if action == "user.verify_email":
+                await deliver(app)
+                known["code"] = mailbox.last_code()
+            await make(client, token, calls, **known)
             assert await log.added_for(action) == [(user_id, user_id, True)]
 
 

@@ -15,7 +15,7 @@ from app.database.engine import Database, begin_write
 from tests.audit.test_audit import add_entries, entries_of, service_url
 from tests.support.apps import client_of, started_client
 from tests.support.commands import Command, assert_refused, hourpass
-from tests.support.markers import on_postgresql
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import (
     ARTHUR,
@@ -89,6 +89,7 @@ async def test_the_data_of_the_user_is_erased_and_the_entries_stay(
     assert (await entries_of(client, arthurs_token))[1] == added
 
 
+@on_sqlite
 async def test_only_administrators_erase_and_only_removed_users(
     app: FastAPI, client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -110,6 +111,7 @@ async def test_only_administrators_erase_and_only_removed_users(
     assert len(await entries_of(client, arthurs_token)) == number
 
 
+@on_sqlite
 async def test_the_command_erases_and_prints_the_number_of_entries(
     app: FastAPI, client: AsyncClient, hourpass: Command, arthurs_token: str
 ) -> None:

@@ -28,7 +28,7 @@ from app.tokens.signing_keys.models import StoredKey
 from app.tokens.signing_keys.rotation import KeyRotation
 from app.tokens.signing_keys.store import KeyStore
 from app.users.models import User
-from tests.support.markers import on_postgresql
+from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
     GALAHAD,
@@ -279,7 +279,7 @@ def key_rotation(database: Database, settings: Settings) -> KeyRotation:
 async def test_one_of_several_workers_runs_a_job_until_it_ends(
     settings: Settings, clock: Clock, subtests: pytest.Subtests
 ) -> None:
-    hosts = [Database(settings, clock) for _ in range(3)]
+    hosts = [Database(settings, clock) for _ in range(2)]
 
     async def run_once(workers: list[LockedJob]) -> list[LockedJob]:
         """Returns those that had the lock."""
@@ -290,15 +290,15 @@ async def test_one_of_several_workers_runs_a_job_until_it_ends(
         for job in (Retention, key_rotation):
             with subtests.test(job.__name__):
                 workers: list[LockedJob] = [job(host, settings) for host in hosts * 2]
+                (owner,) = await run_once(workers)
                 for _ in range(2):
-                    (owner,) = await run_once(workers)
-                    for _ in range(2):
-                        clock.advance(LOCK_PERIOD - SECOND)
-                        assert await run_once(workers) == [owner], "each run extends its lock"
-                    workers.remove(owner)
                     clock.advance(LOCK_PERIOD - SECOND)
-                    assert await run_once(workers) == []
-                    clock.advance(SECOND)
+                    assert await run_once(workers) == [owner], "each run extends its lock"
+                workers.remove(owner)
+                clock.advance(LOCK_PERIOD - SECOND)
+                assert await run_once(workers) == []
+                clock.advance(SECOND)
+                assert len(await run_once(workers)) == 1, "another worker takes the lock"
     finally:
         await asyncio.gather(*(host.close() for host in hosts))
 
@@ -336,6 +336,7 @@ async def test_a_started_app_runs_its_jobs(app: FastAPI) -> None:
             await asyncio.sleep(0.01)
 
 
+@on_sqlite
 async def test_the_jobs_change_nothing_that_a_client_can_see(
     app: FastAPI, client: AsyncClient, clock: Clock
 ) -> None:

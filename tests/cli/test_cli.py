@@ -7,8 +7,7 @@ import json
 import os
 import pty
 import shutil
-import subprocess
-import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import click
@@ -26,6 +25,7 @@ from app.settings import ROOT, Settings
 from tests.support.apps import started_client
 from tests.support.authenticator import enroll, token_with
 from tests.support.commands import Command, assert_refused, hourpass, run
+from tests.support.forked_process import ForkedProcess
 from tests.support.markers import on_sqlite
 from tests.support.processes import environment
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS
@@ -46,6 +46,7 @@ __all__ = ["hourpass"]  # a fixture
 NEW_PASSWORD = "achieved the grail"
 
 
+@on_sqlite
 async def test_create_admin_takes_the_password_from_standard_input(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -71,6 +72,7 @@ async def test_create_admin_refuses_a_taken_name_and_changes_nothing(
     assert (profile["username"], profile["is_admin"]) == ("galahad", False)
 
 
+@on_sqlite
 async def test_set_password_revokes_the_tokens_of_the_user(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -126,17 +128,16 @@ async def test_losing_admin_or_every_scope_needs_a_confirmation(
     await register(client, LANCELOT)
     await hourpass("grant", "lancelot", "admin", "predict")
     token = await log_in(client, LANCELOT)
-    for command, lost in (
-        ("revoke lancelot admin", "admin"),
-        ("set-scopes lancelot predict", "admin"),
-        ("revoke lancelot admin predict", "admin and every scope"),
-        ("set-scopes lancelot", "admin and every scope"),
+    for command, answer, lost in (
+        ("revoke lancelot admin", "n\n", "admin"),
+        ("set-scopes lancelot predict", "n\n", "admin"),
+        ("revoke lancelot admin predict", "", "admin and every scope"),
+        ("set-scopes lancelot", "", "admin and every scope"),
     ):
-        for answer in ("n\n", ""):
-            result = await hourpass(*command.split(), stdin=answer)
-            assert result.exit_code == 1
-            assert f"lancelot loses {lost}. Continue? [y/N]" in result.output
-            assert "now has" not in result.output
+        result = await hourpass(*command.split(), stdin=answer)
+        assert result.exit_code == 1
+        assert f"lancelot loses {lost}. Continue? [y/N]" in result.output
+        assert "now has" not in result.output
     assert await token_is_valid(client, token)
     result = await hourpass("revoke", "lancelot", "admin", stdin="y\n")
     assert "lancelot now has: predict." in result.output
@@ -164,6 +165,7 @@ def test_a_scope_that_cannot_be_granted_is_refused_with_the_reason(
     assert reason in " ".join(result.output.replace("│", " ").split())
 
 
+@on_sqlite
 async def test_reset_second_factor_removes_it_and_revokes_the_tokens_of_the_user(
     hourpass: Command, client: AsyncClient, clock: Clock
 ) -> None:
@@ -228,22 +230,25 @@ async def test_a_refused_password_is_not_repeated(hourpass: Command) -> None:
             assert_refused(result, line)
 
 
-def test_a_password_that_is_not_text_is_refused_without_a_traceback(
-    sqlite_template: Path, tmp_path: Path
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_password_that_is_not_text_is_refused_without_repeating_it(
+    errors: str,
+    sqlite_template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    database = shutil.copy(sqlite_template, tmp_path)
-    command = subprocess.run(
-        [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
-        cwd=ROOT,
-        env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
-        input=b"caf\xe9 au lait\n",
-        capture_output=True,
-        check=False,
-    )
-    assert command.returncode == 1
-    assert b"Traceback" not in command.stderr
-    assert len(command.stderr.splitlines()) == 1
-    assert b"au lait" not in command.stderr
+    """Python reads standard input with the one or the other error handler: it depends on the
+    locale."""
+    stdin = TextIOWrapper(BytesIO(b"caf\xe9 au lait\n"), "utf-8", errors)
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")
+    with pytest.raises(SystemExit) as ended:
+        main(["create-admin", "galahad"])
+    assert ended.value.code == 1
+    shown = capsys.readouterr()
+    assert (shown.out, len(shown.err.splitlines())) == ("", 1)
+    assert "au lait" not in shown.err
 
 
 def test_at_a_terminal_the_command_asks_for_the_password_twice_and_never_shows_it(
@@ -252,21 +257,18 @@ def test_at_a_terminal_the_command_asks_for_the_password_twice_and_never_shows_i
     database = shutil.copy(sqlite_template, tmp_path)
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as terminal:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hourpass", "create-admin", "galahad"],
-            cwd=ROOT,
-            env=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,  # or it would ask at the terminal of whoever runs the tests
+        process = ForkedProcess(
+            *("create-admin", "galahad"),
+            directory=str(ROOT),
+            variables=environment(DATABASE_URL=f"sqlite:///{database}", **CHEAP_HASHING),
+            output=Path(os.ttyname(theirs)),
         )
-        os.close(theirs)
         shown = b""
         for prompt in (b"Password: ", b"Repeat for confirmation: "):
             while not shown.endswith(prompt):
                 shown += terminal.read(1024)
             terminal.write(GALAHAD["password"].encode() + b"\n")
+        os.close(theirs)  # open until the process has opened it
         try:
             while part := terminal.read(1024):
                 shown += part
@@ -277,17 +279,16 @@ def test_at_a_terminal_the_command_asks_for_the_password_twice_and_never_shows_i
     assert GALAHAD["password"].encode() not in shown
 
 
-def test_migrate_prints_the_revision_and_may_be_repeated(empty_database_url: str) -> None:
-    for _ in range(2):
-        result = run("migrate", DATABASE_URL=empty_database_url)
-        assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
-
-
-def test_a_command_on_an_empty_database_asks_to_migrate_first(empty_database_url: str) -> None:
+def test_an_empty_database_has_to_be_migrated_which_may_be_repeated(
+    empty_database_url: str,
+) -> None:
     assert_refused(
         run("create-admin", "galahad", stdin="x\n", DATABASE_URL=empty_database_url),
         "The database has no tables yet. Run `hourpass migrate`.",
     )
+    for _ in range(2):
+        result = run("migrate", DATABASE_URL=empty_database_url)
+        assert (result.exit_code, result.output) == (0, f"The database is at {migrations.HEAD}.\n")
 
 
 def test_settings_prints_every_setting_once_and_no_value_from_the_environment() -> None:

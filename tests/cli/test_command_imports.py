@@ -36,8 +36,9 @@ WITHOUT_DATABASE = (
 )
 # Runs commands one after the other, and prints after each of them which modules are imported.
 _RUN = """
-import contextlib, io, json, sys
+import contextlib, functools, io, json, sys
 import hourpass.cli
+hourpass.cli.entry_points = functools.cache(hourpass.cli.entry_points)  # reads all packages
 for command in sys.argv[1:]:
     if command == "app.main":
         import app.main
@@ -49,7 +50,7 @@ for command in sys.argv[1:]:
 """
 # As bash calls the function of a word's completion.
 _COMPLETE = """
-eval "$(_HOURPASS_COMPLETE=bash_source hourpass)"
+eval "$1"
 complete -p hourpass >&2
 COMP_WORDS=(hourpass users list --kind "")
 COMP_CWORD=4
@@ -103,14 +104,15 @@ def test_words_are_completed(subtests: pytest.Subtests) -> None:
 
 
 def test_bash_completes_words_without_a_database(tmp_path: Path) -> None:
-    """In a real bash, by the script that the command prints."""
+    """In a real bash, by the script that click writes for the command."""
+    script = BashComplete(main, {}, "hourpass", "_HOURPASS_COMPLETE").source()
     program = tmp_path / "hourpass"
     program.write_text(
         f'#!/bin/sh\nexec {sys.executable} -X importtime {_PROGRAM} "$@" 2>>{tmp_path}/imports\n'
     )
     program.chmod(0o755)
     completed = subprocess.run(
-        ["bash", "-c", _COMPLETE],
+        ["bash", "-c", _COMPLETE, "bash", script],
         cwd=ROOT,
         env={**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,

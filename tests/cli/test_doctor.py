@@ -133,6 +133,7 @@ def test_a_database_without_tables_is_an_error(empty_database_url: str) -> None:
     assert found["database"] == [("error", said)]
 
 
+@on_sqlite
 async def test_a_wrong_secret_key_is_an_error(hourpass: Command, client: AsyncClient) -> None:
     assert await log_in(client, ARTHUR)
     assert (await hourpass("signing-keys", "list", SECRET_KEY=SECRET)).exit_code == 0

@@ -13,6 +13,7 @@ from app.operations.doctor.finding import Finding
 from app.operations.doctor.secrets import check_secrets
 from app.settings import Settings
 from app.tables import metadata
+from tests.support.markers import on_sqlite
 from tests.support.settings import Clock, make_settings
 
 OLD, NEW = "x" * 32, "y" * 32
@@ -34,6 +35,7 @@ async def store(database: Database, encrypts: str | None, clock: Clock) -> None:
         await session.commit()
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("values", "at_worker", "encrypts", "state", "parts"),
     [
@@ -88,6 +90,7 @@ async def test_the_state_of_secret_key_is_found(
         assert secret not in text
 
 
+@on_sqlite
 async def test_without_secret_key_there_is_nothing_to_find(
     database: Database, clock: Clock
 ) -> None:

@@ -40,6 +40,7 @@ async def records(hourpass: Command, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@on_sqlite
 async def test_a_created_user_has_the_scopes_and_is_listed_as_over_http(
     hourpass: Command, client: AsyncClient, arthurs_token: str
 ) -> None:
@@ -113,6 +114,7 @@ async def test_a_long_list_is_complete(
     assert [user["username"] for user in found] == names
 
 
+@on_sqlite
 async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -131,6 +133,7 @@ async def test_a_running_service_refuses_the_tokens_of_a_disabled_user(
     assert await token_is_valid(client, anothers)
 
 
+@on_sqlite
 async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -145,6 +148,7 @@ async def test_revoke_tokens_revokes_tokens_and_sessions_of_that_user_only(
     assert await log_in(client, LANCELOT)
 
 
+@on_sqlite
 async def test_a_user_is_deleted_after_a_confirmation(
     hourpass: Command, client: AsyncClient
 ) -> None:
@@ -165,6 +169,7 @@ async def test_a_user_is_deleted_after_a_confirmation(
     assert erased.stdout.startswith("Erased the personal data in ")
 
 
+@on_sqlite
 async def test_a_forced_reset_revokes_everything_and_its_code_sets_a_password(
     hourpass: Command, client: AsyncClient, clock: Clock
 ) -> None:

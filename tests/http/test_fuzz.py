@@ -24,7 +24,7 @@ from schemathesis.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from schemathesis.generation.meta import TestPhase
+from schemathesis.generation.meta import CoveragePhaseData
 
 from app.http.docs_page import COMMON_ERRORS
 from app.main import app as default_app
@@ -138,9 +138,9 @@ def is_repeated(case: schemathesis.Case[Any], tried: Counter[tuple[Any, ...]]) -
     """Whether two such requests got the same refusal, of which an administrator has sent one.
     Schemathesis tries all other types for each parameter, and all other methods for each path."""
     meta = case.meta
-    if not (meta and meta.generation.mode.is_negative and meta.phase.name is TestPhase.COVERAGE):
+    data = meta.phase.data if meta and meta.generation.mode.is_negative else None
+    if not isinstance(data, CoveragePhaseData):
         return False
-    data = meta.phase.data
     kind = case.operation.label, data.scenario, data.location, data.parameter
     tried[kind] += 1
     return tried[kind] > 2

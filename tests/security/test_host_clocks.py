@@ -49,8 +49,7 @@ from tests.support.users import (
 HOUR = timedelta(hours=1)
 WRONG_BY = (2 * HOUR, 24 * HOUR, -2 * HOUR)
 AHEAD_BY = (3 * HOUR, 24 * HOUR)
-PER_WRITE = 3
-WRONG = {**LANCELOT, "password": "wrong"}
+WRONG = {**GALAHAD, "password": "wrong"}
 ADDRESS = "192.0.2.7"
 
 
@@ -101,50 +100,54 @@ async def test_a_transaction_has_the_time_of_the_database_too(settings: Settings
 
 
 async def use_every_rate(client: AsyncClient, name: str) -> None:
-    """Register, log in, revoke a token, create an invitation, refresh a session: at this host."""
+    """Register, log in, refresh a session, create an invitation, revoke a token: at this host."""
     await register(client, {**GALAHAD, "username": name})
-    for _ in range(PER_WRITE):
-        token = await log_in(client, ARTHUR)
-    assert (await client.post("/revoke", data={"token": token})).status_code == 200
-    headers = bearer(await log_in(client, ARTHUR))
-    assert (await client.post("/invitations", json={}, headers=headers)).status_code == 201
+    token = await log_in(client, ARTHUR)
     session = await open_session(client, ARTHUR)
     assert (await refresh(client, session["refresh_token"])).status_code == 200
+    invited = await client.post("/invitations", json={}, headers=bearer(token))
+    assert invited.status_code == 201
+    assert (await client.post("/revoke", data={"token": token})).status_code == 200
 
 
-async def test_a_wrong_clock_of_a_host_blocks_no_rate_limited_call(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+async def test_a_wrong_clock_of_a_host_delays_nothing_on_any_host(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """Neither on other hosts, nor on the wrong one after calls on others."""
-    monkeypatch.setattr(rate_limits, "LOGINS_PER_WRITE", PER_WRITE)
-    async with hosts(settings) as ((_, right), wrong):
+    monkeypatch.setattr(rate_limits, "LOGINS_PER_WRITE", 2)  # those of use_every_rate
+    async with hosts(settings) as (right, wrong):
         clients = [client for _, client in wrong]
-        for number, client in enumerate([*clients, right, *clients]):
-            await use_every_rate(client, f"knight{number}")
+        with subtests.test("calls with a rate, also on the wrong host after calls on others"):
+            for number, client in enumerate([*clients, right[1], *clients]):
+                await use_every_rate(client, f"knight{number}")
+        with subtests.test("the renewal of a session on another host"):
+            for client in clients:
+                token = (await open_session(right[1], ARTHUR))["refresh_token"]
+                for each in (right[1], client, right[1], client):
+                    renewal = await refresh(each, token)
+                    assert renewal.status_code == 200, renewal.text
+                    token = renewal.json()["refresh_token"]
+        with subtests.test("mail, which one host claims"):
+            await queue_and_claim_mail(settings, right, wrong)
 
 
-async def test_a_session_renews_on_another_host(settings: Settings) -> None:
-    async with hosts(settings) as ((_, right), wrong):
-        for _, client in wrong:
-            token = (await open_session(right, ARTHUR))["refresh_token"]
-            for each in (right, client, right, client):
-                renewal = await refresh(each, token)
-                assert renewal.status_code == 200, renewal.text
-                token = renewal.json()["refresh_token"]
-
-
-async def test_delays_are_equally_long_on_all_hosts(settings: Settings, clock: Clock) -> None:
-    """A wrong clock does not make delays longer, and does not let a guesser through earlier."""
-    async with hosts(settings, clock) as ((_, right), wrong):
-        for _ in range(ACCOUNT.allowed):
-            assert (await right.post("/token", json=WRONG)).status_code == 401
-        for seconds, (_, next_client) in zip((1, 2, 4), wrong, strict=True):
-            for client in (right, *(client for _, client in wrong)):
-                answer = await client.post("/token", json=WRONG)
-                assert_problem(answer, 429, "too_many_attempts")
-                assert answer.headers["Retry-After"] == str(seconds)
-            clock.advance(timedelta(seconds=seconds))
-            assert (await next_client.post("/token", json=WRONG)).status_code == 401
+async def queue_and_claim_mail(settings: Settings, right: Host, wrong: list[Host]) -> None:
+    workers = [
+        MailWorker(app.state.database, settings, Events(), app.state.clock)
+        for app, _ in (right, *wrong)
+    ]
+    async with right[0].state.database.session() as session:
+        for app, _ in wrong:
+            await begin_write(session)
+            context = RequestContext(session, app.state.clock())
+            await enqueue_request(context, "nobody@camelot.example")
+            await session.commit()
+            newest = select(OutgoingMail).order_by(OutgoingMail.id.desc()).limit(1)
+            mail = await session.scalar(newest)
+            assert mail
+            assert mail.due_at <= utc_now()
+            first, *others = [await worker.claim(session, mail.id) for worker in workers * 2]
+            assert first is not None
+            assert others == [None] * 7
 
 
 JOBS = ("housekeeping", "key_rotation")
@@ -216,49 +219,47 @@ async def test_a_host_that_is_ahead_takes_no_lock_that_another_one_holds(
         assert await lock_holders(database) == ["other", "other"], ahead
 
 
-async def test_wrong_codes_are_forgiven_equally_soon_on_all_hosts(
-    settings: Settings, clock: Clock
+async def test_delays_are_equally_long_on_all_hosts(
+    settings: Settings, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     async with hosts(settings, clock) as ((_, right), wrong):
-        await register(right, LANCELOT)
-        lancelots = await enroll(right, LANCELOT, wrong_clock(timedelta(0)))
-        steps = [
-            step + wrong_by // STEP
-            for wrong_by in (timedelta(0), *WRONG_BY)
-            for step in range(-9, 10)
-        ]
-        valid = {lancelots.code(ahead) for ahead in steps}  # on any host
-        guess = next(code for code in map("{:06}".format, range(99)) if code not in valid)
         clients = [right, *(client for _, client in wrong)]
-
-        async def guess_everywhere() -> list[int]:
-            answers = [await log_in_with(client, LANCELOT, guess) for client in clients]
-            return [answer.status_code for answer in answers]
-
-        assert await guess_everywhere() == [401] * 4
-        assert await guess_everywhere() == [401] + [429] * 3  # the fifth one is the last
-        for _ in clients:
-            clock.advance(FORGIVEN_AFTER)
-            clients.append(clients.pop(0))
-            assert await guess_everywhere() == [401] + [429] * 3
+        with subtests.test("after wrong codes, which are forgiven equally soon"):
+            await guess_codes(clients, clock)
+        with subtests.test("after wrong passwords, also to a guesser who changes hosts"):
+            await guess_passwords(clients, clock)
 
 
-async def test_mail_is_due_at_once_on_all_hosts_and_claimed_once(settings: Settings) -> None:
-    async with hosts(settings) as (right, wrong):
-        workers = [
-            MailWorker(app.state.database, settings, Events(), app.state.clock)
-            for app, _ in (right, *wrong)
-        ]
-        async with right[0].state.database.session() as session:
-            for app, _ in wrong:
-                await begin_write(session)
-                context = RequestContext(session, app.state.clock())
-                await enqueue_request(context, "nobody@camelot.example")
-                await session.commit()
-                newest = select(OutgoingMail).order_by(OutgoingMail.id.desc()).limit(1)
-                mail = await session.scalar(newest)
-                assert mail
-                assert mail.due_at <= utc_now()
-                first, *others = [await worker.claim(session, mail.id) for worker in workers * 2]
-                assert first is not None
-                assert others == [None] * 7
+async def guess_codes(clients: list[AsyncClient], clock: Clock) -> None:
+    await register(clients[0], LANCELOT)
+    lancelots = await enroll(clients[0], LANCELOT, wrong_clock(timedelta(0)))
+    steps = [
+        step + wrong_by // STEP for wrong_by in (timedelta(0), *WRONG_BY) for step in range(-9, 10)
+    ]
+    valid = {lancelots.code(ahead) for ahead in steps}  # on any host
+    guess = next(code for code in map("{:06}".format, range(99)) if code not in valid)
+
+    async def guess_everywhere() -> list[int]:
+        answers = [await log_in_with(client, LANCELOT, guess) for client in order]
+        return [answer.status_code for answer in answers]
+
+    order = [*clients]
+    assert await guess_everywhere() == [401] * 4
+    assert await guess_everywhere() == [401] + [429] * 3  # the fifth one is the last
+    for _ in clients:
+        clock.advance(FORGIVEN_AFTER)
+        order.append(order.pop(0))
+        assert await guess_everywhere() == [401] + [429] * 3
+
+
+async def guess_passwords(clients: list[AsyncClient], clock: Clock) -> None:
+    right, *wrong = clients
+    for _ in range(ACCOUNT.allowed):
+        assert (await right.post("/token", json=WRONG)).status_code == 401
+    for seconds, next_client in zip((1, 2, 4), wrong, strict=True):
+        for client in clients:
+            answer = await client.post("/token", json=WRONG)
+            assert_problem(answer, 429, "too_many_attempts")
+            assert answer.headers["Retry-After"] == str(seconds)
+        clock.advance(timedelta(seconds=seconds))
+        assert (await next_client.post("/token", json=WRONG)).status_code == 401

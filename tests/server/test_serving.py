@@ -6,6 +6,7 @@ import socket
 import sqlite3
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -74,7 +75,7 @@ def test_with_a_home_the_files_are_the_same_from_any_directory(tmp_path: Path) -
     database = home / "chosen.db"
     env_file = home / ".env"
     env_file.write_text("DATABASE_URL=sqlite:///chosen.db\n")
-    variables = {"HOURPASS_HOME": str(home), "ENV_FILE": ""}
+    variables: dict[str, Any] = {"HOURPASS_HOME": str(home), "ENV_FILE": ""}
     for start, command in ((forked, ("serve",)), (started, UVICORN)):
         with start(tmp_path, *command, cwd=elsewhere, **variables) as service:
             service.wait_until_ready()

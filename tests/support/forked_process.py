@@ -36,7 +36,8 @@ class ForkedProcess:
     that tests use. `open_files` are its soft and its hard limit.
 
     With `output`, it appends its output to this file, and leads a new process group. The workers of
-    a service belong to the group, and append theirs to the same file.
+    a service belong to the group, and append theirs to the same file. If the file is a terminal, it
+    reads from it too.
     """
 
     def __init__(
@@ -117,11 +118,17 @@ def _run(
     # It would start another server, although it knows the one that it is from.
     vars(forkserver._forkserver)["ensure_running"] = lambda: None
     vars(_subprocess)["spawn"] = SimpleNamespace(Process=partial(_Worker, output))
-    if output:
+    is_terminal = output is not None and output.is_char_device()
+    if is_terminal:
+        os.setsid()  # only the first process of a session can open its terminal
+    elif output:
         os.setpgid(0, 0)
+    if output:
         _append_output_to(output)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if `nohup` has started the tests
     _adopt(directory, variables)
+    if is_terminal:
+        os.dup2(1, 0)
     if open_files:
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
     sys.argv = [module, *arguments]
@@ -149,7 +156,7 @@ class _Worker(ForkServerProcess):
 
 
 def _append_output_to(path: Path) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)
     os.close(file)
