@@ -140,12 +140,12 @@ async def test_keys_are_listed_suspended_revoked_and_rotated(
     with subtests.test("pages come newest first"):
         await register(client, GALAHAD)
         galahads = await keys_of(client, GALAHAD)
-        made = [await keys.create(f"key {number}") for number in range(5)]
+        five = [await keys.create(f"key {number}") for number in range(5)]
         await galahads.create("galahad's")
         page = answered(await keys.send("GET", "?limit=2"))
         assert [api_key["name"] for api_key in page["api_keys"]] == ["key 4", "key 3"]
         await keys.create("key 5")  # neither repeats nor hides another one
-        await keys.revoke(made[1]["id"])
+        await keys.revoke(five[1]["id"])
         query = f"?limit=2&cursor={page['next_cursor']}"
         assert await keys.names(query) == ["key 2", "key 0"]
         assert await keys.names(f"{query}&include_ended=true") == ["key 2", "key 1"]
@@ -161,7 +161,7 @@ async def test_keys_are_listed_suspended_revoked_and_rotated(
         later = await keys_of(client, LANCELOT)
         assert await later.names() == []
         assert len(await later.names("?include_ended=1")) == 6 + 3
-        assert (await later.get(made[0]["id"]))["status"] == "expired"
+        assert (await later.get(five[0]["id"]))["status"] == "expired"
         for query in ("?limit=0", "?limit=201", "?cursor=x", "?all=1"):
             assert_problem(await later.send("GET", query), 422, "invalid_request")
 

@@ -53,9 +53,9 @@ async def test_the_length_of_codes(
             assert answer.status_code == status
     with subtests.test("every kind has 112 random bits or more"):
         headers = bearer(arthurs_token)
-        reset = await client.post(f"/users/{user_id}/password-reset", headers=headers)
+        forced = await client.post(f"/users/{user_id}/password-reset", headers=headers)
         invitation = await client.post("/invitations", json={}, headers=headers)
-        codes = [*recovery_codes, reset.json()["code"], invitation.json()["code"]]
+        codes = [*recovery_codes, forced.json()["code"], invitation.json()["code"]]
         assert {bits_of(code) for code in codes} == {120}
         assert len({code[:4] for code in codes}) > 1
     with subtests.test("a code of another length is invalid"):

@@ -228,12 +228,12 @@ async def test_which_forms_json_and_media_types_are_understood(
             response = await client.post("/token", content="x", headers=headers)
             assert_problem(response, 415, "unsupported_media_type")
     with subtests.test("a media type in any case, with a charset"):
-        for media_type, content in (
+        for media_type, body in (
             ("Application/JSON; charset=utf-8", json.dumps(ARTHUR)),
             (f"{FORM.upper()};charset=UTF-8", "username=arthur&password=once+and+future+king"),
         ):
             headers = {"Content-Type": media_type}
-            response = await client.post("/token", content=content, headers=headers)
+            response = await client.post("/token", content=body, headers=headers)
             assert response.status_code == 200
 
 

@@ -158,7 +158,7 @@ async def test_what_is_revoked_and_what_is_not(
         assert not await token_is_valid(client, before)
         assert await token_is_valid(client, after)
     with subtests.test("an invalid or expired token, without an error"):
-        before = await revoked(client)
+        entries = await revoked(client)
         expired = await log_in(client, LANCELOT)
         clock.advance(timedelta(minutes=60))
         session = await open_session(client, LANCELOT)
@@ -166,11 +166,11 @@ async def test_what_is_revoked_and_what_is_not(
         unknown = f"hpr_{'0' * 32}_{'0' * 64}"
         for junk in ("garbage", "hpr_", "a" * 5_000, "é\0", expired, unknown, f"Bearer {token}"):
             await revoke(client, junk, is_valid=False)
-        assert await revoked(client) == before
+        assert await revoked(client) == entries
         assert (await refresh(client, session["refresh_token"])).status_code == 200
         await revoke(client, f" {token}\r\n")
         await revoke(client, token, is_valid=False)
-        assert len(await revoked(client)) == len(before) + 1
+        assert len(await revoked(client)) == len(entries) + 1
     with subtests.test("a form with one token"):
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         bodies: list[dict[str, Any]] = [{}, {"token": ""}, {"token": ["one", "two"]}]

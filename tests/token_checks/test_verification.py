@@ -170,8 +170,8 @@ async def test_verify_answers_by_the_scopes_of_the_query(
         of_key = token_of_key(app, token, "predict", kind="service")
         for sent, kind, key_id in ((token, "person", None), (of_key, "service", KEY_ID)):
             for _ in range(2):
-                headers = (await client.get("/verify", headers=bearer(sent))).headers
-                assert (headers["x-auth-kind"], headers.get("x-auth-key-id")) == (kind, key_id)
+                found = (await client.get("/verify", headers=bearer(sent))).headers
+                assert (found["x-auth-kind"], found.get("x-auth-key-id")) == (kind, key_id)
 
 
 OF_PATTERNS = [

@@ -249,7 +249,7 @@ class Sessions:
         return len(deleted)
 
 
-async def _lock_valid(context: RequestContext, handle: str) -> Row[tuple[Session, User]] | None:
+async def _lock_valid(context: RequestContext, handle: str) -> Row[Session, User] | None:
     """The session with this handle, locked, and its user, if both are valid."""
     query = (
         select(Session, User)
