@@ -12,11 +12,7 @@ from app.errors import (
 from app.http.addresses import is_well_known_suffix, public_url
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
-from app.login.dependencies import (
-    GRANT_BODY,
-    GrantRequestDep,
-    GrantsDep,
-)
+from app.login.dependencies import GRANT_BODY, GrantRequestDep, GrantsDep
 from app.login.errors import (
     InvalidClientError,
     InvalidCredentialsError,
@@ -29,11 +25,7 @@ from app.login.errors import (
     TooManyScopesError,
     UnsupportedGrantTypeError,
 )
-from app.login.schemas import (
-    EXCHANGE_GRANT,
-    IssuedToken,
-    ServerMetadata,
-)
+from app.login.schemas import EXCHANGE_GRANT, IssuedToken, ServerMetadata
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
 from app.tokens.errors import InvalidTargetError
@@ -70,9 +62,7 @@ router = APIRouter()
     ),
 )
 async def issue_token(
-    request: GrantRequestDep,
-    grants: GrantsDep,
-    context: ContextDep,
+    request: GrantRequestDep, grants: GrantsDep, context: ContextDep
 ) -> IssuedToken:
     """Send username and password as JSON, or as an OAuth2 password form (RFC 6749, 4.3). A failed
     login gets 401 for JSON and 400 for a form.
@@ -111,11 +101,7 @@ async def read_server_metadata(tokens: TokensDep) -> ServerMetadata:
         scopes_supported=sorted(SCOPE_DESCRIPTIONS),
         response_types_supported=[],
         grant_types_supported=["password", "refresh_token", "client_credentials", EXCHANGE_GRANT],
-        token_endpoint_auth_methods_supported=[
-            "none",
-            "client_secret_basic",
-            "client_secret_post",
-        ],
+        token_endpoint_auth_methods_supported=["none", "client_secret_basic", "client_secret_post"],
         revocation_endpoint_auth_methods_supported=["none"],
     )
 

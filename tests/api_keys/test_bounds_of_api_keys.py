@@ -11,7 +11,7 @@ from app.credentials.api_keys import service
 from app.credentials.api_keys.limits import MAX_PER_USER
 from app.security.rate_limits.limits import API_KEY_CHANGE, NEW_API_KEY, Rate
 from tests.support.apps import started_client
-from tests.support.key_calls import keys_of
+from tests.support.key_calls import KeyCalls, keys_of
 from tests.support.markers import on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, register
@@ -119,6 +119,13 @@ async def test_a_key_that_breaks_a_rule_is_not_made(
     for key_id in ("x" * 7, "x" * 9, "xxxxxxx_", "1%2F345678"):
         with subtests.test(f"id {key_id}"):
             assert (await keys.send("GET", f"/{key_id}")).status_code in (404, 422)
+    arthurs = KeyCalls(client, arthurs_token)
+    assert (await arthurs.create(scopes=["admin"]))["scopes"] == ["admin"]
+    default = await arthurs.create()
+    for scope in ("admin", "introspect", "guard"):
+        with subtests.test(scope):
+            answer = await arthurs.send("PATCH", f"/{default['id']}", scopes=[scope])
+            assert_problem(answer, 422, "invalid_request")
 
 
 @on_sqlite
@@ -147,19 +154,6 @@ async def test_scopes_and_networks_that_are_too_long_for_a_token_are_refused(
     assert (await keys.get(named["id"]))["networks"] == []
     await keys.change(named["id"], scopes=scopes["scopes"][:3], **networks)
     await keys.change(unlimited["id"], name="other")
-
-
-@on_sqlite
-async def test_a_key_has_the_scopes_of_administration_only_by_name(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    keys = await keys_of(client, ARTHUR)
-    assert (await keys.create(scopes=["admin"]))["scopes"] == ["admin"]
-    default = await keys.create()
-    for scope in ("admin", "introspect", "guard"):
-        with subtests.test(scope):
-            answer = await keys.send("PATCH", f"/{default['id']}", scopes=[scope])
-            assert_problem(answer, 422, "invalid_request")
 
 
 @on_sqlite
@@ -205,39 +199,33 @@ async def test_the_number_of_keys_of_a_user_is_limited_however_many_are_made_at_
 
 
 @on_sqlite
-async def test_the_number_of_keys_that_a_user_creates_and_rotates_in_a_day_is_limited(
-    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_how_often_a_user_creates_rotates_and_changes_keys_is_limited(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    monkeypatch.setattr(service, "NEW_API_KEY", Rate(1, NEW_API_KEY.interval))
-    await register(client, LANCELOT)
-    await register(client, GALAHAD)
-    keys = await keys_of(client, LANCELOT)
-    made = await keys.create()
-    for path in ("", f"/{made['id']}/rotate"):
-        answer = await keys.send("POST", path, **({} if path else {"name": "x"}))
-        assert_problem(answer, 429, "too_many_attempts")
-        assert answer.headers["Retry-After"] == "864"
-    assert await keys.names() == ["batch"]
-    await keys.revoke(made["id"])
-    await (await keys_of(client, GALAHAD)).create()
-
-
-@on_sqlite
-async def test_the_number_of_changes_of_keys_in_an_hour_is_limited(
-    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Suspending and revoking never have to wait."""
-    monkeypatch.setattr(service, "API_KEY_CHANGE", Rate(1, API_KEY_CHANGE.interval))
     await register(client, LANCELOT)
     keys = await keys_of(client, LANCELOT)
-    key_id = (await keys.create())["id"]
-    await keys.act(key_id, "resume")  # nothing to do, so nothing to count
-    await keys.change(key_id, name="renamed")
-    refused = await keys.send("PATCH", f"/{key_id}", name="again")
-    assert_problem(refused, 429, "too_many_attempts")
-    assert refused.headers["Retry-After"] == "36"
-    await keys.act(key_id, "suspend")
-    assert_problem(await keys.send("POST", f"/{key_id}/resume"), 429, "too_many_attempts")
-    found = await keys.get(key_id)
-    assert (found["name"], found["status"]) == ("renamed", "suspended")
-    await keys.revoke(key_id)
+    with subtests.test("changes in an hour"), monkeypatch.context() as patch:
+        # Suspending and revoking never have to wait.
+        patch.setattr(service, "API_KEY_CHANGE", Rate(1, API_KEY_CHANGE.interval))
+        key_id = (await keys.create())["id"]
+        await keys.act(key_id, "resume")  # nothing to do, so nothing to count
+        await keys.change(key_id, name="renamed")
+        refused = await keys.send("PATCH", f"/{key_id}", name="again")
+        assert_problem(refused, 429, "too_many_attempts")
+        assert refused.headers["Retry-After"] == "36"
+        await keys.act(key_id, "suspend")
+        assert_problem(await keys.send("POST", f"/{key_id}/resume"), 429, "too_many_attempts")
+        found = await keys.get(key_id)
+        assert (found["name"], found["status"]) == ("renamed", "suspended")
+        await keys.revoke(key_id)
+    with subtests.test("new keys in a day"):
+        monkeypatch.setattr(service, "NEW_API_KEY", Rate(1, NEW_API_KEY.interval))
+        await register(client, GALAHAD)
+        made = await keys.create()
+        for path in ("", f"/{made['id']}/rotate"):
+            answer = await keys.send("POST", path, **({} if path else {"name": "x"}))
+            assert_problem(answer, 429, "too_many_attempts")
+            assert answer.headers["Retry-After"] == "864"
+        assert await keys.names() == ["batch"]
+        await keys.revoke(made["id"])
+        await (await keys_of(client, GALAHAD)).create()

@@ -98,28 +98,72 @@ async def test_a_key_is_shown_once_and_only_its_hash_is_stored(
     assert (await keys.create(scopes=[]))["scopes"] == []
 
 
-async def test_pages_of_keys_come_newest_first(client: AsyncClient, clock: Clock) -> None:
+async def test_keys_are_listed_suspended_revoked_and_rotated(
+    client: AsyncClient, clock: Clock, subtests: pytest.Subtests
+) -> None:
     keys = await lancelots(client)
-    await register(client, GALAHAD)
-    galahads = await keys_of(client, GALAHAD)
-    made = [await keys.create(f"key {number}") for number in range(5)]
-    await galahads.create("galahad's")
-    page = answered(await keys.send("GET", "?limit=2"))
-    assert [api_key["name"] for api_key in page["api_keys"]] == ["key 4", "key 3"]
-    await keys.create("key 5")  # neither repeats nor hides another one
-    await keys.revoke(made[1]["id"])
-    query = f"?limit=2&cursor={page['next_cursor']}"
-    assert await keys.names(query) == ["key 2", "key 0"]
-    assert await keys.names(f"{query}&include_ended=true") == ["key 2", "key 1"]
-    assert await keys.names(f"?cursor={2**63 - 1}") == ["key 5", "key 4", "key 3", "key 2", "key 0"]
-    assert await keys.names("?cursor=1") == []
-    clock.advance(90 * DAY + timedelta(seconds=1))
-    later = await keys_of(client, LANCELOT)
-    assert await later.names() == []
-    assert len(await later.names("?include_ended=1")) == 6
-    assert (await later.get(made[0]["id"]))["status"] == "expired"
-    for query in ("?limit=0", "?limit=201", "?cursor=x", "?all=1"):
-        assert_problem(await later.send("GET", query), 422, "invalid_request")
+    with subtests.test("suspended keys can be resumed and revoked ones cannot"):
+        made = await keys.create()
+        key_id, announced = made["id"], announcement(hash_key(made["key"]))
+        for _ in range(2):  # safe to repeat
+            assert (await keys.act(key_id, "suspend"))["status"] == "suspended"
+        assert len(await sids_of(client, key_id)) == 1
+        assert_problem(await keys.send("POST", f"/{key_id}/rotate"), 409, "api_key_suspended")
+        for _ in range(2):
+            resumed = await keys.act(key_id, "resume")
+            assert (resumed["status"], resumed["suspended_at"]) == ("active", None)
+        assert (await revoked(client)).count(announced) == 2
+        for _ in range(2):
+            assert (await keys.revoke(key_id))["status"] == "revoked"
+        assert len(await sids_of(client, key_id)) == 2
+        assert await keys.names() == []
+        for method, path in (
+            ("POST", "suspend"),
+            ("POST", "resume"),
+            ("POST", "rotate"),
+            ("PATCH", ""),
+        ):
+            with subtests.test(f"{method} {path}"):
+                answer = await keys.send(
+                    method, f"/{key_id}/{path}".rstrip("/"), **({} if path else {"name": "x"})
+                )
+                assert_problem(answer, 409, "api_key_not_active")
+    with subtests.test("rotated once, however many ask at once"):
+        key_id = (await keys.create())["id"]
+        answers = await asyncio.gather(
+            *(keys.send("POST", f"/{key_id}/rotate", overlap_seconds=60) for _ in range(4))
+        )
+        assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+        assert len(await keys.names()) == 2
+        for listed in answered(await keys.send("GET"))["api_keys"]:
+            await keys.revoke(listed["id"])
+    with subtests.test("pages come newest first"):
+        await register(client, GALAHAD)
+        galahads = await keys_of(client, GALAHAD)
+        five = [await keys.create(f"key {number}") for number in range(5)]
+        await galahads.create("galahad's")
+        page = answered(await keys.send("GET", "?limit=2"))
+        assert [api_key["name"] for api_key in page["api_keys"]] == ["key 4", "key 3"]
+        await keys.create("key 5")  # neither repeats nor hides another one
+        await keys.revoke(five[1]["id"])
+        query = f"?limit=2&cursor={page['next_cursor']}"
+        assert await keys.names(query) == ["key 2", "key 0"]
+        assert await keys.names(f"{query}&include_ended=true") == ["key 2", "key 1"]
+        assert await keys.names(f"?cursor={2**63 - 1}") == [
+            "key 5",
+            "key 4",
+            "key 3",
+            "key 2",
+            "key 0",
+        ]
+        assert await keys.names("?cursor=1") == []
+        clock.advance(90 * DAY + timedelta(seconds=1))
+        later = await keys_of(client, LANCELOT)
+        assert await later.names() == []
+        assert len(await later.names("?include_ended=1")) == 6 + 3
+        assert (await later.get(five[0]["id"]))["status"] == "expired"
+        for query in ("?limit=0", "?limit=201", "?cursor=x", "?all=1"):
+            assert_problem(await later.send("GET", query), 422, "invalid_request")
 
 
 @on_sqlite
@@ -206,44 +250,3 @@ async def test_a_rotated_key_works_until_the_end_of_the_overlap(
         assert ended["status"] == "revoked"
         refused = await keys.send("POST", f"/{newer['id']}/rotate")
         assert_problem(refused, 409, "api_key_not_active")
-
-
-async def test_a_key_is_rotated_once_however_many_ask_at_once(client: AsyncClient) -> None:
-    keys = await lancelots(client)
-    key_id = (await keys.create())["id"]
-    answers = await asyncio.gather(
-        *(keys.send("POST", f"/{key_id}/rotate", overlap_seconds=60) for _ in range(4))
-    )
-    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
-    assert len(await keys.names()) == 2
-
-
-async def test_a_suspended_key_can_be_resumed_and_a_revoked_one_cannot(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    keys = await lancelots(client)
-    made = await keys.create()
-    key_id, announced = made["id"], announcement(hash_key(made["key"]))
-    for _ in range(2):  # safe to repeat
-        assert (await keys.act(key_id, "suspend"))["status"] == "suspended"
-    assert len(await sids_of(client, key_id)) == 1
-    assert_problem(await keys.send("POST", f"/{key_id}/rotate"), 409, "api_key_suspended")
-    for _ in range(2):
-        resumed = await keys.act(key_id, "resume")
-        assert (resumed["status"], resumed["suspended_at"]) == ("active", None)
-    assert (await revoked(client)).count(announced) == 2
-    for _ in range(2):
-        assert (await keys.revoke(key_id))["status"] == "revoked"
-    assert len(await sids_of(client, key_id)) == 2
-    assert await keys.names() == []
-    for method, path in (
-        ("POST", "suspend"),
-        ("POST", "resume"),
-        ("POST", "rotate"),
-        ("PATCH", ""),
-    ):
-        with subtests.test(f"{method} {path}"):
-            answer = await keys.send(
-                method, f"/{key_id}/{path}".rstrip("/"), **({} if path else {"name": "x"})
-            )
-            assert_problem(answer, 409, "api_key_not_active")

@@ -36,58 +36,56 @@ async def newest(app: FastAPI, mailbox: MailServer) -> tuple[EmailMessage, str]:
     return message, message.get_content()
 
 
-async def test_the_mail_says_which_key_was_created_when_and_from_where(
-    app: FastAPI, client: AsyncClient, mailbox: MailServer, arthurs_token: str
-) -> None:
-    user_id = await lancelot(app, client, mailbox)
-    keys = await keys_of(client, LANCELOT)
-    made = await keys.create("nightly $code")
-    message, text = await newest(app, mailbox)
-    assert message["Subject"].startswith("A new API key at ")
-    for part in ('"nightly $code"', "lancelot", "2026-11-23 12:00 UTC", "127.0.0.1"):
-        assert part in text
-    assert made["key"][11:] not in text
-    keys.headers["Accept-Language"] = "de"
-    rotated = await keys.rotate(made["id"])
-    message, text = await newest(app, mailbox)
-    assert message["Subject"].startswith("Ein API-Schlüssel")
-    assert "nightly $code" in text
-    assert rotated["key"][11:] not in text
-    await keys.change(rotated["id"], name="x")
-    await keys.revoke(rotated["id"])
-    administered = KeyCalls(client, arthurs_token, f"/users/{user_id}/api-keys")
-    await administered.create("by Arthur")
-    message, text = await newest(app, mailbox)
-    assert "administrator" in message["Subject"]
-    assert "by Arthur" in text
-    assert "127.0.0.1" not in text  # the administrator's
-    assert len(mailbox.messages) == 3
-
-
-async def test_nobody_else_gets_the_mail(
+async def test_the_owner_of_a_new_key_gets_a_mail(
     app: FastAPI,
     client: AsyncClient,
     mailbox: MailServer,
     arthurs_token: str,
     monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
-    """No mail goes to an unverified or a former address, and none while too much mail waits."""
     user_id = await lancelot(app, client, mailbox)
-    await (await keys_of(client, LANCELOT)).create()
-    change = {"email": "lake@avalon.example"}
-    await client.patch(f"/users/{user_id}", json=change, headers=bearer(arthurs_token))
-    await (await keys_of(client, LANCELOT)).create("unverified")
-    await deliver(app)
-    assert [message["Subject"].split(" at ")[0] for message in mailbox.messages] == [
-        "Your e-mail address",  # to the former one
-        "Please confirm your e-mail address",
-    ]
-    verified = {"email_verified": True}
-    await client.patch(f"/users/{user_id}", json=verified, headers=bearer(arthurs_token))
-    monkeypatch.setattr(mail, "MAX_WAITING", 0)
-    await (await keys_of(client, LANCELOT)).create("too much mail")
-    await deliver(app)
-    assert len(mailbox.messages) == 2
+    keys = await keys_of(client, LANCELOT)
+    with subtests.test("it says which key was created, when and from where"):
+        made = await keys.create("nightly $code")
+        message, text = await newest(app, mailbox)
+        assert message["Subject"].startswith("A new API key at ")
+        for part in ('"nightly $code"', "lancelot", "2026-11-23 12:00 UTC", "127.0.0.1"):
+            assert part in text
+        assert made["key"][11:] not in text
+        keys.headers["Accept-Language"] = "de"
+        rotated = await keys.rotate(made["id"])
+        message, text = await newest(app, mailbox)
+        assert message["Subject"].startswith("Ein API-Schlüssel")
+        assert "nightly $code" in text
+        assert rotated["key"][11:] not in text
+        await keys.change(rotated["id"], name="x")
+        await keys.revoke(rotated["id"])
+        administered = KeyCalls(client, arthurs_token, f"/users/{user_id}/api-keys")
+        await administered.create("by Arthur")
+        message, text = await newest(app, mailbox)
+        assert "administrator" in message["Subject"]
+        assert "by Arthur" in text
+        assert "127.0.0.1" not in text  # the administrator's
+        assert len(mailbox.messages) == 3
+    mailbox.messages.clear()
+    del keys.headers["Accept-Language"]
+    with subtests.test("none goes to an unverified or a former address, nor while too many wait"):
+        await keys.create()
+        change = {"email": "lake@avalon.example"}
+        await client.patch(f"/users/{user_id}", json=change, headers=bearer(arthurs_token))
+        await keys.create("unverified")
+        await deliver(app)
+        assert [message["Subject"].split(" at ")[0] for message in mailbox.messages] == [
+            "Your e-mail address",  # to the former one
+            "Please confirm your e-mail address",
+        ]
+        verified = {"email_verified": True}
+        await client.patch(f"/users/{user_id}", json=verified, headers=bearer(arthurs_token))
+        monkeypatch.setattr(mail, "MAX_WAITING", 0)
+        await keys.create("too much mail")
+        await deliver(app)
+        assert len(mailbox.messages) == 2
 
 
 async def test_the_mail_is_sent_again_and_given_up_like_other_mail(

@@ -86,12 +86,55 @@ async def test_the_token_is_that_of_the_key_without_a_refresh_token(
 
 
 @on_sqlite
-async def test_scope_and_resource_limit_the_token(client: AsyncClient, key: str) -> None:
-    resource = "https://models.example.com"
-    answer = await ask(client, NAME, key, scope="predict:fraud-v3", resource=resource)
-    claims = claims_of(answer.json()["access_token"])
-    assert (claims["scope"], claims["aud"]) == ("predict:fraud-v3", resource)
-    assert_problem(await ask(client, NAME, key, scope="train"), 400, "invalid_scope")
+async def test_what_a_service_account_can_do_with_its_credentials(
+    client: AsyncClient,
+    app: FastAPI,
+    arthurs_token: str,
+    account_id: int,
+    key: str,
+    subtests: pytest.Subtests,
+) -> None:
+    with subtests.test("scope and resource limit the token"):
+        resource = "https://models.example.com"
+        answer = await ask(client, NAME, key, scope="predict:fraud-v3", resource=resource)
+        claims = claims_of(answer.json()["access_token"])
+        assert (claims["scope"], claims["aud"]) == ("predict:fraud-v3", resource)
+        assert_problem(await ask(client, NAME, key, scope="train"), 400, "invalid_scope")
+    with subtests.test("credentials in header and form are refused"):
+        # RFC 6749, 2.3: a client uses one method only.
+        both = await ask(client, NAME, key, client_id=NAME, client_secret=key)
+        assert_problem(both, 400, "invalid_request")
+    with subtests.test("special characters are decoded"):
+        new = {"username": "svc-a+b: 100%"}
+        created = await client.post("/service-accounts", json=new, headers=bearer(arthurs_token))
+        odd_key = await insert_key(app, created.json()["id"])
+        assert (await ask(client, new["username"], odd_key)).status_code == 200
+    with subtests.test("with the scope, it introspects the tokens of others"):
+        named = await insert_key(app, account_id, scopes="introspect")
+        for secret, active in ((named, True), (key, False)):
+            token = (await ask(client, NAME, secret)).json()["access_token"]
+            for caller in (token, secret):
+                form = {"token": arthurs_token}
+                answer = await client.post("/introspect", data=form, headers=bearer(caller))
+                assert answer.json()["active"] is active
+        form = {"token": named}
+        own: dict[str, Any] = (
+            await client.post("/introspect", data=form, headers=bearer(named))
+        ).json()
+        assert (own["kind"], own["key_id"], own["username"]) == ("service", id_of(named), NAME)
+    with subtests.test("disabling it revokes its tokens, and enabling it restores only the keys"):
+        token = (await ask(client, NAME, key)).json()["access_token"]
+        for is_enabled in (False, True):
+            change = {"is_enabled": is_enabled}
+            path = f"/users/{account_id}"
+            assert (await client.patch(path, json=change, headers=bearer(arthurs_token))).is_success
+            assert (await client.get("/me", headers=bearer(token))).status_code == 401
+            assert ((await ask(client, NAME, key)).status_code == 200) is is_enabled
+    with subtests.test("the metadata names the grant and its methods"):
+        metadata = (await client.get("/.well-known/oauth-authorization-server")).json()
+        assert "client_credentials" in metadata["grant_types_supported"]
+        methods = {"none", "client_secret_basic", "client_secret_post"}
+        assert set(metadata["token_endpoint_auth_methods_supported"]) == methods
 
 
 @on_sqlite
@@ -121,59 +164,3 @@ async def test_wrong_credentials_of_every_kind_get_one_response(
     assert (await ask(client, NAME, key)).status_code == 200
     clock.advance(timedelta(days=91))
     assert_refused(await ask(client, NAME, key))
-
-
-@on_sqlite
-async def test_credentials_in_header_and_form_are_refused(client: AsyncClient, key: str) -> None:
-    """RFC 6749, 2.3: a client uses one method only."""
-    both = await ask(client, NAME, key, client_id=NAME, client_secret=key)
-    assert_problem(both, 400, "invalid_request")
-
-
-@on_sqlite
-async def test_credentials_with_special_characters_are_decoded(
-    client: AsyncClient, app: FastAPI, arthurs_token: str
-) -> None:
-    new = {"username": "svc-a+b: 100%"}
-    created = await client.post("/service-accounts", json=new, headers=bearer(arthurs_token))
-    key = await insert_key(app, created.json()["id"])
-    assert (await ask(client, new["username"], key)).status_code == 200
-
-
-@on_sqlite
-async def test_disabling_the_account_revokes_its_tokens_and_enabling_restores_only_the_keys(
-    client: AsyncClient, arthurs_token: str, account_id: int, key: str
-) -> None:
-    token = (await ask(client, NAME, key)).json()["access_token"]
-    for is_enabled in (False, True):
-        change = {"is_enabled": is_enabled}
-        path = f"/users/{account_id}"
-        assert (await client.patch(path, json=change, headers=bearer(arthurs_token))).is_success
-        assert (await client.get("/me", headers=bearer(token))).status_code == 401
-        assert ((await ask(client, NAME, key)).status_code == 200) is is_enabled
-
-
-@on_sqlite
-async def test_an_account_with_the_scope_introspects_the_tokens_of_others(
-    client: AsyncClient, app: FastAPI, arthurs_token: str, account_id: int, key: str
-) -> None:
-    named = await insert_key(app, account_id, scopes="introspect")
-    for secret, active in ((named, True), (key, False)):
-        token = (await ask(client, NAME, secret)).json()["access_token"]
-        for caller in (token, secret):
-            form = {"token": arthurs_token}
-            answer = await client.post("/introspect", data=form, headers=bearer(caller))
-            assert answer.json()["active"] is active
-    form = {"token": named}
-    own: dict[str, Any] = (
-        await client.post("/introspect", data=form, headers=bearer(named))
-    ).json()
-    assert (own["kind"], own["key_id"], own["username"]) == ("service", id_of(named), NAME)
-
-
-@on_sqlite
-async def test_the_metadata_names_the_grant_and_its_methods(client: AsyncClient) -> None:
-    metadata = (await client.get("/.well-known/oauth-authorization-server")).json()
-    assert "client_credentials" in metadata["grant_types_supported"]
-    methods = {"none", "client_secret_basic", "client_secret_post"}
-    assert set(metadata["token_endpoint_auth_methods_supported"]) == methods

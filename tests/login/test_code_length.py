@@ -3,10 +3,12 @@
 import base64
 from datetime import timedelta
 
+import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import update
 
+from app.credentials.second_factors import service
 from app.credentials.second_factors.models import RecoveryCode
 from app.database.engine import begin_write
 from app.security.one_time_codes import text
@@ -14,7 +16,7 @@ from app.security.one_time_codes.models import Code
 from tests.support.authenticator import enroll, log_in_with
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
-from tests.support.users import GALAHAD, LANCELOT, assert_problem, bearer, register
+from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, bearer, log_in, register
 
 OLD = "MFRG-G2DF-MZTW-Q2LK"
 NEW_PASSWORD = "guinevere in the garden"
@@ -34,72 +36,64 @@ def bits_of(code: str) -> int:
     return len(base64.b32decode(text.parse_code(code))) * 8
 
 
-async def test_every_kind_of_code_has_112_random_bits_or_more(
-    client: AsyncClient, clock: Clock, arthurs_token: str
+async def test_the_length_of_codes(
+    client: AsyncClient, clock: Clock, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     user_id = await register(client, LANCELOT)
     recovery_codes = (await enroll(client, LANCELOT, clock)).recovery_codes
-    headers = bearer(arthurs_token)
-    reset = await client.post(f"/users/{user_id}/password-reset", headers=headers)
-    invitation = await client.post("/invitations", json={}, headers=headers)
-    codes = [*recovery_codes, reset.json()["code"], invitation.json()["code"]]
-    assert {bits_of(code) for code in codes} == {120}
-    assert len({code[:4] for code in codes}) > 1
+    with subtests.test("64 characters may be typed"):
+        recovery_code, *_ = recovery_codes
+        assert (await log_in_with(client, LANCELOT, recovery_code.ljust(65))).status_code == 422
+        assert (await log_in_with(client, LANCELOT, recovery_code.ljust(64))).status_code == 200
+        path = f"/users/{user_id}/password-reset"
+        code = (await client.post(path, headers=bearer(arthurs_token))).json()["code"]
+        for length, status in [(65, 422), (64, 200)]:
+            reset = {"code": code.ljust(length), "new_password": NEW_PASSWORD}
+            answer = await client.post("/password-resets/confirm", json=reset)
+            assert answer.status_code == status
+    with subtests.test("every kind has 112 random bits or more"):
+        headers = bearer(arthurs_token)
+        forced = await client.post(f"/users/{user_id}/password-reset", headers=headers)
+        invitation = await client.post("/invitations", json={}, headers=headers)
+        codes = [*recovery_codes, forced.json()["code"], invitation.json()["code"]]
+        assert {bits_of(code) for code in codes} == {120}
+        assert len({code[:4] for code in codes}) > 1
+    with subtests.test("a code of another length is invalid"):
+        for length in (0, 15, 17, 20, 23, 25, 32):
+            reset = {"code": "A" * length, "new_password": NEW_PASSWORD}
+            refused = await client.post("/password-resets/confirm", json=reset)
+            (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
+            assert field["field"] == "code", length
 
 
-async def test_an_older_recovery_code_works_once(
-    client: AsyncClient, app: FastAPI, clock: Clock
-) -> None:
-    await register(client, LANCELOT)
-    authenticator = await enroll(client, LANCELOT, clock)
-    for used in authenticator.recovery_codes[1:]:
-        assert (await log_in_with(client, LANCELOT, used)).status_code == 200
-    await make_old(app, RecoveryCode)
-    clock.advance(timedelta(days=1000))
-    assert (await log_in_with(client, LANCELOT, OLD.lower())).status_code == 200
-    assert_problem(await log_in_with(client, LANCELOT, OLD), 401, "invalid_grant")
-
-
-async def test_an_older_reset_code_works_once(
-    client: AsyncClient, app: FastAPI, arthurs_token: str
-) -> None:
-    user_id = await register(client, LANCELOT)
-    await client.post(f"/users/{user_id}/password-reset", headers=bearer(arthurs_token))
-    await make_old(app, Code)
-    reset = {"code": OLD, "new_password": NEW_PASSWORD}
-    assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
-    again = await client.post("/password-resets/confirm", json=reset)
-    assert_problem(again, 403, "invalid_code")
-
-
-async def test_an_older_invitation_works_once(
-    client: AsyncClient, app: FastAPI, arthurs_token: str
-) -> None:
-    await client.post("/invitations", json={}, headers=bearer(arthurs_token))
-    await make_old(app, Code)
-    await register(client, {**LANCELOT, "invitation": OLD})
-    again = await client.post("/register-user", json={**GALAHAD, "invitation": OLD})
-    assert_problem(again, 403, "invalid_code")
-
-
-async def test_a_code_may_be_typed_with_64_characters(
-    client: AsyncClient, clock: Clock, arthurs_token: str
+async def test_an_older_code_works_once(
+    client: AsyncClient,
+    app: FastAPI,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
     user_id = await register(client, LANCELOT)
-    recovery_code, *_ = (await enroll(client, LANCELOT, clock)).recovery_codes
-    assert (await log_in_with(client, LANCELOT, recovery_code.ljust(65))).status_code == 422
-    assert (await log_in_with(client, LANCELOT, recovery_code.ljust(64))).status_code == 200
-    path = f"/users/{user_id}/password-reset"
-    code = (await client.post(path, headers=bearer(arthurs_token))).json()["code"]
-    for length, status in [(65, 422), (64, 200)]:
-        reset = {"code": code.ljust(length), "new_password": NEW_PASSWORD}
-        answer = await client.post("/password-resets/confirm", json=reset)
-        assert answer.status_code == status
-
-
-async def test_a_code_of_another_length_is_invalid(client: AsyncClient) -> None:
-    for length in (0, 15, 17, 20, 23, 25, 32):
-        reset = {"code": "A" * length, "new_password": NEW_PASSWORD}
-        refused = await client.post("/password-resets/confirm", json=reset)
-        (field,) = assert_problem(refused, 422, "invalid_request")["fields"]
-        assert field["field"] == "code", length
+    arthurs_token = await log_in(client, ARTHUR)
+    with subtests.test("to reset a password"):
+        await client.post(f"/users/{user_id}/password-reset", headers=bearer(arthurs_token))
+        await make_old(app, Code)
+        reset = {"code": OLD, "new_password": NEW_PASSWORD}
+        assert (await client.post("/password-resets/confirm", json=reset)).status_code == 200
+        again = await client.post("/password-resets/confirm", json=reset)
+        assert_problem(again, 403, "invalid_code")
+    with subtests.test("to register"):
+        await client.post("/invitations", json={}, headers=bearer(arthurs_token))
+        await make_old(app, Code)
+        await register(client, {**GALAHAD, "invitation": OLD})
+        bors = {**GALAHAD, "username": "bors"}
+        again = await client.post("/register-user", json={**bors, "invitation": OLD})
+        assert_problem(again, 403, "invalid_code")
+    with subtests.test("a recovery code"):
+        monkeypatch.setattr(service, "RECOVERY_CODES", 1)
+        lancelot = {**LANCELOT, "password": NEW_PASSWORD}
+        await enroll(client, lancelot, clock)
+        await make_old(app, RecoveryCode)
+        clock.advance(timedelta(days=1000))
+        assert (await log_in_with(client, lancelot, OLD.lower())).status_code == 200
+        assert_problem(await log_in_with(client, lancelot, OLD), 401, "invalid_grant")

@@ -62,18 +62,44 @@ def decoded(segment: str) -> dict[str, Any]:
     return members
 
 
-async def test_the_response_to_a_login_is_that_of_the_contract(client: AsyncClient) -> None:
+IMPOSSIBLE = {
+    "with NUL": {"username": "lancelot\0"},
+    "after a space": {"username": " lancelot"},
+    "that normalization lengthens": {"username": "ﷺ" * 64},
+    "that would be SQL": {"username": "' OR 1=1 --"},
+    "with a password in other case": {"password": LANCELOT["password"].upper()},
+}
+
+
+async def test_the_response_to_a_login_is_that_of_the_contract(
+    client: AsyncClient, subtests: pytest.Subtests
+) -> None:
     await register(client, LANCELOT)
-    for ask in (by_json, by_form):
-        response = await ask(client, {"grant_type": "password", **LANCELOT})
-        token = response.json()["token"]
-        assert response.status_code == 200
-        assert response.json() == {
-            "token": token,
-            "access_token": token,
-            "token_type": "bearer",
-            "expires_in": 3600,
-        }
+    with subtests.test("by JSON and by form"):
+        for ask in (by_json, by_form):
+            response = await ask(client, {"grant_type": "password", **LANCELOT})
+            token = response.json()["token"]
+            assert response.status_code == 200
+            assert response.json() == {
+                "token": token,
+                "access_token": token,
+                "token_type": "bearer",
+                "expires_in": 3600,
+            }
+    with subtests.test("an equivalent spelling"):
+        elaine = {"username": "Elaine", "password": "châtelaine", "email": "elaine@astolat.example"}
+        await register(client, elaine)
+        for change in (
+            {"username": "ELAINE"},
+            {"username": "\N{FULLWIDTH LATIN SMALL LETTER E}laine"},
+            {"password": unicodedata.normalize("NFD", "châtelaine")},
+        ):
+            for ask in (by_json, by_form):
+                assert (await ask(client, {**elaine, **change})).status_code == 200, change
+    for case, change in IMPOSSIBLE.items():
+        for ask in (by_json, by_form):
+            with subtests.test(f"a name {case}, which belongs to no user", ask=ask.__name__):
+                assert_refused(await ask(client, {**LANCELOT, **change}), ask)
 
 
 @on_sqlite
@@ -102,8 +128,8 @@ async def test_a_token_has_the_claims_of_the_standards(client: AsyncClient, cloc
 
 
 @on_sqlite
-async def test_unknown_user_wrong_password_and_disabled_user_look_alike(
-    client: AsyncClient, arthurs_token: str
+async def test_unknown_user_wrong_password_and_disabled_user_look_alike_and_cost_the_same(
+    client: AsyncClient, app: FastAPI, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await register(client, LANCELOT)
     disabled = await register(client, GALAHAD)
@@ -115,15 +141,6 @@ async def test_unknown_user_wrong_password_and_disabled_user_look_alike(
     ):
         for ask in (by_json, by_form):
             assert_refused(await ask(client, {"username": username, "password": password}), ask)
-
-
-@on_sqlite
-async def test_unknown_user_wrong_password_and_disabled_user_cost_the_same(
-    client: AsyncClient, app: FastAPI, arthurs_token: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await register(client, LANCELOT)
-    disabled = await register(client, GALAHAD)
-    await client.put(f"/toggle-user-permission/{disabled}/0", headers=bearer(arthurs_token))
     verify, costs = app.state.services.passwords._verify_hash, []
 
     def noting(password: str, password_hash: str) -> bool:
@@ -137,61 +154,12 @@ async def test_unknown_user_wrong_password_and_disabled_user_cost_the_same(
     assert costs == ["$argon2id$v=19$m=8,t=1,p=1"] * 3
 
 
-async def test_an_equivalent_spelling_logs_in(client: AsyncClient) -> None:
-    elaine = {"username": "Elaine", "password": "châtelaine", "email": "elaine@astolat.example"}
-    await register(client, elaine)
-    for change in (
-        {"username": "ELAINE"},
-        {"username": "\N{FULLWIDTH LATIN SMALL LETTER E}laine"},
-        {"password": unicodedata.normalize("NFD", "châtelaine")},
-    ):
-        for ask in (by_json, by_form):
-            assert (await ask(client, {**elaine, **change})).status_code == 200, change
-
-
-IMPOSSIBLE = {
-    "with NUL": {"username": "lancelot\0"},
-    "after a space": {"username": " lancelot"},
-    "that normalization lengthens": {"username": "ﷺ" * 64},
-    "that would be SQL": {"username": "' OR 1=1 --"},
-    "with a password in other case": {"password": LANCELOT["password"].upper()},
-}
-
-
-async def test_a_name_that_cannot_be_registered_belongs_to_no_user(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    await register(client, LANCELOT)
-    for case, change in IMPOSSIBLE.items():
-        for ask in (by_json, by_form):
-            with subtests.test(case, ask=ask.__name__):
-                assert_refused(await ask(client, {**LANCELOT, **change}), ask)
-
-
 ACCEPTED_FORMS = {
     "no grant_type": "username=arthur&password={}",
     "an empty grant_type": "grant_type=&username=arthur&password={}",
     "an empty scope": "grant_type=password&username=arthur&password={}&scope=",
     "a client_id": "username=arthur&password={}&client_id=book",
 }
-
-
-@on_sqlite
-async def test_an_imperfect_form_is_accepted(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    for case, form in ACCEPTED_FORMS.items():
-        with subtests.test(case):
-            response = await by_raw_form(client, form.format("once+and%20future+king"))
-            assert response.status_code == 200
-
-
-@on_sqlite
-async def test_no_other_grant_is_supported(client: AsyncClient, subtests: pytest.Subtests) -> None:
-    for grant_type in ("implicit", "authorization_code", "PASSWORD"):
-        with subtests.test(grant_type):
-            response = await by_form(client, {**ARTHUR, "grant_type": grant_type})
-            assert_oauth_problem(response, "unsupported_grant_type")
 
 
 MALFORMED_FORMS = {
@@ -208,17 +176,6 @@ MALFORMED_FORMS = {
     "JSON": '{"username": "arthur", "password": "excalibur"}',
     "a thousand parameters": "&".join(f"excalibur{n}=" for n in range(1_001)),
 }
-
-
-@on_sqlite
-async def test_a_malformed_form_is_an_invalid_request(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    for case, form in MALFORMED_FORMS.items():
-        with subtests.test(case):
-            response = await by_raw_form(client, form)
-            assert_oauth_problem(response, "invalid_request")
-            assert "excalibur" not in response.text
 
 
 MALFORMED_JSON = {
@@ -238,41 +195,46 @@ MALFORMED_JSON = {
 }
 
 
-@on_sqlite
-async def test_malformed_json_is_unprocessable(
-    client: AsyncClient, subtests: pytest.Subtests
-) -> None:
-    headers = {"Content-Type": "application/json"}
-    for case, content in MALFORMED_JSON.items():
-        with subtests.test(case):
-            response = await client.post("/token", content=content, headers=headers)
-            assert assert_problem(response, 422, "invalid_request")["fields"]
-            for sent in ("arthur", "exca", "123456"):
-                assert sent not in response.text
-
-
 OTHER_MEDIA_TYPES = ["text/plain", "application/xml", "multipart/form-data; boundary=x", ""]
 
 
 @on_sqlite
-async def test_no_other_media_type_is_understood(
+async def test_which_forms_json_and_media_types_are_understood(
     client: AsyncClient, subtests: pytest.Subtests
 ) -> None:
+    for case, form in ACCEPTED_FORMS.items():
+        with subtests.test("an imperfect form is accepted", case=case):
+            response = await by_raw_form(client, form.format("once+and%20future+king"))
+            assert response.status_code == 200
+    for grant_type in ("implicit", "authorization_code", "PASSWORD"):
+        with subtests.test("no other grant is supported", grant_type=grant_type):
+            response = await by_form(client, {**ARTHUR, "grant_type": grant_type})
+            assert_oauth_problem(response, "unsupported_grant_type")
+    for case, form in MALFORMED_FORMS.items():
+        with subtests.test("a malformed form is an invalid request", case=case):
+            response = await by_raw_form(client, form)
+            assert_oauth_problem(response, "invalid_request")
+            assert "excalibur" not in response.text
+    as_json = {"Content-Type": "application/json"}
+    for case, content in MALFORMED_JSON.items():
+        with subtests.test("malformed JSON is unprocessable", case=case):
+            response = await client.post("/token", content=content, headers=as_json)
+            assert assert_problem(response, 422, "invalid_request")["fields"]
+            for sent in ("arthur", "exca", "123456"):
+                assert sent not in response.text
     for media_type in OTHER_MEDIA_TYPES:
-        with subtests.test(media_type):
+        with subtests.test("another media type", media_type=media_type):
             headers = {"Content-Type": media_type}
             response = await client.post("/token", content="x", headers=headers)
             assert_problem(response, 415, "unsupported_media_type")
-
-
-@on_sqlite
-async def test_a_media_type_is_read_in_any_case_and_may_name_a_charset(client: AsyncClient) -> None:
-    for media_type, content in (
-        ("Application/JSON; charset=utf-8", json.dumps(ARTHUR)),
-        (f"{FORM.upper()};charset=UTF-8", "username=arthur&password=once+and+future+king"),
-    ):
-        headers = {"Content-Type": media_type}
-        assert (await client.post("/token", content=content, headers=headers)).status_code == 200
+    with subtests.test("a media type in any case, with a charset"):
+        for media_type, body in (
+            ("Application/JSON; charset=utf-8", json.dumps(ARTHUR)),
+            (f"{FORM.upper()};charset=UTF-8", "username=arthur&password=once+and+future+king"),
+        ):
+            headers = {"Content-Type": media_type}
+            response = await client.post("/token", content=body, headers=headers)
+            assert response.status_code == 200
 
 
 @on_sqlite

@@ -42,43 +42,63 @@ GRACE = 60 * SECOND
 SHORT_GRACE = 10 * SECOND
 
 
-async def test_each_refresh_returns_the_next_pair_of_tokens(client: AsyncClient) -> None:
-    await register(client, LANCELOT)
-    pair = await open_session(client, LANCELOT)
-    pairs = [pair]
-    for kind in ("json", "data", "json"):
-        grant = {"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]}
-        response = await client.request("POST", "/token", **{kind: grant})  # type: ignore[arg-type] # json or data
-        assert response.status_code == 200, response.text
-        assert response.headers["cache-control"] == "no-store"
-        pair = response.json()
-        assert set(pair) == set(pairs[0])
-        assert pair["token"] == pair["access_token"]
-        pairs.append(pair)
-    for name in ("access_token", "refresh_token"):
-        assert len({pair[name] for pair in pairs}) == 4
-    assert len({claims_of(pair["token"])["sid"] for pair in pairs}) == 1
-    for pair in pairs:
-        assert await token_is_valid(client, pair["access_token"])
-    assert len(await sessions_of(client, pairs[0]["token"])) == 1
-
-
-async def test_after_a_lost_response_the_same_refresh_token_is_returned_for_a_minute(
-    client: AsyncClient, clock: Clock
+async def test_each_refresh_returns_the_next_pair_of_tokens(
+    app: FastAPI, client: AsyncClient, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     await register(client, LANCELOT)
-    session, other = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
-    lost = await refreshed(client, session)
-    await refreshed(client, other)
-    clock.advance(GRACE)
-    again = await refreshed(client, session)
-    assert again["refresh_token"] == lost["refresh_token"]
-    assert await token_is_valid(client, again["access_token"])
-    assert not await is_over(client, again)
-    # Repeating a request does not extend the minute.
-    await refreshed(client, other)
-    clock.advance(SECOND)
-    assert await is_over(client, other)
+    with subtests.test("one after the other"):
+        pair = await open_session(client, LANCELOT)
+        pairs = [pair]
+        for kind in ("json", "data", "json"):
+            grant = {"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]}
+            response = await client.request("POST", "/token", **{kind: grant})  # type: ignore[arg-type] # json or data
+            assert response.status_code == 200, response.text
+            assert response.headers["cache-control"] == "no-store"
+            pair = response.json()
+            assert set(pair) == set(pairs[0])
+            assert pair["token"] == pair["access_token"]
+            pairs.append(pair)
+        for name in ("access_token", "refresh_token"):
+            assert len({pair[name] for pair in pairs}) == 4
+        assert len({claims_of(pair["token"])["sid"] for pair in pairs}) == 1
+        for pair in pairs:
+            assert await token_is_valid(client, pair["access_token"])
+        assert len(await sessions_of(client, pairs[0]["token"])) == 1
+    with subtests.test("the same one for a minute, after a lost response"):
+        session, other = await open_session(client, LANCELOT), await open_session(client, LANCELOT)
+        lost = await refreshed(client, session)
+        await refreshed(client, other)
+        clock.advance(GRACE)
+        again = await refreshed(client, session)
+        assert again["refresh_token"] == lost["refresh_token"]
+        assert await token_is_valid(client, again["access_token"])
+        assert not await is_over(client, again)
+        # Repeating a request does not extend the minute.
+        await refreshed(client, other)
+        clock.advance(SECOND)
+        assert await is_over(client, other)
+    with subtests.test("the same one for simultaneous requests"):
+        session = await open_session(client, LANCELOT)
+        answers = await asyncio.gather(*(refreshed(client, session) for _ in range(5)))
+        assert len({answer["refresh_token"] for answer in answers}) == 1
+        for answer in answers:
+            assert await token_is_valid(client, answer["access_token"])
+        assert not await is_over(client, answers[0])
+    with subtests.test("none if the session ends meanwhile"):
+        session = await open_session(client, LANCELOT)
+        async with app.state.database.session() as stopping:
+            await begin_write(stopping)
+            await stopping.execute(text("DELETE FROM sessions"))
+            async with blocking(app.state.database):
+                refreshing = asyncio.create_task(refresh(client, session["refresh_token"]))
+            await stopping.commit()
+        assert_problem(await refreshing, 400, "invalid_grant")
+    with subtests.test("none for an unknown one, which leaves no transaction open"):
+        async with app.state.database.session() as session:
+            sessions: Sessions = app.state.services.sessions
+            refresh_token = f"hpr_{'0' * 32}_{'0' * 64}"
+            assert await sessions.refresh(RequestContext(session, clock()), refresh_token) is None
+            assert not session.in_transaction()
 
 
 @on_sqlite
@@ -98,37 +118,12 @@ async def test_a_minute_is_for_a_client_like_the_one_that_logged_in_and_others_h
         with subtests.test(name):
             async with client_of(app, first[0]) as login, client_of(app, second[0]) as repeating:
                 login.headers["user-agent"], repeating.headers["user-agent"] = first[1], second[1]
-                for late, is_refused in ((timedelta(), False), (SECOND, True)):
-                    session = await open_session(login, LANCELOT)
-                    await refreshed(login, session)
-                    clock.advance(grace + late)
-                    assert await is_over(repeating, session) is is_refused
-
-
-async def test_simultaneous_refreshes_get_the_same_refresh_token(
-    client: AsyncClient,
-) -> None:
-    await register(client, LANCELOT)
-    session = await open_session(client, LANCELOT)
-    answers = await asyncio.gather(*(refreshed(client, session) for _ in range(5)))
-    assert len({answer["refresh_token"] for answer in answers}) == 1
-    for answer in answers:
-        assert await token_is_valid(client, answer["access_token"])
-    assert not await is_over(client, answers[0])
-
-
-async def test_a_session_that_ends_during_its_refresh_stays_ended(
-    app: FastAPI, client: AsyncClient
-) -> None:
-    await register(client, LANCELOT)
-    session = await open_session(client, LANCELOT)
-    async with app.state.database.session() as stopping:
-        await begin_write(stopping)
-        await stopping.execute(text("DELETE FROM sessions"))
-        async with blocking(app.state.database):
-            refreshing = asyncio.create_task(refresh(client, session["refresh_token"]))
-        await stopping.commit()
-    assert_problem(await refreshing, 400, "invalid_grant")
+                session = await open_session(login, LANCELOT)
+                await refreshed(login, session)
+                clock.advance(grace)
+                assert not await is_over(repeating, session)
+                clock.advance(SECOND)
+                assert await is_over(repeating, session)
 
 
 async def test_reusing_a_refresh_token_revokes_its_whole_session(
@@ -190,66 +185,56 @@ async def test_a_session_is_refreshed_while_its_user_is_locked(
         await refreshed(client, session)
 
 
-async def test_a_rejected_refresh_token_leaves_no_transaction_open(
-    app: FastAPI, clock: Clock
-) -> None:
-    async with app.state.database.session() as session:
-        sessions: Sessions = app.state.services.sessions
-        refresh_token = f"hpr_{'0' * 32}_{'0' * 64}"
-        assert await sessions.refresh(RequestContext(session, clock()), refresh_token) is None
-        assert not session.in_transaction()
-
-
 @on_sqlite
-async def test_the_database_contains_no_refresh_token(app: FastAPI, client: AsyncClient) -> None:
-    await register(client, LANCELOT)
-    first = await open_session(client, LANCELOT)
-    second = await refreshed(client, first)
-    async with app.state.database.session() as session:
-        (row,) = await session.execute(text("SELECT * FROM sessions"))
-    for token in (first["refresh_token"], second["refresh_token"]):
-        secret = token.rpartition("_")[2]
-        for column in row:
-            assert secret not in str(column)
-            assert bytes.fromhex(secret) != column
-
-
-@on_sqlite
-async def test_a_refresh_token_cannot_be_computed_from_its_predecessor(
-    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two sessions with everything in common that a thief of the used refresh token can know: user,
-    times, id, handle and secret. They differ in the key that only the database has."""
-    same = SimpleNamespace(token_hex=lambda count: "5a" * count, token_bytes=secrets.token_bytes)
-    monkeypatch.setattr(service, "secrets", same)
-    await register(client, LANCELOT)
-    spent, successors = set(), set()
-    for _ in range(2):
-        random.seed(22)  # numbers from `random` can be predicted
-        opened = await open_session(client, LANCELOT)
-        async with app.state.database.session() as session:
-            assert len(await session.scalar(select(Session.rotation_key)) or b"") * 8 == 256
-        spent.add(opened["refresh_token"])
-        successors.add((await refreshed(client, opened))["refresh_token"])
-        await client.post("/revoke", data={"token": opened["refresh_token"]})
-    assert len(spent) == 1
-    assert len(successors) == 2
-    assert not spent & successors
-
-
-@on_sqlite
-async def test_each_refresh_token_has_384_random_bits(
+async def test_a_refresh_token_is_a_secret(
+    app: FastAPI,
     client: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
     await register(client, LANCELOT)
-    drawn = []
-    for _ in range(2):
-        random.seed(22)
-        prefix, *parts = (await open_session(client, LANCELOT))["refresh_token"].split("_")
-        assert (prefix, [4 * len(part) for part in parts]) == ("hpr", [128, 256])
-        drawn.append(parts)
-    for one, another in zip(*drawn, strict=True):
-        assert one != another
+    with subtests.test("the database does not contain it"):
+        first = await open_session(client, LANCELOT)
+        second = await refreshed(client, first)
+        async with app.state.database.session() as session:
+            (row,) = await session.execute(text("SELECT * FROM sessions"))
+        for token in (first["refresh_token"], second["refresh_token"]):
+            secret = token.rpartition("_")[2]
+            for column in row:
+                assert secret not in str(column)
+                assert bytes.fromhex(secret) != column
+    with subtests.test("it has 384 random bits"):
+        drawn = []
+        for _ in range(2):
+            random.seed(22)
+            prefix, *parts = (await open_session(client, LANCELOT))["refresh_token"].split("_")
+            assert (prefix, [4 * len(part) for part in parts]) == ("hpr", [128, 256])
+            drawn.append(parts)
+        for one, another in zip(*drawn, strict=True):
+            assert one != another
+    async with app.state.database.session() as session:
+        await begin_write(session)
+        await session.execute(text("DELETE FROM sessions"))
+        await session.commit()
+    with subtests.test("it cannot be computed from its predecessor"):
+        # Two sessions with everything in common that a thief of the used refresh token can know:
+        # user, times, id, handle and secret. They differ in the key that only the database has.
+        same = SimpleNamespace(
+            token_hex=lambda count: "5a" * count, token_bytes=secrets.token_bytes
+        )
+        monkeypatch.setattr(service, "secrets", same)
+        spent, successors = set(), set()
+        for _ in range(2):
+            random.seed(22)  # numbers from `random` can be predicted
+            opened = await open_session(client, LANCELOT)
+            async with app.state.database.session() as session:
+                assert len(await session.scalar(select(Session.rotation_key)) or b"") * 8 == 256
+            spent.add(opened["refresh_token"])
+            successors.add((await refreshed(client, opened))["refresh_token"])
+            await client.post("/revoke", data={"token": opened["refresh_token"]})
+        assert len(spent) == 1
+        assert len(successors) == 2
+        assert not spent & successors
 
 
 @on_sqlite

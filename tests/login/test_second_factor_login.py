@@ -18,6 +18,7 @@ from app.security.rate_limits.limits import ACCOUNT
 from app.settings import Settings
 from tests.support.apps import client_of, started_client
 from tests.support.authenticator import (
+    STEP,
     Authenticator,
     begin,
     confirm,
@@ -52,105 +53,16 @@ async def by_form(client: AsyncClient, **changes: Any) -> Response:
     return await client.post("/token", data={**FORM, **changes})
 
 
-async def test_the_correct_password_without_a_code_gets_mfa_required(
-    client: AsyncClient, lancelots: Authenticator
-) -> None:
-    body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
-    assert "otp" in body["message"]
-    response = await by_form(client)
-    body = assert_problem(response, 400, "mfa_required")
-    assert body["error_description"] == body["message"]
-    assert "www-authenticate" not in response.headers
-    assert (await by_form(client, otp=lancelots.code())).status_code == 200
-
-
-@pytest.fixture
-async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
-    """A client at an address where Lancelot has never logged in."""
-    async with client_of(app, "192.0.2.7") as client:
-        yield client
-
-
 @on_sqlite
-async def test_password_and_then_code_log_in_while_the_account_is_throttled(
-    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
-) -> None:
-    """Knowing only the password does not help: earlier failures still count."""
-    wrong = {**LANCELOT, "password": "guinevere"}
-    for _ in range(ACCOUNT.allowed + 2):
-        assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
-        clock.advance(ACCOUNT.max_delay)
-    for _ in range(3):
-        assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
-    assert (await elsewhere.post("/token", json=wrong)).status_code == 401
-    assert (await elsewhere.post("/token", json=LANCELOT)).headers["Retry-After"] == "8"
-    clock.advance(ACCOUNT.max_delay)
-    assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
-    assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
-
-
-@on_sqlite
-async def test_a_rejection_for_too_many_codes_does_not_count_as_a_failed_login(
-    elsewhere: AsyncClient, clock: Clock, lancelots: Authenticator
-) -> None:
-    for _ in range(BURST):
-        await log_in_with(elsewhere, LANCELOT, lancelots.wrong_code())
-    clock.advance(ACCOUNT.max_delay)
-    for _ in range(3):
-        refused = await log_in_with(elsewhere, LANCELOT, lancelots.code())
-        assert_problem(refused, 429, "too_many_codes")
-    assert await token_with(elsewhere, LANCELOT, lancelots.recovery_codes[0])
-
-
-@on_sqlite
-async def test_nobody_else_can_tell_which_users_have_a_second_factor(
-    client: AsyncClient, lancelots: Authenticator, arthurs_token: str
-) -> None:
-    wrong = {"password": "guinevere"}
-    for otp in ({}, {"otp": lancelots.code()}, {"otp": lancelots.recovery_codes[0]}):
-        answers = [
-            await by_form(client, **wrong, **otp, username=name)
-            for name in ("mordred", "arthur", "lancelot")
-        ]
-        assert len({(answer.status_code, answer.text) for answer in answers}) == 1
-    await client.put("/toggle-user-permission/2/0", headers=bearer(arthurs_token))
-    assert_problem(await by_form(client), 400, "invalid_grant")
-    assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
-
-
-@on_sqlite
-async def test_a_user_without_a_second_factor_may_send_a_code(client: AsyncClient) -> None:
-    await register(client, LANCELOT)
-    assert "amr" not in claims_of(await token_with(client, LANCELOT, "123456"))
-
-
-@on_sqlite
-async def test_its_tokens_and_introspection_name_the_methods(
+async def test_a_code_comes_from_one_place(
     client: AsyncClient, clock: Clock, lancelots: Authenticator
 ) -> None:
-    sent = {**LANCELOT, "otp": lancelots.code()}
-    session = await open_session(client, sent)
-    clock.advance(timedelta(minutes=5))
-    renewed = await refresh(client, session["refresh_token"])  # without a code
-    for token in (session["access_token"], renewed.json()["access_token"]):
-        assert claims_of(token)["amr"] == ["pwd", "otp", "mfa"]
-        said = await client.post("/introspect", data={"token": token}, headers=bearer(token))
-        assert said.json()["amr"] == ["pwd", "otp", "mfa"]
-        assert said.json()["auth_time"] == int((clock() - timedelta(minutes=5)).timestamp())
-
-
-@on_sqlite
-async def test_the_docs_page_sends_the_code_as_a_clients_secret(
-    client: AsyncClient, lancelots: Authenticator
-) -> None:
+    # The docs page sends it as a client's secret.
     code = lancelots.code()
     for secret in (f"{code[:3]} {code[3:]}", lancelots.recovery_codes[0]):
         response = await client.post("/token", data=FORM, auth=BasicAuth("", secret))
         assert response.status_code == 200
-
-
-@on_sqlite
-async def test_a_code_comes_from_one_place(client: AsyncClient, lancelots: Authenticator) -> None:
+    clock.advance(STEP)
     code = lancelots.code()
     basic = BasicAuth("", code)
     twice = await client.post("/token", data={**FORM, "otp": code}, auth=basic)
@@ -175,6 +87,89 @@ async def test_a_code_comes_from_one_place(client: AsyncClient, lancelots: Authe
     # None of these has spent it.
     headers = {b"Authorization": f"Basic  {encoded}".encode()}  # RFC 9110, 11.4 allows the spaces
     assert (await client.post("/token", data=FORM, headers=headers)).status_code == 200
+
+
+@on_sqlite
+async def test_who_is_asked_for_a_code_and_what_it_adds_to_the_tokens(
+    client: AsyncClient,
+    clock: Clock,
+    lancelots: Authenticator,
+    arthurs_token: str,
+    subtests: pytest.Subtests,
+) -> None:
+    with subtests.test("the correct password without a code gets mfa_required"):
+        body = assert_problem(await client.post("/token", json=LANCELOT), 401, "mfa_required")
+        assert "otp" in body["message"]
+        response = await by_form(client)
+        body = assert_problem(response, 400, "mfa_required")
+        assert body["error_description"] == body["message"]
+        assert "www-authenticate" not in response.headers
+        assert (await by_form(client, otp=lancelots.code())).status_code == 200
+    clock.advance(STEP)
+    with subtests.test("its tokens and introspection name the methods"):
+        sent = {**LANCELOT, "otp": lancelots.code()}
+        session = await open_session(client, sent)
+        clock.advance(timedelta(minutes=5))
+        renewed = await refresh(client, session["refresh_token"])  # without a code
+        for token in (session["access_token"], renewed.json()["access_token"]):
+            assert claims_of(token)["amr"] == ["pwd", "otp", "mfa"]
+            said = await client.post("/introspect", data={"token": token}, headers=bearer(token))
+            assert said.json()["amr"] == ["pwd", "otp", "mfa"]
+            assert said.json()["auth_time"] == int((clock() - timedelta(minutes=5)).timestamp())
+    with subtests.test("a user without a second factor may send a code"):
+        assert "amr" not in claims_of(await token_with(client, ARTHUR, "123456"))
+    clock.advance(STEP)
+    with subtests.test("nobody else can tell which users have a second factor"):
+        wrong = {"password": "guinevere"}
+        for otp in ({}, {"otp": lancelots.code()}, {"otp": lancelots.recovery_codes[1]}):
+            answers = [
+                await by_form(client, **wrong, **otp, username=name)
+                for name in ("mordred", "arthur", "lancelot")
+            ]
+            assert len({(answer.status_code, answer.text) for answer in answers}) == 1
+        await client.put("/toggle-user-permission/2/0", headers=bearer(arthurs_token))
+        assert_problem(await by_form(client), 400, "invalid_grant")
+        assert_problem(await by_form(client, otp=lancelots.code()), 400, "invalid_grant")
+
+
+@pytest.fixture
+async def elsewhere(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """A client at an address where Lancelot has never logged in."""
+    async with client_of(app, "192.0.2.7") as client:
+        yield client
+
+
+@on_sqlite
+async def test_failed_logins_and_rejected_codes_are_counted_apart(
+    app: FastAPI,
+    elsewhere: AsyncClient,
+    clock: Clock,
+    lancelots: Authenticator,
+    subtests: pytest.Subtests,
+) -> None:
+    # Knowing only the password does not help: earlier failures still count.
+    with subtests.test("password and then code log in while the account is throttled"):
+        wrong = {**LANCELOT, "password": "guinevere"}
+        for _ in range(ACCOUNT.allowed + 2):
+            assert_problem(await elsewhere.post("/token", json=wrong), 401, "invalid_grant")
+            clock.advance(ACCOUNT.max_delay)
+        for _ in range(3):
+            assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+        assert (await elsewhere.post("/token", json=wrong)).status_code == 401
+        assert (await elsewhere.post("/token", json=LANCELOT)).headers["Retry-After"] == "8"
+        clock.advance(ACCOUNT.max_delay)
+        assert_problem(await elsewhere.post("/token", json=LANCELOT), 401, "mfa_required")
+        assert (await log_in_with(elsewhere, LANCELOT, lancelots.code())).status_code == 200
+    clock.advance(timedelta(days=30))
+    with subtests.test("a rejection for too many codes does not count as a failed login"):
+        async with client_of(app, "192.0.2.8") as another:
+            for _ in range(BURST):
+                await log_in_with(another, LANCELOT, lancelots.wrong_code())
+            clock.advance(ACCOUNT.max_delay)
+            for _ in range(3):
+                refused = await log_in_with(another, LANCELOT, lancelots.code())
+                assert_problem(refused, 429, "too_many_codes")
+            assert await token_with(another, LANCELOT, lancelots.recovery_codes[0])
 
 
 @pytest.fixture

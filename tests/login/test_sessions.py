@@ -44,17 +44,58 @@ SECOND = timedelta(seconds=1)
 
 
 @on_sqlite
-async def test_a_session_begins_only_with_the_scope_offline_access(client: AsyncClient) -> None:
+async def test_when_a_session_begins_what_its_user_sees_and_when_it_ends(
+    app: FastAPI, client: AsyncClient, clock: Clock, subtests: pytest.Subtests
+) -> None:
     await register(client, LANCELOT)
-    plain = (await client.post("/token", json=LANCELOT)).json()
-    assert set(plain) == {"token", "access_token", "token_type", "expires_in"}
-    assert "sid" not in claims_of(plain["token"])
-    assert await sessions_of(client, plain["token"]) == []
-    answer = await open_session(client, LANCELOT)
-    assert set(answer) == {*plain, "refresh_token", "scope"}
-    assert answer["scope"] == "offline_access"
-    (listed,) = await sessions_of(client, plain["token"])
-    assert listed["id"] == claims_of(answer["access_token"])["sid"]
+    with subtests.test("it begins only with the scope offline_access"):
+        plain = (await client.post("/token", json=LANCELOT)).json()
+        assert set(plain) == {"token", "access_token", "token_type", "expires_in"}
+        assert "sid" not in claims_of(plain["token"])
+        assert await sessions_of(client, plain["token"]) == []
+        answer = await open_session(client, LANCELOT)
+        assert set(answer) == {*plain, "refresh_token", "scope"}
+        assert answer["scope"] == "offline_access"
+        (listed,) = await sessions_of(client, plain["token"])
+        assert listed["id"] == claims_of(answer["access_token"])["sid"]
+    clock.advance(14 * DAY)
+    with subtests.test("its user sees its times, address and user agent"):
+        client.headers["User-Agent"] = "Excalibur/1.0 " + "x" * 1_000
+        first = await open_session(client, LANCELOT)
+        opened = clock()
+        clock.advance(DAY)
+        first = await refreshed(client, first)
+        client.headers["User-Agent"] = "Aroundight/2.0"
+        second = await open_session(client, LANCELOT)
+        newer, older = await sessions_of(client, second["token"])
+
+        def shown(session: dict[str, Any]) -> list[str]:
+            return [session[f"{name}_at"][:10] for name in ("created", "last_used", "expires")]
+
+        assert set(newer) == {
+            *("id", "created_at", "last_used_at", "expires_at", "address", "user_agent")
+        }
+        assert newer["id"] == claims_of(second["token"])["sid"]
+        assert older["id"] == claims_of(first["token"])["sid"]
+        assert (newer["address"], newer["user_agent"]) == ("127.0.0.1", "Aroundight/2.0")
+        assert older["user_agent"] == ("Excalibur/1.0 " + "x" * 1_000)[:200]
+        days = [(opened + days * DAY).date().isoformat() for days in (0, 1, 15)]
+        assert shown(older) == days
+        assert shown(newer) == [days[1], days[1], days[2]]
+    with subtests.test("it ends after ninety days of use"):
+        session = await open_session(client, LANCELOT)
+        for elapsed in [*9 * [9 * DAY], 9 * DAY - SECOND]:
+            clock.advance(elapsed)
+            session = await refreshed(client, session)
+        clock.advance(SECOND)
+        assert await is_over(client, session)
+    with subtests.test("a disabled user cannot refresh, even with the current token version"):
+        session = await open_session(client, LANCELOT)
+        async with app.state.database.session() as writing:
+            await begin_write(writing)
+            await writing.execute(update(User).values(is_enabled=False))
+            await writing.commit()
+        assert await is_over(client, session)
 
 
 async def test_a_session_ends_after_fourteen_days_without_use(
@@ -73,17 +114,6 @@ async def test_a_session_ends_after_fourteen_days_without_use(
 
 
 @on_sqlite
-async def test_a_session_ends_after_ninety_days_of_use(client: AsyncClient, clock: Clock) -> None:
-    await register(client, LANCELOT)
-    session = await open_session(client, LANCELOT)
-    for elapsed in [*9 * [9 * DAY], 9 * DAY - SECOND]:
-        clock.advance(elapsed)
-        session = await refreshed(client, session)
-    clock.advance(SECOND)
-    assert await is_over(client, session)
-
-
-@on_sqlite
 async def test_an_unused_session_ends_after_the_shorter_of_both_times(
     settings: Settings, clock: Clock
 ) -> None:
@@ -93,48 +123,6 @@ async def test_an_unused_session_ends_after_the_shorter_of_both_times(
         session = await open_session(client, LANCELOT)
         clock.advance(7 * DAY)
         assert await is_over(client, session)
-
-
-@on_sqlite
-async def test_a_disabled_user_cannot_refresh_even_with_the_current_token_version(
-    app: FastAPI, client: AsyncClient
-) -> None:
-    await register(client, LANCELOT)
-    session = await open_session(client, LANCELOT)
-    async with app.state.database.session() as writing:
-        await begin_write(writing)
-        await writing.execute(update(User).values(is_enabled=False))
-        await writing.commit()
-    assert await is_over(client, session)
-
-
-@on_sqlite
-async def test_a_user_sees_the_times_the_address_and_the_user_agent_of_each_session(
-    client: AsyncClient, clock: Clock
-) -> None:
-    await register(client, LANCELOT)
-    client.headers["User-Agent"] = "Excalibur/1.0 " + "x" * 1_000
-    first = await open_session(client, LANCELOT)
-    opened = clock()
-    clock.advance(DAY)
-    first = await refreshed(client, first)
-    client.headers["User-Agent"] = "Aroundight/2.0"
-    second = await open_session(client, LANCELOT)
-    newer, older = await sessions_of(client, second["token"])
-
-    def shown(session: dict[str, Any]) -> list[str]:
-        return [session[f"{name}_at"][:10] for name in ("created", "last_used", "expires")]
-
-    assert set(newer) == {
-        *("id", "created_at", "last_used_at", "expires_at", "address", "user_agent")
-    }
-    assert newer["id"] == claims_of(second["token"])["sid"]
-    assert older["id"] == claims_of(first["token"])["sid"]
-    assert (newer["address"], newer["user_agent"]) == ("127.0.0.1", "Aroundight/2.0")
-    assert older["user_agent"] == ("Excalibur/1.0 " + "x" * 1_000)[:200]
-    days = [(opened + days * DAY).date().isoformat() for days in (0, 1, 15)]
-    assert shown(older) == days
-    assert shown(newer) == [days[1], days[1], days[2]]
 
 
 async def test_a_user_revokes_one_session_with_its_tokens_and_no_other(
@@ -186,10 +174,6 @@ async def test_only_an_administrator_sees_or_revokes_the_sessions_of_others(
     assert response.json() == {"message": "Session revoked"}
     assert not await token_is_valid(client, session["token"])
     assert await is_over(client, session)
-
-
-@on_sqlite
-async def test_an_invalid_session_id_is_rejected(client: AsyncClient, arthurs_token: str) -> None:
     for session_id in ("0" * 15, "0" * 17, "0" * 15 + "G", "0" * 15 + "%00"):
         for whose in ("/me", "/users/1"):
             path = f"{whose}/sessions/{session_id}"

@@ -85,8 +85,48 @@ async def test_a_key_is_exchanged_for_a_token_of_its_owner(
 
 
 @on_sqlite
-async def test_a_token_is_for_the_audience_that_was_asked_for(
-    subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
+async def test_how_long_a_token_is_valid_and_returned_again(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    clock: Clock,
+    lancelots_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
+) -> None:
+    with subtests.test("a token never outlives its key"):
+        key = await insert_key(app, lancelots_id, expires_at=clock() + timedelta(minutes=10))
+        answer = (await exchange(client, key)).json()
+        assert answer["expires_in"] == 600
+        clock.advance(timedelta(minutes=10) - SECOND)
+        assert await token_is_valid(client, answer["token"])
+        assert (await exchange(client, key)).json()["expires_in"] == 1
+        clock.advance(SECOND)
+        assert not await token_is_valid(client, answer["token"])
+        assert_problem(await exchange(client, key), 400, "invalid_request")
+    with subtests.test("a worker returns the same token until half of its life is over"):
+        key, other = await insert_key(app, lancelots_id), await insert_key(app, lancelots_id)
+        with signatures(app, monkeypatch) as signed:
+            tokens = await asyncio.gather(*(token_for(client, key) for _ in range(10)))
+            assert len({*tokens}) == len(signed) == 1
+            await token_for(client, other)
+            await token_for(client, key, scope="predict")
+            assert len(signed) == 3
+            await token_for(client, key, scope="predict")
+            assert len(signed) == 3
+            clock.advance(HALF_AN_HOUR - SECOND)
+            answer = (await exchange(client, key)).json()
+            assert (answer["token"], answer["expires_in"]) == (tokens[0], 1801)
+            clock.advance(SECOND)
+            answer = (await exchange(client, key)).json()
+            assert answer["token"] == signed[-1] != tokens[0]
+            assert answer["expires_in"] == 3600
+            assert len(signed) == 4
+        assert await token_is_valid(client, tokens[0])
+
+
+@on_sqlite
+async def test_audience_and_scopes_are_those_requested_if_the_key_has_them(
+    app: FastAPI, client: httpx.AsyncClient, lancelots_id: int, subtests: pytest.Subtests
 ) -> None:
     key = await insert_key(app, lancelots_id)
     default = await token_for(client, key)
@@ -102,27 +142,6 @@ async def test_a_token_is_for_the_audience_that_was_asked_for(
             assert claims_of(token)["aud"] == expected
             assert await token_for(client, key, **members) == token
             assert (token == default) is (expected == audience)
-
-
-@on_sqlite
-async def test_a_token_never_outlives_its_key(
-    app: FastAPI, client: httpx.AsyncClient, clock: Clock, lancelots_id: int
-) -> None:
-    key = await insert_key(app, lancelots_id, expires_at=clock() + timedelta(minutes=10))
-    answer = (await exchange(client, key)).json()
-    assert answer["expires_in"] == 600
-    clock.advance(timedelta(minutes=10) - SECOND)
-    assert await token_is_valid(client, answer["token"])
-    assert (await exchange(client, key)).json()["expires_in"] == 1
-    clock.advance(SECOND)
-    assert not await token_is_valid(client, answer["token"])
-    assert_problem(await exchange(client, key), 400, "invalid_request")
-
-
-@on_sqlite
-async def test_scopes_are_narrowed_and_never_widened(
-    subtests: pytest.Subtests, app: FastAPI, client: httpx.AsyncClient, lancelots_id: int
-) -> None:
     cases: list[tuple[str, str | None, str | None, str | None]] = [
         ("all", None, None, "predict train"),
         ("those of the key", "predict", None, "predict"),
@@ -132,13 +151,13 @@ async def test_scopes_are_narrowed_and_never_widened(
         ("in any order", None, "train  predict", "predict train"),
         ("only those that there are", "predict", "predict train", "predict"),
     ]
-    for name, scopes, requested, expected in cases:
+    for name, scopes, requested, given in cases:
         with subtests.test(name):
             key = await insert_key(app, lancelots_id, scopes=scopes)
             members = {"scope": requested} if requested else {}
             answer = (await exchange(client, key, **members)).json()
-            assert answer.get("scope") == expected
-            assert claims_of(answer["token"]).get("scope") == expected
+            assert answer.get("scope") == given
+            assert claims_of(answer["token"]).get("scope") == given
     with subtests.test("nothing left"):
         key = await insert_key(app, lancelots_id, scopes="predict")
         assert_problem(await exchange(client, key, scope="train"), 400, "invalid_scope")
@@ -244,31 +263,3 @@ async def test_requests_that_are_not_an_exchange_of_a_key_are_refused(
             assert_problem(answer, 400, error)
             assert key not in answer.text
     assert (await client.post("/token", data=good)).status_code == 200
-
-
-@on_sqlite
-async def test_a_worker_returns_the_same_token_until_half_of_its_life_is_over(
-    app: FastAPI,
-    client: httpx.AsyncClient,
-    clock: Clock,
-    lancelots_id: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    key, other = await insert_key(app, lancelots_id), await insert_key(app, lancelots_id)
-    with signatures(app, monkeypatch) as signed:
-        tokens = await asyncio.gather(*(token_for(client, key) for _ in range(50)))
-        assert len({*tokens}) == len(signed) == 1
-        await token_for(client, other)
-        await token_for(client, key, scope="predict")
-        assert len(signed) == 3
-        await token_for(client, key, scope="predict")
-        assert len(signed) == 3
-        clock.advance(HALF_AN_HOUR - SECOND)
-        answer = (await exchange(client, key)).json()
-        assert (answer["token"], answer["expires_in"]) == (tokens[0], 1801)
-        clock.advance(SECOND)
-        answer = (await exchange(client, key)).json()
-        assert answer["token"] == signed[-1] != tokens[0]
-        assert answer["expires_in"] == 3600
-        assert len(signed) == 4
-    assert await token_is_valid(client, tokens[0])

@@ -26,7 +26,7 @@ from app.database.engine import begin_write
 from app.database.job_lock import LOCK_PERIOD
 from app.login import password_grant
 from app.maintenance.retention.service import Retention
-from app.security.rate_limits.limits import ACCOUNT, ACCOUNT_AT_ADDRESS, Rate
+from app.security.rate_limits.limits import Rate
 from app.settings import Settings
 from app.tokens.errors import InvalidTokenError
 from app.users.models import User
@@ -34,12 +34,13 @@ from app.users.service import Users
 from tests.support.apps import client_of
 from tests.support.authenticator import (
     STEP,
-    Authenticator,
     EnrolledUser,
+    begin,
     confirm,
     log_in_with,
     register_enrolled,
 )
+from tests.support.login_attempts import HOME, set_small_limits
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -99,111 +100,110 @@ async def assert_untouched(
     return replace(user, refresh_token=refreshed.json()["refresh_token"])
 
 
+async def log_in_again(client: AsyncClient, user: EnrolledUser, clock: Clock) -> EnrolledUser:
+    """The user with a new session."""
+    clock.advance(STEP)  # a code works once
+    session = await open_session(client, {**user.person, "otp": user.authenticator.code()})
+    return replace(user, token=session["token"], refresh_token=session["refresh_token"])
+
+
 async def test_codes_and_recovery_codes_count_for_their_own_user_only(
-    client: AsyncClient, clock: Clock, two_users: TwoUsers
+    client: AsyncClient, clock: Clock, two_users: TwoUsers, subtests: pytest.Subtests
 ) -> None:
-    for user, other in (two_users, two_users[::-1]):
-        refused = await log_in_with(client, other.person, user.authenticator.code())
-        assert_problem(refused, 401, "invalid_grant")
-    # Both in the same half minute: the code of one user does not use up that of the other.
-    for user in two_users:
-        code = user.authenticator.code()
-        assert (await log_in_with(client, user.person, code)).status_code == 200
-    for user, other in (two_users, two_users[::-1]):
-        for code in user.authenticator.recovery_codes[:3]:
-            refused = await log_in_with(client, other.person, code)
+    lancelot, galahad = two_users
+    with subtests.test("codes"):
+        for user, other in (two_users, two_users[::-1]):
+            refused = await log_in_with(client, other.person, user.authenticator.code())
             assert_problem(refused, 401, "invalid_grant")
-    clock.advance(MINUTE)  # the delay after these failures
-    for user in two_users:
-        assert await second_factor(client, user) == (True, 10)
-        code = user.authenticator.recovery_codes[0]
-        assert (await log_in_with(client, user.person, code)).status_code == 200
-
-
-async def test_recovery_codes_are_counted_and_replaced_for_their_own_user_only(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    lancelot, galahad = two_users
-    await log_in_with(client, lancelot.person, lancelot.authenticator.recovery_codes[0])
-    assert await second_factor(client, lancelot) == (True, 9)
-    assert await second_factor(client, galahad) == (True, 10)
-    path = "/me/second-factor/recovery-codes"
-    response = await call(client, lancelot, "POST", path, **lancelot.credentials)
-    assert response.status_code == 200, response.text
-    assert await second_factor(client, lancelot) == (True, 10)
-    await assert_untouched(client, galahad)
-
-
-async def test_a_second_factor_is_removed_for_its_own_user_only(
-    client: AsyncClient, clock: Clock, two_users: TwoUsers
-) -> None:
-    lancelot, galahad = two_users
-    bors = await register_enrolled(client, {**lancelot.person, "username": "bors"}, clock)
-    path = "/me/second-factor"
-    by_user = await call(client, lancelot, "DELETE", path, **lancelot.credentials)
-    headers = bearer(await log_in(client, ARTHUR))
-    by_admin = await client.delete(f"/users/{bors.id}/second-factor", headers=headers)
-    for user, response in ((lancelot, by_user), (bors, by_admin)):
+        # Both in the same half minute: the code of one user does not use up that of the other.
+        for user in two_users:
+            code = user.authenticator.code()
+            assert (await log_in_with(client, user.person, code)).status_code == 200
+    with subtests.test("recovery codes"):
+        for user, other in (two_users, two_users[::-1]):
+            for code in user.authenticator.recovery_codes[:3]:
+                refused = await log_in_with(client, other.person, code)
+                assert_problem(refused, 401, "invalid_grant")
+        clock.advance(MINUTE)  # the delay after these failures
+        for user in two_users:
+            assert await second_factor(client, user) == (True, 10)
+            code = user.authenticator.recovery_codes[0]
+            assert (await log_in_with(client, user.person, code)).status_code == 200
+    with subtests.test("the number of recovery codes and new ones"):
+        await log_in_with(client, lancelot.person, lancelot.authenticator.recovery_codes[1])
+        assert await second_factor(client, lancelot) == (True, 8)
+        assert await second_factor(client, galahad) == (True, 9)
+        path = "/me/second-factor/recovery-codes"
+        response = await call(client, lancelot, "POST", path, **lancelot.credentials)
         assert response.status_code == 200, response.text
-        assert not await token_is_valid(client, user.token)
-        answer = await client.post("/token", json=user.person)
-        assert answer.status_code == 200, answer.text
-        state = await client.get(path, headers=bearer(answer.json()["token"]))
-        assert (state.json()["enabled"], state.json()["recovery_codes_left"]) == (False, 0)
-    await assert_untouched(client, galahad)
+        assert await second_factor(client, lancelot) == (True, 10)
+        await assert_untouched(client, galahad, codes_left=9)
 
 
-async def test_a_second_factor_is_confirmed_for_its_own_user_only(
-    client: AsyncClient, clock: Clock, two_users: TwoUsers
+async def test_a_second_factor_is_removed_and_confirmed_for_its_own_user_only(
+    client: AsyncClient, clock: Clock, two_users: TwoUsers, subtests: pytest.Subtests
 ) -> None:
-    """Both have a secret that is not confirmed yet."""
-    pending = []
-    for user in two_users:
-        await call(client, user, "DELETE", "/me/second-factor", **user.credentials)
-        token = await log_in(client, user.person)
-        sent = {"password": user.person["password"]}
-        response = await client.post("/me/second-factor", json=sent, headers=bearer(token))
-        pending.append((token, Authenticator(response.json()["otpauth_uri"], clock).code()))
-    (lancelots, his_code), (galahads, other_code) = pending
-    assert_problem(await confirm(client, lancelots, other_code), 403, "wrong_code")
-    assert (await confirm(client, lancelots, his_code)).status_code == 200
-    assert await token_is_valid(client, galahads)
-    assert (await client.post("/token", json=two_users[1].person)).status_code == 200
-    assert (await confirm(client, galahads, other_code)).status_code == 200
+    lancelot, galahad = two_users
+    path = "/me/second-factor"
+    with subtests.test("removed by the user"):
+        await call(client, lancelot, "DELETE", path, **lancelot.credentials)
+        await assert_without_second_factor(client, lancelot)
+        galahad = await assert_untouched(client, galahad)
+    with subtests.test("confirmed"):  # both have a secret that is not confirmed yet
+        await call(client, galahad, "DELETE", path, **galahad.credentials)
+        (his_app, lancelots), (other_app, galahads) = [
+            await begin(client, user.person, clock) for user in two_users
+        ]
+        assert_problem(await confirm(client, lancelots, other_app.code()), 403, "wrong_code")
+        assert (await confirm(client, lancelots, his_app.code())).status_code == 200
+        assert await token_is_valid(client, galahads)
+        assert (await client.post("/token", json=galahad.person)).status_code == 200
+        confirmed = await confirm(client, galahads, other_app.code())
+        other_app.recovery_codes = confirmed.json()["recovery_codes"]
+    with subtests.test("removed by an administrator"):
+        lancelot = await log_in_again(client, replace(lancelot, authenticator=his_app), clock)
+        galahad = await log_in_again(client, replace(galahad, authenticator=other_app), clock)
+        headers = bearer(await log_in(client, ARTHUR))
+        await client.delete(f"/users/{lancelot.id}/second-factor", headers=headers)
+        await assert_without_second_factor(client, lancelot)
+        await assert_untouched(client, galahad)
+
+
+async def assert_without_second_factor(client: AsyncClient, user: EnrolledUser) -> None:
+    """Without a valid token too: that of `user` is from before."""
+    assert not await token_is_valid(client, user.token)
+    token = await log_in(client, user.person)
+    assert await second_factor(client, replace(user, token=token)) == (False, 0)
 
 
 async def test_a_user_lists_revokes_and_refreshes_own_sessions_only(
-    client: AsyncClient, two_users: TwoUsers
+    client: AsyncClient, clock: Clock, two_users: TwoUsers, subtests: pytest.Subtests
 ) -> None:
-    for user, other in (two_users, two_users[::-1]):
-        listed = (await call(client, user, "GET", "/me/sessions")).json()["sessions"]
-        assert [session["id"] for session in listed] == [claims_of(user.token)["sid"]]
-        path = f"/me/sessions/{claims_of(other.token)['sid']}"
-        assert_problem(await call(client, user, "DELETE", path), 404, "session_not_found")
-        renewed = (await refresh(client, user.refresh_token)).json()
-        for name in ("sub", "sid", "preferred_username", "epoch"):
-            assert claims_of(renewed["token"])[name] == claims_of(user.token)[name]
     lancelot, galahad = two_users
-    path = f"/me/sessions/{claims_of(lancelot.token)['sid']}"
-    assert (await call(client, lancelot, "DELETE", path)).status_code == 200
-    await assert_untouched(client, galahad)
-
-
-async def test_an_invented_secret_for_a_session_revokes_that_one_only(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    """Whether it is used to refresh or is revoked. The secret is that of the other user."""
-    lancelot, galahad = two_users
-    code = lancelot.authenticator.code()
-    second = await open_session(client, {**lancelot.person, "otp": code})
-    invented = lancelot.refresh_token[:-64] + galahad.refresh_token[-64:]
-    assert_problem(await refresh(client, invented), 400, "invalid_grant")
-    assert_problem(await refresh(client, lancelot.refresh_token), 400, "invalid_grant")
-    galahad = await assert_untouched(client, galahad)
-    invented = second["refresh_token"][:-64] + galahad.refresh_token[-64:]
-    assert (await client.post("/revoke", data={"token": invented})).json()["revoked"]
-    assert_problem(await refresh(client, second["refresh_token"]), 400, "invalid_grant")
-    await assert_untouched(client, galahad, codes_left=9)
+    with subtests.test("listed, refreshed and revoked by id"):
+        for user, other in (two_users, two_users[::-1]):
+            listed = (await call(client, user, "GET", "/me/sessions")).json()["sessions"]
+            assert [session["id"] for session in listed] == [claims_of(user.token)["sid"]]
+            path = f"/me/sessions/{claims_of(other.token)['sid']}"
+            assert_problem(await call(client, user, "DELETE", path), 404, "session_not_found")
+            renewed = (await refresh(client, user.refresh_token)).json()
+            for name in ("sub", "sid", "preferred_username", "epoch"):
+                assert claims_of(renewed["token"])[name] == claims_of(user.token)[name]
+        path = f"/me/sessions/{claims_of(lancelot.token)['sid']}"
+        assert (await call(client, lancelot, "DELETE", path)).status_code == 200
+        galahad = await assert_untouched(client, galahad)
+    first = await log_in_again(client, lancelot, clock)
+    second = await log_in_again(client, lancelot, clock)
+    with subtests.test("refreshed with the secret of the other user"):
+        invented = first.refresh_token[:-64] + galahad.refresh_token[-64:]
+        assert_problem(await refresh(client, invented), 400, "invalid_grant")
+        assert_problem(await refresh(client, first.refresh_token), 400, "invalid_grant")
+        galahad = await assert_untouched(client, galahad, codes_left=9)
+    with subtests.test("revoked with the secret of the other user"):
+        invented = second.refresh_token[:-64] + galahad.refresh_token[-64:]
+        assert (await client.post("/revoke", data={"token": invented})).json()["revoked"]
+        assert_problem(await refresh(client, second.refresh_token), 400, "invalid_grant")
+        await assert_untouched(client, galahad, codes_left=8)
 
 
 async def test_the_tokens_and_sessions_of_one_user_are_revoked_and_those_of_the_other_are_not(
@@ -214,9 +214,12 @@ async def test_the_tokens_and_sessions_of_one_user_are_revoked_and_those_of_the_
     for number, action in enumerate(
         ("logs out everywhere", "is logged out", "is disabled", "is removed", "leaves")
     ):
-        if number:
-            person = {**lancelot.person, "username": f"lancelot{number}"}
-            lancelot = await register_enrolled(client, person, clock)
+        if action == "leaves":
+            lancelot = await register_enrolled(client, lancelot.person, clock)
+        elif number:
+            path = f"/toggle-user-permission/{lancelot.id}/1"
+            await client.put(path, headers=by_arthur)
+            lancelot = await log_in_again(client, lancelot, clock)
         with subtests.test(action):
             match action:
                 case "logs out everywhere":
@@ -239,37 +242,39 @@ async def test_the_tokens_and_sessions_of_one_user_are_revoked_and_those_of_the_
 
 
 async def test_a_user_changes_the_own_account_only(
-    client: AsyncClient, clock: Clock, two_users: TwoUsers
+    app: FastAPI,
+    client: AsyncClient,
+    clock: Clock,
+    two_users: TwoUsers,
+    subtests: pytest.Subtests,
 ) -> None:
     lancelot, galahad = two_users
+    new_password = "guinevere in the garden"
     for number, (method, path, change) in enumerate(
         (
             ("PATCH", "/me", {"email": "lake@avalon.example"}),
-            ("POST", "/me/password", {"new_password": "guinevere in the garden"}),
+            ("POST", "/me/password", {"new_password": new_password}),
         )
     ):
-        changed = await call(client, lancelot, method, path, **lancelot.credentials, **change)
-        assert changed.status_code == 200, changed.text
-        galahad = await assert_untouched(client, galahad, codes_left=10 - number)
+        with subtests.test(f"{method} {path}"):
+            clock.advance(STEP)
+            changed = await call(client, lancelot, method, path, **lancelot.credentials, **change)
+            assert changed.status_code == 200, changed.text
+            galahad = await assert_untouched(client, galahad, codes_left=10 - number)
+    with subtests.test("a login upgrades the hash"):  # both were imported with the same one
+        old_hash = bcrypt.using(rounds=4).hash(new_password)
+        is_either = User.id.in_([lancelot.id, galahad.id])
+        async with writing(app) as session:
+            await session.execute(update(User).where(is_either).values(password_hash=old_hash))
         clock.advance(STEP)
-
-
-async def test_a_hash_is_upgraded_for_the_user_who_logged_in_only(
-    app: FastAPI, client: AsyncClient, two_users: TwoUsers
-) -> None:
-    """Both were imported with the same hash."""
-    lancelot, galahad = two_users
-    old_hash = bcrypt.using(rounds=4).hash(lancelot.person["password"])
-    is_either = User.id.in_([lancelot.id, galahad.id])
-    async with writing(app) as session:
-        await session.execute(update(User).where(is_either).values(password_hash=old_hash))
-    code = lancelot.authenticator.code()
-    assert (await log_in_with(client, lancelot.person, code)).status_code == 200
-    async with app.state.database.session() as session:
-        hashes = select(User.password_hash).where(is_either).order_by(User.id)
-        upgraded, kept = (await session.scalars(hashes)).all()
-    assert upgraded.startswith("$argon2id$")
-    assert kept == old_hash
+        person = {**lancelot.person, "password": new_password}
+        code = lancelot.authenticator.code()
+        assert (await log_in_with(client, person, code)).status_code == 200
+        async with app.state.database.session() as session:
+            hashes = select(User.password_hash).where(is_either).order_by(User.id)
+            upgraded, kept = (await session.scalars(hashes)).all()
+        assert upgraded.startswith("$argon2id$")
+        assert kept == old_hash
 
 
 async def test_users_with_the_same_token_version_are_told_apart(
@@ -330,12 +335,7 @@ async def test_a_users_audit_log_has_only_entries_by_or_about_the_user(
             entries = found.json()["entries"]
             assert entries
             assert {entry[name] for entry in entries} == {user.id}
-
-
-async def test_operations_of_an_administrator_on_others_are_in_the_administrators_audit_log(
-    client: AsyncClient, two_users: TwoUsers
-) -> None:
-    by_arthur = bearer(await log_in(client, ARTHUR))
+    # What an administrator does to others is in the administrator's audit log too.
     for user in two_users:
         path = f"/users/{user.id}/revoke-tokens"
         assert (await client.post(path, headers=by_arthur)).status_code == 200
@@ -344,31 +344,33 @@ async def test_operations_of_an_administrator_on_others_are_in_the_administrator
     assert ended == [two_users[1].id, two_users[0].id]
 
 
-async def test_failed_logins_and_a_success_count_for_their_own_account_only(
-    client: AsyncClient, two_users: TwoUsers
+async def test_failed_logins_and_known_addresses_count_for_their_own_account_only(
+    app: FastAPI,
+    client: AsyncClient,
+    two_users: TwoUsers,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
 ) -> None:
-    """Both have logged in at the address before."""
+    limits = set_small_limits(monkeypatch)
     lancelot, galahad = two_users
-    wrong = {**lancelot.person, "password": "wrong"}
-    for _ in range(ACCOUNT_AT_ADDRESS.allowed):
-        assert_problem(await client.post("/token", json=wrong), 401, "invalid_grant")
-    assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
-    await client.post("/token", json={**galahad.person, "password": "wrong"})
-    await assert_untouched(client, galahad)
-    assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
-
-
-async def test_an_address_is_known_for_the_accounts_that_logged_in_there_only(
-    app: FastAPI, two_users: TwoUsers
-) -> None:
-    lancelot, galahad = two_users
-    async with client_of(app, "192.0.2.7") as home:
-        code = lancelot.authenticator.code()
-        assert (await log_in_with(home, lancelot.person, code)).status_code == 200
-        for user, free in ((galahad, ACCOUNT.allowed), (lancelot, ACCOUNT_AT_ADDRESS.allowed)):
-            wrong = {**user.person, "password": "wrong"}
-            answers = [(await home.post("/token", json=wrong)).status_code for _ in range(free + 1)]
-            assert answers == [401] * free + [429]
+    with subtests.test("at an address where both have logged in before"):
+        wrong = {**lancelot.person, "password": "wrong"}
+        for _ in range(limits["ACCOUNT_AT_ADDRESS"].allowed):
+            assert_problem(await client.post("/token", json=wrong), 401, "invalid_grant")
+        assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
+        await client.post("/token", json={**galahad.person, "password": "wrong"})
+        await assert_untouched(client, galahad)
+        assert_problem(await client.post("/token", json=wrong), 429, "too_many_attempts")
+    with subtests.test("at an address that is known for one of them"):
+        async with client_of(app, HOME) as home:
+            code = lancelot.authenticator.code()
+            assert (await log_in_with(home, lancelot.person, code)).status_code == 200
+            for user, limit in ((galahad, "ACCOUNT"), (lancelot, "ACCOUNT_AT_ADDRESS")):
+                free, wrong = limits[limit].allowed, {**user.person, "password": "wrong"}
+                answers = [
+                    (await home.post("/token", json=wrong)).status_code for _ in range(free + 1)
+                ]
+                assert answers == [401] * free + [429]
 
 
 async def test_the_rates_are_counted_for_each_user(
@@ -397,24 +399,19 @@ async def test_the_rates_are_counted_for_each_user(
     with subtests.test("invitations"), monkeypatch.context() as patch:
         patch.setattr(invitations_service, "NEW_INVITATION", Rate(1, MINUTE))
         by_arthur = bearer(await log_in(client, ARTHUR))
+        administrators = []
         for user in two_users:
             await client.patch(f"/users/{user.id}", json={"is_admin": True}, headers=by_arthur)
-            code = user.authenticator.code()
-            token = (await log_in_with(client, user.person, code)).json()["token"]
-            asked = [
-                await client.post("/invitations", json={}, headers=bearer(token)) for _ in range(2)
-            ]
+            administrators.append(await log_in_again(client, user, clock))
+            headers = bearer(administrators[-1].token)
+            asked = [await client.post("/invitations", json={}, headers=headers) for _ in range(2)]
             assert [answer.status_code for answer in asked] == [201, 429]
     clock.advance(STEP)
     with subtests.test("new secrets"), monkeypatch.context() as patch:
         patch.setattr(second_factors_service, "NEW_SECRET", Rate(1, MINUTE))
-        for user in two_users:
-            code = user.authenticator.code()
-            token = (await log_in_with(client, user.person, code)).json()["token"]
-            clock.advance(STEP)
-            body = {**user.person, "otp": user.authenticator.code()}
+        for user in administrators:
             path = "/me/second-factor"
-            await client.request("DELETE", path, json=body, headers=bearer(token))
+            await call(client, user, "DELETE", path, **user.credentials)
             headers = bearer(await log_in(client, user.person))
             sent = {"password": user.person["password"]}
             asked = [await client.post(path, json=sent, headers=headers) for _ in range(2)]

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 
@@ -37,52 +38,65 @@ async def introspect(client: AsyncClient, token: str, *, by: str) -> dict[str, A
     return answer
 
 
-async def test_the_user_of_a_token_gets_all_its_claims(
-    client: AsyncClient, clock: Clock, settings: Settings
+async def test_who_gets_the_claims_of_a_token(
+    client: AsyncClient,
+    clock: Clock,
+    settings: Settings,
+    users: Users,
+    context: RequestContext,
+    arthurs_token: str,
+    subtests: pytest.Subtests,
 ) -> None:
-    user_id = await register(client, LANCELOT)
+    user_id, galahad = await register(client, LANCELOT), await register(client, GALAHAD)
     token = await log_in(client, LANCELOT)
-    now = int(clock().timestamp())
-    assert await introspect(client, token, by=token) == {
-        "active": True,
-        "client_id": "hourpass",
-        "username": "lancelot",
-        "token_type": "bearer",
-        "iat": now,
-        "exp": now + 3600,
-        "auth_time": now,
-        "sub": str(user_id),
-        "aud": "ml-api",
-        "iss": settings.issuer,
-        "jti": claims_of(token)["jti"],
-        "kind": "person",
-    }
-
-
-async def test_introspection_has_scope_and_session_if_there_are_any(
-    client: AsyncClient, clock: Clock
-) -> None:
-    session = await open_session(client, ARTHUR)
-    clock.advance(timedelta(minutes=5))
-    renewal = {"grant_type": "refresh_token", "refresh_token": session["refresh_token"]}
-    token = (await client.post("/token", json=renewal)).json()["access_token"]
-    answer = await introspect(client, token, by=session["access_token"])
-    assert answer["scope"] == "admin offline_access"
-    assert answer["sid"] == claims_of(token)["sid"]
-    assert answer["iat"] - answer["auth_time"] == 300
-
-
-async def test_administrators_and_services_may_introspect_all_tokens(
-    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
-) -> None:
-    user_id = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    assert await introspect(client, token, by=arthurs_token) == await introspect(
-        client, token, by=token
-    )
-    await users.set_scopes(context, await register(client, GALAHAD), {"introspect"})
-    answer = await introspect(client, token, by=await log_in(client, GALAHAD))
-    assert (answer["active"], answer["sub"]) == (True, str(user_id))
+    with subtests.test("its user, all of them"):
+        now = int(clock().timestamp())
+        assert await introspect(client, token, by=token) == {
+            "active": True,
+            "client_id": "hourpass",
+            "username": "lancelot",
+            "token_type": "bearer",
+            "iat": now,
+            "exp": now + 3600,
+            "auth_time": now,
+            "sub": str(user_id),
+            "aud": "ml-api",
+            "iss": settings.issuer,
+            "jti": claims_of(token)["jti"],
+            "kind": "person",
+        }
+    with subtests.test("administrators and services"):
+        assert await introspect(client, token, by=arthurs_token) == await introspect(
+            client, token, by=token
+        )
+        await users.set_scopes(context, galahad, {"introspect"})
+        answer = await introspect(client, token, by=await log_in(client, GALAHAD))
+        assert (answer["active"], answer["sub"]) == (True, str(user_id))
+    with subtests.test("no other user"):
+        await users.set_scopes(context, galahad, {"predict"})
+        galahads = await log_in(client, GALAHAD)
+        for others in (token, arthurs_token):
+            assert await introspect(client, others, by=galahads) == INACTIVE
+        # A token of an administrator without the scope `admin`.
+        narrowed = (await open_session(client, ARTHUR, "offline_access predict"))["access_token"]
+        assert await introspect(client, token, by=narrowed) == INACTIVE
+    with subtests.test("also those of a token for another API, which does not introspect"):
+        other = await log_in(client, {**LANCELOT, "resource": "https://models.example/"})
+        answer = await introspect(client, other, by=token)
+        assert (answer["active"], answer["aud"]) == (True, "https://models.example/")
+        refused = await client.post("/introspect", data={"token": token}, headers=bearer(other))
+        assert_problem(refused, 401, "invalid_token")
+        assert (await client.post("/revoke", data={"token": other})).json()["revoked"]
+        assert await introspect(client, other, by=token) == INACTIVE
+    with subtests.test("scope and session if there are any"):
+        session = await open_session(client, ARTHUR)
+        clock.advance(timedelta(minutes=5))
+        renewal = {"grant_type": "refresh_token", "refresh_token": session["refresh_token"]}
+        renewed = (await client.post("/token", json=renewal)).json()["access_token"]
+        answer = await introspect(client, renewed, by=session["access_token"])
+        assert answer["scope"] == "admin offline_access"
+        assert answer["sid"] == claims_of(renewed)["sid"]
+        assert answer["iat"] - answer["auth_time"] == 300
 
 
 async def test_a_key_introspects_only_with_the_scope(
@@ -97,34 +111,6 @@ async def test_a_key_introspects_only_with_the_scope(
     without_scope = token_of_key(app, token, "predict")
     for subject in (token, without_scope):
         assert await introspect(client, subject, by=without_scope) == INACTIVE
-
-
-async def test_a_token_for_another_api_is_introspected_and_revoked_but_does_not_introspect(
-    client: AsyncClient,
-) -> None:
-    await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    other = await log_in(client, {**LANCELOT, "resource": "https://models.example/"})
-    answer = await introspect(client, other, by=token)
-    assert (answer["active"], answer["aud"]) == (True, "https://models.example/")
-    refused = await client.post("/introspect", data={"token": token}, headers=bearer(other))
-    assert_problem(refused, 401, "invalid_token")
-    assert (await client.post("/revoke", data={"token": other})).json()["revoked"]
-    assert await introspect(client, other, by=token) == INACTIVE
-
-
-async def test_the_token_is_inactive_for_any_other_user(
-    client: AsyncClient, users: Users, context: RequestContext, arthurs_token: str
-) -> None:
-    await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    await users.set_scopes(context, await register(client, GALAHAD), {"predict"})
-    galahads = await log_in(client, GALAHAD)
-    for others in (token, arthurs_token):
-        assert await introspect(client, others, by=galahads) == INACTIVE
-    # A token of an administrator without the scope `admin`.
-    narrowed = (await open_session(client, ARTHUR, "offline_access predict"))["access_token"]
-    assert await introspect(client, token, by=narrowed) == INACTIVE
 
 
 async def test_introspection_of_an_invalid_token_reveals_nothing_more(

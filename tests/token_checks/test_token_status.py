@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from httpx import AsyncClient
 
 from tests.support.markers import on_sqlite
@@ -25,43 +26,29 @@ async def test_a_token_is_valid_for_exactly_sixty_minutes(
     assert 'error="invalid_token"' in response.headers["www-authenticate"]
 
 
-async def test_disabling_a_user_revokes_tokens_at_once_and_enabling_does_not_restore_them(
-    client: AsyncClient, arthurs_token: str
+async def test_disabling_and_deleting_a_user_revokes_tokens_at_once_and_for_good(
+    client: AsyncClient, arthurs_token: str, subtests: pytest.Subtests
 ) -> None:
     user_id = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    for permission in (0, 1):
-        response = await client.put(
-            f"/toggle-user-permission/{user_id}/{permission}", headers=bearer(arthurs_token)
+    with subtests.test("disabled and enabled again"):
+        token = await log_in(client, LANCELOT)
+        for permission in (0, 1):
+            response = await client.put(
+                f"/toggle-user-permission/{user_id}/{permission}", headers=bearer(arthurs_token)
+            )
+            assert response.json() == {
+                "message": "User permission updated successfully",
+                "user_id": user_id,
+            }
+            assert not await token_is_valid(client, token)
+        assert await token_is_valid(client, await log_in(client, LANCELOT))
+    with subtests.test("deleted, and another user gets the name but not the id"):
+        token = await log_in(client, LANCELOT)
+        response = await client.delete(f"/remove-user/{user_id}", headers=bearer(arthurs_token))
+        assert (response.status_code, response.json()) == (
+            200,
+            {"message": "User deleted successfully"},
         )
-        assert response.json() == {
-            "message": "User permission updated successfully",
-            "user_id": user_id,
-        }
         assert not await token_is_valid(client, token)
-    assert await token_is_valid(client, await log_in(client, LANCELOT))
-
-
-@on_sqlite
-async def test_enabling_an_enabled_user_revokes_no_token(
-    client: AsyncClient, arthurs_token: str
-) -> None:
-    user_id = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    await client.put(f"/toggle-user-permission/{user_id}/1", headers=bearer(arthurs_token))
-    assert await token_is_valid(client, token)
-
-
-async def test_the_token_and_the_id_of_a_deleted_user_are_never_valid_again(
-    client: AsyncClient, arthurs_token: str
-) -> None:
-    user_id = await register(client, LANCELOT)
-    token = await log_in(client, LANCELOT)
-    response = await client.delete(f"/remove-user/{user_id}", headers=bearer(arthurs_token))
-    assert (response.status_code, response.json()) == (
-        200,
-        {"message": "User deleted successfully"},
-    )
-    assert not await token_is_valid(client, token)
-    assert await register(client, LANCELOT) > user_id
-    assert not await token_is_valid(client, token)
+        assert await register(client, LANCELOT) > user_id
+        assert not await token_is_valid(client, token)

@@ -119,10 +119,6 @@ class LiveKeys:
     def head(self) -> Head:
         return self._cache.head
 
-    def is_unknown(self, fingerprint: int) -> bool:
-        """Whether there is certainly no such key. On PostgreSQL, it may be 0.1 s old."""
-        return self._cache.is_fresh() and not self._is_possible(fingerprint)
-
     def refuse_unknown(self, fingerprint: int) -> None:
         """Returns if the key may exist, or if it may wait for the next read of the feed.
 

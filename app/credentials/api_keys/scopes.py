@@ -26,10 +26,11 @@ def require_narrower(
     """For a key that has `key_scopes`. Raises InvalidRequestError."""
     own = scopes_of_key(None, owner_scopes) if key_scopes is None else key_scopes.split()
     problem = "The key does not have {}. Create a key with more scopes"
-    _require_covered(scopes, frozenset(own), problem)
+    _require_covered(scopes, own, problem)
 
 
-def _require_covered(scopes: Iterable[str], allowed: AbstractSet[str], problem: str) -> None:
+def _require_covered(scopes: Iterable[str], allowed: Iterable[str], problem: str) -> None:
+    covering = frozenset(allowed)
     for scope in scopes:
-        if not covers(frozenset(allowed), scope):
+        if not covers(covering, scope):
             raise InvalidRequestError.for_field("scopes", problem.format(scope))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, ColumnElement, cast, delete, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, cast, delete, select, update
 
 from app.context import RequestContext
 from app.credentials.sessions.errors import SessionNotFoundError
@@ -125,26 +125,13 @@ class Sessions:
             return None
         handle, secret = match.groups()
         await begin_write(context.session)
-        query = (
-            select(Session, User)
-            .join(User, User.id == Session.user_id)
-            .where(
-                Session.handle == handle,
-                Session.expires_at > context.now,
-                Session.token_version == User.token_version,
-                User.is_enabled,
-            )
-            .with_for_update(of=Session)
-        )
-        row = (await context.session.execute(query)).one_or_none()
-        if row is None:
-            # If revoke_access_tokens() was committed while this waited for the session, PostgreSQL
-            # has compared the new version of the session with the old one of the user.
-            row = (await context.session.execute(query)).one_or_none()
-        if row is None:
+        # If revoke_access_tokens() was committed while this waited for the session, PostgreSQL has
+        # compared the new version of the session with the old one of the user.
+        found = await _lock_valid(context, handle) or await _lock_valid(context, handle)
+        if found is None:
             await context.session.commit()
             return None
-        session, user = row
+        session, user = found
         successor = hmac.digest(session.rotation_key, secret.encode(), "sha256").hex()
         presented = _hash(secret)
         is_newest = hmac.compare_digest(presented, session.secret_hash)
@@ -260,6 +247,22 @@ class Sessions:
             await self._revocations.publish(context, f"sid:{id_}")
             await self._events.publish(context, "session.end", user_id, session=id_, reason=reason)
         return len(deleted)
+
+
+async def _lock_valid(context: RequestContext, handle: str) -> Row[Session, User] | None:
+    """The session with this handle, locked, and its user, if both are valid."""
+    query = (
+        select(Session, User)
+        .join(User, User.id == Session.user_id)
+        .where(
+            Session.handle == handle,
+            Session.expires_at > context.now,
+            Session.token_version == User.token_version,
+            User.is_enabled,
+        )
+        .with_for_update(of=Session)
+    )
+    return (await context.session.execute(query)).one_or_none()
 
 
 def _is_same_client(context: RequestContext, session: Session) -> bool:
