@@ -75,9 +75,9 @@ def test_a_refusal_of_the_api_stops_the_run(
 
 
 def test_another_service_stops_the_run(notebook: Callable[..., None]) -> None:
-    with Api(always(FINE)) as other:
-        with pytest.raises(SystemExit, match="Expected 201 User created successfully"):
-            notebook("--url", other.url, **ADMIN)
+    expected = pytest.raises(SystemExit, match="Expected 201 User created successfully")
+    with Api(always(FINE)) as other, expected:
+        notebook("--url", other.url, **ADMIN)
 
 
 def test_it_says_what_it_needs(
