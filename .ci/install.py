@@ -109,7 +109,7 @@ class Environment:
     def install(self, marker: Path, pip_calls: "list[list[str]]") -> None:
         self.unfinished.touch()
         pip = (self.python, "-I", "-m", "pip")
-        if self._run(*pip, "--version", is_quiet=True) and self._run(
+        if self._run(self.python, "-I", "-c", "import pip", is_quiet=True) and self._run(
             self.python, "-I", "-m", "ensurepip", is_quiet=True
         ):  # uv makes environments without pip
             fail(f"{self.directory} has no pip and cannot get one. Remove it and try again.")

@@ -49,13 +49,12 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o666, 0o777, 0o4755])
 async def test_a_file_that_others_can_read_is_made_private_and_logged_once(
-    path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture, mode: int
+    path: Path, settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    set_mode(path, mode)
+    set_mode(path, 0o644)
     async with started_client(settings, clock) as client:
-        assert mode_of(path) == mode & 0o700
+        assert mode_of(path) == 0o600
         # What SQLite makes beside the file has the file's own permissions.
         await register(client, LANCELOT)
         beside = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
@@ -66,6 +65,22 @@ async def test_a_file_that_others_can_read_is_made_private_and_logged_once(
     async with started_client(settings, clock):
         pass
     assert warnings_in(caplog) == []
+
+
+async def test_every_mode_with_access_for_others_is_made_private(
+    path: Path, settings: Settings, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
+) -> None:
+    engine = create_engine(settings)
+    for mode in (0o640, 0o660, 0o604, 0o666, 0o777, 0o4755):
+        with subtests.test(oct(mode)):
+            set_mode(path, mode)
+            caplog.clear()
+            for _ in range(2):
+                restrict_file_access(engine)
+            assert mode_of(path) == mode & 0o700
+            (warning,) = warnings_in(caplog)
+            assert str(path) in warning
+    await engine.dispose()
 
 
 async def test_the_files_beside_the_database_are_private_while_another_process_uses_them(

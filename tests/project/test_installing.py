@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from app.database import migrations
 from app.settings import ROOT
 from tests.support.processes import environment
 from tests.support.waiting import until
@@ -221,17 +222,25 @@ def test_a_checkout_works_below_any_folder_name(tmp_path: Path) -> None:
     for folder in ("app", "alembic", "guard/hourpass"):
         shutil.copytree(ROOT / folder, checkout / folder)
     shutil.copy(ROOT / "alembic.ini", checkout)
-    path = f"{checkout}:{checkout / 'guard'}"
-    for command in (("hourpass", "migrate"), ("alembic", "current", "--check-heads")):
-        ran = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=checkout,
-            env=environment(PYTHONPATH=path),
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
+    program = """
+import runpy, sys
+for sys.argv in (["hourpass", "migrate"], ["alembic", "current", "--check-heads"]):
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],  # one interpreter, because its imports take a second
+        cwd=checkout,
+        env=environment(PYTHONPATH=f"{checkout}:{checkout / 'guard'}"),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert f"The database is at {migrations.HEAD}.\n" in ran.stdout
+    assert f"{migrations.HEAD} (head)\n" in ran.stdout
     assert (checkout / "hourpass.db").exists()
     assert {entry.name for entry in tmp_path.iterdir()} == {checkout.name}

@@ -222,19 +222,21 @@ def test_a_dependency_is_pinned_within_its_bounds(dependency: str) -> None:
 
 def test_every_package_that_the_service_imports_is_a_dependency() -> None:
     """So that an update of another package, which brings it today, cannot remove it."""
-    declared = {canonicalize_name(Requirement(line).name) for line in DEPENDENCIES}
-    declared.add(canonicalize_name("pydantic-core"))  # Pydantic pins its exact version
-    declared.add(canonicalize_name("hourpass"))  # not among DEPENDENCIES, because it is in guard/
-    extras = PROJECT["project"]["optional-dependencies"]
-    optional = {canonicalize_name(Requirement(line).name) for line in extras["otel"]}
-    packages = metadata.packages_distributions()
+    declared = modules_of(DEPENDENCIES)
+    declared.add("pydantic_core")  # Pydantic pins its exact version
+    declared.add("hourpass")  # not among DEPENDENCIES, because it is in guard/
+    optional = modules_of(PROJECT["project"]["optional-dependencies"]["otel"])
     for path in [*(ROOT / "app").rglob("*.py"), *(ROOT / "alembic").rglob("*.py")]:
         names = {name.partition(".")[0] for name in imported(path)}
-        for name in names - sys.stdlib_module_names - {"app"}:
-            # An editable package, as ours is in a checkout, does not say what it contains.
-            providers = packages.get(name, [name])
-            allowed = declared | (optional if path.parent.name == "tracing" else set())
-            assert allowed & set(map(canonicalize_name, providers)), f"{path}: {name}"
+        allowed = declared | (optional if path.parent.name == "tracing" else set())
+        assert names - sys.stdlib_module_names - {"app"} <= allowed, path
+
+
+def modules_of(dependencies: list[str]) -> set[str]:
+    """The modules and packages that these distributions install."""
+    names = (Requirement(line).name for line in dependencies)
+    files = (file for name in names for file in metadata.files(name) or ())
+    return {file.parts[0].partition(".")[0] for file in files}
 
 
 @pytest.mark.parametrize("path", [DEVELOPMENT, FOR_EXAMPLES], ids=lambda path: path.name)

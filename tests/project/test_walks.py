@@ -86,19 +86,18 @@ def assert_at_most(number: int, files: list[str]) -> None:
     assert len(files) <= number, "\n".join([f"{len(files)} files instead of {number}:", *files])
 
 
-@pytest.mark.parametrize("kind", ["json", "data"])
-def test_a_login(client: httpx.Client, walk: Walk, kind: str) -> None:
-    assert_at_most(23, walk.shortest(lambda: client.post("/token", **{kind: ARTHUR})))  # type: ignore[arg-type] # json or data
-
-
-def test_a_check_of_a_known_token(client: httpx.Client, walk: Walk) -> None:
-    path = f"/token_status/{client.post('/token', json=ARTHUR).json()['token']}"
-    assert_at_most(7, walk.shortest(lambda: client.get(path)))
-
-
-def test_a_verification_of_a_known_token(client: httpx.Client, walk: Walk) -> None:
-    headers = bearer(client.post("/token", json=ARTHUR).json()["token"])
-    assert_at_most(8, walk.shortest(lambda: client.get("/verify", headers=headers)))
+def test_requests_enter_few_files(
+    client: httpx.Client, walk: Walk, subtests: pytest.Subtests
+) -> None:
+    with subtests.test("a login with JSON"):
+        assert_at_most(23, walk.shortest(lambda: client.post("/token", json=ARTHUR)))
+    with subtests.test("a login with a form"):
+        assert_at_most(23, walk.shortest(lambda: client.post("/token", data=ARTHUR)))
+    token = client.post("/token", json=ARTHUR).json()["token"]
+    with subtests.test("a check of a known token"):
+        assert_at_most(7, walk.shortest(lambda: client.get(f"/token_status/{token}")))
+    with subtests.test("a verification of a known token"):
+        assert_at_most(8, walk.shortest(lambda: client.get("/verify", headers=bearer(token))))
 
 
 def dependencies(dependant: Dependant) -> Iterator[object]:
