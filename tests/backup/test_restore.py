@@ -165,9 +165,11 @@ async def assert_unchanged(backups: BackupCommands, before: bytes) -> None:
         assert await tables_in(backups.restored_url) == 0
 
 
+@on_sqlite
 async def test_an_encrypted_backup_needs_its_passphrase(
     backups: BackupCommands, clock: Clock, tmp_path: Path
 ) -> None:
+    """An encrypted dump of PostgreSQL is restored in test_backup.py and damaged above."""
     async with service(backups.url, clock) as client:
         token = await log_in(client, ARTHUR)
     passphrase = tmp_path / "passphrase"

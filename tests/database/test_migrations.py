@@ -59,14 +59,17 @@ def read(connection: Connection) -> Rows:
     return rows
 
 
-def fill(connection: Connection) -> Rows:
-    """Give each empty table a row. Returns the rows of all tables."""
-    is_empty = {name for name, rows in read(connection).items() if not rows}
-    for table in tables_of(connection) if is_empty else ():
-        if table.name in is_empty:
+def read_and_fill(connection: Connection) -> tuple[Rows, Rows]:
+    """The rows before and after each empty table got a row."""
+    before = read(connection)
+    empty = [name for name, rows in before.items() if not rows]
+    if not empty:
+        return before, before
+    for table in tables_of(connection, only=empty):
+        if table.name in empty:
             row = {column.name: SAMPLES[column.type.python_type] for column in table.columns}
             connection.execute(insert(table).values(row))
-    return read(connection)
+    return before, read(connection)
 
 
 def assert_kept(before: Rows, after: Rows) -> None:
@@ -79,7 +82,7 @@ def assert_kept(before: Rows, after: Rows) -> None:
 
 
 def test_every_revision_can_be_downgraded_and_keeps_the_rows(
-    empty_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    empty_settings: Settings, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     settings, read_once = empty_settings, scripts()  # not for each of sixty commands
     monkeypatch.setattr(ScriptDirectory, "from_config", lambda _: read_once)
@@ -91,26 +94,19 @@ def test_every_revision_can_be_downgraded_and_keeps_the_rows(
         downgrade(settings, previous)
         assert in_database(settings, read) == before, f"the downgrade from {revision} lost rows"
         upgrade(settings, revision)
-        assert in_database(settings, read) == upgraded, f"{revision} is not the same again"
-        previous, before = revision, in_database(settings, fill)
+        again, before = in_database(settings, read_and_fill)
+        assert again == upgraded, f"{revision} is not the same again"
+        previous = revision
     assert all(len(rows) == 1 for rows in before.values())
-
-
-@pytest.mark.first_start
-def test_upgrading_a_database_at_head_changes_nothing(settings: Settings) -> None:
-    before = in_database(settings, fill)
-    migrations.upgrade(settings)
-    upgrade(settings, "head")
-    assert in_database(settings, read) == before
-
-
-@pytest.mark.first_start
-def test_from_head_with_rows_to_nothing_and_back(settings: Settings) -> None:
-    in_database(settings, fill)
-    downgrade(settings, "base")
-    assert in_database(settings, read) == {}
-    migrations.upgrade(settings)
-    assert set(in_database(settings, read)) == set(metadata.tables)
+    with subtests.test("upgrading a database at HEAD changes nothing"):
+        migrations.upgrade(settings)
+        upgrade(settings, "head")
+        assert in_database(settings, read) == before
+    with subtests.test("from HEAD with rows to nothing and back"):
+        downgrade(settings, "base")
+        assert in_database(settings, read) == {}
+        migrations.upgrade(settings)
+        assert set(in_database(settings, read)) == set(metadata.tables)
 
 
 @pytest.mark.first_start

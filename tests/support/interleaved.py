@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 import asyncpg
@@ -105,22 +106,24 @@ class Steps:
                 self.has_stopped.set()
                 await_only(self.may_go_on.wait())
 
-    def stops_for(self, other: "Steps", *, in_one_statement: bool = False) -> list[int]:
-        """The statements before which the other caller can cause a deadlock. `in_one_statement`:
-        only with a single statement, before which the other caller cannot stop. Other deadlocks
-        are also found if the two callers change places."""
+    def stops_for(self, other: "Steps", *, in_one_statement: bool = False) -> list[list[int]]:
+        """The statements before which the other caller can cause a deadlock, by transaction.
+        `in_one_statement`: only with a single statement, before which the other caller cannot stop.
+        Other deadlocks are also found if the two callers change places."""
         found, begin = [], 0
         for locks in self.transactions:
-            found += [
-                begin + number
-                for number in range(1, len(locks.tables))
-                if any(
-                    locks.may_wait_for(one, number, in_one_statement=in_one_statement)
-                    for one in other.transactions
-                )
-            ]
+            found.append(
+                [
+                    begin + number
+                    for number in range(1, len(locks.tables))
+                    if any(
+                        locks.may_wait_for(one, number, in_one_statement=in_one_statement)
+                        for one in other.transactions
+                    )
+                ]
+            )
             begin += len(locks.tables)
-        return found
+        return [stops for stops in found if stops]
 
 
 def _parents(table: str) -> set[str]:
@@ -136,12 +139,12 @@ def _deleted_with(table: str) -> set[str]:
 _steps: ContextVar[Steps | None] = ContextVar("_steps", default=None)
 
 
-def going_on() -> asyncio.Event:
-    """Is set when the caller goes on after its stop. A caller of several transactions may end after
-    the one in which it stopped."""
-    steps = _steps.get()
-    assert steps
-    return steps.may_go_on
+class Wait(Enum):
+    """When the second transaction waited for the first one."""
+
+    NEVER = auto()
+    FIRST_LOCK = auto()
+    LATER_LOCK = auto()
 
 
 class Interleaver:
@@ -154,11 +157,31 @@ class Interleaver:
         await asyncio.wait_for(asyncio.create_task(_run(transaction, steps)), _SECONDS)
         return steps
 
-    async def together(self, first: Transaction, second: Transaction, stop_at: int) -> bool:
+    async def find_deadlock(
+        self, first: Transaction, second: Transaction, stops: list[int]
+    ) -> str | None:
+        """Let `first` stop before each of these statements of one transaction. Returns a
+        description of the first deadlock.
+
+        The last one comes first: if `second` does not wait while `first` has all its locks, it
+        never waits.
+        """
+        *earlier, last = stops
+        for stop in (last, *earlier):
+            try:
+                wait = await self.together(first, second, stop)
+            except ExceptionGroup as errors:
+                return f"before its statement {stop}: {errors.exceptions}"
+            if wait is Wait.NEVER and stop == last:
+                break
+            if wait is Wait.FIRST_LOCK and stop != last:
+                break  # and so it would with the later statements
+        return None
+
+    async def together(self, first: Transaction, second: Transaction, stop_at: int) -> Wait:
         """Run `first` up to that statement, then `second` until it ends or waits, then the rest.
 
-        Returns whether the second one waited with its first lock. Raises an ExceptionGroup with the
-        error of either one, such as that of a deadlock.
+        Raises an ExceptionGroup with the error of either one, such as that of a deadlock.
         """
         stopping, steps = Steps(stop_at), Steps()
         async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as tasks:
@@ -172,9 +195,11 @@ class Interleaver:
                     break
                 executed = steps.executed
                 await asyncio.wait([other], timeout=_STATEMENT_SECONDS)
-            waits_at_once = not other.done() and steps.number == 1
+            wait = Wait.FIRST_LOCK if steps.number == 1 else Wait.LATER_LOCK
+            if other.done():
+                wait = Wait.NEVER
             stopping.may_go_on.set()
-        return waits_at_once
+        return wait
 
 
 @asynccontextmanager
@@ -185,9 +210,11 @@ async def interleaver(settings: Settings, clock: Clock) -> AsyncIterator[Interle
     event.listen(engine, "before_cursor_execute", _note)
     engine.dialect.do_commit = _roll_back_with(engine.dialect)  # type: ignore[method-assign,assignment]
     observer = await asyncpg.connect(settings.database_url.replace("+asyncpg", ""))
-    yield Interleaver(database, observer)
-    await observer.close()
-    await database.close()
+    try:
+        yield Interleaver(database, observer)
+    finally:
+        await observer.close()
+        await database.close()
 
 
 def _roll_back_with(dialect: Dialect) -> Callable[[DBAPIConnection], None]:

@@ -1,7 +1,7 @@
 """Migrations to any revision, and the tables that they leave."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import TypeVar
 
@@ -56,9 +56,9 @@ def in_database(settings: Settings, work: Callable[[Connection], T]) -> T:
     return asyncio.run(run())
 
 
-def tables_of(connection: Connection) -> list[Table]:
+def tables_of(connection: Connection, only: Sequence[str] | None = None) -> list[Table]:
     """The tables of the database, which may differ from the models. Each one comes after those that
-    it refers to."""
+    it refers to. `only`: these and the tables that they refer to."""
     found = MetaData()
-    found.reflect(connection)
+    found.reflect(connection, only=only)
     return [table for table in found.sorted_tables if table.name != VERSION_TABLE]
