@@ -141,7 +141,7 @@ async def prepare(
     for name in ("knights", "squires"):
         await services.groups.create(context, name, ["a"])
     await services.groups.add_member(context, "knights", lancelot.id)
-    webhook = await services.webhooks.create(context, "https://127.0.0.1/")  # is not allowed
+    webhook = await services.webhooks.create(context, "https://localhost/")  # which is not allowed
     await services.events.publish(context, "user.enable", lancelot.id)
     await session.commit()
     session_id = await session.scalar(select(Session.id))

@@ -362,4 +362,4 @@ def test_an_idle_connection_keeps_no_database_session(run: Any) -> None:
         before = sessions()
         login = {"username": "mordred", "password": "excalibur"}
         assert client.post("/token", json=login).status_code == 401
-        wait_for(lambda: sessions() == before)
+        wait_for(lambda: sessions() <= before)

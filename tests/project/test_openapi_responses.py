@@ -172,7 +172,7 @@ async def call_about_groups(call: Caller, admin: str, user_id: int) -> None:
 
 
 async def call_about_webhooks(call: Caller, admin: str) -> None:
-    body = {"url": "https://127.0.0.1/hook", "types": ["user.created"]}
+    body = {"url": "https://localhost/hook", "types": ["user.created"]}
     created = await call("POST", "/webhooks", admin, json=body)
     path = created.headers["Location"]
     assert path == "/webhooks/1"
