@@ -16,7 +16,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvloop
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -50,11 +49,6 @@ gc.disable()  # while the tests are imported: nothing of that is garbage
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: more than cores, because some tests wait, such as those of time limits."""
     return len(os.sched_getaffinity(0)) + 1
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """As uvicorn does. It also saves a tenth of the time."""
-    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_collection_finish() -> None:
