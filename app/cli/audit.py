@@ -190,7 +190,7 @@ async def _names(context: "RequestContext", ids: set[int]) -> dict[int, str]:
     if not ids:
         return {}
     found = await context.session.execute(select(User.id, User.username).where(User.id.in_(ids)))
-    return {user_id: username for user_id, username in found}  # noqa: C416 - rows are no pairs to mypy
+    return {user.id: user.username for user in found}
 
 
 def _name(names: dict[int, str], user_id: int | None) -> str:

@@ -45,8 +45,8 @@ FAR_AWAY = 4_815_162_342  # above any number that is likely to be tried
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Users 1 to 20 are there to be disabled and removed. The two who call have far higher ids, so
-    that no administrator removes itself by accident and finds every door closed."""
+    """Users 1 to 20 are there to be disabled and removed. The three who call have far higher ids,
+    so that the administrator does not remove itself by accident."""
     database = tmp_path_factory.mktemp("fuzz") / "hourpass.db"
     with serving(f"sqlite:///{database}", LOG_LEVEL="error") as base_url:
         for number in range(SUBJECTS):

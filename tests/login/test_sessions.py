@@ -82,7 +82,7 @@ async def test_when_a_session_begins_what_its_user_sees_and_when_it_ends(
         days = [(opened + days * DAY).date().isoformat() for days in (0, 1, 15)]
         assert shown(older) == days
         assert shown(newer) == [days[1], days[1], days[2]]
-    with subtests.test("it ends after ninety days of use"):
+    with subtests.test("a session in use ends after 90 days"):
         session = await open_session(client, LANCELOT)
         for elapsed in [*9 * [9 * DAY], 9 * DAY - SECOND]:
             clock.advance(elapsed)
