@@ -249,7 +249,8 @@ async def test_a_test_keeps_no_connection_to_the_database_while_it_waits(
     receiver.is_free.clear()
     waiting = asyncio.create_task(calls.call("POST", "/1/test"))
     await until(lambda: bool(receiver.requests))
-    assert app.state.database.engine.pool.checkedout() == 0
+    pool = app.state.database.engine.pool
+    await until(lambda: pool.checkedout() == 0)  # a background job may have one for a moment
     receiver.is_free.set()
     assert (await waiting)["is_delivered"]
 
