@@ -10,13 +10,14 @@ from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
+from app.users.dependencies import (
+    ADMIN_CHANGE_ERRORS,
+    ADMIN_ERRORS,
+    OWNER_ERRORS,
+    AccountOwner,
+    CurrentAdmin,
+    UserId,
 )
-from app.users.dependencies import AccountOwner, CurrentAdmin, UserId
 from app.users.errors import UserNotFoundError
 
 router = APIRouter()
@@ -28,9 +29,7 @@ router = APIRouter()
     summary="List audit entries",
     response_description="A page of the audit log.",
     tags=["Administration"],
-    responses=error_docs(
-        MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError
-    ),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError),
 )
 async def read_audit_log(
     _: CurrentAdmin, query: Annotated[AuditQuery, Query()], context: ContextDep
@@ -48,9 +47,7 @@ async def read_audit_log(
     summary="List audit entries of my account",
     response_description="A page of the entries about your account.",
     tags=["My account"],
-    responses=error_docs(
-        MissingTokenError, InvalidTokenError, LimitedTokenError, InvalidRequestError
-    ),
+    responses=error_docs(*OWNER_ERRORS, InvalidRequestError),
 )
 async def read_own_audit_log(
     user: AccountOwner, query: Annotated[PageQuery, Query()], context: ContextDep
@@ -72,9 +69,7 @@ async def read_own_audit_log(
     response_description="The personal data was erased.",
     tags=["Administration"],
     responses=error_docs(
-        MissingTokenError,
-        InvalidTokenError,
-        InsufficientScopeError,
+        *ADMIN_CHANGE_ERRORS,
         ErasureUnavailableError,
         UserNotFoundError,
         UserNotRemovedError,

@@ -30,25 +30,10 @@ from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.http.pagination import PageQuery
 from app.tokens.dependencies import TokensDep
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
-)
-from app.users.dependencies import CurrentAdmin, UserId
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin, UserId
 from app.users.errors import UserNotFoundError
 
 router = APIRouter(tags=["Groups"])
-
-_TO_READ = (MissingTokenError, InvalidTokenError, InsufficientScopeError, InvalidRequestError)
-_TO_CHANGE = (*_TO_READ, LimitedTokenError)
-_WITHOUT_BODY = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    GroupNotFoundError,
-)
 
 
 @router.get(
@@ -56,7 +41,7 @@ _WITHOUT_BODY = (
     operation_id="listGroups",
     summary="List groups",
     response_description="A page of groups.",
-    responses=error_docs(*_TO_READ),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError),
 )
 async def list_groups(
     _: CurrentAdmin, groups: GroupsDep, query: Annotated[PageQuery, Query()], context: ContextDep
@@ -82,7 +67,7 @@ async def list_groups(
                 }
             }
         },
-        **error_docs(*_TO_CHANGE, GroupExistsError, GroupLimitError),
+        **error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, GroupExistsError, GroupLimitError),
     },
 )
 async def create_group(
@@ -105,7 +90,7 @@ async def create_group(
     operation_id="readGroup",
     summary="Get a group",
     response_description="The group.",
-    responses=error_docs(*_WITHOUT_BODY),
+    responses=error_docs(*ADMIN_ERRORS, GroupNotFoundError),
 )
 async def read_group(
     _: CurrentAdmin, name: GroupPath, groups: GroupsDep, context: ContextDep
@@ -119,7 +104,13 @@ async def read_group(
     operation_id="changeGroup",
     summary="Rename a group or change its scopes",
     response_description="The group after the change.",
-    responses=error_docs(*_TO_CHANGE, GroupNotFoundError, GroupExistsError, ScopesTooLongError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        GroupNotFoundError,
+        GroupExistsError,
+        ScopesTooLongError,
+    ),
 )
 async def change_group(
     _: CurrentAdmin, name: GroupPath, change: GroupChange, groups: GroupsDep, context: ContextDep
@@ -138,7 +129,7 @@ async def change_group(
     operation_id="removeGroup",
     summary="Delete a group",
     response_description="The group was deleted.",
-    responses=error_docs(*_WITHOUT_BODY, LimitedTokenError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, GroupNotFoundError),
 )
 async def remove_group(
     _: CurrentAdmin, name: GroupPath, groups: GroupsDep, context: ContextDep
@@ -153,7 +144,7 @@ async def remove_group(
     operation_id="listMembersOfGroup",
     summary="List the members of a group",
     response_description="A page of members.",
-    responses=error_docs(*_TO_READ, GroupNotFoundError),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError, GroupNotFoundError),
 )
 async def list_members(
     _: CurrentAdmin,
@@ -175,7 +166,12 @@ async def list_members(
     summary="Add a user to a group",
     response_description="The user is a member.",
     responses=error_docs(
-        *_TO_CHANGE, GroupNotFoundError, UserNotFoundError, TooManyGroupsError, ScopesTooLongError
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        GroupNotFoundError,
+        UserNotFoundError,
+        TooManyGroupsError,
+        ScopesTooLongError,
     ),
 )
 async def add_member(
@@ -192,7 +188,13 @@ async def add_member(
     operation_id="removeMemberFromGroup",
     summary="Remove a user from a group",
     response_description="The user is no longer a member.",
-    responses=error_docs(*_TO_CHANGE, GroupNotFoundError, UserNotFoundError, MemberNotFoundError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        GroupNotFoundError,
+        UserNotFoundError,
+        MemberNotFoundError,
+    ),
 )
 async def remove_member(
     _: CurrentAdmin, name: GroupPath, user_id: UserId, groups: GroupsDep, context: ContextDep
@@ -207,7 +209,7 @@ async def remove_member(
     operation_id="listGroupsOfUser",
     summary="List the groups of a user",
     response_description="The groups of the user.",
-    responses=error_docs(*_TO_READ, UserNotFoundError),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError, UserNotFoundError),
 )
 async def list_groups_of_user(
     _: CurrentAdmin, user_id: UserId, groups: GroupsDep, context: ContextDep

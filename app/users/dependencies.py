@@ -8,11 +8,22 @@ from app.database.ids import Id
 from app.http.dependencies import ContextDep
 from app.settings import Settings
 from app.tokens.dependencies import BearerToken
-from app.tokens.errors import InsufficientScopeError, LimitedTokenError
+from app.tokens.errors import (
+    InsufficientScopeError,
+    InvalidTokenError,
+    LimitedTokenError,
+    MissingTokenError,
+)
 from app.users.authenticated_user import AuthenticatedUser
 from app.users.errors import SecondFactorNeededError
 from app.users.service import Users
 from app.users.token_cache import TokenChecker, VerifiedToken, require_network
+
+# What to document for a route with OwnerBearer or AccountOwner, and for one with CurrentAdmin that
+# only reads or also changes something.
+OWNER_ERRORS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
+ADMIN_ERRORS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
+ADMIN_CHANGE_ERRORS = (*ADMIN_ERRORS, LimitedTokenError)
 
 UserId = Annotated[Id, Path(description="The user's id.", examples=[10])]
 

@@ -9,13 +9,7 @@ from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
-)
-from app.users.dependencies import CurrentAdmin
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin
 from app.webhooks.dependencies import WebhookId, WebhooksDep
 from app.webhooks.errors import WebhookDisabledError, WebhookLimitError, WebhookNotFoundError
 from app.webhooks.schemas import (
@@ -36,9 +30,7 @@ from app.webhooks.schemas import (
 
 router = APIRouter(tags=["Webhooks"])
 
-_FOR_ADMINS = (MissingTokenError, InvalidTokenError, InsufficientScopeError)
-_TO_READ = (*_FOR_ADMINS, InvalidRequestError, WebhookNotFoundError)
-_TO_CHANGE = (*_TO_READ, LimitedTokenError)
+_WEBHOOK_ERRORS = (InvalidRequestError, WebhookNotFoundError)
 
 
 @router.get(
@@ -46,7 +38,7 @@ _TO_CHANGE = (*_TO_READ, LimitedTokenError)
     operation_id="listWebhooks",
     summary="List webhooks",
     response_description="All webhooks.",
-    responses=error_docs(*_FOR_ADMINS),
+    responses=error_docs(*ADMIN_ERRORS),
 )
 async def list_webhooks(_: CurrentAdmin, webhooks: WebhooksDep, context: ContextDep) -> WebhookList:
     """Without their secrets."""
@@ -70,7 +62,7 @@ async def list_webhooks(_: CurrentAdmin, webhooks: WebhooksDep, context: Context
                 }
             }
         },
-        **error_docs(*_FOR_ADMINS, InvalidRequestError, LimitedTokenError, WebhookLimitError),
+        **error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, WebhookLimitError),
     },
 )
 async def create_webhook(
@@ -93,7 +85,7 @@ async def create_webhook(
     operation_id="readWebhook",
     summary="Get a webhook",
     response_description="The webhook.",
-    responses=error_docs(*_TO_READ),
+    responses=error_docs(*ADMIN_ERRORS, *_WEBHOOK_ERRORS),
 )
 async def read_webhook(
     _: CurrentAdmin, webhook_id: WebhookId, webhooks: WebhooksDep, context: ContextDep
@@ -107,7 +99,7 @@ async def read_webhook(
     operation_id="changeWebhook",
     summary="Change, disable or enable a webhook",
     response_description="The webhook after the change.",
-    responses=error_docs(*_TO_CHANGE),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_WEBHOOK_ERRORS),
 )
 async def change_webhook(
     _: CurrentAdmin,
@@ -128,7 +120,7 @@ async def change_webhook(
     operation_id="removeWebhook",
     summary="Delete a webhook",
     response_description="The webhook was deleted.",
-    responses=error_docs(*_TO_CHANGE),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_WEBHOOK_ERRORS),
 )
 async def remove_webhook(
     _: CurrentAdmin, webhook_id: WebhookId, webhooks: WebhooksDep, context: ContextDep
@@ -143,7 +135,7 @@ async def remove_webhook(
     operation_id="rotateWebhookSecret",
     summary="Replace the secret of a webhook",
     response_description="The webhook, with the new secret, which is not shown again.",
-    responses=error_docs(*_TO_CHANGE),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_WEBHOOK_ERRORS),
 )
 async def rotate_webhook_secret(
     _: CurrentAdmin,
@@ -163,7 +155,7 @@ async def rotate_webhook_secret(
     operation_id="testWebhook",
     summary="Send a test message",
     response_description="The result.",
-    responses=error_docs(*_TO_CHANGE, TooManyAttemptsError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_WEBHOOK_ERRORS, TooManyAttemptsError),
 )
 async def send_test_message(
     _: CurrentAdmin, webhook_id: WebhookId, webhooks: WebhooksDep, context: ContextDep
@@ -179,7 +171,7 @@ async def send_test_message(
     operation_id="listWebhookDeliveries",
     summary="List the deliveries of a webhook",
     response_description="A page of deliveries.",
-    responses=error_docs(*_TO_READ),
+    responses=error_docs(*ADMIN_ERRORS, *_WEBHOOK_ERRORS),
 )
 async def list_webhook_deliveries(
     _: CurrentAdmin,
@@ -207,7 +199,7 @@ async def list_webhook_deliveries(
     operation_id="retryWebhookDeliveries",
     summary="Send dead letters again",
     response_description="How many are sent again.",
-    responses=error_docs(*_TO_CHANGE, WebhookDisabledError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_WEBHOOK_ERRORS, WebhookDisabledError),
 )
 async def retry_webhook_deliveries(
     _: CurrentAdmin,

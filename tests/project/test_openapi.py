@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.http.docs_page import COMMON_ERRORS
+from app.tokens.errors import InsufficientScopeError, LimitedTokenError
 from tests.support.markers import on_sqlite
 from tests.support.openapi import (
     DOCUMENT,
@@ -281,6 +282,24 @@ async def test_a_protected_operation_names_the_scope_that_it_needs(
                 assert scopes == []
                 assert operation["description"].endswith("Requires an access token.")
             assert set(scopes) <= set(PASSWORD_FLOW["scopes"])
+
+
+FOR_ADMINISTRATORS = {
+    call: (call, operation)
+    for call, operation in OPERATIONS.items()
+    if operation["security"] == [{"Password": ["admin"]}]
+}
+
+
+@for_each(FOR_ADMINISTRATORS)
+def test_an_operation_for_administrators_documents_who_is_refused(
+    case: tuple[str, dict[str, Any]],
+) -> None:
+    call, operation = case
+    refused = operation["responses"]["403"]["description"]
+    assert InsufficientScopeError.message in refused
+    # An API key with the scope `admin` may only read.
+    assert (LimitedTokenError.message in refused) == (not call.startswith("GET "))
 
 
 def test_what_needs_a_token_says_so_and_nothing_else_does() -> None:

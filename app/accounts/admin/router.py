@@ -18,19 +18,11 @@ from app.http.addresses import public_path
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.tokens.dependencies import TokensDep
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, UserId, UsersDep
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin, UserId, UsersDep
 from app.users.errors import LastAdminError, ServiceAccountError, UserExistsError, UserNotFoundError
 from app.users.schemas import PermissionUpdated, TokensRevoked, UserRemoved
 
 router = APIRouter(tags=["Administration"])
-
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    InvalidRequestError,
-)
 
 
 @router.get(
@@ -38,7 +30,7 @@ _FOR_ADMINS = (
     operation_id="listUsers",
     summary="List or search users",
     response_description="A page of users.",
-    responses=error_docs(*_FOR_ADMINS),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError),
 )
 async def list_users(
     _: CurrentAdmin, users: UsersDep, query: Annotated[UserQuery, Query()], context: ContextDep
@@ -73,7 +65,7 @@ async def list_users(
                 }
             }
         },
-        **error_docs(*_FOR_ADMINS, UserExistsError),
+        **error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, UserExistsError),
     },
 )
 async def create_user(
@@ -97,7 +89,7 @@ async def create_user(
     operation_id="readUser",
     summary="Get a user",
     response_description="The user.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError, UserNotFoundError),
 )
 async def read_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
@@ -113,7 +105,8 @@ async def read_user(
     summary="Change a user",
     response_description="The user after the change.",
     responses=error_docs(
-        *_FOR_ADMINS,
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
         UserNotFoundError,
         LastAdminError,
         ServiceAccountError,
@@ -139,7 +132,7 @@ async def change_user(
     operation_id="revokeTokensOfUser",
     summary="Revoke all tokens and sessions of a user",
     response_description="All tokens and sessions of the user were revoked.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, UserNotFoundError),
 )
 async def revoke_tokens_of_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep
@@ -154,7 +147,9 @@ async def revoke_tokens_of_user(
     operation_id="toggleUserPermission",
     summary="Enable or disable a user",
     response_description="The user was enabled or disabled.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS, InvalidRequestError, UserNotFoundError, LastAdminError
+    ),
 )
 async def toggle_user_permission(
     _: CurrentAdmin,
@@ -174,7 +169,9 @@ async def toggle_user_permission(
     operation_id="removeUser",
     summary="Delete a user",
     response_description="The user was deleted.",
-    responses=error_docs(*_FOR_ADMINS, UserNotFoundError, LastAdminError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS, InvalidRequestError, UserNotFoundError, LastAdminError
+    ),
 )
 async def remove_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, context: ContextDep

@@ -19,17 +19,9 @@ from app.http.pagination import PageQuery
 from app.mail.errors import MailUnavailableError, NotMailedError
 from app.mail.schemas import MailAgain
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin
 
 router = APIRouter(prefix="/invitations", tags=["Administration"])
-
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    InvalidRequestError,
-)
 
 
 @router.post(
@@ -38,7 +30,9 @@ _FOR_ADMINS = (
     summary="Create an invitation",
     response_description="The invitation was created.",
     status_code=status.HTTP_201_CREATED,
-    responses=error_docs(*_FOR_ADMINS, MailUnavailableError, TooManyAttemptsError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS, InvalidRequestError, MailUnavailableError, TooManyAttemptsError
+    ),
 )
 async def create_invitation(
     _: CurrentAdmin, new: InvitationRequest, invitations: InvitationsDep, context: ContextDep
@@ -57,7 +51,7 @@ async def create_invitation(
     operation_id="listInvitations",
     summary="List open invitations",
     response_description="A page of invitations.",
-    responses=error_docs(*_FOR_ADMINS),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError),
 )
 async def list_invitations(
     _: CurrentAdmin,
@@ -78,7 +72,8 @@ async def list_invitations(
     summary="Mail an invitation again",
     response_description="The invitation is queued to be mailed.",
     responses=error_docs(
-        *_FOR_ADMINS,
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
         InvitationNotFoundError,
         NotMailedError,
         MailUnavailableError,
@@ -104,7 +99,7 @@ async def resend_invitation(
     operation_id="takeBackInvitation",
     summary="Revoke an invitation",
     response_description="The invitation was revoked.",
-    responses=error_docs(*_FOR_ADMINS, InvitationNotFoundError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, InvitationNotFoundError),
 )
 async def revoke_invitation(
     _: CurrentAdmin, invitation_id: InvitationId, invitations: InvitationsDep, context: ContextDep

@@ -27,9 +27,9 @@ from app.mail.dependencies import MailDep
 from app.mail.errors import MailUnavailableError, NothingToVerifyError
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InvalidTokenError, LimitedTokenError, MissingTokenError
+from app.tokens.errors import InvalidTokenError, MissingTokenError
 from app.tokens.scopes import EMAIL
-from app.users.dependencies import AccountOwner, OwnerBearer, UsersDep, VerifiedBearer
+from app.users.dependencies import OWNER_ERRORS, AccountOwner, OwnerBearer, UsersDep, VerifiedBearer
 from app.users.errors import LastAdminError, WrongPasswordError
 from app.users.models import User
 from app.users.schemas import (
@@ -40,9 +40,8 @@ from app.users.schemas import (
 
 router = APIRouter(tags=["My account"])
 
-_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
-_ERRORS = (
-    *_FOR_OWNERS,
+_REAUTHENTICATION_ERRORS = (
+    *OWNER_ERRORS,
     WrongPasswordError,
     SecondFactorRequiredError,
     WrongCodeError,
@@ -72,7 +71,7 @@ async def read_own_profile(bearer: VerifiedBearer, users: UsersDep, context: Con
     operation_id="changeOwnPassword",
     summary="Change my password",
     response_description="The password was changed, and all your tokens and sessions were revoked.",
-    responses=error_docs(*_ERRORS),
+    responses=error_docs(*_REAUTHENTICATION_ERRORS),
 )
 async def change_own_password(
     user: AccountOwner,
@@ -95,7 +94,7 @@ async def change_own_password(
     operation_id="changeOwnProfile",
     summary="Change my e-mail address",
     response_description="Your account after the change.",
-    responses=error_docs(*_ERRORS),
+    responses=error_docs(*_REAUTHENTICATION_ERRORS),
 )
 async def change_own_profile(
     user: AccountOwner,
@@ -123,7 +122,7 @@ async def change_own_profile(
     response_description="A code is mailed to your address.",
     status_code=status.HTTP_202_ACCEPTED,
     responses=error_docs(
-        *_FOR_OWNERS,
+        *OWNER_ERRORS,
         MailUnavailableError,
         NothingToVerifyError,
         TooManyAttemptsError,
@@ -142,7 +141,7 @@ async def send_email_verification(
     operation_id="confirmEmail",
     summary="Confirm my e-mail address",
     response_description="Your account, with the address confirmed.",
-    responses=error_docs(*_FOR_OWNERS, InvalidCodeError, InvalidRequestError),
+    responses=error_docs(*OWNER_ERRORS, InvalidCodeError, InvalidRequestError),
 )
 async def confirm_email(
     user: AccountOwner, proof: EmailConfirmation, users: UsersDep, context: ContextDep
@@ -158,7 +157,7 @@ async def confirm_email(
     operation_id="removeOwnAccount",
     summary="Delete my account",
     response_description="Your account was deleted.",
-    responses=error_docs(*_ERRORS, LastAdminError),
+    responses=error_docs(*_REAUTHENTICATION_ERRORS, LastAdminError),
 )
 async def remove_own_account(
     user: AccountOwner,
@@ -179,7 +178,7 @@ async def remove_own_account(
     operation_id="logOutEverywhere",
     summary="Log out everywhere",
     response_description="All your tokens and sessions were revoked.",
-    responses=error_docs(*_FOR_OWNERS, InvalidRequestError),
+    responses=error_docs(*OWNER_ERRORS, InvalidRequestError),
 )
 async def log_out_everywhere(
     owner: OwnerBearer,

@@ -20,18 +20,10 @@ from app.mail.errors import MailUnavailableError, NotMailedError
 from app.mail.schemas import MailAgain
 from app.security.one_time_codes.errors import InvalidCodeError
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, UserId
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin, UserId
 from app.users.errors import LastAdminError, ServiceAccountError, UserNotFoundError
 
 router = APIRouter()
-
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    InvalidRequestError,
-)
 
 
 @router.post(
@@ -79,7 +71,12 @@ async def reset_password(
     response_description="The user must set a new password with the code.",
     tags=["Administration"],
     responses=error_docs(
-        *_FOR_ADMINS, MailUnavailableError, UserNotFoundError, LastAdminError, ServiceAccountError
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        MailUnavailableError,
+        UserNotFoundError,
+        LastAdminError,
+        ServiceAccountError,
     ),
 )
 async def force_password_reset(
@@ -106,7 +103,7 @@ async def force_password_reset(
     summary="Get the forced password reset of a user",
     response_description="The forced password reset that is open.",
     tags=["Administration"],
-    responses=error_docs(*_FOR_ADMINS, PasswordResetNotFoundError),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError, PasswordResetNotFoundError),
 )
 async def read_forced_password_reset(
     _: CurrentAdmin, user_id: UserId, resets: PasswordResetsDep, context: ContextDep
@@ -122,7 +119,11 @@ async def read_forced_password_reset(
     response_description="The code is queued to be mailed.",
     tags=["Administration"],
     responses=error_docs(
-        *_FOR_ADMINS, PasswordResetNotFoundError, NotMailedError, MailUnavailableError
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        PasswordResetNotFoundError,
+        NotMailedError,
+        MailUnavailableError,
     ),
 )
 async def resend_forced_password_reset(

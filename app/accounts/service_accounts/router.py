@@ -14,24 +14,10 @@ from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
 from app.tokens.dependencies import TokensDep
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
-)
-from app.users.dependencies import CurrentAdmin, UserId
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, CurrentAdmin, UserId
 from app.users.errors import UserExistsError, UserNotFoundError
 
 router = APIRouter(tags=["Administration"])
-
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    LimitedTokenError,
-    InvalidRequestError,
-)
 
 
 @router.post(
@@ -50,7 +36,7 @@ _FOR_ADMINS = (
                 }
             }
         },
-        **error_docs(*_FOR_ADMINS, UserExistsError),
+        **error_docs(*ADMIN_CHANGE_ERRORS, InvalidRequestError, UserExistsError),
     },
 )
 async def create_service_account(
@@ -75,7 +61,8 @@ async def create_service_account(
     response_description="The key. It is not shown again.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_FOR_ADMINS,
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
         UserNotFoundError,
         *NEEDS_SECOND_FACTOR,
         TooManyApiKeysError,

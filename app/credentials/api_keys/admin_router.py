@@ -28,20 +28,12 @@ from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InsufficientScopeError, InvalidTokenError, MissingTokenError
-from app.users.dependencies import CurrentAdmin, UserId, UsersDep
+from app.users.dependencies import ADMIN_CHANGE_ERRORS, ADMIN_ERRORS, CurrentAdmin, UserId, UsersDep
 from app.users.errors import UserNotFoundError
 
 router = APIRouter(prefix="/users/{user_id}/api-keys", tags=["Administration"])
 
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    InvalidRequestError,
-    UserNotFoundError,
-)
-_OF_A_KEY = (*_FOR_ADMINS, ApiKeyNotFoundError)
+_KEY_ERRORS = (InvalidRequestError, UserNotFoundError, ApiKeyNotFoundError)
 
 
 @router.post(
@@ -51,7 +43,12 @@ _OF_A_KEY = (*_FOR_ADMINS, ApiKeyNotFoundError)
     response_description="The key. It is not shown again.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_FOR_ADMINS, *NEEDS_SECOND_FACTOR, TooManyApiKeysError, TooManyAttemptsError
+        *ADMIN_CHANGE_ERRORS,
+        InvalidRequestError,
+        UserNotFoundError,
+        *NEEDS_SECOND_FACTOR,
+        TooManyApiKeysError,
+        TooManyAttemptsError,
     ),
 )
 async def create_api_key_of_user(
@@ -74,7 +71,7 @@ async def create_api_key_of_user(
     operation_id="listApiKeysOfUser",
     summary="List the API keys of a user",
     response_description="A page of the user's keys.",
-    responses=error_docs(*_FOR_ADMINS),
+    responses=error_docs(*ADMIN_ERRORS, InvalidRequestError, UserNotFoundError),
 )
 async def list_api_keys_of_user(
     _: CurrentAdmin,
@@ -95,7 +92,7 @@ async def list_api_keys_of_user(
     operation_id="readApiKeyOfUser",
     summary="Get an API key of a user",
     response_description="The key, without its text.",
-    responses=error_docs(*_OF_A_KEY),
+    responses=error_docs(*ADMIN_ERRORS, *_KEY_ERRORS),
 )
 async def read_api_key_of_user(
     _: CurrentAdmin,
@@ -116,7 +113,11 @@ async def read_api_key_of_user(
     summary="Change an API key of a user",
     response_description="The key after the change.",
     responses=error_docs(
-        *_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError, TooManyAttemptsError
+        *ADMIN_CHANGE_ERRORS,
+        *_KEY_ERRORS,
+        *NEEDS_SECOND_FACTOR,
+        ApiKeyNotActiveError,
+        TooManyAttemptsError,
     ),
 )
 async def change_api_key_of_user(  # noqa: PLR0913, PLR0917 - what the route depends on
@@ -141,7 +142,7 @@ async def change_api_key_of_user(  # noqa: PLR0913, PLR0917 - what the route dep
     operation_id="revokeApiKeyOfUser",
     summary="Revoke an API key of a user",
     response_description="The key was revoked.",
-    responses=error_docs(*_OF_A_KEY),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_KEY_ERRORS),
 )
 async def revoke_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
@@ -157,7 +158,8 @@ async def revoke_api_key_of_user(
     response_description="The new key. It is not shown again.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_OF_A_KEY,
+        *ADMIN_CHANGE_ERRORS,
+        *_KEY_ERRORS,
         *NEEDS_SECOND_FACTOR,
         ApiKeyNotActiveError,
         ApiKeySuspendedError,
@@ -187,7 +189,7 @@ async def rotate_api_key_of_user(  # noqa: PLR0913, PLR0917 - what the route dep
     operation_id="suspendApiKeyOfUser",
     summary="Suspend an API key of a user",
     response_description="The key is suspended.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError),
+    responses=error_docs(*ADMIN_CHANGE_ERRORS, *_KEY_ERRORS, ApiKeyNotActiveError),
 )
 async def suspend_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
@@ -202,7 +204,9 @@ async def suspend_api_key_of_user(
     operation_id="resumeApiKeyOfUser",
     summary="Resume an API key of a user",
     response_description="The key works again.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError, TooManyAttemptsError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS, *_KEY_ERRORS, ApiKeyNotActiveError, TooManyAttemptsError
+    ),
 )
 async def resume_api_key_of_user(
     _: CurrentAdmin, user_id: UserId, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep

@@ -33,15 +33,13 @@ from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import InvalidTokenError, LimitedTokenError, MissingTokenError
-from app.users.dependencies import AccountOwner
+from app.users.dependencies import OWNER_ERRORS, AccountOwner
 
 router = APIRouter(prefix="/me/api-keys", tags=["My API keys"])
 
 NEEDS_SECOND_FACTOR = (SecondFactorRequiredError, WrongCodeError, TooManyCodesError)
 
-_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError, InvalidRequestError)
-_OF_A_KEY = (*_FOR_OWNERS, ApiKeyNotFoundError)
+_KEY_ERRORS = (*OWNER_ERRORS, InvalidRequestError, ApiKeyNotFoundError)
 
 
 @router.post(
@@ -51,7 +49,11 @@ _OF_A_KEY = (*_FOR_OWNERS, ApiKeyNotFoundError)
     response_description="The key. It is not shown again.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_FOR_OWNERS, *NEEDS_SECOND_FACTOR, TooManyApiKeysError, TooManyAttemptsError
+        *OWNER_ERRORS,
+        InvalidRequestError,
+        *NEEDS_SECOND_FACTOR,
+        TooManyApiKeysError,
+        TooManyAttemptsError,
     ),
 )
 async def create_own_api_key(
@@ -73,7 +75,7 @@ async def create_own_api_key(
     operation_id="listOwnApiKeys",
     summary="List my API keys",
     response_description="A page of your keys.",
-    responses=error_docs(*_FOR_OWNERS),
+    responses=error_docs(*OWNER_ERRORS, InvalidRequestError),
 )
 async def list_own_api_keys(
     user: AccountOwner,
@@ -91,7 +93,7 @@ async def list_own_api_keys(
     operation_id="readOwnApiKey",
     summary="Get one of my API keys",
     response_description="The key, without its text.",
-    responses=error_docs(*_OF_A_KEY),
+    responses=error_docs(*_KEY_ERRORS),
 )
 async def read_own_api_key(
     user: AccountOwner, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
@@ -106,7 +108,7 @@ async def read_own_api_key(
     summary="Change one of my API keys",
     response_description="The key after the change.",
     responses=error_docs(
-        *_OF_A_KEY, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError, TooManyAttemptsError
+        *_KEY_ERRORS, *NEEDS_SECOND_FACTOR, ApiKeyNotActiveError, TooManyAttemptsError
     ),
 )
 async def change_own_api_key(  # noqa: PLR0913, PLR0917 - what the route depends on
@@ -130,7 +132,7 @@ async def change_own_api_key(  # noqa: PLR0913, PLR0917 - what the route depends
     operation_id="revokeOwnApiKey",
     summary="Revoke one of my API keys",
     response_description="The key was revoked.",
-    responses=error_docs(*_OF_A_KEY),
+    responses=error_docs(*_KEY_ERRORS),
 )
 async def revoke_own_api_key(
     user: AccountOwner, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
@@ -146,7 +148,7 @@ async def revoke_own_api_key(
     response_description="The new key. It is not shown again.",
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_OF_A_KEY,
+        *_KEY_ERRORS,
         *NEEDS_SECOND_FACTOR,
         ApiKeyNotActiveError,
         ApiKeySuspendedError,
@@ -177,7 +179,7 @@ async def rotate_own_api_key(  # noqa: PLR0913, PLR0917 - what the route depends
     operation_id="suspendOwnApiKey",
     summary="Suspend one of my API keys",
     response_description="The key is suspended.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError),
+    responses=error_docs(*_KEY_ERRORS, ApiKeyNotActiveError),
 )
 async def suspend_own_api_key(
     user: AccountOwner, key_id: ApiKeyId, api_keys: ApiKeysDep, context: ContextDep
@@ -192,7 +194,7 @@ async def suspend_own_api_key(
     operation_id="resumeOwnApiKey",
     summary="Resume one of my API keys",
     response_description="The key works again.",
-    responses=error_docs(*_OF_A_KEY, ApiKeyNotActiveError, TooManyAttemptsError),
+    responses=error_docs(*_KEY_ERRORS, ApiKeyNotActiveError, TooManyAttemptsError),
 )
 async def resume_own_api_key(
     user: AccountOwner,

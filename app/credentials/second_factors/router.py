@@ -21,20 +21,20 @@ from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
 from app.security.rate_limits.errors import TooManyAttemptsError
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
+from app.users.dependencies import (
+    ADMIN_CHANGE_ERRORS,
+    OWNER_ERRORS,
+    AccountOwner,
+    CurrentAdmin,
+    OwnerBearer,
+    UserId,
 )
-from app.users.dependencies import AccountOwner, CurrentAdmin, OwnerBearer, UserId
 from app.users.errors import UserNotFoundError, WrongPasswordError
 
 router = APIRouter()
 
-_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
 _BY_CODE = (
-    *_FOR_OWNERS,
+    *OWNER_ERRORS,
     WrongCodeError,
     SecondFactorNotFoundError,
     TooManyCodesError,
@@ -49,7 +49,7 @@ _BY_BOTH = (*_BY_CODE, WrongPasswordError, TooManyAttemptsError)
     summary="Get the state of my second factor",
     response_description="The state of your second factor.",
     tags=["My second factor"],
-    responses=error_docs(*_FOR_OWNERS),
+    responses=error_docs(*OWNER_ERRORS),
 )
 async def read_second_factor(
     user: AccountOwner, factors: SecondFactorsDep, context: ContextDep
@@ -69,7 +69,7 @@ async def read_second_factor(
     tags=["My second factor"],
     status_code=status.HTTP_201_CREATED,
     responses=error_docs(
-        *_FOR_OWNERS,
+        *OWNER_ERRORS,
         WrongPasswordError,
         SecondFactorExistsError,
         TooManyAttemptsError,
@@ -151,9 +151,7 @@ async def remove_second_factor(
     response_description="The second factor of the user was removed.",
     tags=["Administration"],
     responses=error_docs(
-        MissingTokenError,
-        InvalidTokenError,
-        InsufficientScopeError,
+        *ADMIN_CHANGE_ERRORS,
         UserNotFoundError,
         SecondFactorNotFoundError,
         InvalidRequestError,

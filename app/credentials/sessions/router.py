@@ -10,25 +10,18 @@ from app.credentials.sessions.schemas import SessionInfo, SessionList, SessionRe
 from app.errors import InvalidRequestError
 from app.http.dependencies import ContextDep
 from app.http.error_responses import error_docs
-from app.tokens.errors import (
-    InsufficientScopeError,
-    InvalidTokenError,
-    LimitedTokenError,
-    MissingTokenError,
+from app.users.dependencies import (
+    ADMIN_CHANGE_ERRORS,
+    ADMIN_ERRORS,
+    OWNER_ERRORS,
+    AccountOwner,
+    CurrentAdmin,
+    UserId,
+    UsersDep,
 )
-from app.users.dependencies import AccountOwner, CurrentAdmin, UserId, UsersDep
 from app.users.errors import UserNotFoundError
 
 router = APIRouter()
-
-_FOR_OWNERS = (MissingTokenError, InvalidTokenError, LimitedTokenError)
-_FOR_ADMINS = (
-    MissingTokenError,
-    InvalidTokenError,
-    InsufficientScopeError,
-    UserNotFoundError,
-    InvalidRequestError,
-)
 
 SessionId = Annotated[
     str,
@@ -42,7 +35,7 @@ SessionId = Annotated[
     summary="List my sessions",
     response_description="Your sessions.",
     tags=["My sessions"],
-    responses=error_docs(*_FOR_OWNERS),
+    responses=error_docs(*OWNER_ERRORS),
 )
 async def list_own_sessions(
     user: AccountOwner, sessions: SessionsDep, context: ContextDep
@@ -57,7 +50,7 @@ async def list_own_sessions(
     summary="Revoke one of my sessions",
     response_description="The session and its tokens were revoked.",
     tags=["My sessions"],
-    responses=error_docs(*_FOR_OWNERS, SessionNotFoundError, InvalidRequestError),
+    responses=error_docs(*OWNER_ERRORS, SessionNotFoundError, InvalidRequestError),
 )
 async def end_own_session(
     user: AccountOwner, session_id: SessionId, sessions: SessionsDep, context: ContextDep
@@ -73,7 +66,7 @@ async def end_own_session(
     summary="List the sessions of a user",
     response_description="The user's sessions.",
     tags=["Administration"],
-    responses=error_docs(*_FOR_ADMINS),
+    responses=error_docs(*ADMIN_ERRORS, UserNotFoundError, InvalidRequestError),
 )
 async def list_sessions_of_user(
     _: CurrentAdmin, user_id: UserId, users: UsersDep, sessions: SessionsDep, context: ContextDep
@@ -89,7 +82,9 @@ async def list_sessions_of_user(
     summary="Revoke a session of a user",
     response_description="The session and its tokens were revoked.",
     tags=["Administration"],
-    responses=error_docs(*_FOR_ADMINS, SessionNotFoundError),
+    responses=error_docs(
+        *ADMIN_CHANGE_ERRORS, UserNotFoundError, InvalidRequestError, SessionNotFoundError
+    ),
 )
 async def end_session_of_user(
     _: CurrentAdmin,
