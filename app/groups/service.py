@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.context import RequestContext
 from app.database.engine import begin_write
+from app.database.locks import lock_tables
 from app.database.timelines import require_unused_ids
 from app.database.upserts import upsert
 from app.events import Events
@@ -71,6 +72,7 @@ class Groups:
         """Raises GroupExistsError and GroupLimitError."""
         await begin_write(context.session)
         await require_unused_ids(context.session)
+        await lock_tables(context.session, Group)  # nobody adds one after the count
         number = await context.session.scalar(select(func.count()).select_from(Group))
         if number is not None and number >= MAX_GROUPS_IN_TOTAL:
             raise GroupLimitError

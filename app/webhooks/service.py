@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select, update
 from app.context import RequestContext
 from app.database.engine import begin_write
 from app.database.fast_queries import current_time
+from app.database.locks import lock_tables
 from app.database.timelines import require_unused_ids
 from app.errors import InvalidRequestError
 from app.events import Events
@@ -54,6 +55,7 @@ class Webhooks:
         secret = messages.generate_secret()
         await begin_write(context.session)
         await require_unused_ids(context.session)
+        await lock_tables(context.session, WebhookEndpoint)  # nobody adds one after the count
         number = await context.session.scalar(select(func.count()).select_from(WebhookEndpoint))
         if number is not None and number >= MAX_ENDPOINTS:
             raise WebhookLimitError

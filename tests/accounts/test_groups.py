@@ -14,6 +14,7 @@ from app.groups import errors, service, token_size, user_scopes
 from app.groups.service import Groups
 from app.settings import Settings
 from tests.support.admin_client import AdminClient
+from tests.support.apps import context_in
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
 from tests.support.users import (
@@ -30,6 +31,7 @@ from tests.support.users import (
     token_is_valid,
     user_revocation,
 )
+from tests.support.waiting import blocking
 
 
 @pytest.fixture
@@ -194,6 +196,18 @@ async def test_one_of_several_simultaneous_groups_with_one_name_is_created(
         *(arthur.call("POST", "/groups", {"name": name}) for name in ("table", "TABLE", "Table"))
     )
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
+
+
+async def test_a_group_that_is_being_created_counts(
+    app: FastAPI, groups: Groups, arthur: AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_GROUPS_IN_TOTAL", 1)
+    database = app.state.database
+    async with database.transaction() as session:
+        await groups.create(context_in(session, app), "knights")
+        async with blocking(database):
+            second = asyncio.create_task(arthur.call("POST", "/groups", {"name": "squires"}))
+    assert_problem(await second, 409, "group_limit_reached")
 
 
 @on_sqlite

@@ -15,12 +15,12 @@ from app.webhooks import service
 from app.webhooks.errors import MAX_ENDPOINTS
 from app.webhooks.event_types import TYPES
 from app.webhooks.schemas import MAX_OVERLAP_SECONDS
-from tests.support.apps import started_client
+from tests.support.apps import context_in, started_client
 from tests.support.https_receiver import Receiver, answer
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import ARTHUR, LANCELOT, assert_problem, bearer, log_in, register
-from tests.support.waiting import until
+from tests.support.waiting import blocking, until
 from tests.support.webhooks import WebhookCalls, send_due
 
 
@@ -238,6 +238,19 @@ async def test_test_messages_have_a_limit(
         await calls.call("POST", "/1/test")
     await calls.call("POST", "/1/test", status=429)
     assert len(receiver.requests) == 2
+
+
+async def test_a_webhook_that_is_being_created_counts(
+    app: FastAPI, client: AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_ENDPOINTS", 1)
+    calls, database = WebhookCalls(client), app.state.database
+    await calls.call("GET")  # logs in
+    async with database.transaction() as session:
+        await app.state.services.webhooks.create(context_in(session, app), receiver.url)
+        async with blocking(database):
+            second = asyncio.create_task(calls.call("POST", status=409, url=receiver.url))
+    assert (await second)["error"] == "webhook_limit_reached"
 
 
 @on_sqlite

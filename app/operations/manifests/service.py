@@ -5,23 +5,21 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import text
-
 from app.context import RequestContext
 from app.database.engine import begin_write
+from app.database.locks import lock_tables
 from app.errors import ApiError, InvalidRequestError, UnavailableError
+from app.groups.models import Group, GroupMember
 from app.groups.service import is_narrower
 from app.operations.manifests.differences import Change, find_changes
 from app.operations.manifests.errors import ChangedMeanwhileError, ManifestError
 from app.operations.manifests.schemas import Manifest
 from app.operations.manifests.state import State, load_state
 from app.services import Services
+from app.users.models import User
 
 # Adding a member is one, for example. A thousand take some seconds.
 MAX_OPERATIONS = 1_000
-
-# Between the difference and the last change, nobody else changes one of these rows. Logins go on.
-_LOCK_POSTGRES = text("LOCK TABLE users, groups, group_members IN SHARE ROW EXCLUSIVE MODE")
 
 
 class _Rank(IntEnum):
@@ -71,8 +69,8 @@ class Manifests:
         that a rule forbids.
         """
         await begin_write(context.session)
-        if context.session.get_bind().dialect.name == "postgresql":
-            await context.session.execute(_LOCK_POSTGRES)
+        # Until the last change, nobody else changes what was compared. Logins go on.
+        await lock_tables(context.session, User, Group, GroupMember)
         state = await _load(context, manifest)
         if find_changes(manifest, state) != list(confirmed):
             raise ChangedMeanwhileError
