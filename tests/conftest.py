@@ -24,17 +24,19 @@ from app import startup
 from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
+from app.database.outbox import OutboxWorker
 from app.main import create_app
 from app.maintenance.secret_rotation.heartbeat import Heartbeat
 from app.settings import Settings
 from app.users.service import Users
 from tests.support import compiled_statements, pooler_detection, ssl_contexts
 from tests.support import database_templates as templates
+from tests.support.admin_client import AdminClient
 from tests.support.apps import client_of, context_in
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.database_templates import Postgres
 from tests.support.guards import no_guard_outlives_its_test  # noqa: F401 - a fixture
-from tests.support.mail_server import MailServer, mail_server, stop_background_worker
+from tests.support.mail_server import MailServer, mail_server
 from tests.support.service_process import serving
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, log_in
@@ -71,14 +73,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_locked_jobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Apps of this process neither delete expired rows, rotate keys nor record the values of
-    SECRET_KEY by themselves: that takes a third of the time of a start. With the mark `locked_jobs`
-    they do."""
+def no_slow_jobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apps of this process send nothing by themselves, nor do they delete expired rows, rotate keys
+    or record the values of SECRET_KEY: that takes almost half of the time of a start. With the mark
+    `locked_jobs` they do all but send."""
 
-    async def wait(_job: LockedJob | Heartbeat, stopping: asyncio.Event) -> None:
+    async def wait(_job: object, stopping: asyncio.Event) -> None:
         await stopping.wait()
 
+    monkeypatch.setattr(OutboxWorker, "run", wait)
     if request.node.get_closest_marker("locked_jobs") is None:
         monkeypatch.setattr(LockedJob, "run", wait)
         monkeypatch.setattr(Heartbeat, "run", wait)
@@ -148,7 +151,6 @@ def settings(request: pytest.FixtureRequest, database_url: str) -> Settings:
     sends its mail when the test says so."""
     mail: dict[str, str] = {}
     if request.node.get_closest_marker("sends_mail"):
-        stop_background_worker(request.getfixturevalue("monkeypatch"))
         mailbox: MailServer = request.getfixturevalue("mailbox")
         mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
     return make_settings(database_url, **ARTHUR_ADMINISTERS, **mail)
@@ -202,6 +204,11 @@ async def database(settings: Settings, clock: Clock) -> AsyncIterator[Database]:
 @pytest.fixture
 async def arthurs_token(client: httpx.AsyncClient) -> str:
     return await log_in(client, ARTHUR)
+
+
+@pytest.fixture
+def arthur(client: httpx.AsyncClient, arthurs_token: str) -> AdminClient:
+    return AdminClient(client, arthurs_token)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from app.main import create_app
 from app.security.rate_limits.limits import Rate
 from app.settings import Settings
 from app.users.service import Users
-from tests.accounts.test_password_resets import WITH_NEW_PASSWORD, ask, confirm, lancelot
 from tests.support.apps import client_of
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
+from tests.support.password_resets import WITH_NEW_PASSWORD, ask, confirm, lancelot
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,

@@ -2,7 +2,6 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,9 +24,10 @@ from tests.support.users import (
     claims_of,
     log_in,
     open_session,
-    refresh,
+    refreshed,
     register,
     revoked,
+    scopes_in,
     token_is_valid,
     user_revocation,
 )
@@ -40,26 +40,9 @@ def settings(database_url: str) -> Settings:
 
 
 @pytest.fixture
-def arthur(client: AsyncClient, arthurs_token: str) -> AdminClient:
-    return AdminClient(client, arthurs_token)
-
-
-@pytest.fixture
 def groups(app: FastAPI) -> Groups:
     groups: Groups = app.state.services.groups
     return groups
-
-
-async def refreshed(client: AsyncClient, session: dict[str, Any]) -> str:
-    answer = await refresh(client, session["refresh_token"])
-    assert answer.status_code == 200, answer.text
-    session["refresh_token"] = answer.json()["refresh_token"]
-    token: str = answer.json()["token"]
-    return token
-
-
-def scopes_in(token: str) -> set[str]:
-    return set(claims_of(token).get("scope", "").split()) - {"offline_access"}
 
 
 async def test_members_have_the_scopes_of_a_group_until_they_leave(

@@ -8,7 +8,6 @@ from httpx import AsyncClient
 
 from app.groups import old_guards
 from app.groups.old_guards import OldGuardsJob
-from tests.accounts.test_groups import arthur, refreshed, scopes_in
 from tests.support.admin_client import AdminClient
 from tests.support.markers import on_sqlite
 from tests.support.users import (
@@ -16,13 +15,13 @@ from tests.support.users import (
     LANCELOT,
     log_in,
     open_session,
+    refreshed,
     register,
     revoked,
+    scopes_in,
     token_is_valid,
     user_revocation,
 )
-
-__all__ = ["arthur"]
 
 PERCIVAL = {**GALAHAD, "username": "percival"}
 

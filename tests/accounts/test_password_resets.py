@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx import AsyncClient, Response
+from httpx import AsyncClient
 from sqlalchemy import select
 
 from app.context import RequestContext
@@ -24,6 +24,7 @@ from tests.support.authenticator import enroll, token_with
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
 from tests.support.one_time_codes import issue
+from tests.support.password_resets import NEW, WITH_NEW_PASSWORD, ask, confirm, lancelot
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,
@@ -38,28 +39,9 @@ from tests.support.users import (
     token_is_valid,
 )
 
+__all__ = ["lancelot"]
+
 pytestmark = pytest.mark.sends_mail
-
-NEW = "guinevere in the garden"
-WITH_NEW_PASSWORD = {**LANCELOT, "password": NEW}
-
-
-async def ask(client: AsyncClient, email: str = LANCELOT["email"], **headers: str) -> Response:
-    return await client.post("/password-resets", json={"email": email}, headers=headers)
-
-
-async def confirm(client: AsyncClient, code: str, password: str = NEW) -> Response:
-    body = {"code": code, "new_password": password}
-    return await client.post("/password-resets/confirm", json=body)
-
-
-@pytest.fixture
-async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> int:
-    """Registered. The message about that is delivered and removed."""
-    user_id = await register(client, LANCELOT)
-    await deliver(app)
-    mailbox.messages.clear()
-    return user_id
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ from app.security.rate_limits.limits import (
     RESET,
     Rate,
 )
-from tests.accounts.test_password_resets import ask, confirm, lancelot
 from tests.support.apps import client_of, context_in
 from tests.support.mail_server import MailServer, code_in, deliver
 from tests.support.markers import on_sqlite
 from tests.support.one_time_codes import issue
+from tests.support.password_resets import ask, confirm, lancelot
 from tests.support.settings import Clock
 from tests.support.users import (
     ARTHUR,

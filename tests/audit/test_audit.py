@@ -1,10 +1,9 @@
 """Each action adds one entry, in its own transaction, and nobody can change the entry."""
 
 import json
-import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import insert, make_url, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app.audit.models import Entry
@@ -24,8 +23,9 @@ from app.database.engine import Database, begin_write
 from app.events import Event, Events, Subscriber
 from app.maintenance.retention import service as retention
 from app.maintenance.retention.service import Retention
-from app.settings import ROOT, Settings
+from app.settings import Settings
 from app.tokens.revocations.models import Feed, Revocation
+from tests.support.audit import add_entries, entries_of, service_url
 from tests.support.authenticator import enroll, token_with
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.service_process import serving
@@ -44,37 +44,9 @@ from tests.support.users import (
     token_is_valid,
 )
 
+__all__ = ["service_url"]
+
 DAY = timedelta(days=1)
-
-
-async def entries_of(client: AsyncClient, token: str, **query: Any) -> list[dict[str, Any]]:
-    """Of all pages, the newest first."""
-    found: list[dict[str, Any]] = []
-    while True:
-        response = await client.get("/audit", params=query, headers=bearer(token))
-        assert response.status_code == 200, response.text
-        found += response.json()["entries"]
-        if (cursor := response.json()["next_cursor"]) is None:
-            return found
-        query["cursor"] = cursor
-
-
-async def add_entries(database: Database, clock: Clock, count: int, **values: Any) -> None:
-    common = {
-        "at": clock(),
-        "action": "login",
-        "actor_id": None,
-        "subject_id": None,
-        "succeeded": True,
-        "ip_address": "",
-        "user_agent": "",
-        "request_id": None,
-        "details": "{}",
-    }
-    async with database.session() as session:
-        await begin_write(session)
-        await session.execute(insert(Entry), [{**common, **values}] * count)
-        await session.commit()
 
 
 @on_sqlite
@@ -323,23 +295,6 @@ async def test_the_database_rejects_changes_of_the_audit_log(
                     await session.execute(text(statement))
                 await session.rollback()
                 assert (await session.scalars(select(Entry.id))).all() == before
-
-
-@pytest.fixture
-async def service_url(database_url: str) -> AsyncIterator[str]:
-    """For a role with the rights that docs/security.md grants; another one has migrated."""
-    document = (ROOT / "docs/security.md").read_text()
-    (grants,) = re.findall(r"^```sql\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
-    owner = Database(make_settings(database_url))
-    async with owner.engine.begin() as connection:
-        for statement in ("CREATE ROLE hourpass_service LOGIN", *grants.split(";")[:-1]):
-            await connection.execute(text(statement))
-    url = make_url(database_url).set(username="hourpass_service")
-    yield url.render_as_string(hide_password=False)
-    async with owner.engine.begin() as connection:
-        for statement in ("DROP OWNED BY hourpass_service", "DROP ROLE hourpass_service"):
-            await connection.execute(text(statement))
-    await owner.close()
 
 
 @pytest.mark.first_start

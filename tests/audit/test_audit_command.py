@@ -18,7 +18,7 @@ from app.cli.main import main
 from app.context import RequestContext
 from app.database.engine import Database, begin_write
 from app.settings import ROOT
-from tests.audit.test_audit import add_entries
+from tests.support.audit import add_entries
 from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.forked_process import ForkedProcess
 from tests.support.markers import on_postgresql, on_sqlite

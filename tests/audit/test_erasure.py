@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from app.audit import erasure
 from app.audit.models import Entry
 from app.database.engine import Database, begin_write
-from tests.audit.test_audit import add_entries, entries_of, service_url
 from tests.support.apps import client_of, started_client
+from tests.support.audit import add_entries, entries_of, service_url
 from tests.support.commands import Command, assert_refused, hourpass
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings

@@ -21,37 +21,16 @@ from app.errors import UnavailableError
 from app.settings import Settings
 from app.users.models import User
 from tests.support.database_templates import Postgres
+from tests.support.databases import DISCONNECT, ORDINARY_ROLE, in_database
 from tests.support.markers import on_postgresql
-from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
+from tests.support.settings import make_settings
 from tests.support.users import ARTHUR, assert_problem, log_in
-
-ROLE = "service_role"
-TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
-
-
-@pytest.fixture
-def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
-    """The service connects as a role whose rights the server checks. A superuser may do all."""
-    name = make_url(database_url).database
-    grants = "GRANT {} IN SCHEMA public TO " + ROLE
-    postgres.run(f"CREATE ROLE {ROLE} LOGIN")
-    _in_database(postgres, name, grants.format("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"))
-    url = database_url.replace("postgres:@", f"{ROLE}:@")
-    assert ROLE in url
-    yield make_settings(url, **ARTHUR_ADMINISTERS)
-    postgres.run(TERMINATE.format(name=name))
-    _in_database(postgres, name, f"DROP OWNED BY {ROLE}")
-    postgres.run(f"DROP ROLE {ROLE}")
-
-
-def _in_database(postgres: Postgres, name: str | None, *statements: str) -> None:
-    postgres.run(f"\\connect {name}\n" + ";\n".join(statements) + ";")
 
 
 @contextmanager
 def refusing(postgres: Postgres, name: str | None, do: str, undo: str) -> Iterator[None]:
     postgres.run(do)
-    postgres.run(TERMINATE.format(name=name))
+    postgres.run(DISCONNECT.format(name=name))
     try:
         yield
     finally:
@@ -60,13 +39,13 @@ def refusing(postgres: Postgres, name: str | None, do: str, undo: str) -> Iterat
 
 REFUSALS = {
     "role without login": (
-        f"ALTER ROLE {ROLE} NOLOGIN",
-        f"ALTER ROLE {ROLE} LOGIN",
+        f"ALTER ROLE {ORDINARY_ROLE} NOLOGIN",
+        f"ALTER ROLE {ORDINARY_ROLE} LOGIN",
         "it refuses the role",
     ),
     "too many connections": (
-        f"ALTER ROLE {ROLE} CONNECTION LIMIT 0",
-        f"ALTER ROLE {ROLE} CONNECTION LIMIT -1",
+        f"ALTER ROLE {ORDINARY_ROLE} CONNECTION LIMIT 0",
+        f"ALTER ROLE {ORDINARY_ROLE} CONNECTION LIMIT -1",
         "it has too many connections",
     ),
     "no connections allowed": (
@@ -110,13 +89,13 @@ async def test_a_database_that_was_renamed_is_a_503(
     client: AsyncClient, settings: Settings, postgres: Postgres
 ) -> None:
     name = make_url(settings.database_url).database
-    postgres.run(TERMINATE.format(name=name))
+    postgres.run(DISCONNECT.format(name=name))
     postgres.run(f"ALTER DATABASE {name} RENAME TO renamed")
     try:
         assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
         assert_problem(await client.post("/token", json=ARTHUR), 503, "temporarily_unavailable")
     finally:
-        postgres.run(TERMINATE.format(name="renamed"))
+        postgres.run(DISCONNECT.format(name="renamed"))
         postgres.run(f"ALTER DATABASE renamed RENAME TO {name}")
     assert await log_in(client, ARTHUR)
 
@@ -128,7 +107,7 @@ async def test_a_missing_permission_is_a_503_whose_log_line_has_the_remedy(
     name = make_url(ordinary_role.database_url).database
     database = Database(ordinary_role)
     await check_writable(database)
-    _in_database(postgres, name, f"REVOKE INSERT, UPDATE, DELETE ON users FROM {ROLE}")
+    in_database(postgres, name, f"REVOKE INSERT, UPDATE, DELETE ON users FROM {ORDINARY_ROLE}")
     with pytest.raises(UnavailableError):
         await _run(database, update(User).values(is_enabled=True), by_driver=False)
     [line] = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -289,6 +268,6 @@ def test_a_file_that_is_no_database_is_named_so(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ordinary_role")
 def test_a_role_that_may_not_create_tables_cannot_migrate(postgres: Postgres) -> None:
     with postgres.database() as url:
-        settings = make_settings(url.replace("postgres:@", f"{ROLE}:@"))
+        settings = make_settings(url.replace("postgres:@", f"{ORDINARY_ROLE}:@"))
         with pytest.raises(SchemaError, match="GRANT CREATE ON SCHEMA public"):
             migrations.upgrade(settings)

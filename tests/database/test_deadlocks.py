@@ -49,7 +49,6 @@ from app.webhooks.models import WebhookDelivery
 from app.webhooks.worker import WebhookWorker
 from tests.support.authenticator import EnrolledUser, register_enrolled
 from tests.support.interleaved import Transaction, interleaver
-from tests.support.mail_server import stop_background_worker
 from tests.support.markers import on_postgresql
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT
@@ -80,7 +79,6 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
     async def send(*_: object) -> None: ...
 
-    stop_background_worker(monkeypatch)
     monkeypatch.setattr(delivery, "send", send)
     mail = {"smtp_url": "smtp://mail.camelot.example", "mail_from": "no-reply@camelot.example"}
     return Settings.model_validate({**settings.model_dump(), **mail})

@@ -18,8 +18,8 @@ from app.database.engine import Database
 from app.database.replication import warn_of_asynchronous_standbys
 from app.database.timelines import LOST_IDS, ServerTimeline, is_older
 from app.settings import Settings
-from tests.database.test_database_refusals import ordinary_role
 from tests.support.database_templates import Postgres
+from tests.support.databases import ordinary_role
 from tests.support.markers import on_postgresql
 from tests.support.users import ARTHUR, GALAHAD, LANCELOT, assert_problem, log_in, register
 from tests.support.waiting import until

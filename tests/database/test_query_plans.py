@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import event, text
@@ -22,7 +21,7 @@ from app.settings import Settings
 from app.users.service import Users
 from app.webhooks.worker import WebhookWorker
 from tests.support.apps import client_of
-from tests.support.mail_server import deliver, mail_server, stop_background_worker
+from tests.support.mail_server import deliver, mail_server
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (
@@ -140,9 +139,8 @@ async def use_groups(client: AsyncClient, headers: dict[str, str], user_id: int)
 
 @on_sqlite
 async def test_no_statement_about_mail_scans_a_growing_table(
-    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, clock: Clock
 ) -> None:
-    stop_background_worker(monkeypatch)
     async with mail_server() as mailbox:
         mail = {"smtp_url": mailbox.url, "mail_from": "no-reply@camelot.example"}
         app = create_app(Settings.model_validate({**settings.model_dump(), **mail}), clock, clock)

@@ -4,7 +4,6 @@ in either of the two stays revoked, and no token gets another user's account."""
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -24,6 +23,7 @@ from tests.support.databases import Twin, twin
 from tests.support.guards import comes_true, refusal_of
 from tests.support.key_calls import KeyCalls, keys_of, sids_of
 from tests.support.markers import on_sqlite
+from tests.support.revocation_feed import answers, lists
 from tests.support.running_service import RunningService, running_service
 from tests.support.settings import CHEAP_HASHING, Clock, make_settings
 from tests.support.users import (
@@ -57,31 +57,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (cache, recovery):
         monkeypatch.setattr(module, "wait_or_stop", wait_a_tenth)
-
-
-async def answers(client: AsyncClient, path: str, status: int) -> bool:
-    """Whether it soon does: a worker needs a moment until it has found the database again."""
-    try:
-        async with asyncio.timeout(10):
-            while (await client.get(path)).status_code != status:
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        return False
-    return True
-
-
-async def lists(client: AsyncClient, *values: str) -> bool:
-    """Whether the feed soon has all of them."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(10):
-            while True:
-                response = await client.get("/revocations")
-                if response.status_code == 200:
-                    listed = {entry["value"] for entry in response.json()["revocations"]}
-                    if listed.issuperset(values):
-                        return True
-                await asyncio.sleep(0.02)
-    return False
 
 
 async def revoke(client: AsyncClient, token: str) -> None:

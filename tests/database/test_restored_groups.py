@@ -1,16 +1,22 @@
 """If a failover loses the narrowing of a group, older tokens of the group stay revoked."""
 
+import pytest
 from httpx import AsyncClient
 
-from tests.accounts.test_groups import arthur, settings
-from tests.database.test_restored_database import answers, lists
+from app.settings import Settings
 from tests.support.admin_client import AdminClient
 from tests.support.apps import started_client
 from tests.support.databases import Twin, twin
-from tests.support.settings import Clock, make_settings
+from tests.support.revocation_feed import answers, lists
+from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
 from tests.support.users import LANCELOT, claims_of, log_in, register, revoked, token_is_valid
 
-__all__ = ["arthur", "settings", "twin"]
+__all__ = ["twin"]
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return make_settings(database_url, **ARTHUR_ADMINISTERS, old_guards=False)
 
 
 async def test_a_lost_narrowing_is_published_again_and_new_tokens_are_valid(

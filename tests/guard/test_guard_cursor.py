@@ -13,14 +13,16 @@ from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard import revocation_feed, service_client
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.guard.test_guard_outage import (
+from tests.support.guard_outages import (
     all_come_to,
-    frequent_attempts,  # noqa: F401 - a fixture
+    frequent_attempts,
     serving_at,
 )
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import StillClock, Waiting, answers, guarded, page, state_of
 from tests.support.processes import free_port
+
+__all__ = ["frequent_attempts"]
 
 pytest_plugins = ["hourpass.testing"]
 

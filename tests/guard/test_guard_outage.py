@@ -2,58 +2,25 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from app.settings import ROOT
-from hourpass import Guard, GuardError, InvalidTokenError, ServiceUnavailableError
-from hourpass.guard import outage
+from hourpass import Guard, InvalidTokenError, ServiceUnavailableError
 from hourpass.guard.revocation_feed import OUTAGE_NOTICED_SECONDS
 from hourpass.testing import Issuer, MovableClock
-from tests.support.forked_process import ForkedProcess
+from tests.support.guard_outages import all_come_to, frequent_attempts, serving_at
 from tests.support.guards import comes_true, guard_messages, refusal_of
 from tests.support.handmade_tokens import guarded
-from tests.support.processes import environment, free_port
-from tests.support.running_service import RunningService
-from tests.support.service_process import wait_until_ready
-from tests.support.settings import CHEAP_HASHING
+from tests.support.processes import free_port
+
+__all__ = ["frequent_attempts"]
 
 pytest_plugins = ["hourpass.testing"]
 
 NOTICED = timedelta(seconds=OUTAGE_NOTICED_SECONDS)
 MINUTE = timedelta(minutes=1)
-ISSUER = "http://hourpass.example"  # the same wherever it is served
-
-
-@contextmanager
-def serving_at(port: int, database: Path) -> Iterator[RunningService]:
-    """A real service, which is killed in the end."""
-    database_url = f"sqlite:///{database}"
-    variables = environment(DATABASE_URL=database_url, ISSUER=ISSUER, **CHEAP_HASHING)
-    process = ForkedProcess("serve", "--port", str(port), directory=str(ROOT), variables=variables)
-    service = RunningService(f"http://127.0.0.1:{port}", database_url)
-    try:
-        wait_until_ready(process, service.url, workers=1)
-        yield service
-    finally:
-        service.close()
-        process.kill()
-        process.wait()
-
-
-def all_come_to(guards: Iterable[Guard], token: str, refusal: type[GuardError] | None) -> bool:
-    return comes_true(lambda: {refusal_of(guard, token) for guard in guards} == {refusal})
-
-
-@pytest.fixture
-def frequent_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards try to reach the service every tenth of a second."""
-    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("frequent_attempts")

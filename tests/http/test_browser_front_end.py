@@ -4,7 +4,6 @@ On SQLite only, because the page does not use the database.
 """
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from app.settings import ROOT
-from tests.project.test_docs_page import ARGUMENTS
+from tests.support.browser import browser
 from tests.support.service_process import serving
 from tests.support.users import LANCELOT
+
+__all__ = ["browser"]
 
 PAGE = (ROOT / "docs/browser-front-end.md").read_text()
 [SCRIPT] = re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL)
@@ -69,15 +70,6 @@ def site() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

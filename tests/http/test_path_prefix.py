@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from app.http.addresses import is_well_known_suffix, path_prefix, public_path, public_url
 from hourpass import Guard
-from tests.project.test_docs_page import (
+from tests.support.browser import (
     Visit,
     assert_can_call_what_is_protected,
     authorize,

@@ -14,7 +14,7 @@ from app.operations.imports.formats import READERS
 from app.operations.imports.records import Options
 from app.operations.imports.rules import Rules
 from app.settings import Settings
-from tests.imports.test_exports import EXPORTED, EXPORTS
+from tests.imports.exported import EXPORTED, EXPORTS
 from tests.support.markers import on_sqlite
 from tests.support.settings import utc_now
 

@@ -28,7 +28,7 @@ from app.users.models import User
 from tests.support.apps import client_of
 from tests.support.certificates import certificate
 from tests.support.commands import assert_refused, run
-from tests.support.mail_server import MailServer, deliver, mail_server, stop_background_worker
+from tests.support.mail_server import MailServer, deliver, mail_server
 from tests.support.markers import on_sqlite
 from tests.support.service_process import SERVE_TIMEOUT_SECONDS, serving
 from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
@@ -37,11 +37,6 @@ from tests.support.users import GALAHAD, LANCELOT, register
 SENDER = "Camelot <no-reply@camelot.example>"
 MAILING = make_settings("sqlite:///x.db", smtp_url="smtp://mail.example", mail_from=SENDER)
 BREAK = "=?utf-8?b?eA0KQmNjOiB2QHkuZXhhbXBsZQ==?="  # an encoded word (RFC 2047)
-
-
-@pytest.fixture(autouse=True)
-def no_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_background_worker(monkeypatch)
 
 
 @pytest.fixture

@@ -9,22 +9,21 @@ from httpx import AsyncClient
 
 from app.mail import smtp
 from app.mail.delivery import FIRST_DELAY, IDENTICAL_FAILURES, MAX_DELAY
-from tests.mail.test_mail_tries import (
+from tests.support.mail_server import MailServer, deliver, mail_worker
+from tests.support.mailed_invitations import (
     NOBODY_LISTENS,
     change,
     count,
     invite,
-    no_background_worker,
     records,
     settings,
     states_of_mail,
 )
-from tests.support.mail_server import MailServer, deliver, mail_worker
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import LANCELOT
 
-__all__ = ["no_background_worker", "settings"]
+__all__ = ["settings"]
 
 
 REPLIES = [

@@ -23,14 +23,9 @@ REFUSED = {"state": "failed", "reply_code": 550, "enhanced_code": "5.1.1"}
 EMAIL = GALAHAD["email"]
 
 
-@pytest.fixture
-def admin(client: AsyncClient, arthurs_token: str) -> AdminClient:
-    return AdminClient(client, arthurs_token)
-
-
-async def get_invitation(admin: AdminClient) -> dict[str, Any]:
+async def get_invitation(arthur: AdminClient) -> dict[str, Any]:
     """The only one."""
-    (invitation,) = (await admin.do("GET", "/invitations"))["invitations"]
+    (invitation,) = (await arthur.do("GET", "/invitations"))["invitations"]
     return dict(invitation)
 
 
@@ -45,52 +40,52 @@ async def lancelot(client: AsyncClient, app: FastAPI, mailbox: MailServer) -> in
 
 @on_sqlite
 async def test_an_invitation_shows_the_state_of_its_mail(
-    app: FastAPI, admin: AdminClient, mailbox: MailServer, subtests: pytest.Subtests
+    app: FastAPI, arthur: AdminClient, mailbox: MailServer, subtests: pytest.Subtests
 ) -> None:
-    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    created = await arthur.do("POST", "/invitations", {"email": EMAIL})
     assert created["mail"] == QUEUED
     mailbox.answers[EMAIL] = f"450 4.2.2 {EMAIL} is full"
     await deliver(app)
     state = {"state": "queued", "reply_code": 450, "enhanced_code": "4.2.2"}
-    assert (await get_invitation(admin))["mail"] == state
-    await admin.do("POST", f"/invitations/{created['id']}/resend")
+    assert (await get_invitation(arthur))["mail"] == state
+    await arthur.do("POST", f"/invitations/{created['id']}/resend")
     mailbox.answers.clear()
     await deliver(app)
-    assert (await get_invitation(admin))["mail"] == SENT
+    assert (await get_invitation(arthur))["mail"] == SENT
     with subtests.test("one that is handed out has no mail"):
-        await admin.do("DELETE", f"/invitations/{created['id']}")
-        created = await admin.do("POST", "/invitations", {"scopes": ["predict"]})
+        await arthur.do("DELETE", f"/invitations/{created['id']}")
+        created = await arthur.do("POST", "/invitations", {"scopes": ["predict"]})
         assert created["mail"] is None
-        assert (await get_invitation(admin))["mail"] is None
-        again = await admin.call("POST", f"/invitations/{created['id']}/resend")
+        assert (await get_invitation(arthur))["mail"] is None
+        again = await arthur.call("POST", f"/invitations/{created['id']}/resend")
         assert_problem(again, 409, "not_mailed")
 
 
 @on_sqlite
 async def test_a_refused_invitation_is_sent_again(
-    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer
+    app: FastAPI, client: AsyncClient, arthur: AdminClient, mailbox: MailServer
 ) -> None:
-    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    created = await arthur.do("POST", "/invitations", {"email": EMAIL})
     mailbox.answers[EMAIL] = "550 5.1.1 not yet"
     await deliver(app)
-    assert (await get_invitation(admin))["mail"] == REFUSED
+    assert (await get_invitation(arthur))["mail"] == REFUSED
     mailbox.answers.clear()
     path = f"/invitations/{created['id']}/resend"
-    assert await admin.do("POST", path) == {**await get_invitation(admin), "mail": QUEUED}
+    assert await arthur.do("POST", path) == {**await get_invitation(arthur), "mail": QUEUED}
     await deliver(app)
-    assert (await get_invitation(admin))["mail"] == SENT
+    assert (await get_invitation(arthur))["mail"] == SENT
     body = {**GALAHAD, "invitation": code_in(mailbox.messages[0])}
     assert (await client.post("/register-user", json=body)).status_code == 201
-    assert_problem(await admin.call("POST", path), 404, "invitation_not_found")
+    assert_problem(await arthur.call("POST", path), 404, "invitation_not_found")
 
 
 async def test_the_code_of_every_mail_is_valid_until_one_is_used(
-    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer
+    app: FastAPI, client: AsyncClient, arthur: AdminClient, mailbox: MailServer
 ) -> None:
-    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    created = await arthur.do("POST", "/invitations", {"email": EMAIL})
     for _ in range(3):
         await deliver(app)
-        await admin.do("POST", f"/invitations/{created['id']}/resend")
+        await arthur.do("POST", f"/invitations/{created['id']}/resend")
     codes = [code_in(message) for message in mailbox.messages]
     assert len(set(codes)) == 3
     answers = [
@@ -103,14 +98,14 @@ async def test_the_code_of_every_mail_is_valid_until_one_is_used(
 
 
 async def test_mail_that_waits_is_sent_at_once_and_only_once(
-    app: FastAPI, admin: AdminClient, mailbox: MailServer, clock: Clock
+    app: FastAPI, arthur: AdminClient, mailbox: MailServer, clock: Clock
 ) -> None:
-    created = await admin.do("POST", "/invitations", {"email": EMAIL})
+    created = await arthur.do("POST", "/invitations", {"email": EMAIL})
     mailbox.answers[EMAIL] = "451 later"
     await deliver(app)
     mailbox.answers.clear()
     for _ in range(2):
-        await admin.do("POST", f"/invitations/{created['id']}/resend")
+        await arthur.do("POST", f"/invitations/{created['id']}/resend")
     await deliver(app)
     clock.advance(FIRST_DELAY)
     await deliver(app)
@@ -119,19 +114,19 @@ async def test_mail_that_waits_is_sent_at_once_and_only_once(
 
 @on_sqlite
 async def test_a_forced_reset_shows_the_state_of_its_mail_and_is_sent_again(
-    app: FastAPI, client: AsyncClient, admin: AdminClient, mailbox: MailServer, lancelot: int
+    app: FastAPI, client: AsyncClient, arthur: AdminClient, mailbox: MailServer, lancelot: int
 ) -> None:
     path = f"/users/{lancelot}/password-reset"
     # A reset that the user requested is not a forced one.
     await client.post("/password-resets", json={"email": LANCELOT["email"]})
     await deliver(app)
-    assert_problem(await admin.call("GET", path), 404, "password_reset_not_found")
+    assert_problem(await arthur.call("GET", path), 404, "password_reset_not_found")
     mailbox.messages.clear()
-    forced = await admin.do("POST", path, {"by_mail": True})
+    forced = await arthur.do("POST", path, {"by_mail": True})
     assert forced["mail"] == QUEUED
     mailbox.answers[LANCELOT["email"]] = "550 5.1.1 not yet"
     await deliver(app)
-    reset = await admin.do("GET", path)
+    reset = await arthur.do("GET", path)
     assert reset == {
         "user_id": lancelot,
         "created_at": "2026-11-23T12:00:00Z",
@@ -139,41 +134,43 @@ async def test_a_forced_reset_shows_the_state_of_its_mail_and_is_sent_again(
         "mail": REFUSED,
     }
     mailbox.answers.clear()
-    assert await admin.do("POST", f"{path}/resend") == {**reset, "mail": QUEUED}
+    assert await arthur.do("POST", f"{path}/resend") == {**reset, "mail": QUEUED}
     await deliver(app)
-    assert (await admin.do("GET", path))["mail"] == SENT
+    assert (await arthur.do("GET", path))["mail"] == SENT
     body = {"code": code_in(mailbox.messages[0]), "new_password": "guinevere in the garden"}
     assert (await client.post("/password-resets/confirm", json=body)).status_code == 200
     for method, end in (("GET", ""), ("POST", "/resend")):
-        refused = await admin.call(method, path + end)
+        refused = await arthur.call(method, path + end)
         assert_problem(refused, 404, "password_reset_not_found")
 
 
 @on_sqlite
 async def test_a_forced_reset_that_is_handed_out_has_no_mail(
-    admin: AdminClient, lancelot: int, clock: Clock
+    arthur: AdminClient, lancelot: int, clock: Clock
 ) -> None:
     path = f"/users/{lancelot}/password-reset"
-    assert (await admin.do("POST", path))["mail"] is None
-    assert (await admin.do("GET", path))["mail"] is None
-    assert_problem(await admin.call("POST", f"{path}/resend"), 409, "not_mailed")
+    assert (await arthur.do("POST", path))["mail"] is None
+    assert (await arthur.do("GET", path))["mail"] is None
+    assert_problem(await arthur.call("POST", f"{path}/resend"), 409, "not_mailed")
     clock.advance(timedelta(minutes=59))
-    assert (await admin.call("GET", path)).status_code == 200
+    assert (await arthur.call("GET", path)).status_code == 200
 
 
 @on_sqlite
 async def test_an_administrator_chooses_the_language_of_the_mail(
-    app: FastAPI, admin: AdminClient, mailbox: MailServer, lancelot: int, subtests: pytest.Subtests
+    app: FastAPI, arthur: AdminClient, mailbox: MailServer, lancelot: int, subtests: pytest.Subtests
 ) -> None:
     path = f"/users/{lancelot}/password-reset"
     for language, used in {"de-AT": "de", "xx": "en"}.items():
         with subtests.test(language):
             mailbox.messages.clear()
-            invited = await admin.do("POST", "/invitations", {"email": EMAIL, "language": language})
-            await admin.do("POST", path, {"by_mail": True, "language": language})
+            invited = await arthur.do(
+                "POST", "/invitations", {"email": EMAIL, "language": language}
+            )
+            await arthur.do("POST", path, {"by_mail": True, "language": language})
             await deliver(app)
-            await admin.do("POST", f"/invitations/{invited['id']}/resend", {"language": language})
-            await admin.do("POST", f"{path}/resend", {"language": language})
+            await arthur.do("POST", f"/invitations/{invited['id']}/resend", {"language": language})
+            await arthur.do("POST", f"{path}/resend", {"language": language})
             await deliver(app)
             languages = [message["Content-Language"] for message in mailbox.messages]
             assert languages == [used] * 4
@@ -181,9 +178,9 @@ async def test_an_administrator_chooses_the_language_of_the_mail(
 
 @on_sqlite
 async def test_invalid_languages_and_other_users_are_refused(
-    client: AsyncClient, admin: AdminClient, lancelot: int, subtests: pytest.Subtests
+    client: AsyncClient, arthur: AdminClient, lancelot: int, subtests: pytest.Subtests
 ) -> None:
-    invited = await admin.do("POST", "/invitations", {"email": EMAIL})
+    invited = await arthur.do("POST", "/invitations", {"email": EMAIL})
     for path in (
         f"/invitations/{invited['id']}/resend",
         "/invitations",
@@ -192,7 +189,7 @@ async def test_invalid_languages_and_other_users_are_refused(
     ):
         for language in ("de_AT", "de, en", "de\r\n", "d" * 36, "../en", 5):
             with subtests.test(f"the language is invalid: {path} {language!r}"):
-                refused = await admin.call("POST", path, {"language": language})
+                refused = await arthur.call("POST", path, {"language": language})
                 assert_problem(refused, 422, "invalid_request")
     headers = bearer(await log_in(client, LANCELOT))
     for method, path in [
@@ -208,24 +205,24 @@ async def test_invalid_languages_and_other_users_are_refused(
 
 @on_postgresql
 async def test_sending_again_and_revoking_at_the_same_time(
-    app: FastAPI, admin: AdminClient, lancelot: int
+    app: FastAPI, arthur: AdminClient, lancelot: int
 ) -> None:
     """Both lock the code before the mail. Otherwise there could be a deadlock."""
     path = f"/users/{lancelot}/password-reset"
     for _ in range(2):
-        invited = await admin.do("POST", "/invitations", {"email": EMAIL})
-        await admin.do("POST", path, {"by_mail": True})
+        invited = await arthur.do("POST", "/invitations", {"email": EMAIL})
+        await arthur.do("POST", path, {"by_mail": True})
         invitation = f"/invitations/{invited['id']}"
         answers = await asyncio.gather(
             deliver(app),
-            admin.call("POST", f"{invitation}/resend"),
-            admin.call("DELETE", invitation),
-            admin.call("POST", f"{path}/resend"),
-            admin.call("POST", path, {"by_mail": True}),
-            admin.call("PUT", f"/toggle-user-permission/{lancelot}/0"),
+            arthur.call("POST", f"{invitation}/resend"),
+            arthur.call("DELETE", invitation),
+            arthur.call("POST", f"{path}/resend"),
+            arthur.call("POST", path, {"by_mail": True}),
+            arthur.call("PUT", f"/toggle-user-permission/{lancelot}/0"),
             deliver(app),
         )
         found = {answer.status_code for answer in answers if isinstance(answer, Response)}
         assert found <= {200, 404}, found
-        await admin.do("PUT", f"/toggle-user-permission/{lancelot}/1")
-    assert (await admin.do("GET", "/invitations"))["invitations"] == []
+        await arthur.do("PUT", f"/toggle-user-permission/{lancelot}/1")
+    assert (await arthur.do("GET", "/invitations"))["invitations"] == []

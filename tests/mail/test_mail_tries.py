@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import timedelta
-from email.message import EmailMessage
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +9,7 @@ import aiosmtplib
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.audit.models import Entry
 from app.mail import delivery, smtp, worker
@@ -18,67 +17,27 @@ from app.mail.delivery import FIRST_DELAY
 from app.mail.models import OutgoingMail
 from app.mail.service import RETRY_PERIOD
 from app.mail.worker import CLAIM_PERIOD, MailWorker
-from app.settings import Settings
 from tests.support.mail_server import (
     MailServer,
-    code_in,
     deliver,
     mail_worker,
-    stop_background_worker,
+)
+from tests.support.mailed_invitations import (
+    NOBODY_LISTENS,
+    change,
+    count,
+    invite,
+    records,
+    settings,
 )
 from tests.support.markers import on_postgresql, on_sqlite
-from tests.support.settings import ARTHUR_ADMINISTERS, Clock, make_settings
-from tests.support.users import LANCELOT, bearer, register
+from tests.support.settings import Clock
+from tests.support.users import LANCELOT, register
 from tests.support.waiting import until
 
-SENDER = "Camelot <no-reply@camelot.example>"
-KEY = "the lady of the lake has this key"
-NEW_KEY = "the lady of the lake gave this key"
+__all__ = ["settings"]
+
 run = MailWorker.run
-NOBODY_LISTENS = "smtp+plain://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def no_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_background_worker(monkeypatch)
-
-
-@pytest.fixture
-def settings(database_url: str, mailbox: MailServer) -> Settings:
-    mail = {"smtp_url": mailbox.url, "mail_from": SENDER, "secret_key": KEY}
-    return make_settings(database_url, **ARTHUR_ADMINISTERS, **mail)
-
-
-def change(app: FastAPI, **values: object) -> None:
-    """From now on, mail is sent with these settings."""
-    app.state.settings = Settings.model_validate({**app.state.settings.model_dump(), **values})
-
-
-async def invite(client: AsyncClient, token: str, email: str = LANCELOT["email"]) -> int:
-    response = await client.post("/invitations", json={"email": email}, headers=bearer(token))
-    assert response.status_code == 201, response.text
-    number: int = response.json()["id"]
-    return number
-
-
-async def register_with(client: AsyncClient, message: EmailMessage, name: str = "lancelot") -> int:
-    """Use the code of an invitation. Returns the status."""
-    body = {**LANCELOT, "username": name, "invitation": code_in(message)}
-    return (await client.post("/register-user", json=body)).status_code
-
-
-async def states_of_mail(client: AsyncClient, token: str) -> list[dict[str, Any]]:
-    answer = await client.get("/invitations", headers=bearer(token))
-    return [invitation["mail"] for invitation in answer.json()["invitations"]]
-
-
-async def count(app: FastAPI, table: type = OutgoingMail) -> int:
-    async with app.state.database.session() as session:
-        return await session.scalar(select(func.count()).select_from(table)) or 0
-
-
-def records(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record) for record in caplog.records if record.name == "hourpass.mail"]
 
 
 # When it is tried again

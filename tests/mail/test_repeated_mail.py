@@ -14,22 +14,21 @@ from app.maintenance.secret_rotation.encrypted_rows import count_secrets, encryp
 from app.security.one_time_codes import service as codes
 from app.security.one_time_codes.models import Code, EarlierHash
 from app.tables import metadata
-from tests.mail.test_mail_tries import (
+from tests.support.mail_server import MailServer, code_in, deliver, mail_worker
+from tests.support.mailed_invitations import (
     KEY,
     NEW_KEY,
     change,
     count,
     invite,
-    no_background_worker,
     register_with,
     settings,
 )
-from tests.support.mail_server import MailServer, code_in, deliver, mail_worker
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.settings import Clock
 from tests.support.waiting import until
 
-__all__ = ["no_background_worker", "settings"]
+__all__ = ["settings"]
 
 
 @on_sqlite

@@ -3,9 +3,7 @@
 Imports inside functions and for type checkers count too: readers have to follow them as well.
 """
 
-import ast
 import re
-from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import ROOT
+from tests.support.imported_names import imported
 
 LAYERS = {
     15: {"main"},
@@ -48,27 +47,6 @@ SUBFOLDERS: dict[str, tuple[str, ...] | None] = {
 
 APP = ROOT / "app"
 PATHS = sorted(APP.rglob("*.py"))
-
-
-@cache
-def imported(path: Path) -> frozenset[str]:
-    """The dotted name of everything that a file imports; `from a import b` gives a.b."""
-    names: set[str] = set()
-    for node in statements(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(names)
-
-
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All below it, without their expressions: most nodes are in those, and no import is."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.expr):
-            yield child
-            yield from statements(child)
 
 
 def module_at(path: Path) -> tuple[str, ...]:
@@ -187,6 +165,12 @@ def test_the_drawing_in_contributing_shows_these_layers() -> None:
     # A node is a name alone, or a name of its own for the folders in its label.
     labels = [re.sub(r'^\w+\["(.*)"\]$', r"\1", node).replace("<br>", " ") for node in nodes]
     assert [set(label.split(", ")) for label in labels] == list(LAYERS.values())
+
+
+def test_tests_share_only_what_is_in_modules_without_tests() -> None:
+    for path in (*(ROOT / "tests").rglob("*.py"), *(ROOT / "guard/tests").rglob("*.py")):
+        for name in imported(path):
+            assert not re.match(r"tests\.\w+\.(test|check)_", name), path
 
 
 def test_the_tests_of_the_guard_need_no_app() -> None:

@@ -3,69 +3,31 @@
 On SQLite only, because the pages do not use the database.
 """
 
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import (
-    Browser,
-    ConsoleMessage,
-    Locator,
-    Page,
-    Route,
-    ViewportSize,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.support.authenticator import Authenticator
+from tests.support.browser import (
+    Visit,
+    assert_can_call_what_is_protected,
+    authorize,
+    browser,
+    close,
+    opened,
+    visit,
+)
 from tests.support.service_process import serving
 from tests.support.settings import Clock
 from tests.support.users import GALAHAD, LANCELOT, Person, bearer
 
-# Without requests to the internet, and without a sandbox, so that it also runs as root.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-class Visit:
-    """An open page, the URLs of other machines that it requested, and the console's errors."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.outside: list[str] = []
-        self.errors: list[str] = []
-        page.set_default_timeout(30_000)
-        page.route("**/*", self._only_loopback)
-        page.on("console", self._note_errors)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def _note_errors(self, line: ConsoleMessage) -> None:
-        if line.type == "error":  # a breach of the content security policy is one
-            self.errors.append(line.text)
-
-    def _only_loopback(self, route: Route) -> None:
-        if urlsplit(route.request.url).hostname == "127.0.0.1":
-            route.continue_()
-        else:
-            self.outside.append(route.request.url)
-            route.abort()
-
+__all__ = ["browser", "visit"]
 
 LAPTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
-
-expect.set_options(timeout=30_000)  # the page is large, and the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +36,6 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for person in (LANCELOT, GALAHAD):
             httpx.post(f"{base_url}/register-user", json=person).raise_for_status()
         yield base_url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """With new storage and a new cache."""
-    with browser.new_context() as context:
-        yield Visit(context.new_page())
 
 
 def test_the_start_page_leads_to_the_docs_which_log_in_and_call_what_is_protected(
@@ -210,36 +156,6 @@ def test_the_pages_have_safe_headers(base_url: str, path: str) -> None:
         assert policy[directive] == "'none'"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
-
-
-def opened(page: Page, name: str) -> Locator:
-    """The operation with this id, opened."""
-    call = page.locator(f"[id$=-{name}]")
-    if not call.locator(".opblock-body").is_visible():
-        call.locator(".opblock-summary-control").first.click()
-    expect(call.locator(".opblock-body")).to_be_visible()
-    return call
-
-
-def authorize(page: Page, person: Person) -> None:
-    dialog = page.locator(".modal-ux")
-    if not dialog.is_visible():
-        page.get_by_role("button", name="Authorize").first.click()
-    dialog.locator("#oauth_username").fill(person["username"])
-    dialog.locator("#oauth_password").fill(person["password"])
-    dialog.get_by_role("button", name="Apply given OAuth2 credentials").click()
-
-
-def close(dialog: Locator) -> None:
-    dialog.locator(".modal-btn.btn-done").first.click()
-
-
-def assert_can_call_what_is_protected(page: Page, person: Person) -> None:
-    call = opened(page, "readOwnProfile")
-    call.get_by_role("button", name="Execute").click()
-    answer = call.locator(".live-responses-table .response")
-    expect(answer).to_contain_text(f'"username": "{person["username"]}"')
-    expect(answer.locator(".response-col_status")).to_contain_text("200")
 
 
 def enrolled(base_url: str, person: Person) -> Authenticator:

@@ -19,6 +19,7 @@ from app.cli.main import main
 from app.operations.doctor.checks import CHECKS
 from app.settings import ROOT
 from tests.support.apps import client_of
+from tests.support.documentation import block
 from tests.support.openapi import OPERATIONS
 from tests.support.processes import free_port
 from tests.support.servers import served
@@ -34,14 +35,6 @@ BASE_URL = "http://127.0.0.1:8000"
 every_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
 )
-
-
-def block(document: Path, language: str, containing: str) -> str:
-    """The one fenced block in that language that contains the text."""
-    pattern = rf"^```{language}\n(.*?)^```$"
-    blocks = re.findall(pattern, document.read_text(), re.MULTILINE | re.DOTALL)
-    (found,) = [block for block in blocks if containing in block]
-    return str(found)
 
 
 def without_code(document: Path) -> str:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from app import __version__
 from app.settings import ROOT
-from tests.project.test_architecture import imported
+from tests.support.imported_names import imported
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

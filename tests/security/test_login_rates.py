@@ -25,7 +25,9 @@ from app.security.rate_limits.service import (
     UnwrittenLogins,
 )
 from app.settings import Settings
-from tests.security.test_rates import (
+from tests.support.apps import started_client
+from tests.support.authenticator import enroll, log_in_with
+from tests.support.low_rates import (
     INTERVAL,
     MINUTE,
     PER_HOUR,
@@ -34,8 +36,6 @@ from tests.security.test_rates import (
     assert_refused,
     settings,
 )
-from tests.support.apps import started_client
-from tests.support.authenticator import enroll, log_in_with
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
 from tests.support.users import (

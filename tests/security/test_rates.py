@@ -12,7 +12,6 @@ from httpx import AsyncClient, Response
 from sqlalchemy import func, select, update
 
 from app.accounts.invitations import service as invitations_service
-from app.audit.models import Entry
 from app.credentials.second_factors import service as second_factors_service
 from app.credentials.sessions import service as sessions_service
 from app.database.engine import begin_write
@@ -36,6 +35,7 @@ from app.security.rate_limits.service import (
 from app.settings import Settings
 from app.users import service as users_service
 from tests.support.apps import started_client
+from tests.support.low_rates import INTERVAL, MINUTE, PER_HOUR, actions, assert_refused
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.openapi import DOCUMENT
 from tests.support.settings import Clock
@@ -44,7 +44,6 @@ from tests.support.users import (
     GALAHAD,
     LANCELOT,
     Person,
-    assert_problem,
     bearer,
     claims_of,
     log_in,
@@ -54,24 +53,6 @@ from tests.support.users import (
     revoked,
     token_is_valid,
 )
-
-PER_HOUR = 4
-INTERVAL = timedelta(hours=1) / PER_HOUR
-PER_WRITE = 2  # as LOGINS_PER_WRITE: after PER_HOUR logins, all are written down
-MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Limits that a test soon exceeds."""
-    monkeypatch.setattr(service, "LOGINS_PER_WRITE", PER_WRITE)
-    return Settings.model_validate({**settings.model_dump(), "user_actions_per_hour": PER_HOUR})
-
-
-def assert_refused(response: Response, wait: timedelta) -> None:
-    """The response says exactly how long to wait."""
-    assert_problem(response, 429, "too_many_attempts")
-    assert response.headers["Retry-After"] == str(int(wait.total_seconds()))
 
 
 async def revoke(client: AsyncClient, token: str) -> Response:
@@ -91,11 +72,6 @@ async def tokens_of(client: AsyncClient, person: Person, number: int) -> list[st
 def reused(refresh_token: str) -> str:
     """An older refresh token of the same session, as far as the service can tell."""
     return f"{refresh_token[:37]}{'0' * 64}"
-
-
-async def actions(app: FastAPI) -> Counter[str]:
-    async with app.state.database.session() as session:
-        return Counter((await session.scalars(select(Entry.action))).all())
 
 
 def use_up(rate: Rate, clock: Clock) -> int:

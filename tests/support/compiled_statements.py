@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Dialect, event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Mapper
 from sqlalchemy.util import LRUCache
 
 from app.database import fast_queries
@@ -31,6 +32,9 @@ def share() -> None:
     @event.listens_for(Engine, "engine_connect")
     def use(connection: Connection) -> None:
         connection.engine._compiled_cache = cache
+
+    # Of the statements of flush(). Each mapper would make a cache when it needs one.
+    Mapper._compiled_cache = cache  # type: ignore[method-assign, assignment] # no longer made
 
     dialects: dict[type[Dialect], Dialect] = {}
     compile_for = fast_queries._compile

@@ -10,8 +10,13 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from app.settings import Settings
 from tests.support import database_templates as templates
 from tests.support.database_templates import Postgres
+from tests.support.settings import ARTHUR_ADMINISTERS, make_settings
+
+ORDINARY_ROLE = "service_role"
+DISCONNECT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
 
 
 class Twin:
@@ -114,3 +119,22 @@ def _postgres_twin(postgres: Postgres, url: str, other_url: str) -> Twin:
             postgres.run(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
 
     return Twin(url, copy, swap)
+
+
+@pytest.fixture
+def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
+    """The service connects as a role whose rights the server checks. A superuser may do all."""
+    name = make_url(database_url).database
+    grants = "GRANT {} IN SCHEMA public TO " + ORDINARY_ROLE
+    postgres.run(f"CREATE ORDINARY_ROLE {ORDINARY_ROLE} LOGIN")
+    in_database(postgres, name, grants.format("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"))
+    url = database_url.replace("postgres:@", f"{ORDINARY_ROLE}:@")
+    assert ORDINARY_ROLE in url
+    yield make_settings(url, **ARTHUR_ADMINISTERS)
+    postgres.run(DISCONNECT.format(name=name))
+    in_database(postgres, name, f"DROP OWNED BY {ORDINARY_ROLE}")
+    postgres.run(f"DROP ORDINARY_ROLE {ORDINARY_ROLE}")
+
+
+def in_database(postgres: Postgres, name: str | None, *statements: str) -> None:
+    postgres.run(f"\\connect {name}\n" + ";\n".join(statements) + ";")

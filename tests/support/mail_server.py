@@ -12,11 +12,9 @@ from email.message import EmailMessage
 from email.policy import SMTPUTF8
 from typing import Any
 
-import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from fastapi import FastAPI
 
-from app.database.outbox import OutboxWorker
 from app.mail.worker import MailWorker
 
 CODE = re.compile(r"^    ((?:[A-Z2-7]{4}-){5}[A-Z2-7]{4})\r?$", re.MULTILINE)
@@ -106,15 +104,6 @@ async def mail_server(
     async with server:
         yield kept
         kept.is_free.set()
-
-
-def stop_background_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app sends neither mail nor webhooks by itself. The test decides when they go out."""
-
-    async def run(_: OutboxWorker[Any], stopping: asyncio.Event) -> None:
-        await stopping.wait()
-
-    monkeypatch.setattr(OutboxWorker, "run", run)
 
 
 def mail_worker(app: FastAPI) -> MailWorker:

@@ -1,7 +1,8 @@
 """Revocations of an app in this process, and its feed as a client reads it."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,3 +61,28 @@ async def started(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
     app = create_app(settings, clock, clock)
     async with app.router.lifespan_context(app):
         yield app
+
+
+async def answers(client: AsyncClient, path: str, status: int) -> bool:
+    """Whether it soon does: a worker needs a moment until it has found the database again."""
+    try:
+        async with asyncio.timeout(10):
+            while (await client.get(path)).status_code != status:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def lists(client: AsyncClient, *values: str) -> bool:
+    """Whether the feed soon has all of them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while True:
+                response = await client.get("/revocations")
+                if response.status_code == 200:
+                    listed = {entry["value"] for entry in response.json()["revocations"]}
+                    if listed.issuperset(values):
+                        return True
+                await asyncio.sleep(0.02)
+    return False

@@ -7,15 +7,23 @@ from datetime import datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
 from httpx import AsyncClient
+from jose import jwk
 
 from app.cli.main import main as hourpass
 from app.context import RequestContext
 from app.database.engine import Database
 from app.settings import Settings
+from app.tokens.signing_keys.keys import SigningKey
 from app.tokens.signing_keys.store import KeyStore
 from tests.support.settings import CHEAP_HASHING, Clock
 from tests.support.users import token_is_valid
+
+
+def make_key(kid: str) -> SigningKey:
+    private = jwk.construct(ec.generate_private_key(ec.SECP256R1()), "ES256")
+    return SigningKey(kid, "ES256", private, private.public_key(), Clock()())
 
 
 def with_unknown_key(kid: str = "0123456789abcdef") -> str:

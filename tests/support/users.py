@@ -120,3 +120,15 @@ def user_revocation(token: str) -> str:
 def kid_of(token: str) -> str:
     kid: str = header_of(token)["kid"]
     return kid
+
+
+async def refreshed(client: AsyncClient, session: dict[str, Any]) -> str:
+    answer = await refresh(client, session["refresh_token"])
+    assert answer.status_code == 200, answer.text
+    session["refresh_token"] = answer.json()["refresh_token"]
+    token: str = answer.json()["token"]
+    return token
+
+
+def scopes_in(token: str) -> set[str]:
+    return set(claims_of(token).get("scope", "").split()) - {"offline_access"}

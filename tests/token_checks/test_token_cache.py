@@ -12,7 +12,7 @@ from app.tokens.revocations.cache import RevocationCache
 from app.tokens.signing_keys.keys import Keyring
 from app.users import token_cache
 from app.users.token_cache import TokenCache, TokenChecker, VerifiedToken
-from tests.tokens.test_token_reading import make_key
+from tests.support.signing_keys import make_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

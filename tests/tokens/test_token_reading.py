@@ -18,14 +18,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 from hypothesis import assume, given, note
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from jose import jwk
 
 from app.settings import Settings
 from app.tokens import jwt
@@ -35,15 +33,11 @@ from app.tokens.signing_keys.keys import Keyring, SigningKey
 from tests.support.claims import JSON_VALUES, NotedClaims
 from tests.support.markers import on_sqlite
 from tests.support.settings import Clock
+from tests.support.signing_keys import make_key
 from tests.support.users import LANCELOT, assert_problem, bearer, log_in, register
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-def make_key(kid: str) -> SigningKey:
-    private = jwk.construct(ec.generate_private_key(ec.SECP256R1()), "ES256")
-    return SigningKey(kid, "ES256", private, private.public_key(), NOW)
 
 
 KEY = make_key("camelot")

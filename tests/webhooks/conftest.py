@@ -8,7 +8,6 @@ from fastapi import FastAPI
 
 from app.settings import Settings
 from tests.support.https_receiver import LOOPBACK, Receiver, https_receiver
-from tests.support.mail_server import stop_background_worker
 from tests.support.settings import Clock, utc_now
 
 
@@ -36,8 +35,3 @@ def clock() -> Clock:
 def app(app: FastAPI, receiver: Receiver) -> FastAPI:
     app.state.services.webhook_sender.http = receiver.client()
     return app
-
-
-@pytest.fixture(autouse=True)
-def no_rounds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_background_worker(monkeypatch)

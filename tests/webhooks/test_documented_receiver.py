@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from app.settings import ROOT
-from tests.project.test_documentation import block
+from tests.support.documentation import block
 from tests.support.https_receiver import Receiver
 from tests.support.markers import on_sqlite
 from tests.support.servers import served
