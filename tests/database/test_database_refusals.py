@@ -21,10 +21,12 @@ from app.errors import UnavailableError
 from app.settings import Settings
 from app.users.models import User
 from tests.support.database_templates import Postgres
-from tests.support.databases import DISCONNECT, ORDINARY_ROLE, in_database
+from tests.support.databases import DISCONNECT, ORDINARY_ROLE, in_database, ordinary_role
 from tests.support.markers import on_postgresql
 from tests.support.settings import make_settings
 from tests.support.users import ARTHUR, assert_problem, log_in
+
+__all__ = ["ordinary_role"]
 
 
 @contextmanager

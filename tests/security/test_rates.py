@@ -35,7 +35,7 @@ from app.security.rate_limits.service import (
 from app.settings import Settings
 from app.users import service as users_service
 from tests.support.apps import started_client
-from tests.support.low_rates import INTERVAL, MINUTE, PER_HOUR, actions, assert_refused
+from tests.support.low_rates import INTERVAL, MINUTE, PER_HOUR, actions, assert_refused, settings
 from tests.support.markers import on_postgresql, on_sqlite
 from tests.support.openapi import DOCUMENT
 from tests.support.settings import Clock
@@ -53,6 +53,8 @@ from tests.support.users import (
     revoked,
     token_is_valid,
 )
+
+__all__ = ["settings"]
 
 
 async def revoke(client: AsyncClient, token: str) -> Response:

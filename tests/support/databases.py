@@ -126,14 +126,14 @@ def ordinary_role(postgres: Postgres, database_url: str) -> Iterator[Settings]:
     """The service connects as a role whose rights the server checks. A superuser may do all."""
     name = make_url(database_url).database
     grants = "GRANT {} IN SCHEMA public TO " + ORDINARY_ROLE
-    postgres.run(f"CREATE ORDINARY_ROLE {ORDINARY_ROLE} LOGIN")
+    postgres.run(f"CREATE ROLE {ORDINARY_ROLE} LOGIN")
     in_database(postgres, name, grants.format("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"))
     url = database_url.replace("postgres:@", f"{ORDINARY_ROLE}:@")
     assert ORDINARY_ROLE in url
     yield make_settings(url, **ARTHUR_ADMINISTERS)
     postgres.run(DISCONNECT.format(name=name))
     in_database(postgres, name, f"DROP OWNED BY {ORDINARY_ROLE}")
-    postgres.run(f"DROP ORDINARY_ROLE {ORDINARY_ROLE}")
+    postgres.run(f"DROP ROLE {ORDINARY_ROLE}")
 
 
 def in_database(postgres: Postgres, name: str | None, *statements: str) -> None:
