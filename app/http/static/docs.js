@@ -51,6 +51,17 @@ function useOwnOrigin(original) {
   };
 }
 
+// To resolve references, the page would parse the whole document again, which takes as long as all the
+// rest. The security schemes, which it asks for when it opens, have none.
+function resolveReferences(original, { specActions, specSelectors }) {
+  return (path) => {
+    const part = specSelectors.specJson().getIn(path);
+    return JSON.stringify(part).includes('"$ref"')
+      ? original(path)
+      : specActions.updateResolvedSubtree(path, part.toJS());
+  };
+}
+
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
@@ -64,7 +75,12 @@ SwaggerUIBundle({
       wrapComponents: { response: collapseErrors },
       statePlugins: {
         layout: { wrapSelectors: { isShown: collapseTags } },
-        spec: { wrapActions: { updateJsonSpec: useOwnOrigin } },
+        spec: {
+          wrapActions: {
+            updateJsonSpec: useOwnOrigin,
+            requestResolvedSubtree: resolveReferences,
+          },
+        },
       },
     },
   ],
