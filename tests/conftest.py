@@ -25,6 +25,7 @@ from app.context import RequestContext
 from app.database.engine import Database
 from app.database.job_lock import LockedJob
 from app.database.outbox import OutboxWorker
+from app.http import access_log
 from app.main import create_app
 from app.maintenance.secret_rotation.heartbeat import Heartbeat
 from app.settings import Settings
@@ -85,6 +86,15 @@ def no_slow_jobs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if request.node.get_closest_marker("locked_jobs") is None:
         monkeypatch.setattr(LockedJob, "run", wait)
         monkeypatch.setattr(Heartbeat, "run", wait)
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_outlives_its_test() -> Iterator[None]:
+    """An app logs to what was standard error when it started. That of capsys is closed after the
+    test."""
+    yield
+    root = logging.getLogger()
+    root.handlers = [it for it in root.handlers if not isinstance(it, access_log._Handler)]
 
 
 @event.listens_for(Engine, "before_cursor_execute")
